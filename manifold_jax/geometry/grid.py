@@ -1,0 +1,240 @@
+"""Axis-aligned lattices in chart coordinates and their quadrature weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cache
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Accuracy = int | str
+"""Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
+
+ORDERS = (2, 4, 6, 8)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One chart coordinate sampled at equal steps.
+
+    Attributes:
+        name: Coordinate name, for example ``"orientation"``.
+        start: First sample.
+        stop: Last sample of an open axis; on a periodic axis the (excluded) image of ``start``.
+        size: Number of samples, at least 2.
+        periodic: The geometry repeats with period ``stop - start``.
+        unit: Unit of the coordinate, printed in reports and plots (``"px"``, ``"rad"``).
+        wrap: On a periodic axis, whether the *points* repeat too. ``False`` says that a shift by one
+            period is only an isometry of the manifold, as a translation of an image by one pixel away
+            from the frame is: the metric repeats, the images do not. Quadrature is then periodic, but
+            ghost layers are never wrapped.
+
+    Raises:
+        ValueError: The name is empty, the range is not increasing and finite, or the size is below 2.
+
+    Example:
+        >>> Axis("angle", 0.0, 1.0, 4, periodic=True).spacing
+        0.25
+        >>> Axis("height", 0.0, 1.0, 5).spacing
+        0.25
+    """
+
+    name: str
+    start: float
+    stop: float
+    size: int
+    periodic: bool = False
+    unit: str = ""
+    wrap: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"Axis needs a non-empty name, got {self.name!r}.")
+        for label in ("start", "stop"):
+            value = getattr(self, label)
+            try:
+                value = float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"Axis {self.name!r}: {label} must be a number, got {value!r}.") from None
+            if not math.isfinite(value):
+                raise ValueError(f"Axis {self.name!r}: {label} must be finite, got {value}.")
+            object.__setattr__(self, label, value)
+        if isinstance(self.size, bool) or int(self.size) != self.size:
+            raise ValueError(f"Axis {self.name!r}: size must be a whole number, got {self.size!r}.")
+        object.__setattr__(self, "size", int(self.size))
+        if self.size < 2:
+            raise ValueError(
+                f"Axis {self.name!r} has {self.size} sample(s); derivatives need at least 2. "
+                "Leave out a factor that does not vary."
+            )
+        if not self.start < self.stop:
+            raise ValueError(
+                f"Axis {self.name!r} must increase: start {self.start:g} is not below stop {self.stop:g}."
+            )
+        if not self.periodic and not self.wrap:
+            raise ValueError(f"Axis {self.name!r}: wrap=False only makes sense with periodic=True.")
+
+    @property
+    def spacing(self) -> float:
+        """Distance between neighbouring samples."""
+        return (self.stop - self.start) / (self.size if self.periodic else self.size - 1)
+
+    @property
+    def wraps(self) -> bool:
+        """Whether ghost layers are copies of the samples at the other end."""
+        return self.periodic and self.wrap
+
+    def samples(self) -> np.ndarray:
+        """Sample positions, float64 of shape ``(size,)``."""
+        return self.start + self.spacing * np.arange(self.size)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A rectangular lattice, the product of its axes; hashable, so usable as a static argument.
+
+    Attributes:
+        axes: One :class:`Axis` per chart coordinate.
+
+    Raises:
+        ValueError: There is no axis, an entry is not an Axis, or two axes share a name.
+
+    Example:
+        >>> grid = Grid((Axis("u", 0.0, 1.0, 3), Axis("v", 0.0, 2.0, 4, periodic=True)))
+        >>> grid.shape, grid.spacing, grid.names
+        ((3, 4), (0.5, 0.5), ('u', 'v'))
+        >>> grid.coordinates().shape
+        (3, 4, 2)
+        >>> float(grid.weights(accuracy=2).sum())  # the area of the chart
+        2.0
+    """
+
+    axes: tuple[Axis, ...]
+
+    def __post_init__(self) -> None:
+        axes = (self.axes,) if isinstance(self.axes, Axis) else tuple(self.axes)
+        object.__setattr__(self, "axes", axes)
+        if not axes:
+            raise ValueError("Grid needs at least one Axis, got none.")
+        for axis in axes:
+            if not isinstance(axis, Axis):
+                raise ValueError(f"Grid is made of Axis objects, got {type(axis).__name__}: {axis!r}.")
+        if len(set(self.names)) != len(axes):
+            raise ValueError(f"Grid axes need distinct names, got {self.names}.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples along each axis."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, the dimension d of the manifold."""
+        return len(self.axes)
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return math.prod(self.shape)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Step along each axis."""
+        return tuple(axis.spacing for axis in self.axes)
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Whether each axis is periodic."""
+        return tuple(axis.periodic for axis in self.axes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each axis."""
+        return tuple(axis.name for axis in self.axes)
+
+    def coordinates(self, dtype: np.typing.DTypeLike | None = None) -> Float[Array, "*shape d"]:
+        """Chart coordinates of every point.
+
+        Args:
+            dtype: Floating type of the result; by default that of JAX (float64 only if x64 is on).
+
+        Returns:
+            Array of shape ``(*shape, d)``.
+        """
+        mesh = np.meshgrid(*(axis.samples() for axis in self.axes), indexing="ij")
+        return jnp.asarray(np.stack(mesh, axis=-1), dtype=dtype or jnp.result_type(float))
+
+    def weights(
+        self, accuracy: Accuracy | tuple[Accuracy, ...] = 4, dtype: np.typing.DTypeLike | None = None
+    ) -> Float[Array, "*shape"]:
+        """Quadrature weights in chart coordinates.
+
+        The trapezoid rule, which converges spectrally on periodic axes; on open axes its ends are
+        corrected (Gregory's rule) so that polynomials of degree below ``accuracy`` are integrated
+        exactly.
+
+        Args:
+            accuracy: Order, one for all axes or one per axis.
+            dtype: Floating type of the result; by default that of JAX.
+
+        Returns:
+            Array of the grid's shape. Its sum is the volume of the chart.
+        """
+        total = np.ones(())
+        for axis, order in zip(self.axes, accuracies(accuracy, self), strict=True):
+            total = np.multiply.outer(total, axis_weights(axis, order))
+        return jnp.asarray(total, dtype=dtype or jnp.result_type(float))
+
+
+def accuracies(accuracy: Accuracy | tuple[Accuracy, ...], grid: Grid) -> tuple[Accuracy, ...]:
+    """Check an order of accuracy and spread it over the axes of a grid.
+
+    Args:
+        accuracy: 2, 4, 6, 8 or ``"spectral"``, or a tuple with one of these per axis.
+        grid: The grid whose axes the orders belong to.
+
+    Returns:
+        One order per axis.
+
+    Raises:
+        ValueError: An order is unknown, the tuple has the wrong length, or an open axis is asked for a
+            spectral derivative.
+    """
+    orders = accuracy if isinstance(accuracy, tuple) else (accuracy,) * grid.ndim
+    if len(orders) != grid.ndim:
+        raise ValueError(f"accuracy has {len(orders)} entries for a grid of {grid.ndim} axes {grid.names}.")
+    for order, axis in zip(orders, grid.axes, strict=True):
+        if order == "spectral":
+            if not axis.wraps:
+                raise ValueError(f"accuracy='spectral' needs a periodic axis; axis {axis.name!r} is not one.")
+        elif isinstance(order, bool) or order not in ORDERS:
+            raise ValueError(f"accuracy must be 2, 4, 6, 8 or 'spectral', got {order!r}.")
+    return orders
+
+
+@cache
+def _end_corrections(order: int) -> np.ndarray:
+    """Corrections d_j to the unit weights of sum_{j>=0} f(j) so that it equals the integral from 0.
+
+    Exact for f = x^k, k < order: sum_j d_j j^k = -zeta(-k) = B_{k+1} / (k + 1), and -1/2 for k = 0
+    (the Euler-Maclaurin formula).
+    """
+    bernoulli = [1.0, -0.5, 1 / 6, 0.0, -1 / 30, 0.0, 1 / 42, 0.0, -1 / 30]
+    nodes = np.arange(order, dtype=float)
+    vandermonde = nodes[None, :] ** np.arange(order)[:, None]
+    moments = [-0.5] + [bernoulli[k + 1] / (k + 1) for k in range(1, order)]
+    return np.linalg.solve(vandermonde, moments)
+
+
+def axis_weights(axis: Axis, accuracy: Accuracy) -> np.ndarray:
+    """Quadrature weights of one axis, float64 of shape ``(size,)``."""
+    weights = np.ones(axis.size)
+    if not axis.periodic:
+        order = min(int(accuracy), axis.size)
+        corrections = _end_corrections(order)
+        weights[:order] += corrections
+        weights[axis.size - order :] += corrections[::-1]
+    return weights * axis.spacing
