@@ -1,0 +1,315 @@
+"""Streaming: differentiate a grid block by block and keep only Gram matrices.
+
+A block of output points needs a window of input points, larger by the reach of the stencil. Windows are cut
+from an array, read from a memory-mapped file, or evaluated from a function of the coordinates; in each, the
+derivative along every axis is a small matrix product, and features are contracted in chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from manifold_jax.geometry.grid import Accuracy, Grid
+from manifold_jax.geometry.stencil import AxisPlan, axis_plan, halo
+
+MEMORY = 256 * 2**20
+"""Bytes that the temporaries of one block may take when no block size is given."""
+
+Stencil = tuple[tuple[Accuracy, int], ...]
+"""``(accuracy, stride)`` for each axis."""
+
+Source = Any
+"""Array ``(*shape, *features)``, memory-mapped array, or function of one chart point."""
+
+
+class Window(NamedTuple):
+    """Traced description of one block: window coordinates and derivative matrices per axis."""
+
+    columns: tuple[Array, ...]
+    matrices: tuple[tuple[Array, ...], ...]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """How a grid is cut into blocks; hashable, so usable as a static argument.
+
+    Attributes:
+        grid: The grid.
+        stencils: One or more stencils, evaluated on the same windows.
+        block: Output points per block along each axis.
+        evaluated: The source is a function, so that points beyond the ends can be evaluated.
+        chunk: Features contracted at a time.
+    """
+
+    grid: Grid
+    stencils: tuple[Stencil, ...]
+    block: tuple[int, ...]
+    evaluated: bool
+    chunk: int
+
+    @property
+    def axes(self) -> tuple[AxisPlan, ...]:
+        """Plan of every axis."""
+        per_axis = zip(*self.stencils, strict=True)
+        return tuple(
+            axis_plan(axis, tuple(specs), block, evaluated=self.evaluated)
+            for axis, specs, block in zip(self.grid.axes, per_axis, self.block, strict=True)
+        )
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Blocks along each axis."""
+        return tuple(-(-n // b) for n, b in zip(self.grid.shape, self.block, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of blocks."""
+        return math.prod(self.counts)
+
+
+def derivative_indices(dimension: int) -> list[tuple[int, ...]]:
+    """Multi-indices of the jet: (i,) for X_i, then (i, j) with i <= j for X_ij."""
+    pairs = [(i, j) for i in range(dimension) for j in range(i, dimension)]
+    return [(i,) for i in range(dimension)] + pairs
+
+
+def _apply(matrix: Array, values: Array, axis: int) -> Array:
+    """Multiply a (b, m) matrix into one axis of an array, as a batched matrix product."""
+    shape = values.shape
+    lead, tail = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    flat = values.reshape(lead, shape[axis], tail)
+    weights = jnp.broadcast_to(matrix, (lead, *matrix.shape))
+    product = jnp.matmul(weights, flat, precision=jax.lax.Precision.HIGHEST)
+    return product.reshape(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
+
+
+def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
+    """First and second derivatives on a block from the samples on its window.
+
+    Args:
+        window: ``(m_1, ..., m_d, f)``.
+        matrices: ``(3, b_k, m_k)`` for each axis: derivative 0, 1 and 2.
+
+    Returns:
+        ``(b_1 * ... * b_d, v, f)`` with the v = d + d(d+1)/2 vectors of :func:`derivative_indices`.
+    """
+    d = len(matrices)
+    partials = {(): window}
+    for axis, matrix in enumerate(matrices):
+        partials = {
+            (*orders, order): _apply(matrix[order], values, axis)
+            for orders, values in partials.items()
+            for order in range(3 - sum(orders))
+        }
+    orders = [tuple(index.count(axis) for axis in range(d)) for index in derivative_indices(d)]
+    stacked = jnp.stack([partials[order] for order in orders], axis=d)
+    return stacked.reshape(-1, *stacked.shape[d:])
+
+
+def _inner_products(vectors: Array) -> Array:
+    """``(p, v, f)`` to the Gram matrices ``(p, v, v)``."""
+    return jax.lax.dot_general(
+        vectors, vectors, (((2,), (2,)), ((0,), (0,))), precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _window_grams(window: Array, matrices: Sequence[Sequence[Array]], chunk: int) -> tuple[Array, ...]:
+    """Gram matrices of a block for every stencil, summed over chunks of features."""
+    features = window.shape[-1]
+
+    def contract(piece: Array) -> tuple[Array, ...]:
+        return tuple(_inner_products(window_derivatives(piece, m)) for m in matrices)
+
+    def add(total: tuple[Array, ...], start: Array) -> tuple[tuple[Array, ...], None]:
+        piece = jax.lax.dynamic_slice_in_dim(window, start, chunk, axis=-1)
+        return jax.tree.map(jnp.add, total, contract(piece)), None
+
+    whole = features // chunk
+    if whole == 1 and features == chunk:
+        return contract(window)
+    rest = contract(window[..., whole * chunk :]) if features % chunk else None
+    first = rest if rest is not None else contract(window[..., :chunk])
+    starts = jnp.arange(0 if rest is not None else 1, whole) * chunk
+    return jax.lax.scan(add, first, starts)[0]
+
+
+def _window_norm(window: Array) -> Array:
+    """Largest norm of a point of the window, the scale of rounding errors."""
+    return jnp.sqrt(jnp.max(jnp.sum(jnp.square(window), axis=-1)))
+
+
+def block_grams(
+    plan: BlockPlan, window: Array, matrices: Sequence[Sequence[Array]]
+) -> tuple[tuple[Array, ...], Array]:
+    """Gram matrices ``(*block, v, v)`` for every stencil, and the largest norm in the window."""
+    grams = _window_grams(window, matrices, min(plan.chunk, window.shape[-1]))
+    return tuple(g.reshape(*plan.block, *g.shape[-2:]) for g in grams), _window_norm(window)
+
+
+def _locate(plan: BlockPlan, block: Array | int, dtype: Any) -> Window:
+    """Columns and matrices of one block, by its flat number."""
+    place = jnp.unravel_index(jnp.asarray(block), plan.counts)
+    columns = tuple(jnp.asarray(a.columns)[i] for a, i in zip(plan.axes, place, strict=True))
+    matrices = tuple(
+        tuple(jnp.asarray(a.matrices[s], dtype)[i] for a, i in zip(plan.axes, place, strict=True))
+        for s in range(len(plan.stencils))
+    )
+    return Window(columns, matrices)
+
+
+def evaluate_window(embedding: Callable, grid: Grid, columns: Sequence[Array], dtype: Any) -> Array:
+    """Points ``(m_1, ..., m_d, f)`` at index ``columns`` of each axis, also beyond its ends."""
+    samples = [
+        jnp.asarray(axis.start, dtype) + jnp.asarray(axis.spacing, dtype) * c.astype(dtype)
+        for axis, c in zip(grid.axes, columns, strict=True)
+    ]
+    mesh = jnp.stack(jnp.meshgrid(*samples, indexing="ij"), axis=-1)
+    points = jax.vmap(lambda u: jnp.ravel(embedding(u)))(mesh.reshape(-1, grid.ndim))
+    return points.reshape(*mesh.shape[:-1], -1)
+
+
+def cut_window(points: Array, plan: BlockPlan, columns: Sequence[Array]) -> Array:
+    """Window ``(m_1, ..., m_d, f)`` of an array ``(*shape, f)``."""
+    for axis, (layout, index) in enumerate(zip(plan.axes, columns, strict=True)):
+        n = plan.grid.shape[axis]
+        if layout.columns.shape == (1, n) and layout.columns[0, 0] == 0:
+            continue
+        if layout.columns.min() >= 0 and layout.columns.max() < n:
+            points = jax.lax.dynamic_slice_in_dim(points, index[0], len(index), axis=axis)
+        else:
+            points = jnp.take(points, index % n, axis=axis)
+    return points
+
+
+def map_blocks(
+    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[..., Any]
+) -> Any:
+    """Apply ``function(grams, norm)`` to the blocks with the given numbers, one after the other.
+
+    Args:
+        source: Function of one chart point, or array ``(*shape, f)``.
+        plan: The blocks.
+        blocks: Flat block numbers ``(n,)``.
+        dtype: Floating type of the computation.
+        function: Receives the tuple of Gram matrices ``(*block, v, v)``, one per stencil, and the norm.
+
+    Returns:
+        What ``function`` returns, stacked over blocks.
+    """
+
+    def one(block: Array) -> Any:
+        columns, matrices = _locate(plan, block, dtype)
+        if plan.evaluated:
+            window = evaluate_window(source, plan.grid, columns, dtype)
+        else:
+            window = cut_window(source, plan, columns)
+        return function(*block_grams(plan, window, matrices))
+
+    if blocks.shape[0] == 1:
+        return jax.tree.map(lambda leaf: leaf[None], one(blocks[0]))
+    return jax.lax.map(one, blocks)
+
+
+@partial(jax.jit, static_argnames=("plan", "function"))
+def map_window(window: Array, plan: BlockPlan, block: Array, function: Callable[..., Any]) -> Any:
+    """Apply ``function(grams, norm)`` to one block whose window the host has read."""
+    _, matrices = _locate(plan, block, window.dtype)
+    return function(*block_grams(plan, window, matrices))
+
+
+def read_window(points: np.ndarray, plan: BlockPlan, block: int) -> np.ndarray:
+    """Window of a memory-mapped array ``(*shape, *features)``, read from disk."""
+    place = np.unravel_index(block, plan.counts)
+    for axis, (layout, i) in enumerate(zip(plan.axes, place, strict=True)):
+        index = layout.columns[i]
+        n = plan.grid.shape[axis]
+        inside = index[0] >= 0 and index[-1] < n
+        selection: Any = slice(index[0], index[-1] + 1) if inside else index % n
+        points = points[(slice(None),) * axis + (selection,)]
+    d = plan.grid.ndim
+    return np.asarray(points).reshape(*points.shape[:d], -1)
+
+
+def reassemble(stacked: Array, plan: BlockPlan) -> Array:
+    """``(blocks, *block, ...)`` to ``(*shape, ...)``."""
+    d = plan.grid.ndim
+    rest = stacked.shape[1 + d :]
+    split = stacked.reshape(*plan.counts, *plan.block, *rest)
+    order = [k for axis in range(d) for k in (axis, d + axis)]
+    merged = split.transpose(*order, *range(2 * d, split.ndim))
+    merged = merged.reshape(*(c * b for c, b in zip(plan.counts, plan.block, strict=True)), *rest)
+    for axis, layout in enumerate(plan.axes):
+        n, b = plan.grid.shape[axis], plan.block[axis]
+        if n % b:
+            last = layout.rows[-1, 0]
+            keep = np.concatenate([np.arange(n // b * b), np.arange(n // b * b, n) - last + n // b * b])
+            merged = merged[(slice(None),) * axis + (keep,)]
+    return merged
+
+
+def plan_blocks(
+    grid: Grid,
+    stencils: Sequence[Stencil],
+    features: int,
+    itemsize: int,
+    *,
+    evaluated: bool,
+    whole_features: bool,
+    block_size: int | None = None,
+) -> BlockPlan:
+    """Choose blocks whose temporaries stay within :data:`MEMORY`.
+
+    Blocks grow by doubling the axis that leaves the fewest window points per output point.
+
+    Args:
+        grid: The grid.
+        stencils: Stencils evaluated on the same windows.
+        features: Features per point.
+        itemsize: Bytes per number.
+        evaluated: The source is a function of the coordinates.
+        whole_features: A window holds all features (evaluated or read from disk), not a chunk of them.
+        block_size: Largest number of output points per block; by default set by memory.
+
+    Returns:
+        The plan.
+    """
+    vectors = grid.ndim * (grid.ndim + 3) // 2
+    reach = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
+    spectral = [any(s[k][0] == "spectral" for s in stencils) for k in range(grid.ndim)]
+    chunk = min(features, 16)
+
+    def cost(block: Sequence[int]) -> tuple[float, float]:
+        window = math.prod(
+            n if full else (b + 2 * r if evaluated else min(n, b + 2 * r))
+            for b, r, n, full in zip(block, reach, grid.shape, spectral, strict=True)
+        )
+        points = math.prod(block)
+        held = 3 * window * (features if whole_features else chunk)
+        held += 3 * vectors * points * chunk + 3 * len(stencils) * points * vectors**2
+        return window / points, held * itemsize
+
+    block = [1] * grid.ndim
+    while True:
+        options = []
+        for axis, n in enumerate(grid.shape):
+            if block[axis] < n:
+                larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
+                ratio, held = cost(larger)
+                fits = math.prod(larger) <= block_size if block_size else held <= MEMORY
+                if fits:
+                    options.append((ratio, larger))
+        if not options:
+            break
+        block = min(options)[1]
+    room = MEMORY // (itemsize * 3 * vectors * math.prod(block))
+    chunk = max(1, min(features, max(chunk, room)))
+    return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk)

@@ -1,0 +1,165 @@
+"""Largest normal curvature max |II(v, v)| over unit tangent vectors v, exact or between two bounds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax.geometry.curvature import _contract, _pointwise, _second_form_gram, _sqrt
+from manifold_jax.geometry.jet import JetGram
+
+_ANGLES = 32
+_NEWTON_STEPS = 8
+_ASCENT_STEPS = 24
+
+
+def _surface_maximum(c: Float[Array, "2 2 2 2"]) -> Float[Array, ""]:
+    """Exact maximum of |II(v, v)|^2 on a surface.
+
+    With v = (cos t, sin t) and phi = 2t, II(v, v) = H + A cos phi + B sin phi traces the curvature ellipse;
+    its squared length is a trigonometric polynomial of degree 2, whose at most two maxima are found from
+    samples and Newton's method.
+    """
+    hh = (c[0, 0, 0, 0] + 2 * c[0, 0, 1, 1] + c[1, 1, 1, 1]) / 4
+    aa = (c[0, 0, 0, 0] - 2 * c[0, 0, 1, 1] + c[1, 1, 1, 1]) / 4
+    bb = c[0, 1, 0, 1]
+    ha = (c[0, 0, 0, 0] - c[1, 1, 1, 1]) / 4
+    hb = (c[0, 0, 0, 1] + c[1, 1, 0, 1]) / 2
+    ab = (c[0, 0, 0, 1] - c[1, 1, 0, 1]) / 2
+
+    def squared_length(phi: Array) -> Array:
+        cos, sin = jnp.cos(phi), jnp.sin(phi)
+        return hh + aa * cos**2 + bb * sin**2 + 2 * (ha * cos + hb * sin + ab * cos * sin)
+
+    def newton(_: int, phi: Array) -> Array:
+        slope = -2 * ha * jnp.sin(phi) + 2 * hb * jnp.cos(phi)
+        slope += (bb - aa) * jnp.sin(2 * phi) + 2 * ab * jnp.cos(2 * phi)
+        bend = -2 * ha * jnp.cos(phi) - 2 * hb * jnp.sin(phi)
+        bend += 2 * (bb - aa) * jnp.cos(2 * phi) - 4 * ab * jnp.sin(2 * phi)
+        step = jnp.where(bend < 0, slope / jnp.where(bend < 0, bend, 1.0), 0.0)
+        return phi - jnp.clip(step, -0.2, 0.2)
+
+    samples = jnp.asarray(np.arange(_ANGLES) * (2 * np.pi / _ANGLES), c.dtype)
+    start = samples[jnp.argmax(squared_length(samples))]
+    best = jax.lax.stop_gradient(jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start))
+    start = jax.lax.stop_gradient(start)
+    return jnp.maximum(squared_length(start), squared_length(best))
+
+
+def _pair_form(c: Float[Array, "d d d d"]) -> Float[Array, "s s"]:
+    """C as a quadratic form on the s = d(d+1)/2 monomials v_i v_j, i <= j."""
+    i, j = np.triu_indices(c.shape[0])
+    multiplicity = jnp.asarray(np.where(i == j, 1.0, 2.0), c.dtype)
+    return c[i, j][:, i, j] * multiplicity[:, None] * multiplicity[None, :]
+
+
+def _starts(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"]) -> Float[Array, "n d"]:
+    """Starting directions: eigenvectors of C_ij = <II_ik, II_jk>, frame vectors and their diagonals."""
+    d = c.shape[0]
+    eye = np.eye(d)
+    i, j = np.triu_indices(d, 1)
+    diagonals = np.concatenate([eye[i] + eye[j], eye[i] - eye[j]]) / np.sqrt(2)
+    return jnp.concatenate([eigenvectors.T, jnp.asarray(np.concatenate([eye, diagonals]), c.dtype)])
+
+
+def _best_direction(c: Float[Array, "d d d d"]) -> Float[Array, "d"]:
+    """Unit vector with the largest |II(v, v)|^2 found by monotone ascent from several starts.
+
+    For fixed v let M_kl = <II(v, v), II_kl>. The largest eigenvector w of M has |II(w, w)| >= |II(v, v)|:
+    each step of the (shifted) power method on M, and finally its eigenvector, can only improve v.
+    """
+    d = c.shape[0]
+    i, j = np.triu_indices(d)
+    form = _pair_form(c)
+    _, eigenvectors = jnp.linalg.eigh(jnp.einsum("ikjk->ij", c))
+    expand = np.zeros((d, d), int)
+    expand[i, j] = expand[j, i] = np.arange(len(i))
+    half = jnp.asarray(np.where(i == j, 1.0, 0.5), c.dtype)
+
+    def pull(v: Float[Array, "d"]) -> Float[Array, "d d"]:
+        """M_kl = <II(v, v), II_kl>."""
+        return (_contract("st,t->s", form, v[i] * v[j]) * half)[expand]
+
+    def ascend(_: int, v: Float[Array, "d"]) -> Float[Array, "d"]:
+        m = pull(v)
+        w = _contract("kl,l->k", m, v) + jnp.sqrt(jnp.sum(m * m)) * v
+        return w / jnp.maximum(jnp.sqrt(jnp.sum(w * w)), jnp.finfo(c.dtype).tiny)
+
+    def value(v: Float[Array, "d"]) -> Float[Array, ""]:
+        return _contract("kl,k,l->", pull(v), v, v)
+
+    ends = jax.vmap(lambda v: jax.lax.fori_loop(0, _ASCENT_STEPS, ascend, v))(_starts(c, eigenvectors))
+    best = ends[jnp.argmax(jax.vmap(value)(ends))]
+
+    def polish(_: int, v: Float[Array, "d"]) -> Float[Array, "d"]:
+        w = jnp.linalg.eigh(pull(v))[1][:, -1]
+        return jnp.where(value(w) >= value(v), w, v)
+
+    return jax.lax.fori_loop(0, 3, polish, best)
+
+
+def _largest_normal_curvature(gram: JetGram) -> Float[Array, ""]:
+    c = _second_form_gram(gram)
+    d = c.shape[0]
+    if d == 1:
+        return _sqrt(c[0, 0, 0, 0])
+    if d == 2:
+        return _sqrt(_surface_maximum(c))
+    v = jax.lax.stop_gradient(_best_direction(jax.lax.stop_gradient(c)))
+    return _sqrt(_contract("ijkl,i,j,k,l->", c, v, v, v, v))
+
+
+def _upper_bound(gram: JetGram) -> Float[Array, ""]:
+    c = _second_form_gram(gram)
+    if c.shape[0] <= 2:
+        return _largest_normal_curvature(gram)
+    return _sqrt(jnp.linalg.eigvalsh(jnp.einsum("ikjk->ij", c))[-1])
+
+
+def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
+    """Largest normal curvature, max of |II(v, v)| over unit tangent vectors v.
+
+    Its inverse is the smallest radius of curvature of a geodesic, the local part of the reach. Exact for
+    d <= 2. For d > 2 the maximum of this quartic is found by monotone ascent from several starts: a lower
+    bound that in practice is attained; :func:`normal_curvature_bounds` encloses it.
+
+    Args:
+        gram: Gram of a 2-jet.
+
+    Returns:
+        ``(...)``; 1/r on S^n(r), NaN where the metric is degenerate. Derivatives hold the maximising
+        direction fixed, which is exact to first order.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import gram_from_function, normal_curvature
+        >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] ** 2 - u[1] ** 2 / 2])
+        >>> print(normal_curvature(gram_from_function(saddle, jnp.zeros(2))))
+        2.0
+    """
+    return _pointwise(_largest_normal_curvature, gram)
+
+
+def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """Lower and upper bound of the largest normal curvature.
+
+    The upper bound is the square root of the largest eigenvalue of g^-1 C, C_ij = g^kl <II_ik, II_jl>
+    (|II(v, v)| <= |II(v, .)|), and is attained on hypersurfaces.
+
+    Args:
+        gram: Gram of a 2-jet.
+
+    Returns:
+        ``(lower, upper)``, each ``(...)``; equal for d <= 2, where the maximum is exact.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import gram_from_function, normal_curvature_bounds
+        >>> bowl = lambda u: jnp.concatenate([u, jnp.sum(u**2)[None] / 2])
+        >>> lower, upper = normal_curvature_bounds(gram_from_function(bowl, jnp.zeros(3)))
+        >>> print(lower.round(4), upper.round(4))
+        1.0 1.0
+    """
+    return normal_curvature(gram), _pointwise(_upper_bound, gram)

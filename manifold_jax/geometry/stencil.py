@@ -1,0 +1,217 @@
+"""Finite-difference weights of any order, ghost layers, spectral derivatives.
+
+A derivative along one axis is a small matrix acting on a window of samples: central differences in the
+interior, the same central differences on extrapolated ghost layers at an open border (so that no layer is
+lost and the order holds up to the border), wrapped at a periodic one, or dense (spectral). Everything here
+is NumPy float64 and runs once, at trace time.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from manifold_jax.geometry.grid import Accuracy, Axis
+
+
+@cache
+def central_weights(derivative: int, order: int) -> np.ndarray:
+    """Weights of the central difference at offsets ``-order/2 .. order/2`` for unit spacing.
+
+    The weights w solve sum_j w_j j^k = k! [k = derivative] for k = 0..order, hence are exact on
+    polynomials of degree ``order`` (Fornberg, Math. Comp. 51, 1988).
+
+    Args:
+        derivative: 0 (the sample itself), 1 or 2.
+        order: Even order of accuracy.
+
+    Returns:
+        Float64 array of shape ``(order + 1,)``.
+
+    Example:
+        >>> central_weights(2, 2).round(12)
+        array([ 1., -2.,  1.])
+    """
+    half = order // 2
+    offsets = np.arange(-half, half + 1, dtype=float)
+    if derivative == 0:
+        return (offsets == 0).astype(float)
+    vandermonde = offsets[None, :] ** np.arange(order + 1)[:, None]
+    moments = np.zeros(order + 1)
+    moments[derivative] = derivative
+    weights = np.linalg.solve(vandermonde, moments)
+    parity = -1.0 if derivative == 1 else 1.0
+    return (weights + parity * weights[::-1]) / 2
+
+
+@cache
+def extrapolation_weights(distance: int, degree: int) -> np.ndarray:
+    """Lagrange weights that continue samples 0, 1, ..., ``degree`` to position ``-distance``."""
+    nodes = np.arange(degree + 1, dtype=float)
+    differences = nodes[:, None] - nodes[None, :]
+    np.fill_diagonal(differences, 1.0)
+    numerators = np.tile(-float(distance) - nodes, (degree + 1, 1))
+    np.fill_diagonal(numerators, 1.0)
+    return np.prod(numerators / differences, axis=1)
+
+
+def halo(accuracy: Accuracy, stride: int) -> int:
+    """Samples that a stencil reaches beyond a point on each side."""
+    return 0 if accuracy == "spectral" else int(accuracy) // 2 * stride
+
+
+def spectral_matrix(axis: Axis, derivative: int) -> np.ndarray:
+    """Derivative of the trigonometric interpolant at the samples of a periodic axis.
+
+    Trefethen, Spectral Methods in MATLAB (SIAM 2000), equations 3.9 and 3.12 for an even number of
+    samples; for an odd number the first derivative is exact on every mode and squared.
+
+    Args:
+        axis: A periodic axis.
+        derivative: 0, 1 or 2.
+
+    Returns:
+        Float64 matrix of shape ``(size, size)``.
+    """
+    n = axis.size
+    if derivative == 0:
+        return np.eye(n)
+    lag = np.subtract.outer(np.arange(n), np.arange(n))
+    angle = np.pi * lag / n
+    sign = np.where(lag % 2 == 0, 1.0, -1.0)
+    off = lag != 0
+    sine = np.where(off, np.sin(angle), 1.0)
+    first = np.where(off, 0.5 * sign * (np.cos(angle) if n % 2 == 0 else 1.0) / sine, 0.0)
+    if derivative == 1:
+        matrix = first
+    elif n % 2 == 0:
+        matrix = np.where(off, -0.5 * sign / sine**2, -(n**2) / 12 - 1 / 6)
+    else:
+        matrix = first @ first
+    return matrix * (2 * np.pi / (axis.stop - axis.start)) ** derivative
+
+
+def _check_size(axis: Axis, accuracy: Accuracy, stride: int) -> None:
+    if accuracy == "spectral":
+        return
+    order = int(accuracy)
+    needed = order * stride + 1 if axis.wraps else (order + 2) * stride
+    if axis.size < needed:
+        raise ValueError(
+            f"Axis {axis.name!r} has {axis.size} samples; order {order} at stride {stride} needs at least "
+            f"{needed}: take more samples or a lower accuracy."
+        )
+
+
+class AxisPlan(NamedTuple):
+    """How the blocks of one axis are differentiated.
+
+    Attributes:
+        rows: ``(blocks, block)`` index of each output sample.
+        columns: ``(blocks, window)`` index of each input sample; indices outside of ``range(size)`` lie
+            beyond the ends and are wrapped or evaluated.
+        matrices: ``(specs, blocks, 3, block, window)`` derivative 0, 1 and 2, float64.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    matrices: np.ndarray
+
+
+def axis_plan(
+    axis: Axis,
+    specs: tuple[tuple[Accuracy, int], ...],
+    block: int,
+    *,
+    evaluated: bool,
+) -> AxisPlan:
+    """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
+
+    Args:
+        axis: The axis.
+        specs: ``(accuracy, stride)`` of each stencil.
+        block: Output samples per block, at most ``axis.size``.
+        evaluated: Samples beyond the ends exist, because the points are a function of the coordinates.
+            Otherwise a periodic axis wraps and an open one is extrapolated with polynomials of degree
+            ``accuracy + 1``, which keep the order of second derivatives.
+
+    Returns:
+        The plan; the last block is moved back when ``block`` does not divide ``axis.size``.
+
+    Raises:
+        ValueError: The axis has too few samples for a stencil.
+    """
+    n = axis.size
+    free = evaluated or axis.wraps
+    spectral = any(accuracy == "spectral" for accuracy, _ in specs)
+    reach = max(halo(*spec) for spec in specs)
+    if not evaluated:
+        for spec in specs:
+            _check_size(axis, *spec)
+    starts = np.minimum(np.arange(0, n, block), n - block)
+    if spectral:
+        windows = np.zeros_like(starts)
+        width = n
+    elif free:
+        windows = starts - reach
+        width = block + 2 * reach
+        if not evaluated and width >= n:
+            windows, width = np.zeros_like(starts), n
+    else:
+        support = max((int(accuracy) + 2) * stride for accuracy, stride in specs)
+        width = min(n, max(block + 2 * reach, support))
+        windows = np.clip(starts - reach, 0, n - width)
+    rows = starts[:, None] + np.arange(block)
+    columns = windows[:, None] + np.arange(width)
+    matrices = [
+        [
+            [_local_matrix(axis, derivative, *spec, r, c, free) for derivative in range(3)]
+            for r, c in zip(rows, columns, strict=True)
+        ]
+        for spec in specs
+    ]
+    return AxisPlan(rows, columns, np.array(matrices))
+
+
+def _local_matrix(
+    axis: Axis,
+    derivative: int,
+    accuracy: Accuracy,
+    stride: int,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    free: bool,
+) -> np.ndarray:
+    """Rows of the derivative matrix of an axis, restricted to the columns of a window."""
+    if accuracy == "spectral":
+        return spectral_matrix(axis, derivative)[rows]
+    order, n, first = int(accuracy), axis.size, columns[0]
+    matrix = np.zeros((len(rows), len(columns)))
+    whole_period = free and len(columns) == n and columns[0] == 0
+
+    for offset, weight in enumerate(central_weights(derivative, order), -(order // 2)):
+        if weight == 0.0:
+            continue
+        targets = rows + offset * stride
+        inside = np.ones(len(rows), bool) if free else (targets >= 0) & (targets < n)
+        local = (targets % n if whole_period else targets) - first
+        np.add.at(matrix, (np.flatnonzero(inside), local[inside]), weight)
+        for row in np.flatnonzero(~inside):
+            for column, share in _ghost(targets[row], n, order + 1, stride):
+                matrix[row, column - first] += weight * share
+    return matrix / (axis.spacing * stride) ** derivative
+
+
+def _ghost(target: int, n: int, degree: int, stride: int) -> list[tuple[int, float]]:
+    """Interior columns and weights that extrapolate the sample at ``target`` beyond an end."""
+    if target < 0:
+        base, step = target % stride, stride
+        distance = (base - target) // stride
+    else:
+        base = n - 1 - (n - 1 - target) % stride
+        step = -stride
+        distance = (target - base) // stride
+    shares = extrapolation_weights(int(distance), degree)
+    return [(int(base + step * j), float(share)) for j, share in enumerate(shares)]
