@@ -24,6 +24,9 @@ from manifold_jax.geometry.stencil import AxisPlan, axis_plan, halo
 MEMORY = 256 * 2**20
 """Bytes that the temporaries of one block may take when no block size is given."""
 
+CACHE = 16 * 2**20
+"""Bytes of the temporaries of one batch of autodiff on a CPU."""
+
 Stencil = tuple[tuple[Accuracy, int], ...]
 """``(accuracy, stride)`` for each axis."""
 
@@ -32,10 +35,31 @@ Source = Any
 
 
 class Window(NamedTuple):
-    """Traced description of one block: window coordinates and derivative matrices per axis."""
+    """Traced description of one block.
 
+    Attributes:
+        rows: ``(b_k,)`` index of the output samples along each axis.
+        columns: ``(m_k,)`` index of the input samples along each axis.
+        matrices: For each stencil and axis, derivatives 0, 1 and 2, ``(3, b_k, m_k)``.
+    """
+
+    rows: tuple[Array, ...]
     columns: tuple[Array, ...]
     matrices: tuple[tuple[Array, ...], ...]
+
+
+class BlockGrams(NamedTuple):
+    """What is kept of one block.
+
+    Attributes:
+        grams: For each stencil, inner products of the jet vectors, ``(*block, v, v)``.
+        norm: Largest norm of a point in the window, the scale of rounding errors.
+        rows: ``(b_k,)`` index of the block's samples along each axis.
+    """
+
+    grams: tuple[Array, ...]
+    norm: Array
+    rows: tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -142,28 +166,21 @@ def _window_grams(window: Array, matrices: Sequence[Sequence[Array]], chunk: int
     return jax.lax.scan(add, first, starts)[0]
 
 
-def _window_norm(window: Array) -> Array:
-    """Largest norm of a point of the window, the scale of rounding errors."""
-    return jnp.sqrt(jnp.max(jnp.sum(jnp.square(window), axis=-1)))
-
-
-def block_grams(
-    plan: BlockPlan, window: Array, matrices: Sequence[Sequence[Array]]
-) -> tuple[tuple[Array, ...], Array]:
-    """Gram matrices ``(*block, v, v)`` for every stencil, and the largest norm in the window."""
-    grams = _window_grams(window, matrices, min(plan.chunk, window.shape[-1]))
-    return tuple(g.reshape(*plan.block, *g.shape[-2:]) for g in grams), _window_norm(window)
+def _squared_norms(window: Array) -> Array:
+    """Squared norm of every point of the window."""
+    return jnp.sum(jnp.square(window), axis=-1)
 
 
 def _locate(plan: BlockPlan, block: Array | int, dtype: Any) -> Window:
     """Columns and matrices of one block, by its flat number."""
     place = jnp.unravel_index(jnp.asarray(block), plan.counts)
+    rows = tuple(jnp.asarray(a.rows)[i] for a, i in zip(plan.axes, place, strict=True))
     columns = tuple(jnp.asarray(a.columns)[i] for a, i in zip(plan.axes, place, strict=True))
     matrices = tuple(
         tuple(jnp.asarray(a.matrices[s], dtype)[i] for a, i in zip(plan.axes, place, strict=True))
         for s in range(len(plan.stencils))
     )
-    return Window(columns, matrices)
+    return Window(rows, columns, matrices)
 
 
 def evaluate_window(embedding: Callable, grid: Grid, columns: Sequence[Array], dtype: Any) -> Array:
@@ -190,53 +207,74 @@ def cut_window(points: Array, plan: BlockPlan, columns: Sequence[Array]) -> Arra
     return points
 
 
+def _finish(plan: BlockPlan, grams: tuple[Array, ...], squares: Array, rows: tuple[Array, ...]) -> BlockGrams:
+    shaped = tuple(g.reshape(*plan.block, *g.shape[-2:]) for g in grams)
+    return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), rows)
+
+
 def map_blocks(
-    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[..., Any]
+    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[[BlockGrams], Any]
 ) -> Any:
-    """Apply ``function(grams, norm)`` to the blocks with the given numbers, one after the other.
+    """Apply a function to the Gram matrices of the blocks with the given numbers, one after the other.
 
     Args:
         source: Function of one chart point, or array ``(*shape, f)``.
         plan: The blocks.
         blocks: Flat block numbers ``(n,)``.
         dtype: Floating type of the computation.
-        function: Receives the tuple of Gram matrices ``(*block, v, v)``, one per stencil, and the norm.
+        function: What to compute from each block.
 
     Returns:
         What ``function`` returns, stacked over blocks.
     """
 
     def one(block: Array) -> Any:
-        columns, matrices = _locate(plan, block, dtype)
+        rows, columns, matrices = _locate(plan, block, dtype)
         if plan.evaluated:
             window = evaluate_window(source, plan.grid, columns, dtype)
         else:
             window = cut_window(source, plan, columns)
-        return function(*block_grams(plan, window, matrices))
+        grams = _window_grams(window, matrices, min(plan.chunk, window.shape[-1]))
+        return function(_finish(plan, grams, _squared_norms(window), rows))
 
     if blocks.shape[0] == 1:
         return jax.tree.map(lambda leaf: leaf[None], one(blocks[0]))
     return jax.lax.map(one, blocks)
 
 
-@partial(jax.jit, static_argnames=("plan", "function"))
-def map_window(window: Array, plan: BlockPlan, block: Array, function: Callable[..., Any]) -> Any:
-    """Apply ``function(grams, norm)`` to one block whose window the host has read."""
-    _, matrices = _locate(plan, block, window.dtype)
-    return function(*block_grams(plan, window, matrices))
+@partial(jax.jit, static_argnames="plan")
+def _host_grams(window: Array, plan: BlockPlan, block: int) -> tuple[tuple[Array, ...], Array]:
+    """Gram matrices and squared norms of a window (or some of its features) that the host has read."""
+    _, _, matrices = _locate(plan, block, window.dtype)
+    return _window_grams(window, matrices, min(plan.chunk, window.shape[-1])), _squared_norms(window)
 
 
-def read_window(points: np.ndarray, plan: BlockPlan, block: int) -> np.ndarray:
-    """Window of a memory-mapped array ``(*shape, *features)``, read from disk."""
+def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_features: bool) -> BlockGrams:
+    """Gram matrices of one block of a NumPy array ``(*shape, f)``, read window by window.
+
+    Args:
+        points: The array, in memory or memory-mapped.
+        plan: The blocks.
+        block: Number of the block.
+        whole_features: Read all features of a window at once (a file), or chunk by chunk (memory).
+
+    Returns:
+        The Gram matrices of the block.
+    """
     place = np.unravel_index(block, plan.counts)
     for axis, (layout, i) in enumerate(zip(plan.axes, place, strict=True)):
-        index = layout.columns[i]
-        n = plan.grid.shape[axis]
+        index, n = layout.columns[i], plan.grid.shape[axis]
         inside = index[0] >= 0 and index[-1] < n
         selection: Any = slice(index[0], index[-1] + 1) if inside else index % n
         points = points[(slice(None),) * axis + (selection,)]
-    d = plan.grid.ndim
-    return np.asarray(points).reshape(*points.shape[:d], -1)
+    step = points.shape[-1] if whole_features else plan.chunk
+    parts = (points[..., k : k + step] for k in range(0, points.shape[-1], step))
+    total: Any = None
+    for part in parts:
+        piece = _host_grams(jnp.asarray(np.ascontiguousarray(part)), plan, block)
+        total = piece if total is None else jax.tree.map(jnp.add, total, piece)
+    rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
+    return _finish(plan, *total, rows)
 
 
 def reassemble(stacked: Array, plan: BlockPlan) -> Array:

@@ -108,8 +108,8 @@ class Grid:
         ((3, 4), (0.5, 0.5), ('u', 'v'))
         >>> grid.coordinates().shape
         (3, 4, 2)
-        >>> float(grid.weights(accuracy=2).sum())  # the area of the chart
-        2.0
+        >>> print(f"{grid.weights(accuracy=2).sum():.4f}")  # the area of the chart
+        2.0000
     """
 
     axes: tuple[Axis, ...]

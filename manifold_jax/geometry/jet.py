@@ -17,16 +17,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import (
+    CACHE,
     MEMORY,
+    BlockGrams,
     BlockPlan,
     Source,
     Stencil,
     derivative_indices,
     evaluate_window,
+    host_block,
     map_blocks,
-    map_window,
     plan_blocks,
-    read_window,
     reassemble,
     window_derivatives,
 )
@@ -183,7 +184,7 @@ def gram_from_function(
         embedding: One chart point ``(d,)`` to one ambient point of any shape.
         coordinates: Chart points ``(..., d)``.
         batch_size: Points differentiated at once; peak memory grows with it and not with the number of
-            points. By default as many as keep the jets near 256 MiB.
+            points. By default set by the cache of a CPU, or by 256 MiB on an accelerator.
 
     Returns:
         The Gram matrices with the batch shape of ``coordinates``.
@@ -205,7 +206,9 @@ def gram_from_function(
     features = _feature_size(embedding, d, coordinates.dtype)
     flat = coordinates.reshape(-1, d)
     vectors = d * (d + 3) // 2
-    batch = batch_size or max(1, MEMORY // (8 * vectors * max(features, 1) * coordinates.dtype.itemsize))
+    # On a CPU the jets of a batch should stay in cache; an accelerator wants it large.
+    room = CACHE if jax.default_backend() == "cpu" else MEMORY
+    batch = batch_size or max(1, room // (8 * vectors * max(features, 1) * coordinates.dtype.itemsize))
     batch = min(batch, max(1, flat.shape[0]))
 
     def packed(points: Array) -> Array:
@@ -236,9 +239,8 @@ class PointSource(NamedTuple):
     """A checked source of points.
 
     Attributes:
-        points: Function of one chart point, ``jax.Array`` of shape ``(*shape, f)``, or NumPy array (memory
-            mapped or not) of shape ``(*shape, *features)``.
-        kind: ``"function"``, ``"array"`` or ``"memmap"``.
+        points: Function of one chart point, or array ``(*shape, f)``.
+        kind: ``"function"``, ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole) or ``"memmap"``.
         features: Features per point.
         dtype: Floating type of the computation.
     """
@@ -247,6 +249,11 @@ class PointSource(NamedTuple):
     kind: str
     features: int
     dtype: Any
+
+    @property
+    def on_host(self) -> bool:
+        """Whether blocks are read by the host."""
+        return self.kind in ("host", "memmap")
 
 
 def point_source(points: Source, grid: Grid) -> PointSource:
@@ -274,11 +281,11 @@ def point_source(points: Source, grid: Grid) -> PointSource:
     features = math.prod(points.shape[grid.ndim :])
     if features == 0:
         raise ValueError(f"points of shape {tuple(points.shape)} have no features.")
-    if isinstance(points, np.memmap):
-        dtype = jax.dtypes.canonicalize_dtype(points.dtype)
-        return PointSource(points, "memmap", features, dtype)
-    array = jnp.asarray(points).reshape(*grid.shape, features)
-    return PointSource(array, "array", features, array.dtype)
+    flat = points.reshape(*grid.shape, features)
+    if isinstance(points, np.ndarray):
+        kind = "memmap" if isinstance(points, np.memmap) else "host"
+        return PointSource(flat, kind, features, jax.dtypes.canonicalize_dtype(points.dtype))
+    return PointSource(flat, "array", features, points.dtype)
 
 
 def plan_for(
@@ -293,14 +300,13 @@ def plan_for(
         source.features,
         np.dtype(source.dtype).itemsize,
         evaluated=source.kind == "function",
-        whole_features=source.kind != "array",
+        whole_features=source.kind in ("function", "memmap"),
         block_size=block_size,
     )
 
 
-def _packed_gram(grams: tuple[Array, ...], norm: Array) -> Array:
-    del norm
-    return grams[0]
+def _first_gram(block: BlockGrams) -> Array:
+    return block.grams[0]
 
 
 def gram_from_grid(
@@ -345,14 +351,14 @@ def gram_from_grid(
     """
     source = point_source(points, grid)
     plan = plan_for(source, grid, (stencil_of(grid, accuracy, stride),), block_size)
-    if source.kind == "memmap":
-        pieces = [
-            map_window(jnp.asarray(read_window(source.points, plan, b)), plan, b, _packed_gram)
+    if source.on_host:
+        blocks = (
+            host_block(source.points, plan, b, whole_features=source.kind == "memmap")
             for b in range(plan.size)
-        ]
-        stacked = jnp.stack(pieces)
+        )
+        stacked = jnp.stack([_first_gram(block) for block in blocks])
     else:
-        stacked = map_blocks(source.points, plan, jnp.arange(plan.size), source.dtype, _packed_gram)
+        stacked = map_blocks(source.points, plan, jnp.arange(plan.size), source.dtype, _first_gram)
     return unpack_gram(reassemble(stacked, plan), grid.ndim)
 
 
