@@ -77,7 +77,7 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
         if outline not in SHAPES:
             raise ValueError(f"shape must be one of {SHAPES}, a curve or polygon vertices, got {outline!r}.")
         outline = {"square": square_vertices(), "ellipse": ellipse_curve, "heart": heart_curve}[outline]
-    build = _curve_nodes if callable(outline) else _polygon_nodes
+    build: Any = _curve_nodes if callable(outline) else _polygon_nodes
     points, increments = build(outline, stretch * unit / blur)
     return Nodes(*(tuple(map(float, unit * column)) for column in (*points.T, *increments.T)))
 

@@ -267,7 +267,7 @@ def _axis(
     return Axis(name, *_RANGES[name], count, unit=unit)
 
 
-_DENSE_STEP = 0.5
+_DENSE_STEP = 0.6
 """Largest displacement of the outline per sample of the dense layout, in blur widths."""
 
 _FARTHEST = 13.4
@@ -275,7 +275,7 @@ _FARTHEST = 13.4
 
 
 def _sample_count(name: str, layout: str, unit: float, symmetry: float, blur: float, full_turn: bool) -> int:
-    """Samples of one axis in a layout."""
+    """Samples of one axis in a layout; dense ones are even on periodic axes and odd on open ones."""
     if layout == "original":
         return {"scale": 6, "orientation": 40, "y": 32, "x": 32}.get(name, 16)
     if layout == "balanced":
@@ -283,15 +283,16 @@ def _sample_count(name: str, layout: str, unit: float, symmetry: float, blur: fl
     step = _DENSE_STEP * blur
     radius = _FARTHEST * unit
     if name in ("y", "x"):
-        return max(2, math.ceil(1.0 / step))
+        return 2 * max(1, math.ceil(0.5 / step))
     if name == "orientation":
-        return max(16, math.ceil((2 * math.pi if full_turn else symmetry) * radius / step))
+        turn = 2 * math.pi if full_turn else symmetry
+        return 2 * max(8, math.ceil(turn * radius / step / 2))
     start, stop = _RANGES[name]
     if name in ("scale", "shear"):
-        return 1 + max(8, math.ceil((stop - start) * radius / step))
+        return 1 + 2 * max(4, math.ceil((stop - start) * radius / step / 2))
     if name == "aspect":
-        return 1 + max(8, math.ceil(math.log(stop / start) / 2 * radius / step))
-    return 1 + max(8, math.ceil(8 * math.log(stop / start)))
+        return 1 + 2 * max(4, math.ceil(math.log(stop / start) * radius / step / 4))
+    return 1 + 2 * max(4, math.ceil(4 * math.log(stop / start)))
 
 
 def _renderer(

@@ -21,5 +21,11 @@ from manifold_jax.geometry.jet import gram_from_grid as gram_from_grid
 from manifold_jax.geometry.jet import jet_from_function as jet_from_function
 from manifold_jax.geometry.jet import jet_from_grid as jet_from_grid
 from manifold_jax.geometry.manifold import Manifold as Manifold
+from manifold_jax.geometry.measure import measure as measure
 from manifold_jax.geometry.normal_curvature import normal_curvature as normal_curvature
 from manifold_jax.geometry.normal_curvature import normal_curvature_bounds as normal_curvature_bounds
+from manifold_jax.geometry.report import Geometry as Geometry
+from manifold_jax.geometry.report import Verdict as Verdict
+from manifold_jax.geometry.report import geometry_from_xarray as geometry_from_xarray
+from manifold_jax.geometry.report import load_geometry as load_geometry
+from manifold_jax.geometry.uncertainty import Estimate as Estimate

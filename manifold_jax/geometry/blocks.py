@@ -127,7 +127,7 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
         ``(b_1 * ... * b_d, v, f)`` with the v = d + d(d+1)/2 vectors of :func:`derivative_indices`.
     """
     d = len(matrices)
-    partials = {(): window}
+    partials: dict[tuple[int, ...], Array] = {(): window}
     for axis, matrix in enumerate(matrices):
         partials = {
             (*orders, order): _apply(matrix[order], values, axis)
@@ -274,7 +274,8 @@ def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_feature
         piece = _host_grams(jnp.asarray(np.ascontiguousarray(part)), plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
     rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
-    return _finish(plan, *total, rows)
+    grams, squares = total
+    return _finish(plan, grams, squares, rows)
 
 
 def reassemble(stacked: Array, plan: BlockPlan) -> Array:

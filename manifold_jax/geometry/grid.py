@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,9 @@ from jaxtyping import Array, Float
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
+
+DType = Any
+"""A NumPy or JAX floating dtype."""
 
 ORDERS = (2, 4, 6, 8)
 
@@ -155,7 +159,7 @@ class Grid:
         """Name of each axis."""
         return tuple(axis.name for axis in self.axes)
 
-    def coordinates(self, dtype: np.typing.DTypeLike | None = None) -> Float[Array, "*shape d"]:
+    def coordinates(self, dtype: DType | None = None) -> Float[Array, "*shape d"]:
         """Chart coordinates of every point.
 
         Args:
@@ -168,7 +172,7 @@ class Grid:
         return jnp.asarray(np.stack(mesh, axis=-1), dtype=dtype or jnp.result_type(float))
 
     def weights(
-        self, accuracy: Accuracy | tuple[Accuracy, ...] = 4, dtype: np.typing.DTypeLike | None = None
+        self, accuracy: Accuracy | tuple[Accuracy, ...] = 4, dtype: DType | None = None
     ) -> Float[Array, "*shape"]:
         """Quadrature weights in chart coordinates.
 

@@ -100,8 +100,8 @@ def _best_direction(c: Float[Array, "d d d d"]) -> Float[Array, "d"]:
     return jax.lax.fori_loop(0, 3, polish, best)
 
 
-def _largest_normal_curvature(gram: JetGram) -> Float[Array, ""]:
-    c = _second_form_gram(gram)
+def largest_of(c: Float[Array, "d d d d"]) -> Float[Array, ""]:
+    """Largest normal curvature from C_abcd = <II_ab, II_cd> in an orthonormal frame."""
     d = c.shape[0]
     if d == 1:
         return _sqrt(c[0, 0, 0, 0])
@@ -111,10 +111,10 @@ def _largest_normal_curvature(gram: JetGram) -> Float[Array, ""]:
     return _sqrt(_contract("ijkl,i,j,k,l->", c, v, v, v, v))
 
 
-def _upper_bound(gram: JetGram) -> Float[Array, ""]:
-    c = _second_form_gram(gram)
+def upper_bound_of(c: Float[Array, "d d d d"]) -> Float[Array, ""]:
+    """Upper bound of the largest normal curvature, from C_abcd in an orthonormal frame."""
     if c.shape[0] <= 2:
-        return _largest_normal_curvature(gram)
+        return largest_of(c)
     return _sqrt(jnp.linalg.eigvalsh(jnp.einsum("ikjk->ij", c))[-1])
 
 
@@ -139,7 +139,7 @@ def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(normal_curvature(gram_from_function(saddle, jnp.zeros(2))))
         2.0
     """
-    return _pointwise(_largest_normal_curvature, gram)
+    return _pointwise(lambda point: largest_of(_second_form_gram(point)), gram)
 
 
 def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
@@ -162,4 +162,5 @@ def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Floa
         >>> print(lower.round(4), upper.round(4))
         1.0 1.0
     """
-    return normal_curvature(gram), _pointwise(_upper_bound, gram)
+    upper = _pointwise(lambda point: upper_bound_of(_second_form_gram(point)), gram)
+    return normal_curvature(gram), upper

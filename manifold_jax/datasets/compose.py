@@ -1,0 +1,204 @@
+"""New manifolds from old: direct products and changes of parameter."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manifold_jax.datasets._closed_forms import Field
+from manifold_jax.geometry.grid import Axis, Grid
+from manifold_jax.geometry.manifold import Manifold
+
+INVARIANTS = (
+    "gaussian_curvature",
+    "scalar_curvature",
+    "mean_curvature",
+    "second_form_norm",
+    "normal_curvature",
+)
+"""Pointwise measures that do not depend on the parametrisation."""
+
+
+def product(*manifolds: Manifold) -> Manifold:
+    """Direct product: chart coordinates concatenate, and so do the (flattened) features.
+
+    The tangent and normal spaces of the factors are orthogonal, so with dimensions d_i, d = sum d_i, the
+    metric is block diagonal, volumes multiply, S and |II|^2 add, d^2 |H|^2 = sum d_i^2 |H_i|^2, and
+    |II(v, v)|^2 = sum p_i^2 |II_i|^2 with weights p_i that add up to 1, convex, so that the normal curvature
+    is the largest of the factors'. The squared distance to the product is the sum of those to the
+    factors, so the reach is the smallest. A closed form is known where it is known for every factor.
+
+    Args:
+        *manifolds: At least one manifold. The features of a factor are raveled.
+
+    Returns:
+        Manifold on the product grid; axis names that several factors share are numbered
+        (``angle_1``, ``angle_2``).
+
+    Raises:
+        ValueError: There is no factor, or a factor is not a Manifold (multiply the members of a union one
+            by one).
+
+    Example:
+        >>> from manifold_jax.datasets import circle, product, sphere
+        >>> cylinder = product(circle(2.0), sphere(2))
+        >>> cylinder.grid.names, cylinder.feature_shape, cylinder.known["reach"]
+        (('angle', 'polar', 'azimuth'), (5,), 1.0)
+    """
+    if not manifolds:
+        raise ValueError("product needs at least one Manifold, got none.")
+    for factor in manifolds:
+        if not isinstance(factor, Manifold):
+            raise ValueError(
+                f"product multiplies Manifolds, got {type(factor).__name__}; "
+                "multiply the members of a union one by one."
+            )
+    split = _splitter(manifolds)
+
+    def embedding(u):
+        return jnp.concatenate([jnp.ravel(m.embedding(v)) for m, v in zip(manifolds, split(u), strict=True)])
+
+    axes = _distinct([axis for factor in manifolds for axis in factor.grid.axes])
+    names = tuple(factor.name for factor in manifolds)
+    return Manifold(
+        " x ".join(names), embedding, Grid(axes), _product_known(manifolds, split), {"factors": names}
+    )
+
+
+def _splitter(manifolds: tuple[Manifold, ...]) -> Callable[[jax.Array], list[jax.Array]]:
+    ends = np.cumsum([factor.grid.ndim for factor in manifolds]).tolist()
+    return lambda u: [u[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _distinct(axes: list[Axis]) -> tuple[Axis, ...]:
+    """Number the axes whose name occurs more than once, avoiding names that are already taken."""
+    counts = Counter(axis.name for axis in axes)
+    taken, renamed = set(counts), []
+    for axis in axes:
+        name = axis.name
+        if counts[name] > 1:
+            name = next(label for i in count(1) if (label := f"{axis.name}_{i}") not in taken)
+            taken.add(name)
+        renamed.append(replace(axis, name=name))
+    return tuple(renamed)
+
+
+def _product_known(
+    manifolds: tuple[Manifold, ...], split: Callable[[jax.Array], list[jax.Array]]
+) -> dict[str, Field | float]:
+    dimensions = [factor.grid.ndim for factor in manifolds]
+    d = sum(dimensions)
+
+    def each(measure: str) -> Callable[[jax.Array], list[Any]]:
+        fields = [cast(Field, factor.known[measure]) for factor in manifolds]
+        return lambda u: [field(v) for field, v in zip(fields, split(u), strict=True)]
+
+    def numbers(measure: str) -> list[float]:
+        return [cast(float, factor.known[measure]) for factor in manifolds]
+
+    def mean(values):
+        return jnp.sqrt(sum((n * h) ** 2 for n, h in zip(dimensions, values, strict=True))) / d
+
+    combine: dict[str, Callable[[list[Any]], Any]] = {
+        "metric": lambda values: jax.scipy.linalg.block_diag(*values),
+        "volume_element": math.prod,
+        "scalar_curvature": sum,
+        "second_form_norm": lambda values: jnp.sqrt(sum(value**2 for value in values)),
+        "mean_curvature": mean,
+        "normal_curvature": lambda values: jnp.max(jnp.stack(values)),
+    }
+    known: dict[str, Field | float] = {}
+    shared = set.intersection(*(set(factor.known) for factor in manifolds))
+    for measure in shared & set(combine):
+        known[measure] = _composed(combine[measure], each(measure))
+    if d == 2 and "scalar_curvature" in known:
+        scalar = cast(Field, known["scalar_curvature"])
+        known["gaussian_curvature"] = lambda u: 0.5 * scalar(u)
+    if "reach" in shared:
+        known["reach"] = min(numbers("reach"))
+    if "total_volume" in shared:
+        volumes = numbers("total_volume")
+        known["total_volume"] = math.prod(volumes)
+        if "total_scalar_curvature" in shared:
+            means = [s / v for s, v in zip(numbers("total_scalar_curvature"), volumes, strict=True)]
+            known["total_scalar_curvature"] = sum(means) * math.prod(volumes)
+    return known
+
+
+def _composed(outer: Callable[[Any], Any], inner: Callable[[jax.Array], Any]) -> Field:
+    return lambda u: outer(inner(u))
+
+
+def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
+    """The same manifold in the parametrisation u -> u + strength (L/k) sin(k (u - start)/L) on each axis.
+
+    L is the length of the axis and k = 2 pi on a periodic axis, where the warp keeps the period, k = pi on
+    an open one, where it maps ends to ends and has no symmetry about the middle; with L = k it is
+    u + strength sin u. Equal steps in a standard chart often give exactly right tangents by symmetry and
+    hide the errors of a stencil; here they do not. The metric and the volume element change with the
+    Jacobian diag(1 + strength cos(...)), invariants are composed with the warp, totals stay. Other
+    pointwise closed forms are left out.
+
+    Args:
+        manifold: Any manifold.
+        strength: Size of the warp, below 1 in absolute value (so that it can be inverted).
+
+    Returns:
+        Manifold with the same grid, features and points, differently spaced.
+
+    Raises:
+        ValueError: The argument is not a Manifold, or the strength is not between -1 and 1.
+
+    Example:
+        >>> from manifold_jax.datasets import circle, warped
+        >>> warped(circle()).known["reach"]
+        1.0
+    """
+    if not isinstance(manifold, Manifold):
+        raise ValueError(
+            f"warped takes one Manifold, got {type(manifold).__name__}; "
+            "warp the members of a union one by one."
+        )
+    strength = float(strength)
+    if not abs(strength) < 1.0:
+        raise ValueError(f"warped: strength must lie between -1 and 1, got {strength:g}; a larger one folds.")
+    starts = [axis.start for axis in manifold.grid.axes]
+    rates = [
+        (2.0 if axis.periodic else 1.0) * math.pi / (axis.stop - axis.start) for axis in manifold.grid.axes
+    ]
+
+    def phase(u):
+        return jnp.asarray(rates, u.dtype) * (u - jnp.asarray(starts, u.dtype))
+
+    def warp(u):
+        return u + strength * jnp.sin(phase(u)) / jnp.asarray(rates, u.dtype)
+
+    def slopes(u):
+        return 1.0 + strength * jnp.cos(phase(u))
+
+    known: dict[str, Field | float] = {}
+    for measure, form in manifold.known.items():
+        if not callable(form):
+            known[measure] = form
+        elif measure in INVARIANTS:
+            known[measure] = _composed(form, warp)
+    metric, volume = manifold.known.get("metric"), manifold.known.get("volume_element")
+    if callable(metric):
+        known["metric"] = lambda u: metric(warp(u)) * jnp.outer(slopes(u), slopes(u))
+    if callable(volume):
+        known["volume_element"] = lambda u: volume(warp(u)) * jnp.prod(slopes(u))
+    return Manifold(
+        f"warped {manifold.name}",
+        lambda u: manifold.embedding(warp(u)),
+        manifold.grid,
+        known,
+        {**manifold.attributes, "warp": strength},
+    )

@@ -1,0 +1,298 @@
+"""Curves with closed forms: circle, ellipse, helix, and two unions of curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from manifold_jax.datasets._closed_forms import (
+    TURN,
+    Field,
+    Size,
+    bisect,
+    carlson_rg,
+    constant,
+    curvature_forms,
+    grid_sizes,
+    positive,
+    positives,
+)
+from manifold_jax.geometry.grid import Axis, Grid
+from manifold_jax.geometry.manifold import Manifold
+
+
+def _curve(
+    name: str,
+    embedding: Callable[[jax.Array], jax.Array],
+    axis: Axis,
+    *,
+    speed: Field,
+    curvature: Field,
+    length: float,
+    reach: float,
+    attributes: Mapping[str, Any],
+) -> Manifold:
+    """A curve from its speed |X'(u)| and curvature; its metric is (speed^2)."""
+    known: dict[str, Field | float] = {
+        "metric": lambda u: jnp.reshape(speed(u) ** 2, (1, 1)),
+        "volume_element": speed,
+        "total_volume": length,
+        "total_scalar_curvature": 0.0,
+        "reach": reach,
+        **curvature_forms(lambda u: jnp.reshape(curvature(u), (1,)), 1),
+    }
+    return Manifold(name, embedding, Grid((axis,)), known, attributes)
+
+
+def _arc(
+    name: str,
+    embedding: Callable[[jax.Array], jax.Array],
+    axis: Axis,
+    radius: float,
+    attributes: Mapping[str, Any],
+) -> Manifold:
+    """A circle or an arc of at least half a circle."""
+    return _curve(
+        name,
+        embedding,
+        axis,
+        speed=constant(radius),
+        curvature=constant(1.0 / radius),
+        length=radius * (axis.stop - axis.start),
+        reach=radius,
+        attributes=attributes,
+    )
+
+
+def circle(radius: float = 1.0, *, size: Size = None) -> Manifold:
+    """Circle of radius r in the plane: X(u) = r (cos u, sin u).
+
+    Known: |X'| = r, curvature 1/r, length 2 pi r, reach r (do Carmo, *Differential Geometry of Curves
+    and Surfaces*, section 1-5).
+
+    Args:
+        radius: r > 0.
+        size: Samples along the angle (default 128).
+
+    Returns:
+        Manifold of dimension 1 with features ``(2,)``, one periodic axis ``angle``.
+
+    Raises:
+        ValueError: The radius is not a positive number, or the size is not one whole number.
+
+    Example:
+        >>> from manifold_jax.datasets import circle
+        >>> circle(2.0).known["reach"]
+        2.0
+    """
+    r = positive("circle", "radius", radius)
+    axis = Axis("angle", 0.0, TURN, grid_sizes("circle", size, 1)[0], periodic=True, unit="rad")
+    return _arc("circle", lambda u: r * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])]), axis, r, {"radius": r})
+
+
+def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -> Manifold:
+    """Ellipse with semi-axes a, b: X(u) = (a cos u, b sin u).
+
+    Known: |X'|^2 = a^2 sin^2 u + b^2 cos^2 u, curvature a b / |X'|^3, reach min(a, b)^2 / max(a, b) (the
+    smallest radius of curvature, at the ends of the long axis) and length 8 R_G(0, a^2, b^2), Carlson's
+    form of the complete elliptic integral, evaluated to rounding (DLMF 19.25.1, 19.30.5).
+
+    Args:
+        semi_axes: a, b > 0, in any order.
+        size: Samples along the parameter (default 128).
+
+    Returns:
+        Manifold of dimension 1 with features ``(2,)``, one periodic axis ``angle`` (the eccentric anomaly).
+
+    Raises:
+        ValueError: There are not two positive semi-axes, or the size is not one whole number.
+
+    Example:
+        >>> from manifold_jax.datasets import ellipse
+        >>> curve = ellipse((2.0, 1.0))
+        >>> curve.known["reach"], round(curve.known["total_volume"], 6)
+        (0.5, 9.688448)
+    """
+    a, b = positives("ellipse", "semi_axes", semi_axes, 2)
+
+    def speed(u):
+        return jnp.sqrt((a * jnp.sin(u[0])) ** 2 + (b * jnp.cos(u[0])) ** 2)
+
+    return _curve(
+        "ellipse",
+        lambda u: jnp.stack([a * jnp.cos(u[0]), b * jnp.sin(u[0])]),
+        Axis("angle", 0.0, TURN, grid_sizes("ellipse", size, 1)[0], periodic=True, unit="rad"),
+        speed=speed,
+        curvature=lambda u: a * b / speed(u) ** 3,
+        length=8.0 * carlson_rg(0.0, a * a, b * b),
+        reach=min(a, b) ** 2 / max(a, b),
+        attributes={"semi_axes": (a, b)},
+    )
+
+
+def helix(
+    radius: float = 1.0,
+    pitch: float = 1.0,
+    turns: float = 2.0,
+    *,
+    size: Size = None,
+) -> Manifold:
+    """Circular helix X(u) = (r cos u, r sin u, c u), c = pitch / 2 pi, 0 <= u <= 2 pi turns.
+
+    Known: |X'|^2 = r^2 + c^2, curvature r / (r^2 + c^2) (do Carmo, *Differential Geometry of Curves and
+    Surfaces*, section 1-5), length 2 pi turns |X'|. The reach is the radius of curvature, unless the
+    helix is wound so tightly that half the distance to the next turn is smaller: |X(t) - X(0)|^2 =
+    2 r^2 (1 - cos t) + c^2 t^2 is stationary where sin t = -(c/r)^2 t; the second root in (pi, 2 pi)
+    gives the shortest bottleneck (there is none if (c/r)^2 > 0.2172). A helix that ends before that root
+    has its end there instead (Federer's formula with the tangent ray at the end).
+
+    Args:
+        radius: r > 0.
+        pitch: Rise per turn, > 0.
+        turns: Number of turns, > 0, not necessarily whole.
+        size: Samples along the parameter (default 128).
+
+    Returns:
+        Manifold of dimension 1 with features ``(3,)``, one open axis ``angle``.
+
+    Raises:
+        ValueError: An argument is not a positive number, or the size is not one whole number.
+
+    Example:
+        >>> from manifold_jax.datasets import helix
+        >>> round(helix(1.0, 1.0).known["reach"], 4)  # tight: half the gap between two turns
+        0.4938
+        >>> round(helix(1.0, 6.0).known["reach"], 4)  # loose: the radius of curvature
+        1.9119
+    """
+    r = positive("helix", "radius", radius)
+    c = positive("helix", "pitch", pitch) / TURN
+    stop = TURN * positive("helix", "turns", turns)
+    speed = math.hypot(r, c)
+    return _curve(
+        "helix",
+        lambda u: jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), c * u[0]]),
+        Axis("angle", 0.0, stop, grid_sizes("helix", size, 1)[0], unit="rad"),
+        speed=constant(speed),
+        curvature=constant(r / speed**2),
+        length=stop * speed,
+        reach=_helix_reach(r, c, stop),
+        attributes={"radius": r, "pitch": c * TURN, "turns": stop / TURN},
+    )
+
+
+def _helix_reach(r: float, c: float, stop: float) -> float:
+    ratio = (c / r) ** 2
+    local = (r * r + c * c) / r
+
+    def slope(t: float) -> float:  # of the squared chord, over 2 r^2
+        return math.sin(t) + ratio * t
+
+    lowest = TURN - math.acos(-ratio) if ratio < 1.0 else TURN
+    if slope(lowest) >= 0.0 or stop <= bisect(slope, math.pi, lowest):
+        return local
+    t = min(stop, bisect(slope, lowest, TURN))
+    return min(local, 0.5 * math.hypot(2.0 * r * math.sin(t / 2.0), c * t))
+
+
+def two_moons(
+    radius: float = 1.0,
+    offset: tuple[float, float] = (1.0, 0.5),
+    *,
+    size: Size = None,
+) -> tuple[Manifold, Manifold]:
+    """Two interleaving half circles, r (cos u, sin u) and r (-cos u, -sin u) + r offset, 0 <= u <= pi.
+
+    The default is scikit-learn's ``make_moons``. Known for each arc: curvature 1/r, length pi r, reach r.
+    With the default offset the reach of the union is r/4 (``union_reach`` in the attributes): the end
+    (0, r/2) of the second arc points straight at the top (0, r) of the first.
+
+    Args:
+        radius: r > 0.
+        offset: Where the second arc is shifted to, in units of r.
+        size: Samples along each arc (default 128).
+
+    Returns:
+        Two manifolds of dimension 1 with features ``(2,)``, each with one open axis ``angle``.
+
+    Raises:
+        ValueError: The radius is not positive, the offset is not two finite numbers, or the size is not
+            one whole number.
+
+    Example:
+        >>> from manifold_jax.datasets import two_moons
+        >>> upper, lower = two_moons()
+        >>> upper.name, lower.name
+        ('upper moon', 'lower moon')
+    """
+    r = positive("two_moons", "radius", radius)
+    east, north = _offset(offset)
+    axis = Axis("angle", 0.0, math.pi, grid_sizes("two_moons", size, 1)[0], unit="rad")
+
+    def upper(u):
+        return r * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])])
+
+    def lower(u):
+        return r * jnp.stack([east - jnp.cos(u[0]), north - jnp.sin(u[0])])
+
+    attributes: dict[str, Any] = {"radius": r, "offset": (east, north)}
+    if (east, north) == (1.0, 0.5):
+        attributes["union_reach"] = r / 4.0
+    return (
+        _arc("upper moon", upper, axis, r, attributes),
+        _arc("lower moon", lower, axis, r, attributes),
+    )
+
+
+def _offset(offset: tuple[float, float]) -> tuple[float, float]:
+    try:
+        east, north = (float(entry) for entry in offset)
+    except (TypeError, ValueError):
+        raise ValueError(f"two_moons: offset must be two numbers, got {offset!r}.") from None
+    if not (math.isfinite(east) and math.isfinite(north)):
+        raise ValueError(f"two_moons: offset must be two finite numbers, got {offset!r}.")
+    return east, north
+
+
+def parallel_circles(
+    radius: float = 1.0, gap: float = 1.0, *, size: Size = None
+) -> tuple[Manifold, Manifold]:
+    """Two circles of radius r on one axis, in parallel planes at distance h: r (cos u, sin u, 0 or h/r).
+
+    Known for each circle: curvature 1/r, length 2 pi r, reach r. The union is the product of a circle
+    with two points, so its reach is min(r, h/2), which each circle keeps in its attributes as
+    ``union_reach``.
+
+    Args:
+        radius: r > 0.
+        gap: Distance h > 0 of the two planes.
+        size: Samples along each circle (default 128).
+
+    Returns:
+        Two manifolds of dimension 1 with features ``(3,)``, each with one periodic axis ``angle``.
+
+    Raises:
+        ValueError: The radius or the gap is not positive, or the size is not one whole number.
+
+    Example:
+        >>> from manifold_jax.datasets import parallel_circles
+        >>> lower, upper = parallel_circles(1.0, gap=0.5)
+        >>> lower.known["reach"], lower.attributes["union_reach"]
+        (1.0, 0.25)
+    """
+    r = positive("parallel_circles", "radius", radius)
+    h = positive("parallel_circles", "gap", gap)
+    axis = Axis("angle", 0.0, TURN, grid_sizes("parallel_circles", size, 1)[0], periodic=True, unit="rad")
+
+    def at(height):
+        return lambda u: jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), jnp.full_like(u[0], height)])
+
+    attributes = {"radius": r, "gap": h, "union_reach": min(r, h / 2.0)}
+    return (
+        _arc("lower circle", at(0.0), axis, r, attributes),
+        _arc("upper circle", at(h), axis, r, attributes),
+    )

@@ -1,0 +1,142 @@
+"""Noise on samples of a manifold: in every ambient direction, or in the normal directions only."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from manifold_jax.datasets.sampling import map_points
+from manifold_jax.geometry.manifold import Manifold
+
+KINDS = ("gaussian", "uniform")
+
+
+def ambient_noise(
+    key: PRNGKeyArray, points: Float[Array, "*shape"], scale: float | Float[Array, ""]
+) -> Float[Array, "*shape"]:
+    """Points plus independent Gaussian noise of standard deviation ``scale`` on every feature.
+
+    Args:
+        key: Random key.
+        points: Array of any shape and floating type.
+        scale: Standard deviation, at least 0, in the units of the features.
+
+    Returns:
+        Array of the shape and type of ``points``.
+
+    Raises:
+        ValueError: The points are not floating-point numbers, or the scale is a number that is negative or
+            not finite.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.datasets import ambient_noise
+        >>> ambient_noise(jax.random.key(0), jnp.zeros((3, 2)), 0.1).shape
+        (3, 2)
+    """
+    points = jnp.asarray(points)
+    if not jnp.issubdtype(points.dtype, jnp.floating):
+        raise ValueError(
+            f"ambient_noise needs floating-point points, got {points.dtype}; convert them first."
+        )
+    _check_scale("ambient_noise", scale)
+    noise = jax.random.normal(key, points.shape, points.dtype)
+    return points + jnp.asarray(scale, points.dtype) * noise
+
+
+def normal_noise(
+    key: PRNGKeyArray,
+    manifold: Manifold,
+    coordinates: Float[Array, "n d"],
+    scale: float | Float[Array, ""],
+    *,
+    kind: str = "gaussian",
+) -> Float[Array, "n *features"]:
+    """Points of a manifold moved within their normal spaces.
+
+    ``"gaussian"``: standard deviation ``scale`` in every one of the m = f - d normal directions.
+    ``"uniform"``: uniform in the normal ball of radius ``scale``, the perpendicular noise model of
+    Genovese, Perone-Pacifico, Verdinelli & Wasserman, *Journal of Machine Learning Research* 13 (2012),
+    1263-1291; the radius is scale * U^(1/m), U uniform in (0, 1). With ``scale`` below the reach the nearest
+    point of the manifold is then the point one started from.
+
+    The normal part of a Gaussian vector z is z - Q Q^T z, taken twice, with Q from the QR factorisation of
+    the Jacobian (f, d).
+
+    Args:
+        key: Random key.
+        manifold: The manifold; the compiled function is cached per Manifold object.
+        coordinates: Chart points ``(n, d)``.
+        scale: Standard deviation or radius, at least 0, in the units of the features.
+        kind: ``"gaussian"`` or ``"uniform"``.
+
+    Returns:
+        Noisy points ``(n, *features)`` in the type of the embedding; NaN at chart points where the tangent
+        vectors are linearly dependent to rounding (a pole) and the normal space is not defined.
+
+    Raises:
+        ValueError: ``kind`` is unknown, the coordinates are not ``(n, d)``, the manifold has no normal
+            direction (f <= d), or the scale is a number that is negative or not finite.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.datasets import normal_noise, sphere
+        >>> noisy = normal_noise(jax.random.key(0), sphere(), jnp.ones((5, 2)), 0.1, kind="uniform")
+        >>> bool(jnp.all(jnp.abs(jnp.linalg.norm(noisy, axis=1) - 1) < 0.1001))
+        True
+    """
+    if kind not in KINDS:
+        raise ValueError(f"normal_noise: kind must be 'gaussian' or 'uniform', got {kind!r}.")
+    _check_scale("normal_noise", scale)
+    coordinates, d = jnp.asarray(coordinates), manifold.grid.ndim
+    coordinates = coordinates.astype(jnp.result_type(coordinates, float))
+    if coordinates.ndim != 2 or coordinates.shape[1] != d:
+        raise ValueError(f"normal_noise: coordinates must have shape (n, {d}), got {coordinates.shape}.")
+    features = math.prod(manifold.feature_shape)
+    if features <= d:
+        raise ValueError(
+            f"normal_noise: {manifold.name!r} has dimension {d} and {features} feature(s), so no normal "
+            "direction; use ambient_noise."
+        )
+    key_direction, key_radius = jax.random.split(key)
+    noise = jax.random.normal(key_direction, (len(coordinates), features), coordinates.dtype)
+    points, normal = _points_and_normals(manifold, coordinates, noise)
+    if kind == "uniform":
+        radius = jax.random.uniform(key_radius, (len(points), 1), normal.dtype) ** (1.0 / (features - d))
+        normal = normal * (radius / jnp.linalg.norm(normal, axis=1, keepdims=True))
+    return points + (jnp.asarray(scale, points.dtype) * normal).reshape(points.shape)
+
+
+@partial(jax.jit, static_argnames="manifold")
+def _points_and_normals(
+    manifold: Manifold, coordinates: Float[Array, "n d"], noise: Float[Array, "n f"]
+) -> tuple[Float[Array, "n *features"], Float[Array, "n f"]]:
+    """Embedded points, and the normal part of a vector at each of them."""
+    points = map_points(manifold, manifold.embedding, coordinates)
+    return points, map_points(manifold, partial(_normal_part, manifold), coordinates, noise)
+
+
+def _normal_part(manifold: Manifold, u: Float[Array, "d"], vector: Float[Array, "f"]) -> Float[Array, "f"]:
+    """A vector without its tangential part; NaN where the Jacobian loses rank to rounding."""
+    jacobian = jax.jacfwd(lambda v: jnp.ravel(manifold.embedding(v)))(u)
+    basis, triangle = jnp.linalg.qr(jacobian)
+    pivots = jnp.abs(jnp.diag(triangle))
+    floor = 8.0 * jnp.finfo(jacobian.dtype).eps * jacobian.shape[0] ** 0.5
+    for _ in range(2):
+        vector = vector - _matvec(basis, _matvec(basis.T, vector))
+    return jnp.where(jnp.min(pivots) > floor * jnp.max(pivots), vector, jnp.nan)
+
+
+def _matvec(matrix, vector):
+    return jnp.matmul(matrix, vector, precision=jax.lax.Precision.HIGHEST)
+
+
+def _check_scale(function: str, scale: float | Float[Array, ""]) -> None:
+    if isinstance(scale, int | float) and not 0.0 <= scale < float("inf"):
+        raise ValueError(f"{function}: scale must be at least 0 and finite, got {scale!r}.")

@@ -1,0 +1,157 @@
+"""All pointwise measures of one point at once, and the rounding noise they carry."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax.geometry.blocks import BlockGrams, BlockPlan
+from manifold_jax.geometry.curvature import (
+    _contract,
+    _frame,
+    _frame_mixed,
+    _second_form_gram,
+    _sqrt,
+    _traces,
+    _volume_element,
+)
+from manifold_jax.geometry.grid import DType, Grid
+from manifold_jax.geometry.jet import JetGram, unpack_gram
+from manifold_jax.geometry.normal_curvature import largest_of, upper_bound_of
+
+
+class Fields(NamedTuple):
+    """Every pointwise measure, in the order of reports: arrays, or estimates with error bars.
+
+    Attributes:
+        volume_element: sqrt(det g).
+        scalar_curvature: S.
+        mean_curvature: |H|.
+        second_form_norm: |II|.
+        normal_curvature: Largest normal curvature found.
+        normal_curvature_upper: Upper bound of the largest normal curvature.
+    """
+
+    volume_element: Any
+    scalar_curvature: Any
+    mean_curvature: Any
+    second_form_norm: Any
+    normal_curvature: Any
+    normal_curvature_upper: Any
+
+
+class PointMeasures(NamedTuple):
+    """What is kept of every point.
+
+    Attributes:
+        value: Measures by the main stencil (or exactly).
+        low: Measures by the comparison stencil.
+        rounding: Rounding noise of each measure.
+        extent: Length of the manifold seen from the point, sqrt(sum_i g_ii range_i^2); radii of curvature
+            far beyond it count as flat.
+    """
+
+    value: Fields
+    low: Fields
+    rounding: Fields
+    extent: Any
+
+
+def point_fields(gram: JetGram) -> Fields:
+    """Measures of one point from its Gram."""
+    c = _second_form_gram(gram)
+    d = c.shape[0]
+    mean, norm = _traces(c)
+    return Fields(
+        _volume_element(gram), mean - norm, _sqrt(mean) / d, _sqrt(norm), largest_of(c), upper_bound_of(c)
+    )
+
+
+def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]) -> Fields:
+    """Rounding noise of the measures of one point.
+
+    Args:
+        gram: Its Gram.
+        first: Noise of |X_i|.
+        second: Noise of |X_ij|.
+    """
+    eps = jnp.finfo(gram.metric.dtype).eps
+    d = gram.metric.shape[0]
+    frame = _frame(gram.metric)
+    tangential = _contract("abc,abc->", *(2 * [_frame_mixed(gram, frame)]))
+    normal = _traces(_second_form_gram(gram))[1]
+    squares = frame**2
+    tilt = _sqrt(_contract("ai,i->", squares, first**2)) + 4 * eps
+    bend = _sqrt(_contract("ai,bj,ij->", squares, squares, second**2))
+    noise = bend + (_sqrt(tangential) + _sqrt(normal)) * tilt
+    # |II|^2 is a difference of products of the size of the tangential part.
+    squared = 2 * _sqrt(normal) * noise + noise**2 + 4 * eps * (tangential + normal)
+    length = squared / jnp.maximum(_sqrt(normal), jnp.sqrt(squared))
+    volume = _volume_element(gram) * d**0.5 * tilt
+    return Fields(volume, 2 * squared, length, length, length, length)
+
+
+def stencil_noise(plan: BlockPlan, dtype: DType) -> tuple[tuple[Array, Array], ...]:
+    """Noise gain of the first and second derivative at every sample of each axis, for the main stencil."""
+    tables = []
+    for axis, layout in zip(plan.grid.axes, plan.axes, strict=True):
+        gains = np.zeros((2, axis.size))
+        norms = np.linalg.norm(layout.matrices[0], axis=-1)
+        for rows, norm in zip(layout.rows, norms, strict=True):
+            gains[:, rows] = norm[1:]
+        tables.append((jnp.asarray(gains[0], dtype), jnp.asarray(gains[1], dtype)))
+    return tuple(tables)
+
+
+def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
+    """Measures of every point of a block, by the first two stencils of a plan.
+
+    Args:
+        block: Gram matrices by the main and the comparison stencil.
+        plan: The blocks.
+
+    Returns:
+        Fields of shape ``(*block,)``.
+    """
+    grid, dtype = plan.grid, block.grams[0].dtype
+    d = grid.ndim
+    main, low = (unpack_gram(g.reshape(-1, *g.shape[-2:]), d) for g in block.grams[:2])
+    gains = stencil_noise(plan, dtype)
+    first = _spread([g[0][rows] for g, rows in zip(gains, block.rows, strict=True)])
+    second = _spread([g[1][rows] for g, rows in zip(gains, block.rows, strict=True)])
+    samples = [jnp.asarray(a.samples(), dtype)[rows] for a, rows in zip(grid.axes, block.rows, strict=True)]
+    coordinates = jnp.abs(_spread(samples))
+    lengths = _sqrt(jnp.diagonal(main.metric, axis1=-2, axis2=-1))
+    # Samples are rounded, and so are the coordinates at which they were taken.
+    scale = jnp.finfo(dtype).eps * (block.norm + jnp.sum(coordinates * lengths, axis=-1))
+    pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
+    noise = jax.vmap(_point_rounding)(main, scale[:, None] * first, scale[:, None, None] * pairs)
+    measures = PointMeasures(
+        jax.vmap(point_fields)(main), jax.vmap(point_fields)(low), noise, _extent(main, grid)
+    )
+    return jax.tree.map(lambda leaf: leaf.reshape(plan.block), measures)
+
+
+def exact_measures(gram: JetGram, grid: Grid) -> PointMeasures:
+    """Measures of points ``(n,)`` from exact jets; only rounding is uncertain."""
+    eps = jnp.finfo(gram.metric.dtype).eps
+    values = jax.vmap(point_fields)(gram)
+    diagonal = jnp.diagonal(gram.metric, axis1=-2, axis2=-1)
+    squares = jnp.einsum("...ijij->...ij", gram.second)
+    noise = jax.vmap(_point_rounding)(gram, 8 * eps * _sqrt(diagonal), 8 * eps * _sqrt(squares))
+    return PointMeasures(values, values, noise, _extent(gram, grid))
+
+
+def _spread(per_axis: list[Array]) -> Array:
+    """One value per axis and sample to an array (points, d)."""
+    mesh = jnp.stack(jnp.meshgrid(*per_axis, indexing="ij"), axis=-1)
+    return mesh.reshape(-1, len(per_axis))
+
+
+def _extent(gram: JetGram, grid: Grid) -> Array:
+    ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
+    return _sqrt(jnp.sum(jnp.diagonal(gram.metric, axis1=-2, axis2=-1) * ranges**2, axis=-1))

@@ -1,0 +1,343 @@
+"""One call that measures a manifold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from manifold_jax.geometry.blocks import BlockPlan, Stencil, host_block, map_blocks, reassemble
+from manifold_jax.geometry.curvature import is_null
+from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, point_fields
+from manifold_jax.geometry.grid import Accuracy, Grid
+from manifold_jax.geometry.jet import (
+    PointSource,
+    gram_from_function,
+    plan_for,
+    point_source,
+    stencil_of,
+    unpack_gram,
+)
+from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.progress import PartialResult, fingerprint
+from manifold_jax.geometry.report import Geometry
+from manifold_jax.geometry.uncertainty import (
+    Estimate,
+    comparison_stencil,
+    integral_estimate,
+    lowered_on_axis,
+    natural_scales,
+    pointwise_estimates,
+)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of points done and the number of all points."""
+
+_BLAME_BLOCKS = 6
+_BLAME_POINTS = 64
+
+
+def measure(
+    points_or_manifold: Any,
+    grid: Grid | None = None,
+    *,
+    accuracy: Accuracy | tuple[Accuracy, ...] = 4,
+    stride: int | tuple[int, ...] = 1,
+    exact: bool = False,
+    tolerance: float = 0.1,
+    block_size: int | None = None,
+    progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
+    name: str | None = None,
+) -> Any:
+    """Volume and curvatures of a manifold with error bars.
+
+    Args:
+        points_or_manifold: A :class:`Manifold`; or an array ``(*grid.shape, *features)``, in memory or
+            memory-mapped; or an embedding, a function of one chart point. A sequence of Manifolds is a union
+            and gives a tuple of results.
+        grid: The lattice; for a Manifold by default its own.
+        accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
+        stride: Spacing of the stencils in samples.
+        exact: Differentiate the embedding automatically instead; errors are then rounding alone.
+        tolerance: Error relative to the natural scale of a measure (itself for volumes, |II| for curvatures,
+            |II|^2 for the scalar curvature) up to which it counts as resolved.
+        block_size: Points differentiated at once; by default set by memory.
+        progress: Called as ``progress(points done, points)`` after every group of blocks.
+        checkpoint: Folder in which finished blocks are kept while the measurement runs; called again with the
+            same arguments it goes on from there.
+        name: Title of the report; by default that of the Manifold.
+
+    Returns:
+        A :class:`Geometry`: fields and totals as :class:`Estimate` (value, error, resolved), a pytree. Works
+        under ``jit`` (without progress and checkpoint) for arrays and embeddings.
+
+    Raises:
+        ValueError: Points and grid do not fit, the points hold NaN or infinite values, ``exact`` is asked for
+            an array, or an option is out of range.
+
+    Example:
+        >>> import math
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import Axis, Grid, measure
+        >>> grid = Grid((Axis("angle", 0.0, 2 * math.pi, 32, periodic=True),))
+        >>> ellipse = measure(lambda u: jnp.stack([2 * jnp.cos(u[0]), jnp.sin(u[0])]), grid)
+        >>> print(f"{ellipse.total_volume.value:.3f} +- {ellipse.total_volume.error:.0e}")
+        9.688 +- 1e-03
+    """
+    if isinstance(points_or_manifold, Sequence) and all(
+        isinstance(part, Manifold) for part in points_or_manifold
+    ):
+        options = {"accuracy": accuracy, "stride": stride, "exact": exact, "tolerance": tolerance}
+        options |= {"block_size": block_size, "progress": progress}
+        folders = [Path(checkpoint) / str(k) if checkpoint else None for k in range(len(points_or_manifold))]
+        return tuple(
+            measure(part, checkpoint=folder, **options)
+            for part, folder in zip(points_or_manifold, folders, strict=True)
+        )
+    points, grid, title, attributes = _unpack(points_or_manifold, grid, name)
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}.")
+    source = point_source(points, grid)
+    stencil = stencil_of(grid, accuracy, stride)
+    traced = isinstance(source.points, jax.core.Tracer)
+    if source.kind == "array" and not traced:
+        _refuse_nonfinite(source.points, grid)
+    if exact and source.kind != "function":
+        raise ValueError("exact=True needs an embedding (a function or a Manifold), not an array of points.")
+    partial_result = None
+    if checkpoint is not None:
+        key = fingerprint(title, grid, stencil, exact, source, attributes)
+        partial_result = PartialResult(Path(checkpoint), key)
+    if exact:
+        measures = _measure_exactly(source, grid, block_size, progress, partial_result)
+        sensitivity = jnp.zeros((len(Fields._fields), grid.ndim), measures.extent.dtype)
+    else:
+        stencils = (stencil, comparison_stencil(stencil))
+        plan = plan_for(source, grid, stencils, block_size)
+        sensitivity = _axis_sensitivity(source, grid, stencil)
+        measures = _measure_blocks(source, plan, progress, partial_result, traced)
+    result = _assemble(measures, sensitivity, grid, None if exact else stencil, tolerance, title, attributes)
+    if partial_result is not None:
+        partial_result.remove()
+    return result
+
+
+def _unpack(points: Any, grid: Grid | None, name: str | None) -> tuple[Any, Grid, str, tuple]:
+    """Points, grid, title and attributes of what was given."""
+    if isinstance(points, Manifold):
+        attributes = tuple((key, str(value)) for key, value in points.attributes.items())
+        return points.embedding, grid or points.grid, name or points.name, attributes
+    if grid is None:
+        raise ValueError("measure needs a grid beside points or an embedding: measure(points, Grid(...)).")
+    return points, grid, name or "manifold", ()
+
+
+def _refuse_nonfinite(points: Any, grid: Grid) -> None:
+    finite = np.asarray(jnp.all(jnp.isfinite(points), axis=-1))
+    if not finite.all():
+        bad = np.argwhere(~finite)
+        raise ValueError(
+            f"points hold NaN or infinite values at {len(bad)} of {grid.size} grid points, first at index "
+            f"{tuple(int(k) for k in bad[0])} of axes {grid.names}: remove or repair them."
+        )
+
+
+# --- fields ------------------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("plan", "dtype"))
+def _block_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> PointMeasures:
+    return map_blocks(points, plan, blocks, dtype, lambda block: grid_measures(block, plan))
+
+
+@partial(jax.jit, static_argnames="plan")
+def _host_fields(block: Any, plan: BlockPlan) -> PointMeasures:
+    return grid_measures(block, plan)
+
+
+def _measure_blocks(
+    source: PointSource,
+    plan: BlockPlan,
+    progress: Progress | None,
+    partial_result: PartialResult | None,
+    traced: bool,
+) -> PointMeasures:
+    """Fields on the whole grid, block by block."""
+    if traced:
+        stacked = _block_group(source.points, plan, jnp.arange(plan.size), source.dtype)
+        return jax.tree.map(lambda leaf: reassemble(leaf, plan), stacked)
+
+    def run(blocks: np.ndarray) -> PointMeasures:
+        if source.on_host:
+            parts = []
+            for number in blocks:
+                block = host_block(source.points, plan, int(number), whole_features=source.kind == "memmap")
+                if not bool(jnp.isfinite(block.norm)):
+                    _refuse_nonfinite(np.asarray(source.points), plan.grid)
+                parts.append(_host_fields(block, plan))
+            return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+        return _block_group(source.points, plan, jnp.asarray(blocks), source.dtype)
+
+    points_per_block = math.prod(plan.block)
+    group = 1 if source.on_host else max(1, plan.size // 64)
+    stacked = _in_groups(run, plan.size, group, points_per_block, plan.grid.size, progress, partial_result)
+    return jax.tree.map(lambda leaf: reassemble(jnp.asarray(leaf), plan), stacked)
+
+
+@partial(jax.jit, static_argnames=("grid", "batch_size"))
+def _exact_group(embedding: Any, coordinates: Any, grid: Grid, batch_size: int | None) -> PointMeasures:
+    return exact_measures(gram_from_function(embedding, coordinates, batch_size=batch_size), grid)
+
+
+def _measure_exactly(
+    source: PointSource,
+    grid: Grid,
+    batch_size: int | None,
+    progress: Progress | None,
+    partial_result: PartialResult | None,
+) -> PointMeasures:
+    """Fields on the whole grid by automatic differentiation."""
+    coordinates = np.asarray(grid.coordinates(source.dtype)).reshape(-1, grid.ndim)
+    size = min(grid.size, max(256, -(-grid.size // 64)))
+    count = -(-grid.size // size)
+    padded = np.pad(coordinates, ((0, count * size - grid.size), (0, 0)), mode="edge")
+    pieces = padded.reshape(count, size, grid.ndim)
+
+    def run(numbers: np.ndarray) -> PointMeasures:
+        fields = _exact_group(source.points, jnp.asarray(pieces[numbers[0]]), grid, batch_size)
+        return jax.tree.map(lambda leaf: leaf[None], fields)
+
+    stacked = _in_groups(run, count, 1, size, grid.size, progress, partial_result)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(-1)[: grid.size].reshape(grid.shape), stacked)
+
+
+def _in_groups(
+    run: Callable[[np.ndarray], PointMeasures],
+    count: int,
+    group: int,
+    points_per_item: int,
+    points: int,
+    progress: Progress | None,
+    partial_result: PartialResult | None,
+) -> PointMeasures:
+    """Run items 0..count-1 in groups of equal size, reporting and saving in between."""
+    leaves: list[list[np.ndarray]] = []
+    done = 0
+    if partial_result is not None:
+        leaves, done = partial_result.load()
+    while done < count:
+        # The last group repeats its last item: one shape, one compilation.
+        numbers = np.minimum(np.arange(done, done + group), count - 1)
+        fields = jax.tree.leaves(jax.device_get(run(numbers)))
+        leaves.append([leaf[: count - done] for leaf in fields])
+        done = min(done + group, count)
+        if progress is not None:
+            progress(min(done * points_per_item, points), points)
+        if partial_result is not None:
+            partial_result.save(leaves, done)
+    merged = [np.concatenate(column) for column in zip(*leaves, strict=True)]
+    kinds = len(Fields._fields)
+    value, low, rounding = (Fields(*merged[k : k + kinds]) for k in range(0, 3 * kinds, kinds))
+    return PointMeasures(value, low, rounding, merged[-1])
+
+
+# --- which axis is to blame --------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("plan", "dtype"))
+def _blame_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> Any:
+    return map_blocks(points, plan, blocks, dtype, lambda block: _blame_fields(block, plan))
+
+
+@partial(jax.jit, static_argnames="plan")
+def _blame_fields(block: Any, plan: BlockPlan) -> tuple[PointMeasures, tuple[Fields, ...]]:
+    flat = [g.reshape(-1, *g.shape[-2:]) for g in block.grams]
+    lowered = tuple(jax.vmap(point_fields)(unpack_gram(g, plan.grid.ndim)) for g in flat[1:])
+    return grid_measures(block, plan), lowered
+
+
+def _axis_sensitivity(source: PointSource, grid: Grid, stencil: Stencil) -> jax.Array:
+    """Relative change of each measure when the stencil of one axis is lowered, ``(measures, d)``.
+
+    The median over a few small blocks spread over the grid.
+    """
+    stencils = (stencil, *(lowered_on_axis(stencil, k) for k in range(grid.ndim)))
+    plan = plan_for(source, grid, stencils, min(_BLAME_POINTS, grid.size))
+    chosen = np.unique(np.linspace(0, plan.size - 1, _BLAME_BLOCKS).round().astype(int))
+    if source.on_host:
+        whole = source.kind == "memmap"
+        parts = [
+            _blame_fields(host_block(source.points, plan, int(b), whole_features=whole), plan) for b in chosen
+        ]
+        measures, lowered = jax.tree.map(lambda *leaves: jnp.stack([x.ravel() for x in leaves]), *parts)
+    else:
+        measures, lowered = _blame_group(source.points, plan, jnp.asarray(chosen), source.dtype)
+    measures = jax.tree.map(jnp.ravel, measures)
+    scales = natural_scales(measures)
+    rows = []
+    for value, scale, *changed in zip(measures.value, scales, *lowered, strict=True):
+        rows.append(jnp.stack([jnp.nanmedian(jnp.abs(c.ravel() - value) / scale) for c in changed]))
+    return jnp.stack(rows)
+
+
+# --- totals ------------------------------------------------------------------------------------------------
+
+
+def _assemble(
+    measures: PointMeasures,
+    sensitivity: jax.Array,
+    grid: Grid,
+    stencil: Stencil | None,
+    tolerance: float,
+    title: str,
+    attributes: tuple,
+) -> Geometry:
+    """Error bars and totals from the fields."""
+    fields, shrink = pointwise_estimates(measures, grid, stencil, tolerance)
+    orders = tuple(a for a, _ in stencil) if stencil else (4,) * grid.ndim
+    quadrature = tuple(8 if order == "spectral" else order for order in orders)
+    volume, low = measures.value.volume_element, measures.low.volume_element
+    noise = measures.rounding
+
+    undefined = is_null(volume) | jnp.isnan(measures.value.scalar_curvature)
+    bend = natural_scales(measures).scalar_curvature
+
+    def curvature_total(part: Callable[[Any], Any]) -> Estimate:
+        value = part(measures.value.scalar_curvature)
+        rounding = noise.scalar_curvature * volume + jnp.abs(value) * noise.volume_element
+        lower = part(measures.low.scalar_curvature) * low
+        integrands = (value * volume, lower, rounding, bend * volume)
+        defined = [jnp.where(undefined, 0.0, x) for x in integrands]
+        return integral_estimate(*defined, shrink=shrink, grid=grid, accuracy=quadrature, tolerance=tolerance)
+
+    return Geometry(
+        **fields._asdict(),
+        total_volume=integral_estimate(
+            volume,
+            low,
+            noise.volume_element,
+            volume,
+            shrink=shrink,
+            grid=grid,
+            accuracy=quadrature,
+            tolerance=tolerance,
+        ),
+        total_scalar_curvature=curvature_total(lambda s: s),
+        total_positive_curvature=curvature_total(lambda s: jnp.maximum(s, 0.0)),
+        total_negative_curvature=curvature_total(lambda s: jnp.minimum(s, 0.0)),
+        axis_sensitivity=sensitivity,
+        rounding=noise,
+        name=title,
+        grid=grid,
+        stencil=stencil,
+        tolerance=tolerance,
+        attributes=attributes,
+    )
