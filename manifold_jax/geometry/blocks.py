@@ -24,6 +24,9 @@ from manifold_jax.geometry.stencil import AxisPlan, axis_plan, halo
 MEMORY = 256 * 2**20
 """Bytes that the temporaries of one block may take when no block size is given."""
 
+CHUNK = 256
+"""Features contracted at a time: long enough for the matrix products, short enough for the cache."""
+
 CACHE = 16 * 2**20
 """Bytes of the temporaries of one batch of autodiff on a CPU."""
 
@@ -127,12 +130,13 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
         ``(b_1 * ... * b_d, v, f)`` with the v = d + d(d+1)/2 vectors of :func:`derivative_indices`.
     """
     d = len(matrices)
-    partials: dict[tuple[int, ...], Array] = {(): window}
-    for axis, matrix in enumerate(matrices):
+    partials: dict[tuple[int, ...], Array] = {(0,) * d: window}
+    # Axes that shrink most come first: later products then run on fewer points.
+    for axis in sorted(range(d), key=lambda k: matrices[k].shape[1] / matrices[k].shape[2]):
         partials = {
-            (*orders, order): _apply(matrix[order], values, axis)
+            (*orders[:axis], order, *orders[axis + 1 :]): _apply(matrix, values, axis)
             for orders, values in partials.items()
-            for order in range(3 - sum(orders))
+            for order, matrix in enumerate(matrices[axis][: 3 - sum(orders)])
         }
     orders = [tuple(index.count(axis) for axis in range(d)) for index in derivative_indices(d)]
     stacked = jnp.stack([partials[order] for order in orders], axis=d)
@@ -140,9 +144,17 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
 
 
 def _inner_products(vectors: Array) -> Array:
-    """``(p, v, f)`` to the Gram matrices ``(p, v, v)``."""
-    return jax.lax.dot_general(
-        vectors, vectors, (((2,), (2,)), ((0,), (0,))), precision=jax.lax.Precision.HIGHEST
+    """``(p, v, f)`` to the Gram matrices ``(p, v, v)``, a few points at a time to stay in cache."""
+
+    def product(v: Array) -> Array:
+        return jnp.matmul(v, jnp.swapaxes(v, -1, -2), precision=jax.lax.Precision.HIGHEST)
+
+    points = vectors.shape[0]
+    group = next((g for g in (16, 12, 9, 8) if points % g == 0), points)
+    if jax.default_backend() != "cpu" or group == points:
+        return product(vectors)
+    return jax.lax.map(product, vectors.reshape(-1, group, *vectors.shape[1:])).reshape(
+        points, vectors.shape[1], vectors.shape[1]
     )
 
 
@@ -307,7 +319,8 @@ def plan_blocks(
 ) -> BlockPlan:
     """Choose blocks whose temporaries stay within :data:`MEMORY`.
 
-    Blocks grow by doubling the axis that leaves the fewest window points per output point.
+    Blocks of an evaluated source grow by doubling the axis that leaves the fewest window points per output
+    point; blocks of an array fill the last axes first, since a whole axis needs no halo.
 
     Args:
         grid: The grid.
@@ -324,7 +337,7 @@ def plan_blocks(
     vectors = grid.ndim * (grid.ndim + 3) // 2
     reach = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
     spectral = [any(s[k][0] == "spectral" for s in stencils) for k in range(grid.ndim)]
-    chunk = min(features, 16)
+    chunk = min(features, CHUNK)
 
     def cost(block: Sequence[int]) -> tuple[float, float]:
         window = math.prod(
@@ -340,15 +353,12 @@ def plan_blocks(
     while True:
         options = []
         for axis, n in enumerate(grid.shape):
-            if block[axis] < n:
-                larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
-                ratio, held = cost(larger)
-                fits = math.prod(larger) <= block_size if block_size else held <= MEMORY
-                if fits:
-                    options.append((ratio, larger))
+            larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
+            ratio, held = cost(larger)
+            fits = math.prod(larger) <= block_size if block_size else held <= MEMORY
+            if block[axis] < n and fits:
+                options.append((ratio if evaluated else -axis, larger))
         if not options:
             break
         block = min(options)[1]
-    room = MEMORY // (itemsize * 3 * vectors * math.prod(block))
-    chunk = max(1, min(features, max(chunk, room)))
     return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk)
