@@ -1,5 +1,7 @@
 """Data sets whose geometry is controlled."""
 
+from manifold_jax.datasets.coil20 import coil20 as coil20
+from manifold_jax.datasets.coil20 import read_coil20 as read_coil20
 from manifold_jax.datasets.compose import product as product
 from manifold_jax.datasets.compose import warped as warped
 from manifold_jax.datasets.curves import circle as circle
@@ -23,3 +25,4 @@ from manifold_jax.datasets.surfaces import sphere as sphere
 from manifold_jax.datasets.surfaces import swiss_roll as swiss_roll
 from manifold_jax.datasets.surfaces import torus as torus
 from manifold_jax.datasets.surfaces import veronese as veronese
+from manifold_jax.datasets.turntable import turntable as turntable

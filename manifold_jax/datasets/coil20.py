@@ -23,7 +23,7 @@ from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 
 URL = "https://www.cs.columbia.edu/CAVE/databases/SLAM_coil-20_coil-100/coil-20/coil-20-proc.zip"
-CHECKSUM = "md5:464dec76a6abfcd00e8de6cf1e7d0acc"  # of Columbia's file, as DeepMind's NEVIS records it too
+CHECKSUM = "md5:464dec76a6abfcd00e8de6cf1e7d0acc"  # of Columbia's own file, as DeepMind's NEVIS records it
 ARCHIVE = "coil-20-proc"
 OBJECTS, VIEWS, FRAME = 20, 72, 128
 
@@ -46,7 +46,9 @@ def coil20(
     """One COIL-20 object as a manifold of images; the arguments after ``object_id`` are :func:`turntable`'s.
 
     On the 72 samples of the default view axis a stencil sees only genuine views. Autodiff sees the
-    interpolant between them. The two agree only where 5 degrees resolve the object; error bars tell.
+    interpolant between them. The two agree only as far as 5 degrees resolve the object: at 64 pixels and
+    blur 1 the volume elements of view x zoom x rotation differ by 8 to 20 % (order 4, medians of objects
+    1, 4, 10 and 19). ``layout="dense"`` resolves the interpolant, which is not more knowledge of the object.
 
     Args:
         path: Where COIL-20 is, see :func:`read_coil20`.
@@ -107,7 +109,8 @@ def read_coil20(path: Place = None, object_id: int = 1) -> UInt8[np.ndarray, "72
         >>> read_coil20("coil-20-proc.zip", object_id=3).shape  # doctest: +SKIP
         (72, 128, 128)
     """
-    if isinstance(object_id, bool) or object_id not in range(1, OBJECTS + 1):
+    whole = isinstance(object_id, int | np.integer) and not isinstance(object_id, bool)
+    if not whole or object_id not in range(1, OBJECTS + 1):
         raise ValueError(f"object_id must be a whole number from 1 to {OBJECTS}, got {object_id!r}.")
     place = _locate(path)
     names = [f"obj{object_id}__{k}.png" for k in range(VIEWS)]

@@ -51,9 +51,12 @@ def turntable(
 
     The embedding maps factors to an image: the views are interpolated, zoomed and rotated about the
     centre of the frame, then translated, and blurred by a Gaussian that is the same whatever the factors
-    are; the equation is in :mod:`manifold_jax.datasets.resample`. In-plane rotation is exact in the plane,
-    hence an isometry but for what leaves the picture. Outside the frame everything is black (0): where an
-    object touches the frame, the blurred edge of the frame is part of the image.
+    are; the equation is in :mod:`manifold_jax.datasets.resample`. Outside the frame everything is black
+    (0): where an object touches the frame, the blurred edge of the frame is part of the image.
+
+    In-plane rotation is exact in the plane, hence an isometry but for the pixel lattice (the speed varies
+    by less than 1e-3 on COIL-20 at blur 1) and for corners that leave the picture (at zoom 1 up to 17 %).
+    Where nothing leaves it, a short range such as ``ranges={"rotation": (0, 0.2)}`` tells all.
 
     Args:
         views: Square frames, uint8 (0 ... 255, rendered as 0 ... 1) or floating (rendered as they are).
@@ -66,7 +69,8 @@ def turntable(
         view: ``"bandlimited"``, trigonometric interpolation, C-infinity; or ``"spline"``, periodic
             B-splines of degree 7, C^6 and local. Both reproduce every view exactly; what they differ by
             is what the views do not determine.
-        layout: ``"views"`` (every view once), ``"balanced"`` (16 samples an axis) or ``"dense"``.
+        layout: ``"views"`` (every view once, 9 zooms, 64 rotations), ``"balanced"`` (16 samples an axis),
+            or ``"dense"``, on which stencils of order 4 agree with autodiff to 1 % at 64 pixels and blur 1.
         sizes: Samples by factor, instead of the layout's.
         ranges: (start, stop) by factor. An angle is periodic exactly if its range is a full turn.
         fixed: Values of factors that do not vary; otherwise view 0, zoom 1, no rotation, no translation.
@@ -89,8 +93,8 @@ def turntable(
         >>> manifold = turntable(views, factors=("view", "rotation"), size=8)
         >>> manifold.grid.shape, manifold.feature_shape
         ((8, 64), (8, 8))
-        >>> quarter_turn = manifold.embedding(jax.numpy.array([0.0, np.pi / 2]))
-        >>> upright = manifold.embedding(jax.numpy.array([0.0, 0.0]))
+        >>> image = jax.jit(manifold.embedding)
+        >>> upright, quarter_turn = image(np.array([0.0, 0.0])), image(np.array([0.0, np.pi / 2]))
         >>> bool(np.allclose(quarter_turn, np.rot90(upright), atol=1e-5))
         True
     """
