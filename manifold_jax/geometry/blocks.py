@@ -143,19 +143,24 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
     return stacked.reshape(-1, *stacked.shape[d:])
 
 
-def _inner_products(vectors: Array) -> Array:
-    """``(p, v, f)`` to the Gram matrices ``(p, v, v)``, a few points at a time to stay in cache."""
+def _inner_products(vectors: tuple[Array, ...]) -> tuple[Array, ...]:
+    """``(p, v, f)`` to the Gram matrices ``(p, v, v)``, for each stencil.
 
-    def product(v: Array) -> Array:
-        return jnp.matmul(v, jnp.swapaxes(v, -1, -2), precision=jax.lax.Precision.HIGHEST)
+    On a CPU a few points at a time, to stay in cache, and all stencils in one loop: independent loops run
+    concurrently there and can block each other on a machine with few cores.
+    """
 
-    points = vectors.shape[0]
+    def products(pieces: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(
+            jnp.matmul(v, jnp.swapaxes(v, -1, -2), precision=jax.lax.Precision.HIGHEST) for v in pieces
+        )
+
+    points, count = vectors[0].shape[:2]
     group = next((g for g in (16, 12, 9, 8) if points % g == 0), points)
     if jax.default_backend() != "cpu" or group == points:
-        return product(vectors)
-    return jax.lax.map(product, vectors.reshape(-1, group, *vectors.shape[1:])).reshape(
-        points, vectors.shape[1], vectors.shape[1]
-    )
+        return products(vectors)
+    grouped = tuple(v.reshape(points // group, group, *v.shape[1:]) for v in vectors)
+    return tuple(k.reshape(points, count, count) for k in jax.lax.map(products, grouped))
 
 
 def _window_grams(window: Array, matrices: Sequence[Sequence[Array]], chunk: int) -> tuple[Array, ...]:
@@ -163,7 +168,7 @@ def _window_grams(window: Array, matrices: Sequence[Sequence[Array]], chunk: int
     features = window.shape[-1]
 
     def contract(piece: Array) -> tuple[Array, ...]:
-        return tuple(_inner_products(window_derivatives(piece, m)) for m in matrices)
+        return _inner_products(tuple(window_derivatives(piece, m) for m in matrices))
 
     def add(total: tuple[Array, ...], start: Array) -> tuple[tuple[Array, ...], None]:
         piece = jax.lax.dynamic_slice_in_dim(window, start, chunk, axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -130,9 +131,12 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
     scale = jnp.finfo(dtype).eps * (block.norm + jnp.sum(coordinates * lengths, axis=-1))
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
     noise = jax.vmap(_point_rounding)(main, scale[:, None] * first, scale[:, None, None] * pairs)
-    measures = PointMeasures(
-        jax.vmap(point_fields)(main), jax.vmap(point_fields)(low), noise, _extent(main, grid)
-    )
+    # One program for both stencils compiles in half the time.
+    both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
+    half = math.prod(plan.block)
+    value = jax.tree.map(lambda x: x[:half], both)
+    comparison = jax.tree.map(lambda x: x[half:], both)
+    measures = PointMeasures(value, comparison, noise, _extent(main, grid))
     return jax.tree.map(lambda leaf: leaf.reshape(plan.block), measures)
 
 

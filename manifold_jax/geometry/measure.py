@@ -13,7 +13,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax.geometry.blocks import BlockPlan, Stencil, host_block, map_blocks, reassemble
+from manifold_jax.geometry.blocks import BlockGrams, BlockPlan, Stencil, host_block, map_blocks, reassemble
 from manifold_jax.geometry.curvature import is_null
 from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, point_fields
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -258,10 +258,11 @@ def _blame_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> Any:
 
 
 @partial(jax.jit, static_argnames="plan")
-def _blame_fields(block: Any, plan: BlockPlan) -> tuple[PointMeasures, tuple[Fields, ...]]:
-    flat = [g.reshape(-1, *g.shape[-2:]) for g in block.grams]
-    lowered = tuple(jax.vmap(point_fields)(unpack_gram(g, plan.grid.ndim)) for g in flat[1:])
-    return grid_measures(block, plan), lowered
+def _blame_fields(block: BlockGrams, plan: BlockPlan) -> Fields:
+    """Measures by every stencil of the plan, ``(stencils, points)``."""
+    packed = jnp.concatenate([g.reshape(-1, *g.shape[-2:]) for g in block.grams])
+    fields = jax.vmap(point_fields)(unpack_gram(packed, plan.grid.ndim))
+    return jax.tree.map(lambda x: x.reshape(len(block.grams), -1), fields)
 
 
 def _axis_sensitivity(source: PointSource, grid: Grid, stencil: Stencil) -> jax.Array:
@@ -277,15 +278,21 @@ def _axis_sensitivity(source: PointSource, grid: Grid, stencil: Stencil) -> jax.
         parts = [
             _blame_fields(host_block(source.points, plan, int(b), whole_features=whole), plan) for b in chosen
         ]
-        measures, lowered = jax.tree.map(lambda *leaves: jnp.stack([x.ravel() for x in leaves]), *parts)
+        fields = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
     else:
-        measures, lowered = _blame_group(source.points, plan, jnp.asarray(chosen), source.dtype)
-    measures = jax.tree.map(jnp.ravel, measures)
-    scales = natural_scales(measures)
-    rows = []
-    for value, scale, *changed in zip(measures.value, scales, *lowered, strict=True):
-        rows.append(jnp.stack([jnp.nanmedian(jnp.abs(c.ravel() - value) / scale) for c in changed]))
-    return jnp.stack(rows)
+        fields = _blame_group(source.points, plan, jnp.asarray(chosen), source.dtype)
+    by_stencil = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0).reshape(grid.ndim + 1, -1), fields)
+    main, *lowered = (Fields(*stencil) for stencil in zip(*by_stencil, strict=True))
+    bend = main.second_form_norm
+    scales = Fields(main.volume_element, bend**2, bend, bend, bend, bend)
+    changes = [
+        [
+            jnp.nanmedian(jnp.abs(low - value) / scale)
+            for low, value, scale in zip(other, main, scales, strict=True)
+        ]
+        for other in lowered
+    ]
+    return jnp.asarray(changes, main.volume_element.dtype).T
 
 
 # --- totals ------------------------------------------------------------------------------------------------

@@ -143,11 +143,22 @@ class Geometry:
         worst = [k for k in np.argsort(-row) if row[k] >= max(0.3 * row.max(), self.tolerance / 4)]
         if not worst:
             worst = [int(np.argmax(row))]
+        # The lowered stencil saturates on a coarse axis: the bar itself tells how far there is to go.
+        spread = self._relative_error(measure) / row[worst[0]]
         parts = []
         for k in worst:
-            need = min(max((row[k] / (self.tolerance / 2)) ** power, 1.5), 16.0)
+            excess = max(row[k], row[k] * spread) / (self.tolerance / 2)
+            need = min(max(excess**power, 1.5), 16.0)
             parts.append(f"{self.grid.names[k]} axis too coarse: refine {math.ceil(2 * need) / 2:g}x")
         return tuple(self.grid.names[k] for k in worst), ", ".join(parts)
+
+    def _relative_error(self, measure: str) -> float:
+        """Median bar of a field over its natural scale."""
+        bend = np.asarray(self.second_form_norm.value)
+        powers = {"volume_element": np.asarray(self.volume_element.value), "scalar_curvature": bend**2}
+        error = np.asarray(getattr(self, measure).error) / powers.get(measure, bend)
+        finite = np.isfinite(error)
+        return float(np.median(error[finite])) if finite.any() else 1.0
 
     def _mostly_rounding(self, noise: np.ndarray, error: np.ndarray) -> bool:
         finite = np.isfinite(error) & np.isfinite(noise)
