@@ -1,17 +1,10 @@
 """Metric, volume element and every curvature, as algebra on the Gram matrix of a 2-jet.
 
-In an orthonormal frame e_a = E_a^i X_i of the tangent space (E = L^-1, g = L L^T), with
-II_ab = E_a^i E_b^j (normal part of X_ij), everything follows from the inner products
-
-    C_abcd = <II_ab, II_cd> = E E E E <X_ij, X_kl> - sum_e Gamma_ab,e Gamma_cd,e
-
-through the Gauss equation (do Carmo, Riemannian Geometry, 1992, chapter 6). Signs: R_1212 > 0 on the sphere.
+Functions of a JetGram with any batch axes; the equations are in ``kernels``. Signs: R_1212 > 0 on the sphere.
 Where the metric is degenerate (dV = 0) the frame does not exist and curvatures are NaN.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,159 +12,18 @@ from jaxtyping import Array, Float
 
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import Jet, JetGram
-
-
-def _contract(subscripts: str, *operands: Array) -> Array:
-    """Einsum of small tensors as a broadcast product and a sum.
-
-    Under vmap this stays one fused loop over points. Dot products of tiny matrices would instead become a
-    batched matrix product, slow on CPUs and of reduced precision on accelerators.
-    """
-    inputs, output = subscripts.split("->")
-    terms = inputs.split(",")
-    letters = output + "".join(sorted(set("".join(terms)) - set(output)))
-    total: Array | float = 1.0
-    for term, operand in zip(terms, operands, strict=True):
-        order = [c for c in letters if c in term]
-        moved = jnp.transpose(operand, [term.index(c) for c in order])
-        shape = [operand.shape[term.index(c)] if c in term else 1 for c in letters]
-        total = total * moved.reshape(shape)
-    return jnp.sum(jnp.asarray(total), axis=tuple(range(len(output), len(letters))))
-
-
-def _pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
-    """Apply a one-point function over the batch axes of a Gram."""
-    batch = gram.metric.shape[:-2]
-    d = gram.metric.shape[-1]
-    flat = JetGram(
-        gram.metric.reshape(-1, d, d), gram.mixed.reshape(-1, d, d, d), gram.second.reshape(-1, d, d, d, d)
-    )
-    arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
-    result = jax.vmap(kernel)(flat, *arguments)
-    return result.reshape(*batch, *result.shape[1:])
-
-
-def _sqrt(x: Array) -> Array:
-    """Square root that is 0 with derivative 0 at and below 0, and passes NaN on."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), jnp.where(jnp.isnan(x), x, 0.0))
-
-
-# --- one point ---------------------------------------------------------------------------------------------
-
-
-def _cholesky(g: Float[Array, "d d"]) -> tuple[list[list[Array]], list[Array]]:
-    """Rows of L with g = L L^T, and the pivots L_kk^2; pivots of rounding size count as 0."""
-    d = g.shape[0]
-    tolerance = 4 * d * jnp.finfo(g.dtype).eps
-    rows: list[list[Array]] = []
-    pivots: list[Array] = []
-    for i in range(d):
-        row: list[Array] = []
-        for j in range(i):
-            row.append((g[i, j] - sum(row[k] * rows[j][k] for k in range(j))) / rows[j][j])
-        pivot = g[i, i] - sum(x * x for x in row)
-        pivot = jnp.where(pivot <= tolerance * g[i, i], 0.0, pivot)
-        pivots.append(pivot)
-        rows.append([*row, jnp.where(pivot > 0, jnp.sqrt(jnp.where(pivot > 0, pivot, 1.0)), jnp.nan)])
-    return rows, pivots
-
-
-def _frame(g: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """E = L^-1, so that E g E^T = 1: row a holds the chart components of the frame vector e_a."""
-    d = g.shape[0]
-    lower, _ = _cholesky(g)
-    rows: list[Array] = []
-    for i in range(d):
-        unit = jnp.zeros(d, g.dtype).at[i].set(1.0)
-        rows.append(
-            (unit - sum((lower[i][k] * rows[k] for k in range(i)), jnp.zeros(d, g.dtype))) / lower[i][i]
-        )
-    return jnp.stack(rows)
-
-
-def _volume_element(gram: JetGram) -> Float[Array, ""]:
-    """sqrt(det g) = product of L_kk; 0 where the metric is degenerate."""
-    _, pivots = _cholesky(gram.metric)
-    total = jnp.ones((), gram.metric.dtype)
-    for k, pivot in enumerate(pivots):
-        # Past a vanishing pivot the factorisation is NaN; the determinant is 0 all the same.
-        lost = jnp.zeros((), bool)
-        for earlier in pivots[:k]:
-            lost = lost | (earlier == 0)
-        total = total * jnp.where(lost, 0.0, _sqrt(pivot))
-    return total
-
-
-def _second_form_gram(gram: JetGram) -> Float[Array, "d d d d"]:
-    """C_abcd = <II_ab, II_cd> in the orthonormal frame."""
-    e = _frame(gram.metric)
-    tangential = _frame_mixed(gram, e)
-    second = gram.second
-    second = _contract("ai,ijkl->ajkl", e, second)
-    second = _contract("bj,ajkl->abkl", e, second)
-    second = _contract("ck,abkl->abcl", e, second)
-    second = _contract("dl,abcl->abcd", e, second)
-    return second - _contract("abe,cde->abcd", tangential, tangential)
-
-
-def _frame_mixed(gram: JetGram, e: Float[Array, "d d"]) -> Float[Array, "d d d"]:
-    """Gamma_ab,c in the orthonormal frame."""
-    mixed = _contract("ai,ijk->ajk", e, gram.mixed)
-    mixed = _contract("bj,ajk->abk", e, mixed)
-    return _contract("ck,abk->abc", e, mixed)
-
-
-def _chart_second_form_gram(gram: JetGram) -> Float[Array, "d d d d"]:
-    """<II_ij, II_kl> in chart components."""
-    tangential = _contract("ck,ijk->ijc", _frame(gram.metric), gram.mixed)
-    return gram.second - _contract("ijc,klc->ijkl", tangential, tangential)
-
-
-def _riemann(gram: JetGram) -> Float[Array, "d d d d"]:
-    c = _chart_second_form_gram(gram)
-    return jnp.einsum("ikjl->ijkl", c) - jnp.einsum("iljk->ijkl", c)
-
-
-def _inverse_metric(gram: JetGram) -> Float[Array, "d d"]:
-    e = _frame(gram.metric)
-    return _contract("ai,aj->ij", e, e)
-
-
-def _ricci(gram: JetGram) -> Float[Array, "d d"]:
-    return _contract("ik,ijkl->jl", _inverse_metric(gram), _riemann(gram))
-
-
-def _traces(c: Float[Array, "d d d d"]) -> tuple[Array, Array]:
-    """|d H|^2 = C_aabb and |II|^2 = C_abab."""
-    return jnp.einsum("aabb->", c), jnp.einsum("abab->", c)
-
-
-def _scalar_curvature(gram: JetGram) -> Float[Array, ""]:
-    mean, norm = _traces(_second_form_gram(gram))
-    return mean - norm
-
-
-def _mean_curvature(gram: JetGram) -> Float[Array, ""]:
-    return _sqrt(_traces(_second_form_gram(gram))[0]) / gram.metric.shape[0]
-
-
-def _second_form_norm(gram: JetGram) -> Float[Array, ""]:
-    return _sqrt(_traces(_second_form_gram(gram))[1])
-
-
-def _sectional(gram: JetGram, u: Float[Array, "d"], v: Float[Array, "d"]) -> Float[Array, ""]:
-    g, c = gram.metric, _chart_second_form_gram(gram)
-    uu, vv, uv = (_contract("ij,i,j->", g, a, b) for a, b in ((u, u), (v, v), (u, v)))
-    curvature = _contract("ijkl,i,j,k,l->", c, u, u, v, v) - _contract("ijkl,i,j,k,l->", c, u, v, u, v)
-    return curvature / (uu * vv - uv**2)
-
-
-def _christoffel_second_kind(gram: JetGram) -> Float[Array, "d d d"]:
-    return _contract("kl,ijl->ijk", _inverse_metric(gram), gram.mixed)
-
-
-# --- batched -----------------------------------------------------------------------------------------------
+from manifold_jax.geometry.kernels import (
+    frame,
+    point_christoffel_second_kind,
+    point_mean_curvature,
+    point_ricci,
+    point_riemann,
+    point_scalar_curvature,
+    point_second_form_norm,
+    point_volume_element,
+    pointwise,
+    sectional,
+)
 
 
 def metric(gram: JetGram) -> Float[Array, "*batch d d"]:
@@ -207,7 +59,7 @@ def volume_element(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(volume_element(gram_from_function(lambda u: 3.0 * u, jnp.zeros(2))))
         9.0
     """
-    return _pointwise(_volume_element, gram)
+    return pointwise(point_volume_element, gram)
 
 
 def christoffel(gram: JetGram, *, kind: int = 2) -> Float[Array, "*batch d d d"]:
@@ -233,7 +85,7 @@ def christoffel(gram: JetGram, *, kind: int = 2) -> Float[Array, "*batch d d d"]
     """
     if kind not in (1, 2):
         raise ValueError(f"kind of Christoffel symbols must be 1 or 2, got {kind!r}.")
-    return gram.mixed if kind == 1 else _pointwise(_christoffel_second_kind, gram)
+    return gram.mixed if kind == 1 else pointwise(point_christoffel_second_kind, gram)
 
 
 def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
@@ -252,7 +104,7 @@ def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
         >>> print(riemann(gram_from_function(bowl, jnp.zeros(2)))[0, 1, 0, 1])
         1.0
     """
-    return _pointwise(_riemann, gram)
+    return pointwise(point_riemann, gram)
 
 
 def ricci(gram: JetGram) -> Float[Array, "*batch d d"]:
@@ -271,7 +123,7 @@ def ricci(gram: JetGram) -> Float[Array, "*batch d d"]:
         >>> ricci(gram_from_function(bowl, jnp.zeros(2)))
         Array([[1., 0.], [0., 1.]], dtype=float32)
     """
-    return _pointwise(_ricci, gram)
+    return pointwise(point_ricci, gram)
 
 
 def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -291,7 +143,7 @@ def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(scalar_curvature(gram_from_function(saddle, jnp.zeros(2))))
         -2.0
     """
-    return _pointwise(_scalar_curvature, gram)
+    return pointwise(point_scalar_curvature, gram)
 
 
 def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -310,7 +162,7 @@ def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(mean_curvature(gram_from_function(bowl, jnp.zeros(2))))
         2.0
     """
-    return _pointwise(_mean_curvature, gram)
+    return pointwise(point_mean_curvature, gram)
 
 
 def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
@@ -329,7 +181,7 @@ def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(second_form_norm(gram_from_function(bowl, jnp.zeros(2))).round(4))
         1.4142
     """
-    return _pointwise(_second_form_norm, gram)
+    return pointwise(point_second_form_norm, gram)
 
 
 def sectional_curvature(
@@ -363,7 +215,7 @@ def sectional_curvature(
     for name, vector in (("u", u), ("v", v)):
         if vector.shape[-1:] != (d,):
             raise ValueError(f"{name} needs {d} chart components in its last axis, got shape {vector.shape}.")
-    return _pointwise(_sectional, gram, u, v)
+    return pointwise(sectional, gram, u, v)
 
 
 def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:
@@ -387,7 +239,7 @@ def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:
 
     def normal_part(first: Array, second: Array) -> Array:
         high = jax.lax.Precision.HIGHEST
-        e = _frame(jnp.matmul(first, first.T, precision=high))
+        e = frame(jnp.matmul(first, first.T, precision=high))
         tangents = jnp.matmul(e, first, precision=high)
         inner = jnp.matmul(second.reshape(d * d, f), tangents.T, precision=high)
         return second - jnp.matmul(inner, tangents, precision=high).reshape(d, d, f)

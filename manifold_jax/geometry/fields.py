@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import BlockGrams, BlockPlan
-from manifold_jax.geometry.curvature import (
-    _contract,
-    _frame,
-    _frame_mixed,
-    _second_form_gram,
-    _sqrt,
-    _traces,
-    _volume_element,
-)
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.jet import JetGram, unpack_gram
+from manifold_jax.geometry.kernels import (
+    contract,
+    frame,
+    frame_mixed,
+    point_volume_element,
+    second_form_gram,
+    sqrt,
+    traces,
+)
 from manifold_jax.geometry.normal_curvature import largest_of, upper_bound_of
 
 
@@ -64,11 +64,11 @@ class PointMeasures(NamedTuple):
 
 def point_fields(gram: JetGram) -> Fields:
     """Measures of one point from its Gram."""
-    c = _second_form_gram(gram)
+    c = second_form_gram(gram)
     d = c.shape[0]
-    mean, norm = _traces(c)
+    mean, norm = traces(c)
     return Fields(
-        _volume_element(gram), mean - norm, _sqrt(mean) / d, _sqrt(norm), largest_of(c), upper_bound_of(c)
+        point_volume_element(gram), mean - norm, sqrt(mean) / d, sqrt(norm), largest_of(c), upper_bound_of(c)
     )
 
 
@@ -82,17 +82,17 @@ def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array
     """
     eps = jnp.finfo(gram.metric.dtype).eps
     d = gram.metric.shape[0]
-    frame = _frame(gram.metric)
-    tangential = _contract("abc,abc->", *(2 * [_frame_mixed(gram, frame)]))
-    normal = _traces(_second_form_gram(gram))[1]
-    squares = frame**2
-    tilt = _sqrt(_contract("ai,i->", squares, first**2)) + 4 * eps
-    bend = _sqrt(_contract("ai,bj,ij->", squares, squares, second**2))
-    noise = bend + (_sqrt(tangential) + _sqrt(normal)) * tilt
+    basis = frame(gram.metric)
+    tangential = contract("abc,abc->", *(2 * [frame_mixed(gram, basis)]))
+    normal = traces(second_form_gram(gram))[1]
+    squares = basis**2
+    tilt = sqrt(contract("ai,i->", squares, first**2)) + 4 * eps
+    bend = sqrt(contract("ai,bj,ij->", squares, squares, second**2))
+    noise = bend + (sqrt(tangential) + sqrt(normal)) * tilt
     # |II|^2 is a difference of products of the size of the tangential part.
-    squared = 2 * _sqrt(normal) * noise + noise**2 + 4 * eps * (tangential + normal)
-    length = squared / jnp.maximum(_sqrt(normal), jnp.sqrt(squared))
-    volume = _volume_element(gram) * d**0.5 * tilt
+    squared = 2 * sqrt(normal) * noise + noise**2 + 4 * eps * (tangential + normal)
+    length = squared / jnp.maximum(sqrt(normal), jnp.sqrt(squared))
+    volume = point_volume_element(gram) * d**0.5 * tilt
     return Fields(volume, 2 * squared, length, length, length, length)
 
 
@@ -126,7 +126,7 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
     second = _spread([g[1][rows] for g, rows in zip(gains, block.rows, strict=True)])
     samples = [jnp.asarray(a.samples(), dtype)[rows] for a, rows in zip(grid.axes, block.rows, strict=True)]
     coordinates = jnp.abs(_spread(samples))
-    lengths = _sqrt(jnp.diagonal(main.metric, axis1=-2, axis2=-1))
+    lengths = sqrt(jnp.diagonal(main.metric, axis1=-2, axis2=-1))
     # Samples are rounded, and so are the coordinates at which they were taken.
     scale = jnp.finfo(dtype).eps * (block.norm + jnp.sum(coordinates * lengths, axis=-1))
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
@@ -146,7 +146,7 @@ def exact_measures(gram: JetGram, grid: Grid) -> PointMeasures:
     values = jax.vmap(point_fields)(gram)
     diagonal = jnp.diagonal(gram.metric, axis1=-2, axis2=-1)
     squares = jnp.einsum("...ijij->...ij", gram.second)
-    noise = jax.vmap(_point_rounding)(gram, 8 * eps * _sqrt(diagonal), 8 * eps * _sqrt(squares))
+    noise = jax.vmap(_point_rounding)(gram, 8 * eps * sqrt(diagonal), 8 * eps * sqrt(squares))
     return PointMeasures(values, values, noise, _extent(gram, grid))
 
 
@@ -158,4 +158,4 @@ def _spread(per_axis: list[Array]) -> Array:
 
 def _extent(gram: JetGram, grid: Grid) -> Array:
     ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
-    return _sqrt(jnp.sum(jnp.diagonal(gram.metric, axis1=-2, axis2=-1) * ranges**2, axis=-1))
+    return sqrt(jnp.sum(jnp.diagonal(gram.metric, axis1=-2, axis2=-1) * ranges**2, axis=-1))

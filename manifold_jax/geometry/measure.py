@@ -17,17 +17,11 @@ from manifold_jax.geometry.blocks import BlockGrams, BlockPlan, Stencil, host_bl
 from manifold_jax.geometry.curvature import is_null
 from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, point_fields
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.jet import (
-    PointSource,
-    gram_from_function,
-    plan_for,
-    point_source,
-    stencil_of,
-    unpack_gram,
-)
+from manifold_jax.geometry.jet import gram_from_function, unpack_gram
 from manifold_jax.geometry.manifold import Manifold
 from manifold_jax.geometry.progress import PartialResult, fingerprint
 from manifold_jax.geometry.report import Geometry
+from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
 from manifold_jax.geometry.uncertainty import (
     Estimate,
     comparison_stencil,

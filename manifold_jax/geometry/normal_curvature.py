@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.curvature import _contract, _pointwise, _second_form_gram, _sqrt
 from manifold_jax.geometry.jet import JetGram
+from manifold_jax.geometry.kernels import contract, pointwise, second_form_gram, sqrt
 
 _ANGLES = 32
 _NEWTON_STEPS = 8
@@ -68,7 +68,7 @@ def _eigenvectors(a: Float[Array, "d d"]) -> tuple[Float[Array, "d"], Float[Arra
         cos = jax.lax.rsqrt(1 + tangent**2)
         sin = tangent * cos
         turn = eye.at[p, p].set(cos).at[q, q].set(cos).at[p, q].set(sin).at[q, p].set(-sin)
-        return _contract("ki,kl,lj->ij", turn, a, turn), _contract("ik,kj->ij", vectors, turn)
+        return contract("ki,kl,lj->ij", turn, a, turn), contract("ik,kj->ij", vectors, turn)
 
     def sweep(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
         for p in range(d - 1):
@@ -117,15 +117,15 @@ def _best_direction(c: Float[Array, "d d d d"]) -> Float[Array, "d"]:
 
     def pull(v: Float[Array, "d"]) -> Float[Array, "d d"]:
         """M_kl = <II(v, v), II_kl>."""
-        return (_contract("st,t->s", form, v[i] * v[j]) * half)[expand]
+        return (contract("st,t->s", form, v[i] * v[j]) * half)[expand]
 
     def ascend(_: int, v: Float[Array, "d"]) -> Float[Array, "d"]:
         m = pull(v)
-        w = _contract("kl,l->k", m, v) + jnp.sqrt(jnp.sum(m * m)) * v
+        w = contract("kl,l->k", m, v) + jnp.sqrt(jnp.sum(m * m)) * v
         return w / jnp.maximum(jnp.sqrt(jnp.sum(w * w)), jnp.finfo(c.dtype).tiny)
 
     def value(v: Float[Array, "d"]) -> Float[Array, ""]:
-        return _contract("kl,k,l->", pull(v), v, v)
+        return contract("kl,k,l->", pull(v), v, v)
 
     ends = jax.vmap(lambda v: jax.lax.fori_loop(0, _ASCENT_STEPS, ascend, v))(_starts(c, eigenvectors))
     best = ends[jnp.argmax(jax.vmap(value)(ends))]
@@ -141,11 +141,11 @@ def largest_of(c: Float[Array, "d d d d"]) -> Float[Array, ""]:
     """Largest normal curvature from C_abcd = <II_ab, II_cd> in an orthonormal frame."""
     d = c.shape[0]
     if d == 1:
-        return _sqrt(c[0, 0, 0, 0])
+        return sqrt(c[0, 0, 0, 0])
     if d == 2:
-        return _sqrt(_surface_maximum(c))
+        return sqrt(_surface_maximum(c))
     v = jax.lax.stop_gradient(_best_direction(jax.lax.stop_gradient(c)))
-    return _sqrt(_contract("ijkl,i,j,k,l->", c, v, v, v, v))
+    return sqrt(contract("ijkl,i,j,k,l->", c, v, v, v, v))
 
 
 def upper_bound_of(c: Float[Array, "d d d d"]) -> Float[Array, ""]:
@@ -154,7 +154,7 @@ def upper_bound_of(c: Float[Array, "d d d d"]) -> Float[Array, ""]:
         return largest_of(c)
     bend = jnp.einsum("ikjk->ij", c)
     v = jax.lax.stop_gradient(_top_eigenvector(jax.lax.stop_gradient(bend)))
-    return _sqrt(_contract("ij,i,j->", bend, v, v))
+    return sqrt(contract("ij,i,j->", bend, v, v))
 
 
 def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -178,7 +178,7 @@ def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(normal_curvature(gram_from_function(saddle, jnp.zeros(2))))
         2.0
     """
-    return _pointwise(lambda point: largest_of(_second_form_gram(point)), gram)
+    return pointwise(lambda point: largest_of(second_form_gram(point)), gram)
 
 
 def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
@@ -201,5 +201,5 @@ def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Floa
         >>> print(lower.round(4), upper.round(4))
         1.0 1.0
     """
-    upper = _pointwise(lambda point: upper_bound_of(_second_form_gram(point)), gram)
+    upper = pointwise(lambda point: upper_bound_of(second_form_gram(point)), gram)
     return normal_curvature(gram), upper

@@ -1,0 +1,111 @@
+"""Where points come from: an array, a file on disk, or a function; checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manifold_jax.geometry.blocks import BlockPlan, Source, Stencil, plan_blocks
+from manifold_jax.geometry.grid import Accuracy, Grid, accuracies
+
+Embedding = Callable[[Any], Any]
+"""One chart point ``(d,)`` to one ambient point of any shape."""
+
+
+def feature_size(embedding: Embedding, dimension: int, dtype: Any) -> int:
+    """Number of features, found without computing anything; refuses what cannot be differentiated."""
+    point = jax.ShapeDtypeStruct((dimension,), dtype)
+    try:
+        value = jax.eval_shape(embedding, point)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"The embedding does not accept one chart point of shape ({dimension},): {error}"
+        ) from error
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"The embedding must return one floating-point array, got {value}.")
+    return math.prod(value.shape)
+
+
+def stencil_of(
+    grid: Grid, accuracy: Accuracy | tuple[Accuracy, ...], stride: int | tuple[int, ...]
+) -> Stencil:
+    """Check accuracy and stride and spread them over the axes of a grid."""
+    strides = stride if isinstance(stride, tuple) else (stride,) * grid.ndim
+    if len(strides) != grid.ndim or any(isinstance(s, bool) or int(s) != s or s < 1 for s in strides):
+        raise ValueError(f"stride must be a whole number >= 1, or one per axis {grid.names}, got {stride!r}.")
+    return tuple(zip(accuracies(accuracy, grid), (int(s) for s in strides), strict=True))
+
+
+class PointSource(NamedTuple):
+    """A checked source of points.
+
+    Attributes:
+        points: Function of one chart point, or array ``(*shape, f)``.
+        kind: ``"function"``, ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole) or ``"memmap"``.
+        features: Features per point.
+        dtype: Floating type of the computation.
+    """
+
+    points: Any
+    kind: str
+    features: int
+    dtype: Any
+
+    @property
+    def on_host(self) -> bool:
+        """Whether blocks are read by the host."""
+        return self.kind in ("host", "memmap")
+
+
+def point_source(points: Source, grid: Grid) -> PointSource:
+    """Check that ``points`` fits the grid.
+
+    Raises:
+        ValueError: The grid is no Grid; the leading shape is not that of the grid; there are no features;
+            or the values are not floating-point.
+    """
+    if not isinstance(grid, Grid):
+        raise ValueError(f"grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
+    if callable(points):
+        dtype = jnp.result_type(float)
+        embedding = points if isinstance(points, jax.tree_util.Partial) else jax.tree_util.Partial(points)
+        return PointSource(embedding, "function", feature_size(points, grid.ndim, dtype), dtype)
+    if not hasattr(points, "shape"):
+        points = np.asarray(points)
+    if not jnp.issubdtype(points.dtype, jnp.floating):
+        raise ValueError(f"points must be floating-point, got {points.dtype}: convert with .astype(float).")
+    if tuple(points.shape[: grid.ndim]) != grid.shape:
+        raise ValueError(
+            f"points have shape {tuple(points.shape)}, but the grid axes {grid.names} ask for a leading "
+            f"shape {grid.shape}, followed by feature axes."
+        )
+    features = math.prod(points.shape[grid.ndim :])
+    if features == 0:
+        raise ValueError(f"points of shape {tuple(points.shape)} have no features.")
+    flat = points.reshape(*grid.shape, features)
+    if isinstance(points, np.ndarray):
+        kind = "memmap" if isinstance(points, np.memmap) else "host"
+        return PointSource(flat, kind, features, jax.dtypes.canonicalize_dtype(points.dtype))
+    return PointSource(flat, "array", features, points.dtype)
+
+
+def plan_for(
+    source: PointSource, grid: Grid, stencils: tuple[Stencil, ...], block_size: int | None
+) -> BlockPlan:
+    """Blocks for a source; see :func:`plan_blocks`."""
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}.")
+    return plan_blocks(
+        grid,
+        stencils,
+        source.features,
+        np.dtype(source.dtype).itemsize,
+        evaluated=source.kind == "function",
+        whole_features=source.kind in ("function", "memmap"),
+        block_size=block_size,
+    )
