@@ -84,7 +84,7 @@ def measure(
         >>> grid = Grid((Axis("angle", 0.0, 2 * math.pi, 32, periodic=True),))
         >>> ellipse = measure(lambda u: jnp.stack([2 * jnp.cos(u[0]), jnp.sin(u[0])]), grid)
         >>> print(f"{ellipse.total_volume.value:.3f} +- {ellipse.total_volume.error:.0e}")
-        9.688 +- 1e-03
+        9.688 +- 3e-03
     """
     if isinstance(points_or_manifold, Sequence) and all(
         isinstance(part, Manifold) for part in points_or_manifold

@@ -93,12 +93,14 @@ def _pair_form(c: Float[Array, "d d d d"]) -> Float[Array, "s s"]:
 
 
 def _starts(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"]) -> Float[Array, "n d"]:
-    """Starting directions: eigenvectors of C_ij = <II_ik, II_jk>, frame vectors and their diagonals."""
+    """Starting directions: eigenvectors of C_ij = <II_ik, II_jk>, frame vectors, and generic ones.
+
+    The generic ones matter where the manifold is symmetric: ascent cannot leave an invariant subspace.
+    """
     d = c.shape[0]
-    eye = np.eye(d)
-    i, j = np.triu_indices(d, 1)
-    diagonals = np.concatenate([eye[i] + eye[j], eye[i] - eye[j]]) / np.sqrt(2)
-    return jnp.concatenate([eigenvectors.T, jnp.asarray(np.concatenate([eye, diagonals]), c.dtype)])
+    generic = np.random.default_rng(0).normal(size=(d * (d - 1), d))
+    generic /= np.linalg.norm(generic, axis=1, keepdims=True)
+    return jnp.concatenate([eigenvectors.T, jnp.asarray(np.concatenate([np.eye(d), generic]), c.dtype)])
 
 
 def _best_direction(c: Float[Array, "d d d d"]) -> Float[Array, "d"]:
