@@ -1,0 +1,20 @@
+"""The command line: ``manifold-jax``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``manifold-jax``."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ImportError:
+        print(
+            'Error: the command line needs typer and rich: pip install "manifold_jax[cli]"', file=sys.stderr
+        )
+        raise SystemExit(2) from None
+    from manifold_jax.experiments.measure_command import app
+
+    app()

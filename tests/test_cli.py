@@ -1,0 +1,235 @@
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from manifold_jax import load_geometry
+from manifold_jax.experiments import cli, measure_command, measure_data
+from manifold_jax.geometry import progress
+
+PLOTS = {"samples.png", "histograms.png", "pairs.png", "maps.png", "pca.png"}
+# Equal sprites compile once for all tests; 16 positions in blocks of 4 are 4 steps.
+SPRITES = ("sprites", "--axes", "x", "--size", "16", "--samples", "x=16", "--block-size", "4")
+
+
+def run(*arguments):
+    return CliRunner().invoke(measure_command.app, ["measure", *map(str, arguments)])
+
+
+def text(result):
+    return " ".join(result.output.split())
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_version():
+    result = CliRunner().invoke(measure_command.app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output.startswith("manifold_jax 0.")
+
+
+def test_entry_point(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["manifold-jax", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    assert "manifold_jax" in capsys.readouterr().out
+
+
+def test_entry_point_without_typer(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert 'pip install "manifold_jax[cli]"' in capsys.readouterr().err
+
+
+def test_curve_with_every_file(tmp_path):
+    out = tmp_path / "new" / "folder"
+    result = run("ellipse", "--samples", "angle=24", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert names(out) == {"geometry.nc", "summary.json", "summary.txt"} | PLOTS
+    assert "truth: 9.6884" in text(result)
+    assert str(out) in text(result)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["arguments"]["dataset"] == "ellipse"
+    assert summary["arguments"]["samples"] == "angle=24"
+    assert summary["dtype"] == "float32"
+    assert {"manifold_jax", "jax", "device", "platform"} <= set(summary)
+    (entry,) = summary["manifolds"]
+    assert entry["totals"]["total_volume"]["value"] == pytest.approx(9.6884, abs=0.01)
+    assert entry["totals"]["total_volume"]["unit"] == "ℓ"
+    assert entry["fields"]["mean_curvature"]["verdict"]["sentence"]
+    assert set(entry["fields"]["mean_curvature"]["quantiles"]) == {"0.05", "0.25", "0.5", "0.75", "0.95"}
+    assert entry["seconds"]["stencil"] > 0
+    geometry = load_geometry(out / "geometry.nc")
+    assert geometry.grid.shape == (24,)
+    assert "volume" in (out / "summary.txt").read_text(encoding="utf-8")
+
+
+def test_exact_compares_and_a_later_run_removes_what_it_did_not_write(tmp_path):
+    result = run(*SPRITES, "--exact", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {"exact_vs_stencil.png", "geometry_stencil.nc"} <= names(tmp_path)
+    assert "stencil against exact" in text(result)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["manifolds"][0]["exact"]
+    assert summary["manifolds"][0]["stencil_against_exact"]["volume_element"]["coverage"] == 1.0
+    assert load_geometry(tmp_path / "geometry.nc").exact
+    assert run(*SPRITES, "--no-plots", "--out", tmp_path).exit_code == 0
+    assert names(tmp_path) == {"geometry.nc", "summary.json", "summary.txt"}
+
+
+def test_sprites_in_the_default_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*SPRITES, "--no-plots")
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path / "runs" / "measure-sprites-ellipse") == {
+        "geometry.nc",
+        "summary.json",
+        "summary.txt",
+    }
+    assert "per px of x" in text(result)
+    summary = json.loads((tmp_path / "runs" / "measure-sprites-ellipse" / "summary.json").read_text())
+    assert summary["manifolds"][0]["totals"]["total_volume"]["unit"] == "ℓ/px"
+
+
+def test_union(tmp_path):
+    result = run("two_moons", "--samples", "angle=16", "--x64", "--no-plots", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {"geometry_1.nc", "geometry_2.nc"} <= names(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["dtype"] == "float64"
+    assert [entry["name"] for entry in summary["manifolds"]] == [
+        part.name for part in measure_data.build(measure_data.Choice("two_moons"))
+    ]
+
+
+class Interrupting:
+    """Progress that counts calls and stops a measurement after some of them."""
+
+    def __init__(self, after):
+        self.after, self.seen = after, []
+
+    def __call__(self, done, total):
+        self.seen.append(done)
+        if len(self.seen) == self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    def watch(after=-1):
+        counter, original = Interrupting(after), measure_command.measure
+
+        def measure(*arguments, progress, **options):
+            return original(*arguments, progress=counter, **options)
+
+        monkeypatch.setattr(measure_command, "measure", measure)
+        return counter, original
+
+    return watch
+
+
+def test_interrupted_and_called_again_it_goes_on(tmp_path, monkeypatch, watched):
+    monkeypatch.setattr(progress, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(sys, "argv", ["manifold-jax", "measure", *SPRITES, "--out", str(tmp_path)])
+    arguments = (*SPRITES, "--no-plots", "--out", tmp_path)
+    first, original = watched(after=3)
+    result = run(*arguments)
+    assert result.exit_code == 130
+    assert "manifold-jax measure sprites" in text(result)
+    assert [name.split("-")[0] for name in names(tmp_path)] == ["partial"]
+    assert all(name.endswith(".npz") for name in names(tmp_path))
+    monkeypatch.setattr(measure_command, "measure", original)
+    second, _ = watched()
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    # the third call was interrupted before its save: two groups are kept
+    assert second.seen[0] == first.seen[2]
+    assert names(tmp_path) == {"geometry.nc", "summary.json", "summary.txt"}
+
+
+def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
+    arguments = (*SPRITES, "--exact", "--no-plots", "--out", tmp_path)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure_command.measure_report, "write_results", interrupt)
+    assert run(*arguments).exit_code == 130
+    assert sorted(name.split("-")[0] for name in names(tmp_path)) == ["finished", "finished"]
+    monkeypatch.undo()
+    monkeypatch.setattr(measure_command, "measure", None)
+    assert run(*arguments).exit_code == 0
+    assert names(tmp_path) == {"geometry.nc", "geometry_stencil.nc", "summary.json", "summary.txt"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tarus"], "no data set 'tarus'"),
+        (["sprites", "--shape", "circle"], "--shape must be ellipse, square or heart"),
+        (["sprites", "--layout", "fine"], "layout must be one of"),
+        (["sprites", "--axes", "orientation,z"], "factors must be chosen from"),
+        (["sprites", "--axes", "x,x"], "factors must be distinct"),
+        (["sprites", "--axes", ""], "factors must be chosen from"),
+        (["sprites", "--size", "4"], "at least 8"),
+        (["sprites", "--samples", "scale"], "--samples takes name=value"),
+        (["sprites", "--samples", "scale=a"], "cannot read the value 'a' of 'scale'"),
+        (["sprites", "--samples", "scale=1"], "derivatives need at least 2"),
+        (["sprites", "--samples", "blur=9"], "sizes names"),
+        (["sprites", "--samples", "x=4,x=5"], "twice"),
+        (["sprites", "--range", "scale=1"], "cannot read the value '1' of 'scale'"),
+        (["sprites", "--range", "scale=1:0.5"], "must increase"),
+        (["sprites", "--fixed", "colour=1"], "'colour'"),
+        (["sprites", "--blur", "-1"], "blur must be positive"),
+        (["sprites", "--object", "3"], "--object does not apply to sprites"),
+        (["torus", "--shape", "square"], "--shape does not apply to torus"),
+        (["torus", "--samples", "angle=9"], "--samples names the axis 'angle'"),
+        (["torus", "--accuracy", "5"], "accuracy must be 2, 4, 6, 8 or 'spectral'"),
+        (["torus", "--accuracy", "4,4,4"], "3 entries for a grid of 2 axes"),
+        (["swiss_roll", "--accuracy", "spectral"], "needs a periodic axis"),
+        (["torus", "--tolerance", "2"], "--tolerance must lie between 0 and 1"),
+        (["coil20", "--object", "21", "--data", "."], "from 1 to 20"),
+        (["coil20", "--data", "/nonexistent/coil"], "does not exist"),
+        (["coil20", "--data", "."], "coil-20-proc"),
+    ],
+)
+def test_bad_calls_say_why_in_one_sentence(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in text(result)
+    assert text(result).startswith("Error: ")
+    assert "Traceback" not in result.output
+    assert not names(tmp_path), "nothing is left behind"
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("torus", "--out", tmp_path / "file" / "results")
+    assert result.exit_code == 2
+    assert "cannot write to the folder" in text(result)
+
+
+def test_missing_package_is_said_first(tmp_path, monkeypatch):
+    find = measure_command.importlib.util.find_spec
+    monkeypatch.setattr(
+        measure_command.importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
+    )
+    result = run("torus", "--out", tmp_path / "results")
+    assert result.exit_code == 2
+    assert "this needs matplotlib" in text(result)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", measure_data.SURFACES)
+def test_every_surface_has_a_name_that_another_process_recognises(name):
+    first, again = (measure_data.build(measure_data.Choice(name)) for _ in range(2))
+    assert [repr(part.embedding) for part in first] == [repr(part.embedding) for part in again]
+    assert len({repr(part.embedding) for part in first}) == len(first)
+    assert all(part.feature_shape for part in first)

@@ -1,0 +1,176 @@
+import sys
+
+import numpy as np
+import pytest
+
+from manifold_jax import Estimate, Geometry, plotting
+from manifold_jax.datasets import ellipse, sprite, torus
+from manifold_jax.geometry.fields import Fields
+from manifold_jax.geometry.report import FIELDS, TOTALS
+
+
+def measured(grid, *, exact=False, blank=False):
+    """A result made of smooth fields, with bars that cover half of the stencils' errors."""
+    mesh = np.meshgrid(*(np.linspace(0, 3, n) for n in grid.shape), indexing="ij")
+    wave = sum(np.sin(u + k) for k, u in enumerate(mesh))
+    noise = np.zeros(grid.shape) if exact else 1e-3 * np.cos(np.arange(grid.size)).reshape(grid.shape)
+    bar = np.where(np.arange(grid.size) % 2, 1.0, 1e-9).reshape(grid.shape)
+    fields = {}
+    for k, name in enumerate(FIELDS):
+        value = (wave if name == "scalar_curvature" else 3 + k + wave**2) + noise
+        if blank and name != "volume_element":
+            value = np.where(mesh[0] > 2, np.nan, value)
+        fields[name] = Estimate(value, np.full(grid.shape, 1e-12) if exact else bar, np.isfinite(value))
+    totals = {name: Estimate(np.float64(1.0), np.float64(0.1), np.bool_(True)) for name in TOTALS}
+    return Geometry(
+        **fields,
+        **totals,
+        axis_sensitivity=np.zeros((len(FIELDS), grid.ndim)),
+        rounding=Fields(*(np.zeros(grid.shape) for _ in FIELDS)),
+        name="waves",
+        grid=grid,
+        stencil=None if exact else ((4, 1),) * grid.ndim,
+    )
+
+
+@pytest.fixture
+def ring():
+    manifold = torus(size=(12, 10))
+    return manifold, measured(manifold.grid), measured(manifold.grid, exact=True)
+
+
+@pytest.fixture
+def curve():
+    manifold = ellipse(size=24)
+    return manifold, measured(manifold.grid)
+
+
+@pytest.fixture
+def images():
+    manifold = sprite("ellipse", size=16, sizes={"orientation": 12, "scale": 5})
+    return manifold, measured(manifold.grid)
+
+
+def labels(figure):
+    drawn = figure.get_axes()
+    return [text for axes in drawn for text in (axes.get_xlabel(), axes.get_ylabel()) if text]
+
+
+def test_units(ring, curve, images):
+    geometry = ring[1]
+    assert plotting.unit_of(geometry, "volume_element") == "ℓ²/rad²"
+    assert plotting.unit_of(geometry, "scalar_curvature") == "ℓ⁻²"
+    assert plotting.unit_of(geometry, "total_volume") == "ℓ²"
+    assert plotting.unit_of(geometry, "total_scalar_curvature") == ""
+    assert plotting.unit_of(curve[1], "total_scalar_curvature") == "ℓ⁻¹"
+    assert plotting.unit_of(images[1], "volume_element") == "ℓ⁴/(rad px²)"
+    assert plotting.unit_of(images[1], "total_volume") == "ℓ⁴/px²"
+    assert plotting.unit_of(images[1], "total_scalar_curvature") == "ℓ²/px²"
+
+
+def test_comparison_counts_covered_points(ring):
+    _, stencil, exact = ring
+    found = plotting.compare(stencil, exact)["volume_element"]
+    error = np.abs(stencil.volume_element.value - exact.volume_element.value)
+    assert found.coverage == 0.5
+    assert found.resolved == 1.0
+    assert found.median == pytest.approx(np.median(error / exact.volume_element.value))
+
+
+def test_comparison_refuses_different_grids(ring, curve):
+    with pytest.raises(ValueError, match="different grids"):
+        plotting.compare(ring[1], curve[1])
+
+
+def test_every_figure_of_a_surface_is_saved(ring, tmp_path):
+    manifold, stencil, exact = ring
+    figures = {
+        "samples": plotting.plot_samples(manifold, exact),
+        "histograms": plotting.plot_histograms(stencil),
+        "pairs": plotting.plot_pairs(stencil),
+        "maps": plotting.plot_maps(stencil),
+        "pca": plotting.plot_pca(manifold, stencil),
+        "comparison": plotting.plot_comparison(stencil, exact),
+    }
+    for name, figure in figures.items():
+        path = plotting.save_figure(figure, tmp_path / f"{name}.png")
+        assert path.read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{name}.png" for name in figures)
+    assert any("[ℓ⁻²]" in text for text in labels(figures["maps"]))
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_curve(curve, tmp_path):
+    manifold, geometry = curve
+    for figure in (
+        plotting.plot_samples(manifold, geometry),
+        plotting.plot_histograms(geometry),
+        plotting.plot_pairs(geometry),
+        plotting.plot_maps(geometry),
+        plotting.plot_pca(manifold, geometry),
+    ):
+        assert plotting.save_figure(figure, tmp_path / "curve.png").exists()
+        assert labels(figure)
+
+
+def test_images_along_the_axes(images):
+    manifold, geometry = images
+    figure = plotting.plot_samples(manifold, geometry, columns=4)
+    assert len(figure.get_axes()) == 4 * 4
+    assert sum("one period" in text for text in labels(figure)) == 2
+    first = figure.get_axes()[0].images[0].get_array()
+    middle = [axis.samples()[axis.size // 2] for axis in manifold.grid.axes[1:]]
+    expected = manifold.embedding(np.array([0.5, *middle], "float32"))
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+
+
+def test_four_axes(images, tmp_path):
+    figure = plotting.plot_maps(images[1])
+    assert not any(
+        a.get_xlabel().startswith("x ") and a.get_ylabel().startswith("y ") for a in figure.get_axes()
+    )
+    plotting.save_figure(figure, tmp_path / "maps.png")
+
+
+def test_points_instead_of_a_manifold(images):
+    manifold, geometry = images
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(*manifold.grid.shape, 7))
+    assert "PC 3" in "".join(axes.get_zlabel() for axes in plotting.plot_pca(points, geometry).get_axes()[:2])
+
+
+def test_principal_components_agree_with_both_gram_matrices():
+    rng = np.random.default_rng(1)
+    tall = rng.normal(size=(40, 6)) * np.arange(1, 7)
+    wide = np.concatenate([tall, np.zeros((40, 60))], axis=1)
+    (a, shares_a), (b, shares_b) = (plotting.principal_components(points) for points in (tall, wide))
+    np.testing.assert_allclose(shares_a, shares_b, rtol=1e-9)
+    np.testing.assert_allclose(np.abs(a), np.abs(b), atol=1e-9)
+
+
+def test_scalar_curvature_is_centred_on_zero(ring):
+    image = next(c for axes in plotting.plot_maps(ring[2]).get_axes()[1:2] for c in axes.collections)
+    low, high = image.get_clim()
+    assert low == -high < 0
+
+
+def test_undefined_points_are_left_blank(tmp_path):
+    manifold = torus(size=(8, 6))
+    geometry, exact = (measured(manifold.grid, exact=exact, blank=True) for exact in (False, True))
+    plotting.plot_histograms(geometry)
+    plotting.plot_pairs(geometry)
+    plotting.plot_comparison(geometry, exact)
+    plotting.save_figure(plotting.plot_maps(geometry), tmp_path / "maps.png")
+    plotting.save_figure(plotting.plot_samples(manifold, geometry), tmp_path / "samples.png")
+
+
+def test_missing_matplotlib_is_one_sentence(curve, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "manifold_jax\[plots\]"'):
+        plotting.plot_histograms(curve[1])
+
+
+def test_unwritable_path(curve, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="Cannot write"):
+        plotting.save_figure(plotting.plot_histograms(curve[1]), tmp_path / "file" / "a.png")
