@@ -91,11 +91,7 @@ def measure(
     ):
         options = {"accuracy": accuracy, "stride": stride, "exact": exact, "tolerance": tolerance}
         options |= {"block_size": block_size, "progress": progress}
-        folders = [Path(checkpoint) / str(k) if checkpoint else None for k in range(len(points_or_manifold))]
-        return tuple(
-            measure(part, checkpoint=folder, **options)
-            for part, folder in zip(points_or_manifold, folders, strict=True)
-        )
+        return tuple(measure(part, checkpoint=checkpoint, **options) for part in points_or_manifold)
     points, grid, title, attributes = _unpack(points_or_manifold, grid, name)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}.")
@@ -108,7 +104,7 @@ def measure(
         raise ValueError("exact=True needs an embedding (a function or a Manifold), not an array of points.")
     partial_result = None
     if checkpoint is not None:
-        key = fingerprint(title, grid, stencil, exact, source, attributes)
+        key = _fingerprint(source, grid, title, stencil, exact, block_size, attributes)
         partial_result = PartialResult(Path(checkpoint), key)
     if exact:
         measures = _measure_exactly(source, grid, block_size, progress, partial_result)
@@ -132,6 +128,17 @@ def _unpack(points: Any, grid: Grid | None, name: str | None) -> tuple[Any, Grid
     if grid is None:
         raise ValueError("measure needs a grid beside points or an embedding: measure(points, Grid(...)).")
     return points, grid, name or "manifold", ()
+
+
+def _fingerprint(source: PointSource, grid: Grid, *parts: Any) -> str:
+    """Digest of the points and arguments of a measurement."""
+    places = np.linspace(0, grid.size - 1, 5).round().astype(int)
+    if source.kind == "function":
+        coordinates = np.asarray(grid.coordinates(source.dtype)).reshape(-1, grid.ndim)[places]
+        probe = np.asarray(jax.vmap(lambda u: jnp.ravel(source.points(u)))(jnp.asarray(coordinates)))
+        return fingerprint(None, probe, grid, *parts)
+    probe = np.asarray(source.points.reshape(grid.size, source.features)[places])
+    return fingerprint(source.points, probe, grid, *parts)
 
 
 def _refuse_nonfinite(points: Any, grid: Grid) -> None:
@@ -309,13 +316,14 @@ def _assemble(
     noise = measures.rounding
 
     undefined = is_null(volume) | jnp.isnan(measures.value.scalar_curvature)
-    bend = natural_scales(measures).scalar_curvature
+    # Relative to the integral of |S|, but a total that is small beside |II|^2 counts as flat.
+    scale = jnp.abs(measures.value.scalar_curvature) + 0.01 * natural_scales(measures).scalar_curvature
 
     def curvature_total(part: Callable[[Any], Any]) -> Estimate:
         value = part(measures.value.scalar_curvature)
         rounding = noise.scalar_curvature * volume + jnp.abs(value) * noise.volume_element
         lower = part(measures.low.scalar_curvature) * low
-        integrands = (value * volume, lower, rounding, bend * volume)
+        integrands = (value * volume, lower, rounding, scale * volume)
         defined = [jnp.where(undefined, 0.0, x) for x in integrands]
         return integral_estimate(*defined, shrink=shrink, grid=grid, accuracy=quadrature, tolerance=tolerance)
 

@@ -14,9 +14,27 @@ SAVE_EVERY = 10.0
 """Seconds between two saves."""
 
 
-def fingerprint(*parts: Any) -> str:
-    """Short digest of the arguments of a measurement; another digest means another measurement."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+def fingerprint(points: Any, probe: np.ndarray, *parts: Any) -> str:
+    """Short digest of a measurement; another digest means another measurement.
+
+    Functions have no identity across processes, so they are told apart by what they return.
+
+    Args:
+        points: Array of points, or None where they are a function.
+        probe: Values of the points at some places.
+        parts: Everything else that matters, with a stable ``repr``.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    digest = hashlib.sha256(repr(parts).encode())
+    digest.update(np.ascontiguousarray(probe).tobytes())
+    if isinstance(points, np.memmap):
+        status = os.stat(str(points.filename))
+        digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
+    elif points is not None:
+        digest.update(np.ascontiguousarray(points).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class PartialResult:

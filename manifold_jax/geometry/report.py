@@ -121,6 +121,8 @@ class Geometry:
         share = float(resolved[defined].mean())
         missing = 1 - float(defined.mean())
         note = f" Undefined at {missing:.1%} of the points (degenerate metric)." if missing > 0 else ""
+        if share >= _ENOUGH and measure in TOTALS:
+            return Verdict(True, share, (), "resolved.")
         if share >= _ENOUGH:
             return Verdict(True, share, (), f"resolved at {share:.1%} of the points." + note)
         if measure in TOTALS:
