@@ -309,7 +309,7 @@ def _assemble(
     attributes: tuple,
 ) -> Geometry:
     """Error bars and totals from the fields."""
-    fields, shrink = pointwise_estimates(measures, grid, stencil, tolerance)
+    fields, shrink, failing = pointwise_estimates(measures, grid, stencil, tolerance)
     orders = tuple(a for a, _ in stencil) if stencil else (4,) * grid.ndim
     quadrature = tuple(8 if order == "spectral" else order for order in orders)
     volume, low = measures.value.volume_element, measures.low.volume_element
@@ -317,11 +317,13 @@ def _assemble(
 
     undefined = is_null(volume) | jnp.isnan(measures.value.scalar_curvature)
     # Relative to the integral of |S|, but a total that is small beside |II|^2 counts as flat.
-    scale = jnp.abs(measures.value.scalar_curvature) + 0.01 * natural_scales(measures).scalar_curvature
+    bend = natural_scales(measures).scalar_curvature
+    scale = jnp.abs(measures.value.scalar_curvature) + 0.01 * bend
 
     def curvature_total(part: Callable[[Any], Any]) -> Estimate:
         value = part(measures.value.scalar_curvature)
-        rounding = noise.scalar_curvature * volume + jnp.abs(value) * noise.volume_element
+        rounding = (noise.scalar_curvature + failing * bend) * volume
+        rounding += jnp.abs(value) * noise.volume_element
         lower = part(measures.low.scalar_curvature) * low
         integrands = (value * volume, lower, rounding, scale * volume)
         defined = [jnp.where(undefined, 0.0, x) for x in integrands]
@@ -332,7 +334,7 @@ def _assemble(
         total_volume=integral_estimate(
             volume,
             low,
-            noise.volume_element,
+            noise.volume_element + failing * volume,
             volume,
             shrink=shrink,
             grid=grid,

@@ -139,7 +139,10 @@ class Geometry:
         if estimate.error.shape == noise.shape and self._mostly_rounding(noise, np.asarray(estimate.error)):
             remedy = "measure in float64" if noise.dtype == np.float32 else "take a larger stride"
             return (), f"rounding dominates, {remedy}"
-        row = np.nan_to_num(np.asarray(self.axis_sensitivity)[FIELDS.index(measure)], nan=np.inf)
+        table = np.nan_to_num(np.asarray(self.axis_sensitivity), nan=np.inf)
+        row = table[FIELDS.index(measure)]
+        if row.max() < self.tolerance / 2:
+            row = table.max(axis=0)  # another measure fails on these axes, and this one with it
         order = min((10 if a == "spectral" else int(a) for a, _ in self.stencil or ()), default=4)
         power = 1 / max(order - 2, 2)
         worst = [k for k in np.argsort(-row) if row[k] >= max(0.3 * row.max(), self.tolerance / 4)]

@@ -7,9 +7,11 @@ of size delta^(p/q). The bar is therefore
 
     max over neighbours of |m_p - m_q| * min(1, SAFETY delta^((p - q)/q)) + rounding,
 
-never above the difference, and of the stencil's own order wherever the grid resolves the manifold. (Two-grid
-error estimates go back to Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part propagates
-the noise of stored samples through the stencil weights.
+which is below the difference, and of the stencil's own order wherever the grid resolves the manifold. (Two-
+grid error estimates go back to Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part propagates
+the noise of stored samples through the stencil weights. On a coarse grid the two orders may
+agree by chance in one measure; so where the shrunk delta exceeds the tolerance, every bar is at least that
+share of its scale.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ def neighbourhood_maximum(values: Float[Array, "*shape"], grid: Grid) -> Float[A
 
 def pointwise_estimates(
     measures: PointMeasures, grid: Grid, stencil: Stencil | None, tolerance: float
-) -> tuple[Fields, Array]:
-    """Every field as an Estimate, and the shrink factor of its differences.
+) -> tuple[Fields, Array, Array]:
+    """Every field as an Estimate, and what totals need to know of their bars.
 
     Args:
         measures: Fields of the grid's shape.
@@ -105,7 +107,8 @@ def pointwise_estimates(
         tolerance: Largest bar, relative to the natural scale, that counts as resolved.
 
     Returns:
-        Fields of :class:`Estimate`, and the factor min(1, SAFETY delta^((p - q)/q)) at every point.
+        Fields of :class:`Estimate`; the factor min(1, SAFETY delta^((p - q)/q)) at every point; and the relative
+        error below which no bar may fall there, 0 where the jets are resolved.
     """
     null = is_null(measures.value.volume_element)
     scales = natural_scales(measures)
@@ -123,11 +126,13 @@ def pointwise_estimates(
     delta = jnp.nan_to_num(jnp.max(jnp.stack(relative), axis=0), nan=1.0)
     exponent = gain_exponent(stencil) if stencil else 0.0
     shrink = jnp.minimum(1.0, SAFETY * delta**exponent)
+    # Every measure comes from the same jets: where one of them is not resolved, none is trusted beyond that.
+    failing = jnp.where(delta * shrink > tolerance, delta * shrink, 0.0)
     estimates = []
     for name, value, difference, rounding, scale in zip(
         Fields._fields, measures.value, differences, measures.rounding, scales, strict=True
     ):
-        error = difference * shrink + rounding
+        error = jnp.maximum(difference * shrink, failing * scale) + rounding
         if name == "volume_element":
             # A vanishing volume element is a value, not a failure.
             error = jnp.where(jnp.isnan(error), difference, error)
@@ -137,7 +142,7 @@ def pointwise_estimates(
         value = jnp.where(undefined, jnp.nan, value)
         error = jnp.where(undefined | jnp.isnan(error), jnp.inf, error)
         estimates.append(Estimate(value, error, error <= tolerance * scale))
-    return Fields(*estimates), shrink
+    return Fields(*estimates), shrink, failing
 
 
 def _integral(values: Array, weights: Array) -> Array:
