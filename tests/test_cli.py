@@ -8,6 +8,8 @@ from manifold_jax import load_geometry
 from manifold_jax.experiments import cli, measure_command, measure_data
 from manifold_jax.geometry import progress
 
+pytestmark = pytest.mark.slow
+
 PLOTS = {"samples.png", "histograms.png", "pairs.png", "maps.png", "pca.png"}
 # Equal sprites compile once for all tests; 16 positions in blocks of 4 are 4 steps.
 SPRITES = ("sprites", "--axes", "x", "--size", "16", "--samples", "x=16", "--block-size", "4")

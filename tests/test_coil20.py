@@ -23,6 +23,8 @@ from manifold_jax.datasets.coil20 import coil20, read_coil20
 from manifold_jax.datasets.resample import hermite_functions, rotation_blocks
 from manifold_jax.datasets.turntable import turntable
 
+pytestmark = pytest.mark.slow
+
 ALL = ("view", "zoom", "rotation", "y", "x")
 STEP = 2 * np.pi / 72
 

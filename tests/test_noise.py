@@ -16,6 +16,8 @@ from manifold_jax.datasets.surfaces import sphere, torus, veronese
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("gaussian", "uniform")
 
 

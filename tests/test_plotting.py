@@ -8,6 +8,8 @@ from manifold_jax.datasets import ellipse, sprite, torus
 from manifold_jax.geometry.fields import Fields
 from manifold_jax.geometry.report import FIELDS, TOTALS
 
+pytestmark = pytest.mark.slow
+
 
 def measured(grid, *, exact=False, blank=False):
     """A result made of smooth fields, with bars that cover half of the stencils' errors."""

@@ -17,6 +17,8 @@ from manifold_jax.datasets.surfaces import sphere, torus
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
+pytestmark = pytest.mark.slow
+
 
 def line(embedding, size=2):
     return Manifold("line", embedding, Grid((Axis("x", -1.0, 1.0, size),)))

@@ -17,6 +17,8 @@ from manifold_jax.datasets.surfaces import flat_torus, sphere, swiss_roll, torus
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "circle": partial(circle, 1.7),
     "ellipse": partial(ellipse, (0.8, 2.1)),

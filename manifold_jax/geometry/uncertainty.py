@@ -7,11 +7,11 @@ of size delta^(p/q). The bar is therefore
 
     max over neighbours of |m_p - m_q| * min(1, SAFETY delta^((p - q)/q)) + rounding,
 
-which is below the difference, and of the stencil's own order wherever the grid resolves the manifold. (Two-
-grid error estimates go back to Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part propagates
-the noise of stored samples through the stencil weights. On a coarse grid the two orders may
-agree by chance in one measure; so where the shrunk delta exceeds the tolerance, every bar is at least that
-share of its scale.
+which is below the difference, and of the stencil's own order wherever the grid resolves the manifold.
+(Two-grid error estimates go back to Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part
+propagates the noise of stored samples through the stencil weights. On a coarse grid the two orders may agree
+by chance in one measure; so where the shrunk delta exceeds the tolerance, every bar is at least that share of
+its scale.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def pointwise_estimates(
         tolerance: Largest bar, relative to the natural scale, that counts as resolved.
 
     Returns:
-        Fields of :class:`Estimate`; the factor min(1, SAFETY delta^((p - q)/q)) at every point; and the relative
-        error below which no bar may fall there, 0 where the jets are resolved.
+        Fields of :class:`Estimate`; the factor min(1, SAFETY delta^((p - q)/q)) at every point; and the
+        relative error below which no bar may fall there, 0 where the jets are resolved.
     """
     null = is_null(measures.value.volume_element)
     scales = natural_scales(measures)

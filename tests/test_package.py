@@ -1,0 +1,64 @@
+"""What the package promises as a package: light import, explicit names, documented names, typed."""
+
+import inspect
+import subprocess
+import sys
+from importlib.resources import files
+
+import jax
+import pytest
+
+import manifold_jax
+from manifold_jax import geometry
+
+HEAVY = ("flax", "matplotlib", "xarray", "PIL", "pooch", "typer", "rich", "optax")
+PUBLIC = [name for name in vars(geometry) if not name.startswith("_")]
+PUBLIC = [name for name in PUBLIC if not inspect.ismodule(getattr(geometry, name))]
+EXPECTED = ["Axis", "Grid", "Jet", "JetGram", "jet_from_function", "jet_from_grid", "gram", "gram_from_function", "gram_from_grid", "metric", "volume_element", "christoffel", "riemann", "ricci", "scalar_curvature", "mean_curvature", "second_form_norm", "normal_curvature", "normal_curvature_bounds", "sectional_curvature", "second_fundamental_form", "integrate", "measure", "Geometry", "Estimate", "Manifold"]
+
+
+def test_import_is_light():
+    code = f"import sys, manifold_jax; print([m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_import_sets_no_flag_and_starts_no_backend():
+    code = (
+        "import jax; before = dict(jax.config.values); import manifold_jax; after = dict(jax.config.values)\n"
+        "from jax._src import xla_bridge\n"
+        "print({k: v for k, v in after.items() if before.get(k) != v}, xla_bridge.backends_are_initialized())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "{} False"
+    assert jax.config.jax_enable_x64 is False
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_fixed_names_are_public(name):
+    assert hasattr(manifold_jax, name)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_geometry_names_are_re_exported(name):
+    assert getattr(manifold_jax, name) is getattr(geometry, name)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_documented(name):
+    doc = inspect.getdoc(getattr(geometry, name))
+    assert doc is not None
+    assert len(doc.split()) > 5
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if inspect.isroutine(getattr(geometry, n))])
+def test_public_functions_have_an_example(name):
+    doc = inspect.getdoc(getattr(geometry, name))
+    missing = [part for part in ("Args:", "Returns:", "Example:", ">>>") if part not in doc]
+    assert not missing, f"{name} lacks {missing}"
+
+
+def test_typed_marker_is_shipped():
+    assert files("manifold_jax").joinpath("py.typed").is_file()

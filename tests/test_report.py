@@ -1,0 +1,191 @@
+"""Reports: pytree, labelled data sets, files, verdicts and summaries."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manifold_jax import Axis, Geometry, Grid, Verdict, geometry_from_xarray, load_geometry, measure
+from manifold_jax.geometry.report import FIELDS, TOTALS
+
+GRID = Grid(
+    (Axis("height", 0.0, 1.0, 9, unit="px"), Axis("angle", 0.0, 2 * math.pi, 12, periodic=True, unit="rad"))
+)
+STATIC = ("name", "grid", "stencil", "tolerance", "attributes")
+
+
+def cone(u):
+    # The apex at height 0 is degenerate: values are NaN there.
+    return u[0] * jnp.stack([jnp.cos(u[1]), jnp.sin(u[1]), jnp.ones_like(u[0])])
+
+
+def make(exact=False, dtype=jnp.float32, **options):
+    points = jax.vmap(jax.vmap(cone))(GRID.coordinates(dtype))
+    return measure(cone if exact else points, GRID, exact=exact, name="cone", **options)
+
+
+@pytest.fixture(scope="module")
+def geometry():
+    return make()
+
+
+def assert_equal(first, second):
+    a, b = jax.tree.leaves(first), jax.tree.leaves(second)
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    for name in STATIC:
+        assert getattr(first, name) == getattr(second, name), name
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+
+
+def test_a_geometry_is_a_pytree(geometry):
+    leaves, structure = jax.tree.flatten(geometry)
+    assert len(leaves) == 3 * (len(FIELDS) + len(TOTALS)) + 1 + len(FIELDS)
+    assert_equal(jax.tree.unflatten(structure, leaves), geometry)
+    doubled = jax.jit(lambda g: jax.tree.map(lambda x: 2 * x, g))(geometry)
+    assert isinstance(doubled, Geometry)
+    assert doubled.grid == GRID
+    np.testing.assert_array_equal(
+        np.asarray(doubled.total_volume.value), 2 * np.asarray(geometry.total_volume.value)
+    )
+
+
+def test_a_geometry_is_frozen(geometry):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        geometry.name = "other"
+
+
+def test_labelled_data_set(geometry):
+    dataset = geometry.to_xarray()
+    assert dataset["scalar_curvature"].dims == ("height", "angle")
+    assert dataset["total_volume"].dims == ()
+    assert dataset["height"].attrs["units"] == "px"
+    np.testing.assert_array_equal(dataset["angle"].values, GRID.axes[1].samples())
+    at = dataset["volume_element"].sel(height=0.5, method="nearest").isel(angle=0)
+    assert float(at) == pytest.approx(float(geometry.volume_element.value[4, 0]))
+    assert dataset.attrs["title"] == "cone"
+    assert {"jax_version", "device", "stencil", "tolerance"} <= set(dataset.attrs)
+    for name in FIELDS + TOTALS:
+        assert dataset[name].attrs["long_name"]
+        assert {f"{name}_error", f"{name}_resolved"} <= set(dataset)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_round_trip_through_a_file(exact, tmp_path):
+    measured = make(exact)
+    path = measured.save(tmp_path / "new folder" / "cone.nc")
+    assert path.exists()
+    assert [p.name for p in path.parent.iterdir()] == ["cone.nc"]
+    assert_equal(load_geometry(path), measured)
+    assert_equal(geometry_from_xarray(measured.to_xarray()), measured)
+
+
+def test_round_trip_in_float64_and_with_attributes(x64, tmp_path):
+    measured = dataclasses.replace(make(dtype=jnp.float64), attributes=(("shape", "cone"), ("blur", "1.0")))
+    assert measured.volume_element.value.dtype == jnp.float64
+    assert_equal(load_geometry(measured.save(tmp_path / "cone.nc")), measured)
+
+
+def test_a_float64_file_is_read_without_x64(tmp_path):
+    with jax.enable_x64(True):
+        path = make(dtype=jnp.float64).save(tmp_path / "cone.nc")
+    assert load_geometry(path).volume_element.value.dtype == jnp.float32
+
+
+def test_overwriting_a_file(geometry, tmp_path):
+    path = tmp_path / "cone.nc"
+    make(exact=True).save(path)
+    geometry.save(path)
+    assert_equal(load_geometry(path), geometry)
+
+
+@pytest.mark.parametrize("name", ["measure", "axis"])
+def test_an_axis_may_have_any_name(name, tmp_path):
+    # BUG if it fails: "measure" and "axis" are dimensions of axis_sensitivity in the data set.
+    grid = Grid((Axis(name, 0.0, 1.0, 9), Axis("v", 0.0, 1.0, 9)))
+    points = grid.coordinates()
+    measured = measure(jnp.concatenate([points, points[..., :1] ** 2], axis=-1), grid)
+    assert_equal(load_geometry(measured.save(tmp_path / "named.nc")), measured)
+
+
+@pytest.mark.parametrize("name", ["cone.txt", "cone", "cone.csv"])
+def test_unknown_suffix(name, geometry, tmp_path):
+    with pytest.raises(ValueError, match=rf"\.nc \(NetCDF\) or \.zarr, got '{name}'"):
+        geometry.save(tmp_path / name)
+
+
+def test_unwritable_folder(geometry, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ValueError, match=r"Cannot write .*cone\.nc"):
+        geometry.save(tmp_path / "file" / "cone.nc")
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(ValueError, match=r"no saved geometry at .*gone\.nc"):
+        load_geometry(tmp_path / "gone.nc")
+    xarray = pytest.importorskip("xarray")
+    foreign = xarray.Dataset({"x": ("t", [1.0])})
+    foreign.to_netcdf(tmp_path / "foreign.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match=r"not written by Geometry\.to_xarray"):
+        load_geometry(tmp_path / "foreign.nc")
+    with pytest.raises(ValueError, match=r"not written by Geometry\.to_xarray"):
+        geometry_from_xarray(foreign)
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "broken.nc").write_text("this is no NetCDF file")
+    with pytest.raises(ValueError, match=r"broken\.nc"):
+        load_geometry(tmp_path / "broken.nc")
+
+
+def test_verdicts_name_what_they_judge(geometry):
+    verdicts = geometry.verdicts()
+    assert set(verdicts) == set(FIELDS + TOTALS)
+    for verdict in verdicts.values():
+        assert isinstance(verdict, Verdict)
+        assert verdict.sentence.endswith(".")
+        assert 0 <= verdict.share <= 1
+        assert set(verdict.axes) <= set(GRID.names)
+    curvature = geometry.verdict("scalar_curvature")
+    assert (
+        "Undefined at 11.1% of the points (degenerate metric)" in curvature.sentence
+    )  # the apex row, 1 of 9
+    with pytest.raises(ValueError, match=r"measure must be one of .*got 'colour'"):
+        geometry.verdict("colour")
+
+
+def test_a_degenerate_manifold_is_said_to_be():
+    flat = measure(jnp.ones((9, 12, 3)), GRID)
+    assert float(flat.total_volume.value) == 0.0
+    assert np.isnan(np.asarray(flat.scalar_curvature.value)).all()
+    verdict = flat.verdict("scalar_curvature")
+    assert not verdict.resolved
+    assert "degenerate on the whole grid" in verdict.sentence
+    assert flat.quantiles()["scalar_curvature"].shape == (5,)
+    assert "cone" not in flat.summary()
+
+
+def test_summary_is_plain_text(geometry):
+    text = geometry.summary()
+    lines = text.splitlines()
+    assert lines[0].startswith("cone: 9 x 12 points")
+    assert len(lines) == 1 + len(FIELDS) + len(TOTALS)
+    assert all(" +- " in line for line in lines[1:])
+
+
+def test_quantiles(geometry):
+    quantiles = geometry.quantiles((0.0, 0.5, 1.0))
+    values = np.asarray(geometry.volume_element.value)
+    np.testing.assert_allclose(quantiles["volume_element"], [values.min(), np.median(values), values.max()])
+
+
+def test_provenance_is_json(geometry):
+    dataset = geometry.to_xarray()
+    assert json.loads(dataset.attrs["axes"])[1]["periodic"] is True
+    assert json.loads(dataset.attrs["stencil"]) == [[4, 1], [4, 1]]

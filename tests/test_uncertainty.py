@@ -1,0 +1,185 @@
+"""Error bars: they cover the true error, they are sharp, and a coarse grid is said to be one.
+
+Truth is ``exact=True`` (automatic differentiation), in float64, on the same grid.
+"""
+
+import math
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manifold_jax import Axis, Grid, datasets, measure
+from manifold_jax.geometry.grid import Axis as GridAxis
+from manifold_jax.geometry.report import FIELDS, TOTALS
+from manifold_jax.geometry.uncertainty import _thinned_weights, comparison_stencil, neighbourhood_maximum
+
+
+def sphere_patch(n):
+    grid = Grid((Axis("polar", 0.5, 2.0, n), Axis("azimuth", 0.2, 2.2, n)))
+    return replace(datasets.warped(replace(datasets.sphere(2), grid=grid)), name="sphere patch")
+
+
+def ellipsoid_patch(n):
+    grid = Grid((Axis("polar", 0.4, 2.4, n), Axis("azimuth", 0.0, 2 * math.pi, n, periodic=True)))
+    return replace(datasets.ellipsoid(), grid=grid)
+
+
+CASES = {
+    "torus": lambda n: datasets.torus(2.0, 0.5, size=n),
+    "warped torus": lambda n: datasets.warped(datasets.torus(2.0, 0.5, size=n)),
+    "ellipsoid": ellipsoid_patch,
+    "sphere patch": sphere_patch,
+}
+
+
+@cache
+def truth(name, n):
+    with jax.enable_x64(True):
+        return jax.device_get(measure(CASES[name](n), exact=True))
+
+
+def sample(manifold):
+    mesh = manifold.grid.coordinates()
+    return jax.jit(jax.vmap(jax.vmap(manifold.embedding)))(mesh)
+
+
+@cache
+def stencils(name, n, accuracy, dtype):
+    manifold = CASES[name](n)
+    with jax.enable_x64(True):
+        points = sample(manifold).astype(dtype)
+        # One compilation serves all surfaces with these axes.
+        return jax.device_get(measure(points, manifold.grid, accuracy=accuracy))
+
+
+def bars(measured, exact, measure_name):
+    """True error, bar and flag at every point where the measure is defined."""
+    estimate, true = getattr(measured, measure_name), np.asarray(getattr(exact, measure_name).value)
+    error = np.abs(np.asarray(estimate.value, np.float64) - true)
+    return error, np.asarray(estimate.error, np.float64), np.asarray(estimate.resolved)
+
+
+CONFIGURATIONS = [
+    # The two tori share their grid, and so their compilations.
+    *((name, 48, accuracy, "float64") for name in ("torus", "warped torus") for accuracy in (2, 4, 6)),
+    *((name, 24, 4, "float64") for name in ("torus", "warped torus")),
+    *(("sphere patch", 48, accuracy, "float64") for accuracy in (2, 4, 6)),
+    ("ellipsoid", 48, 4, "float64"),
+    ("torus", 48, 4, "float32"),
+]
+
+
+@pytest.mark.parametrize(("name", "n", "accuracy", "dtype"), CONFIGURATIONS)
+def test_bars_cover_and_are_sharp(name, n, accuracy, dtype):
+    measured, exact = stencils(name, n, accuracy, dtype), truth(name, n)
+    problems = []
+    for field in FIELDS:
+        error, bar, resolved = bars(measured, exact, field)
+        if resolved.any():
+            covered = (error <= bar)[resolved].mean()
+            if covered < 0.99:
+                problems.append(f"{field}: covers {covered:.1%} of {resolved.sum()} resolved points")
+            # Errors below rounding of the result say nothing about sharpness.
+            floor = np.finfo(dtype).eps * np.abs(np.asarray(getattr(exact, field).value)).max()
+            counted = resolved & (error > floor)
+            sharpness = np.median(bar[counted] / error[counted]) if counted.any() else 1.0
+            if sharpness > 30:
+                problems.append(f"{field}: bar / error = {sharpness:.0f} (median)")
+    for total in TOTALS:
+        if total in ("total_positive_curvature", "total_negative_curvature"):
+            continue  # integrands with a kink: the exact total on this grid is itself a quadrature
+        error, bar, _ = bars(measured, exact, total)
+        if not error <= bar + np.asarray(getattr(exact, total).error):
+            problems.append(f"{total}: error {error:.1e}, bar {bar:.1e}")
+    assert not problems, "; ".join(problems)
+
+
+@pytest.mark.parametrize("name", ["torus", "warped torus", "sphere patch"])
+@pytest.mark.parametrize("accuracy", [2, 4, 6])
+def test_totals_cover_the_closed_forms(name, accuracy):
+    manifold = CASES[name](48)
+    known = {k: manifold.known[k] for k in ("total_volume", "total_scalar_curvature")}
+    if name == "sphere patch":
+        area = 2.0 * (math.cos(0.5) - math.cos(2.0))
+        known = {"total_volume": area, "total_scalar_curvature": 2 * area}
+    measured = stencils(name, 48, accuracy, "float64")
+    for total, true in known.items():
+        estimate = getattr(measured, total)
+        assert abs(float(estimate.value) - true) <= float(estimate.error), total
+
+
+@pytest.mark.parametrize(("sizes", "guilty"), [((64, 7), "poloidal"), ((7, 64), "toroidal")])
+def test_an_axis_that_is_too_coarse_is_named(sizes, guilty, x64):
+    manifold = datasets.warped(datasets.torus(2.0, 1.2, size=sizes))
+    measured = measure(sample(manifold), manifold.grid)
+    verdict = measured.verdict("scalar_curvature")
+    assert not verdict.resolved
+    assert verdict.axes == (guilty,), verdict
+    assert f"{guilty} axis too coarse: refine" in verdict.sentence
+    for field in FIELDS:
+        verdict = measured.verdict(field)
+        assert verdict.resolved or verdict.axes == (guilty,), (field, verdict)
+
+
+def test_refining_as_told_resolves(x64):
+    manifold = datasets.warped(datasets.torus(2.0, 1.2, size=(64, 7)))
+    sentence = measure(sample(manifold), manifold.grid).verdict("scalar_curvature").sentence
+    factor = float(sentence.split("refine ")[1].split("x")[0])
+    finer = datasets.warped(datasets.torus(2.0, 1.2, size=(64, math.ceil(7 * factor))))
+    after = measure(sample(finer), finer.grid).verdict("scalar_curvature")
+    assert after.resolved, (sentence, finer.grid.shape, after)
+
+
+def test_a_fine_grid_is_resolved():
+    assert all(v.resolved for v in stencils("warped torus", 48, 6, "float64").verdicts().values())
+
+
+def test_rounding_is_blamed_for_rounding():
+    # A unit circle 1000 away from the origin: its float32 samples are rounded to 6e-5.
+    grid = Grid((Axis("t", 0.0, 2 * math.pi, 400, periodic=True),))
+    t = grid.coordinates(jnp.float32)[..., 0]
+    measured = measure(1000 + jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1), grid)
+    error = np.abs(np.asarray(measured.mean_curvature.value) - 1)
+    assert error.max() > 0.1
+    assert (error <= np.asarray(measured.mean_curvature.error)).mean() >= 0.99
+    verdict = measured.verdict("mean_curvature")
+    assert not verdict.resolved
+    assert verdict.axes == ()
+    assert "rounding dominates, measure in float64" in verdict.sentence
+
+
+def test_comparison_stencils():
+    assert comparison_stencil(((4, 1), (6, 3), (2, 1), ("spectral", 1))) == ((2, 1), (4, 3), (2, 2), (8, 1))
+
+
+def test_neighbourhood_maximum_wraps_on_periodic_axes_only():
+    grid = Grid((Axis("a", 0, 1, 5), Axis("b", 0, 1, 6, periodic=True)))
+    spike = jnp.zeros((5, 6)).at[0, 0].set(1.0)
+    expected = np.zeros((5, 6))
+    expected[:2, [0, 1, 5]] = 1.0
+    np.testing.assert_array_equal(np.asarray(neighbourhood_maximum(spike, grid)), expected)
+    hole = spike.at[1, 1].set(jnp.nan)
+    np.testing.assert_array_equal(np.asarray(neighbourhood_maximum(hole, grid)), expected)
+    assert np.isnan(np.asarray(neighbourhood_maximum(jnp.full((5, 6), jnp.nan), grid))).all()
+
+
+@pytest.mark.parametrize("accuracy", [2, 4, 6, 8])
+@pytest.mark.parametrize("axis", [GridAxis("t", 0.0, 2.0, n) for n in (9, 12, 33)], ids=lambda a: str(a.size))
+def test_thinned_rules_still_integrate_constants(axis, accuracy):
+    assert _thinned_weights(axis, accuracy).sum() == pytest.approx(2.0, rel=1e-12)
+
+
+def test_the_bar_of_a_total_covers_bad_quadrature(x64):
+    # A narrow bump on few samples: the quadrature, not the stencil, is wrong.
+    def ridge(u):
+        return jnp.stack([u[0], jnp.exp(-((u[0] - 0.52) ** 2) / 0.005)])
+
+    length = partial(measure, ridge, exact=True)
+    coarse = length(Grid((Axis("t", 0.0, 1.0, 17),))).total_volume
+    fine = length(Grid((Axis("t", 0.0, 1.0, 1025),))).total_volume
+    assert abs(float(coarse.value - fine.value)) <= float(coarse.error)
+    assert float(coarse.error) > 1e-4
