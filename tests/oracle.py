@@ -57,7 +57,7 @@ def sectional(gram, u, v):
 
 def orthonormal_second_form(jet):
     """II in an orthonormal frame made by QR, (n, d, d, f), one point per row."""
-    first, second = (np.asarray(x, np.float64) for x in jet)
+    first = np.asarray(jet[0], np.float64)
     ii = second_fundamental_form(jet)
     # first^T = Q R, so that e_a = (R^-T)_ai X_i is orthonormal.
     frame = np.linalg.inv(np.swapaxes(np.linalg.qr(np.swapaxes(first, -1, -2))[1], -1, -2))

@@ -340,7 +340,7 @@ def test_jit_and_vmap_equal_eager(x64):
     eager = gram_from_grid(points, grid, block_size=40)
     equal(jax.jit(lambda p: gram_from_grid(p, grid, block_size=40))(points), eager, 1e-13)
     both = jax.vmap(lambda p: grid_gram(p, grid, block_size=40))(jnp.stack([points, 2 * points]))
-    # Sums in another order: rounding of the samples, 1e-16, times the gain of a second difference at a border.
+    # Sums in another order: rounding, 1e-16, times the gain of a second difference at a border.
     equal([x[0] for x in both], eager, 1e-12)
     equal([x[1] for x in both], [4 * x for x in eager], 1e-12)
 

@@ -14,7 +14,15 @@ from manifold_jax import geometry
 HEAVY = ("flax", "matplotlib", "xarray", "PIL", "pooch", "typer", "rich", "optax")
 PUBLIC = [name for name in vars(geometry) if not name.startswith("_")]
 PUBLIC = [name for name in PUBLIC if not inspect.ismodule(getattr(geometry, name))]
-EXPECTED = ["Axis", "Grid", "Jet", "JetGram", "jet_from_function", "jet_from_grid", "gram", "gram_from_function", "gram_from_grid", "metric", "volume_element", "christoffel", "riemann", "ricci", "scalar_curvature", "mean_curvature", "second_form_norm", "normal_curvature", "normal_curvature_bounds", "sectional_curvature", "second_fundamental_form", "integrate", "measure", "Geometry", "Estimate", "Manifold"]
+# fmt: off
+EXPECTED = [
+    "Axis", "Grid", "Jet", "JetGram", "jet_from_function", "jet_from_grid", "gram", "gram_from_function",
+    "gram_from_grid", "metric", "volume_element", "christoffel", "riemann", "ricci", "scalar_curvature",
+    "mean_curvature", "second_form_norm", "normal_curvature", "normal_curvature_bounds",
+    "sectional_curvature", "second_fundamental_form", "integrate", "measure", "Geometry", "Estimate",
+    "Manifold",
+]
+# fmt: on
 
 
 def test_import_is_light():

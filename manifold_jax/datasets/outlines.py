@@ -79,7 +79,10 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
         outline = {"square": square_vertices(), "ellipse": ellipse_curve, "heart": heart_curve}[outline]
     build: Any = _curve_nodes if callable(outline) else _polygon_nodes
     points, increments = build(outline, stretch * unit / blur)
-    return Nodes(*(tuple(map(float, unit * column)) for column in (*points.T, *increments.T)))
+    nodes = Nodes(*(tuple(map(float, unit * column)) for column in (*points.T, *increments.T)))
+    if abs(signed_area(nodes)) <= 1e-9 * float(np.abs(unit * points).max()) ** 2:
+        raise ValueError("shape must enclose an area; this outline encloses none.")
+    return nodes
 
 
 def _curve_nodes(curve: Callable[[Any], Any], stretch: float) -> tuple[np.ndarray, np.ndarray]:

@@ -180,7 +180,8 @@ def sprite(
     renderer = _renderer(shape, factors, constants, limits, int(size))
     _refuse_redundant(renderer, axes, shape)
     name = shape if isinstance(shape, str) else getattr(shape, "__name__", "polygon")
-    cover = round(2 * math.pi / symmetry) if full_turn and "orientation" in factors else 1
+    turn = next((axis.stop - axis.start for axis in axes if axis.name == "orientation"), symmetry)
+    cover = max(1, round(turn / symmetry))
     attributes = {
         "dataset": "sprites",
         "shape": name,
@@ -222,6 +223,8 @@ def _check_fixed(
         if name in factors:
             raise ValueError(f"{name!r} is both a factor and fixed: leave it out of one of them.")
         constants[name] = float(value)
+        if not math.isfinite(constants[name]):
+            raise ValueError(f"fixed {name} must be finite, got {value}.")
     for name in ("scale", "aspect", "blur", "contrast"):
         if not constants[name] > 0:
             raise ValueError(f"{name} must be positive, got {constants[name]}.")
@@ -249,7 +252,8 @@ def _axis(
     """One axis of a layout; a given range opens it."""
     unit = _UNITS.get(name, "")
     blur = constants.get("blur", _RANGES["blur"][0])
-    count = sizes.get(name) or _sample_count(name, layout, size / 64, symmetry, blur, full_turn)
+    default = _sample_count(name, layout, size / 64, symmetry, blur, full_turn)
+    count = sizes.get(name, default)
     if name in ranges:
         start, stop = ranges[name]
         if name in ("scale", "aspect", "blur", "contrast") and not start > 0:
@@ -320,7 +324,7 @@ def _refuse_redundant(renderer: SpriteRenderer, axes: tuple[Axis, ...], shape: O
     velocities of its geometric factors (blur and contrast act differently and always add one each).
     """
     geometric = [k for k, name in enumerate(renderer.factors) if name not in ("blur", "contrast")]
-    if len(geometric) < 2:
+    if not geometric:
         return
     x, y, dx, dy = (np.asarray(column) for column in renderer.nodes)
     rank = 0
@@ -328,7 +332,10 @@ def _refuse_redundant(renderer: SpriteRenderer, axes: tuple[Axis, ...], shape: O
         u = np.array([axis.start + fraction * (axis.stop - axis.start) for axis in axes])
         velocities = _normal_velocities(renderer, u, geometric, (x, y, dx, dy))
         lengths = np.linalg.norm(velocities, axis=1, keepdims=True)
-        singular = np.linalg.svd(velocities / np.maximum(lengths, 1e-30), compute_uv=False)
+        # Below this length a velocity is the noise of its difference quotient: the outline does not move.
+        moving = lengths > 1e-7 * np.abs(np.stack([x, y])).max()
+        unit = np.where(moving, velocities / np.where(moving, lengths, 1.0), 0.0)
+        singular = np.linalg.svd(unit, compute_uv=False)
         rank = max(rank, int(np.sum(singular > 1e-6)))
     if rank < len(geometric):
         names = tuple(renderer.factors[k] for k in geometric)

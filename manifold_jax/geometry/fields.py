@@ -126,7 +126,7 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
     second = _spread([g[1][rows] for g, rows in zip(gains, block.rows, strict=True)])
     samples = [jnp.asarray(a.samples(), dtype)[rows] for a, rows in zip(grid.axes, block.rows, strict=True)]
     coordinates = jnp.abs(_spread(samples))
-    lengths = sqrt(jnp.diagonal(main.metric, axis1=-2, axis2=-1))
+    lengths = _lengths(main)
     # Samples are rounded, and so are the coordinates at which they were taken.
     scale = jnp.finfo(dtype).eps * (block.norm + jnp.sum(coordinates * lengths, axis=-1))
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
@@ -142,12 +142,21 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
 
 def exact_measures(gram: JetGram, grid: Grid) -> PointMeasures:
     """Measures of points ``(n,)`` from exact jets; only rounding is uncertain."""
-    eps = jnp.finfo(gram.metric.dtype).eps
+    noise = 8 * jnp.finfo(gram.metric.dtype).eps
     values = jax.vmap(point_fields)(gram)
-    diagonal = jnp.diagonal(gram.metric, axis1=-2, axis2=-1)
-    squares = jnp.einsum("...ijij->...ij", gram.second)
-    noise = jax.vmap(_point_rounding)(gram, 8 * eps * sqrt(diagonal), 8 * eps * sqrt(squares))
-    return PointMeasures(values, values, noise, _extent(gram, grid))
+    extent = _extent(gram, grid)
+    # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
+    ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
+    first = jnp.maximum(_lengths(gram), extent[:, None] / ranges)
+    bend = sqrt(jnp.einsum("...ijij->...ij", gram.second))
+    second = jnp.maximum(bend, extent[:, None, None] / (ranges[:, None] * ranges))
+    rounding = jax.vmap(_point_rounding)(gram, noise * first, noise * second)
+    return PointMeasures(values, values, rounding, extent)
+
+
+def _lengths(gram: JetGram) -> Array:
+    """|X_i|."""
+    return sqrt(jnp.diagonal(gram.metric, axis1=-2, axis2=-1))
 
 
 def _spread(per_axis: list[Array]) -> Array:
@@ -158,4 +167,4 @@ def _spread(per_axis: list[Array]) -> Array:
 
 def _extent(gram: JetGram, grid: Grid) -> Array:
     ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
-    return sqrt(jnp.sum(jnp.diagonal(gram.metric, axis1=-2, axis2=-1) * ranges**2, axis=-1))
+    return sqrt(jnp.sum((_lengths(gram) * ranges) ** 2, axis=-1))

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax.geometry.blocks import BlockGrams, BlockPlan, Stencil, host_block, map_blocks, reassemble
-from manifold_jax.geometry.curvature import is_null
 from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, point_fields
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function, unpack_gram
@@ -315,7 +314,7 @@ def _assemble(
     volume, low = measures.value.volume_element, measures.low.volume_element
     noise = measures.rounding
 
-    undefined = is_null(volume) | jnp.isnan(measures.value.scalar_curvature)
+    undefined = jnp.isnan(fields.scalar_curvature.value)
     # Relative to the integral of |S|, but a total that is small beside |II|^2 counts as flat.
     bend = natural_scales(measures).scalar_curvature
     scale = jnp.abs(measures.value.scalar_curvature) + 0.01 * bend

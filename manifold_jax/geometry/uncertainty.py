@@ -110,7 +110,8 @@ def pointwise_estimates(
         Fields of :class:`Estimate`; the factor min(1, SAFETY delta^((p - q)/q)) at every point; and the
         relative error below which no bar may fall there, 0 where the jets are resolved.
     """
-    null = is_null(measures.value.volume_element)
+    volume = measures.value.volume_element
+    null = is_null(volume) | (8 * measures.rounding.volume_element >= volume)
     scales = natural_scales(measures)
     differences = Fields(
         *(
