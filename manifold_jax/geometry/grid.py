@@ -66,7 +66,9 @@ class Axis:
             if not math.isfinite(value):
                 raise ValueError(f"Axis {self.name!r}: {label} must be finite, got {value}.")
             object.__setattr__(self, label, value)
-        if isinstance(self.size, bool) or int(self.size) != self.size:
+        if not isinstance(self.size, (int, float, np.integer)) or isinstance(self.size, bool):
+            raise ValueError(f"Axis {self.name!r}: size must be a whole number, got {self.size!r}.")
+        if not math.isfinite(self.size) or int(self.size) != self.size:
             raise ValueError(f"Axis {self.name!r}: size must be a whole number, got {self.size!r}.")
         object.__setattr__(self, "size", int(self.size))
         if self.size < 2:
@@ -119,6 +121,8 @@ class Grid:
     axes: tuple[Axis, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.axes, (Axis, list, tuple)):
+            raise ValueError(f"Grid is made of a tuple of Axis objects, got {type(self.axes).__name__}.")
         axes = (self.axes,) if isinstance(self.axes, Axis) else tuple(self.axes)
         object.__setattr__(self, "axes", axes)
         if not axes:

@@ -40,6 +40,8 @@ def contract(subscripts: str, *operands: Array) -> Array:
 
 def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
     """Apply a one-point function over the batch axes of a Gram."""
+    if not isinstance(gram, JetGram):
+        raise ValueError(f"Measures are functions of a JetGram, got {type(gram).__name__}: use gram(jet).")
     batch = gram.metric.shape[:-2]
     d = gram.metric.shape[-1]
     flat = JetGram(
@@ -67,7 +69,7 @@ def cholesky(g: Float[Array, "d d"]) -> tuple[list[list[Array]], list[Array]]:
         for j in range(i):
             row.append((g[i, j] - sum(row[k] * rows[j][k] for k in range(j))) / rows[j][j])
         pivot = g[i, i] - sum(x * x for x in row)
-        pivot = jnp.where(pivot <= tolerance * g[i, i], 0.0, pivot)
+        pivot = jnp.where((pivot <= tolerance * g[i, i]) & jnp.isfinite(g[i, i]), 0.0, pivot)
         pivots.append(pivot)
         rows.append([*row, jnp.where(pivot > 0, jnp.sqrt(jnp.where(pivot > 0, pivot, 1.0)), jnp.nan)])
     return rows, pivots
@@ -167,7 +169,9 @@ def sectional(gram: JetGram, u: Float[Array, "d"], v: Float[Array, "d"]) -> Floa
     g, c = gram.metric, chart_second_form_gram(gram)
     uu, vv, uv = (contract("ij,i,j->", g, a, b) for a, b in ((u, u), (v, v), (u, v)))
     curvature = contract("ijkl,i,j,k,l->", c, u, u, v, v) - contract("ijkl,i,j,k,l->", c, u, v, u, v)
-    return curvature / (uu * vv - uv**2)
+    area = uu * vv - uv**2
+    dependent = area <= 8 * jnp.finfo(g.dtype).eps * uu * vv
+    return jnp.where(dependent, jnp.nan, curvature / jnp.where(dependent, 1.0, area))
 
 
 def point_christoffel_second_kind(gram: JetGram) -> Float[Array, "d d d"]:

@@ -23,11 +23,12 @@ from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
 from manifold_jax.geometry.uncertainty import (
     Estimate,
+    changed_on_axis,
     comparison_stencil,
     integral_estimate,
-    lowered_on_axis,
     natural_scales,
     pointwise_estimates,
+    safety_factor,
 )
 
 Progress = Callable[[int, int], None]
@@ -85,6 +86,8 @@ def measure(
         >>> print(f"{ellipse.total_volume.value:.3f} +- {ellipse.total_volume.error:.0e}")
         9.688 +- 3e-03
     """
+    if isinstance(points_or_manifold, Sequence) and not points_or_manifold:
+        raise ValueError("measure got an empty sequence; a union needs at least one Manifold.")
     if isinstance(points_or_manifold, Sequence) and all(
         isinstance(part, Manifold) for part in points_or_manifold
     ):
@@ -92,11 +95,11 @@ def measure(
         options |= {"block_size": block_size, "progress": progress}
         return tuple(measure(part, checkpoint=checkpoint, **options) for part in points_or_manifold)
     points, grid, title, attributes = _unpack(points_or_manifold, grid, name)
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}.")
+    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}.")
     source = point_source(points, grid)
     stencil = stencil_of(grid, accuracy, stride)
-    traced = isinstance(source.points, jax.core.Tracer)
+    traced = _is_traced(source, grid)
     if source.kind == "array" and not traced:
         _refuse_nonfinite(source.points, grid)
     if exact and source.kind != "function":
@@ -106,14 +109,18 @@ def measure(
         key = _fingerprint(source, grid, title, stencil, exact, block_size, attributes)
         partial_result = PartialResult(Path(checkpoint), key)
     if exact:
-        measures = _measure_exactly(source, grid, block_size, progress, partial_result)
+        measures = _measure_exactly(source, grid, block_size, progress, partial_result, traced)
         sensitivity = jnp.zeros((len(Fields._fields), grid.ndim), measures.extent.dtype)
+        factor = 0.0
     else:
-        stencils = (stencil, comparison_stencil(stencil))
-        plan = plan_for(source, grid, stencils, block_size)
-        sensitivity = _axis_sensitivity(source, grid, stencil)
+        comparison = comparison_stencil(stencil, grid, evaluated=source.kind == "function")
+        factor = safety_factor(stencil, comparison)
+        plan = plan_for(source, grid, (stencil, comparison), block_size)
+        sensitivity = factor * _axis_sensitivity(source, grid, stencil, comparison)
         measures = _measure_blocks(source, plan, progress, partial_result, traced)
-    result = _assemble(measures, sensitivity, grid, None if exact else stencil, tolerance, title, attributes)
+    result = _assemble(
+        measures, sensitivity, grid, None if exact else stencil, factor, tolerance, title, attributes
+    )
     if partial_result is not None:
         partial_result.remove()
     return result
@@ -127,6 +134,14 @@ def _unpack(points: Any, grid: Grid | None, name: str | None) -> tuple[Any, Grid
     if grid is None:
         raise ValueError("measure needs a grid beside points or an embedding: measure(points, Grid(...)).")
     return points, grid, name or "manifold", ()
+
+
+def _is_traced(source: PointSource, grid: Grid) -> bool:
+    """Whether the points depend on values that are being traced by a transformation."""
+    if source.kind == "function":
+        point = jnp.zeros(grid.ndim, source.dtype)
+        return isinstance(source.points(point), jax.core.Tracer)
+    return isinstance(source.points, jax.core.Tracer)
 
 
 def _fingerprint(source: PointSource, grid: Grid, *parts: Any) -> str:
@@ -203,8 +218,13 @@ def _measure_exactly(
     batch_size: int | None,
     progress: Progress | None,
     partial_result: PartialResult | None,
+    traced: bool,
 ) -> PointMeasures:
     """Fields on the whole grid by automatic differentiation."""
+    if traced:
+        flat = grid.coordinates(source.dtype).reshape(-1, grid.ndim)
+        gram = gram_from_function(source.points, flat, batch_size=batch_size)
+        return jax.tree.map(lambda leaf: leaf.reshape(grid.shape), exact_measures(gram, grid))
     coordinates = np.asarray(grid.coordinates(source.dtype)).reshape(-1, grid.ndim)
     size = min(grid.size, max(256, -(-grid.size // 64)))
     count = -(-grid.size // size)
@@ -265,12 +285,12 @@ def _blame_fields(block: BlockGrams, plan: BlockPlan) -> Fields:
     return jax.tree.map(lambda x: x.reshape(len(block.grams), -1), fields)
 
 
-def _axis_sensitivity(source: PointSource, grid: Grid, stencil: Stencil) -> jax.Array:
-    """Relative change of each measure when the stencil of one axis is lowered, ``(measures, d)``.
+def _axis_sensitivity(source: PointSource, grid: Grid, stencil: Stencil, comparison: Stencil) -> jax.Array:
+    """Relative change of each measure when one axis takes the comparison stencil, ``(measures, d)``.
 
     The median over a few small blocks spread over the grid.
     """
-    stencils = (stencil, *(lowered_on_axis(stencil, k) for k in range(grid.ndim)))
+    stencils = (stencil, *(changed_on_axis(stencil, comparison, k) for k in range(grid.ndim)))
     plan = plan_for(source, grid, stencils, min(_BLAME_POINTS, grid.size))
     chosen = np.unique(np.linspace(0, plan.size - 1, _BLAME_BLOCKS).round().astype(int))
     if source.on_host:
@@ -303,12 +323,13 @@ def _assemble(
     sensitivity: jax.Array,
     grid: Grid,
     stencil: Stencil | None,
+    factor: float,
     tolerance: float,
     title: str,
     attributes: tuple,
 ) -> Geometry:
     """Error bars and totals from the fields."""
-    fields, shrink, failing = pointwise_estimates(measures, grid, stencil, tolerance)
+    fields, failing = pointwise_estimates(measures, grid, factor, tolerance)
     orders = tuple(a for a, _ in stencil) if stencil else (4,) * grid.ndim
     quadrature = tuple(8 if order == "spectral" else order for order in orders)
     volume, low = measures.value.volume_element, measures.low.volume_element
@@ -326,7 +347,7 @@ def _assemble(
         lower = part(measures.low.scalar_curvature) * low
         integrands = (value * volume, lower, rounding, scale * volume)
         defined = [jnp.where(undefined, 0.0, x) for x in integrands]
-        return integral_estimate(*defined, shrink=shrink, grid=grid, accuracy=quadrature, tolerance=tolerance)
+        return integral_estimate(*defined, factor=factor, grid=grid, accuracy=quadrature, tolerance=tolerance)
 
     return Geometry(
         **fields._asdict(),
@@ -335,7 +356,7 @@ def _assemble(
             low,
             noise.volume_element + failing * volume,
             volume,
-            shrink=shrink,
+            factor=factor,
             grid=grid,
             accuracy=quadrature,
             tolerance=tolerance,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,12 @@ class PartialResult:
         """Leaves of what is done, and how many items that is."""
         if not self.path.exists():
             return [], 0
-        with np.load(self.path, allow_pickle=False) as data:
-            count = len(data.files) - 1
-            return [[data[f"leaf{k}"] for k in range(count)]], int(data["done"])
+        try:
+            with np.load(self.path, allow_pickle=False) as data:
+                count = len(data.files) - 1
+                return [[data[f"leaf{k}"] for k in range(count)]], int(data["done"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return [], 0  # damaged: begin again
 
     def save(self, leaves: list[list[np.ndarray]], done: int) -> None:
         """Write what is done, unless that was just done."""

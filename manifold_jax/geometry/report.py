@@ -143,12 +143,11 @@ class Geometry:
         row = table[FIELDS.index(measure)]
         if row.max() < self.tolerance / 2:
             row = table.max(axis=0)  # another measure fails on these axes, and this one with it
-        order = min((10 if a == "spectral" else int(a) for a, _ in self.stencil or ()), default=4)
-        power = 1 / max(order - 2, 2)
+        power = 1 / min((10 if a == "spectral" else int(a) for a, _ in self.stencil or ()), default=4)
         worst = [k for k in np.argsort(-row) if row[k] >= max(0.3 * row.max(), self.tolerance / 4)]
         if not worst:
             worst = [int(np.argmax(row))]
-        # The lowered stencil saturates on a coarse axis: the bar itself tells how far there is to go.
+        # The largest bar of all axes together tells how far there is to go.
         spread = self._relative_error(measure) / row[worst[0]]
         parts = []
         for k in worst:
@@ -161,7 +160,8 @@ class Geometry:
         """Median bar of a field over its natural scale."""
         bend = np.asarray(self.second_form_norm.value)
         powers = {"volume_element": np.asarray(self.volume_element.value), "scalar_curvature": bend**2}
-        error = np.asarray(getattr(self, measure).error) / powers.get(measure, bend)
+        scale = powers.get(measure, bend)
+        error = np.asarray(getattr(self, measure).error) / np.where(scale > 0, scale, np.nan)
         finite = np.isfinite(error)
         return float(np.median(error[finite])) if finite.any() else 1.0
 
@@ -268,11 +268,11 @@ def _to_xarray(geometry: Geometry) -> Any:
         data[f"{measure}_resolved"] = (dimensions, np.asarray(estimate.resolved).astype(np.int8))
         if measure in FIELDS:
             data[f"{measure}_rounding"] = (dimensions, np.asarray(getattr(geometry.rounding, measure)))
-    data["axis_sensitivity"] = (("measure", "axis"), np.asarray(geometry.axis_sensitivity))
+    data["axis_sensitivity"] = (("measure_name", "axis_name"), np.asarray(geometry.axis_sensitivity))
     coordinates = {
         axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in geometry.grid.axes
     }
-    coordinates |= {"measure": list(FIELDS), "axis": list(names)}
+    coordinates |= {"measure_name": list(FIELDS), "axis_name": list(names)}
     return xarray.Dataset(data, coordinates, _provenance(geometry))
 
 
@@ -287,6 +287,13 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
 
     Raises:
         ValueError: The data set was not written by this package.
+
+    Example:
+        >>> from manifold_jax import geometry_from_xarray, measure
+        >>> from manifold_jax.datasets import ellipse
+        >>> geometry = measure(ellipse(size=16))
+        >>> geometry_from_xarray(geometry.to_xarray()).grid == geometry.grid
+        True
     """
     if "axes" not in dataset.attrs or "volume_element" not in dataset:
         raise ValueError("This data set was not written by Geometry.to_xarray: it has no 'axes' attribute.")
@@ -341,6 +348,15 @@ def load_geometry(path: str | Path) -> Geometry:
 
     Raises:
         ValueError: There is no such file, or it is not a saved Geometry.
+
+    Example:
+        >>> import tempfile
+        >>> from manifold_jax import load_geometry, measure
+        >>> from manifold_jax.datasets import ellipse
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = measure(ellipse(size=16)).save(f"{folder}/ellipse.nc")
+        ...     load_geometry(path).name
+        'ellipse'
     """
     path = Path(path)
     if not path.exists():

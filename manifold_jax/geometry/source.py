@@ -36,7 +36,8 @@ def stencil_of(
 ) -> Stencil:
     """Check accuracy and stride and spread them over the axes of a grid."""
     strides = stride if isinstance(stride, tuple) else (stride,) * grid.ndim
-    if len(strides) != grid.ndim or any(isinstance(s, bool) or int(s) != s or s < 1 for s in strides):
+    whole = all(isinstance(s, (int, np.integer)) and not isinstance(s, bool) and s >= 1 for s in strides)
+    if len(strides) != grid.ndim or not whole:
         raise ValueError(f"stride must be a whole number >= 1, or one per axis {grid.names}, got {stride!r}.")
     return tuple(zip(accuracies(accuracy, grid), (int(s) for s in strides), strict=True))
 

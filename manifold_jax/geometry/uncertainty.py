@@ -1,16 +1,15 @@
 """Error bars of measures on a grid, from two stencils on the same data.
 
-Let m_p and m_q be a measure computed at order p and by a comparison stencil of order q = p - 2 (for p = 2:
-the same order at twice the spacing). Their difference is the error of m_q. With delta the largest such
-difference over all measures, each relative to its natural scale, delta ~ h^q, and the error of m_p itself is
-of size delta^(p/q). The bar is therefore
+A measure m_p at order p is compared with m_(p+2), two orders higher. Their difference is the error of m_p up
+to the smaller error of m_(p+2), so the bar is
 
-    max over neighbours of |m_p - m_q| * min(1, SAFETY delta^((p - q)/q)) + rounding,
+    SAFETY * max over neighbours of |m_p - m_(p+2)| + rounding.
 
-which is below the difference, and of the stencil's own order wherever the grid resolves the manifold.
-(Two-grid error estimates go back to Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part
-propagates the noise of stored samples through the stencil weights. On a coarse grid the two orders may agree
-by chance in one measure; so where the shrunk delta exceeds the tolerance, every bar is at least that share of
+Where an axis has too few samples for order p + 2 the comparison is m_(p-2) (for p = 2: twice the spacing),
+whose difference is the larger error of m_(p-2) and is taken as it is. (Two-grid error estimates go back to
+Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part propagates the noise of stored samples
+through the stencil weights. On a coarse grid two orders may agree by chance in one measure; since all come
+from the same jets, where the relative bar of one exceeds the tolerance, every bar is at least that share of
 its scale.
 """
 
@@ -28,8 +27,8 @@ from manifold_jax.geometry.curvature import is_null
 from manifold_jax.geometry.fields import Fields, PointMeasures
 from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights
 
-SAFETY = 4.0
-"""Factor on the estimated error in the resolved regime; its coverage and sharpness are benchmarked."""
+SAFETY = 3.0
+"""Factor on the estimated error; its coverage and sharpness are benchmarked."""
 
 
 class Estimate(NamedTuple):
@@ -46,28 +45,48 @@ class Estimate(NamedTuple):
     resolved: Bool[Array, "*shape"]
 
 
-def comparison_stencil(stencil: Stencil) -> Stencil:
-    """The lower-order (or wider) stencil that error bars compare with."""
+def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Stencil:
+    """The stencil that error bars compare with: two orders higher, or lower where samples are too few.
 
-    def lower(accuracy: Accuracy, stride: int) -> tuple[Accuracy, int]:
+    Args:
+        stencil: The main stencil.
+        grid: The grid.
+        evaluated: Samples beyond the ends exist.
+
+    Returns:
+        The comparison; a spectral axis is compared with order 8.
+    """
+
+    def raised(axis: Axis, accuracy: Accuracy, stride: int) -> bool:
+        if accuracy == "spectral":
+            return False
+        order = int(accuracy) + 2
+        return evaluated or axis.size >= (order * stride + 1 if axis.wraps else (order + 2) * stride)
+
+    def other(accuracy: Accuracy, stride: int, raise_it: bool) -> tuple[Accuracy, int]:
         if accuracy == "spectral":
             return 8, stride
+        if raise_it:
+            return int(accuracy) + 2, stride
         return (2, 2 * stride) if accuracy == 2 else (int(accuracy) - 2, stride)
 
-    return tuple(lower(*axis) for axis in stencil)
+    pairs = zip(grid.axes, stencil, strict=True)
+    up = all(raised(axis, *spec) for axis, spec in pairs if spec[0] != "spectral")
+    return tuple(other(*spec, up) for spec in stencil)
 
 
-def lowered_on_axis(stencil: Stencil, axis: int) -> Stencil:
-    """The stencil with only one axis lowered, to find which axis is to blame."""
-    lower = comparison_stencil(stencil)
-    return tuple(lower[k] if k == axis else spec for k, spec in enumerate(stencil))
+def changed_on_axis(stencil: Stencil, comparison: Stencil, axis: int) -> Stencil:
+    """The stencil with the comparison on one axis only, to find which axis is to blame."""
+    return tuple(comparison[k] if k == axis else spec for k, spec in enumerate(stencil))
 
 
-def gain_exponent(stencil: Stencil) -> float:
-    """(p - q)/q of the lowest order in a stencil; 0 when only the spacing differs."""
-    orders = [10 if accuracy == "spectral" else int(accuracy) for accuracy, _ in stencil]
-    order = min(orders)
-    return 0.0 if order == 2 else 2.0 / (order - 2)
+def safety_factor(stencil: Stencil, comparison: Stencil) -> float:
+    """SAFETY where the comparison is of higher order; 1 where its own error dominates the difference."""
+    higher = [
+        other[0] != "spectral" and spec[0] != "spectral" and int(other[0]) > int(spec[0])
+        for spec, other in zip(stencil, comparison, strict=True)
+    ]
+    return SAFETY if any(higher) else 1.0
 
 
 def natural_scales(measures: PointMeasures) -> Fields:
@@ -96,54 +115,49 @@ def neighbourhood_maximum(values: Float[Array, "*shape"], grid: Grid) -> Float[A
 
 
 def pointwise_estimates(
-    measures: PointMeasures, grid: Grid, stencil: Stencil | None, tolerance: float
-) -> tuple[Fields, Array, Array]:
+    measures: PointMeasures, grid: Grid, factor: float, tolerance: float
+) -> tuple[Fields, Array]:
     """Every field as an Estimate, and what totals need to know of their bars.
 
     Args:
         measures: Fields of the grid's shape.
         grid: The grid.
-        stencil: The main stencil; None for exact jets.
+        factor: Factor on the difference of the two stencils; 0 for exact jets.
         tolerance: Largest bar, relative to the natural scale, that counts as resolved.
 
     Returns:
-        Fields of :class:`Estimate`; the factor min(1, SAFETY delta^((p - q)/q)) at every point; and the
-        relative error below which no bar may fall there, 0 where the jets are resolved.
+        Fields of :class:`Estimate`; and the relative error below which no bar may fall, 0 where the jets are
+        resolved.
     """
     volume = measures.value.volume_element
     null = is_null(volume) | (8 * measures.rounding.volume_element >= volume)
     scales = natural_scales(measures)
-    differences = Fields(
+    bars = Fields(
         *(
-            neighbourhood_maximum(jnp.abs(value - low), grid) if stencil else jnp.zeros_like(value)
-            for value, low in zip(measures.value, measures.low, strict=True)
+            factor * neighbourhood_maximum(jnp.abs(value - other), grid) if factor else jnp.zeros_like(value)
+            for value, other in zip(measures.value, measures.low, strict=True)
         )
     )
-    # A lower bound (the maximum found) says nothing about convergence: leave the search out of delta.
-    relative = [
-        getattr(differences, name) / getattr(scales, name)
-        for name in ("volume_element", "scalar_curvature", "mean_curvature", "second_form_norm")
-    ]
-    delta = jnp.nan_to_num(jnp.max(jnp.stack(relative), axis=0), nan=1.0)
-    exponent = gain_exponent(stencil) if stencil else 0.0
-    shrink = jnp.minimum(1.0, SAFETY * delta**exponent)
-    # Every measure comes from the same jets: where one of them is not resolved, none is trusted beyond that.
-    failing = jnp.where(delta * shrink > tolerance, delta * shrink, 0.0)
+    # The maximum found by a search says nothing about convergence: leave it out.
+    names = ("volume_element", "scalar_curvature", "mean_curvature", "second_form_norm")
+    relative = jnp.stack([getattr(bars, name) / getattr(scales, name) for name in names])
+    worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)
+    failing = jnp.where(worst > tolerance, worst, 0.0)
     estimates = []
-    for name, value, difference, rounding, scale in zip(
-        Fields._fields, measures.value, differences, measures.rounding, scales, strict=True
+    for name, value, bar, rounding, scale in zip(
+        Fields._fields, measures.value, bars, measures.rounding, scales, strict=True
     ):
-        error = jnp.maximum(difference * shrink, failing * scale) + rounding
+        error = jnp.maximum(bar, failing * scale) + rounding
         if name == "volume_element":
             # A vanishing volume element is a value, not a failure.
-            error = jnp.where(jnp.isnan(error), difference, error)
+            error = jnp.where(jnp.isnan(error), bar, error)
             undefined = jnp.isnan(value)
         else:
             undefined = null | jnp.isnan(value)
         value = jnp.where(undefined, jnp.nan, value)
         error = jnp.where(undefined | jnp.isnan(error), jnp.inf, error)
         estimates.append(Estimate(value, error, error <= tolerance * scale))
-    return Fields(*estimates), shrink, failing
+    return Fields(*estimates), failing
 
 
 def _integral(values: Array, weights: Array) -> Array:
@@ -180,14 +194,14 @@ def integral_estimate(
     rounding: Float[Array, "*shape"],
     scale: Float[Array, "*shape"],
     *,
-    shrink: Float[Array, "*shape"],
+    factor: float,
     grid: Grid,
     accuracy: tuple[Accuracy, ...],
     tolerance: float,
 ) -> Estimate:
     """Integral over the chart with an error bar for stencil, quadrature and rounding.
 
-    The stencil part integrates the (shrunk) difference of the two stencils with its sign; the quadrature part
+    The stencil part integrates the difference of the two stencils with its sign; the quadrature part
     compares, axis by axis, with every second sample.
 
     Args:
@@ -195,7 +209,7 @@ def integral_estimate(
         low: The same by the comparison stencil.
         rounding: Rounding noise of the integrand.
         scale: Natural scale of the integrand, whose integral the error is compared to.
-        shrink: Factor on the differences at every point.
+        factor: Factor on the difference of the two stencils.
         grid: The grid.
         accuracy: Order of the quadrature on each axis.
         tolerance: As for fields.
@@ -207,7 +221,7 @@ def integral_estimate(
     columns = [axis_weights(axis, order) for axis, order in zip(grid.axes, accuracy, strict=True)]
     weights = _outer(columns, dtype)
     total = _integral(values, weights)
-    stencil = jnp.abs(_integral((values - low) * shrink, weights))
+    stencil = factor * jnp.abs(_integral(values - low, weights))
     quadrature = jnp.zeros((), dtype)
     for k, axis in enumerate(grid.axes):
         coarse = [_thinned_weights(axis, accuracy[k]) if j == k else c for j, c in enumerate(columns)]
