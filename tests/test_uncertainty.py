@@ -152,8 +152,13 @@ def test_rounding_is_blamed_for_rounding():
     assert "rounding dominates, measure in float64" in verdict.sentence
 
 
-def test_comparison_stencils():
-    assert comparison_stencil(((4, 1), (6, 3), (2, 1), ("spectral", 1))) == ((2, 1), (4, 3), (2, 2), (8, 1))
+def test_comparison_stencils_are_higher_where_samples_suffice():
+    axes = [GridAxis(name, 0.0, 1.0, 40) for name in "abc"] + [GridAxis("d", 0.0, 1.0, 16, periodic=True)]
+    stencil = ((4, 1), (6, 3), (2, 1), ("spectral", 1))
+    assert comparison_stencil(stencil, Grid(tuple(axes)), evaluated=False) == ((6, 1), (8, 3), (4, 1), (8, 1))
+    axes[0] = GridAxis("a", 0.0, 1.0, 7)  # order 6 would need 8 samples
+    assert comparison_stencil(stencil, Grid(tuple(axes)), evaluated=False) == ((2, 1), (4, 3), (2, 2), (8, 1))
+    assert comparison_stencil(stencil, Grid(tuple(axes)), evaluated=True) == ((6, 1), (8, 3), (4, 1), (8, 1))
 
 
 def test_neighbourhood_maximum_wraps_on_periodic_axes_only():

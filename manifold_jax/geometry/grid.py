@@ -122,7 +122,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not isinstance(self.axes, (Axis, list, tuple)):
-            raise ValueError(f"Grid is made of a tuple of Axis objects, got {type(self.axes).__name__}.")
+            raise ValueError(f"Grid is made of a tuple of Axis objects, got {self.axes!r}.")
         axes = (self.axes,) if isinstance(self.axes, Axis) else tuple(self.axes)
         object.__setattr__(self, "axes", axes)
         if not axes:

@@ -64,7 +64,7 @@ class PartialResult:
         if not self.path.exists():
             return [], 0
         try:
-            with np.load(self.path, allow_pickle=False) as data:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 count = len(data.files) - 1
                 return [[data[f"leaf{k}"] for k in range(count)]], int(data["done"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
