@@ -350,17 +350,19 @@ def plan_blocks(
             for b, r, n, full in zip(block, reach, grid.shape, spectral, strict=True)
         )
         points = math.prod(block)
-        held = 3 * window * (features if whole_features else chunk)
+        held = 2 * window * features if whole_features else 3 * window * chunk
         held += 3 * vectors * points * chunk + 3 * len(stencils) * points * vectors**2
         return window / points, held * itemsize
 
+    # Rendering a window costs more than differentiating it: fewer, larger windows there.
+    room = 2 * MEMORY if evaluated else MEMORY
     block = [1] * grid.ndim
     while True:
         options = []
         for axis, n in enumerate(grid.shape):
             larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
             ratio, held = cost(larger)
-            fits = math.prod(larger) <= block_size if block_size else held <= MEMORY
+            fits = math.prod(larger) <= block_size if block_size else held <= room
             if block[axis] < n and fits:
                 options.append((ratio if evaluated else -axis, larger))
         if not options:
