@@ -160,7 +160,7 @@ def sprite(
         >>> heart.grid.names, heart.feature_shape
         (('orientation', 'x'), (32, 32))
         >>> image = heart.embedding(jnp.array([0.0, 15.5]))
-        >>> bool(abs(image.max() - 1) < 1e-3)
+        >>> bool(abs(image.max() - 1) < 1e-2)
         True
     """
     factors = _check_factors(factors)
@@ -223,11 +223,12 @@ def _check_fixed(
         if name in factors:
             raise ValueError(f"{name!r} is both a factor and fixed: leave it out of one of them.")
         constants[name] = float(value)
-        if not math.isfinite(constants[name]):
-            raise ValueError(f"fixed {name} must be finite, got {value}.")
     for name in ("scale", "aspect", "blur", "contrast"):
         if not constants[name] > 0:
             raise ValueError(f"{name} must be positive, got {constants[name]}.")
+    for name, value in constants.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}.")
     return {name: value for name, value in constants.items() if name not in factors}
 
 
