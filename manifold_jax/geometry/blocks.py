@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -83,9 +83,9 @@ class BlockPlan:
     evaluated: bool
     chunk: int
 
-    @property
+    @cached_property
     def axes(self) -> tuple[AxisPlan, ...]:
-        """Plan of every axis."""
+        """Plan of every axis, made once: its matrices are dense."""
         per_axis = zip(*self.stencils, strict=True)
         return tuple(
             axis_plan(axis, tuple(specs), block, evaluated=self.evaluated)
