@@ -135,6 +135,11 @@ def torus_points(u, v, major=2.0, minor=0.5):
     return big * np.cos(u), big * np.sin(u), minor * np.sin(v) + 0 * u
 
 
+def hopf_points(eta, p, q):
+    """Unit sphere S^3 in Hopf coordinates."""
+    return np.sin(eta) * np.cos(p), np.sin(eta) * np.sin(p), np.cos(eta) * np.cos(q), np.cos(eta) * np.sin(q)
+
+
 def sphere_points(*angles):
     """Unit sphere S^d in polar coordinates."""
     points, sines = [], np.ones_like(angles[0])

@@ -127,7 +127,7 @@ def border_error(points, grid, accuracy, curvature):
     return np.abs(value - curvature)[border].max() / curvature
 
 
-SMALL_S3, LARGE_S3 = ((0.7, 0.9, 0.2), (1.3, 1.5, 1.0)), ((0.5, 0.6, 0.2), (1.8, 1.9, 2.2))
+SMALL_S3 = ((0.7, 0.9, 0.2), (1.3, 1.5, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -135,11 +135,8 @@ SMALL_S3, LARGE_S3 = ((0.7, 0.9, 0.2), (1.3, 1.5, 1.0)), ((0.5, 0.6, 0.2), (1.8,
     [
         (2, ((0.4, 0.2), (2.0, 2.2)), (49, 97)),
         (4, ((0.4, 0.2), (2.0, 2.2)), (65, 97)),
-        (6, ((0.4, 0.2), (2.0, 2.2)), (65, 97)),
         (2, SMALL_S3, (17, 33)),
         (4, SMALL_S3, (25, 33)),
-        (6, LARGE_S3, (33, 49)),
-        (8, LARGE_S3, (33, 41)),
     ],
 )
 def test_order_at_the_border_of_a_warped_sphere_patch(accuracy, box, sizes, x64):
@@ -153,16 +150,34 @@ def test_order_at_the_border_of_a_warped_sphere_patch(accuracy, box, sizes, x64)
     assert abs(measured - accuracy) <= 0.2, (errors, measured)
 
 
-def test_order_8_at_the_border_of_a_warped_sphere_zone(x64):
-    # On a patch with corners the leading error changes sign along the border, and order 8 reaches the float64
-    # floor before its slope settles; long double with exact weights follows the same errors on to order 8.
-    errors, sizes = [], (41, 49)
+def end_error(function, grid, accuracy, curvature):
+    """Largest relative error of S on the two border layers of the first axis."""
+    points = oracle.warped_points(function, [axis.samples() for axis in grid.axes])
+    value = oracle.geometry(grid_gram(jnp.asarray(points), grid, accuracy))["scalar_curvature"]
+    return np.abs(value[[0, -1]] - curvature).max() / curvature
+
+
+# Orders 6 and 8 are measured where one axis is open: on a patch with corners the leading error changes sign along
+# the border, so that the slope of the maximum settles late. And on coarse grids: ghosts of degree 9 amplify the
+# rounding of the samples themselves to a few 1e-10.
+
+
+@pytest.mark.parametrize(("accuracy", "sizes"), [(6, (49, 65)), (8, (25, 29))])
+def test_order_at_the_border_of_a_warped_sphere_zone(accuracy, sizes, x64):
+    errors = []
     for n in sizes:
         grid = Grid((Axis("a", 0.5, 1.8, n), Axis("b", 0.0, TURN, 2 * n - 2, periodic=True)))
-        points = oracle.warped_points(oracle.sphere_points, [axis.samples() for axis in grid.axes])
-        value = oracle.geometry(grid_gram(jnp.asarray(points), grid, 8))["scalar_curvature"]
-        errors.append(np.abs(value[[0, -1]] - 2).max() / 2)
-    assert abs(rate(errors, [n - 1 for n in sizes]) - 8) <= 0.2, errors
+        errors.append(end_error(oracle.sphere_points, grid, accuracy, 2.0))
+    assert abs(rate(errors, [n - 1 for n in sizes]) - accuracy) <= 0.2, errors
+
+
+@pytest.mark.parametrize("accuracy", [6, 8])
+def test_order_at_the_border_of_a_warped_zone_of_the_three_sphere(accuracy, x64):
+    errors, sizes = [], (25, 29)
+    for n in sizes:
+        turns = (Axis(name, 0.0, TURN, 2 * n - 2, periodic=True) for name in ("p", "q"))
+        errors.append(end_error(oracle.hopf_points, Grid((Axis("e", 0.3, 1.0, n), *turns)), accuracy, 6.0))
+    assert abs(rate(errors, [n - 1 for n in sizes]) - accuracy) <= 0.2, errors
 
 
 @pytest.mark.parametrize(

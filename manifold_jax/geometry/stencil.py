@@ -8,6 +8,7 @@ is NumPy float64 and runs once, at trace time.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ def central_weights(derivative: int, order: int) -> np.ndarray:
     """Weights of the central difference at offsets ``-order/2 .. order/2`` for unit spacing.
 
     The weights w solve sum_j w_j j^k = k! [k = derivative] for k = 0..order, hence are exact on
-    polynomials of degree ``order`` (Fornberg, Math. Comp. 51, 1988).
+    polynomials of degree ``order`` (Fornberg, Math. Comp. 51, 1988); in closed form, to rounding.
 
     Args:
         derivative: 0 (the sample itself), 1 or 2.
@@ -34,27 +35,30 @@ def central_weights(derivative: int, order: int) -> np.ndarray:
         >>> central_weights(2, 2).round(12)
         array([ 1., -2.,  1.])
     """
-    half = order // 2
-    offsets = np.arange(-half, half + 1, dtype=float)
+    m = order // 2
+    offsets = np.arange(-m, m + 1)
     if derivative == 0:
         return (offsets == 0).astype(float)
-    vandermonde = offsets[None, :] ** np.arange(order + 1)[:, None]
-    moments = np.zeros(order + 1)
-    moments[derivative] = derivative
-    weights = np.linalg.solve(vandermonde, moments)
-    parity = -1.0 if derivative == 1 else 1.0
-    return (weights + parity * weights[::-1]) / 2
+    weights = np.zeros(order + 1)
+    for j in range(1, m + 1):
+        # w_j = k (-1)^(j+1) (m!)^2 / (j^k (m-j)! (m+j)!): integers until the last division.
+        share = (-1) ** (j + 1) * derivative * math.factorial(m) ** 2
+        right = share / (j**derivative * math.factorial(m - j) * math.factorial(m + j))
+        weights[m + j], weights[m - j] = right, right if derivative == 2 else -right
+    weights[m] = -math.fsum(weights)
+    return weights
 
 
 @cache
 def extrapolation_weights(distance: int, degree: int) -> np.ndarray:
     """Lagrange weights that continue samples 0, 1, ..., ``degree`` to position ``-distance``."""
-    nodes = np.arange(degree + 1, dtype=float)
-    differences = nodes[:, None] - nodes[None, :]
-    np.fill_diagonal(differences, 1.0)
-    numerators = np.tile(-float(distance) - nodes, (degree + 1, 1))
-    np.fill_diagonal(numerators, 1.0)
-    return np.prod(numerators / differences, axis=1)
+    # prod over m != j of (-distance - m) / (j - m): whole numbers.
+    signs = [(-1) ** j for j in range(degree + 1)]
+    weights = [
+        sign * math.comb(distance + degree, degree) * distance * math.comb(degree, j) // (distance + j)
+        for j, sign in enumerate(signs)
+    ]
+    return np.array(weights, float)
 
 
 def halo(accuracy: Accuracy, stride: int) -> int:
