@@ -157,9 +157,9 @@ def end_error(function, grid, accuracy, curvature):
     return np.abs(value[[0, -1]] - curvature).max() / curvature
 
 
-# Orders 6 and 8 are measured where one axis is open: on a patch with corners the leading error changes sign along
-# the border, so that the slope of the maximum settles late. And on coarse grids: ghosts of degree 9 amplify the
-# rounding of the samples themselves to a few 1e-10.
+# Orders 6 and 8 are measured where one axis is open: on a patch with corners the leading error changes sign
+# along the border, so that the slope of the maximum settles late. And on coarse grids: ghosts of degree 9
+# amplify the rounding of the samples themselves to a few 1e-10.
 
 
 @pytest.mark.parametrize(("accuracy", "sizes"), [(6, (49, 65)), (8, (25, 29))])
