@@ -1,0 +1,442 @@
+"""Largest empty tangent balls and bottleneck candidates, from all pairs of points.
+
+For a point x with tangent space T_x the ball that touches it and passes through y has the radius
+
+    R(x, y) = |y - x|^2 / (2 d(y - x, T_x))          (Federer, Trans. AMS 93, 1959, theorem 4.18)
+
+and tau(x) = inf over y of R(x, y). Pairs are screened in tiles, in the dtype of the points; those whose rounding
+interval reaches the minimum of their row are computed again in NumPy float64. A pair at distance r cannot give
+less than r/2, so points are first compared after an orthogonal projection to few dimensions, which never
+lengthens a distance: what lies beyond twice the radius already found is never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+RELIABLE = 0.02
+"""Largest share of the distance to the tangent space that noise may make up: below it a pair counts."""
+
+_DIRECT_FEATURES = 16
+"""Up to so many features differences are formed one by one, without cancellation."""
+
+_PROJECTION = 48
+_SAMPLE = 1024
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Cloud(NamedTuple):
+    """All points that a ball may meet.
+
+    Attributes:
+        points: ``(n, f)`` on the host, in memory or memory-mapped.
+        noise: ``(n,)`` rounding error of each point, a length.
+        spread: ``(n,)`` half the diagonal of the cell around each point; 0 without a lattice.
+        projected: ``(n, k)`` after an orthogonal projection; the points themselves where they are short.
+        slack: Rounding error of projected distances.
+    """
+
+    points: np.ndarray
+    noise: np.ndarray
+    spread: np.ndarray
+    projected: np.ndarray
+    slack: float
+
+
+class Rows(NamedTuple):
+    """A tile of centres x.
+
+    Attributes:
+        index: ``(a,)`` positions in the cloud.
+        frames: ``(a, d, f)`` orthonormal tangent frames; NaN where the metric is degenerate.
+        tilt: ``(a,)`` bound on the sine of the error of the tangent space.
+        radius: ``(a,)`` upper bound of tau known beforehand, or infinity.
+        bend: ``(a,)`` normal curvature, by which the normal space turns within a cell.
+    """
+
+    index: np.ndarray
+    frames: np.ndarray
+    tilt: np.ndarray
+    radius: np.ndarray
+    bend: np.ndarray
+
+
+class Pairs(NamedTuple):
+    """What the pairs of one tile, or of all, say.
+
+    Attributes:
+        radius: ``(a,)`` smallest R(x, y), infinite where no pair is reliable.
+        error: ``(a,)`` its error by noise and rounding.
+        witness: ``(a,)`` position of y in the cloud, -1 where there is none.
+        normal: ``(m, 2)`` pairs whose chord is normal at the first, within a cell.
+        length: ``(m,)`` their lengths.
+        tangent: ``(m,)`` length of the chord's tangential part at the first.
+        coincident: ``(c, 2)`` different points at the same place.
+        looked_at: Pairs that were not pruned.
+    """
+
+    radius: np.ndarray
+    error: np.ndarray
+    witness: np.ndarray
+    normal: np.ndarray
+    length: np.ndarray
+    tangent: np.ndarray
+    coincident: np.ndarray
+    looked_at: int
+
+
+def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Cloud:
+    """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
+    n, f = points.shape
+    eps = float(np.finfo(points.dtype).eps)
+    if f <= max(_PROJECTION, _DIRECT_FEATURES):
+        projected = np.asarray(points) - points[: min(n, _SAMPLE)].mean(axis=0)
+    else:
+        sample = np.asarray(points[np.linspace(0, n - 1, min(n, _SAMPLE)).round().astype(int)], np.float64)
+        centre = sample.mean(axis=0)
+        _, vectors = np.linalg.eigh((sample - centre) @ (sample - centre).T)
+        weights = (sample - centre).T @ vectors[:, ::-1][:, :_PROJECTION]
+        basis = np.linalg.qr(weights)[0].astype(points.dtype)
+        centre = centre.astype(points.dtype)
+        pieces = [(points[k : k + 8192] - centre) @ basis for k in range(0, n, 8192)]
+        projected = np.concatenate(pieces)
+    size = float(np.abs(projected).max(initial=0.0)) * projected.shape[1] ** 0.5
+    return Cloud(points, noise, spread, projected, 8 * eps * size)
+
+
+# --- screening ---------------------------------------------------------------------------------------------
+
+
+class _Terms(NamedTuple):
+    """Squared chord, squared distance to the tangent space, and their errors."""
+
+    chord: Array
+    normal: Array
+    square_error: Array
+    length_error: Array
+
+
+def _direct(x: Array, frames: Array, y: Array) -> _Terms:
+    """By differences, one feature after the other: one fused loop."""
+    eps = jnp.finfo(x.dtype).eps
+    d, f = frames.shape[1:]
+    v = [y[None, :, c] - x[:, None, c] for c in range(f)]
+    along = [sum(frames[:, k, c, None] * v[c] for c in range(f)) for k in range(d)]
+    rest = [v[c] - sum(frames[:, k, c, None] * along[k] for k in range(d)) for c in range(f)]
+    chord = sum(entry**2 for entry in v)
+    normal = sum(entry**2 for entry in rest)
+    return _Terms(chord, normal, jnp.zeros((), x.dtype), 4 * eps * jnp.sqrt(chord))
+
+
+def _by_products(x: Array, frames: Array, y: Array) -> _Terms:
+    """By matrix products: |P v|^2 = |v|^2 - |Q^T v|^2, centred on the tile."""
+    eps = jnp.finfo(x.dtype).eps
+    a, d, f = frames.shape
+    centre = jnp.mean(x, axis=0)
+    x, y = x - centre, y - centre
+    stacked = jnp.concatenate([x, frames.reshape(a * d, f)])
+    products = jnp.matmul(stacked, y.T, precision=_HIGHEST)
+    xx, yy = jnp.sum(x * x, axis=1), jnp.sum(y * y, axis=1)
+    sizes = xx[:, None] + yy[None, :]
+    chord = jnp.maximum(sizes - 2 * products[:a], 0.0)
+    here = jnp.einsum("adf,af->ad", frames, x, precision=_HIGHEST)
+    along = products[a:].reshape(a, d, -1) - here[:, :, None]
+    normal = jnp.maximum(chord - jnp.sum(along * along, axis=1), 0.0)
+    return _Terms(chord, normal, eps * (8 + f**0.5) * sizes, jnp.zeros((), x.dtype))
+
+
+class _Side(NamedTuple):
+    """Traced data of the rows or the columns of a tile."""
+
+    index: Array
+    points: Array
+    noise: Array
+    spread: Array
+
+
+@jax.jit
+def _screen(
+    rows: _Side,
+    frames: Array,
+    tilt: Array,
+    bend: Array,
+    columns: _Side,
+    best: Array,
+    longest: Array,
+    separation: Array,
+    slack: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Pairs of a tile to compute again, and the best sure radius and its column."""
+    direct = rows.points.shape[1] <= _DIRECT_FEATURES
+    terms = (_direct if direct else _by_products)(rows.points, frames, columns.points)
+    other = (columns.index[None, :] >= 0) & (rows.index[:, None] != columns.index[None, :])
+    noise = rows.noise[:, None] + columns.noise[None, :]
+    soft = tilt[:, None] * jnp.sqrt(terms.chord) + noise
+    chord_low = jnp.maximum(terms.chord - terms.square_error, 0.0)
+    low = jnp.sqrt(jnp.maximum(terms.normal - terms.square_error, 0.0)) - terms.length_error
+    high = jnp.sqrt(terms.normal + terms.square_error) + terms.length_error
+    tiny = jnp.finfo(low.dtype).tiny
+    apart = other & (terms.chord + terms.square_error >= separation**2)
+    sure = apart & (soft <= RELIABLE * low)
+    # The upper end of the interval bounds the minimum; the lower end says which pairs may still beat it.
+    upper = jnp.where(sure, (terms.chord + terms.square_error) / (2 * jnp.maximum(low, tiny)), jnp.inf)
+    arg = jnp.argmin(upper, axis=1)
+    least = jnp.take_along_axis(upper, arg[:, None], axis=1)[:, 0]
+    bound = jnp.minimum(best, least)
+    lower = chord_low / (2 * jnp.maximum(high, tiny))
+    again = apart & (soft <= RELIABLE * high) & (lower < bound[:, None] * (1 - slack))
+    # Where the metric is degenerate (at a pole) points coincide by nature.
+    together = other & (jnp.sqrt(chord_low) <= 2 * noise) & jnp.isfinite(frames[:, :1, 0])
+    reach = rows.spread[:, None] * (1 + jnp.sqrt(terms.chord) * bend[:, None]) + columns.spread[None, :]
+    tangent = terms.chord - terms.normal
+    normal = other & (tangent - terms.square_error <= reach**2) & (4 * tangent <= terms.chord)
+    normal = normal & (chord_low <= (2 * longest) ** 2)
+    return again | together | normal, jnp.where(least <= best, arg, -1), bound, jnp.sum(jnp.isfinite(upper))
+
+
+@jax.jit
+def _near(rows: Array, columns: Array, limit: Array, slack: Array) -> tuple[Array, Array]:
+    """Columns within the limit of any row after projection, and how many pairs that is."""
+    xx, yy = jnp.sum(rows * rows, axis=1), jnp.sum(columns * columns, axis=1)
+    sizes = xx[:, None] + yy[None, :]
+    squares = sizes - 2 * jnp.matmul(rows, columns.T, precision=_HIGHEST)
+    eps = jnp.finfo(rows.dtype).eps * (8 + rows.shape[1] ** 0.5)
+    close = squares - eps * sizes <= (limit[:, None] + slack) ** 2
+    return jnp.any(close, axis=0), jnp.sum(close, axis=1)
+
+
+# --- one tile ----------------------------------------------------------------------------------------------
+
+_PROJECTED_COLUMNS = 65536
+
+
+def _candidates(cloud: Cloud, rows: Rows, limit: np.ndarray) -> tuple[np.ndarray, int]:
+    """Columns that some row of the tile may need, and the number of pairs within their limits."""
+    dtype = cloud.projected.dtype
+    here = jnp.asarray(cloud.projected[rows.index])
+    found, pairs = [], 0
+    for start in range(0, len(cloud.projected), _PROJECTED_COLUMNS):
+        piece = cloud.projected[start : start + _PROJECTED_COLUMNS]
+        any_row, count = _near(here, jnp.asarray(piece), jnp.asarray(limit, dtype), dtype.type(cloud.slack))
+        found.append(start + np.flatnonzero(np.asarray(any_row)))
+        pairs += int(np.asarray(count).sum())
+    return np.concatenate(found), pairs
+
+
+def _side(cloud: Cloud, index: np.ndarray, size: int) -> _Side:
+    """Gather columns, padded to ``size`` with index -1."""
+    dtype = cloud.projected.dtype
+    place = np.zeros(size, np.int64)
+    place[: len(index)] = index
+    label = np.full(size, -1, np.int32)
+    label[: len(index)] = index
+    points = jnp.asarray(np.asarray(cloud.points[place], dtype))
+    noise = jnp.asarray(cloud.noise[place], dtype)
+    return _Side(jnp.asarray(label), points, noise, jnp.asarray(cloud.spread[place], dtype))
+
+
+def tile_pairs(
+    cloud: Cloud, rows: Rows, *, longest: float, separation: float, columns: int, allowed: np.ndarray | None
+) -> Pairs:
+    """Smallest R(x, y) of every row of a tile, and the pairs that may be bottlenecks.
+
+    Args:
+        cloud: All points.
+        rows: The centres.
+        longest: Bottlenecks are looked for up to this half length.
+        separation: Pairs closer than this do not count for R.
+        columns: Points compared with the tile at once.
+        allowed: Mask of the points of the cloud that count as y; all by default.
+
+    Returns:
+        The pairs of this tile.
+    """
+    dtype = cloud.projected.dtype
+    slack = dtype.type(slack_of(dtype))
+    side = _side(cloud, rows.index, len(rows.index))
+    traced = [jnp.asarray(x, dtype) for x in (rows.frames, rows.tilt, rows.bend)]
+    scalars = dtype.type(longest), dtype.type(separation), slack
+    best = jnp.full(len(rows.index), jnp.inf, dtype)
+    merged = _empty(len(rows.index))
+
+    def look(index: np.ndarray, size: int, best: Array, merged: Pairs) -> tuple[Array, Pairs]:
+        mask, arg, bound, _ = _screen(side, *traced, _side(cloud, index, size), best, *scalars)
+        i, j = np.nonzero(np.asarray(mask))
+        arg = np.asarray(arg)
+        winners = np.flatnonzero(arg >= 0)
+        pairs = np.concatenate([np.stack([i, j], 1), np.stack([winners, arg[winners]], 1)])
+        pairs = np.unique(pairs[pairs[:, 1] < len(index)], axis=0)
+        pairs[:, 1] = index[pairs[:, 1]]
+        return bound, _again(cloud, rows, pairs, merged, longest, separation, float(slack))
+
+    n = len(cloud.points)
+    everyone = np.arange(n) if allowed is None else np.flatnonzero(allowed)
+    if len(everyone) > 2 * columns:
+        own = rows.index if allowed is None else rows.index[allowed[rows.index]]
+        best, merged = look(own, len(rows.index), best, merged)
+        radius = np.minimum(np.asarray(best), rows.radius)
+        index, looked_at = _candidates(cloud, rows, 2 * np.maximum(radius, longest))
+        everyone = index if allowed is None else index[allowed[index]]
+    else:
+        looked_at = len(everyone) * len(rows.index)
+    for start in range(0, len(everyone), columns):
+        best, merged = look(everyone[start : start + columns], columns, best, merged)
+    return merged._replace(looked_at=looked_at)
+
+
+def slack_of(dtype: np.dtype) -> float:
+    """Relative gap below which a pair is not computed again; it is part of the error."""
+    return float(100 * np.finfo(dtype).eps)
+
+
+def _empty(count: int) -> Pairs:
+    none = np.zeros((0, 2), np.int64)
+    radius = np.full(count, np.inf)
+    return Pairs(radius, np.zeros(count), np.full(count, -1), none, np.zeros(0), np.zeros(0), none, 0)
+
+
+def pair_terms(
+    cloud: Cloud, rows: Rows, local: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chord and distance to the tangent space of pairs, in float64, a few at a time.
+
+    Args:
+        cloud: All points.
+        rows: A tile.
+        local: ``(p,)`` position of x in the tile.
+        other: ``(p,)`` position of y in the cloud.
+
+    Returns:
+        Two arrays ``(p,)``.
+    """
+    d, f = rows.frames.shape[1:]
+    chord, normal = np.zeros(len(local)), np.zeros(len(local))
+    step = max(1, 2**22 // (f * (d + 2)))
+    for start in range(0, len(local), step):
+        part = slice(start, start + step)
+        i, j = local[part], other[part]
+        v = np.asarray(cloud.points[j], np.float64) - np.asarray(cloud.points[rows.index[i]], np.float64)
+        frames = np.asarray(rows.frames[i], np.float64)
+        along = np.einsum("pdf,pf->pd", frames, v)
+        rest = v - np.einsum("pdf,pd->pf", frames, along)
+        chord[part] = np.linalg.norm(v, axis=1)
+        normal[part] = np.linalg.norm(rest, axis=1)
+    return chord, normal
+
+
+def _again(
+    cloud: Cloud,
+    rows: Rows,
+    pairs: np.ndarray,
+    merged: Pairs,
+    longest: float,
+    separation: float,
+    slack: float,
+) -> Pairs:
+    """Compute screened pairs in float64 and merge them into what is known of the tile."""
+    if not len(pairs):
+        return merged
+    i, j = pairs.T
+    chord, normal = pair_terms(cloud, rows, i, j)
+    x = rows.index[i]
+    noise = cloud.noise[x] + cloud.noise[j]
+    apart = chord > 2 * noise
+    soft = rows.tilt[i] * chord + noise
+    radius, error = ball_radius(chord, normal, soft, slack)
+    radius = np.where(apart & (chord >= separation), radius, np.inf)
+    order = np.lexsort((radius, i))
+    first = order[np.unique(i[order], return_index=True)[1]]
+    better = first[radius[first] < merged.radius[i[first]]]
+    for old, new in ((merged.radius, radius), (merged.error, error), (merged.witness, j)):
+        old[i[better]] = new[better]
+    cell = cloud.spread[x] * (1 + chord * rows.bend[i]) + cloud.spread[j]
+    tangent = np.sqrt(np.maximum(chord**2 - normal**2, 0.0))
+    facing = apart & (tangent <= np.minimum(cell, chord / 2)) & (chord <= 2 * longest)
+    facing &= np.isfinite(normal)
+    same = ~apart & np.isfinite(normal)
+    return merged._replace(
+        normal=np.concatenate([merged.normal, np.stack([x, j], 1)[facing]]),
+        length=np.concatenate([merged.length, chord[facing]]),
+        tangent=np.concatenate([merged.tangent, tangent[facing]]),
+        coincident=np.concatenate([merged.coincident, np.stack([x, j], 1)[same]]),
+    )
+
+
+def ball_radius(
+    chord: np.ndarray, normal: np.ndarray, soft: np.ndarray, slack: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """R(x, y) and its error; infinite where noise spoils the distance to the tangent space."""
+    reliable = (soft <= RELIABLE * normal) & (normal > 0)
+    below = np.where(reliable, normal, 1.0)
+    radius = np.where(reliable, chord**2 / (2 * below), np.inf)
+    return radius, np.where(reliable, radius * (soft / below + slack), np.inf)
+
+
+# --- all tiles ---------------------------------------------------------------------------------------------
+
+
+def all_pairs(
+    cloud: Cloud,
+    tiles: Iterable[Rows],
+    *,
+    longest: float,
+    separation: float = 0.0,
+    columns: int,
+    allowed: np.ndarray | None = None,
+    after: Callable[[Rows, Pairs], None] | None = None,
+) -> Pairs:
+    """Run :func:`tile_pairs` over tiles and put the results into cloud order.
+
+    Args:
+        cloud: All points.
+        tiles: Centres, tile by tile.
+        longest: As in :func:`tile_pairs`.
+        separation: As in :func:`tile_pairs`.
+        columns: As in :func:`tile_pairs`.
+        allowed: As in :func:`tile_pairs`.
+        after: Called with each tile and its pairs while its frames are at hand.
+
+    Returns:
+        Pairs with ``(n,)`` fields in the order of the cloud; points that are no centre keep radius infinity.
+    """
+    total = _empty(len(cloud.points))
+    lists: list[tuple[np.ndarray, ...]] = [total[3:7]]
+    looked_at = 0
+    run = partial(tile_pairs, longest=longest, separation=separation, columns=columns, allowed=allowed)
+    for rows in tiles:
+        pairs = run(cloud, rows)
+        for whole, part in zip(total[:3], pairs[:3], strict=True):
+            whole[rows.index] = part
+        lists.append(pairs[3:7])
+        looked_at += pairs.looked_at
+        if after is not None:
+            after(rows, pairs)
+    return Pairs(*total[:3], *(np.concatenate(column) for column in zip(*lists, strict=True)), looked_at)
+
+
+def mutual(pairs: Pairs, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs whose chord is normal at both ends, each once, in the order of ``first * count + second``.
+
+    Args:
+        pairs: From :func:`all_pairs`.
+        count: Number of points of the cloud.
+
+    Returns:
+        ``(m, 2)`` pairs with the smaller position first, their lengths, and the larger tangential part of the
+        chord at its ends, relative to the length.
+    """
+    i, j = pairs.normal.T
+    forward = i < j
+    ahead, at_first = np.unique((i * count + j)[forward], return_index=True)
+    back, at_second = np.unique((j * count + i)[~forward], return_index=True)
+    both, one, two = np.intersect1d(ahead, back, assume_unique=True, return_indices=True)
+    length = pairs.length[forward][at_first][one]
+    sides = pairs.tangent[forward][at_first][one], pairs.tangent[~forward][at_second][two]
+    return np.stack([both // count, both % count], 1), length, np.maximum(*sides) / length
