@@ -501,21 +501,20 @@ def _beside(grid: Grid, values: np.ndarray, index: int) -> tuple[np.ndarray, np.
 def _local(part: _Part, parts: Sequence[_Part]) -> _Found:
     """Smallest radius of curvature, refined where there is an embedding."""
     c, number = part.component, [p is part for p in parts].index(True)
-    index = int(np.argmin(part.local))
+    reliable = part.local_error <= 0.1 * part.local
+    index = int(np.argmin(np.where(reliable, part.local, np.inf) if reliable.any() else part.local))
     u = np.asarray(c.grid.coordinates(c.source.dtype)).reshape(-1, c.grid.ndim)[index]
     value, error = float(part.local[index]), float(part.local_error[index])
     if not math.isfinite(value):
         return _Found(math.inf, 0.0, ((number, u), (number, u)))
     if c.stencil is None:
-        dtype = c.source.dtype
-        low = [-np.inf if a.periodic else a.start for a in c.grid.axes]
-        high = [np.inf if a.periodic else a.stop for a in c.grid.axes]
-        arrays = [jnp.asarray(x, dtype) for x in (u, c.grid.spacing, low, high)]
-        place, bend = largest_curvature(c.source.points, *arrays)
-        if np.isfinite(bend) and float(bend) > 0:
-            value, u = min(value, 1 / float(bend)), np.asarray(place)
+        place, bend, noise = largest_curvature(c.source.points, jnp.asarray(u, c.source.dtype), c.grid)
+        if float(noise) < 0.1 * float(bend) and 1 / float(bend) < value:
+            value, error, u = 1 / float(bend), float(noise) / float(bend) ** 2, np.asarray(place)
     else:
         error += float(vertex_drop(np.array([value]), *_beside(c.grid, part.local, index))[0])
+        # Where the curvature is not resolved it may be larger: by what is seen there.
+        error += max(0.0, value - float(part.local.min()))
     return _Found(value, error, ((number, u), (number, u)))
 
 

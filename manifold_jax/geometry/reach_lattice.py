@@ -304,6 +304,7 @@ def tiles(
     block = block_shape(points, component, size)
     wanted = originals(component) == np.arange(grid.size)
     position = centres(component)
+    defined = np.isfinite(np.asarray(component.geometry.normal_curvature.value)).reshape(-1)
     coordinates = np.asarray(grid.coordinates(component.source.dtype)).reshape(-1, d)
     plan = gains = None
     factor = 0.0
@@ -330,6 +331,8 @@ def tiles(
             ]
             window = _window(component, plan, place)
             frames, tilt = _stencil_frames(window, *matrices, gain, noise[flat].max(), factor)
+        # A degenerate metric has no tangent space, even where rounding pretends one.
+        frames = np.where(defined[flat][:, None, None], np.asarray(frames), np.nan)
         keep = wanted[flat]
-        rows = Rows(position[flat], np.asarray(frames), np.asarray(tilt, np.float64), radius[flat], bend[flat])
+        rows = Rows(position[flat], frames, np.asarray(tilt, np.float64), radius[flat], bend[flat])
         yield flat[keep], Rows(*(field[keep] for field in rows))

@@ -115,7 +115,7 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
 
 
 class _Terms(NamedTuple):
-    """Squared chord, squared distance to the tangent space, and their errors."""
+    """Squared chord and squared distance to the tangent space; error of the squares, and of the distance per chord."""
 
     chord: Array
     normal: Array
@@ -132,7 +132,7 @@ def _direct(x: Array, frames: Array, y: Array) -> _Terms:
     rest = [v[c] - sum(frames[:, k, c, None] * along[k] for k in range(d)) for c in range(f)]
     chord = sum(entry**2 for entry in v)
     normal = sum(entry**2 for entry in rest)
-    return _Terms(chord, normal, jnp.zeros((), x.dtype), 4 * eps * jnp.sqrt(chord))
+    return _Terms(chord, normal, jnp.zeros((), x.dtype), jnp.asarray(4 * eps, x.dtype))
 
 
 def _by_products(x: Array, frames: Array, y: Array) -> _Terms:
@@ -172,33 +172,36 @@ def _screen(
     longest: Array,
     separation: Array,
     slack: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Pairs of a tile to compute again, and the best sure radius and its column."""
+) -> tuple[Array, Array]:
+    """Mask of the pairs of a tile to compute again, and the best sure radius of every row."""
     direct = rows.points.shape[1] <= _DIRECT_FEATURES
     terms = (_direct if direct else _by_products)(rows.points, frames, columns.points)
     other = (columns.index[None, :] >= 0) & (rows.index[:, None] != columns.index[None, :])
     noise = rows.noise[:, None] + columns.noise[None, :]
-    soft = tilt[:, None] * jnp.sqrt(terms.chord) + noise
-    chord_low = jnp.maximum(terms.chord - terms.square_error, 0.0)
-    low = jnp.sqrt(jnp.maximum(terms.normal - terms.square_error, 0.0)) - terms.length_error
-    high = jnp.sqrt(terms.normal + terms.square_error) + terms.length_error
+    length = jnp.sqrt(terms.chord)
+    rounding = terms.length_error * length
+    soft = tilt[:, None] * length + noise
+    low = jnp.sqrt(jnp.maximum(terms.normal - terms.square_error, 0.0)) - rounding
+    high = jnp.sqrt(terms.normal + terms.square_error) + rounding
     tiny = jnp.finfo(low.dtype).tiny
     apart = other & (terms.chord + terms.square_error >= separation**2)
-    sure = apart & (soft <= RELIABLE * low)
     # The upper end of the interval bounds the minimum; the lower end says which pairs may still beat it.
-    upper = jnp.where(sure, (terms.chord + terms.square_error) / (2 * jnp.maximum(low, tiny)), jnp.inf)
-    arg = jnp.argmin(upper, axis=1)
-    least = jnp.take_along_axis(upper, arg[:, None], axis=1)[:, 0]
-    bound = jnp.minimum(best, least)
-    lower = chord_low / (2 * jnp.maximum(high, tiny))
-    again = apart & (soft <= RELIABLE * high) & (lower < bound[:, None] * (1 - slack))
+    upper = (terms.chord + terms.square_error) / (2 * jnp.maximum(low, tiny))
+    upper = jnp.where(apart & (soft <= RELIABLE * low), upper, jnp.inf)
+    squares = jnp.maximum(terms.chord - terms.square_error, 0.0)
+    lower = jnp.where(apart & (soft <= RELIABLE * high), squares / (2 * jnp.maximum(high, tiny)), jnp.inf)
     # Where the metric is degenerate (at a pole) points coincide by nature.
-    together = other & (jnp.sqrt(chord_low) <= 2 * noise) & jnp.isfinite(frames[:, :1, 0])
-    reach = rows.spread[:, None] * (1 + jnp.sqrt(terms.chord) * bend[:, None]) + columns.spread[None, :]
+    together = other & (squares <= 4 * noise**2) & jnp.isfinite(frames[:, :1, 0])
+    cells = rows.spread[:, None] * (1 + length * bend[:, None]) + columns.spread[None, :]
     tangent = terms.chord - terms.normal
-    normal = other & (tangent - terms.square_error <= reach**2) & (4 * tangent <= terms.chord)
-    normal = normal & (chord_low <= (2 * longest) ** 2)
-    return again | together | normal, jnp.where(least <= best, arg, -1), bound, jnp.sum(jnp.isfinite(upper))
+    normal = other & (tangent - terms.square_error <= cells**2) & (4 * tangent <= terms.chord)
+    normal = normal & (squares <= 4 * longest**2)
+    lower = jnp.where(together | normal, -jnp.inf, lower)
+    # Kept apart, or the compiler would compute all of it once for the minimum and once for the mask.
+    upper, lower = jax.lax.optimization_barrier((upper, lower))
+    bound = jnp.minimum(best, jnp.min(upper, axis=1))
+    chosen = (upper <= bound[:, None]) & jnp.isfinite(upper)
+    return chosen | (lower < bound[:, None] * (1 - slack)), bound
 
 
 @jax.jit
@@ -267,14 +270,9 @@ def tile_pairs(
     merged = _empty(len(rows.index))
 
     def look(index: np.ndarray, size: int, best: Array, merged: Pairs) -> tuple[Array, Pairs]:
-        mask, arg, bound, _ = _screen(side, *traced, _side(cloud, index, size), best, *scalars)
-        i, j = np.nonzero(np.asarray(mask))
-        arg = np.asarray(arg)
-        winners = np.flatnonzero(arg >= 0)
-        pairs = np.concatenate([np.stack([i, j], 1), np.stack([winners, arg[winners]], 1)])
-        pairs = np.unique(pairs[pairs[:, 1] < len(index)], axis=0)
-        pairs[:, 1] = index[pairs[:, 1]]
-        return bound, _again(cloud, rows, pairs, merged, longest, separation, float(slack))
+        mask, bound = _screen(side, *traced, _side(cloud, index, size), best, *scalars)
+        i, j = np.divmod(np.flatnonzero(np.asarray(mask)), size)
+        return bound, _again(cloud, rows, i, index[j], merged, longest, separation, float(slack))
 
     n = len(cloud.points)
     everyone = np.arange(n) if allowed is None else np.flatnonzero(allowed)
@@ -334,16 +332,16 @@ def pair_terms(
 def _again(
     cloud: Cloud,
     rows: Rows,
-    pairs: np.ndarray,
+    i: np.ndarray,
+    j: np.ndarray,
     merged: Pairs,
     longest: float,
     separation: float,
     slack: float,
 ) -> Pairs:
     """Compute screened pairs in float64 and merge them into what is known of the tile."""
-    if not len(pairs):
+    if not len(i):
         return merged
-    i, j = pairs.T
     chord, normal = pair_terms(cloud, rows, i, j)
     x = rows.index[i]
     noise = cloud.noise[x] + cloud.noise[j]

@@ -9,48 +9,52 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from manifold_jax.geometry.fields import exact_measures
+from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.normal_curvature import normal_curvature
 
 _SEARCH_STEPS = 60
 _MARQUARDT_STEPS = 40
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="grid")
 def largest_curvature(
-    embedding: Any,
-    start: Float[Array, "d"],
-    spacing: Float[Array, "d"],
-    low: Float[Array, "d"],
-    high: Float[Array, "d"],
-) -> tuple[Float[Array, "d"], Float[Array, ""]]:
-    """Climb to a local maximum of the largest normal curvature by a pattern search within a box.
+    embedding: Any, start: Float[Array, "d"], grid: Grid
+) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""]]:
+    """Climb to a local maximum of the largest normal curvature by a pattern search within the grid's box.
 
     The maximum over directions has kinks, so no derivatives: step along the axes, halve the step when no
-    neighbour is better (Kolda, Lewis & Torczon, SIAM Review 45, 2003).
+    neighbour is better (Kolda, Lewis & Torczon, SIAM Review 45, 2003). What climbs is the lower end of the
+    rounding interval, lest the search be drawn to a pole, where all digits are lost.
 
     Args:
         embedding: The embedding, a ``jax.tree_util.Partial``.
         start: Chart point to start from.
-        spacing: First step along each axis.
-        low: Lower end of each axis, or minus infinity.
-        high: Upper end of each axis, or infinity.
+        grid: The lattice: its spacing is twice the first step, its open axes end the search.
 
     Returns:
-        The chart point reached and its largest normal curvature.
+        The chart point reached, its largest normal curvature, and the rounding error of that.
     """
     d = start.shape[0]
     moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
+    low = jnp.asarray([-jnp.inf if a.periodic else a.start for a in grid.axes], start.dtype)
+    high = jnp.asarray([jnp.inf if a.periodic else a.stop for a in grid.axes], start.dtype)
+
+    def curvature(points: Array) -> tuple[Array, Array]:
+        measures = exact_measures(gram_from_function(embedding, points), grid)
+        return measures.value.normal_curvature, measures.rounding.normal_curvature
 
     def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
         point, size = state
         tried = jnp.clip(point + moves * size, low, high)
-        values = normal_curvature(gram_from_function(embedding, tried))
-        best = jnp.argmax(jnp.nan_to_num(values, nan=-jnp.inf))
+        value, noise = curvature(tried)
+        best = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
         return tried[best], jnp.where(best == 0, size / 2, size)
 
+    spacing = jnp.asarray(grid.spacing, start.dtype)
     point, _ = jax.lax.fori_loop(0, _SEARCH_STEPS, step, (start, spacing / 2))
-    return point, normal_curvature(gram_from_function(embedding, point[None]))[0]
+    value, noise = curvature(point[None])
+    return point, value[0], noise[0]
 
 
 class Bottleneck(NamedTuple):
@@ -71,7 +75,7 @@ class Bottleneck(NamedTuple):
     moved: Array
 
 
-@partial(jax.jit, static_argnames=())
+@jax.jit
 def refine_bottleneck(
     embeddings: tuple[Any, Any],
     starts: tuple[Float[Array, "d"], Float[Array, "e"]],
