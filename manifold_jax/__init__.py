@@ -7,6 +7,7 @@ from manifold_jax.geometry import Grid as Grid
 from manifold_jax.geometry import Jet as Jet
 from manifold_jax.geometry import JetGram as JetGram
 from manifold_jax.geometry import Manifold as Manifold
+from manifold_jax.geometry import Reach as Reach
 from manifold_jax.geometry import Verdict as Verdict
 from manifold_jax.geometry import christoffel as christoffel
 from manifold_jax.geometry import geometry_from_xarray as geometry_from_xarray
@@ -22,10 +23,13 @@ from manifold_jax.geometry import measure as measure
 from manifold_jax.geometry import metric as metric
 from manifold_jax.geometry import normal_curvature as normal_curvature
 from manifold_jax.geometry import normal_curvature_bounds as normal_curvature_bounds
+from manifold_jax.geometry import reach as reach
+from manifold_jax.geometry import reach_from_samples as reach_from_samples
 from manifold_jax.geometry import ricci as ricci
 from manifold_jax.geometry import riemann as riemann
 from manifold_jax.geometry import scalar_curvature as scalar_curvature
 from manifold_jax.geometry import second_form_norm as second_form_norm
 from manifold_jax.geometry import second_fundamental_form as second_fundamental_form
 from manifold_jax.geometry import sectional_curvature as sectional_curvature
+from manifold_jax.geometry import tangent_ball_radius as tangent_ball_radius
 from manifold_jax.geometry import volume_element as volume_element

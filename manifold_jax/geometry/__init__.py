@@ -24,6 +24,10 @@ from manifold_jax.geometry.manifold import Manifold as Manifold
 from manifold_jax.geometry.measure import measure as measure
 from manifold_jax.geometry.normal_curvature import normal_curvature as normal_curvature
 from manifold_jax.geometry.normal_curvature import normal_curvature_bounds as normal_curvature_bounds
+from manifold_jax.geometry.reach import reach as reach
+from manifold_jax.geometry.reach_result import Reach as Reach
+from manifold_jax.geometry.reach_samples import reach_from_samples as reach_from_samples
+from manifold_jax.geometry.reach_samples import tangent_ball_radius as tangent_ball_radius
 from manifold_jax.geometry.report import Geometry as Geometry
 from manifold_jax.geometry.report import Verdict as Verdict
 from manifold_jax.geometry.report import geometry_from_xarray as geometry_from_xarray

@@ -55,9 +55,7 @@ def extended(grid: Grid, periods: int) -> Grid:
             length = (axis.stop - axis.start) * periods
             stop = axis.stop + length - axis.spacing
             size = axis.size * (2 * periods + 1)
-            axis = replace(
-                axis, start=axis.start - length, stop=stop, size=size, periodic=False, wrap=True
-            )
+            axis = replace(axis, start=axis.start - length, stop=stop, size=size, periodic=False, wrap=True)
         axes.append(axis)
     return Grid(tuple(axes))
 
@@ -85,9 +83,7 @@ def centres(component: Component) -> np.ndarray:
     """Position of every grid point in the lattice, flat."""
     grid, lattice = component.grid, component.lattice
     starts = [(m - n) // 2 for n, m in zip(grid.shape, lattice.shape, strict=True)]
-    index = np.meshgrid(
-        *[s + np.arange(n) for s, n in zip(starts, grid.shape, strict=True)], indexing="ij"
-    )
+    index = np.meshgrid(*[s + np.arange(n) for s, n in zip(starts, grid.shape, strict=True)], indexing="ij")
     return np.ravel_multi_index(index, lattice.shape).reshape(-1)
 
 
@@ -123,7 +119,7 @@ def neighbours(grid: Grid, position: np.ndarray) -> np.ndarray:
 
 
 def half_cells(points: np.ndarray, lattice: Grid) -> np.ndarray:
-    """Half the diagonal of the cell around every lattice point (half the sum of its edges), ``(n, d)`` summed."""
+    """Half the sum of the edges of the cell around every lattice point, ``(n,)``."""
     total = np.zeros(lattice.size)
     step = max(1, 2**22 // points.shape[1])
     for start in range(0, lattice.size, step):
@@ -135,9 +131,7 @@ def half_cells(points: np.ndarray, lattice: Grid) -> np.ndarray:
     return total
 
 
-def vertex_drop(
-    middle: np.ndarray, before: np.ndarray, after: np.ndarray
-) -> np.ndarray:
+def vertex_drop(middle: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """How far a smooth function may fall below its smallest sample, from the samples beside it.
 
     A parabola with second difference s has its vertex at most s/8 below the sample next to it; with several
@@ -163,6 +157,7 @@ def vertex_drop(
 
 def _orthonormal(first: Float[Array, "d f"]) -> tuple[Array, Array]:
     """Rows spanning the tangent space by Cholesky QR, twice for accuracy, and the first change of basis."""
+
     def step(vectors: Array) -> tuple[Array, Array]:
         change = frame(jnp.matmul(vectors, vectors.T, precision=_HIGHEST))
         return jnp.matmul(change, vectors, precision=_HIGHEST), change
@@ -187,10 +182,10 @@ def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Arr
 
 @partial(jax.jit, static_argnames=("factor",))
 def _stencil_frames(
-    window: Array, main: Any, other: Any, gains: Float[Array, "a d"], noise: Array, factor: float
+    window: Array, matrices: Any, gains: Float[Array, "a d"], noise: Array, factor: float
 ) -> tuple[Array, Array]:
     """Frames by the main stencil; tilt from the comparison stencil and the rounding of the samples."""
-    d = len(main)
+    d = len(matrices[0])
 
     def one(first: Array, second: Array, gain: Array) -> tuple[Array, Array]:
         frames, change = _orthonormal(first)
@@ -200,8 +195,8 @@ def _stencil_frames(
         rounding = noise * jnp.sqrt(jnp.sum((change * gain) ** 2))
         return frames, factor * jnp.linalg.norm(beyond) + rounding + 4 * jnp.finfo(frames.dtype).eps
 
-    both = [window_derivatives(window, matrices)[:, :d] for matrices in (main, other)]
-    return jax.vmap(one)(*both, gains)
+    first, second = (window_derivatives(window, of_stencil)[:, :d] for of_stencil in matrices)
+    return jax.vmap(one)(first, second, gains)
 
 
 def _window(component: Component, plan: BlockPlan, place: tuple[int, ...]) -> Array:
@@ -268,7 +263,9 @@ def local_model(component: Component, points: np.ndarray, position: int) -> tupl
 def block_shape(points: np.ndarray, component: Component, size: int) -> tuple[int, ...]:
     """Compact tiles: doubles the shortest edge, measured on the manifold, up to ``size`` points."""
     grid = component.grid
-    middle = np.array([np.ravel_multi_index([n // 2 for n in component.lattice.shape], component.lattice.shape)])
+    middle = np.array(
+        [np.ravel_multi_index([n // 2 for n in component.lattice.shape], component.lattice.shape)]
+    )
     beside = neighbours(component.lattice, middle)[0]
     steps = [float(np.linalg.norm(points[b[b >= 0][0]] - points[middle[0]])) for b in beside]
     block = [1] * grid.ndim
@@ -285,7 +282,12 @@ def block_shape(points: np.ndarray, component: Component, size: int) -> tuple[in
 
 
 def tiles(
-    component: Component, points: np.ndarray, noise: np.ndarray, bend: np.ndarray, radius: np.ndarray, size: int
+    component: Component,
+    points: np.ndarray,
+    noise: np.ndarray,
+    bend: np.ndarray,
+    radius: np.ndarray,
+    size: int,
 ) -> Iterator[tuple[np.ndarray, Rows]]:
     """Centres with their tangent frames, tile by tile.
 
@@ -306,14 +308,14 @@ def tiles(
     position = centres(component)
     defined = np.isfinite(np.asarray(component.geometry.normal_curvature.value)).reshape(-1)
     coordinates = np.asarray(grid.coordinates(component.source.dtype)).reshape(-1, d)
-    plan = gains = None
+    plan, gains = None, []
     factor = 0.0
     if component.stencil is not None:
         evaluated = component.source.kind == "function"
         comparison = comparison_stencil(component.stencil, grid, evaluated=evaluated)
         factor = safety_factor(component.stencil, comparison)
         plan = BlockPlan(grid, (component.stencil, comparison), block, evaluated, component.source.features)
-        gains = [np.asarray(first) for first, _ in stencil_noise(plan, np.float64)]
+        gains = [np.asarray(first) for first, _ in stencil_noise(plan, component.source.dtype)]
     starts = [np.minimum(np.arange(0, n, b), n - b) for n, b in zip(grid.shape, block, strict=True)]
     for place in itertools.product(*[range(len(s)) for s in starts]):
         along = [s[i] + np.arange(b) for s, i, b in zip(starts, place, block, strict=True)]
@@ -326,11 +328,14 @@ def tiles(
             per_axis = np.meshgrid(*[g[a] for g, a in zip(gains, along, strict=True)], indexing="ij")
             gain = jnp.asarray(np.stack(per_axis, -1).reshape(-1, d), component.source.dtype)
             matrices = [
-                [jnp.asarray(axis.matrices[s, i], component.source.dtype) for axis, i in zip(plan.axes, place, strict=True)]
+                [
+                    jnp.asarray(axis.matrices[s, i], component.source.dtype)
+                    for axis, i in zip(plan.axes, place, strict=True)
+                ]
                 for s in (0, 1)
             ]
             window = _window(component, plan, place)
-            frames, tilt = _stencil_frames(window, *matrices, gain, noise[flat].max(), factor)
+            frames, tilt = _stencil_frames(window, matrices, gain, noise[flat].max(), factor)
         # A degenerate metric has no tangent space, even where rounding pretends one.
         frames = np.where(defined[flat][:, None, None], np.asarray(frames), np.nan)
         keep = wanted[flat]

@@ -4,10 +4,10 @@ For a point x with tangent space T_x the ball that touches it and passes through
 
     R(x, y) = |y - x|^2 / (2 d(y - x, T_x))          (Federer, Trans. AMS 93, 1959, theorem 4.18)
 
-and tau(x) = inf over y of R(x, y). Pairs are screened in tiles, in the dtype of the points; those whose rounding
-interval reaches the minimum of their row are computed again in NumPy float64. A pair at distance r cannot give
-less than r/2, so points are first compared after an orthogonal projection to few dimensions, which never
-lengthens a distance: what lies beyond twice the radius already found is never looked at.
+and tau(x) = inf over y of R(x, y). Pairs are screened in tiles, in the dtype of the points; those whose
+rounding interval reaches the minimum of their row are computed again in NumPy float64. A pair at distance r
+cannot give less than r/2, so points are first compared after an orthogonal projection to few dimensions,
+which never lengthens a distance: what lies beyond twice the radius already found is never looked at.
 """
 
 from __future__ import annotations
@@ -16,20 +16,14 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-RELIABLE = 0.02
-"""Largest share of the distance to the tangent space that noise may make up: below it a pair counts."""
-
-_DIRECT_FEATURES = 16
-"""Up to so many features differences are formed one by one, without cancellation."""
+from manifold_jax.geometry.reach_screen import DIRECT_FEATURES, RELIABLE, Side, near, screen
 
 _PROJECTION = 48
 _SAMPLE = 1024
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Cloud(NamedTuple):
@@ -54,14 +48,14 @@ class Rows(NamedTuple):
     """A tile of centres x.
 
     Attributes:
-        index: ``(a,)`` positions in the cloud.
+        position: ``(a,)`` positions in the cloud.
         frames: ``(a, d, f)`` orthonormal tangent frames; NaN where the metric is degenerate.
         tilt: ``(a,)`` bound on the sine of the error of the tangent space.
         radius: ``(a,)`` upper bound of tau known beforehand, or infinity.
         bend: ``(a,)`` normal curvature, by which the normal space turns within a cell.
     """
 
-    index: np.ndarray
+    position: np.ndarray
     frames: np.ndarray
     tilt: np.ndarray
     radius: np.ndarray
@@ -96,7 +90,7 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
     """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
     n, f = points.shape
     eps = float(np.finfo(points.dtype).eps)
-    if f <= max(_PROJECTION, _DIRECT_FEATURES):
+    if f <= max(_PROJECTION, DIRECT_FEATURES):
         projected = np.asarray(points) - points[: min(n, _SAMPLE)].mean(axis=0)
     else:
         sample = np.asarray(points[np.linspace(0, n - 1, min(n, _SAMPLE)).round().astype(int)], np.float64)
@@ -111,110 +105,6 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
     return Cloud(points, noise, spread, projected, 8 * eps * size)
 
 
-# --- screening ---------------------------------------------------------------------------------------------
-
-
-class _Terms(NamedTuple):
-    """Squared chord and squared distance to the tangent space; error of the squares, and of the distance per chord."""
-
-    chord: Array
-    normal: Array
-    square_error: Array
-    length_error: Array
-
-
-def _direct(x: Array, frames: Array, y: Array) -> _Terms:
-    """By differences, one feature after the other: one fused loop."""
-    eps = jnp.finfo(x.dtype).eps
-    d, f = frames.shape[1:]
-    v = [y[None, :, c] - x[:, None, c] for c in range(f)]
-    along = [sum(frames[:, k, c, None] * v[c] for c in range(f)) for k in range(d)]
-    rest = [v[c] - sum(frames[:, k, c, None] * along[k] for k in range(d)) for c in range(f)]
-    chord = sum(entry**2 for entry in v)
-    normal = sum(entry**2 for entry in rest)
-    return _Terms(chord, normal, jnp.zeros((), x.dtype), jnp.asarray(4 * eps, x.dtype))
-
-
-def _by_products(x: Array, frames: Array, y: Array) -> _Terms:
-    """By matrix products: |P v|^2 = |v|^2 - |Q^T v|^2, centred on the tile."""
-    eps = jnp.finfo(x.dtype).eps
-    a, d, f = frames.shape
-    centre = jnp.mean(x, axis=0)
-    x, y = x - centre, y - centre
-    stacked = jnp.concatenate([x, frames.reshape(a * d, f)])
-    products = jnp.matmul(stacked, y.T, precision=_HIGHEST)
-    xx, yy = jnp.sum(x * x, axis=1), jnp.sum(y * y, axis=1)
-    sizes = xx[:, None] + yy[None, :]
-    chord = jnp.maximum(sizes - 2 * products[:a], 0.0)
-    here = jnp.einsum("adf,af->ad", frames, x, precision=_HIGHEST)
-    along = products[a:].reshape(a, d, -1) - here[:, :, None]
-    normal = jnp.maximum(chord - jnp.sum(along * along, axis=1), 0.0)
-    return _Terms(chord, normal, eps * (8 + f**0.5) * sizes, jnp.zeros((), x.dtype))
-
-
-class _Side(NamedTuple):
-    """Traced data of the rows or the columns of a tile."""
-
-    index: Array
-    points: Array
-    noise: Array
-    spread: Array
-
-
-@jax.jit
-def _screen(
-    rows: _Side,
-    frames: Array,
-    tilt: Array,
-    bend: Array,
-    columns: _Side,
-    best: Array,
-    longest: Array,
-    separation: Array,
-    slack: Array,
-) -> tuple[Array, Array]:
-    """Mask of the pairs of a tile to compute again, and the best sure radius of every row."""
-    direct = rows.points.shape[1] <= _DIRECT_FEATURES
-    terms = (_direct if direct else _by_products)(rows.points, frames, columns.points)
-    other = (columns.index[None, :] >= 0) & (rows.index[:, None] != columns.index[None, :])
-    noise = rows.noise[:, None] + columns.noise[None, :]
-    length = jnp.sqrt(terms.chord)
-    rounding = terms.length_error * length
-    soft = tilt[:, None] * length + noise
-    low = jnp.sqrt(jnp.maximum(terms.normal - terms.square_error, 0.0)) - rounding
-    high = jnp.sqrt(terms.normal + terms.square_error) + rounding
-    tiny = jnp.finfo(low.dtype).tiny
-    apart = other & (terms.chord + terms.square_error >= separation**2)
-    # The upper end of the interval bounds the minimum; the lower end says which pairs may still beat it.
-    upper = (terms.chord + terms.square_error) / (2 * jnp.maximum(low, tiny))
-    upper = jnp.where(apart & (soft <= RELIABLE * low), upper, jnp.inf)
-    squares = jnp.maximum(terms.chord - terms.square_error, 0.0)
-    lower = jnp.where(apart & (soft <= RELIABLE * high), squares / (2 * jnp.maximum(high, tiny)), jnp.inf)
-    # Where the metric is degenerate (at a pole) points coincide by nature.
-    together = other & (squares <= 4 * noise**2) & jnp.isfinite(frames[:, :1, 0])
-    cells = rows.spread[:, None] * (1 + length * bend[:, None]) + columns.spread[None, :]
-    tangent = terms.chord - terms.normal
-    normal = other & (tangent - terms.square_error <= cells**2) & (4 * tangent <= terms.chord)
-    normal = normal & (squares <= 4 * longest**2)
-    lower = jnp.where(together | normal, -jnp.inf, lower)
-    # Kept apart, or the compiler would compute all of it once for the minimum and once for the mask.
-    upper, lower = jax.lax.optimization_barrier((upper, lower))
-    bound = jnp.minimum(best, jnp.min(upper, axis=1))
-    chosen = (upper <= bound[:, None]) & jnp.isfinite(upper)
-    return chosen | (lower < bound[:, None] * (1 - slack)), bound
-
-
-@jax.jit
-def _near(rows: Array, columns: Array, limit: Array, slack: Array) -> tuple[Array, Array]:
-    """Columns within the limit of any row after projection, and how many pairs that is."""
-    xx, yy = jnp.sum(rows * rows, axis=1), jnp.sum(columns * columns, axis=1)
-    sizes = xx[:, None] + yy[None, :]
-    squares = sizes - 2 * jnp.matmul(rows, columns.T, precision=_HIGHEST)
-    eps = jnp.finfo(rows.dtype).eps * (8 + rows.shape[1] ** 0.5)
-    close = squares - eps * sizes <= (limit[:, None] + slack) ** 2
-    return jnp.any(close, axis=0), jnp.sum(close, axis=1)
-
-
 # --- one tile ----------------------------------------------------------------------------------------------
 
 _PROJECTED_COLUMNS = 65536
@@ -223,17 +113,17 @@ _PROJECTED_COLUMNS = 65536
 def _candidates(cloud: Cloud, rows: Rows, limit: np.ndarray) -> tuple[np.ndarray, int]:
     """Columns that some row of the tile may need, and the number of pairs within their limits."""
     dtype = cloud.projected.dtype
-    here = jnp.asarray(cloud.projected[rows.index])
+    here = jnp.asarray(cloud.projected[rows.position])
     found, pairs = [], 0
     for start in range(0, len(cloud.projected), _PROJECTED_COLUMNS):
         piece = cloud.projected[start : start + _PROJECTED_COLUMNS]
-        any_row, count = _near(here, jnp.asarray(piece), jnp.asarray(limit, dtype), dtype.type(cloud.slack))
+        any_row, count = near(here, jnp.asarray(piece), jnp.asarray(limit, dtype), dtype.type(cloud.slack))
         found.append(start + np.flatnonzero(np.asarray(any_row)))
         pairs += int(np.asarray(count).sum())
     return np.concatenate(found), pairs
 
 
-def _side(cloud: Cloud, index: np.ndarray, size: int) -> _Side:
+def _side(cloud: Cloud, index: np.ndarray, size: int) -> Side:
     """Gather columns, padded to ``size`` with index -1."""
     dtype = cloud.projected.dtype
     place = np.zeros(size, np.int64)
@@ -242,7 +132,7 @@ def _side(cloud: Cloud, index: np.ndarray, size: int) -> _Side:
     label[: len(index)] = index
     points = jnp.asarray(np.asarray(cloud.points[place], dtype))
     noise = jnp.asarray(cloud.noise[place], dtype)
-    return _Side(jnp.asarray(label), points, noise, jnp.asarray(cloud.spread[place], dtype))
+    return Side(jnp.asarray(label), points, noise, jnp.asarray(cloud.spread[place], dtype))
 
 
 def tile_pairs(
@@ -263,27 +153,27 @@ def tile_pairs(
     """
     dtype = cloud.projected.dtype
     slack = dtype.type(slack_of(dtype))
-    side = _side(cloud, rows.index, len(rows.index))
+    side = _side(cloud, rows.position, len(rows.position))
     traced = [jnp.asarray(x, dtype) for x in (rows.frames, rows.tilt, rows.bend)]
     scalars = dtype.type(longest), dtype.type(separation), slack
-    best = jnp.full(len(rows.index), jnp.inf, dtype)
-    merged = _empty(len(rows.index))
+    best = jnp.full(len(rows.position), jnp.inf, dtype)
+    merged = _empty(len(rows.position))
 
     def look(index: np.ndarray, size: int, best: Array, merged: Pairs) -> tuple[Array, Pairs]:
-        mask, bound = _screen(side, *traced, _side(cloud, index, size), best, *scalars)
+        mask, bound = screen(side, *traced, _side(cloud, index, size), best, *scalars)
         i, j = np.divmod(np.flatnonzero(np.asarray(mask)), size)
         return bound, _again(cloud, rows, i, index[j], merged, longest, separation, float(slack))
 
     n = len(cloud.points)
     everyone = np.arange(n) if allowed is None else np.flatnonzero(allowed)
     if len(everyone) > 2 * columns:
-        own = rows.index if allowed is None else rows.index[allowed[rows.index]]
-        best, merged = look(own, len(rows.index), best, merged)
+        own = rows.position if allowed is None else rows.position[allowed[rows.position]]
+        best, merged = look(own, len(rows.position), best, merged)
         radius = np.minimum(np.asarray(best), rows.radius)
         index, looked_at = _candidates(cloud, rows, 2 * np.maximum(radius, longest))
         everyone = index if allowed is None else index[allowed[index]]
     else:
-        looked_at = len(everyone) * len(rows.index)
+        looked_at = len(everyone) * len(rows.position)
     for start in range(0, len(everyone), columns):
         best, merged = look(everyone[start : start + columns], columns, best, merged)
     return merged._replace(looked_at=looked_at)
@@ -320,7 +210,7 @@ def pair_terms(
     for start in range(0, len(local), step):
         part = slice(start, start + step)
         i, j = local[part], other[part]
-        v = np.asarray(cloud.points[j], np.float64) - np.asarray(cloud.points[rows.index[i]], np.float64)
+        v = np.asarray(cloud.points[j], np.float64) - np.asarray(cloud.points[rows.position[i]], np.float64)
         frames = np.asarray(rows.frames[i], np.float64)
         along = np.einsum("pdf,pf->pd", frames, v)
         rest = v - np.einsum("pdf,pd->pf", frames, along)
@@ -343,7 +233,7 @@ def _again(
     if not len(i):
         return merged
     chord, normal = pair_terms(cloud, rows, i, j)
-    x = rows.index[i]
+    x = rows.position[i]
     noise = cloud.noise[x] + cloud.noise[j]
     apart = chord > 2 * noise
     soft = rows.tilt[i] * chord + noise
@@ -411,12 +301,15 @@ def all_pairs(
     for rows in tiles:
         pairs = run(cloud, rows)
         for whole, part in zip(total[:3], pairs[:3], strict=True):
-            whole[rows.index] = part
+            whole[rows.position] = part
         lists.append(pairs[3:7])
         looked_at += pairs.looked_at
         if after is not None:
             after(rows, pairs)
-    return Pairs(*total[:3], *(np.concatenate(column) for column in zip(*lists, strict=True)), looked_at)
+    normal, length, tangent, coincident = (np.concatenate(column) for column in zip(*lists, strict=True))
+    return total._replace(
+        normal=normal, length=length, tangent=tangent, coincident=coincident, looked_at=looked_at
+    )
 
 
 def mutual(pairs: Pairs, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

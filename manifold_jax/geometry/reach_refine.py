@@ -83,9 +83,10 @@ def refine_bottleneck(
 ) -> Bottleneck:
     """Solve for a chord that is normal at both ends, by the Levenberg-Marquardt method.
 
-    The unknowns are the chart coordinates of the ends, in lattice steps; the residuals are the cosines between
-    the chord and the coordinate directions. Damping copes with bottlenecks that are not isolated (spheres,
-    parallel circles), where Newton's equations are singular (Marquardt, SIAM J. Appl. Math. 11, 1963).
+    The unknowns are the chart coordinates of the ends, in lattice steps; the residuals are the cosines
+    between the chord and the coordinate directions. Damping copes with bottlenecks that are not isolated
+    (spheres, parallel circles), where Newton's equations are singular (Marquardt, SIAM J. Appl. Math. 11,
+    1963).
 
     Args:
         embeddings: The embedding at each end (the same, or two components), ``jax.tree_util.Partial``.
