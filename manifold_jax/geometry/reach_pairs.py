@@ -107,20 +107,50 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
 
 # --- one tile ----------------------------------------------------------------------------------------------
 
-_PROJECTED_COLUMNS = 65536
+_PROJECTED_COLUMNS = 8192
 
 
 def _candidates(cloud: Cloud, rows: Rows, limit: np.ndarray) -> tuple[np.ndarray, int]:
-    """Columns that some row of the tile may need, and the number of pairs within their limits."""
+    """Columns that some row of the tile may need, and a bound of the number of pairs within their limits.
+
+    First those within the ball around the tile, then, where points are long, pair by pair after projection.
+    """
     dtype = cloud.projected.dtype
-    here = jnp.asarray(cloud.projected[rows.position])
-    found, pairs = [], 0
-    for start in range(0, len(cloud.projected), _PROJECTED_COLUMNS):
-        piece = cloud.projected[start : start + _PROJECTED_COLUMNS]
-        any_row, count = near(here, jnp.asarray(piece), jnp.asarray(limit, dtype), dtype.type(cloud.slack))
-        found.append(start + np.flatnonzero(np.asarray(any_row)))
+    here = cloud.projected[rows.position]
+    centre = here.mean(axis=0)
+    size = float(np.sqrt(np.sum((here - centre) ** 2, axis=1).max()))
+    distance = np.sqrt(np.sum((cloud.projected - centre) ** 2, axis=1))
+    found = np.flatnonzero(distance <= float(limit.max()) + size + 2 * cloud.slack)
+    if cloud.points.shape[1] <= DIRECT_FEATURES:
+        return found, len(found) * len(here)
+    near_rows, limits = jnp.asarray(here), jnp.asarray(limit, dtype)
+    kept, pairs = [], 0
+    for start in range(0, len(found), _PROJECTED_COLUMNS):
+        index = found[start : start + _PROJECTED_COLUMNS]
+        # Padded with points at infinity: one shape, one compilation.
+        piece = np.full((_PROJECTED_COLUMNS, here.shape[1]), np.sqrt(np.finfo(dtype).max) / 8, dtype)
+        piece[: len(index)] = cloud.projected[index]
+        any_row, count = near(near_rows, jnp.asarray(piece), limits, dtype.type(cloud.slack))
+        kept.append(index[np.asarray(any_row)[: len(index)]])
         pairs += int(np.asarray(count).sum())
-    return np.concatenate(found), pairs
+    return np.concatenate(kept) if kept else found, pairs
+
+
+def compact_order(points: np.ndarray, size: int) -> list[np.ndarray]:
+    """Indices in groups of ``size`` near points, by halving along the widest direction (a k-d tree)."""
+    groups, stack = [], [np.arange(len(points))]
+    while stack:
+        index = stack.pop()
+        if len(index) <= size:
+            groups.append(index)
+            continue
+        part = points[index]
+        along = part[:, int(np.argmax(np.ptp(part, axis=0)))]
+        # Cut at a multiple of the size, so that all groups but one are full.
+        cut = max(1, round(len(index) / size / 2)) * size
+        order = np.argpartition(along, min(cut, len(index) - 1))
+        stack += [index[order[:cut]], index[order[cut:]]]
+    return groups
 
 
 def _side(cloud: Cloud, index: np.ndarray, size: int) -> Side:

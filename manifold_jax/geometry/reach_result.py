@@ -90,7 +90,7 @@ class Reach(NamedTuple):
         if any(np.asarray(mask).any() for mask in masks):
             text += "; an upper bound, since the manifold has a border"
         if self.coincident:
-            text += f"; {self.coincident} pairs coincide and were left out (copies={{axis: times}} declares a cover)"
+            text += f"; {self.coincident} pairs coincide and are left out (a cover? declare copies)"
         return text + "."
 
 

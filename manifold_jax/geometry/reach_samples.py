@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.reach_pairs import Rows, all_pairs, make_cloud
+from manifold_jax.geometry.reach_pairs import Cloud, Rows, all_pairs, compact_order, make_cloud
 from manifold_jax.geometry.reach_result import NOWHERE, Reach, chords
 
 _COLUMNS = 16
@@ -74,8 +74,8 @@ def reach_from_samples(
     Args:
         points: ``(n, *features)``. Points at the same place (to rounding) are not compared, and counted in
             ``coincident``.
-        tangents: ``(n, d, *features)`` vectors that span the tangent space at every point; estimated by a local
-            quadratic fit if not given.
+        tangents: ``(n, d, *features)`` vectors that span the tangent space at every point; estimated by
+            a local quadratic fit if not given.
         dimension: d.
         neighbours: Points of each local estimate; by default ``d (d + 3) + 4``.
         separation: Least distance of a pair. By default 0 for given tangents (pairs spoilt by rounding are
@@ -125,7 +125,7 @@ def reach_from_samples(
     whole = make_cloud(cloud, noise, np.zeros(n))
     found = all_pairs(
         whole,
-        _tiles(cloud, frames, tile_size, progress),
+        _tiles(whole, frames, tile_size, progress),
         longest=0.0,
         separation=separation,
         columns=_COLUMNS * tile_size,
@@ -196,8 +196,8 @@ def estimated_tangents(
     """Tangent frames by a quadratic fit to the nearest neighbours.
 
     Principal components give coordinates t; the differences are then fitted by a polynomial of degree 2 in t
-    through the point, whose linear part spans the tangent space to second order in the distance of the neighbours
-    (Aamari & Levrard, Ann. Stat. 47, 2019), where principal components alone are first order.
+    through the point, whose linear part spans the tangent space to second order in the distance of the
+    neighbours (Aamari & Levrard, Ann. Stat. 47, 2019), where principal components alone are first order.
 
     Args:
         cloud: Points.
@@ -205,8 +205,8 @@ def estimated_tangents(
         count: Neighbours, more than d(d + 3)/2.
 
     Returns:
-        Frames ``(n, d, f)``; the sine of the angle to the fit with half the neighbours ``(n,)``; the distance to
-        the farthest neighbour ``(n,)``.
+        Frames ``(n, d, f)``; the sine of the angle to the fit with half the neighbours ``(n,)``; the distance
+        to the farthest neighbour ``(n,)``.
     """
     n, f = cloud.shape
     frames = np.zeros((n, dimension, f), cloud.dtype)
@@ -242,19 +242,17 @@ def _quadratic_fit(difference: np.ndarray, dimension: int) -> np.ndarray:
     return np.swapaxes(np.linalg.qr(np.swapaxes(linear, 1, 2))[0], 1, 2)
 
 
-def _tiles(cloud: np.ndarray, frames: np.ndarray, size: int, progress: Progress | None) -> Iterator[Rows]:
-    """Tiles of points that are near each other where one principal direction can tell."""
-    n = len(cloud)
-    centred = cloud - cloud.mean(axis=0)
-    order = np.argsort(centred[:, int(np.argmax(centred.var(axis=0)))], kind="stable")
-    eps = float(np.finfo(cloud.dtype).eps)
-    size = min(size, n)
-    for start in range(0, n, size):
-        index = order[min(start, n - size) : min(start, n - size) + size]
-        nothing = np.zeros(size)
-        yield Rows(index, frames[index], nothing + 4 * eps, nothing + np.inf, nothing)
+def _tiles(cloud: Cloud, frames: np.ndarray, size: int, progress: Progress | None) -> Iterator[Rows]:
+    n, done = len(cloud.points), 0
+    eps = float(np.finfo(cloud.points.dtype).eps)
+    for group in compact_order(cloud.projected, min(size, n)):
+        # A short group is filled up with its last point: one shape, one compilation.
+        position = np.pad(group, (0, min(size, n) - len(group)), mode="edge")
+        nothing = np.zeros(len(position))
+        yield Rows(position, frames[position], nothing + 4 * eps, nothing + np.inf, nothing)
+        done += len(group)
         if progress is not None:
-            progress(min(start + size, n), n)
+            progress(done, n)
 
 
 def _result(points: np.ndarray, found: Any, angle: np.ndarray, tolerance: float) -> Reach:
