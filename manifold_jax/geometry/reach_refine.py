@@ -14,7 +14,9 @@ from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.jet import gram_from_function
 
 _SEARCH_STEPS = 60
+_FINEST = 2.0**-14
 _MARQUARDT_STEPS = 40
+_FARTHEST = 8.0
 
 
 @partial(jax.jit, static_argnames="grid")
@@ -37,6 +39,7 @@ def largest_curvature(
     """
     d = start.shape[0]
     moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
+    spacing = jnp.asarray(grid.spacing, start.dtype)
     low = jnp.asarray([-jnp.inf if a.periodic else a.start for a in grid.axes], start.dtype)
     high = jnp.asarray([jnp.inf if a.periodic else a.stop for a in grid.axes], start.dtype)
 
@@ -44,15 +47,17 @@ def largest_curvature(
         measures = exact_measures(gram_from_function(embedding, points), grid)
         return measures.value.normal_curvature, measures.rounding.normal_curvature
 
-    def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        point, size = state
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+        return (state[2] < _SEARCH_STEPS) & (state[1][0] > _FINEST * spacing[0])
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        point, size, count = state
         tried = jnp.clip(point + moves * size, low, high)
         value, noise = curvature(tried)
         best = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
-        return tried[best], jnp.where(best == 0, size / 2, size)
+        return tried[best], jnp.where(best == 0, size / 2, size), count + 1
 
-    spacing = jnp.asarray(grid.spacing, start.dtype)
-    point, _ = jax.lax.fori_loop(0, _SEARCH_STEPS, step, (start, spacing / 2))
+    point, _, _ = jax.lax.while_loop(unfinished, step, (start, spacing / 2, jnp.zeros((), int)))
     value, noise = curvature(point[None])
     return point, value[0], noise[0]
 
@@ -113,8 +118,15 @@ def refine_bottleneck(
         ]
         return jnp.concatenate(cosines)
 
-    def step(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        z, damping, value = state
+    def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
+        z, damping, value, count = state
+        floor = (4 * jnp.finfo(z.dtype).eps) ** 2
+        return (
+            (count < _MARQUARDT_STEPS) & (damping < 1e4) & (value > floor) & (jnp.max(jnp.abs(z)) < _FARTHEST)
+        )
+
+    def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        z, damping, value, count = state
         jacobian, now = jax.jacfwd(residual)(z), residual(z)
         normal = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
         matrix = normal + damping * jnp.diag(jnp.diagonal(normal) + 1e-3 * jnp.trace(normal))
@@ -122,11 +134,11 @@ def refine_bottleneck(
         new = jnp.sum(residual(tried) ** 2)
         better = new < value
         z = jnp.where(better, tried, z)
-        return z, jnp.where(better, damping / 4, damping * 4), jnp.where(better, new, value)
+        return z, jnp.where(better, damping / 4, damping * 4), jnp.where(better, new, value), count + 1
 
     zero = jnp.zeros(starts[0].shape[0] + starts[1].shape[0], starts[0].dtype)
-    begin = (zero, jnp.asarray(1e-2, zero.dtype), jnp.sum(residual(zero) ** 2))
-    z, _, _ = jax.lax.fori_loop(0, _MARQUARDT_STEPS, step, begin)
+    begin = (zero, jnp.asarray(1e-2, zero.dtype), jnp.sum(residual(zero) ** 2), jnp.zeros((), int))
+    z, *_ = jax.lax.while_loop(unfinished, step, begin)
     u, w = ends(z)
     chord = jnp.ravel(embeddings[1](w)) - jnp.ravel(embeddings[0](u))
     length = jnp.sqrt(jnp.sum(chord**2))

@@ -239,7 +239,9 @@ def _local(part: Part, parts: Sequence[Part]) -> Found:
         return Found(math.inf, 0.0, ((number, u), (number, u)))
     if c.stencil is None:
         place, bend, noise = largest_curvature(c.source.points, jnp.asarray(u, c.source.dtype), c.grid)
-        if float(noise) < 0.1 * float(bend) and 1 / float(bend) < value:
+        # Curvature from stencils is only where to start.
+        better = not c.geometry.exact or 1 / float(bend) < value
+        if float(noise) < 0.1 * float(bend) and better:
             value, error, u = 1 / float(bend), float(noise) / float(bend) ** 2, np.asarray(place)
     else:
         error += float(vertex_drop(np.array([value]), *_beside(c.grid, part.local, index))[0])
