@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax.geometry.grid import Accuracy, Grid
+from manifold_jax.geometry.grid import Accuracy, Axis, Grid
 from manifold_jax.geometry.stencil import AxisPlan, axis_plan, halo
 
 MEMORY = 256 * 2**20
@@ -29,6 +29,9 @@ CHUNK = 256
 
 CACHE = 16 * 2**20
 """Bytes of the temporaries of one batch of autodiff on a CPU."""
+
+LENGTH = 256
+"""Most output samples of a block along one axis: its derivative matrix is dense."""
 
 Stencil = tuple[tuple[Accuracy, int], ...]
 """``(accuracy, stride)`` for each axis."""
@@ -85,7 +88,7 @@ class BlockPlan:
 
     @cached_property
     def axes(self) -> tuple[AxisPlan, ...]:
-        """Plan of every axis, made once: its matrices are dense."""
+        """Plan of every axis, made once."""
         per_axis = zip(*self.stencils, strict=True)
         return tuple(
             axis_plan(axis, tuple(specs), block, evaluated=self.evaluated)
@@ -193,8 +196,9 @@ def _locate(plan: BlockPlan, block: Array | int, dtype: Any) -> Window:
     place = jnp.unravel_index(jnp.asarray(block), plan.counts)
     rows = tuple(jnp.asarray(a.rows)[i] for a, i in zip(plan.axes, place, strict=True))
     columns = tuple(jnp.asarray(a.columns)[i] for a, i in zip(plan.axes, place, strict=True))
+    kinds = [jnp.asarray(a.kinds)[i] for a, i in zip(plan.axes, place, strict=True)]
     matrices = tuple(
-        tuple(jnp.asarray(a.matrices[s], dtype)[i] for a, i in zip(plan.axes, place, strict=True))
+        tuple(jnp.asarray(a.matrices[s], dtype)[k] for a, k in zip(plan.axes, kinds, strict=True))
         for s in range(len(plan.stencils))
     )
     return Window(rows, columns, matrices)
@@ -229,40 +233,49 @@ def _finish(plan: BlockPlan, grams: tuple[Array, ...], squares: Array, rows: tup
     return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), rows)
 
 
-def map_blocks(
-    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[[BlockGrams], Any]
+def map_windows(
+    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[[Array, Window], Any]
 ) -> Any:
-    """Apply a function to the Gram matrices of the blocks with the given numbers, one after the other.
+    """Apply a function to the windows of the blocks with the given numbers, one after the other.
 
     Args:
         source: Function of one chart point, or array ``(*shape, f)``.
         plan: The blocks.
         blocks: Flat block numbers ``(n,)``.
         dtype: Floating type of the computation.
-        function: What to compute from each block.
+        function: What to compute from the points ``(m_1, ..., m_d, f)`` of a window and its description.
 
     Returns:
         What ``function`` returns, stacked over blocks.
     """
 
     def one(block: Array) -> Any:
-        rows, columns, matrices = _locate(plan, block, dtype)
+        window = _locate(plan, block, dtype)
         if plan.evaluated:
-            window = evaluate_window(source, plan.grid, columns, dtype)
-        else:
-            window = cut_window(source, plan, columns)
-        grams = _window_grams(window, matrices, min(plan.chunk, window.shape[-1]))
-        return function(_finish(plan, grams, _squared_norms(window), rows))
+            return function(evaluate_window(source, plan.grid, window.columns, dtype), window)
+        return function(cut_window(source, plan, window.columns), window)
 
     if blocks.shape[0] == 1:
         return jax.tree.map(lambda leaf: leaf[None], one(blocks[0]))
     return jax.lax.map(one, blocks)
 
 
+def map_blocks(
+    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[[BlockGrams], Any]
+) -> Any:
+    """Apply a function to the Gram matrices of blocks; as :func:`map_windows` otherwise."""
+
+    def grams(points: Array, window: Window) -> Any:
+        products = _window_grams(points, window.matrices, min(plan.chunk, points.shape[-1]))
+        return function(_finish(plan, products, _squared_norms(points), window.rows))
+
+    return map_windows(source, plan, blocks, dtype, grams)
+
+
 @partial(jax.jit, static_argnames="plan")
 def _host_grams(window: Array, plan: BlockPlan, block: int) -> tuple[tuple[Array, ...], Array]:
     """Gram matrices and squared norms of a window (or some of its features) that the host has read."""
-    _, _, matrices = _locate(plan, block, window.dtype)
+    matrices = _locate(plan, block, window.dtype).matrices
     return _window_grams(window, matrices, min(plan.chunk, window.shape[-1])), _squared_norms(window)
 
 
@@ -303,13 +316,20 @@ def reassemble(stacked: Array, plan: BlockPlan) -> Array:
     order = [k for axis in range(d) for k in (axis, d + axis)]
     merged = split.transpose(*order, *range(2 * d, split.ndim))
     merged = merged.reshape(*(c * b for c, b in zip(plan.counts, plan.block, strict=True)), *rest)
-    for axis, layout in enumerate(plan.axes):
-        n, b = plan.grid.shape[axis], plan.block[axis]
+    for axis, (n, b) in enumerate(zip(plan.grid.shape, plan.block, strict=True)):
         if n % b:
-            last = layout.rows[-1, 0]
-            keep = np.concatenate([np.arange(n // b * b), np.arange(n // b * b, n) - last + n // b * b])
-            merged = merged[(slice(None),) * axis + (keep,)]
+            # The last block overlaps the one before it.
+            size = merged.shape[axis]
+            parts = [(0, n - n % b), (size - n % b, size)]
+            merged = jnp.concatenate(
+                [jax.lax.slice_in_dim(merged, *part, axis=axis) for part in parts], axis=axis
+            )
     return merged
+
+
+def longest_block(axis: Axis, spectral: bool) -> int:
+    """Most output samples of a block along an axis: about :data:`LENGTH`, so that blocks overlap little."""
+    return axis.size if spectral else -(-axis.size // -(-axis.size // LENGTH))
 
 
 def plan_blocks(
@@ -325,7 +345,8 @@ def plan_blocks(
     """Choose blocks whose temporaries stay within :data:`MEMORY`.
 
     Blocks of an evaluated source grow by doubling the axis that leaves the fewest window points per output
-    point; blocks of an array fill the last axes first, since a whole axis needs no halo.
+    point; blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut,
+    so that its matrices stay small.
 
     Args:
         grid: The grid.
@@ -342,6 +363,7 @@ def plan_blocks(
     vectors = grid.ndim * (grid.ndim + 3) // 2
     reach = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
     spectral = [any(s[k][0] == "spectral" for s in stencils) for k in range(grid.ndim)]
+    longest = [longest_block(axis, whole) for axis, whole in zip(grid.axes, spectral, strict=True)]
     chunk = min(features, CHUNK)
 
     def cost(block: Sequence[int]) -> tuple[float, float]:
@@ -359,7 +381,7 @@ def plan_blocks(
     block = [1] * grid.ndim
     while True:
         options = []
-        for axis, n in enumerate(grid.shape):
+        for axis, n in enumerate(longest):
             larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
             ratio, held = cost(larger)
             fits = math.prod(larger) <= block_size if block_size else held <= room

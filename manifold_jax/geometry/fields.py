@@ -102,8 +102,8 @@ def stencil_noise(plan: BlockPlan, dtype: DType) -> tuple[tuple[Array, Array], .
     for axis, layout in zip(plan.grid.axes, plan.axes, strict=True):
         gains = np.zeros((2, axis.size))
         norms = np.linalg.norm(layout.matrices[0], axis=-1)
-        for rows, norm in zip(layout.rows, norms, strict=True):
-            gains[:, rows] = norm[1:]
+        for rows, kind in zip(layout.rows, layout.kinds, strict=True):
+            gains[:, rows] = norms[kind, 1:]
         tables.append((jnp.asarray(gains[0], dtype), jnp.asarray(gains[1], dtype)))
     return tuple(tables)
 

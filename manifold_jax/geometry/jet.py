@@ -21,10 +21,12 @@ from manifold_jax.geometry.blocks import (
     BlockGrams,
     BlockPlan,
     Source,
+    Window,
     derivative_indices,
-    evaluate_window,
     host_block,
+    longest_block,
     map_blocks,
+    map_windows,
     reassemble,
     window_derivatives,
 )
@@ -295,12 +297,15 @@ def jet_from_grid(
     """
     source = point_source(points, grid)
     stencil = stencil_of(grid, accuracy, stride)
-    plan = BlockPlan(grid, (stencil,), grid.shape, source.kind == "function", source.features)
-    columns = tuple(jnp.asarray(a.columns[0]) for a in plan.axes)
-    if source.kind == "function":
-        window = evaluate_window(source.points, grid, columns, source.dtype)
-    else:
-        window = jnp.asarray(source.points).reshape(*grid.shape, source.features)
-    matrices = [jnp.asarray(a.matrices[0, 0], window.dtype) for a in plan.axes]
-    vectors = window_derivatives(window, matrices)
-    return _unpack_jet(vectors.reshape(*grid.shape, *vectors.shape[1:]), grid.ndim)
+    block = tuple(
+        longest_block(axis, order == "spectral") for axis, (order, _) in zip(grid.axes, stencil, strict=True)
+    )
+    plan = BlockPlan(grid, (stencil,), block, source.kind == "function", source.features)
+    stored = source.points if source.kind == "function" else jnp.asarray(source.points)
+
+    def vectors(points: Array, window: Window) -> Array:
+        derivatives = window_derivatives(points, window.matrices[0])
+        return derivatives.reshape(*block, *derivatives.shape[1:])
+
+    stacked = map_windows(stored, plan, jnp.arange(plan.size), source.dtype, vectors)
+    return _unpack_jet(reassemble(stacked, plan), grid.ndim)
