@@ -23,7 +23,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -161,20 +160,7 @@ def run(label: str, manifold: mj.Manifold, options: argparse.Namespace) -> dict[
         "stencil_seconds": seconds,
         "exact_seconds": exact_seconds,
         "measures": compare(geometry, exact, index),
-        "provenance": provenance(),
-    }
-
-
-def provenance() -> dict[str, Any]:
-    """Machine, versions, commit."""
-    versions = {name: version(name) for name in ("manifold_jax", "jax", "jaxlib", "numpy")}
-    device = jax.devices()[0]
-    return {
-        "machine": common.machine(),
-        "device": f"{device.platform} {device.device_kind}",
-        "versions": versions,
-        "commit": common.commit(Path(__file__).parent),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "provenance": common.provenance(),
     }
 
 
