@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, gram_from_grid, jet_from_grid, mean_curvature, measure
-from manifold_jax.geometry.blocks import LENGTH, plan_blocks
+from manifold_jax.geometry.plan import LENGTH, plan_blocks
 from manifold_jax.geometry.stencil import SPECTRAL_SIZE
 
 TURN = 2 * math.pi

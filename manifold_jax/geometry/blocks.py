@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,23 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax.geometry.grid import Accuracy, Axis, Grid
-from manifold_jax.geometry.stencil import AxisPlan, axis_plan, halo
-
-MEMORY = 256 * 2**20
-"""Bytes that the temporaries of one block may take when no block size is given."""
-
-CHUNK = 256
-"""Features contracted at a time: long enough for the matrix products, short enough for the cache."""
+from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.plan import BlockPlan
 
 CACHE = 16 * 2**20
 """Bytes of the temporaries of one batch of autodiff on a CPU."""
-
-LENGTH = 256
-"""Most output samples of a block along one axis: its derivative matrix is dense."""
-
-Stencil = tuple[tuple[Accuracy, int], ...]
-"""``(accuracy, stride)`` for each axis."""
 
 Source = Any
 """Array ``(*shape, *features)``, memory-mapped array, or function of one chart point."""
@@ -68,44 +55,6 @@ class BlockGrams(NamedTuple):
     rows: tuple[Array, ...]
 
 
-@dataclass(frozen=True)
-class BlockPlan:
-    """How a grid is cut into blocks; hashable, so usable as a static argument.
-
-    Attributes:
-        grid: The grid.
-        stencils: One or more stencils, evaluated on the same windows.
-        block: Output points per block along each axis.
-        evaluated: The source is a function, so that points beyond the ends can be evaluated.
-        chunk: Features contracted at a time.
-    """
-
-    grid: Grid
-    stencils: tuple[Stencil, ...]
-    block: tuple[int, ...]
-    evaluated: bool
-    chunk: int
-
-    @cached_property
-    def axes(self) -> tuple[AxisPlan, ...]:
-        """Plan of every axis, made once."""
-        per_axis = zip(*self.stencils, strict=True)
-        return tuple(
-            axis_plan(axis, tuple(specs), block, evaluated=self.evaluated)
-            for axis, specs, block in zip(self.grid.axes, per_axis, self.block, strict=True)
-        )
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Blocks along each axis."""
-        return tuple(-(-n // b) for n, b in zip(self.grid.shape, self.block, strict=True))
-
-    @property
-    def size(self) -> int:
-        """Number of blocks."""
-        return math.prod(self.counts)
-
-
 def derivative_indices(dimension: int) -> list[tuple[int, ...]]:
     """Multi-indices of the jet: (i,) for X_i, then (i, j) with i <= j for X_ij."""
     pairs = [(i, j) for i in range(dimension) for j in range(i, dimension)]
@@ -127,7 +76,7 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
 
     Args:
         window: ``(m_1, ..., m_d, f)``.
-        matrices: ``(3, b_k, m_k)`` for each axis: derivative 0, 1 and 2.
+        matrices: ``(3, b_k, m_k)`` for each axis: derivative 0 (which picks samples), 1 and 2.
 
     Returns:
         ``(b_1 * ... * b_d, v, f)`` with the v = d + d(d+1)/2 vectors of :func:`derivative_indices`.
@@ -136,11 +85,14 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
     partials: dict[tuple[int, ...], Array] = {(0,) * d: window}
     # Axes that shrink most come first: later products then run on fewer points.
     for axis in sorted(range(d), key=lambda k: matrices[k].shape[1] / matrices[k].shape[2]):
-        partials = {
-            (*orders[:axis], order, *orders[axis + 1 :]): _apply(matrix, values, axis)
-            for orders, values in partials.items()
-            for order, matrix in enumerate(matrices[axis][: 3 - sum(orders)])
-        }
+        size, offset = matrices[axis].shape[1], jnp.argmax(matrices[axis][0, 0])
+        done = {}
+        for orders, values in partials.items():
+            done[orders] = jax.lax.dynamic_slice_in_dim(values, offset, size, axis=axis)
+            for order in range(1, 3 - sum(orders)):
+                product = _apply(matrices[axis][order], values, axis)
+                done[(*orders[:axis], order, *orders[axis + 1 :])] = product
+        partials = done
     orders = [tuple(index.count(axis) for axis in range(d)) for index in derivative_indices(d)]
     stacked = jnp.stack([partials[order] for order in orders], axis=d)
     return stacked.reshape(-1, *stacked.shape[d:])
@@ -166,29 +118,33 @@ def _inner_products(vectors: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(k.reshape(points, count, count) for k in jax.lax.map(products, grouped))
 
 
-def _window_grams(window: Array, matrices: Sequence[Sequence[Array]], chunk: int) -> tuple[Array, ...]:
-    """Gram matrices of a block for every stencil, summed over chunks of features."""
-    features = window.shape[-1]
-
-    def contract(piece: Array) -> tuple[Array, ...]:
-        return _inner_products(tuple(window_derivatives(piece, m) for m in matrices))
-
-    def add(total: tuple[Array, ...], start: Array) -> tuple[tuple[Array, ...], None]:
-        piece = jax.lax.dynamic_slice_in_dim(window, start, chunk, axis=-1)
-        return jax.tree.map(jnp.add, total, contract(piece)), None
-
-    whole = features // chunk
-    if whole == 1 and features == chunk:
-        return contract(window)
-    rest = contract(window[..., whole * chunk :]) if features % chunk else None
-    first = rest if rest is not None else contract(window[..., :chunk])
-    starts = jnp.arange(0 if rest is not None else 1, whole) * chunk
-    return jax.lax.scan(add, first, starts)[0]
+Cut = Callable[[Any, int], Array]
+"""From the first feature and a number of features to their window ``(m_1, ..., m_d, features)``."""
 
 
-def _squared_norms(window: Array) -> Array:
-    """Squared norm of every point of the window."""
-    return jnp.sum(jnp.square(window), axis=-1)
+def _window_grams(
+    cut: Cut, features: int, matrices: Sequence[Sequence[Array]], chunk: int
+) -> tuple[tuple[Array, ...], Array]:
+    """Gram matrices of a block for every stencil and squared norms of its window, over chunks of features."""
+
+    def contract(start: Any, size: int) -> tuple[tuple[Array, ...], Array]:
+        points = cut(start, size)
+        vectors = _inner_products(tuple(window_derivatives(points, m) for m in matrices))
+        return vectors, jnp.sum(jnp.square(points), axis=-1)
+
+    def add(total: Any, start: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, contract(start, chunk)), None
+
+    whole, rest = divmod(features, chunk)
+    if whole == 1 and not rest:
+        return contract(0, chunk)
+    if rest:
+        total = contract(whole * chunk, rest)
+    else:
+        total = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: contract(0, chunk))
+        )
+    return jax.lax.scan(add, total, jnp.arange(whole) * chunk)[0]
 
 
 def _locate(plan: BlockPlan, block: Array | int, dtype: Any) -> Window:
@@ -215,17 +171,22 @@ def evaluate_window(embedding: Callable, grid: Grid, columns: Sequence[Array], d
     return points.reshape(*mesh.shape[:-1], -1)
 
 
-def cut_window(points: Array, plan: BlockPlan, columns: Sequence[Array]) -> Array:
-    """Window ``(m_1, ..., m_d, f)`` of an array ``(*shape, f)``."""
+def cut_window(points: Array, plan: BlockPlan, columns: Sequence[Array], start: Any, size: int) -> Array:
+    """Window ``(m_1, ..., m_d, size)`` of an array ``(*shape, f)``, from feature ``start`` on."""
+    starts: list[Any] = [0] * plan.grid.ndim
+    sizes = list(plan.grid.shape)
+    wrapped = []
     for axis, (layout, index) in enumerate(zip(plan.axes, columns, strict=True)):
         n = plan.grid.shape[axis]
-        if layout.columns.shape == (1, n) and layout.columns[0, 0] == 0:
-            continue
         if layout.columns.min() >= 0 and layout.columns.max() < n:
-            points = jax.lax.dynamic_slice_in_dim(points, index[0], len(index), axis=axis)
+            starts[axis], sizes[axis] = index[0], len(index)
         else:
-            points = jnp.take(points, index % n, axis=axis)
-    return points
+            wrapped.append((axis, index % n))
+    # One slice of all axes: a window of all features is never made.
+    window = jax.lax.dynamic_slice(points, (*starts, start), (*sizes, size))
+    for axis, index in wrapped:
+        window = jnp.take(window, index, axis=axis)
+    return window
 
 
 def _finish(plan: BlockPlan, grams: tuple[Array, ...], squares: Array, rows: tuple[Array, ...]) -> BlockGrams:
@@ -234,7 +195,7 @@ def _finish(plan: BlockPlan, grams: tuple[Array, ...], squares: Array, rows: tup
 
 
 def map_windows(
-    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[[Array, Window], Any]
+    source: Source, plan: BlockPlan, blocks: Array, dtype: Any, function: Callable[[Cut, int, Window], Any]
 ) -> Any:
     """Apply a function to the windows of the blocks with the given numbers, one after the other.
 
@@ -243,7 +204,7 @@ def map_windows(
         plan: The blocks.
         blocks: Flat block numbers ``(n,)``.
         dtype: Floating type of the computation.
-        function: What to compute from the points ``(m_1, ..., m_d, f)`` of a window and its description.
+        function: What to compute from the points of a window, the number of features, and its description.
 
     Returns:
         What ``function`` returns, stacked over blocks.
@@ -252,12 +213,17 @@ def map_windows(
     def one(block: Array) -> Any:
         window = _locate(plan, block, dtype)
         if plan.evaluated:
-            return function(evaluate_window(source, plan.grid, window.columns, dtype), window)
-        return function(cut_window(source, plan, window.columns), window)
+            points = evaluate_window(source, plan.grid, window.columns, dtype)
+            return function(_cut_from(points), points.shape[-1], window)
+        return function(partial(cut_window, source, plan, window.columns), source.shape[-1], window)
 
     if blocks.shape[0] == 1:
         return jax.tree.map(lambda leaf: leaf[None], one(blocks[0]))
     return jax.lax.map(one, blocks)
+
+
+def _cut_from(points: Array) -> Cut:
+    return lambda start, size: jax.lax.dynamic_slice_in_dim(points, start, size, axis=-1)
 
 
 def map_blocks(
@@ -265,18 +231,18 @@ def map_blocks(
 ) -> Any:
     """Apply a function to the Gram matrices of blocks; as :func:`map_windows` otherwise."""
 
-    def grams(points: Array, window: Window) -> Any:
-        products = _window_grams(points, window.matrices, min(plan.chunk, points.shape[-1]))
-        return function(_finish(plan, products, _squared_norms(points), window.rows))
+    def grams(cut: Cut, features: int, window: Window) -> Any:
+        products, squares = _window_grams(cut, features, window.matrices, min(plan.chunk, features))
+        return function(_finish(plan, products, squares, window.rows))
 
     return map_windows(source, plan, blocks, dtype, grams)
 
 
 @partial(jax.jit, static_argnames="plan")
-def _host_grams(window: Array, plan: BlockPlan, block: int) -> tuple[tuple[Array, ...], Array]:
+def _host_grams(points: Array, plan: BlockPlan, block: int) -> tuple[tuple[Array, ...], Array]:
     """Gram matrices and squared norms of a window (or some of its features) that the host has read."""
-    matrices = _locate(plan, block, window.dtype).matrices
-    return _window_grams(window, matrices, min(plan.chunk, window.shape[-1])), _squared_norms(window)
+    matrices, features = _locate(plan, block, points.dtype).matrices, points.shape[-1]
+    return _window_grams(_cut_from(points), features, matrices, min(plan.chunk, features))
 
 
 def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_features: bool) -> BlockGrams:
@@ -325,69 +291,3 @@ def reassemble(stacked: Array, plan: BlockPlan) -> Array:
                 [jax.lax.slice_in_dim(merged, *part, axis=axis) for part in parts], axis=axis
             )
     return merged
-
-
-def longest_block(axis: Axis, spectral: bool) -> int:
-    """Most output samples of a block along an axis: about :data:`LENGTH`, so that blocks overlap little."""
-    return axis.size if spectral else -(-axis.size // -(-axis.size // LENGTH))
-
-
-def plan_blocks(
-    grid: Grid,
-    stencils: Sequence[Stencil],
-    features: int,
-    itemsize: int,
-    *,
-    evaluated: bool,
-    whole_features: bool,
-    block_size: int | None = None,
-) -> BlockPlan:
-    """Choose blocks whose temporaries stay within :data:`MEMORY`.
-
-    Blocks of an evaluated source grow by doubling the axis that leaves the fewest window points per output
-    point; blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut,
-    so that its matrices stay small.
-
-    Args:
-        grid: The grid.
-        stencils: Stencils evaluated on the same windows.
-        features: Features per point.
-        itemsize: Bytes per number.
-        evaluated: The source is a function of the coordinates.
-        whole_features: A window holds all features (evaluated or read from disk), not a chunk of them.
-        block_size: Largest number of output points per block; by default set by memory.
-
-    Returns:
-        The plan.
-    """
-    vectors = grid.ndim * (grid.ndim + 3) // 2
-    reach = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
-    spectral = [any(s[k][0] == "spectral" for s in stencils) for k in range(grid.ndim)]
-    longest = [longest_block(axis, whole) for axis, whole in zip(grid.axes, spectral, strict=True)]
-    chunk = min(features, CHUNK)
-
-    def cost(block: Sequence[int]) -> tuple[float, float]:
-        window = math.prod(
-            n if full else (b + 2 * r if evaluated else min(n, b + 2 * r))
-            for b, r, n, full in zip(block, reach, grid.shape, spectral, strict=True)
-        )
-        points = math.prod(block)
-        held = 2 * window * features if whole_features else 3 * window * chunk
-        held += 3 * vectors * points * chunk + 3 * len(stencils) * points * vectors**2
-        return window / points, held * itemsize
-
-    # Rendering a window costs more than differentiating it: fewer, larger windows there.
-    room = 2 * MEMORY if evaluated else MEMORY
-    block = [1] * grid.ndim
-    while True:
-        options = []
-        for axis, n in enumerate(longest):
-            larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
-            ratio, held = cost(larger)
-            fits = math.prod(larger) <= block_size if block_size else held <= room
-            if block[axis] < n and fits:
-                options.append((ratio if evaluated else -axis, larger))
-        if not options:
-            break
-        block = min(options)[1]
-    return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import BlockGrams, BlockPlan
+from manifold_jax.geometry.blocks import BlockGrams
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.jet import JetGram, unpack_gram
 from manifold_jax.geometry.kernels import (
@@ -23,6 +23,7 @@ from manifold_jax.geometry.kernels import (
     traces,
 )
 from manifold_jax.geometry.normal_curvature import largest_of, upper_bound_of
+from manifold_jax.geometry.plan import BlockPlan
 
 
 class Fields(NamedTuple):

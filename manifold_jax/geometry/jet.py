@@ -17,20 +17,19 @@ from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import (
     CACHE,
-    MEMORY,
     BlockGrams,
-    BlockPlan,
+    Cut,
     Source,
     Window,
     derivative_indices,
     host_block,
-    longest_block,
     map_blocks,
     map_windows,
     reassemble,
     window_derivatives,
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
+from manifold_jax.geometry.plan import MEMORY, BlockPlan, longest_block
 from manifold_jax.geometry.source import Embedding, feature_size, plan_for, point_source, stencil_of
 
 
@@ -212,6 +211,11 @@ def _first_gram(block: BlockGrams) -> Array:
     return block.grams[0]
 
 
+@partial(jax.jit, static_argnames="plan")
+def _unpack_blocks(stacked: Array, plan: BlockPlan) -> JetGram:
+    return unpack_gram(reassemble(stacked, plan), plan.grid.ndim)
+
+
 def gram_from_grid(
     points: Source,
     grid: Grid,
@@ -262,7 +266,7 @@ def gram_from_grid(
         stacked = jnp.stack([_first_gram(block) for block in blocks])
     else:
         stacked = map_blocks(source.points, plan, jnp.arange(plan.size), source.dtype, _first_gram)
-    return unpack_gram(reassemble(stacked, plan), grid.ndim)
+    return _unpack_blocks(stacked, plan)
 
 
 def jet_from_grid(
@@ -303,8 +307,8 @@ def jet_from_grid(
     plan = BlockPlan(grid, (stencil,), block, source.kind == "function", source.features)
     stored = source.points if source.kind == "function" else jnp.asarray(source.points)
 
-    def vectors(points: Array, window: Window) -> Array:
-        derivatives = window_derivatives(points, window.matrices[0])
+    def vectors(cut: Cut, features: int, window: Window) -> Array:
+        derivatives = window_derivatives(cut(0, features), window.matrices[0])
         return derivatives.reshape(*block, *derivatives.shape[1:])
 
     stacked = map_windows(stored, plan, jnp.arange(plan.size), source.dtype, vectors)

@@ -13,11 +13,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax.geometry.blocks import BlockGrams, BlockPlan, Stencil, host_block, map_blocks, reassemble
+from manifold_jax.geometry.blocks import BlockGrams, host_block, map_blocks, reassemble
 from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, point_fields
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function, unpack_gram
 from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.plan import BlockPlan, Stencil
 from manifold_jax.geometry.progress import PartialResult, fingerprint
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import Stencil
 from manifold_jax.geometry.fields import Fields
 from manifold_jax.geometry.grid import Axis, Grid
+from manifold_jax.geometry.plan import Stencil
 from manifold_jax.geometry.storage import read_dataset, require, write_dataset
 from manifold_jax.geometry.uncertainty import Estimate
 
