@@ -252,7 +252,7 @@ def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_feature
         points: The array, in memory or memory-mapped.
         plan: The blocks.
         block: Number of the block.
-        whole_features: Read all features of a window at once (a file), or chunk by chunk (memory).
+        whole_features: Read all features of a window at once (a file), or a few chunks at a time (memory).
 
     Returns:
         The Gram matrices of the block.
@@ -263,11 +263,12 @@ def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_feature
         inside = index[0] >= 0 and index[-1] < n
         selection: Any = slice(index[0], index[-1] + 1) if inside else index % n
         points = points[(slice(None),) * axis + (selection,)]
-    step = points.shape[-1] if whole_features else plan.chunk
+    # A few chunks at once: calls are not free, and take turns with the copying of the next part.
+    step = points.shape[-1] if whole_features else 4 * plan.chunk
     parts = (points[..., k : k + step] for k in range(0, points.shape[-1], step))
     total: Any = None
     for part in parts:
-        piece = _host_grams(jnp.asarray(np.ascontiguousarray(part)), plan, block)
+        piece = _host_grams(jnp.asarray(part), plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
     rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
     grams, squares = total

@@ -17,6 +17,7 @@ from manifold_jax.geometry.kernels import (
     contract,
     frame,
     frame_mixed,
+    map_points,
     point_volume_element,
     second_form_gram,
     sqrt,
@@ -145,14 +146,14 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
 def exact_measures(gram: JetGram, grid: Grid) -> PointMeasures:
     """Measures of points ``(n,)`` from exact jets; only rounding is uncertain."""
     noise = 8 * jnp.finfo(gram.metric.dtype).eps
-    values = jax.vmap(point_fields)(gram)
+    values = map_points(point_fields, gram)
     extent = _extent(gram, grid)
     # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
     ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
     first = jnp.maximum(_lengths(gram), extent[:, None] / ranges)
     bend = sqrt(jnp.einsum("...ijij->...ij", gram.second))
     second = jnp.maximum(bend, extent[:, None, None] / (ranges[:, None] * ranges))
-    rounding = jax.vmap(_point_rounding)(gram, noise * first, noise * second)
+    rounding = map_points(_point_rounding, gram, noise * first, noise * second)
     return PointMeasures(values, values, rounding, extent)
 
 

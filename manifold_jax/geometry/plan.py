@@ -13,7 +13,7 @@ from manifold_jax.geometry.stencil import AxisPlan, axis_plan, halo
 MEMORY = 256 * 2**20
 """Bytes that the temporaries of one block may take when no block size is given."""
 
-CHUNK = 256
+CHUNK = 128
 """Features contracted at a time: long enough for the matrix products, short enough for the cache."""
 
 LENGTH = 256
