@@ -135,7 +135,9 @@ def progress_line(label: str) -> Any:
     return show
 
 
-def run(label: str, manifold: mj.Manifold, options: argparse.Namespace) -> dict[str, Any]:
+def run(
+    label: str, manifold: mj.Manifold, options: argparse.Namespace, origin: dict[str, Any]
+) -> dict[str, Any]:
     """Measure one manifold both ways."""
     grid = window(manifold.grid, options.samples)
     seconds, geometry = common.timed(
@@ -160,7 +162,7 @@ def run(label: str, manifold: mj.Manifold, options: argparse.Namespace) -> dict[
         "stencil_seconds": seconds,
         "exact_seconds": exact_seconds,
         "measures": compare(geometry, exact, index),
-        "provenance": common.provenance(),
+        "provenance": origin,
     }
 
 
@@ -244,8 +246,9 @@ def main() -> None:
     options = arguments()
     jax.config.update("jax_enable_x64", options.x64)
     path = options.out / "accuracy.json"
+    origin = common.provenance()  # before the results of this run change the working tree
     for dataset, layout, manifold in manifolds(options):
-        result = run(f"{dataset} {layout}", manifold, options)
+        result = run(f"{dataset} {layout}", manifold, options, origin)
         key = f"{dataset}/{layout}/{result['dtype']}"
         report(key, result)
         results = (json.loads(path.read_text()) if path.exists() else {}) | {key: result}

@@ -33,24 +33,24 @@ class Window(NamedTuple):
     Attributes:
         rows: ``(b_k,)`` index of the output samples along each axis.
         columns: ``(m_k,)`` index of the input samples along each axis.
-        matrices: For each stencil and axis, derivatives 0, 1 and 2, ``(3, b_k, m_k)``.
+        matrices: For each axis and stencil, derivatives 0, 1 and 2, ``(stencils, 3, b_k, m_k)``.
     """
 
     rows: tuple[Array, ...]
     columns: tuple[Array, ...]
-    matrices: tuple[tuple[Array, ...], ...]
+    matrices: tuple[Array, ...]
 
 
 class BlockGrams(NamedTuple):
     """What is kept of one block.
 
     Attributes:
-        grams: For each stencil, inner products of the jet vectors, ``(*block, v, v)``.
+        grams: For each stencil, inner products of the jet vectors, ``(stencils, *block, v, v)``.
         norm: Largest norm of a point in the window, the scale of rounding errors.
         rows: ``(b_k,)`` index of the block's samples along each axis.
     """
 
-    grams: tuple[Array, ...]
+    grams: Array
     norm: Array
     rows: tuple[Array, ...]
 
@@ -98,39 +98,32 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Array:
     return stacked.reshape(-1, *stacked.shape[d:])
 
 
-def _inner_products(vectors: tuple[Array, ...]) -> tuple[Array, ...]:
-    """``(p, v, f)`` to the Gram matrices ``(p, v, v)``, for each stencil.
+def _inner_products(vectors: Array) -> Array:
+    """``(p, v, f)`` to the Gram matrices ``(p, v, v)``; on a CPU a few points at a time, to stay in cache."""
 
-    On a CPU a few points at a time, to stay in cache, and all stencils in one loop: independent loops run
-    concurrently there and can block each other on a machine with few cores.
-    """
+    def products(v: Array) -> Array:
+        return jnp.matmul(v, jnp.swapaxes(v, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
-    def products(pieces: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(
-            jnp.matmul(v, jnp.swapaxes(v, -1, -2), precision=jax.lax.Precision.HIGHEST) for v in pieces
-        )
-
-    points, count = vectors[0].shape[:2]
+    points, count = vectors.shape[:2]
     group = next((g for g in (16, 12, 9, 8) if points % g == 0), points)
     if jax.default_backend() != "cpu" or group == points:
         return products(vectors)
-    grouped = tuple(v.reshape(points // group, group, *v.shape[1:]) for v in vectors)
-    return tuple(k.reshape(points, count, count) for k in jax.lax.map(products, grouped))
+    grouped = vectors.reshape(points // group, group, *vectors.shape[1:])
+    return jax.lax.map(products, grouped).reshape(points, count, count)
 
 
 Cut = Callable[[Any, int], Array]
 """From the first feature and a number of features to their window ``(m_1, ..., m_d, features)``."""
 
 
-def _window_grams(
-    cut: Cut, features: int, matrices: Sequence[Sequence[Array]], chunk: int
-) -> tuple[tuple[Array, ...], Array]:
+def _window_grams(cut: Cut, features: int, matrices: tuple[Array, ...], chunk: int) -> tuple[Array, Array]:
     """Gram matrices of a block for every stencil and squared norms of its window, over chunks of features."""
 
-    def contract(start: Any, size: int) -> tuple[tuple[Array, ...], Array]:
+    def contract(start: Any, size: int) -> tuple[Array, Array]:
         points = cut(start, size)
-        vectors = _inner_products(tuple(window_derivatives(points, m) for m in matrices))
-        return vectors, jnp.sum(jnp.square(points), axis=-1)
+        # One stencil after the other: one program for all of them, and the jets of one held at a time.
+        grams = jax.lax.map(lambda m: _inner_products(window_derivatives(points, m)), matrices)
+        return grams, jnp.sum(jnp.square(points), axis=-1)
 
     def add(total: Any, start: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, contract(start, chunk)), None
@@ -153,10 +146,7 @@ def _locate(plan: BlockPlan, block: Array | int, dtype: Any) -> Window:
     rows = tuple(jnp.asarray(a.rows)[i] for a, i in zip(plan.axes, place, strict=True))
     columns = tuple(jnp.asarray(a.columns)[i] for a, i in zip(plan.axes, place, strict=True))
     kinds = [jnp.asarray(a.kinds)[i] for a, i in zip(plan.axes, place, strict=True)]
-    matrices = tuple(
-        tuple(jnp.asarray(a.matrices[s], dtype)[k] for a, k in zip(plan.axes, kinds, strict=True))
-        for s in range(len(plan.stencils))
-    )
+    matrices = tuple(jnp.asarray(a.matrices, dtype)[:, k] for a, k in zip(plan.axes, kinds, strict=True))
     return Window(rows, columns, matrices)
 
 
@@ -189,8 +179,8 @@ def cut_window(points: Array, plan: BlockPlan, columns: Sequence[Array], start: 
     return window
 
 
-def _finish(plan: BlockPlan, grams: tuple[Array, ...], squares: Array, rows: tuple[Array, ...]) -> BlockGrams:
-    shaped = tuple(g.reshape(*plan.block, *g.shape[-2:]) for g in grams)
+def _finish(plan: BlockPlan, grams: Array, squares: Array, rows: tuple[Array, ...]) -> BlockGrams:
+    shaped = grams.reshape(len(plan.stencils), *plan.block, *grams.shape[-2:])
     return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), rows)
 
 
@@ -239,7 +229,7 @@ def map_blocks(
 
 
 @partial(jax.jit, static_argnames="plan")
-def _host_grams(points: Array, plan: BlockPlan, block: int) -> tuple[tuple[Array, ...], Array]:
+def _host_grams(points: Array, plan: BlockPlan, block: int) -> tuple[Array, Array]:
     """Gram matrices and squared norms of a window (or some of its features) that the host has read."""
     matrices, features = _locate(plan, block, points.dtype).matrices, points.shape[-1]
     return _window_grams(_cut_from(points), features, matrices, min(plan.chunk, features))

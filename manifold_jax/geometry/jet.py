@@ -308,7 +308,7 @@ def jet_from_grid(
     stored = source.points if source.kind == "function" else jnp.asarray(source.points)
 
     def vectors(cut: Cut, features: int, window: Window) -> Array:
-        derivatives = window_derivatives(cut(0, features), window.matrices[0])
+        derivatives = window_derivatives(cut(0, features), [m[0] for m in window.matrices])
         return derivatives.reshape(*block, *derivatives.shape[1:])
 
     stacked = map_windows(stored, plan, jnp.arange(plan.size), source.dtype, vectors)

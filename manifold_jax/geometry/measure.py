@@ -282,7 +282,7 @@ def _blame_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> Any:
 @partial(jax.jit, static_argnames="plan")
 def _blame_fields(block: BlockGrams, plan: BlockPlan) -> Fields:
     """Measures by every stencil of the plan, ``(stencils, points)``."""
-    packed = jnp.concatenate([g.reshape(-1, *g.shape[-2:]) for g in block.grams])
+    packed = block.grams.reshape(-1, *block.grams.shape[-2:])
     fields = jax.vmap(point_fields)(unpack_gram(packed, plan.grid.ndim))
     return jax.tree.map(lambda x: x.reshape(len(block.grams), -1), fields)
 
