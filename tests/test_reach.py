@@ -112,7 +112,9 @@ def test_the_search_agrees_with_brute_force(x64):
     def bumpy(u):
         r = 0.5 + 0.1 * jnp.cos(2 * u[0] + 0.3) + 0.07 * jnp.sin(3 * u[1] - 0.2)
         big = 1.4 + r * jnp.cos(u[1])
-        return jnp.stack([big * jnp.cos(u[0]), big * jnp.sin(u[0]), r * jnp.sin(u[1]), 0.2 * jnp.sin(2 * u[0])])
+        return jnp.stack(
+            [big * jnp.cos(u[0]), big * jnp.sin(u[0]), r * jnp.sin(u[1]), 0.2 * jnp.sin(2 * u[0])]
+        )
 
     grid = Grid((Axis("a", 0.0, TURN, 40, True), Axis("b", 0.0, TURN, 30, True)))
     found = reach(bumpy, grid, tile_size=16)  # so small that the pruned route runs
@@ -158,7 +160,9 @@ def test_float32_matrix_products_find_what_float64_finds():
     single = reach(long, manifold.grid, tile_size=32)
     with jax.enable_x64(True):
         double = reach(long, manifold.grid, tile_size=32)
-    assert np.all(np.abs(single.pointwise - double.pointwise) <= single.pointwise_error + double.pointwise_error)
+    assert np.all(
+        np.abs(single.pointwise - double.pointwise) <= single.pointwise_error + double.pointwise_error
+    )
     assert np.median(np.abs(single.pointwise / double.pointwise - 1)) < 1e-3
 
 
@@ -384,7 +388,7 @@ def spoilt():
         (lambda: reach(np.ones((16, 2)), CIRCLE), "one place|degenerate"),
         (lambda: reach(ROUND, CIRCLE, exact=True), "needs an embedding"),
         (lambda: reach(ROUND, CIRCLE, tile_size=0), "tile_size must be a whole number"),
-        (lambda: reach(ROUND, CIRCLE, tile_size=100_000), "at most 16384"),
+        (lambda: reach(ROUND, CIRCLE, tile_size=100_000), "from 1 to 16384"),
         (lambda: reach(ROUND, CIRCLE, tolerance=2.0), "tolerance must lie between"),
         (lambda: reach(ROUND, CIRCLE, longest=-1.0), "longest must be a positive"),
         (lambda: reach(ROUND, CIRCLE, copies={"v": 2}), "copies names the axis 'v'"),

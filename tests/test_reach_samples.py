@@ -104,14 +104,17 @@ def test_progress_reaches_the_end():
     seen = []
     points, tangents = ellipse(300)
     reach_from_samples(
-        np.float32(points), np.float32(tangents), dimension=1, tile_size=64, progress=lambda *x: seen.append(x)
+        np.float32(points),
+        np.float32(tangents),
+        dimension=1,
+        tile_size=64,
+        progress=lambda *x: seen.append(x),
     )
     assert seen[-1] == (300, 300)
 
 
 def test_the_ratio_of_one_pair_and_its_gradient(x64):
-    # R(x, y) = 1 for all pairs of the unit circle; moving y outwards along the normal at (0, 1) changes it by 0:
-    # |v|^2 / (2 |v_n|) with v = (-1, t), normal part 1: R = (1 + t^2)/2, derivative t.
+    # x = (1, 0), y = (0, t): v = (-1, t) has the normal part 1, so that R = (1 + t^2) / 2.
     x, frame = jnp.array([1.0, 0.0]), jnp.array([[0.0, 1.0]])
     value, slope = jax.value_and_grad(lambda t: tangent_ball_radius(x, jnp.stack([0.0, t]), frame))(1.0)
     assert float(value) == pytest.approx(1.0)

@@ -24,6 +24,7 @@ from manifold_jax.geometry.reach_screen import DIRECT_FEATURES, RELIABLE, Side, 
 
 _PROJECTION = 48
 _SAMPLE = 1024
+_LARGEST_TILE = 16384
 
 
 class Cloud(NamedTuple):
@@ -34,6 +35,7 @@ class Cloud(NamedTuple):
         noise: ``(n,)`` rounding error of each point, a length.
         spread: ``(n,)`` half the diagonal of the cell around each point; 0 without a lattice.
         projected: ``(n, k)`` after an orthogonal projection; the points themselves where they are short.
+        squares: ``(n,)`` squared lengths of the projected points.
         slack: Rounding error of projected distances.
     """
 
@@ -41,6 +43,7 @@ class Cloud(NamedTuple):
     noise: np.ndarray
     spread: np.ndarray
     projected: np.ndarray
+    squares: np.ndarray
     slack: float
 
 
@@ -86,6 +89,34 @@ class Pairs(NamedTuple):
     looked_at: int
 
 
+def check_tile_size(tile_size: int | None) -> None:
+    """Refuse what is no number of rows, or more than a machine can hold."""
+    whole = isinstance(tile_size, (int, np.integer)) and not isinstance(tile_size, bool)
+    if tile_size is not None and not (whole and 1 <= tile_size <= _LARGEST_TILE):
+        raise ValueError(
+            f"tile_size must be a whole number of points from 1 to {_LARGEST_TILE} (they are compared with "
+            f"thousands at once), got {tile_size!r}."
+        )
+
+
+def tile_shape(features: int, count: int, tile_size: int | None) -> tuple[int, int]:
+    """Rows and columns of a tile.
+
+    Short points want large tiles, for speed; long ones small tiles, whose rows have few candidates in common.
+
+    Args:
+        features: Numbers per point.
+        count: Points of the cloud.
+        tile_size: Rows as asked for, or None.
+
+    Returns:
+        Rows per tile, columns compared with them at once.
+    """
+    short = features <= DIRECT_FEATURES
+    columns = 1 << max(5, min(12 if short else 11, (count - 1).bit_length()))
+    return tile_size or (256 if short else 32), columns
+
+
 def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Cloud:
     """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
     n, f = points.shape
@@ -101,8 +132,8 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
         centre = centre.astype(points.dtype)
         pieces = [(points[k : k + 8192] - centre) @ basis for k in range(0, n, 8192)]
         projected = np.concatenate(pieces)
-    size = float(np.abs(projected).max(initial=0.0)) * projected.shape[1] ** 0.5
-    return Cloud(points, noise, spread, projected, 8 * eps * size)
+    squares = np.sum(projected**2, axis=1)
+    return Cloud(points, noise, spread, projected, squares, 16 * eps * float(squares.max()) ** 0.5)
 
 
 # --- one tile ----------------------------------------------------------------------------------------------
@@ -119,8 +150,9 @@ def _candidates(cloud: Cloud, rows: Rows, limit: np.ndarray) -> tuple[np.ndarray
     here = cloud.projected[rows.position]
     centre = here.mean(axis=0)
     size = float(np.sqrt(np.sum((here - centre) ** 2, axis=1).max()))
-    distance = np.sqrt(np.sum((cloud.projected - centre) ** 2, axis=1))
-    found = np.flatnonzero(distance <= float(limit.max()) + size + 2 * cloud.slack)
+    squares = cloud.squares - 2 * (cloud.projected @ centre) + float(centre @ centre)
+    farthest = float(limit.max()) + size + 2 * cloud.slack
+    found = np.flatnonzero(squares <= farthest**2 + cloud.slack * float(cloud.squares.max()) ** 0.5)
     if cloud.points.shape[1] <= DIRECT_FEATURES:
         return found, len(found) * len(here)
     near_rows, limits = jnp.asarray(here), jnp.asarray(limit, dtype)
