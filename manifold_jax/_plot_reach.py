@@ -144,8 +144,12 @@ def _chords(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reac
     axes.legend(loc="upper right")
     if flat:
         axes.set_aspect("equal", adjustable="datalim")
-    elif size > 3:
-        axes.set_title("the first three of the ambient coordinates", fontsize=9)
+    else:
+        axes.set_box_aspect(
+            [np.ptp(limits) for limits in (axes.get_xlim(), axes.get_ylim(), axes.get_zlim())]
+        )
+        if size > 3:
+            axes.set_title("the first three of the ambient coordinates", fontsize=9)
     mappable = ScalarMappable(norm, "viridis")
     figure.colorbar(mappable, ax=axes, label=f"τ(x) in {LENGTH}", extend="max", shrink=0.8)
     _histogram(figure.add_subplot(grid[1]), fields, found)

@@ -56,7 +56,9 @@ def closed_form(name, double, exact):
         return manifold, reach(manifold, exact=exact), true, case
 
 
-@pytest.mark.parametrize("double", [True, False], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    "double", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["float64", "float32"]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_closed_forms_from_an_embedding(name, double):
     _, found, true, case = closed_form(name, double, None)
@@ -68,7 +70,10 @@ def test_closed_forms_from_an_embedding(name, double):
     assert abs(found.value - true) <= (0.01 if border else 1e-9 if double else 1e-3) * true
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["circle", "ellipse", "two moons", "sphere", "thick torus", "flat torus", "tight helix"]
+)
 def test_closed_forms_from_a_grid_alone(name):
     _, found, true, case = closed_form(name, True, False)
     assert abs(found.value - true) <= found.error
@@ -76,7 +81,7 @@ def test_closed_forms_from_a_grid_alone(name):
     assert abs(found.value - true) <= 0.03 * true
 
 
-@pytest.mark.parametrize("name", ["circle", "ellipse", "thin torus", "flat torus", "tight helix"])
+@pytest.mark.parametrize("name", ["ellipse", "thick torus", "tight helix"])
 def test_pointwise_bars_cover_a_much_finer_grid(name):
     # The truth at a lattice point: the same point against a grid eight times finer, with the exact curvature.
     manifold, found, _, _ = closed_form(name, True, None)
@@ -166,7 +171,7 @@ def test_float32_matrix_products_find_what_float64_finds():
     assert np.median(np.abs(single.pointwise / double.pointwise - 1)) < 1e-3
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 4096])
+@pytest.mark.parametrize("size", [7, 4096])
 def test_tiles_of_any_size_agree(size, x64):
     manifold = D.torus(2.0, 1.25, size=(20, 18))
     found = reach(manifold, tile_size=size)
@@ -183,13 +188,15 @@ def closed_reference():
 
 def warped_ellipse(n):
     axis = Axis("u", 0.0, TURN, n, periodic=True)
-    u = oracle.warp(axis.samples() + 0.1234)
+    u = oracle.warp(axis.samples() + 0.37 * axis.spacing)  # the sharpest point is never on the lattice
     return np.stack([2 * np.cos(u), np.sin(u)], axis=-1), Grid((axis,))
 
 
 def warped_torus(n):
     grid = Grid((Axis("u", 0.0, TURN, n, periodic=True), Axis("v", 0.0, TURN, n, periodic=True)))
-    u, v = np.meshgrid(*(oracle.warp(axis.samples() + 0.1234) for axis in grid.axes), indexing="ij")
+    u, v = np.meshgrid(
+        *(oracle.warp(axis.samples() + 0.37 * axis.spacing) for axis in grid.axes), indexing="ij"
+    )
     return np.stack(oracle.torus_points(u, v, 1.0, 0.7), axis=-1), grid
 
 

@@ -217,7 +217,12 @@ def _cloud(components: Sequence[Component], clouds: Sequence[np.ndarray]) -> Clo
     points = clouds[0] if len(clouds) == 1 else np.concatenate(clouds)
     if not isinstance(points, np.memmap) and points.dtype != dtype:
         points = points.astype(dtype)
-    noise = float(np.finfo(dtype).eps) * _norms(points)
+    # Stored points are rounded once, evaluated ones several times.
+    steps = [
+        np.full(len(p), 4.0 if c.source.kind == "function" else 1.0)
+        for p, c in zip(clouds, components, strict=True)
+    ]
+    noise = float(np.finfo(dtype).eps) * _norms(points) * np.concatenate(steps)
     if not np.isfinite(noise).all():
         bad = np.flatnonzero(~np.isfinite(noise))
         raise ValueError(

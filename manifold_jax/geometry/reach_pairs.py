@@ -113,8 +113,8 @@ def tile_shape(features: int, count: int, tile_size: int | None) -> tuple[int, i
         Rows per tile, columns compared with them at once.
     """
     short = features <= DIRECT_FEATURES
-    columns = 1 << max(5, min(12 if short else 11, (count - 1).bit_length()))
-    return tile_size or (256 if short else 32), columns
+    columns = min(4096 if short else 2048, 16 * tile_size if tile_size else 4096)
+    return tile_size or (256 if short else 32), min(columns, 1 << max(5, (count - 1).bit_length()))
 
 
 def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Cloud:
