@@ -11,8 +11,8 @@ Cases, float32: tori R = 2, r = 0.5 in R^3, also with the angles warped to u + 0
 in R^6; and the peer's own rasterised ellipse, 22 scales x 16 orientations x 22 heights of 64x64 pixels, where
 the peer takes every second point. Each task has a fresh process, peer and ours in turn:
 
-- ``peer``: its ``reach_per_point``. It depends on its ``batch_size``; a few are tried on a part of the
-  queries and the fastest counts. Its default, 10, is listed beside it.
+- ``peer``: its ``reach_per_point``. Its cost depends on its ``batch_size``; a few are tried, for some on a
+  part of the queries, and the fastest counts. Its default, 10, is listed beside it.
 - ``pairs``: the same estimator by us, on the same points with the same tangents: equal answers.
 - ``reach``: what our user calls, curvature (``measure``) and ``reach`` on the *whole* lattice, with
   curvature, bottlenecks and error bars. Its ``search`` is the part that follows the curvature.
@@ -44,8 +44,11 @@ Record = dict[str, Any]
 DEFAULT_BATCH = 10
 """The peer's own batch_size."""
 
-TRIAL = 0.03
-"""Part of the queries on which a batch size of the peer is tried."""
+BATCHES = {1: (10, 100, 1000, 4096), 2: (2, 10)}
+"""Batch sizes of the peer that are tried, by stride: short points and images."""
+
+TRIAL = {1: 0.1, 2: 0.03}
+"""Part of the queries for a trial of the smallest of them, and of all for images."""
 
 
 # --- the arrays -------------------------------------------------------------------------------------------
@@ -115,8 +118,9 @@ def peer_runs(
         part = [] if share >= 1 else ["--max-patches", max(2, math.ceil(share * queries / batch))]
         return peer.run(*common_part, "--reach-batch", batch, *part, *more)
 
-    sizes = [2, DEFAULT_BATCH] if stride > 1 else [DEFAULT_BATCH, 100, 1000]
-    trials = [of(batch, TRIAL) for batch in sizes]
+    # The first seconds of a process mislead, so short points are tried on all queries.
+    whole = {batch: stride == 1 and batch > DEFAULT_BATCH for batch in BATCHES[stride]}
+    trials = [of(batch, 1.0 if complete else TRIAL[stride]) for batch, complete in whole.items()]
     timed = [record for record in trials if "seconds" in record]
     if not timed:
         return trials[0], trials[0], trials

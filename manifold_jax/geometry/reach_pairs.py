@@ -117,7 +117,7 @@ def _principal(sample: np.ndarray) -> np.ndarray:
 
 
 def _orthonormal_columns(columns: np.ndarray) -> np.ndarray:
-    """Basis of the span of columns, from their Gram matrix, twice for accuracy; dependent ones are dropped."""
+    """Orthonormal basis from the Gram matrix, twice for accuracy; dependent columns are dropped."""
     for _ in range(2):
         values, vectors = np.linalg.eigh(columns.T @ columns)
         keep = values > 1e-10 * values[-1]
