@@ -20,11 +20,15 @@ the peer takes every second point. Each task has a fresh process, peer and ours 
 Times that were extrapolated carry "~". Ours include compilation, except those called warm. Memory is the
 peak of the process, less the input array, interpreter and libraries included; "added" is what the call
 itself added. CPU seconds, of all threads, tell more than wall seconds where the machine is shared.
+
+Cases and ``--full`` go to ``--out`` as JSON, each with machine, load at its start, versions and commit; what
+an earlier run left there of other cases is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -328,17 +332,28 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def provenance(options: argparse.Namespace) -> Record:
+    """When, where, on which commit and under which load a case starts."""
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": common.commit(HERE),
+        "machine": common.machine(),
+        "options": {name: portable(value) for name, value in vars(options).items()},
+    }
+
+
+def earlier(path: Path) -> Record:
+    """Results of earlier runs, of which those not repeated are kept."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def main() -> None:
     options = arguments()
-    machine, started = common.machine(), datetime.now(UTC).isoformat(timespec="seconds")
-    result: Record = {
-        "made": started,
-        "commit": common.commit(HERE),
-        "machine": machine,
-        "options": {name: portable(value) for name, value in vars(options).items()},
-        "cases": [],
-    }
-    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, {result['commit']}")
+    result = {"cases": {}} | earlier(options.out)
+    machine = common.machine()
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, {common.commit(HERE)}"
+    )
     ours = Side("ours", sys.executable, "ours_reach_worker.py", options)
     if options.cases:
         try:
@@ -347,13 +362,16 @@ def main() -> None:
             raise SystemExit(str(failure)) from None
         peer = Side("peer", python, "peer_worker.py", options)
     for case in options.cases:
-        result["cases"].append(run_case(case, peer, ours, options))
-        print_case(result["cases"][-1])
+        where = provenance(options)
+        result["cases"][case] = where | run_case(case, peer, ours, options)
+        print_case(result["cases"][case])
         common.write_json(options.out, result)
     if options.full:
         size = ["--samples", options.samples] if options.samples else []
         tile = ["--tile-size", options.tile_size] if options.tile_size else []
-        result["full"] = ours.run("sprite", "--shape", options.shape, "--no-warm", *size, *tile)
+        where = provenance(options)
+        found = ours.run("sprite", "--shape", options.shape, "--no-warm", *size, *tile)
+        result["full"] = where | found
         print_full(result["full"])
         common.write_json(options.out, result)
     print(f"all figures: {options.out.name}")
