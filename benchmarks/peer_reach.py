@@ -11,8 +11,9 @@ Cases, float32: tori R = 2, r = 0.5 in R^3, also with the angles warped to u + 0
 in R^6; and the peer's own rasterised ellipse, 22 scales x 16 orientations x 22 heights of 64x64 pixels, where
 the peer takes every second point. Each task has a fresh process, peer and ours in turn:
 
-- ``peer``: its ``reach_per_point``. Its cost depends on its ``batch_size``; a few are tried, for some on a
-  part of the queries, and the fastest counts. Its default, 10, is listed beside it.
+- ``peer``: its ``reach_per_point``. Its cost depends on its ``batch_size``, and where others use the cores
+  its threads wait for each other: a few sizes are tried, with a thread per core and with one thread, and the
+  fastest run counts. Its default size, 10, is listed beside it.
 - ``pairs``: the same estimator by us, on the same points with the same tangents: equal answers.
 - ``reach``: what our user calls, curvature (``measure``) and ``reach`` on the *whole* lattice, with
   curvature, bottlenecks and error bars. Its ``search`` is the part that follows the curvature.
@@ -113,23 +114,27 @@ def query_count(array: Path, stride: int) -> int:
 def peer_runs(
     array: Path, stride: int, field: Path, peer: Side, options: argparse.Namespace
 ) -> tuple[Record, Record, list[Record]]:
-    """The fastest batch size of a few, on all queries; the default one; and every trial."""
-    queries = query_count(array, stride)
-    common_part = ["measure", array, "--measure", "reach_per_point"]
+    """The fastest run of a few batch sizes and threads, on all queries; the default size; every trial."""
+    queries, cores = query_count(array, stride), common.machine()["cores"]
+    common_part = ["measure", array, "--measure", "reach_per_point", "--save", field]
     common_part += ["--reach-stride", stride] if stride > 1 else []
 
-    def of(batch: int, share: float, *more: Any) -> Record:
+    def of(batch: int, threads: int, share: float) -> Record:
         part = [] if share >= 1 else ["--max-patches", max(2, math.ceil(share * queries / batch))]
-        return peer.run(*common_part, "--reach-batch", batch, *part, *more)
+        return peer.run(*common_part, "--reach-batch", batch, "--threads", threads, *part)
 
     # The first seconds of a process mislead, so short points are tried on all queries.
-    whole = {batch: stride == 1 and batch > DEFAULT_BATCH for batch in BATCHES[stride]}
-    trials = [of(batch, 1.0 if complete else TRIAL[stride]) for batch, complete in whole.items()]
-    timed = [record for record in trials if "seconds" in record]
+    trials = [
+        of(batch, threads, 1.0 if stride == 1 and batch > DEFAULT_BATCH else TRIAL[stride])
+        for batch in BATCHES[stride]
+        for threads in {1: (1,)}.get(cores, (cores, 1))
+    ]
+    timed = sorted((r for r in trials if "seconds" in r), key=lambda record: record["seconds"])
     if not timed:
         return trials[0], trials[0], trials
-    batch = min(timed, key=lambda record: record["seconds"])["batch_size"]
-    chosen = of(batch, options.peer_share, "--save", field)
+    again = of(timed[0]["batch_size"], timed[0]["threads"], options.peer_share)
+    whole = [r for r in (again, *timed) if "seconds" in r and not r["extrapolated"]]
+    chosen = min(whole or [again], key=lambda record: record["seconds"])
     default = next((r for r in timed if r["batch_size"] == DEFAULT_BATCH), timed[0])
     return chosen, default, trials
 
@@ -247,7 +252,7 @@ def line(case: str, task: str, record: Record, smallest: float | None) -> list[s
 
     return [
         case,
-        f"{task}, batch {record['batch_size']}" if "batch_size" in record else task,
+        f"{task}, batch {record['batch_size']} x{record['threads']}" if "batch_size" in record else task,
         mark + number("seconds"),
         mark + number("cpu_seconds"),
         number("compile_seconds"),
