@@ -151,9 +151,10 @@ def part(
 
 
 def reach_field(
-    points: np.ndarray, spec: dict[str, Any], patches: list[int], stride: int | None, max_batches: int | None
+    points: np.ndarray, spec: dict[str, Any], patches: list[int], options: argparse.Namespace
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Call the peer's reach; with ``max_batches`` leave its loop early and extrapolate over the queries."""
+    """Call the peer's reach; with ``--max-patches`` leave its loop early and extrapolate over the queries."""
+    stride, max_batches = options.reach_stride, options.max_patches
     ticks: list[float] = []
     total = 0
 
@@ -175,16 +176,18 @@ def reach_field(
             patch_sizes=patches,
             cyclic_dimensions=common.wrapping_axes(spec),
             subsample_points=stride,
-            batch_size=QUICKSTART_BATCH,
+            batch_size=options.reach_batch,
             device="cpu",
         )
         record = {"seconds": time.perf_counter() - start, "extrapolated": False}
     except EnoughError:
         field = None
-        mean = (ticks[-1] - ticks[0]) / (len(ticks) - 1)
-        record = {"seconds": ticks[0] - start + mean * total, "extrapolated": True}
-        record["batches_timed"] = len(ticks) - 1
-    return field, record | {"batches": total, "stride": stride}
+        # The first batch also pays for thread pools and fresh memory: the median stands for those left out.
+        seconds = np.diff(ticks)
+        left_out = (total - len(seconds)) * float(np.median(seconds))
+        record = {"seconds": ticks[-1] - start + left_out, "extrapolated": True}
+        record |= {"batches_timed": len(seconds), "batch_seconds": float(np.median(seconds))}
+    return field, record | {"batches": total, "batch_size": options.reach_batch, "stride": stride}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with common.MemoryMeter(options.input, points.nbytes) as memory:
         start, processor = time.perf_counter(), time.process_time()
         if options.measure == "reach_per_point":
-            field, timing = reach_field(points, spec, patches, options.reach_stride, options.max_patches)
+            field, timing = reach_field(points, spec, patches, options)
         elif wanted < total:
             choice = (points, intervals, cyclic, patches, wanted, options.min_seconds)
             field, timing = part(options.measure, *choice)
@@ -232,19 +235,33 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def centred(transform: Any) -> Any:
+    """The peer's apply_transform, with x translations by 0 only."""
+
+    def chosen(*, transform_name: str, transform_range: tuple[str, Any], **rest: Any) -> Any:
+        name, values = transform_range
+        values = [0.0] if transform_name == "x-translate" else values
+        return transform(transform_name=transform_name, transform_range=(name, values), **rest)
+
+    return chosen
+
+
 def sprites(options: argparse.Namespace) -> dict[str, Any]:
     """Let the peer render one shape of its dSprites and store it as a lattice.
 
     The parameters are those of its ``dsprites_balanced``, values scaled to [0, 1] as its loader does. The
-    axes carry the peer's own ranges (1, 2 pi, 1, 1); what they stand for is in ``source``.
+    axes carry the peer's own ranges (1, 2 pi, 1, 1); what they stand for is in ``source``. A lattice of three
+    factors is the slice at x = 0: the peer's own pipeline with one x translation instead of all.
     """
-    from microscope.datasets.custom_dsprites import dsprites
+    from microscope.datasets import custom_dsprites
 
-    sizes, angles, rows, columns = options.lattice
-    if rows != columns or rows % 2:
+    sizes, angles, rows, *columns = options.lattice
+    if columns not in ([], [rows]) or rows % 2:
         raise SystemExit(
             "--lattice needs equal and even numbers of y and x positions: the peer makes no others."
         )
+    if not columns:
+        custom_dsprites.apply_transform = centred(custom_dsprites.apply_transform)
     stride, pixels = 2, 64
     need = 3.5 * math.prod(options.lattice) * pixels * pixels * 4
     if (available := common.available_memory()) is not None and need > available:
@@ -252,7 +269,7 @@ def sprites(options: argparse.Namespace) -> dict[str, Any]:
             f"The peer needs about {need / common.GIB:.1f} GiB for this lattice: take a smaller one."
         )
     start = time.perf_counter()
-    images, _ = dsprites(
+    images, _ = custom_dsprites.dsprites(
         image_size=pixels,
         sprites=(options.shape,),
         n_sizes=sizes,
@@ -267,12 +284,12 @@ def sprites(options: argparse.Namespace) -> dict[str, Any]:
     images -= low
     images /= high - low
     seconds = time.perf_counter() - start
-    lattice = tuple(options.lattice)
+    lattice, d = tuple(options.lattice), len(options.lattice)
     np.save(options.out, images.reshape(*lattice, pixels * pixels))
     names, stops = ("scale", "orientation", "y", "x"), (1.0, 2 * math.pi, 1.0, 1.0)
     axes = [
         {"name": name, "start": 0.0, "stop": stop, "size": size, "periodic": name == "orientation"}
-        for name, stop, size in zip(names, stops, lattice, strict=True)
+        for name, stop, size in zip(names[:d], stops[:d], lattice, strict=True)
     ]
     source = {
         "made_by": f"manifold-microscope {version('manifold-microscope')} custom_dsprites.dsprites",
@@ -304,6 +321,7 @@ def arguments() -> argparse.Namespace:
     task.add_argument("--min-seconds", type=float, default=0.0, help="with --max-patches: go on for so long")
     task.add_argument("--fraction", type=float, default=1.0, help="part of the patches, instead of a number")
     task.add_argument("--reach-stride", type=int, help="the peer's subsample_points (its analyses take 2)")
+    task.add_argument("--reach-batch", type=int, default=QUICKSTART_BATCH, help="the peer's batch_size")
     task.add_argument("--input", choices=("memory", "mmap"), default="memory")
     task.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     task.add_argument("--save", type=Path, help="where to store the field, .npy")
@@ -315,7 +333,7 @@ def arguments() -> argparse.Namespace:
         "--lattice",
         type=whole_numbers,
         default=[10, 16, 10, 10],
-        help="sizes of scale, orientation, y, x (the peer's own: 22,16,22,22, a file of 2.8 GB)",
+        help="sizes of scale, orientation, y, x (the peer's own: 22,16,22,22, a file of 2.8 GB), or no x",
     )
     return parser.parse_args()
 

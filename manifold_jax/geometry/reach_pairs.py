@@ -25,6 +25,7 @@ from manifold_jax.geometry.reach_screen import DIRECT_FEATURES, RELIABLE, Side, 
 _PROJECTION = 48
 _SAMPLE = 1024
 _LARGEST_TILE = 16384
+_ROUNDS = 4
 
 
 class Cloud(NamedTuple):
@@ -126,14 +127,33 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
     else:
         sample = np.asarray(points[np.linspace(0, n - 1, min(n, _SAMPLE)).round().astype(int)], np.float64)
         centre = sample.mean(axis=0)
-        _, vectors = np.linalg.eigh((sample - centre) @ (sample - centre).T)
-        weights = (sample - centre).T @ vectors[:, ::-1][:, :_PROJECTION]
-        basis = np.linalg.qr(weights)[0].astype(points.dtype)
+        basis = _principal(sample - centre).astype(points.dtype)
         centre = centre.astype(points.dtype)
         pieces = [(points[k : k + 8192] - centre) @ basis for k in range(0, n, 8192)]
         projected = np.concatenate(pieces)
     squares = np.sum(projected**2, axis=1)
     return Cloud(points, noise, spread, projected, squares, 16 * eps * float(squares.max()) ** 0.5)
+
+
+def _principal(sample: np.ndarray) -> np.ndarray:
+    """Orthonormal columns that nearly span the main directions of the rows of a sample, ``(f, k)``.
+
+    Subspace iteration: a threaded eigendecomposition takes seconds where the cores are shared.
+    """
+    inner = sample @ sample.T
+    found = np.random.default_rng(0).normal(size=(len(sample), min(_PROJECTION, len(sample))))
+    for _ in range(_ROUNDS):
+        found = _orthonormal_columns(inner @ found)
+    return _orthonormal_columns(sample.T @ found)
+
+
+def _orthonormal_columns(columns: np.ndarray) -> np.ndarray:
+    """Orthonormal basis from the Gram matrix, twice for accuracy; dependent columns are dropped."""
+    for _ in range(2):
+        values, vectors = np.linalg.eigh(columns.T @ columns)
+        keep = values > 1e-10 * values[-1]
+        columns = columns @ (vectors[:, keep] / np.sqrt(values[keep]))
+    return columns
 
 
 # --- one tile ----------------------------------------------------------------------------------------------
@@ -157,10 +177,11 @@ def _candidates(cloud: Cloud, rows: Rows, limit: np.ndarray) -> tuple[np.ndarray
         return found, len(found) * len(here)
     near_rows, limits = jnp.asarray(here), jnp.asarray(limit, dtype)
     kept, pairs = [], 0
-    for start in range(0, len(found), _PROJECTED_COLUMNS):
-        index = found[start : start + _PROJECTED_COLUMNS]
+    step = min(_PROJECTED_COLUMNS, len(cloud.points))
+    for start in range(0, len(found), step):
+        index = found[start : start + step]
         # Padded with points at infinity: one shape, one compilation.
-        piece = np.full((_PROJECTED_COLUMNS, here.shape[1]), np.sqrt(np.finfo(dtype).max) / 8, dtype)
+        piece = np.full((step, here.shape[1]), np.sqrt(np.finfo(dtype).max) / 8, dtype)
         piece[: len(index)] = cloud.projected[index]
         any_row, count = near(near_rows, jnp.asarray(piece), limits, dtype.type(cloud.slack))
         kept.append(index[np.asarray(any_row)[: len(index)]])
@@ -228,7 +249,9 @@ def tile_pairs(
 
     n = len(cloud.points)
     everyone = np.arange(n) if allowed is None else np.flatnonzero(allowed)
-    if len(everyone) > 2 * columns:
+    columns = min(columns, len(everyone))
+    long = cloud.points.shape[1] > DIRECT_FEATURES
+    if len(everyone) > (1 if long else 2) * columns:
         own = rows.position if allowed is None else rows.position[allowed[rows.position]]
         best, merged = look(own, len(rows.position), best, merged)
         radius = np.minimum(np.asarray(best), rows.radius)
