@@ -23,7 +23,7 @@ from manifold_jax.geometry.reach_pairs import Cloud, Pairs, mutual
 from manifold_jax.geometry.reach_refine import largest_curvature, refine_bottleneck
 
 _BATCH = 8
-_TRIED = 64
+_TRIED = 24
 
 
 class Reach(NamedTuple):
@@ -242,7 +242,8 @@ def _local(part: Part, parts: Sequence[Part]) -> Found:
         # Curvature from stencils is only where to start.
         better = not c.geometry.exact or 1 / float(bend) < value
         if float(noise) < 0.1 * float(bend) and better:
-            value, error, u = 1 / float(bend), float(noise) / float(bend) ** 2, np.asarray(place)
+            # The search stops where rounding outgrows what is left to gain, near a pole.
+            value, error, u = 1 / float(bend), 4 * float(noise) / float(bend) ** 2, np.asarray(place)
     else:
         error += float(vertex_drop(np.array([value]), *_beside(c.grid, part.local, index))[0])
         # Where the curvature is not resolved it may be larger: by what is seen there.
