@@ -186,16 +186,17 @@ def warped_ellipse(n):
     return np.stack([2 * np.cos(u), np.sin(u)], axis=-1), Grid((axis,))
 
 
-def warped_torus(n):
-    grid = Grid((Axis("u", 0.0, TURN, n, periodic=True), Axis("v", 0.0, TURN, n, periodic=True)))
-    u, v = np.meshgrid(
-        *(oracle.warp(axis.samples() + 0.37 * axis.spacing) for axis in grid.axes), indexing="ij"
-    )
-    return np.stack(oracle.torus_points(u, v, 1.0, 0.7), axis=-1), grid
+TIGHT = D.helix(1.0, 1.0).known["reach"]
+
+
+def warped_helix(n):
+    axis = Axis("u", 0.0, 2 * TURN, n)
+    u = oracle.warp(axis.samples())
+    return np.stack([np.cos(u), np.sin(u), u / TURN], axis=-1), Grid((axis,))
 
 
 @pytest.mark.parametrize(
-    ("make", "sizes", "true"), [(warped_ellipse, (48, 96, 192), 0.5), (warped_torus, (32, 64), 0.3)]
+    ("make", "sizes", "true"), [(warped_ellipse, (48, 96, 192), 0.5), (warped_helix, (60, 120, 240), TIGHT)]
 )
 def test_order_in_the_spacing_is_at_least_two(make, sizes, true, x64):
     errors = []
