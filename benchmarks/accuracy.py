@@ -23,7 +23,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,9 @@ def progress_line(label: str) -> Any:
     return show
 
 
-def run(label: str, manifold: mj.Manifold, options: argparse.Namespace) -> dict[str, Any]:
+def run(
+    label: str, manifold: mj.Manifold, options: argparse.Namespace, origin: dict[str, Any]
+) -> dict[str, Any]:
     """Measure one manifold both ways."""
     grid = window(manifold.grid, options.samples)
     seconds, geometry = common.timed(
@@ -161,20 +162,7 @@ def run(label: str, manifold: mj.Manifold, options: argparse.Namespace) -> dict[
         "stencil_seconds": seconds,
         "exact_seconds": exact_seconds,
         "measures": compare(geometry, exact, index),
-        "provenance": provenance(),
-    }
-
-
-def provenance() -> dict[str, Any]:
-    """Machine, versions, commit."""
-    versions = {name: version(name) for name in ("manifold_jax", "jax", "jaxlib", "numpy")}
-    device = jax.devices()[0]
-    return {
-        "machine": common.machine(),
-        "device": f"{device.platform} {device.device_kind}",
-        "versions": versions,
-        "commit": common.commit(Path(__file__).parent),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "provenance": origin,
     }
 
 
@@ -258,8 +246,9 @@ def main() -> None:
     options = arguments()
     jax.config.update("jax_enable_x64", options.x64)
     path = options.out / "accuracy.json"
+    origin = common.provenance()  # before the results of this run change the working tree
     for dataset, layout, manifold in manifolds(options):
-        result = run(f"{dataset} {layout}", manifold, options)
+        result = run(f"{dataset} {layout}", manifold, options, origin)
         key = f"{dataset}/{layout}/{result['dtype']}"
         report(key, result)
         results = (json.loads(path.read_text()) if path.exists() else {}) | {key: result}

@@ -274,9 +274,9 @@ def stencil(options: argparse.Namespace) -> dict[str, Any]:
         choice["block_size"] = options.block_size
     if options.input == "device":
         points = jax.block_until_ready(jnp.asarray(points))
-    # A memory map is read block by block by the host, so it cannot be an argument of jit.
+    # Points of the host are read part by part; as an argument of jit they would first be copied whole.
     gram = lambda x: mj.gram_from_grid(x, grid, **choice)  # noqa: E731
-    if options.input != "mmap" and not options.eager:
+    if options.input == "device" and not options.eager:
         gram = jax.jit(gram)
     steps = [("gram", lambda done: gram(points)), *algebra(grid, options)]
     done, record = two_passes(steps, options, common.MemoryMeter(options.input, nbytes))

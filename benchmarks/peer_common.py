@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,21 @@ def commit(folder: Path) -> str:
 
     head = git("rev-parse", "--short=12", "HEAD")
     return (head or "unknown") + ("+changes" if git("status", "--porcelain") else "")
+
+
+def provenance() -> dict[str, Any]:
+    """Machine, versions, commit, time; the device too where JAX is loaded."""
+    names = ("manifold_jax", "jax", "jaxlib", "numpy")
+    facts = {
+        "machine": machine(),
+        "versions": {name: metadata.version(name) for name in names},
+        "commit": commit(Path(__file__).parent),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if "jax" in sys.modules:
+        device = sys.modules["jax"].devices()[0]
+        facts["device"] = f"{device.platform} {device.device_kind}"
+    return facts
 
 
 def timed(function: Any, *arguments: Any) -> tuple[float, Any]:

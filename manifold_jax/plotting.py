@@ -16,6 +16,7 @@ import numpy as np
 from manifold_jax._plot_points import plot_pca as plot_pca
 from manifold_jax._plot_points import plot_samples as plot_samples
 from manifold_jax._plot_points import principal_components as principal_components
+from manifold_jax._plot_reach import plot_reach as plot_reach
 from manifold_jax._plot_words import (
     COLOURS,
     axis_label,

@@ -338,3 +338,22 @@ def test_batch_shapes():
         shape = jax.eval_shape(lambda g: (everything(g), sectional_curvature(g, vectors, vectors)), g)
         assert shape[0]["scalar_curvature"].shape == shape[1].shape == batch
         assert shape[0]["riemann"].shape == (*batch, 2, 2, 2, 2)
+
+
+@pytest.mark.parametrize("count", [12, 13, 17])
+def test_many_points_are_taken_in_batches(count, x64, monkeypatch):
+    # 12 points are 3 batches of 4; 13 and 17 leave a remainder.
+    grams = gram(Jet(*(jnp.asarray(x)[:count] for x in oracle.random_jets(3, 6, COUNT, seed=3))))
+
+    def total(g):
+        return jnp.sum(scalar_curvature(g) * volume_element(g)) + jnp.sum(normal_curvature_bounds(g)[1])
+
+    def measures(g):
+        inside = jax.vmap(scalar_curvature)(jax.tree.map(lambda x: x[:, None], g))[:, 0]
+        return scalar_curvature(g), riemann(g), normal_curvature_bounds(g), inside, jax.grad(total)(g)
+
+    whole = jax.jit(measures)(grams)
+    monkeypatch.setattr("manifold_jax.geometry.kernels.BATCH", 5)
+    batched = jax.jit(lambda g: measures(g))(grams)
+    for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12 * np.abs(b).max())

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -76,20 +78,22 @@ def test_labelled_data_set(geometry):
         assert {f"{name}_error", f"{name}_resolved"} <= set(dataset)
 
 
+@pytest.mark.parametrize("name", ["cone.nc", "cone.zarr"])
 @pytest.mark.parametrize("exact", [False, True])
-def test_round_trip_through_a_file(exact, tmp_path):
+def test_round_trip_through_a_file(exact, name, tmp_path):
     measured = make(exact)
-    path = measured.save(tmp_path / "new folder" / "cone.nc")
+    path = measured.save(tmp_path / "new folder" / name)
     assert path.exists()
-    assert [p.name for p in path.parent.iterdir()] == ["cone.nc"]
+    assert [p.name for p in path.parent.iterdir()] == [name]
     assert_equal(load_geometry(path), measured)
     assert_equal(geometry_from_xarray(measured.to_xarray()), measured)
 
 
-def test_round_trip_in_float64_and_with_attributes(x64, tmp_path):
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_round_trip_in_float64_and_with_attributes(suffix, x64, tmp_path):
     measured = dataclasses.replace(make(dtype=jnp.float64), attributes=(("shape", "cone"), ("blur", "1.0")))
     assert measured.volume_element.value.dtype == jnp.float64
-    assert_equal(load_geometry(measured.save(tmp_path / "cone.nc")), measured)
+    assert_equal(load_geometry(measured.save(tmp_path / f"cone.{suffix}")), measured)
 
 
 def test_a_float64_file_is_read_without_x64(tmp_path):
@@ -98,11 +102,67 @@ def test_a_float64_file_is_read_without_x64(tmp_path):
     assert load_geometry(path).volume_element.value.dtype == jnp.float32
 
 
-def test_overwriting_a_file(geometry, tmp_path):
-    path = tmp_path / "cone.nc"
+@pytest.mark.parametrize("name", ["cone.nc", "cone.zarr"])
+def test_overwriting_a_file(name, geometry, tmp_path):
+    path = tmp_path / name
     make(exact=True).save(path)
     geometry.save(path)
     assert_equal(load_geometry(path), geometry)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_what_an_interrupted_save_left_is_cleared_away(geometry, tmp_path):
+    for left in (".cone.tmp.zarr", ".cone.old.zarr"):
+        make(exact=True).to_xarray().to_zarr(tmp_path / left, zarr_format=2)
+    path = geometry.save(tmp_path / "cone.zarr")
+    geometry.save(path)
+    assert_equal(load_geometry(path), geometry)
+    assert [p.name for p in tmp_path.iterdir()] == ["cone.zarr"]
+
+
+def test_a_failed_save_leaves_the_earlier_result(geometry, tmp_path, monkeypatch):
+    path = geometry.save(tmp_path / "cone.zarr")
+    rename = Path.rename
+
+    def failing(self, target):
+        if self.name == ".cone.tmp.zarr":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(ValueError, match=r"Cannot write .*cone\.zarr: No space left on device"):
+        make(exact=True).save(path)
+    monkeypatch.undo()
+    assert_equal(load_geometry(path), geometry)
+
+
+def test_labels_and_units_in_a_zarr_folder(geometry, tmp_path):
+    xarray = pytest.importorskip("xarray")
+    with xarray.open_zarr(geometry.save(tmp_path / "cone.zarr")) as dataset:
+        assert dataset["scalar_curvature"].dims == ("height", "angle")
+        assert dataset["height"].attrs["units"] == "px"
+        assert dataset["angle"].attrs["units"] == "rad"
+        np.testing.assert_array_equal(dataset["angle"].values, GRID.axes[1].samples())
+
+
+def test_a_foreign_folder_is_not_replaced(geometry, tmp_path):
+    path = tmp_path / "cone.zarr"
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"cone\.zarr: what is there is no Zarr folder"):
+        geometry.save(path)
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "extra"), [("zarr", "cone.zarr", "zarr"), ("h5netcdf", "cone.nc", "report")]
+)
+def test_a_missing_package_is_named(module, name, extra, geometry, tmp_path, monkeypatch):
+    path = geometry.save(tmp_path / name)
+    monkeypatch.setitem(sys.modules, module, None)
+    for action in (lambda: geometry.save(path), lambda: load_geometry(path)):
+        with pytest.raises(ImportError, match=rf'need {module}: pip install "manifold_jax\[{extra}\]"'):
+            action()
 
 
 @pytest.mark.parametrize("name", ["measure", "axis"])
@@ -120,10 +180,17 @@ def test_unknown_suffix(name, geometry, tmp_path):
         geometry.save(tmp_path / name)
 
 
-def test_unwritable_folder(geometry, tmp_path):
+@pytest.mark.parametrize("name", ["cone.nc", "cone.zarr"])
+def test_unwritable_folder(name, geometry, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ValueError, match=r"Cannot write .*cone\.nc"):
-        geometry.save(tmp_path / "file" / "cone.nc")
+    with pytest.raises(ValueError, match=rf"Cannot write .*{name}"):
+        geometry.save(tmp_path / "file" / name)
+
+
+def test_a_folder_in_the_place_of_a_file(geometry, tmp_path):
+    (tmp_path / "cone.nc").mkdir()
+    with pytest.raises(ValueError, match=r"Cannot write .*cone\.nc: Is a directory"):
+        geometry.save(tmp_path / "cone.nc")
 
 
 def test_missing_and_foreign_files(tmp_path):
@@ -140,8 +207,12 @@ def test_missing_and_foreign_files(tmp_path):
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "broken.nc").write_text("this is no NetCDF file")
-    with pytest.raises(ValueError, match=r"broken\.nc"):
-        load_geometry(tmp_path / "broken.nc")
+    (tmp_path / "broken.zarr").mkdir()
+    (tmp_path / "half.zarr").mkdir()
+    (tmp_path / "half.zarr" / ".zgroup").write_text("{")
+    for name in ("broken.nc", "broken.zarr", "half.zarr"):
+        with pytest.raises(ValueError, match=name):
+            load_geometry(tmp_path / name)
 
 
 def test_verdicts_name_what_they_judge(geometry):

@@ -21,7 +21,8 @@ def derivative_matrices(axis, accuracy, stride=1, block=None, evaluated=False):
     """Dense (3, size, size) matrices put together from the blocks of a plan."""
     plan = axis_plan(axis, ((accuracy, stride),), block or axis.size, evaluated=evaluated)
     dense = np.zeros((3, axis.size, axis.size))
-    for rows, columns, matrices in zip(plan.rows, plan.columns, plan.matrices[0], strict=True):
+    for rows, columns, kind in zip(plan.rows, plan.columns, plan.kinds, strict=True):
+        matrices = plan.matrices[0, kind]
         dense[:, rows] = 0.0  # the last block may overlap the one before
         for k, column in enumerate(columns % axis.size):
             dense[:, rows, column] += matrices[:, :, k]

@@ -1,4 +1,4 @@
-"""``manifold-jax measure``: volume and curvature with error bars, in a table, plots and files."""
+"""``manifold-jax measure``: volume, curvature and reach with error bars, in a table, plots and files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from manifold_jax.experiments import measure_data, measure_report
+from manifold_jax.experiments import measure_data, measure_report, reach_report
 from manifold_jax.experiments.measure_report import Part
-from manifold_jax.geometry import Geometry, Manifold, load_geometry, measure
+from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import stencil_of
 from manifold_jax.geometry.progress import fingerprint
+from manifold_jax.plotting import plot_reach, save_figure
 
 app = typer.Typer(
-    help="Measure data manifolds: volume and curvature with error bars.",
+    help="Measure data manifolds: volume, curvature and reach with error bars.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,7 +57,7 @@ def _root(
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Measure data manifolds: volume and curvature with error bars."""
+    """Measure data manifolds: volume, curvature and reach with error bars."""
 
 
 @app.command("measure")
@@ -89,12 +90,15 @@ def measure_command(
         bool, typer.Option("--exact", help="Differentiate automatically, and compare the stencils with it.")
     ] = False,
     x64: Annotated[bool, typer.Option("--x64", help="Compute in float64.")] = False,
+    with_reach: Annotated[
+        bool, typer.Option("--reach/--no-reach", help="Search the reach too, with its witnesses.")
+    ] = True,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results [default: runs/measure-...].")
     ] = None,
 ) -> None:
-    """Measure volume and curvature with error bars; write a table, files and pictures.
+    """Measure volume, curvature and reach with error bars; write a table, files and pictures.
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
@@ -120,7 +124,7 @@ def measure_command(
         manifolds = _checked(measure_data.build(choice), options)
         folder = out or Path("runs") / choice.folder
         with _folder(folder):
-            _run(manifolds, folder, options, exact, plots, arguments)
+            _run(manifolds, folder, options, exact, with_reach, plots, arguments)
 
 
 # --- checks ------------------------------------------------------------------------------------------------
@@ -187,6 +191,7 @@ def _run(
     out: Path,
     options: dict[str, Any],
     exact: bool,
+    with_reach: bool,
     plots: bool,
     arguments: dict[str, Any],
 ) -> None:
@@ -203,15 +208,21 @@ def _run(
         mark = f"_{k + 1}" if len(manifolds) > 1 else ""
         main, other = (results["exact"], results["stencil"]) if exact else (results["stencil"], None)
         parts.append(Part(manifold, main, other, seconds, mark))
-    for part in parts:
-        console.print(measure_report.summary_table(part))
-        comparison = measure_report.comparison_table(part)
-        if comparison is not None:
-            console.print(comparison)
+    tables = measure_report.tables(parts)
+    console.print(*tables, sep="\n")
     record = measure_report.summary(parts, arguments, version("manifold_jax"))
-    written = measure_report.write_results(parts, out, record)
+    drawings = [drawing for part in parts for drawing in measure_report.figures(part)]
+    written = []
+    if with_reach:
+        found, seconds = _search_reach(parts)
+        tables.append(reach_report.reach_table(found))
+        console.print(tables[-1])
+        record["reach"] = reach_report.reach_entry(found, seconds)
+        written += reach_report.save_reach(manifolds, found, [part.mark for part in parts], out)
+        drawings.append(("reach.png", lambda: plot_reach(manifolds, found)))
+    written += measure_report.write_results(parts, out, record, tables)
     if plots:
-        written += _draw(parts, out)
+        written += _draw(drawings, out)
     measure_report.remove_stale(out, written)
     for path in finished:
         path.unlink(missing_ok=True)
@@ -252,13 +263,22 @@ def _progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
 
 
-def _draw(parts: list[Part], out: Path) -> list[Path]:
-    """Draw and save every picture."""
-    from manifold_jax import plotting
+def _search_reach(parts: list[Part]) -> tuple[Reach, float]:
+    """Reach of everything that was measured, by exact tangents and the curvature already known."""
+    manifolds, known = [part.manifold for part in parts], [part.geometry for part in parts]
+    began = time.perf_counter()
+    with _progress_bar("reach, all pairs") as advance:
+        if len(parts) > 1:
+            found = reach(manifolds, geometry=known, progress=advance)
+        else:
+            found = reach(manifolds[0], geometry=known[0], progress=advance)
+    return found, time.perf_counter() - began
 
+
+def _draw(drawings: list[tuple[str, Callable[[], Any]]], out: Path) -> list[Path]:
+    """Draw and save every picture."""
     written = []
-    for part in parts:
-        for name, draw in measure_report.figures(part):
-            with console.status(f"drawing {name}"):
-                written.append(plotting.save_figure(draw(), out / name))
+    for name, draw in drawings:
+        with console.status(f"drawing {name}"):
+            written.append(save_figure(draw(), out / name))
     return written

@@ -23,7 +23,7 @@ from manifold_jax.geometry.report import FIELDS, TOTALS, Verdict
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STEMS = ("samples", "histograms", "pairs", "maps", "pca", "exact_vs_stencil")
-FILES = ("geometry.nc", "geometry_stencil.nc", *(f"{stem}.png" for stem in STEMS))
+FILES = ("geometry.nc", "geometry_stencil.nc", "reach.nc", "reach.png", *(f"{stem}.png" for stem in STEMS))
 """Names of results, in which ``_1``, ``_2`` before the suffix count the components of a union."""
 
 
@@ -203,14 +203,17 @@ def comparison_table(part: Part) -> RenderableType | None:
     return Group(title, table, Text(note, style="dim"))
 
 
-def as_text(parts: list[Part]) -> str:
-    """The tables as plain text, 110 columns wide."""
+def tables(parts: list[Part]) -> list[RenderableType]:
+    """All tables of a run."""
+    both = [table for part in parts for table in (summary_table(part), comparison_table(part))]
+    return [table for table in both if table is not None]
+
+
+def as_text(tables: list[RenderableType]) -> str:
+    """Tables as plain text, 110 columns wide."""
     console = Console(file=io.StringIO(), width=110, color_system=None)
-    for part in parts:
-        console.print(summary_table(part))
-        comparison = comparison_table(part)
-        if comparison is not None:
-            console.print(comparison)
+    for table in tables:
+        console.print(table)
     stream = console.file
     assert isinstance(stream, io.StringIO)
     return stream.getvalue()
@@ -282,13 +285,16 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_results(parts: list[Part], out: Path, record: dict[str, Any]) -> list[Path]:
+def write_results(
+    parts: list[Part], out: Path, record: dict[str, Any], tables: list[RenderableType]
+) -> list[Path]:
     """Write the geometry, ``summary.json`` and ``summary.txt``.
 
     Args:
         parts: The measured components.
         out: Folder.
         record: Content of the JSON file.
+        tables: What ``summary.txt`` holds.
 
     Returns:
         The files.
@@ -299,7 +305,7 @@ def write_results(parts: list[Part], out: Path, record: dict[str, Any]) -> list[
         if part.stencil is not None:
             written.append(part.stencil.save(out / f"geometry_stencil{part.mark}.nc"))
     written.append(write_text(out / "summary.json", json.dumps(record, indent=2, allow_nan=False) + "\n"))
-    written.append(write_text(out / "summary.txt", as_text(parts)))
+    written.append(write_text(out / "summary.txt", as_text(tables)))
     return written
 
 

@@ -10,19 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import BlockGrams, BlockPlan
+from manifold_jax.geometry.blocks import BlockGrams
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.jet import JetGram, unpack_gram
 from manifold_jax.geometry.kernels import (
     contract,
     frame,
     frame_mixed,
+    map_points,
     point_volume_element,
     second_form_gram,
     sqrt,
     traces,
 )
 from manifold_jax.geometry.normal_curvature import largest_of, upper_bound_of
+from manifold_jax.geometry.plan import BlockPlan
 
 
 class Fields(NamedTuple):
@@ -102,8 +104,8 @@ def stencil_noise(plan: BlockPlan, dtype: DType) -> tuple[tuple[Array, Array], .
     for axis, layout in zip(plan.grid.axes, plan.axes, strict=True):
         gains = np.zeros((2, axis.size))
         norms = np.linalg.norm(layout.matrices[0], axis=-1)
-        for rows, norm in zip(layout.rows, norms, strict=True):
-            gains[:, rows] = norm[1:]
+        for rows, kind in zip(layout.rows, layout.kinds, strict=True):
+            gains[:, rows] = norms[kind, 1:]
         tables.append((jnp.asarray(gains[0], dtype), jnp.asarray(gains[1], dtype)))
     return tuple(tables)
 
@@ -144,14 +146,14 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
 def exact_measures(gram: JetGram, grid: Grid) -> PointMeasures:
     """Measures of points ``(n,)`` from exact jets; only rounding is uncertain."""
     noise = 8 * jnp.finfo(gram.metric.dtype).eps
-    values = jax.vmap(point_fields)(gram)
+    values = map_points(point_fields, gram)
     extent = _extent(gram, grid)
     # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
     ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
     first = jnp.maximum(_lengths(gram), extent[:, None] / ranges)
     bend = sqrt(jnp.einsum("...ijij->...ij", gram.second))
     second = jnp.maximum(bend, extent[:, None, None] / (ranges[:, None] * ranges))
-    rounding = jax.vmap(_point_rounding)(gram, noise * first, noise * second)
+    rounding = map_points(_point_rounding, gram, noise * first, noise * second)
     return PointMeasures(values, values, rounding, extent)
 
 

@@ -17,18 +17,19 @@ from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import (
     CACHE,
-    MEMORY,
     BlockGrams,
-    BlockPlan,
+    Cut,
     Source,
+    Window,
     derivative_indices,
-    evaluate_window,
     host_block,
     map_blocks,
+    map_windows,
     reassemble,
     window_derivatives,
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
+from manifold_jax.geometry.plan import MEMORY, BlockPlan, longest_block
 from manifold_jax.geometry.source import Embedding, feature_size, plan_for, point_source, stencil_of
 
 
@@ -210,6 +211,11 @@ def _first_gram(block: BlockGrams) -> Array:
     return block.grams[0]
 
 
+@partial(jax.jit, static_argnames="plan")
+def _unpack_blocks(stacked: Array, plan: BlockPlan) -> JetGram:
+    return unpack_gram(reassemble(stacked, plan), plan.grid.ndim)
+
+
 def gram_from_grid(
     points: Source,
     grid: Grid,
@@ -260,7 +266,7 @@ def gram_from_grid(
         stacked = jnp.stack([_first_gram(block) for block in blocks])
     else:
         stacked = map_blocks(source.points, plan, jnp.arange(plan.size), source.dtype, _first_gram)
-    return unpack_gram(reassemble(stacked, plan), grid.ndim)
+    return _unpack_blocks(stacked, plan)
 
 
 def jet_from_grid(
@@ -295,12 +301,15 @@ def jet_from_grid(
     """
     source = point_source(points, grid)
     stencil = stencil_of(grid, accuracy, stride)
-    plan = BlockPlan(grid, (stencil,), grid.shape, source.kind == "function", source.features)
-    columns = tuple(jnp.asarray(a.columns[0]) for a in plan.axes)
-    if source.kind == "function":
-        window = evaluate_window(source.points, grid, columns, source.dtype)
-    else:
-        window = jnp.asarray(source.points).reshape(*grid.shape, source.features)
-    matrices = [jnp.asarray(a.matrices[0, 0], window.dtype) for a in plan.axes]
-    vectors = window_derivatives(window, matrices)
-    return _unpack_jet(vectors.reshape(*grid.shape, *vectors.shape[1:]), grid.ndim)
+    block = tuple(
+        longest_block(axis, order == "spectral") for axis, (order, _) in zip(grid.axes, stencil, strict=True)
+    )
+    plan = BlockPlan(grid, (stencil,), block, source.kind == "function", source.features)
+    stored = source.points if source.kind == "function" else jnp.asarray(source.points)
+
+    def vectors(cut: Cut, features: int, window: Window) -> Array:
+        derivatives = window_derivatives(cut(0, features), [m[0] for m in window.matrices])
+        return derivatives.reshape(*block, *derivatives.shape[1:])
+
+    stacked = map_windows(stored, plan, jnp.arange(plan.size), source.dtype, vectors)
+    return _unpack_jet(reassemble(stacked, plan), grid.ndim)

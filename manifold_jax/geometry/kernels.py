@@ -12,6 +12,7 @@ batched ones are in ``curvature``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,36 @@ def contract(subscripts: str, *operands: Array) -> Array:
     return jnp.sum(jnp.asarray(total), axis=tuple(range(len(output), len(letters))))
 
 
+BATCH = 8192
+"""Most points whose tensors are held at once."""
+
+
+def map_points(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """Apply a one-point function to arrays of points ``(n, ...)``, a batch at a time.
+
+    Args:
+        kernel: Function of one point.
+        arguments: Pytrees of arrays with one leading axis of points.
+
+    Returns:
+        What ``kernel`` returns, with that axis in front.
+    """
+    points = jax.tree.leaves(arguments)[0].shape[0]
+    least = max(1, -(-points // BATCH))
+    # Batches without a remainder where that is easily had: the rest is padding.
+    count = next((c for c in range(least, 2 * least) if points % c == 0), least)
+    if count == 1:
+        return jax.vmap(kernel)(*arguments)
+    size = -(-points // count)
+
+    def split(x: Array) -> Array:
+        padding = [(0, count * size - points)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, padding, mode="edge").reshape(count, size, *x.shape[1:])
+
+    stacked = jax.lax.map(lambda batch: jax.vmap(kernel)(*batch), jax.tree.map(split, arguments))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:points], stacked)
+
+
 def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
     """Apply a one-point function over the batch axes of a Gram."""
     if not isinstance(gram, JetGram):
@@ -48,7 +79,7 @@ def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> A
         gram.metric.reshape(-1, d, d), gram.mixed.reshape(-1, d, d, d), gram.second.reshape(-1, d, d, d, d)
     )
     arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
-    result = jax.vmap(kernel)(flat, *arguments)
+    result = map_points(kernel, flat, *arguments)
     return result.reshape(*batch, *result.shape[1:])
 
 

@@ -13,11 +13,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax.geometry.blocks import BlockGrams, BlockPlan, Stencil, host_block, map_blocks, reassemble
+from manifold_jax.geometry.blocks import BlockGrams, host_block, map_blocks, reassemble
 from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, point_fields
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function, unpack_gram
 from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.plan import BlockPlan, Stencil
 from manifold_jax.geometry.progress import PartialResult, fingerprint
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
@@ -281,7 +282,7 @@ def _blame_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> Any:
 @partial(jax.jit, static_argnames="plan")
 def _blame_fields(block: BlockGrams, plan: BlockPlan) -> Fields:
     """Measures by every stencil of the plan, ``(stencils, points)``."""
-    packed = jnp.concatenate([g.reshape(-1, *g.shape[-2:]) for g in block.grams])
+    packed = block.grams.reshape(-1, *block.grams.shape[-2:])
     fields = jax.vmap(point_fields)(unpack_gram(packed, plan.grid.ndim))
     return jax.tree.map(lambda x: x.reshape(len(block.grams), -1), fields)
 

@@ -41,8 +41,10 @@ from manifold_jax.geometry.reach_pairs import (
     Rows,
     all_pairs,
     ball_radius,
+    check_tile_size,
     make_cloud,
     pair_terms,
+    tile_shape,
 )
 from manifold_jax.geometry.reach_result import Part, Reach, assemble
 from manifold_jax.geometry.report import Geometry
@@ -50,9 +52,6 @@ from manifold_jax.geometry.source import point_source, stencil_of
 
 Progress = Callable[[int, int], None]
 """Called with the number of points done and the number of all points."""
-
-_COLUMNS = 16
-"""Columns of a tile per row."""
 
 _MARGIN = 1.05
 
@@ -69,7 +68,7 @@ def reach(
     copies: Mapping[str, int] | None = None,
     periods: int = 1,
     tolerance: float = 0.1,
-    tile_size: int = 256,
+    tile_size: int | None = None,
     block_size: int | None = None,
     progress: Progress | None = None,
 ) -> Reach:
@@ -97,7 +96,7 @@ def reach(
             beyond
             each end the points y may lie.
         tolerance: Relative error up to which the reach counts as resolved.
-        tile_size: Centres per tile; memory follows it (about ``16 tile_size`` points y at once).
+        tile_size: Centres per tile, which memory follows; by default 256, or 32 where points are long.
         block_size: As for :func:`measure`.
         progress: Called as ``progress(points done, points)`` after every tile.
 
@@ -129,13 +128,14 @@ def reach(
     shortest = min(float(np.min(p.local, initial=math.inf)) for p in parts)
     searched = longest if longest is not None else _MARGIN * shortest
     drop = np.zeros(len(cloud.points))
+    rows, columns = tile_shape(cloud.points.shape[1], len(cloud.points), tile_size)
     pairs = all_pairs(
         cloud,
-        _all_tiles(parts, clouds, cloud, tile_size, progress),
+        _all_tiles(parts, clouds, cloud, rows, progress),
         longest=searched,
-        columns=_COLUMNS * tile_size,
+        columns=columns,
         allowed=_allowed(parts),
-        after=lambda rows, found: _lattice_error(cloud, parts, rows, found, drop),
+        after=lambda tile, found: _lattice_error(cloud, parts, tile, found, drop),
     )
     return assemble(parts, cloud, pairs, drop, searched, tolerance, whole)
 
@@ -143,13 +143,8 @@ def reach(
 # --- checks and preparation --------------------------------------------------------------------------------
 
 
-def _check_sizes(tile_size: int, tolerance: float, longest: float | None) -> None:
-    if isinstance(tile_size, bool) or not isinstance(tile_size, (int, np.integer)) or tile_size < 1:
-        raise ValueError(f"tile_size must be a whole number of points, at least 1, got {tile_size!r}.")
-    if tile_size > 16384:
-        raise ValueError(
-            f"tile_size {tile_size} compares {_COLUMNS * tile_size**2:.0e} pairs at once: at most 16384."
-        )
+def _check_sizes(tile_size: int | None, tolerance: float, longest: float | None) -> None:
+    check_tile_size(tile_size)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}.")
     if longest is not None and not longest > 0:
@@ -222,7 +217,12 @@ def _cloud(components: Sequence[Component], clouds: Sequence[np.ndarray]) -> Clo
     points = clouds[0] if len(clouds) == 1 else np.concatenate(clouds)
     if not isinstance(points, np.memmap) and points.dtype != dtype:
         points = points.astype(dtype)
-    noise = float(np.finfo(dtype).eps) * _norms(points)
+    # Stored points are rounded once, evaluated ones several times.
+    steps = [
+        np.full(len(p), 4.0 if c.source.kind == "function" else 1.0)
+        for p, c in zip(clouds, components, strict=True)
+    ]
+    noise = float(np.finfo(dtype).eps) * _norms(points) * np.concatenate(steps)
     if not np.isfinite(noise).all():
         bad = np.flatnonzero(~np.isfinite(noise))
         raise ValueError(

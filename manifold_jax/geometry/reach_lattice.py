@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import BlockPlan, Stencil, evaluate_window, window_derivatives
+from manifold_jax.geometry.blocks import evaluate_window, window_derivatives
 from manifold_jax.geometry.fields import stencil_noise
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.kernels import frame
+from manifold_jax.geometry.plan import BlockPlan, Stencil
 from manifold_jax.geometry.reach_pairs import Rows
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.source import PointSource
@@ -247,7 +248,9 @@ def local_model(component: Component, points: np.ndarray, position: int) -> tupl
     plan = _point_plan(lattice, component.stencil, source.kind == "function", source.features)
     place = tuple(int(k) for k in np.unravel_index(position, lattice.shape))
     window = _window(component._replace(grid=lattice), plan, place)
-    matrices = [jnp.asarray(a.matrices[0, i], window.dtype) for a, i in zip(plan.axes, place, strict=True)]
+    matrices = [
+        jnp.asarray(a.matrices[0, a.kinds[i]], window.dtype) for a, i in zip(plan.axes, place, strict=True)
+    ]
     vectors = window_derivatives(window, matrices)[0]
     u = jnp.asarray([a.start + a.spacing * i for a, i in zip(lattice.axes, place, strict=True)], window.dtype)
     model = jax.tree_util.Partial(_taylor, jnp.asarray(points[position], window.dtype), vectors, u)
@@ -329,7 +332,7 @@ def tiles(
             gain = jnp.asarray(np.stack(per_axis, -1).reshape(-1, d), component.source.dtype)
             matrices = [
                 [
-                    jnp.asarray(axis.matrices[s, i], component.source.dtype)
+                    jnp.asarray(axis.matrices[s, axis.kinds[i]], component.source.dtype)
                     for axis, i in zip(plan.axes, place, strict=True)
                 ]
                 for s in (0, 1)

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from manifold_jax.geometry.reach_projection import principal_directions
 from manifold_jax.geometry.reach_screen import DIRECT_FEATURES, RELIABLE, Side, near, screen
 
 _PROJECTION = 48
 _SAMPLE = 1024
-_ROUNDS = 4
+_LARGEST_TILE = 16384
 
 
 class Cloud(NamedTuple):
@@ -35,6 +36,7 @@ class Cloud(NamedTuple):
         noise: ``(n,)`` rounding error of each point, a length.
         spread: ``(n,)`` half the diagonal of the cell around each point; 0 without a lattice.
         projected: ``(n, k)`` after an orthogonal projection; the points themselves where they are short.
+        squares: ``(n,)`` squared lengths of the projected points.
         slack: Rounding error of projected distances.
     """
 
@@ -42,6 +44,7 @@ class Cloud(NamedTuple):
     noise: np.ndarray
     spread: np.ndarray
     projected: np.ndarray
+    squares: np.ndarray
     slack: float
 
 
@@ -87,6 +90,34 @@ class Pairs(NamedTuple):
     looked_at: int
 
 
+def check_tile_size(tile_size: int | None) -> None:
+    """Refuse what is no number of rows, or more than a machine can hold."""
+    whole = isinstance(tile_size, (int, np.integer)) and not isinstance(tile_size, bool)
+    if tile_size is not None and not (whole and 1 <= tile_size <= _LARGEST_TILE):
+        raise ValueError(
+            f"tile_size must be a whole number of points from 1 to {_LARGEST_TILE} (they are compared with "
+            f"thousands at once), got {tile_size!r}."
+        )
+
+
+def tile_shape(features: int, count: int, tile_size: int | None) -> tuple[int, int]:
+    """Rows and columns of a tile.
+
+    Short points want large tiles, for speed; long ones small tiles, whose rows have few candidates in common.
+
+    Args:
+        features: Numbers per point.
+        count: Points of the cloud.
+        tile_size: Rows as asked for, or None.
+
+    Returns:
+        Rows per tile, columns compared with them at once.
+    """
+    short = features <= DIRECT_FEATURES
+    columns = min(4096 if short else 2048, 16 * tile_size if tile_size else 4096)
+    return tile_size or (256 if short else 32), min(columns, 1 << max(5, (count - 1).bit_length()))
+
+
 def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Cloud:
     """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
     n, f = points.shape
@@ -96,33 +127,12 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
     else:
         sample = np.asarray(points[np.linspace(0, n - 1, min(n, _SAMPLE)).round().astype(int)], np.float64)
         centre = sample.mean(axis=0)
-        basis = _principal(sample - centre).astype(points.dtype)
+        basis = principal_directions(sample - centre, _PROJECTION).astype(points.dtype)
         centre = centre.astype(points.dtype)
         pieces = [(points[k : k + 8192] - centre) @ basis for k in range(0, n, 8192)]
         projected = np.concatenate(pieces)
-    size = float(np.abs(projected).max(initial=0.0)) * projected.shape[1] ** 0.5
-    return Cloud(points, noise, spread, projected, 8 * eps * size)
-
-
-def _principal(sample: np.ndarray) -> np.ndarray:
-    """Orthonormal columns that nearly span the main directions of the rows of a sample, ``(f, k)``.
-
-    Subspace iteration: a threaded eigendecomposition takes seconds where the cores are shared.
-    """
-    inner = sample @ sample.T
-    found = np.random.default_rng(0).normal(size=(len(sample), min(_PROJECTION, len(sample))))
-    for _ in range(_ROUNDS):
-        found = _orthonormal_columns(inner @ found)
-    return _orthonormal_columns(sample.T @ found)
-
-
-def _orthonormal_columns(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal basis from the Gram matrix, twice for accuracy; dependent columns are dropped."""
-    for _ in range(2):
-        values, vectors = np.linalg.eigh(columns.T @ columns)
-        keep = values > 1e-10 * values[-1]
-        columns = columns @ (vectors[:, keep] / np.sqrt(values[keep]))
-    return columns
+    squares = np.sum(projected**2, axis=1)
+    return Cloud(points, noise, spread, projected, squares, 16 * eps * float(squares.max()) ** 0.5)
 
 
 # --- one tile ----------------------------------------------------------------------------------------------
@@ -139,8 +149,9 @@ def _candidates(cloud: Cloud, rows: Rows, limit: np.ndarray) -> tuple[np.ndarray
     here = cloud.projected[rows.position]
     centre = here.mean(axis=0)
     size = float(np.sqrt(np.sum((here - centre) ** 2, axis=1).max()))
-    distance = np.sqrt(np.sum((cloud.projected - centre) ** 2, axis=1))
-    found = np.flatnonzero(distance <= float(limit.max()) + size + 2 * cloud.slack)
+    squares = cloud.squares - 2 * (cloud.projected @ centre) + float(centre @ centre)
+    farthest = float(limit.max()) + size + 2 * cloud.slack
+    found = np.flatnonzero(squares <= farthest**2 + cloud.slack * float(cloud.squares.max()) ** 0.5)
     if cloud.points.shape[1] <= DIRECT_FEATURES:
         return found, len(found) * len(here)
     near_rows, limits = jnp.asarray(here), jnp.asarray(limit, dtype)

@@ -12,10 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.reach_pairs import Cloud, Rows, all_pairs, compact_order, make_cloud
+from manifold_jax.geometry.reach_pairs import (
+    Cloud,
+    Rows,
+    all_pairs,
+    check_tile_size,
+    compact_order,
+    make_cloud,
+    tile_shape,
+)
 from manifold_jax.geometry.reach_result import NOWHERE, Reach, chords
-
-_COLUMNS = 16
 
 Progress = Callable[[int, int], None]
 
@@ -56,7 +62,7 @@ def reach_from_samples(
     neighbours: int | None = None,
     separation: float | None = None,
     tolerance: float = 0.1,
-    tile_size: int = 256,
+    tile_size: int | None = None,
     progress: Progress | None = None,
 ) -> Reach:
     """Plug-in estimate of the reach from samples alone.
@@ -82,7 +88,7 @@ def reach_from_samples(
             left
             out in any case), and the largest radius of the neighbourhoods for estimated ones.
         tolerance: Relative error up to which the value counts as resolved.
-        tile_size: Points per tile; memory follows it.
+        tile_size: As for :func:`reach`.
         progress: Called as ``progress(points done, points)``.
 
     Returns:
@@ -123,17 +129,18 @@ def reach_from_samples(
     if np.ptp(cloud.astype(np.float64), axis=0).max() <= 4 * noise.max():
         raise ValueError("All points lie in one place: they have no reach.")
     whole = make_cloud(cloud, noise, np.zeros(n))
+    rows, columns = tile_shape(cloud.shape[1], n, tile_size)
     found = all_pairs(
         whole,
-        _tiles(whole, frames, tile_size, progress),
+        _tiles(whole, frames, rows, progress),
         longest=0.0,
         separation=separation,
-        columns=_COLUMNS * tile_size,
+        columns=columns,
     )
     return _result(whole.points, found, angle, tolerance)
 
 
-def _checked_points(points: Any, dimension: int, tile_size: int) -> np.ndarray:
+def _checked_points(points: Any, dimension: int, tile_size: int | None) -> np.ndarray:
     if isinstance(points, jax.core.Tracer):
         raise ValueError(
             "reach_from_samples searches on the host and cannot be traced: call it outside of jit."
@@ -153,12 +160,7 @@ def _checked_points(points: Any, dimension: int, tile_size: int) -> np.ndarray:
         )
     if len(cloud) < 3:
         raise ValueError(f"reach_from_samples needs at least 3 points, got {len(cloud)}.")
-    if (
-        isinstance(tile_size, bool)
-        or not isinstance(tile_size, (int, np.integer))
-        or not 1 <= tile_size <= 16384
-    ):
-        raise ValueError(f"tile_size must be a whole number from 1 to 16384, got {tile_size!r}.")
+    check_tile_size(tile_size)
     bad = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
     if len(bad):
         raise ValueError(

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import Stencil
 from manifold_jax.geometry.fields import Fields
 from manifold_jax.geometry.grid import Axis, Grid
+from manifold_jax.geometry.plan import Stencil
+from manifold_jax.geometry.storage import read_dataset, require, write_dataset
 from manifold_jax.geometry.uncertainty import Estimate
 
 FIELDS = Fields._fields
@@ -224,23 +225,16 @@ class Geometry:
         """Write to NetCDF (``.nc``) or Zarr (``.zarr``); a half-written file never takes the name.
 
         Args:
-            path: Destination.
+            path: Destination; an earlier result there is replaced.
 
         Returns:
             The path.
 
         Raises:
             ValueError: The suffix is unknown or the folder cannot be written.
+            ImportError: The package for this format is not installed.
         """
-        return save_dataset(self.to_xarray(), path)
-
-
-def _xarray() -> Any:
-    try:
-        import xarray
-    except ImportError as error:
-        raise ImportError('Labelled results need xarray: pip install "manifold_jax[report]".') from error
-    return xarray
+        return write_dataset(self.to_xarray(), path)
 
 
 def _provenance(geometry: Geometry) -> dict[str, Any]:
@@ -258,7 +252,7 @@ def _provenance(geometry: Geometry) -> dict[str, Any]:
 
 
 def _to_xarray(geometry: Geometry) -> Any:
-    xarray = _xarray()
+    xarray = require("xarray", "report")
     names = geometry.grid.names
     data: dict[str, Any] = {}
     for measure in FIELDS + TOTALS:
@@ -320,24 +314,6 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
     )
 
 
-def save_dataset(dataset: Any, path: str | Path) -> Path:
-    """Write an ``xarray.Dataset`` aside and rename it; see :meth:`Geometry.save`."""
-    path = Path(path)
-    if path.suffix not in (".nc", ".zarr"):
-        raise ValueError(f"Results are saved as .nc (NetCDF) or .zarr, got {path.name!r}.")
-    aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".nc":
-            dataset.to_netcdf(aside, engine="h5netcdf")
-        else:
-            dataset.to_zarr(aside, mode="w")
-    except OSError as error:
-        raise ValueError(f"Cannot write {path}: {error.strerror or error}.") from error
-    aside.replace(path)
-    return path
-
-
 def load_geometry(path: str | Path) -> Geometry:
     """Read a Geometry saved as NetCDF or Zarr.
 
@@ -359,16 +335,7 @@ def load_geometry(path: str | Path) -> Geometry:
         ...     load_geometry(path).name
         'ellipse'
     """
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(f"There is no saved geometry at {path}.")
-    xarray = _xarray()
-    engine = "zarr" if path.suffix == ".zarr" else "h5netcdf"
-    try:
-        with xarray.open_dataset(path, engine=engine) as dataset:
-            return geometry_from_xarray(dataset.load())
-    except OSError as error:
-        raise ValueError(f"{path} is no readable NetCDF or Zarr file: measure again and save it.") from error
+    return geometry_from_xarray(read_dataset(path))
 
 
 LABELS = {

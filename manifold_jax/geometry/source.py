@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax.geometry.blocks import BlockPlan, Source, Stencil, plan_blocks
+from manifold_jax.geometry.blocks import Source
 from manifold_jax.geometry.grid import Accuracy, Grid, accuracies
+from manifold_jax.geometry.plan import BlockPlan, Stencil, plan_blocks
 
 Embedding = Callable[[Any], Any]
 """One chart point ``(d,)`` to one ambient point of any shape."""

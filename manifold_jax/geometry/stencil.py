@@ -16,6 +16,9 @@ import numpy as np
 
 from manifold_jax.geometry.grid import Accuracy, Axis
 
+SPECTRAL_SIZE = 8192
+"""Most samples of a spectral axis, whose derivative is a dense matrix."""
+
 
 @cache
 def central_weights(derivative: int, order: int) -> np.ndarray:
@@ -116,11 +119,13 @@ class AxisPlan(NamedTuple):
         rows: ``(blocks, block)`` index of each output sample.
         columns: ``(blocks, window)`` index of each input sample; indices outside of ``range(size)`` lie
             beyond the ends and are wrapped or evaluated.
-        matrices: ``(specs, blocks, 3, block, window)`` derivative 0, 1 and 2, float64.
+        kinds: ``(blocks,)`` which of the matrices a block takes; those away from the ends share one.
+        matrices: ``(specs, kinds, 3, block, window)`` derivative 0, 1 and 2, float64.
     """
 
     rows: np.ndarray
     columns: np.ndarray
+    kinds: np.ndarray
     matrices: np.ndarray
 
 
@@ -145,12 +150,17 @@ def axis_plan(
         The plan; the last block is moved back when ``block`` does not divide ``axis.size``.
 
     Raises:
-        ValueError: The axis has too few samples for a stencil.
+        ValueError: The axis has too few samples for a stencil, or too many for a spectral derivative.
     """
     n = axis.size
     free = evaluated or axis.wraps
     spectral = any(accuracy == "spectral" for accuracy, _ in specs)
     reach = max(halo(*spec) for spec in specs)
+    if spectral and n > SPECTRAL_SIZE:
+        raise ValueError(
+            f"Axis {axis.name!r} has {n} samples; a spectral derivative is a dense matrix and takes at most "
+            f"{SPECTRAL_SIZE}: take accuracy=8 or fewer samples."
+        )
     if not evaluated:
         for spec in specs:
             _check_size(axis, *spec)
@@ -169,14 +179,30 @@ def axis_plan(
         windows = np.clip(starts - reach, 0, n - width)
     rows = starts[:, None] + np.arange(block)
     columns = windows[:, None] + np.arange(width)
+    first, kinds = _kinds(starts, windows, whole=width == n, ghosts=0 if free else reach, end=n - block)
     matrices = [
         [
-            [_local_matrix(axis, derivative, *spec, r, c, free) for derivative in range(3)]
-            for r, c in zip(rows, columns, strict=True)
+            [_local_matrix(axis, derivative, *spec, rows[k], columns[k], free) for derivative in range(3)]
+            for k in first
         ]
         for spec in specs
     ]
-    return AxisPlan(rows, columns, np.array(matrices))
+    return AxisPlan(rows, columns, kinds, np.array(matrices))
+
+
+def _kinds(
+    starts: np.ndarray, windows: np.ndarray, *, whole: bool, ghosts: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First block of every distinct matrix, and which of them each block takes.
+
+    Blocks at the same place in their windows have the same matrix, except where a stencil needs ghost layers.
+    """
+    special = whole | (starts < ghosts) | (starts > end - ghosts)
+    offset = starts - windows
+    _, first, kinds = np.unique(
+        np.where(special, offset.max() + 1 + starts, offset), return_index=True, return_inverse=True
+    )
+    return first, kinds
 
 
 def _local_matrix(

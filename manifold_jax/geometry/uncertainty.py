@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax.geometry.blocks import Stencil
 from manifold_jax.geometry.curvature import is_null
 from manifold_jax.geometry.fields import Fields, PointMeasures
 from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights
+from manifold_jax.geometry.plan import Stencil
 
 SAFETY = 3.0
 """Factor on the estimated error; its coverage and sharpness are benchmarked."""

@@ -1,0 +1,410 @@
+"""Reach: closed forms, cases, witnesses, error bars, convergence, invariances, unions, covers, borders."""
+
+import math
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from manifold_jax import Axis, Grid, Manifold, Reach, measure, reach
+from manifold_jax import datasets as D
+
+TURN = 2 * math.pi
+
+
+def brute_force(points, tangents):
+    """Federer's ratio over all pairs, straight from the formula, float64."""
+    frames = np.linalg.qr(np.swapaxes(tangents, 1, 2))[0]
+    tau, witness = np.full(len(points), np.inf), np.full(len(points), -1)
+    for i, x in enumerate(points):
+        v = np.delete(points, i, axis=0) - x
+        rest = v - (v @ frames[i]) @ frames[i].T
+        with np.errstate(divide="ignore"):
+            ratio = np.sum(v**2, axis=1) / (2 * np.linalg.norm(rest, axis=1))
+        j = int(np.argmin(ratio))
+        tau[i], witness[i] = ratio[j], j + (j >= i)
+    return tau, witness
+
+
+CASES = {
+    "circle": (lambda: D.circle(2.0, size=48), 2.0, "tie"),
+    "ellipse": (lambda: D.ellipse((2.0, 1.0), size=96), 0.5, "local"),
+    "parallel circles": (lambda: D.parallel_circles(1.0, 0.5, size=48), 0.25, "global"),
+    "two moons": (lambda: D.two_moons(size=97), 0.25, "global"),
+    "sphere": (lambda: D.sphere(2, size=(13, 24)), 1.0, "tie"),
+    "three-sphere": (lambda: D.sphere(3, size=(9, 9, 16)), 1.0, "tie"),
+    "thin torus": (lambda: D.torus(2.0, 0.5, size=(32, 24)), 0.5, "tie"),
+    "thick torus": (lambda: D.torus(2.0, 1.25, size=(32, 24)), 0.75, "tie"),
+    "flat torus": (lambda: D.flat_torus(2, (1.0, 1.5), size=24), 1.0, "tie"),
+    "tight helix": (lambda: D.helix(1.0, 1.0, size=192), None, "global"),
+    "loose helix": (lambda: D.helix(1.0, 6.0, size=96), None, "local"),
+    "swiss roll": (lambda: D.swiss_roll(size=(97, 9)), None, "global"),
+    "ellipsoid": (lambda: D.ellipsoid((1.0, 1.2, 2.0), size=(17, 24)), None, "local"),
+}
+
+
+@cache
+def closed_form(name, double, exact):
+    make, true, case = CASES[name]
+    with jax.enable_x64(double):
+        manifold = make()
+        first = manifold[0] if isinstance(manifold, tuple) else manifold
+        true = first.known["reach"] if true is None else true
+        return manifold, reach(manifold, exact=exact), true, case
+
+
+@pytest.mark.parametrize(
+    "double", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["float64", "float32"]
+)
+@pytest.mark.parametrize("name", CASES)
+def test_closed_forms_from_an_embedding(name, double):
+    _, found, true, case = closed_form(name, double, None)
+    assert abs(found.value - true) <= found.error
+    assert found.case == case
+    assert found.resolved
+    # Where a border decides, lattice pairs do, and a lattice misses by its spacing squared; else to rounding.
+    border = name in ("two moons", "swiss roll")
+    assert abs(found.value - true) <= (0.01 if border else 1e-9 if double else 1e-3) * true
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["circle", "ellipse", "two moons", "sphere", "thick torus", "flat torus", "tight helix"]
+)
+def test_closed_forms_from_a_grid_alone(name):
+    _, found, true, case = closed_form(name, True, False)
+    assert abs(found.value - true) <= found.error
+    assert found.case == case
+    assert abs(found.value - true) <= 0.03 * true
+
+
+@pytest.mark.parametrize("name", ["ellipse", "thick torus", "tight helix"])
+def test_pointwise_bars_cover_a_much_finer_grid(name):
+    # The truth at a lattice point: the same point against a grid eight times finer, with the exact curvature.
+    manifold, found, _, _ = closed_form(name, True, None)
+    fine = Grid(
+        tuple(
+            Axis(a.name, a.start, a.stop, 8 * a.size if a.periodic else 8 * (a.size - 1) + 1, a.periodic)
+            for a in manifold.grid.axes
+        )
+    )
+    with jax.enable_x64(True):
+        coordinates = np.asarray(manifold.grid.coordinates()).reshape(-1, manifold.grid.ndim)
+        everyone = np.asarray(
+            jax.vmap(manifold.embedding)(fine.coordinates().reshape(-1, fine.ndim))
+        ).reshape(fine.size, -1)
+        curvature = np.asarray(measure(manifold, exact=True).normal_curvature.value).reshape(-1)
+        chosen = np.linspace(0, manifold.grid.size - 1, 40).round().astype(int)
+        for index in chosen:
+            u = jnp.asarray(coordinates[index])
+            x = np.asarray(manifold.embedding(u)).reshape(-1)
+            first = np.asarray(jax.jacfwd(lambda w: manifold.embedding(w).reshape(-1))(u))
+            frame = np.linalg.qr(first)[0]
+            v = everyone - x
+            chord = np.linalg.norm(v, axis=1)
+            rest = np.linalg.norm(v - (v @ frame) @ frame.T, axis=1)
+            apart = (chord > 1e-6) & (rest > 1e-9)
+            truth = min(1 / curvature[index], np.min(chord[apart] ** 2 / (2 * rest[apart])))
+            value, error = found.pointwise.reshape(-1)[index], found.pointwise_error.reshape(-1)[index]
+            assert abs(value - truth) <= error + 1e-7, (name, index, value, truth, error)
+
+
+def test_the_search_agrees_with_brute_force(x64):
+    # A bumpy closed surface without symmetry in R^4, tangents by autodiff: nothing ties.
+    def bumpy(u):
+        r = 0.5 + 0.1 * jnp.cos(2 * u[0] + 0.3) + 0.07 * jnp.sin(3 * u[1] - 0.2)
+        big = 1.4 + r * jnp.cos(u[1])
+        return jnp.stack(
+            [big * jnp.cos(u[0]), big * jnp.sin(u[0]), r * jnp.sin(u[1]), 0.2 * jnp.sin(2 * u[0])]
+        )
+
+    grid = Grid((Axis("a", 0.0, TURN, 40, True), Axis("b", 0.0, TURN, 30, True)))
+    found = reach(bumpy, grid, tile_size=16)  # so small that the pruned route runs
+    coordinates = grid.coordinates().reshape(-1, 2)
+    points = np.asarray(jax.vmap(bumpy)(coordinates))
+    tangents = np.swapaxes(np.asarray(jax.vmap(jax.jacfwd(bumpy))(coordinates)), 1, 2)
+    tau, witness = brute_force(points, tangents)
+    local = 1 / np.asarray(measure(bumpy, grid, exact=True).normal_curvature.value).reshape(-1)
+    np.testing.assert_allclose(found.pointwise.reshape(-1), np.minimum(tau, local), rtol=1e-9)
+    far = tau < local * (1 - 1e-9)
+    assert far.any()
+    np.testing.assert_array_equal(found.witness.reshape(-1)[far], witness[far])
+    np.testing.assert_array_equal(found.witness.reshape(-1)[~far], np.flatnonzero(~far))
+    assert 0 < found.pruned < 1
+
+
+def test_long_points_are_searched_by_matrix_products(x64):
+    # The same surface turned into R^300: the projected, matrix-product route must give the same.
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(300, 4)))[0]
+    shift = np.random.default_rng(1).normal(size=300)
+
+    def short(u):
+        return jnp.stack(
+            [jnp.cos(u[0]), 0.7 * jnp.sin(u[0]), jnp.cos(u[1]) + 0.1 * jnp.sin(2 * u[0]), jnp.sin(u[1])]
+        )
+
+    grid = Grid((Axis("a", 0.0, TURN, 36, True), Axis("b", 0.0, TURN, 32, True)))
+    low = reach(short, grid, tile_size=16)
+    high = reach(lambda u: jnp.asarray(basis) @ short(u) + shift, grid, tile_size=16)
+    np.testing.assert_allclose(high.pointwise, low.pointwise, rtol=1e-8)
+    assert high.value == pytest.approx(low.value, rel=1e-9)
+    assert high.case == low.case
+    assert high.pruned > 0
+
+
+def test_float32_matrix_products_find_what_float64_finds():
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(400, 3)))[0]
+    manifold = D.torus(1.0, 0.4, size=(40, 24))
+
+    def long(u):
+        return jnp.asarray(basis, u.dtype) @ manifold.embedding(u) + 3.0
+
+    single = reach(long, manifold.grid, tile_size=32)
+    with jax.enable_x64(True):
+        double = reach(long, manifold.grid, tile_size=32)
+    assert np.all(
+        np.abs(single.pointwise - double.pointwise) <= single.pointwise_error + double.pointwise_error
+    )
+    assert np.median(np.abs(single.pointwise / double.pointwise - 1)) < 1e-3
+
+
+@pytest.mark.parametrize("size", [7, 4096])
+def test_tiles_of_any_size_agree(size, x64):
+    manifold = D.torus(2.0, 1.25, size=(20, 18))
+    found = reach(manifold, tile_size=size)
+    np.testing.assert_allclose(found.pointwise, closed_reference(), rtol=1e-12)
+
+
+@cache
+def closed_reference():
+    return reach(D.torus(2.0, 1.25, size=(20, 18))).pointwise
+
+
+# --- convergence -------------------------------------------------------------------------------------------
+
+
+def warped_ellipse(n):
+    axis = Axis("u", 0.0, TURN, n, periodic=True)
+    u = oracle.warp(axis.samples() + 0.37 * axis.spacing)  # the sharpest point is never on the lattice
+    return np.stack([2 * np.cos(u), np.sin(u)], axis=-1), Grid((axis,))
+
+
+def warped_torus(n):
+    grid = Grid((Axis("u", 0.0, TURN, n, periodic=True), Axis("v", 0.0, TURN, n, periodic=True)))
+    u, v = np.meshgrid(
+        *(oracle.warp(axis.samples() + 0.37 * axis.spacing) for axis in grid.axes), indexing="ij"
+    )
+    return np.stack(oracle.torus_points(u, v, 1.0, 0.7), axis=-1), grid
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes", "true"), [(warped_ellipse, (48, 96, 192), 0.5), (warped_torus, (32, 64, 128), 0.3)]
+)
+def test_order_in_the_spacing_is_at_least_two(make, sizes, true, x64):
+    errors = []
+    for n in sizes:
+        points, grid = make(n)
+        found = reach(jnp.asarray(points), grid)
+        assert abs(found.value - true) <= found.error
+        errors.append(max(abs(found.value - true), 1e-12))
+    slope = math.log(errors[0] / errors[-1]) / math.log(sizes[-1] / sizes[0])
+    assert slope >= 1.8, (errors, slope)
+
+
+def test_a_dense_float32_ellipse_does_not_collapse():
+    # The peer errs by 3.7 % here, since close pairs are rounding noise.
+    points, grid = warped_ellipse(4096)
+    found = reach(jnp.asarray(points, jnp.float32), grid, stride=32)
+    assert abs(found.value - 0.5) <= found.error
+    assert abs(found.value - 0.5) <= 0.005
+    assert found.case == "local"
+
+
+# --- invariances -------------------------------------------------------------------------------------------
+
+
+def test_scaling_and_isometry(x64):
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))[0][:, :3]
+    manifold = D.torus(1.0, 0.7, size=(24, 24))
+    base = reach(manifold)
+    moved = reach(lambda u: 3.0 * (jnp.asarray(turn) @ manifold.embedding(u)) + 1.0, manifold.grid)
+    np.testing.assert_allclose(moved.pointwise, 3 * base.pointwise, rtol=1e-9)
+    assert moved.value == pytest.approx(3 * base.value, rel=1e-9)
+
+
+def test_reparametrisation_leaves_the_value(x64):
+    plain, bent = D.helix(1.0, 1.0, size=257), D.warped(D.helix(1.0, 1.0, size=257))
+    assert reach(bent).value == pytest.approx(reach(plain).value, rel=1e-9)
+
+
+def test_a_product_has_the_smallest_reach(x64):
+    product = D.product(D.circle(1.0, size=16), D.ellipse((2.0, 1.0), size=48))
+    found = reach(product)
+    assert found.value == pytest.approx(0.5, rel=1e-9)
+    assert found.case == "local"
+
+
+# --- what the result says ----------------------------------------------------------------------------------
+
+
+def test_the_bottleneck_is_found_beyond_the_local_part_when_asked(x64):
+    ellipse = D.ellipse((2.0, 1.0), size=64)
+    assert reach(ellipse).bottleneck == math.inf
+    asked = reach(ellipse, longest=2.0)
+    assert asked.bottleneck == pytest.approx(1.0, rel=1e-12)
+    assert asked.value == pytest.approx(0.5, rel=1e-12)
+
+
+def test_the_deciding_pair_is_a_bottleneck(x64):
+    manifold = D.torus(1.0, 0.7, size=(21, 25))  # odd: no lattice pair is opposite
+    found = reach(manifold)
+    x, y = (np.asarray(manifold.embedding(jnp.asarray(u))) for u in found.pair)
+    chord = y - x
+    assert np.linalg.norm(chord) / 2 == pytest.approx(0.3, rel=1e-9)
+    for u in found.pair:
+        first = np.asarray(jax.jacfwd(manifold.embedding)(jnp.asarray(u)))
+        assert np.abs(chord @ first).max() < 1e-8
+
+
+def test_where_the_border_makes_it_an_upper_bound(x64):
+    closed, arc = reach(D.circle(size=24)), reach(D.two_moons(size=33)[0])
+    assert not closed.upper_bound.any()
+    np.testing.assert_array_equal(np.flatnonzero(arc.upper_bound), [0, 32])
+    assert "upper bound" in arc.sentence()
+    assert "upper bound" not in closed.sentence()
+
+
+def test_the_poles_of_a_sphere_are_no_border_and_have_no_reach(x64):
+    found = reach(D.sphere(2, size=(9, 16)))
+    assert np.isnan(found.pointwise[[0, -1]]).all()
+    assert np.isfinite(found.pointwise[1:-1]).all()
+    assert (found.witness[[0, -1]] == -1).all()
+    assert not found.upper_bound.any()
+    assert found.coincident == 0
+
+
+def twofold():
+    """An ellipse run through twice."""
+    axis = Axis("angle", 0.0, TURN, 96, periodic=True)
+    return Manifold("twice", lambda u: jnp.stack([2 * jnp.cos(2 * u[0]), jnp.sin(2 * u[0])]), Grid((axis,)))
+
+
+def test_undeclared_copies_are_reported_and_do_not_spoil_the_value(x64):
+    found = reach(twofold())
+    assert found.coincident == 96
+    assert "coincide" in found.sentence()
+    assert found.value == pytest.approx(0.5, rel=1e-9)
+
+
+def test_declared_copies_are_quotiented_out(x64):
+    found = reach(twofold(), copies={"angle": 2})
+    assert found.coincident == 0
+    single = reach(D.ellipse((2.0, 1.0), size=48))
+    assert found.value == pytest.approx(single.value, rel=1e-12)
+    np.testing.assert_allclose(found.pointwise, np.tile(single.pointwise, 2), rtol=1e-9)
+    assert found.witness.max() < 96
+
+
+def test_points_go_on_where_only_the_metric_repeats(x64):
+    # A helix as one turn of a screw motion: the neighbouring turns are not in the grid, but beyond it.
+    pitch = 1.0
+    axis = Axis("angle", 0.0, TURN, 64, periodic=True, wrap=False)
+
+    def screw(u):
+        return jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), pitch * u[0] / TURN])
+
+    found = reach(screw, Grid((axis,)))
+    assert found.value == pytest.approx(D.helix(1.0, pitch).known["reach"], rel=1e-9)
+    assert found.case == "global"
+    assert not found.upper_bound.any()
+    assert 0 <= found.witness.min() <= found.witness.max() < 64
+
+
+def test_a_union_counts_witnesses_through_its_parts(x64):
+    found = reach(D.parallel_circles(1.0, 0.5, size=32))
+    assert isinstance(found, Reach)
+    first, second = found.witness
+    np.testing.assert_array_equal(first, np.arange(32, 64))
+    np.testing.assert_array_equal(second, np.arange(32))
+    assert {number for number, _ in found.pair} == {0, 1}
+
+
+def test_a_coarse_grid_is_said_to_be_unresolved(x64):
+    points, grid = warped_ellipse(10)
+    found = reach(jnp.asarray(points), grid)
+    assert not found.resolved
+    assert "refine" in found.sentence()
+
+
+def test_a_plane_has_infinite_reach(x64):
+    grid = Grid((Axis("u", 0.0, 1.0, 8), Axis("v", 0.0, 1.0, 8)))
+    found = reach(lambda u: jnp.stack([u[0], u[1], u[0] + u[1]]), grid)
+    assert found.value > 1e6
+
+
+def test_arrays_memmaps_and_functions_agree(tmp_path, x64):
+    manifold = D.torus(2.0, 0.5, size=(24, 20))
+    points = np.asarray(jax.vmap(jax.vmap(manifold.embedding))(manifold.grid.coordinates()))
+    np.save(tmp_path / "points.npy", points)
+    results = [
+        reach(source, manifold.grid)
+        for source in (jnp.asarray(points), points, np.load(tmp_path / "points.npy", mmap_mode="r"))
+    ]
+    for other in results[1:]:
+        np.testing.assert_allclose(other.pointwise, results[0].pointwise, rtol=1e-12)
+    function = reach(manifold, exact=False)
+    np.testing.assert_allclose(function.pointwise, results[0].pointwise, rtol=1e-9)
+
+
+def test_a_given_geometry_saves_the_measurement(x64):
+    manifold = D.ellipse((2.0, 1.0), size=64)
+    geometry = measure(manifold)
+    assert reach(manifold, geometry=geometry).value == pytest.approx(0.5, rel=1e-9)
+
+
+def test_progress_reaches_the_end(x64):
+    seen = []
+    reach(D.ellipse(size=64), tile_size=16, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (64, 64)
+    assert [done for done, _ in seen] == [16, 32, 48, 64]
+
+
+# --- refusals ----------------------------------------------------------------------------------------------
+
+CIRCLE = Grid((Axis("u", 0.0, TURN, 16, periodic=True),))
+ROUND = np.stack([np.cos(CIRCLE.axes[0].samples()), np.sin(CIRCLE.axes[0].samples())], -1)
+
+
+def spoilt():
+    points = ROUND.copy()
+    points[3] = np.nan
+    return points
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: reach(ROUND), "needs a grid beside points"),
+        (lambda: reach([]), "non-empty sequence of Manifolds"),
+        (lambda: reach([1, 2]), "non-empty sequence of Manifolds"),
+        (lambda: reach(ROUND[:8], CIRCLE), "ask for a leading shape"),
+        (lambda: reach(spoilt(), CIRCLE), "NaN or infinite"),
+        (lambda: reach(np.ones((16, 2)), CIRCLE), "one place|degenerate"),
+        (lambda: reach(ROUND, CIRCLE, exact=True), "needs an embedding"),
+        (lambda: reach(ROUND, CIRCLE, tile_size=0), "tile_size must be a whole number"),
+        (lambda: reach(ROUND, CIRCLE, tile_size=100_000), "from 1 to 16384"),
+        (lambda: reach(ROUND, CIRCLE, tolerance=2.0), "tolerance must lie between"),
+        (lambda: reach(ROUND, CIRCLE, longest=-1.0), "longest must be a positive"),
+        (lambda: reach(ROUND, CIRCLE, copies={"v": 2}), "copies names the axis 'v'"),
+        (lambda: reach(ROUND, CIRCLE, copies={"u": 3}), "dividing its 16 samples"),
+        (lambda: reach(ROUND, CIRCLE, geometry=measure(D.circle(size=32))), "on the same grid"),
+        (lambda: reach((D.circle(), D.helix())), "must share their features"),
+        (lambda: jax.jit(lambda p: reach(p, CIRCLE).value)(jnp.asarray(ROUND)), "cannot be traced"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

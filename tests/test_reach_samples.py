@@ -1,0 +1,148 @@
+"""Reach from samples: the plug-in estimator, estimated tangents, rounding, refusals."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manifold_jax import reach_from_samples, tangent_ball_radius
+from manifold_jax.geometry.reach_samples import estimated_tangents
+
+TURN = 2 * math.pi
+
+
+def ellipse(n, seed=0):
+    t = np.random.default_rng(seed).uniform(0, TURN, n)
+    points = np.stack([2 * np.cos(t), np.sin(t)], -1)
+    return points, np.stack([-2 * np.sin(t), np.cos(t)], -1)[:, None]
+
+
+def sphere(n, seed=0):
+    x = np.random.default_rng(seed).normal(size=(n, 3))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x, np.linalg.svd(x[:, None])[2][:, 1:]
+
+
+def plug_in(points, tangents):
+    """The formula, pair by pair."""
+    frames = np.linalg.qr(np.swapaxes(tangents, 1, 2))[0]
+    best = math.inf
+    for i, x in enumerate(points):
+        v = np.delete(points, i, axis=0) - x
+        rest = np.linalg.norm(v - (v @ frames[i]) @ frames[i].T, axis=1)
+        best = min(best, float(np.min(np.sum(v**2, axis=1) / (2 * rest))))
+    return best
+
+
+@pytest.mark.parametrize("cloud", [ellipse, sphere])
+def test_it_is_the_plug_in_and_biased_upwards(cloud, x64):
+    points, tangents = cloud(300)
+    found = reach_from_samples(points, tangents, dimension=tangents.shape[1])
+    assert found.value == pytest.approx(plug_in(points, tangents), rel=1e-6)
+    true = 0.5 if cloud is ellipse else 1.0
+    assert found.value >= true * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("n", [128, 1024, 8192, pytest.param(65536, marks=pytest.mark.slow)])
+def test_float32_samples_do_not_collapse(n):
+    points, tangents = ellipse(n)
+    single = [np.asarray(x, np.float32) for x in (points, tangents)]
+    found = reach_from_samples(*single, dimension=1)
+    assert abs(found.value - 0.5) <= max(found.error, 0.01)
+    assert found.value > 0.49
+    assert found.case == "local"
+
+
+def test_float32_follows_float64():
+    points, tangents = ellipse(2048)
+    single = reach_from_samples(np.float32(points), np.float32(tangents), dimension=1)
+    with jax.enable_x64(True):
+        double = reach_from_samples(points, tangents, dimension=1)
+    assert np.all(np.abs(single.pointwise - double.pointwise) <= 2 * single.pointwise_error + 1e-3)
+
+
+def test_points_at_the_same_place_are_left_out_and_counted(x64):
+    points, tangents = ellipse(200)
+    twice = [np.concatenate([x, x[:5]]) for x in (points, tangents)]
+    found, single = (reach_from_samples(*x, dimension=1) for x in (twice, (points, tangents)))
+    assert found.coincident == 10
+    assert found.value == pytest.approx(single.value, rel=1e-12)
+    assert "coincide" in found.sentence()
+
+
+def test_estimated_tangents_are_second_order(x64):
+    # The error of a quadratic fit falls with the square of the neighbourhood: 1/n^2 on a curve.
+    errors = []
+    for n in (200, 800):
+        points, tangents = ellipse(n, seed=2)
+        frames, _, _ = estimated_tangents(points, 1, 8)
+        unit = tangents[:, 0] / np.linalg.norm(tangents[:, 0], axis=1, keepdims=True)
+        errors.append(np.median(1 - np.abs(np.sum(frames[:, 0] * unit, axis=1))) ** 0.5)
+    assert math.log(errors[0] / errors[1]) / math.log(4) > 1.6
+
+
+def test_estimated_tangents_give_the_reach(x64):
+    points, _ = ellipse(2000)
+    found = reach_from_samples(points, dimension=1)
+    assert abs(found.value - 0.5) <= 0.02
+    ball, _ = sphere(1500)
+    assert abs(reach_from_samples(ball, dimension=2).value - 1.0) <= 0.1
+
+
+def test_separation_leaves_near_pairs_out(x64):
+    points, tangents = ellipse(500)
+    near = reach_from_samples(points, tangents, dimension=1)
+    far = reach_from_samples(points, tangents, dimension=1, separation=0.5)
+    assert near.value < far.value
+    chord = np.linalg.norm(np.diff(far.pair, axis=0))
+    assert chord >= 0.5
+
+
+def test_progress_reaches_the_end():
+    seen = []
+    points, tangents = ellipse(300)
+    reach_from_samples(
+        np.float32(points),
+        np.float32(tangents),
+        dimension=1,
+        tile_size=64,
+        progress=lambda *x: seen.append(x),
+    )
+    assert seen[-1] == (300, 300)
+
+
+def test_the_ratio_of_one_pair_and_its_gradient(x64):
+    # x = (1, 0), y = (0, t): v = (-1, t) has the normal part 1, so that R = (1 + t^2) / 2.
+    x, frame = jnp.array([1.0, 0.0]), jnp.array([[0.0, 1.0]])
+    value, slope = jax.value_and_grad(lambda t: tangent_ball_radius(x, jnp.stack([0.0, t]), frame))(1.0)
+    assert float(value) == pytest.approx(1.0)
+    assert float(slope) == pytest.approx(1.0)
+
+
+POINTS, TANGENTS = ellipse(20)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: reach_from_samples(POINTS[:, 0], dimension=1), "floating-point array"),
+        (lambda: reach_from_samples(np.arange(8).reshape(4, 2), dimension=1), "floating-point array"),
+        (lambda: reach_from_samples(POINTS, dimension=0), "dimension must be a whole number"),
+        (lambda: reach_from_samples(POINTS, dimension=2), "dimension must be below the 2 features"),
+        (lambda: reach_from_samples(POINTS[:2], TANGENTS[:2], dimension=1), "at least 3 points"),
+        (lambda: reach_from_samples(POINTS, TANGENTS[:, :, :1], dimension=1), "tangents must have shape"),
+        (lambda: reach_from_samples(POINTS, TANGENTS[:5], dimension=1), "tangents must have shape"),
+        (lambda: reach_from_samples(POINTS, TANGENTS * np.nan, dimension=1), "tangents hold NaN"),
+        (lambda: reach_from_samples(POINTS, TANGENTS * 0, dimension=1), "are dependent"),
+        (lambda: reach_from_samples(POINTS * np.nan, TANGENTS, dimension=1), "NaN or infinite"),
+        (lambda: reach_from_samples(np.ones((9, 2)), TANGENTS[:9], dimension=1), "one place"),
+        (lambda: reach_from_samples(POINTS, dimension=1, neighbours=2), "neighbours in dimension 1"),
+        (lambda: reach_from_samples(POINTS, TANGENTS, dimension=1, tile_size=0), "tile_size"),
+        (lambda: jax.jit(lambda p: reach_from_samples(p, dimension=1).value)(POINTS), "cannot be traced"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
