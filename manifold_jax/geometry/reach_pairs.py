@@ -20,12 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from manifold_jax.geometry.reach_projection import principal_directions
 from manifold_jax.geometry.reach_screen import DIRECT_FEATURES, RELIABLE, Side, near, screen
 
 _PROJECTION = 48
 _SAMPLE = 1024
 _LARGEST_TILE = 16384
-_ROUNDS = 4
+_TILTED = 0.25
 
 
 class Cloud(NamedTuple):
@@ -127,33 +128,12 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Clo
     else:
         sample = np.asarray(points[np.linspace(0, n - 1, min(n, _SAMPLE)).round().astype(int)], np.float64)
         centre = sample.mean(axis=0)
-        basis = _principal(sample - centre).astype(points.dtype)
+        basis = principal_directions(sample - centre, _PROJECTION).astype(points.dtype)
         centre = centre.astype(points.dtype)
         pieces = [(points[k : k + 8192] - centre) @ basis for k in range(0, n, 8192)]
         projected = np.concatenate(pieces)
     squares = np.sum(projected**2, axis=1)
     return Cloud(points, noise, spread, projected, squares, 16 * eps * float(squares.max()) ** 0.5)
-
-
-def _principal(sample: np.ndarray) -> np.ndarray:
-    """Orthonormal columns that nearly span the main directions of the rows of a sample, ``(f, k)``.
-
-    Subspace iteration: a threaded eigendecomposition takes seconds where the cores are shared.
-    """
-    inner = sample @ sample.T
-    found = np.random.default_rng(0).normal(size=(len(sample), min(_PROJECTION, len(sample))))
-    for _ in range(_ROUNDS):
-        found = _orthonormal_columns(inner @ found)
-    return _orthonormal_columns(sample.T @ found)
-
-
-def _orthonormal_columns(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal basis from the Gram matrix, twice for accuracy; dependent columns are dropped."""
-    for _ in range(2):
-        values, vectors = np.linalg.eigh(columns.T @ columns)
-        keep = values > 1e-10 * values[-1]
-        columns = columns @ (vectors[:, keep] / np.sqrt(values[keep]))
-    return columns
 
 
 # --- one tile ----------------------------------------------------------------------------------------------
@@ -331,7 +311,9 @@ def _again(
         old[i[better]] = new[better]
     cell = cloud.spread[x] * (1 + chord * rows.bend[i]) + cloud.spread[j]
     tangent = np.sqrt(np.maximum(chord**2 - normal**2, 0.0))
-    facing = apart & (tangent <= np.minimum(cell, chord / 2)) & (chord <= 2 * longest)
+    # Where stencils do not know the tangent space (copies by rasterisation) nothing is normal to it.
+    facing = apart & (rows.tilt[i] <= _TILTED) & (noise <= RELIABLE * normal)
+    facing &= (tangent <= np.minimum(cell, chord / 2)) & (chord <= 2 * longest)
     facing &= np.isfinite(normal)
     same = ~apart & np.isfinite(normal)
     return merged._replace(
