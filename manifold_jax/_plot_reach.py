@@ -129,7 +129,7 @@ def _chords(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reac
     grid = figure.add_gridspec(2, 1, height_ratios=[3, 1])
     size = int(np.prod(parts[0].feature_shape))
     flat = size <= 2
-    axes = figure.add_subplot(grid[0], **({} if flat else {"projection": "3d"}))
+    axes: Any = figure.add_subplot(grid[0], **({} if flat else {"projection": "3d"}))
     values = np.concatenate([np.asarray(field).ravel() for field in fields])
     seen = finite(values)
     low, high = np.quantile(values[seen], (0.0, 0.95)) if seen.any() else (0.0, 1.0)

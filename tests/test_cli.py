@@ -2,6 +2,7 @@ import json
 import sys
 
 import pytest
+import xarray
 from typer.testing import CliRunner
 
 from manifold_jax import load_geometry
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 PLOTS = {"samples.png", "histograms.png", "pairs.png", "maps.png", "pca.png"}
 # Equal sprites compile once for all tests; 16 positions in blocks of 4 are 4 steps.
-SPRITES = ("sprites", "--axes", "x", "--size", "16", "--samples", "x=16", "--block-size", "4")
+SPRITES = ("sprites", "--axes", "x", "--size", "16", "--samples", "x=16", "--block-size", "4", "--no-reach")
 
 
 def run(*arguments):
@@ -53,7 +54,7 @@ def test_curve_with_every_file(tmp_path):
     out = tmp_path / "new" / "folder"
     result = run("ellipse", "--samples", "angle=24", "--out", out)
     assert result.exit_code == 0, result.output
-    assert names(out) == {"geometry.nc", "summary.json", "summary.txt"} | PLOTS
+    assert names(out) == {"geometry.nc", "reach.nc", "reach.png", "summary.json", "summary.txt"} | PLOTS
     assert "truth: 9.6884" in text(result)
     assert str(out) in text(result)
     summary = json.loads((out / "summary.json").read_text())
@@ -69,7 +70,14 @@ def test_curve_with_every_file(tmp_path):
     assert entry["seconds"]["stencil"] > 0
     geometry = load_geometry(out / "geometry.nc")
     assert geometry.grid.shape == (24,)
-    assert "volume" in (out / "summary.txt").read_text(encoding="utf-8")
+    written = (out / "summary.txt").read_text(encoding="utf-8")
+    assert "volume" in written
+    assert "half the bottleneck" in written
+    assert summary["reach"]["case"] == "local"
+    assert summary["reach"]["value"] == pytest.approx(0.5, rel=1e-4)
+    with xarray.open_dataset(out / "reach.nc", engine="h5netcdf") as fields:
+        assert fields["pointwise"].shape == (24,)
+        assert float(fields["value"]) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_exact_compares_and_a_later_run_removes_what_it_did_not_write(tmp_path):
@@ -102,9 +110,12 @@ def test_sprites_in_the_default_folder(tmp_path, monkeypatch):
 def test_union(tmp_path):
     result = run("two_moons", "--samples", "angle=16", "--x64", "--no-plots", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert {"geometry_1.nc", "geometry_2.nc"} <= names(tmp_path)
+    assert {"geometry_1.nc", "geometry_2.nc", "reach_1.nc", "reach_2.nc"} <= names(tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["dtype"] == "float64"
+    assert summary["reach"]["case"] == "global"
+    assert summary["reach"]["value"] == pytest.approx(0.25, abs=summary["reach"]["error"])
+    assert {end["component"] for end in summary["reach"]["pair"]} == {0, 1}
     assert [entry["name"] for entry in summary["manifolds"]] == [
         part.name for part in measure_data.build(measure_data.Choice("two_moons"))
     ]

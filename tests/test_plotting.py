@@ -3,8 +3,8 @@ import sys
 import numpy as np
 import pytest
 
-from manifold_jax import Estimate, Geometry, plotting
-from manifold_jax.datasets import ellipse, sprite, torus
+from manifold_jax import Estimate, Geometry, plotting, reach
+from manifold_jax.datasets import ellipse, sprite, torus, two_moons
 from manifold_jax.geometry.fields import Fields
 from manifold_jax.geometry.report import FIELDS, TOTALS
 
@@ -176,3 +176,15 @@ def test_unwritable_path(curve, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="Cannot write"):
         plotting.save_figure(plotting.plot_histograms(curve[1]), tmp_path / "file" / "a.png")
+
+
+def test_reach_of_curves_and_images_side_by_side():
+    moons = two_moons(size=24)
+    figure = plotting.plot_reach(moons, reach(moons))
+    assert "global (two points)" in figure.get_suptitle()
+    assert any("tangent ball" in text for text in labels(figure))
+    pictures = sprite("ellipse", factors=("orientation",), size=16, sizes={"orientation": 24}, full_turn=True)
+    figure = plotting.plot_reach(pictures, reach(pictures))
+    titles = [axes.get_title() for axes in figure.get_axes()]
+    assert titles[0].startswith("x: orientation")
+    assert titles[1].startswith("y: orientation")
