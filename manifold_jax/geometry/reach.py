@@ -109,7 +109,7 @@ def reach(
     Example:
         >>> from manifold_jax import reach
         >>> from manifold_jax.datasets import ellipse
-        >>> found = reach(ellipse(2.0, 1.0))
+        >>> found = reach(ellipse((2.0, 1.0)))
         >>> print(found.case, f"{found.value:.4f}")
         local 0.5000
     """

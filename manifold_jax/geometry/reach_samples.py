@@ -107,8 +107,8 @@ def reach_from_samples(
         >>> t = jax.random.uniform(jax.random.key(0), (400,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> tangent = jnp.stack([-jnp.sin(t), jnp.cos(t)], axis=-1)[:, None]
-        >>> print(round(reach_from_samples(circle, tangent, dimension=1).value, 3))
-        1.0
+        >>> print(f"{reach_from_samples(circle, tangent, dimension=1).value:.2f}")
+        1.00
     """
     cloud = _checked_points(points, dimension, tile_size)
     n = len(cloud)
