@@ -23,7 +23,6 @@ import pstats
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,12 @@ import numpy as np
 import peer_common as common
 
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a fresh process compiles everything itself
-from ours_worker import CompileClock, device_peak, fewer_samples, grid_of
+import jax
+from ours_worker import CompileClock, device_peak, fewer_samples, grid_of, run_task
 
-STARTED = time.perf_counter()
-import jax  # noqa: E402
-
-import manifold_jax as mj  # noqa: E402
-from manifold_jax.datasets import sprite  # noqa: E402
-from manifold_jax.geometry.reach_lattice import neighbours  # noqa: E402
+import manifold_jax as mj
+from manifold_jax.datasets import sprite
+from manifold_jax.geometry.reach_lattice import neighbours
 
 
 def two_passes(
@@ -224,23 +221,5 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    options = arguments()
-    common.volunteer_for_the_oom_killer()
-    jax.config.update("jax_enable_x64", options.x64)
-    device = jax.devices()[0]
-    facts = {
-        "side": "ours",
-        "versions": {"manifold_jax": version("manifold_jax"), "jax": jax.__version__},
-        "device": f"{device.platform} {device.device_kind}",
-        "start_load_average": common.machine()["load_average"][0],
-    }
-    try:
-        record = options.run(options)
-    except (RuntimeError, MemoryError, ValueError, AttributeError) as error:
-        record = {"task": options.task, "error": f"{type(error).__name__}: {error}"}
-    common.report(facts | record)
-
-
 if __name__ == "__main__":
-    main()
+    run_task(arguments())

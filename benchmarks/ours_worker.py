@@ -397,8 +397,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    options = arguments()
+def run_task(options: argparse.Namespace) -> None:
+    """Run the chosen task in this process and print its record."""
     common.volunteer_for_the_oom_killer()
     jax.config.update("jax_enable_x64", options.x64)
     device = jax.devices()[0]
@@ -417,4 +417,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_task(arguments())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,23 +22,15 @@ from manifold_jax._plot_words import (
     subset,
 )
 from manifold_jax.geometry import Geometry, Manifold
+from manifold_jax.geometry.source import evaluate_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BATCH = 200
-
 
 def _render(manifold: Manifold, coordinates: np.ndarray) -> np.ndarray:
-    """Flat features ``(n, f)`` at coordinates ``(n, d)``, in batches of one size."""
-    batch = min(_BATCH, len(coordinates))
-    padded = np.pad(coordinates, ((0, -len(coordinates) % batch), (0, 0)), mode="edge")
-    evaluate = jax.jit(jax.vmap(lambda u: manifold.embedding(u).ravel()))
-    dtype = jnp.result_type(float)
-    pieces = [
-        np.asarray(evaluate(piece.astype(dtype))) for piece in padded.reshape(-1, batch, padded.shape[1])
-    ]
-    return np.concatenate(pieces)[: len(coordinates)]
+    """Flat features ``(n, f)`` at coordinates ``(n, d)``."""
+    return evaluate_points(manifold.embedding, coordinates, jnp.result_type(float))
 
 
 def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from manifold_jax._plot_words import COLOURS, LENGTH, finite, new_figure
 from manifold_jax.geometry import Manifold, Reach
+from manifold_jax.geometry.source import evaluate_points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,13 +36,6 @@ def plot_reach(manifolds: Manifold | Sequence[Manifold], found: Reach) -> Figure
     if len(parts[0].feature_shape) == 2:
         return _images(parts, fields, found)
     return _chords(parts, fields, found)
-
-
-def _ends(found: Reach) -> list[tuple[int, np.ndarray]]:
-    """Component and chart point of both ends of the deciding pair."""
-    if isinstance(found.pair, tuple):
-        return [(int(number), np.asarray(u)) for number, u in found.pair]
-    return [(0, np.asarray(u)) for u in found.pair]
 
 
 def _point(part: Manifold, u: np.ndarray) -> np.ndarray:
@@ -89,7 +83,7 @@ def _other_pairs(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found:
 
 
 def _images(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reach) -> Figure:
-    pairs = [(found.value, *_ends(found)), *_other_pairs(parts, fields, found)]
+    pairs = [(found.value, *found.ends()), *_other_pairs(parts, fields, found)]
     rows = len(pairs)
     figure = new_figure(9.5, 2.9 * rows + 2.6, _title(parts, found))
     grid = figure.add_gridspec(rows + 1, 3)
@@ -136,10 +130,10 @@ def _chords(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reac
     norm = Normalize(float(low), float(high))
     for part, field in zip(parts, fields, strict=True):
         coordinates = np.asarray(part.grid.coordinates(jnp.result_type(float))).reshape(-1, part.grid.ndim)
-        points = np.stack([_point(part, u).ravel()[:3] for u in _thin(coordinates)])
+        points = evaluate_points(part.embedding, _thin(coordinates), coordinates.dtype)[:, :3]
         colour = _thin(np.asarray(field).ravel())
         axes.scatter(*points.T, c=colour, s=10, norm=norm, cmap="viridis")
-    chord = np.stack([_point(parts[number], u).ravel()[:3] for number, u in _ends(found)])
+    chord = np.stack([_point(parts[number], u).ravel()[:3] for number, u in found.ends()])
     axes.plot(*chord.T, "o-", color=COLOURS[0], lw=2, ms=8, label="deciding pair")
     axes.legend(loc="upper right")
     if flat:

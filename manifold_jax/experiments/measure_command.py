@@ -214,7 +214,8 @@ def _run(
     drawings = [drawing for part in parts for drawing in measure_report.figures(part)]
     written = []
     if with_reach:
-        found, seconds = _search_reach(parts)
+        found, seconds = _search_reach(parts, options["tolerance"])
+        parts = [part._replace(geometry=part.geometry.with_reach(found)) for part in parts]
         tables.append(reach_report.reach_table(found))
         console.print(tables[-1])
         record["reach"] = reach_report.reach_entry(found, seconds)
@@ -263,15 +264,13 @@ def _progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
 
 
-def _search_reach(parts: list[Part]) -> tuple[Reach, float]:
+def _search_reach(parts: list[Part], tolerance: float) -> tuple[Reach, float]:
     """Reach of everything that was measured, by exact tangents and the curvature already known."""
     manifolds, known = [part.manifold for part in parts], [part.geometry for part in parts]
     began = time.perf_counter()
     with _progress_bar("reach, all pairs") as advance:
-        if len(parts) > 1:
-            found = reach(manifolds, geometry=known, progress=advance)
-        else:
-            found = reach(manifolds[0], geometry=known[0], progress=advance)
+        searched, measured = (manifolds, known) if len(parts) > 1 else (manifolds[0], known[0])
+        found = reach(searched, geometry=measured, tolerance=tolerance, progress=advance)
     return found, time.perf_counter() - began
 
 

@@ -130,7 +130,7 @@ def summary_table(part: Part) -> RenderableType:
     lattice = " x ".join(f"{axis.size} {axis.name}" for axis in geometry.grid.axes)
     title = Text(f"{geometry.name}: {geometry.grid.size} points, {lattice}; {how}", style="bold")
     known = {k: float(v) for k, v in part.manifold.known.items() if k in TOTALS and not callable(v)}
-    table = _table("measure", "value", "5 % … 95 %", "unit", "resolved")
+    table = new_table("measure", "value", "5 % … 95 %", "unit", "resolved")
     for measure in TOTALS:
         estimate = getattr(geometry, measure)
         truth = f"truth: {known[measure]:.5g}" if measure in known else ""
@@ -144,7 +144,8 @@ def summary_table(part: Part) -> RenderableType:
     return Group(title, table, *_sentences(geometry), *lines)
 
 
-def _table(first: str, *others: str) -> Table:
+def new_table(first: str, *others: str) -> Table:
+    """An empty table; numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(first, no_wrap=True)
     for name in others:
@@ -153,10 +154,15 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _add(table: Table, geometry: Geometry, measure: str, value: float, error: float, between: str) -> None:
-    bar = f" ± {error:.0e}".replace("e-0", "e-") if math.isfinite(error) else " ± unknown"
     verdict = geometry.verdict(measure)
     share = Text(_share(measure, verdict), style=_colour(verdict))
-    table.add_row(NAMES[measure], f"{value:.4g}{bar}", between, plotting.unit_of(geometry, measure), share)
+    table.add_row(NAMES[measure], with_bar(value, error), between, plotting.unit_of(geometry, measure), share)
+
+
+def with_bar(value: float, error: float) -> str:
+    """A value and the half-width of its error bar."""
+    bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
+    return f"{value:.4g} ± {bar}"
 
 
 def _share(measure: str, verdict: Verdict) -> str:
@@ -192,7 +198,7 @@ def comparison_table(part: Part) -> RenderableType | None:
     if part.stencil is None:
         return None
     title = Text("\nstencil against exact", style="bold")
-    table = _table("error of", "median", "95 % below", "resolved", "covered", "bar / error")
+    table = new_table("error of", "median", "95 % below", "resolved", "covered", "bar / error")
     for measure, found in plotting.compare(part.stencil, part.geometry).items():
         numbers = (f"{found.median:.1e}", f"{found.high:.1e}", f"{found.resolved:.1%}")
         covered = f"{found.coverage:.1%}" if math.isfinite(found.coverage) else "-"
@@ -222,9 +228,9 @@ def as_text(tables: list[RenderableType]) -> str:
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def _number(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
+def number(value: Any) -> float | None:
+    """A number for JSON, which knows no infinity."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _measure_entry(geometry: Geometry, measure: str) -> dict[str, Any]:
@@ -232,11 +238,11 @@ def _measure_entry(geometry: Geometry, measure: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"unit": plotting.unit_of(geometry, measure)}
     estimate = getattr(geometry, measure)
     if measure in TOTALS:
-        entry |= {"value": _number(estimate.value), "error": _number(estimate.error)}
+        entry |= {"value": number(estimate.value), "error": number(estimate.error)}
     else:
         levels = geometry.quantiles(QUANTILES)[measure]
-        entry["quantiles"] = {f"{q:g}": _number(v) for q, v in zip(QUANTILES, levels, strict=True)}
-        entry["median_error"] = _number(median_error(geometry, measure))
+        entry["quantiles"] = {f"{q:g}": number(v) for q, v in zip(QUANTILES, levels, strict=True)}
+        entry["median_error"] = number(median_error(geometry, measure))
     entry["verdict"] = verdict._asdict() | {"axes": list(verdict.axes)}
     return entry
 
@@ -257,7 +263,7 @@ def _part_entry(part: Part) -> dict[str, Any]:
     if part.stencil is not None:
         found = plotting.compare(part.stencil, geometry)
         entry["stencil_against_exact"] = {
-            measure: {key: _number(value) for key, value in comparison._asdict().items()}
+            measure: {key: number(value) for key, value in comparison._asdict().items()}
             for measure, comparison in found.items()
         }
     return entry

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from manifold_jax.experiments.measure_report import new_table, number, with_bar
 from manifold_jax.geometry import Manifold, Reach
 from manifold_jax.geometry.storage import write_dataset
 
@@ -28,26 +27,18 @@ def reach_table(found: Reach) -> RenderableType:
     Returns:
         What rich prints.
     """
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("reach", no_wrap=True)
-    for name in ("value", "unit", "resolved"):
-        table.add_column(name, justify="left" if name == "unit" else "right", no_wrap=True)
+    table = new_table("reach", "value", "unit", "resolved")
     colour = "green" if found.resolved else "red"
     table.add_row(
-        "reach", _bar(found.value, found.error), "ℓ", Text("yes" if found.resolved else "no", colour)
+        "reach", with_bar(found.value, found.error), "ℓ", Text("yes" if found.resolved else "no", colour)
     )
-    table.add_row("- local: 1 / curvature", _bar(found.local, found.local_error), "ℓ", "")
+    table.add_row("- local: 1 / curvature", with_bar(found.local, found.local_error), "ℓ", "")
     if math.isfinite(found.bottleneck):
-        narrow = _bar(found.bottleneck, found.bottleneck_error)
+        narrow = with_bar(found.bottleneck, found.bottleneck_error)
     else:
         narrow = f"none below {found.searched:.4g}"
     table.add_row("- half the bottleneck", narrow, "ℓ", "")
     return Group(Text("\nreach", style="bold"), table, Text(found.sentence(), style=colour))
-
-
-def _bar(value: float, error: float) -> str:
-    bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
-    return f"{value:.4g} ± {bar}"
 
 
 def reach_entry(found: Reach, seconds: float) -> dict[str, Any]:
@@ -60,26 +51,12 @@ def reach_entry(found: Reach, seconds: float) -> dict[str, Any]:
     Returns:
         Plain numbers and text; infinite numbers as None.
     """
-    entry: dict[str, Any] = {
-        name: _number(getattr(found, name)) for name in (*_SCALARS, "searched", "pruned")
-    }
+    entry: dict[str, Any] = {name: number(getattr(found, name)) for name in (*_SCALARS, "searched", "pruned")}
     entry |= {"case": found.case, "resolved": found.resolved, "coincident": found.coincident}
     entry |= {"sentence": found.sentence(), "seconds": round(seconds, 3), "unit": "ℓ"}
-    entry["local_bounds"] = [_number(bound) for bound in found.local_bounds]
-    entry["pair"] = [
-        {"component": number, "coordinates": [float(x) for x in u]} for number, u in _numbered(found)
-    ]
+    entry["local_bounds"] = [number(bound) for bound in found.local_bounds]
+    entry["pair"] = [{"component": part, "coordinates": [float(x) for x in u]} for part, u in found.ends()]
     return entry
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _numbered(found: Reach) -> list[tuple[int, np.ndarray]]:
-    if isinstance(found.pair, tuple):
-        return [(int(number), np.asarray(u)) for number, u in found.pair]
-    return [(0, np.asarray(u)) for u in found.pair]
 
 
 def save_reach(manifolds: Sequence[Manifold], found: Reach, marks: Sequence[str], out: Path) -> list[Path]:

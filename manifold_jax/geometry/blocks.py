@@ -235,6 +235,16 @@ def _host_grams(points: Array, plan: BlockPlan, block: int) -> tuple[Array, Arra
     return _window_grams(_cut_from(points), features, matrices, min(plan.chunk, features))
 
 
+def host_window(points: np.ndarray, plan: BlockPlan, place: Sequence[Any]) -> np.ndarray:
+    """Samples of the block at ``place`` and its halo; a view where no axis wraps around."""
+    for axis, (layout, i) in enumerate(zip(plan.axes, place, strict=True)):
+        index, n = layout.columns[i], plan.grid.shape[axis]
+        inside = index[0] >= 0 and index[-1] < n
+        selection: Any = slice(index[0], index[-1] + 1) if inside else index % n
+        points = points[(slice(None),) * axis + (selection,)]
+    return points
+
+
 def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_features: bool) -> BlockGrams:
     """Gram matrices of one block of a NumPy array ``(*shape, f)``, read window by window.
 
@@ -248,11 +258,7 @@ def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_feature
         The Gram matrices of the block.
     """
     place = np.unravel_index(block, plan.counts)
-    for axis, (layout, i) in enumerate(zip(plan.axes, place, strict=True)):
-        index, n = layout.columns[i], plan.grid.shape[axis]
-        inside = index[0] >= 0 and index[-1] < n
-        selection: Any = slice(index[0], index[-1] + 1) if inside else index % n
-        points = points[(slice(None),) * axis + (selection,)]
+    points = host_window(points, plan, place)
     # A few chunks at once: calls are not free, and take turns with the copying of the next part.
     step = points.shape[-1] if whole_features else 4 * plan.chunk
     parts = (points[..., k : k + step] for k in range(0, points.shape[-1], step))

@@ -67,11 +67,17 @@ class PointMeasures(NamedTuple):
 def point_fields(gram: JetGram) -> Fields:
     """Measures of one point from its Gram."""
     c = second_form_gram(gram)
-    d = c.shape[0]
+    return Fields(*_plain(gram, c), largest_of(c), upper_bound_of(c))
+
+
+def plain_fields(gram: JetGram) -> tuple[Array, Array, Array, Array]:
+    """Volume element, S, |H| and |II| of one point."""
+    return _plain(gram, second_form_gram(gram))
+
+
+def _plain(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Array, Array, Array]:
     mean, norm = traces(c)
-    return Fields(
-        point_volume_element(gram), mean - norm, sqrt(mean) / d, sqrt(norm), largest_of(c), upper_bound_of(c)
-    )
+    return point_volume_element(gram), mean - norm, sqrt(mean) / c.shape[0], sqrt(norm)
 
 
 def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]) -> Fields:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,3 +57,21 @@ class Manifold:
         """Shape of one ambient point."""
         point = jax.ShapeDtypeStruct((self.grid.ndim,), jnp.result_type(float))
         return tuple(jax.eval_shape(self.embedding, point).shape)
+
+
+def is_union(points: Any) -> bool:
+    """Whether something is a sequence of Manifolds, the components of a union."""
+    return (
+        isinstance(points, Sequence)
+        and len(points) > 0
+        and all(isinstance(part, Manifold) for part in points)
+    )
+
+
+def points_and_grid(points: Any, grid: Grid | None, caller: str) -> tuple[Any, Grid]:
+    """Embedding or array, and lattice, of what was given to the function ``caller``."""
+    if isinstance(points, Manifold):
+        return points.embedding, grid or points.grid
+    if grid is None:
+        raise ValueError(f"{caller} needs a grid beside points or an embedding: {caller}(points, Grid(...)).")
+    return points, grid

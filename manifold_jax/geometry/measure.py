@@ -6,25 +6,27 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import BlockGrams, host_block, map_blocks, reassemble
-from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, point_fields
+from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, plain_fields
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function, unpack_gram
-from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
 from manifold_jax.geometry.plan import BlockPlan, Stencil
-from manifold_jax.geometry.progress import PartialResult, fingerprint
+from manifold_jax.geometry.progress import PartialResult, Progress, fingerprint
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
 from manifold_jax.geometry.uncertainty import (
     Estimate,
     changed_on_axis,
+    check_tolerance,
     comparison_stencil,
     integral_estimate,
     natural_scales,
@@ -32,8 +34,8 @@ from manifold_jax.geometry.uncertainty import (
     safety_factor,
 )
 
-Progress = Callable[[int, int], None]
-"""Called with the number of points done and the number of all points."""
+if TYPE_CHECKING:
+    from manifold_jax.geometry.reach_result import Reach
 
 _BLAME_BLOCKS = 6
 _BLAME_POINTS = 64
@@ -47,6 +49,7 @@ def measure(
     stride: int | tuple[int, ...] = 1,
     exact: bool = False,
     tolerance: float = 0.1,
+    reach: bool = False,
     block_size: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | Path | None = None,
@@ -64,6 +67,7 @@ def measure(
         exact: Differentiate the embedding automatically instead; errors are then rounding alone.
         tolerance: Error relative to the natural scale of a measure (itself for volumes, |II| for curvatures,
             |II|^2 for the scalar curvature) up to which it counts as resolved.
+        reach: Search the reach too, as :func:`reach` does without further options; of the whole, for a union.
         block_size: Points differentiated at once; by default set by memory.
         progress: Called as ``progress(points done, points)`` after every group of blocks.
         checkpoint: Folder in which finished blocks are kept while the measurement runs; called again with the
@@ -72,7 +76,7 @@ def measure(
 
     Returns:
         A :class:`Geometry`: fields and totals as :class:`Estimate` (value, error, resolved), a pytree. Works
-        under ``jit`` (without progress and checkpoint) for arrays and embeddings.
+        under ``jit`` (without reach, progress and checkpoint) for arrays and embeddings.
 
     Raises:
         ValueError: Points and grid do not fit, the points hold NaN or infinite values, ``exact`` is asked for
@@ -88,24 +92,28 @@ def measure(
         >>> print(f"{perimeter.value:.3f}", bool(perimeter.error < 0.01), bool(perimeter.resolved))
         9.688 True True
     """
+    options = {"accuracy": accuracy, "stride": stride, "tolerance": tolerance}
+    options |= {"block_size": block_size, "progress": progress}
     if isinstance(points_or_manifold, Sequence) and not points_or_manifold:
         raise ValueError("measure got an empty sequence; a union needs at least one Manifold.")
-    if isinstance(points_or_manifold, Sequence) and all(
-        isinstance(part, Manifold) for part in points_or_manifold
-    ):
-        options = {"accuracy": accuracy, "stride": stride, "exact": exact, "tolerance": tolerance}
-        options |= {"block_size": block_size, "progress": progress}
-        return tuple(measure(part, checkpoint=checkpoint, **options) for part in points_or_manifold)
-    points, grid, title, attributes = _unpack(points_or_manifold, grid, name)
-    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}.")
-    source = point_source(points, grid)
+    if is_union(points_or_manifold):
+        results = tuple(
+            measure(part, exact=exact, checkpoint=checkpoint, **options) for part in points_or_manifold
+        )
+        if not reach:
+            return results
+        found = _search_reach(points_or_manifold, None, results, options)
+        return tuple(result.with_reach(found) for result in results)
+    points, grid = points_and_grid(points_or_manifold, grid, "measure")
+    title, attributes = _described(points_or_manifold, name)
+    check_tolerance(tolerance)
+    source = point_source(points, grid, exact=exact)
     stencil = stencil_of(grid, accuracy, stride)
     traced = _is_traced(source, grid)
+    if reach and traced:
+        raise ValueError("reach=True searches on the host and cannot be traced: call measure outside of jit.")
     if source.kind == "array" and not traced:
         _refuse_nonfinite(source.points, grid)
-    if exact and source.kind != "function":
-        raise ValueError("exact=True needs an embedding (a function or a Manifold), not an array of points.")
     partial_result = None
     if checkpoint is not None:
         key = _fingerprint(source, grid, title, stencil, exact, block_size, attributes)
@@ -120,22 +128,36 @@ def measure(
         plan = plan_for(source, grid, (stencil, comparison), block_size)
         sensitivity = factor * _axis_sensitivity(source, grid, stencil, comparison)
         measures = _measure_blocks(source, plan, progress, partial_result, traced)
-    result = _assemble(
-        measures, sensitivity, grid, None if exact else stencil, factor, tolerance, title, attributes
+    used = None if exact else stencil
+    fields, totals = _estimates(measures, grid, used, factor, tolerance)
+    result = Geometry(
+        **fields._asdict(),
+        **totals,
+        axis_sensitivity=sensitivity,
+        rounding=measures.rounding,
+        name=title,
+        grid=grid,
+        stencil=used,
+        tolerance=tolerance,
+        attributes=attributes,
     )
     if partial_result is not None:
         partial_result.remove()
-    return result
+    return result.with_reach(_search_reach(points, grid, result, options)) if reach else result
 
 
-def _unpack(points: Any, grid: Grid | None, name: str | None) -> tuple[Any, Grid, str, tuple]:
-    """Points, grid, title and attributes of what was given."""
-    if isinstance(points, Manifold):
-        attributes = tuple((key, str(value)) for key, value in points.attributes.items())
-        return points.embedding, grid or points.grid, name or points.name, attributes
-    if grid is None:
-        raise ValueError("measure needs a grid beside points or an embedding: measure(points, Grid(...)).")
-    return points, grid, name or "manifold", ()
+def _search_reach(points: Any, grid: Grid | None, results: Any, options: dict[str, Any]) -> Reach:
+    # The search measures curvature where it is not given, and so imports this module.
+    from manifold_jax.geometry.reach import reach
+
+    return reach(points, grid, geometry=results, **options)
+
+
+def _described(points: Any, name: str | None) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Title and attributes of what was given."""
+    if not isinstance(points, Manifold):
+        return name or "manifold", ()
+    return name or points.name, tuple((key, str(value)) for key, value in points.attributes.items())
 
 
 def _is_traced(source: PointSource, grid: Grid) -> bool:
@@ -275,68 +297,59 @@ def _in_groups(
 
 
 @partial(jax.jit, static_argnames=("plan", "dtype"))
-def _blame_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> Any:
+def _blame_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> Array:
     return map_blocks(points, plan, blocks, dtype, lambda block: _blame_fields(block, plan))
 
 
 @partial(jax.jit, static_argnames="plan")
-def _blame_fields(block: BlockGrams, plan: BlockPlan) -> Fields:
-    """Measures by every stencil of the plan, ``(stencils, points)``."""
+def _blame_fields(block: BlockGrams, plan: BlockPlan) -> Array:
+    """Volume element, S, |H| and |II| by every stencil of the plan, ``(stencils, points, 4)``."""
     packed = block.grams.reshape(-1, *block.grams.shape[-2:])
-    fields = jax.vmap(point_fields)(unpack_gram(packed, plan.grid.ndim))
-    return jax.tree.map(lambda x: x.reshape(len(block.grams), -1), fields)
+    values = jax.vmap(plain_fields)(unpack_gram(packed, plan.grid.ndim))
+    return jnp.stack(values, axis=-1).reshape(len(block.grams), -1, len(values))
 
 
 def _axis_sensitivity(source: PointSource, grid: Grid, stencil: Stencil, comparison: Stencil) -> jax.Array:
     """Relative change of each measure when one axis takes the comparison stencil, ``(measures, d)``.
 
-    The median over a few small blocks spread over the grid.
+    The median over a few small blocks spread over the grid. Normal curvatures, which are searched for, change
+    as |II| does.
     """
     stencils = (stencil, *(changed_on_axis(stencil, comparison, k) for k in range(grid.ndim)))
     plan = plan_for(source, grid, stencils, min(_BLAME_POINTS, grid.size))
     chosen = np.unique(np.linspace(0, plan.size - 1, _BLAME_BLOCKS).round().astype(int))
     if source.on_host:
         whole = source.kind == "memmap"
-        parts = [
-            _blame_fields(host_block(source.points, plan, int(b), whole_features=whole), plan) for b in chosen
-        ]
-        fields = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        blocks = [host_block(source.points, plan, int(b), whole_features=whole) for b in chosen]
+        fields = jnp.stack([_blame_fields(block, plan) for block in blocks])
     else:
         fields = _blame_group(source.points, plan, jnp.asarray(chosen), source.dtype)
-    by_stencil = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0).reshape(grid.ndim + 1, -1), fields)
-    main, *lowered = (Fields(*stencil) for stencil in zip(*by_stencil, strict=True))
-    bend = main.second_form_norm
-    scales = Fields(main.volume_element, bend**2, bend, bend, bend, bend)
-    changes = [
-        [
-            jnp.nanmedian(jnp.abs(low - value) / scale)
-            for low, value, scale in zip(other, main, scales, strict=True)
-        ]
-        for other in lowered
-    ]
-    return jnp.asarray(changes, main.volume_element.dtype).T
+    return _relative_changes(fields)
+
+
+@jax.jit
+def _relative_changes(fields: Float[Array, "blocks stencils points 4"]) -> Float[Array, "measures d"]:
+    main, others = fields[:, 0], jnp.moveaxis(fields[:, 1:], 1, 0)
+    volume, bend = main[..., 0], main[..., 3]
+    scales = jnp.stack([volume, bend**2, bend, bend], axis=-1)
+    changes = jnp.nanmedian(jnp.abs(others - main) / scales, axis=(1, 2)).T
+    return jnp.concatenate([changes, changes[3:], changes[3:]])
 
 
 # --- totals ------------------------------------------------------------------------------------------------
 
 
-def _assemble(
-    measures: PointMeasures,
-    sensitivity: jax.Array,
-    grid: Grid,
-    stencil: Stencil | None,
-    factor: float,
-    tolerance: float,
-    title: str,
-    attributes: tuple,
-) -> Geometry:
-    """Error bars and totals from the fields."""
+@partial(jax.jit, static_argnames=("grid", "stencil", "factor", "tolerance"))
+def _estimates(
+    measures: PointMeasures, grid: Grid, stencil: Stencil | None, factor: float, tolerance: float
+) -> tuple[Fields, dict[str, Estimate]]:
+    """Error bars of the fields, and the totals by name."""
     fields, failing = pointwise_estimates(measures, grid, factor, tolerance)
     orders = tuple(a for a, _ in stencil) if stencil else (4,) * grid.ndim
     quadrature = tuple(8 if order == "spectral" else order for order in orders)
+    integral = partial(integral_estimate, factor=factor, grid=grid, accuracy=quadrature, tolerance=tolerance)
     volume, low = measures.value.volume_element, measures.low.volume_element
     noise = measures.rounding
-
     undefined = jnp.isnan(fields.scalar_curvature.value)
     # Relative to the integral of |S|, but a total that is small beside |II|^2 counts as flat.
     bend = natural_scales(measures).scalar_curvature
@@ -348,29 +361,12 @@ def _assemble(
         rounding += jnp.abs(value) * noise.volume_element
         lower = part(measures.low.scalar_curvature) * low
         integrands = (value * volume, lower, rounding, scale * volume)
-        defined = [jnp.where(undefined, 0.0, x) for x in integrands]
-        return integral_estimate(*defined, factor=factor, grid=grid, accuracy=quadrature, tolerance=tolerance)
+        return integral(*(jnp.where(undefined, 0.0, x) for x in integrands))
 
-    return Geometry(
-        **fields._asdict(),
-        total_volume=integral_estimate(
-            volume,
-            low,
-            noise.volume_element + failing * volume,
-            volume,
-            factor=factor,
-            grid=grid,
-            accuracy=quadrature,
-            tolerance=tolerance,
-        ),
-        total_scalar_curvature=curvature_total(lambda s: s),
-        total_positive_curvature=curvature_total(lambda s: jnp.maximum(s, 0.0)),
-        total_negative_curvature=curvature_total(lambda s: jnp.minimum(s, 0.0)),
-        axis_sensitivity=sensitivity,
-        rounding=noise,
-        name=title,
-        grid=grid,
-        stencil=stencil,
-        tolerance=tolerance,
-        attributes=attributes,
-    )
+    totals = {
+        "total_volume": integral(volume, low, noise.volume_element + failing * volume, volume),
+        "total_scalar_curvature": curvature_total(lambda s: s),
+        "total_positive_curvature": curvature_total(lambda s: jnp.maximum(s, 0.0)),
+        "total_negative_curvature": curvature_total(lambda s: jnp.minimum(s, 0.0)),
+    }
+    return fields, totals

@@ -1,4 +1,4 @@
-"""Intermediate results of a long measurement, kept so that it can go on after an interruption."""
+"""Long measurements: how far they are, and what is kept so that they can go on after an interruption."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import hashlib
 import os
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+Progress = Callable[[int, int], None]
+"""Called with the number of points done and the number of all points."""
 
 SAVE_EVERY = 10.0
 """Seconds between two saves."""

@@ -13,7 +13,7 @@ shortest chord that is normal at both ends, a bottleneck (Aamari et al., Electro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,8 +21,9 @@ import jax.core
 import numpy as np
 
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.manifold import is_union, points_and_grid
 from manifold_jax.geometry.measure import measure
+from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.reach_lattice import (
     Component,
     all_points,
@@ -40,18 +41,16 @@ from manifold_jax.geometry.reach_pairs import (
     Pairs,
     Rows,
     all_pairs,
-    ball_radius,
     check_tile_size,
     make_cloud,
-    pair_terms,
+    norms,
+    pair_radii,
     tile_shape,
 )
 from manifold_jax.geometry.reach_result import Part, Reach, assemble
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.source import point_source, stencil_of
-
-Progress = Callable[[int, int], None]
-"""Called with the number of points done and the number of all points."""
+from manifold_jax.geometry.uncertainty import check_tolerance
 
 _MARGIN = 1.05
 
@@ -80,21 +79,18 @@ def reach(
 
     Args:
         points_or_manifold: As for :func:`measure`: a :class:`Manifold`, a sequence of them (a union; pairs
-            run
-            across the components), an array ``(*grid.shape, *features)``, or an embedding.
+            run across the components), an array ``(*grid.shape, *features)``, or an embedding.
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils of tangents and curvature.
         stride: Their stride.
         exact: Differentiate the embedding automatically; by default wherever there is one. The curvature
             maximum and the bottlenecks are then refined beyond the lattice.
         geometry: Result of :func:`measure` on the same grid, whose normal curvature is taken (one per
-            component
-            for a union); by default measured here.
+            component for a union); by default measured here.
         longest: Look for bottlenecks up to this half length; by default a little beyond the local part.
         copies: For each axis that runs several times over the same points, how often: ``{"orientation": 2}``.
         periods: On axes whose metric repeats though the points do not (``wrap=False``), how many periods
-            beyond
-            each end the points y may lie.
+            beyond each end the points y may lie.
         tolerance: Relative error up to which the reach counts as resolved.
         tile_size: Centres per tile, which memory follows; by default 256, or 32 where points are long.
         block_size: As for :func:`measure`.
@@ -145,8 +141,7 @@ def reach(
 
 def _check_sizes(tile_size: int | None, tolerance: float, longest: float | None) -> None:
     check_tile_size(tile_size)
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}.")
+    check_tolerance(tolerance)
     if longest is not None and not longest > 0:
         raise ValueError(f"longest must be a positive length, got {longest!r}.")
 
@@ -161,14 +156,14 @@ def _components(
     options: dict[str, Any],
 ) -> list[Component]:
     """Check the arguments, measure the curvature where it is not given."""
-    union = isinstance(points, Sequence) and len(points) > 0 and all(isinstance(p, Manifold) for p in points)
+    union = is_union(points)
     if isinstance(points, Sequence) and not union:
         raise ValueError(
             "reach takes a Manifold, a non-empty sequence of Manifolds, an array or an embedding."
         )
     sources = list(points) if union else [points]
     given = list(geometry) if isinstance(geometry, (tuple, list)) else [geometry] * len(sources)
-    if len(given) != len(sources) or (geometry is not None and union and len(given) == 1 != len(sources)):
+    if len(given) != len(sources):
         raise ValueError(f"geometry must hold one result per component ({len(sources)}), got {len(given)}.")
     return [
         _component(p, grid, exact, g, copies, periods, options) for p, g in zip(sources, given, strict=True)
@@ -184,16 +179,11 @@ def _component(
     periods: int,
     options: dict[str, Any],
 ) -> Component:
-    if isinstance(points, Manifold):
-        points, grid = points.embedding, grid or points.grid
-    if grid is None:
-        raise ValueError("reach needs a grid beside points or an embedding: reach(points, Grid(...)).")
-    source = point_source(points, grid)
+    points, grid = points_and_grid(points, grid, "reach")
+    source = point_source(points, grid, exact=bool(exact))
     if isinstance(source.points, jax.core.Tracer):
         raise ValueError("reach searches on the host and cannot be traced: call it outside of jit and vmap.")
     exactly = source.kind == "function" if exact is None else exact
-    if exactly and source.kind != "function":
-        raise ValueError("exact=True needs an embedding (a function or a Manifold), not an array of points.")
     sizes = {axis.name: axis for axis in grid.axes}
     for name, times in copies.items():
         if name not in sizes:
@@ -222,7 +212,7 @@ def _cloud(components: Sequence[Component], clouds: Sequence[np.ndarray]) -> Clo
         np.full(len(p), 4.0 if c.source.kind == "function" else 1.0)
         for p, c in zip(clouds, components, strict=True)
     ]
-    noise = float(np.finfo(dtype).eps) * _norms(points) * np.concatenate(steps)
+    noise = float(np.finfo(dtype).eps) * norms(points) * np.concatenate(steps)
     if not np.isfinite(noise).all():
         bad = np.flatnonzero(~np.isfinite(noise))
         raise ValueError(
@@ -232,14 +222,6 @@ def _cloud(components: Sequence[Component], clouds: Sequence[np.ndarray]) -> Clo
     if spread.max() <= 4 * noise.max():
         raise ValueError("All points lie in one place: a constant map has no reach.")
     return make_cloud(points, noise, spread)
-
-
-def _norms(points: np.ndarray) -> np.ndarray:
-    step = max(1, 2**22 // points.shape[1])
-    pieces = [
-        np.linalg.norm(points[k : k + step].astype(np.float64), axis=1) for k in range(0, len(points), step)
-    ]
-    return np.concatenate(pieces)
 
 
 def _local_parts(components: Sequence[Component]) -> list[Part]:
@@ -305,13 +287,9 @@ def _lattice_error(cloud: Cloud, parts: Sequence[Part], rows: Rows, found: Pairs
         if not len(chosen):
             continue
         beside = neighbours(lattice, found.witness[chosen] - part.offset)
+        centre = np.broadcast_to(chosen[:, None, None], beside.shape)
+        usable = (beside >= 0) & (beside + part.offset != rows.position[centre])
+        balls = pair_radii(cloud, rows, centre[usable], beside[usable] + part.offset, 0.0)
         values = np.full(beside.shape, np.nan)
-        for k in range(lattice.ndim):
-            for side in range(2):
-                other = np.where(beside[:, k, side] >= 0, beside[:, k, side] + part.offset, -1)
-                usable = (other >= 0) & (other != rows.position[chosen])
-                chord, normal = pair_terms(cloud, rows, chosen[usable], other[usable])
-                soft = rows.tilt[chosen[usable]] * chord + cloud.noise[other[usable]]
-                radius, _ = ball_radius(chord, normal, soft, 0.0)
-                values[usable, k, side] = np.where(np.isfinite(radius), radius, np.nan)
+        values[usable] = np.where(np.isfinite(balls.radius), balls.radius, np.nan)
         drop[rows.position[chosen]] = vertex_drop(found.radius[chosen], values[:, :, 0], values[:, :, 1])

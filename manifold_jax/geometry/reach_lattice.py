@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -14,17 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import evaluate_window, window_derivatives
+from manifold_jax.geometry.blocks import evaluate_window, host_window, window_derivatives
 from manifold_jax.geometry.fields import stencil_noise
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.kernels import frame
 from manifold_jax.geometry.plan import BlockPlan, Stencil
 from manifold_jax.geometry.reach_pairs import Rows
 from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.source import PointSource
+from manifold_jax.geometry.source import PointSource, evaluate_points
 from manifold_jax.geometry.uncertainty import comparison_stencil, safety_factor
 
-_EVALUATED = 256
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -61,23 +60,12 @@ def extended(grid: Grid, periods: int) -> Grid:
     return Grid(tuple(axes))
 
 
-@partial(jax.jit, static_argnames=("dtype",))
-def _evaluate(embedding: Any, coordinates: Array, dtype: Any) -> Array:
-    return jax.vmap(lambda u: jnp.ravel(embedding(u)))(coordinates.astype(dtype))
-
-
 def all_points(source: PointSource, lattice: Grid) -> np.ndarray:
     """Every point of the lattice, ``(n, f)`` on the host."""
     if source.kind != "function":
         return np.asarray(source.points).reshape(lattice.size, source.features)
     coordinates = np.asarray(lattice.coordinates(source.dtype)).reshape(-1, lattice.ndim)
-    points = np.empty((lattice.size, source.features), source.dtype)
-    for start in range(0, lattice.size, _EVALUATED):
-        # The last batch overlaps the one before: one shape, one compilation.
-        start = max(0, min(start, lattice.size - _EVALUATED))
-        part = slice(start, start + _EVALUATED)
-        points[part] = _evaluate(source.points, coordinates[part], source.dtype)
-    return points
+    return evaluate_points(source.points, coordinates, source.dtype)
 
 
 def centres(component: Component) -> np.ndarray:
@@ -203,17 +191,13 @@ def _stencil_frames(
 def _window(component: Component, plan: BlockPlan, place: tuple[int, ...]) -> Array:
     """Samples of the block at ``place`` and its halo, ``(m_1, ..., m_d, f)``."""
     source, grid = component.source, component.grid
-    columns = [layout.columns[i] for layout, i in zip(plan.axes, place, strict=True)]
     if source.kind == "function":
-        traced = tuple(jnp.asarray(c) for c in columns)
-        return _evaluate_window(source.points, grid, traced, source.dtype)
-    index = np.ix_(*[c % n for c, n in zip(columns, grid.shape, strict=True)])
-    return jnp.asarray(np.asarray(source.points)[index], source.dtype)
+        columns = [jnp.asarray(axis.columns[i]) for axis, i in zip(plan.axes, place, strict=True)]
+        return _evaluate_window(source.points, grid, columns, source.dtype)
+    return jnp.asarray(host_window(np.asarray(source.points), plan, place), source.dtype)
 
 
-@partial(jax.jit, static_argnames=("grid", "dtype"))
-def _evaluate_window(embedding: Any, grid: Grid, columns: Any, dtype: Any) -> Array:
-    return evaluate_window(embedding, grid, columns, dtype)
+_evaluate_window = jax.jit(evaluate_window, static_argnames=("grid", "dtype"))
 
 
 @cache
@@ -248,10 +232,7 @@ def local_model(component: Component, points: np.ndarray, position: int) -> tupl
     plan = _point_plan(lattice, component.stencil, source.kind == "function", source.features)
     place = tuple(int(k) for k in np.unravel_index(position, lattice.shape))
     window = _window(component._replace(grid=lattice), plan, place)
-    matrices = [
-        jnp.asarray(a.matrices[0, a.kinds[i]], window.dtype) for a, i in zip(plan.axes, place, strict=True)
-    ]
-    vectors = window_derivatives(window, matrices)[0]
+    vectors = window_derivatives(window, _matrices(plan, 0, place, window.dtype))[0]
     u = jnp.asarray([a.start + a.spacing * i for a, i in zip(lattice.axes, place, strict=True)], window.dtype)
     model = jax.tree_util.Partial(_taylor, jnp.asarray(points[position], window.dtype), vectors, u)
     beside = neighbours(lattice, np.array([position]))[0]
@@ -305,42 +286,57 @@ def tiles(
     Yields:
         Flat grid indices of a tile, and its rows with positions in the component's lattice.
     """
-    grid, d = component.grid, component.grid.ndim
+    grid = component.grid
     block = block_shape(points, component, size)
     wanted = originals(component) == np.arange(grid.size)
     position = centres(component)
     defined = np.isfinite(np.asarray(component.geometry.normal_curvature.value)).reshape(-1)
-    coordinates = np.asarray(grid.coordinates(component.source.dtype)).reshape(-1, d)
-    plan, gains = None, []
-    factor = 0.0
-    if component.stencil is not None:
-        evaluated = component.source.kind == "function"
-        comparison = comparison_stencil(component.stencil, grid, evaluated=evaluated)
-        factor = safety_factor(component.stencil, comparison)
-        plan = BlockPlan(grid, (component.stencil, comparison), block, evaluated, component.source.features)
-        gains = [np.asarray(first) for first, _ in stencil_noise(plan, component.source.dtype)]
+    frames_of = _exact_tiles(component) if component.stencil is None else _stencil_tiles(component, block)
     starts = [np.minimum(np.arange(0, n, b), n - b) for n, b in zip(grid.shape, block, strict=True)]
     for place in itertools.product(*[range(len(s)) for s in starts]):
         along = [s[i] + np.arange(b) for s, i, b in zip(starts, place, block, strict=True)]
         flat = np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), grid.shape).reshape(-1)
-        if not wanted[flat].any():
+        keep = wanted[flat]
+        if not keep.any():
             continue
-        if plan is None:
-            frames, tilt = _exact_frames(component.source.points, jnp.asarray(coordinates[flat]))
-        else:
-            per_axis = np.meshgrid(*[g[a] for g, a in zip(gains, along, strict=True)], indexing="ij")
-            gain = jnp.asarray(np.stack(per_axis, -1).reshape(-1, d), component.source.dtype)
-            matrices = [
-                [
-                    jnp.asarray(axis.matrices[s, axis.kinds[i]], component.source.dtype)
-                    for axis, i in zip(plan.axes, place, strict=True)
-                ]
-                for s in (0, 1)
-            ]
-            window = _window(component, plan, place)
-            frames, tilt = _stencil_frames(window, matrices, gain, noise[flat].max(), factor)
+        frames, tilt = frames_of(place, flat, noise[flat].max())
         # A degenerate metric has no tangent space, even where rounding pretends one.
         frames = np.where(defined[flat][:, None, None], np.asarray(frames), np.nan)
-        keep = wanted[flat]
         rows = Rows(position[flat], frames, np.asarray(tilt, np.float64), radius[flat], bend[flat])
         yield flat[keep], Rows(*(field[keep] for field in rows))
+
+
+TileFrames = Callable[[tuple[int, ...], np.ndarray, float], tuple[Array, Array]]
+"""From the place of a tile, its flat grid indices and the noise of its points to frames and tilt."""
+
+
+def _exact_tiles(component: Component) -> TileFrames:
+    grid, source = component.grid, component.source
+    coordinates = np.asarray(grid.coordinates(source.dtype)).reshape(-1, grid.ndim)
+    return lambda place, flat, noise: _exact_frames(source.points, jnp.asarray(coordinates[flat]))
+
+
+def _stencil_tiles(component: Component, block: tuple[int, ...]) -> TileFrames:
+    grid, source, stencil = component.grid, component.source, component.stencil
+    assert stencil is not None
+    evaluated = source.kind == "function"
+    comparison = comparison_stencil(stencil, grid, evaluated=evaluated)
+    plan = BlockPlan(grid, (stencil, comparison), block, evaluated, source.features)
+    per_axis = [np.asarray(first) for first, _ in stencil_noise(plan, source.dtype)]
+    gains = np.stack(np.meshgrid(*per_axis, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+
+    def frames(place: tuple[int, ...], flat: np.ndarray, noise: float) -> tuple[Array, Array]:
+        matrices = [_matrices(plan, s, place, source.dtype) for s in (0, 1)]
+        window, gain = _window(component, plan, place), jnp.asarray(gains[flat])
+        factor = safety_factor(stencil, comparison)
+        return _stencil_frames(window, matrices, gain, jnp.asarray(noise, gain.dtype), factor)
+
+    return frames
+
+
+def _matrices(plan: BlockPlan, stencil: int, place: tuple[int, ...], dtype: Any) -> list[Array]:
+    """Derivative matrices of one stencil on the block at ``place``, one per axis."""
+    return [
+        jnp.asarray(axis.matrices[stencil, axis.kinds[i]], dtype)
+        for axis, i in zip(plan.axes, place, strict=True)
+    ]

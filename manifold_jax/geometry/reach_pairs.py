@@ -119,6 +119,15 @@ def tile_shape(features: int, count: int, tile_size: int | None) -> tuple[int, i
     return tile_size or (256 if short else 32), min(columns, 1 << max(5, (count - 1).bit_length()))
 
 
+def norms(points: np.ndarray) -> np.ndarray:
+    """Lengths of points ``(n, f)`` in float64, a few at a time."""
+    step = max(1, 2**22 // points.shape[1])
+    pieces = [
+        np.linalg.norm(points[k : k + step].astype(np.float64), axis=1) for k in range(0, len(points), step)
+    ]
+    return np.concatenate(pieces)
+
+
 def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Cloud:
     """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
     n, f = points.shape
@@ -255,20 +264,51 @@ def _empty(count: int) -> Pairs:
     return Pairs(radius, np.zeros(count), np.full(count, -1), none, np.zeros(0), np.zeros(0), none, 0)
 
 
-def pair_terms(
-    cloud: Cloud, rows: Rows, local: np.ndarray, other: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Chord and distance to the tangent space of pairs, in float64, a few at a time.
+class Balls(NamedTuple):
+    """Tangent balls of pairs, all ``(p,)``.
+
+    Attributes:
+        chord: |y - x|.
+        normal: Distance of y to the tangent space at x.
+        noise: Rounding error of y - x.
+        radius: R(x, y); infinite where noise spoils the distance to the tangent space.
+        error: Its error.
+    """
+
+    chord: np.ndarray
+    normal: np.ndarray
+    noise: np.ndarray
+    radius: np.ndarray
+    error: np.ndarray
+
+
+def pair_radii(cloud: Cloud, rows: Rows, local: np.ndarray, other: np.ndarray, slack: float) -> Balls:
+    """R(x, y) of pairs in float64.
 
     Args:
         cloud: All points.
         rows: A tile.
         local: ``(p,)`` position of x in the tile.
         other: ``(p,)`` position of y in the cloud.
+        slack: Relative error that is added.
 
     Returns:
-        Two arrays ``(p,)``.
+        The balls.
     """
+    chord, normal = _chord_and_normal(cloud, rows, local, other)
+    noise = cloud.noise[rows.position[local]] + cloud.noise[other]
+    soft = rows.tilt[local] * chord + noise
+    reliable = (soft <= RELIABLE * normal) & (normal > 0)
+    below = np.where(reliable, normal, 1.0)
+    radius = np.where(reliable, chord**2 / (2 * below), np.inf)
+    error = np.where(reliable, radius * (soft / below + slack), np.inf)
+    return Balls(chord, normal, noise, radius, error)
+
+
+def _chord_and_normal(
+    cloud: Cloud, rows: Rows, local: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """|y - x| and d(y - x, T_x), a few pairs at a time."""
     d, f = rows.frames.shape[1:]
     chord, normal = np.zeros(len(local)), np.zeros(len(local))
     step = max(1, 2**22 // (f * (d + 2)))
@@ -297,12 +337,9 @@ def _again(
     """Compute screened pairs in float64 and merge them into what is known of the tile."""
     if not len(i):
         return merged
-    chord, normal = pair_terms(cloud, rows, i, j)
+    chord, normal, noise, radius, error = pair_radii(cloud, rows, i, j, slack)
     x = rows.position[i]
-    noise = cloud.noise[x] + cloud.noise[j]
     apart = chord > 2 * noise
-    soft = rows.tilt[i] * chord + noise
-    radius, error = ball_radius(chord, normal, soft, slack)
     radius = np.where(apart & (chord >= separation), radius, np.inf)
     order = np.lexsort((radius, i))
     first = order[np.unique(i[order], return_index=True)[1]]
@@ -322,16 +359,6 @@ def _again(
         tangent=np.concatenate([merged.tangent, tangent[facing]]),
         coincident=np.concatenate([merged.coincident, np.stack([x, j], 1)[same]]),
     )
-
-
-def ball_radius(
-    chord: np.ndarray, normal: np.ndarray, soft: np.ndarray, slack: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """R(x, y) and its error; infinite where noise spoils the distance to the tangent space."""
-    reliable = (soft <= RELIABLE * normal) & (normal > 0)
-    below = np.where(reliable, normal, 1.0)
-    radius = np.where(reliable, chord**2 / (2 * below), np.inf)
-    return radius, np.where(reliable, radius * (soft / below + slack), np.inf)
 
 
 # --- all tiles ---------------------------------------------------------------------------------------------

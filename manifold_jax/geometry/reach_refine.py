@@ -47,19 +47,20 @@ def largest_curvature(
         measures = exact_measures(gram_from_function(embedding, points), grid)
         return measures.value.normal_curvature, measures.rounding.normal_curvature
 
-    def unfinished(state: tuple[Array, Array, Array]) -> Array:
-        return (state[2] < _SEARCH_STEPS) & (state[1][0] > _FINEST * spacing[0])
+    def unfinished(state: tuple[Array, ...]) -> Array:
+        return (state[4] < _SEARCH_STEPS) & (state[3][0] > _FINEST * spacing[0])
 
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        point, size, count = state
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        point, _, _, size, count = state
         tried = jnp.clip(point + moves * size, low, high)
         value, noise = curvature(tried)
         best = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
-        return tried[best], jnp.where(best == 0, size / 2, size), count + 1
+        return tried[best], value[best], noise[best], jnp.where(best == 0, size / 2, size), count + 1
 
-    point, _, _ = jax.lax.while_loop(unfinished, step, (start, spacing / 2, jnp.zeros((), int)))
-    value, noise = curvature(point[None])
-    return point, value[0], noise[0]
+    nothing = jnp.zeros((), start.dtype)
+    begin = (start, nothing, nothing, spacing / 2, jnp.zeros((), int))
+    point, value, noise, *_ = jax.lax.while_loop(unfinished, step, begin)
+    return point, value, noise
 
 
 class Bottleneck(NamedTuple):
@@ -106,7 +107,7 @@ def refine_bottleneck(
     def ends(z: Array) -> tuple[Array, Array]:
         return starts[0] + z[:count] * spacings[0], starts[1] + z[count:] * spacings[1]
 
-    def residual(z: Array) -> Array:
+    def residual(z: Array) -> tuple[Array, tuple[Array, Array]]:
         points, derivatives = zip(
             *(_point_and_derivative(e, u) for e, u in zip(embeddings, ends(z), strict=True)), strict=True
         )
@@ -116,33 +117,50 @@ def refine_bottleneck(
             jnp.sum(first * chord, axis=1) / (jnp.sqrt(jnp.sum(first**2, axis=1)) * length)
             for first in derivatives
         ]
-        return jnp.concatenate(cosines)
+        return jnp.concatenate(cosines), (jnp.concatenate(cosines), length)
 
-    def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
-        z, damping, value, count = state
-        floor = (4 * jnp.finfo(z.dtype).eps) ** 2
-        return (
-            (count < _MARQUARDT_STEPS) & (damping < 1e4) & (value > floor) & (jnp.max(jnp.abs(z)) < _FARTHEST)
-        )
+    def unfinished(state: _Iterate) -> Array:
+        floor = (4 * jnp.finfo(state.best.z.dtype).eps) ** 2
+        going = (state.tries <= _MARQUARDT_STEPS) & (state.damping < 1e4) & (state.best.value > floor)
+        return going & (jnp.max(jnp.abs(state.best.z)) < _FARTHEST)
 
-    def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        z, damping, value, count = state
-        jacobian, now = jax.jacfwd(residual)(z), residual(z)
-        normal = jnp.matmul(jacobian.T, jacobian, precision=jax.lax.Precision.HIGHEST)
+    def step(state: _Iterate) -> _Iterate:
+        jacobian, (now, length) = jax.jacfwd(residual, has_aux=True)(state.tried)
+        found = _Tried(state.tried, jnp.sum(now**2), now, jacobian, length)
+        better = found.value < state.best.value
+        best = jax.tree.map(partial(jnp.where, better), found, state.best)
+        damping = jnp.where(better, state.damping / 4, state.damping * 4)
+        normal = jnp.matmul(best.jacobian.T, best.jacobian, precision=jax.lax.Precision.HIGHEST)
         matrix = normal + damping * jnp.diag(jnp.diagonal(normal) + 1e-3 * jnp.trace(normal))
-        tried = z - jnp.linalg.solve(matrix, jnp.sum(jacobian * now[:, None], axis=0))
-        new = jnp.sum(residual(tried) ** 2)
-        better = new < value
-        z = jnp.where(better, tried, z)
-        return z, jnp.where(better, damping / 4, damping * 4), jnp.where(better, new, value), count + 1
+        move = jnp.linalg.solve(matrix, jnp.sum(best.jacobian * best.residual[:, None], axis=0))
+        return _Iterate(best, best.z - move, damping, state.tries + 1)
 
-    zero = jnp.zeros(starts[0].shape[0] + starts[1].shape[0], starts[0].dtype)
-    begin = (zero, jnp.asarray(1e-2, zero.dtype), jnp.sum(residual(zero) ** 2), jnp.zeros((), int))
-    z, *_ = jax.lax.while_loop(unfinished, step, begin)
-    u, w = ends(z)
-    chord = jnp.ravel(embeddings[1](w)) - jnp.ravel(embeddings[0](u))
-    length = jnp.sqrt(jnp.sum(chord**2))
-    return Bottleneck(u, w, length, jnp.max(jnp.abs(residual(z))), jnp.max(jnp.abs(z)))
+    dtype, size = starts[0].dtype, starts[0].shape[0] + starts[1].shape[0]
+    zero, worst = jnp.zeros(size, dtype), jnp.asarray(jnp.inf, dtype)
+    nothing = _Tried(zero, worst, zero + worst, jnp.zeros((size, size), dtype), worst)
+    begin = _Iterate(nothing, zero, jnp.asarray(4e-2, dtype), jnp.zeros((), int))
+    best = jax.lax.while_loop(unfinished, step, begin).best
+    defect, moved = (jnp.max(jnp.abs(x)) for x in (best.residual, best.z))
+    return Bottleneck(*ends(best.z), best.length, defect, moved)
+
+
+class _Tried(NamedTuple):
+    """Unknowns, sum of squared residuals, residuals, their Jacobian, length of the chord."""
+
+    z: Array
+    value: Array
+    residual: Array
+    jacobian: Array
+    length: Array
+
+
+class _Iterate(NamedTuple):
+    """The best so far, what is tried next, the damping, and how many were tried."""
+
+    best: _Tried
+    tried: Array
+    damping: Array
+    tries: Array
 
 
 def _point_and_derivative(embedding: Any, u: Array) -> tuple[Array, Array]:

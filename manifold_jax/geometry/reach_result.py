@@ -46,11 +46,9 @@ class Reach(NamedTuple):
             feature size. NaN where the metric is degenerate. A tuple for a union.
         pointwise_error: Its bar.
         witness: Flat index of the point that the ball meets, the point itself where curvature decides, -1
-            where
-            the metric is degenerate; for a union, indices count through all components.
+            where the metric is degenerate; for a union, indices count through all components.
         pair: Chart coordinates ``(2, d)`` of the two points that decide (equal for the local case); for a
-            union
-            a pair of ``(component, coordinates)``.
+            union a pair of ``(component, coordinates)``.
         upper_bound: Mask ``(*shape,)`` of points at the border of an open axis: there the tangent span stands
             for the tangent cone, and the ball may be too large.
         coincident: Number of ordered pairs of different grid points at the same place; they are left out. A
@@ -75,6 +73,12 @@ class Reach(NamedTuple):
     upper_bound: Any
     coincident: int
     pruned: float
+
+    def ends(self) -> list[tuple[int, np.ndarray]]:
+        """Component (0 if there is only one) and chart point of both ends of ``pair``."""
+        if isinstance(self.pair, tuple):
+            return [(int(number), np.asarray(u)) for number, u in self.pair]
+        return [(0, np.asarray(u)) for u in self.pair]
 
     def sentence(self) -> str:
         """One sentence for people."""
@@ -121,11 +125,10 @@ NOWHERE = ((0, np.zeros(0)), (0, np.zeros(0)))
 
 def _prefer(fine: Found, coarse: Found) -> Found:
     """The refined value, unless a lattice pair contradicts it beyond the bars."""
-    if not math.isfinite(coarse.value) or not math.isfinite(fine.value + fine.error):
-        return (
-            fine if math.isfinite(fine.value) and not math.isfinite(coarse.value + coarse.error) else coarse
-        )
-    return fine if fine.value <= coarse.value + fine.error + coarse.error else coarse
+    certain = math.isfinite(coarse.value + coarse.error)
+    if not math.isfinite(fine.value) or (certain and not math.isfinite(fine.error)):
+        return coarse
+    return coarse if fine.value > coarse.value + fine.error + coarse.error else fine
 
 
 def assemble(
@@ -151,8 +154,8 @@ def assemble(
     Returns:
         The reach.
     """
-    fields = [_fields(part, parts, pairs, drop) for part in parts]
-    local = min((_local(part, parts) for part in parts), key=lambda found: found.value)
+    fields = [_fields(parts, number, pairs, drop) for number in range(len(parts))]
+    local = min((_local(part, number) for number, part in enumerate(parts)), key=lambda found: found.value)
     narrow = _bottleneck(parts, cloud, pairs)
     far, near = _smallest_pairs(parts, cloud, pairs, fields)
     curved, spread = _prefer(local, near), _prefer(narrow, far)
@@ -192,9 +195,10 @@ def assemble(
 
 
 def _fields(
-    part: Part, parts: Sequence[Part], pairs: Pairs, drop: np.ndarray
+    parts: Sequence[Part], number: int, pairs: Pairs, drop: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pointwise radius, bar and witness of one component, flat over its grid."""
+    part = parts[number]
     first = originals(part.component)
     position = part.offset + centres(part.component)[first]
     radius, noise = pairs.radius[position], pairs.error[position] + drop[position]
@@ -209,8 +213,7 @@ def _fields(
         y = pairs.witness[position] - other.offset
         inside = (y >= 0) & (y < other.component.lattice.size)
         witness[inside] = start[k] + home(other.component, y[inside])
-    own = start[[p is part for p in parts].index(True)]
-    witness = np.where(curved, own + np.arange(len(first)), witness)
+    witness = np.where(curved, start[number] + np.arange(len(first)), witness)
     undefined = ~np.isfinite(np.asarray(part.component.geometry.normal_curvature.value).reshape(-1)[first])
     value, witness = np.where(undefined, np.nan, value), np.where(undefined, -1, witness)
     return value, np.where(undefined, np.inf, error), witness
@@ -228,9 +231,9 @@ def _beside(grid: Grid, values: np.ndarray, index: int) -> tuple[np.ndarray, np.
     return found[None, :, 0], found[None, :, 1]
 
 
-def _local(part: Part, parts: Sequence[Part]) -> Found:
+def _local(part: Part, number: int) -> Found:
     """Smallest radius of curvature, refined where there is an embedding."""
-    c, number = part.component, [p is part for p in parts].index(True)
+    c = part.component
     reliable = part.local_error <= 0.1 * part.local
     index = int(np.argmin(np.where(reliable, part.local, np.inf) if reliable.any() else part.local))
     u = np.asarray(c.grid.coordinates(c.source.dtype)).reshape(-1, c.grid.ndim)[index]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.reach_pairs import (
     Cloud,
     Rows,
@@ -19,11 +20,11 @@ from manifold_jax.geometry.reach_pairs import (
     check_tile_size,
     compact_order,
     make_cloud,
+    norms,
     tile_shape,
 )
 from manifold_jax.geometry.reach_result import NOWHERE, Reach, chords
-
-Progress = Callable[[int, int], None]
+from manifold_jax.geometry.uncertainty import check_tolerance
 
 
 def tangent_ball_radius(
@@ -85,8 +86,7 @@ def reach_from_samples(
         dimension: d.
         neighbours: Points of each local estimate; by default ``d (d + 3) + 4``.
         separation: Least distance of a pair. By default 0 for given tangents (pairs spoilt by rounding are
-            left
-            out in any case), and the largest radius of the neighbourhoods for estimated ones.
+            left out in any case), and the largest radius of the neighbourhoods for estimated ones.
         tolerance: Relative error up to which the value counts as resolved.
         tile_size: As for :func:`reach`.
         progress: Called as ``progress(points done, points)``.
@@ -110,6 +110,7 @@ def reach_from_samples(
         >>> print(f"{reach_from_samples(circle, tangent, dimension=1).value:.2f}")
         1.00
     """
+    check_tolerance(tolerance)
     cloud = _checked_points(points, dimension, tile_size)
     n = len(cloud)
     count = neighbours if neighbours is not None else dimension * (dimension + 3) + 4
@@ -125,7 +126,7 @@ def reach_from_samples(
     else:
         frames, angle = _given_tangents(tangents, cloud, dimension), np.zeros(n)
         separation = 0.0 if separation is None else separation
-    noise = float(np.finfo(cloud.dtype).eps) * np.linalg.norm(cloud.astype(np.float64), axis=1)
+    noise = float(np.finfo(cloud.dtype).eps) * norms(cloud)
     if np.ptp(cloud.astype(np.float64), axis=0).max() <= 4 * noise.max():
         raise ValueError("All points lie in one place: they have no reach.")
     whole = make_cloud(cloud, noise, np.zeros(n))

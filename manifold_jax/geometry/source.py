@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from manifold_jax.geometry.blocks import Source
 from manifold_jax.geometry.grid import Accuracy, Grid, accuracies
@@ -16,6 +18,8 @@ from manifold_jax.geometry.plan import BlockPlan, Stencil, plan_blocks
 
 Embedding = Callable[[Any], Any]
 """One chart point ``(d,)`` to one ambient point of any shape."""
+
+_BATCH = 256
 
 
 def feature_size(embedding: Embedding, dimension: int, dtype: Any) -> int:
@@ -30,6 +34,23 @@ def feature_size(embedding: Embedding, dimension: int, dtype: Any) -> int:
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(f"The embedding must return one floating-point array, got {value}.")
     return math.prod(value.shape)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _evaluated(embedding: Any, coordinates: Array, dtype: Any) -> Array:
+    return jax.vmap(lambda u: jnp.ravel(embedding(u)))(coordinates.astype(dtype))
+
+
+def evaluate_points(embedding: Embedding, coordinates: np.ndarray, dtype: Any) -> np.ndarray:
+    """Points ``(n, f)`` on the host at chart points ``(n, d)``, rendered a batch at a time."""
+    function = embedding if isinstance(embedding, jax.tree_util.Partial) else jax.tree_util.Partial(embedding)
+    n = len(coordinates)
+    points = np.empty((n, feature_size(function, coordinates.shape[1], dtype)), dtype)
+    for start in range(0, n, _BATCH):
+        # The last batch overlaps the one before: one shape, one compilation.
+        part = slice(max(0, min(start, n - _BATCH)), start + _BATCH)
+        points[part] = _evaluated(function, coordinates[part], dtype)
+    return points
 
 
 def stencil_of(
@@ -64,12 +85,20 @@ class PointSource(NamedTuple):
         return self.kind in ("host", "memmap")
 
 
-def point_source(points: Source, grid: Grid) -> PointSource:
+def point_source(points: Source, grid: Grid, *, exact: bool = False) -> PointSource:
     """Check that ``points`` fits the grid.
 
+    Args:
+        points: Function of one chart point, or array.
+        grid: The lattice.
+        exact: The points are to be differentiated automatically.
+
+    Returns:
+        The source.
+
     Raises:
-        ValueError: The grid is no Grid; the leading shape is not that of the grid; there are no features;
-            or the values are not floating-point.
+        ValueError: The grid is no Grid; the leading shape is not that of the grid; there are no features; the
+            values are not floating-point; or an array cannot be differentiated.
     """
     if not isinstance(grid, Grid):
         raise ValueError(f"grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
@@ -77,6 +106,8 @@ def point_source(points: Source, grid: Grid) -> PointSource:
         dtype = jnp.result_type(float)
         embedding = points if isinstance(points, jax.tree_util.Partial) else jax.tree_util.Partial(points)
         return PointSource(embedding, "function", feature_size(points, grid.ndim, dtype), dtype)
+    if exact:
+        raise ValueError("exact=True needs an embedding (a function or a Manifold), not an array of points.")
     if not hasattr(points, "shape"):
         points = np.asarray(points)
     if not jnp.issubdtype(points.dtype, jnp.floating):

@@ -45,6 +45,12 @@ class Estimate(NamedTuple):
     resolved: Bool[Array, "*shape"]
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a relative error that is none."""
+    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}.")
+
+
 def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Stencil:
     """The stencil that error bars compare with: two orders higher, or lower where samples are too few.
 
