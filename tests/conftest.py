@@ -1,7 +1,11 @@
 """Fixtures shared by the tests, and the path of the NumPy oracle."""
 
+import os
 import sys
 from pathlib import Path
+
+# Most of the time of a test goes into compiling a program that runs once: optimise less, unless told otherwise.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

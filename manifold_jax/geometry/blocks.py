@@ -264,7 +264,9 @@ def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_feature
     parts = (points[..., k : k + step] for k in range(0, points.shape[-1], step))
     total: Any = None
     for part in parts:
-        piece = _host_grams(jnp.asarray(part), plan, block)
+        window = jnp.asarray(part)
+        jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
+        piece = _host_grams(window, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
     rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
     grams, squares = total

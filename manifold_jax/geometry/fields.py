@@ -23,7 +23,7 @@ from manifold_jax.geometry.kernels import (
     sqrt,
     traces,
 )
-from manifold_jax.geometry.normal_curvature import largest_of, upper_bound_of
+from manifold_jax.geometry.normal_curvature import bounds_of
 from manifold_jax.geometry.plan import BlockPlan
 
 
@@ -67,7 +67,7 @@ class PointMeasures(NamedTuple):
 def point_fields(gram: JetGram) -> Fields:
     """Measures of one point from its Gram."""
     c = second_form_gram(gram)
-    return Fields(*_plain(gram, c), largest_of(c), upper_bound_of(c))
+    return Fields(*_plain(gram, c), *bounds_of(c))
 
 
 def plain_fields(gram: JetGram) -> tuple[Array, Array, Array, Array]:

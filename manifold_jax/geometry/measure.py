@@ -21,7 +21,7 @@ from manifold_jax.geometry.jet import gram_from_function, unpack_gram
 from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
 from manifold_jax.geometry.plan import BlockPlan, Stencil
 from manifold_jax.geometry.progress import PartialResult, Progress, fingerprint
-from manifold_jax.geometry.report import Geometry
+from manifold_jax.geometry.report import TOTALS, Geometry
 from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
 from manifold_jax.geometry.uncertainty import (
     Estimate,
@@ -348,25 +348,29 @@ def _estimates(
     orders = tuple(a for a, _ in stencil) if stencil else (4,) * grid.ndim
     quadrature = tuple(8 if order == "spectral" else order for order in orders)
     integral = partial(integral_estimate, factor=factor, grid=grid, accuracy=quadrature, tolerance=tolerance)
-    volume, low = measures.value.volume_element, measures.low.volume_element
-    noise = measures.rounding
+    main, low, noise = measures.value, measures.low, measures.rounding
+    volume = main.volume_element
     undefined = jnp.isnan(fields.scalar_curvature.value)
     # Relative to the integral of |S|, but a total that is small beside |II|^2 counts as flat.
     bend = natural_scales(measures).scalar_curvature
-    scale = jnp.abs(measures.value.scalar_curvature) + 0.01 * bend
+    scale = jnp.abs(main.scalar_curvature) + 0.01 * bend
 
-    def curvature_total(part: Callable[[Any], Any]) -> Estimate:
-        value = part(measures.value.scalar_curvature)
+    def curvature(part: Callable[[Array], Array]) -> tuple[Array, ...]:
+        """Integrands: value, comparison, rounding and scale."""
+        value = part(main.scalar_curvature)
         rounding = (noise.scalar_curvature + failing * bend) * volume
         rounding += jnp.abs(value) * noise.volume_element
-        lower = part(measures.low.scalar_curvature) * low
+        lower = part(low.scalar_curvature) * low.volume_element
         integrands = (value * volume, lower, rounding, scale * volume)
-        return integral(*(jnp.where(undefined, 0.0, x) for x in integrands))
+        return tuple(jnp.where(undefined, 0.0, x) for x in integrands)
 
-    totals = {
-        "total_volume": integral(volume, low, noise.volume_element + failing * volume, volume),
-        "total_scalar_curvature": curvature_total(lambda s: s),
-        "total_positive_curvature": curvature_total(lambda s: jnp.maximum(s, 0.0)),
-        "total_negative_curvature": curvature_total(lambda s: jnp.minimum(s, 0.0)),
-    }
-    return fields, totals
+    integrands = (
+        (volume, low.volume_element, noise.volume_element + failing * volume, volume),
+        curvature(lambda s: s),
+        curvature(lambda s: jnp.maximum(s, 0.0)),
+        curvature(lambda s: jnp.minimum(s, 0.0)),
+    )
+    # One program for all of them.
+    totals = jax.vmap(integral)(*(jnp.stack(column) for column in zip(*integrands, strict=True)))
+    parts = [Estimate(*(leaf[k] for leaf in totals)) for k in range(len(TOTALS))]
+    return fields, dict(zip(TOTALS, parts, strict=True))

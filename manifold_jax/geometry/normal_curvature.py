@@ -103,7 +103,7 @@ def _starts(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"]) -> Fl
     return jnp.concatenate([eigenvectors.T, jnp.asarray(np.concatenate([np.eye(d), generic]), c.dtype)])
 
 
-def _best_direction(c: Float[Array, "d d d d"]) -> Float[Array, "d"]:
+def _best_direction(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"]) -> Float[Array, "d"]:
     """Unit vector with the largest |II(v, v)|^2 found by monotone ascent from several starts.
 
     For fixed v let M_kl = <II(v, v), II_kl>. The largest eigenvector w of M has |II(w, w)| >= |II(v, v)|:
@@ -112,7 +112,6 @@ def _best_direction(c: Float[Array, "d d d d"]) -> Float[Array, "d"]:
     d = c.shape[0]
     i, j = np.triu_indices(d)
     form = _pair_form(c)
-    _, eigenvectors = _eigenvectors(jnp.einsum("ikjk->ij", c))
     expand = np.zeros((d, d), int)
     expand[i, j] = expand[j, i] = np.arange(len(i))
     half = jnp.asarray(np.where(i == j, 1.0, 0.5), c.dtype)
@@ -139,24 +138,17 @@ def _best_direction(c: Float[Array, "d d d d"]) -> Float[Array, "d"]:
     return jax.lax.fori_loop(0, 3, polish, best)
 
 
-def largest_of(c: Float[Array, "d d d d"]) -> Float[Array, ""]:
-    """Largest normal curvature from C_abcd = <II_ab, II_cd> in an orthonormal frame."""
+def bounds_of(c: Float[Array, "d d d d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Largest normal curvature found and its upper bound, from C_abcd = <II_ab, II_cd> in a frame."""
     d = c.shape[0]
-    if d == 1:
-        return sqrt(c[0, 0, 0, 0])
-    if d == 2:
-        return sqrt(_surface_maximum(c))
-    v = jax.lax.stop_gradient(_best_direction(jax.lax.stop_gradient(c)))
-    return sqrt(contract("ijkl,i,j,k,l->", c, v, v, v, v))
-
-
-def upper_bound_of(c: Float[Array, "d d d d"]) -> Float[Array, ""]:
-    """Upper bound of the largest normal curvature, from C_abcd in an orthonormal frame."""
-    if c.shape[0] <= 2:
-        return largest_of(c)
+    if d <= 2:
+        exact = sqrt(c[0, 0, 0, 0] if d == 1 else _surface_maximum(c))
+        return exact, exact
     bend = jnp.einsum("ikjk->ij", c)
-    v = jax.lax.stop_gradient(_top_eigenvector(jax.lax.stop_gradient(bend)))
-    return sqrt(contract("ij,i,j->", bend, v, v))
+    values, vectors = _eigenvectors(jax.lax.stop_gradient(bend))
+    v = jax.lax.stop_gradient(_best_direction(jax.lax.stop_gradient(c), vectors))
+    top = vectors[:, jnp.argmax(values)]
+    return sqrt(contract("ijkl,i,j,k,l->", c, v, v, v, v)), sqrt(contract("ij,i,j->", bend, top, top))
 
 
 def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -180,7 +172,7 @@ def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(normal_curvature(gram_from_function(saddle, jnp.zeros(2))))
         2.0
     """
-    return pointwise(lambda point: largest_of(second_form_gram(point)), gram)
+    return pointwise(lambda point: bounds_of(second_form_gram(point))[0], gram)
 
 
 def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
@@ -203,5 +195,5 @@ def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Floa
         >>> print(lower.round(4), upper.round(4))
         1.0 1.0
     """
-    upper = pointwise(lambda point: upper_bound_of(second_form_gram(point)), gram)
-    return normal_curvature(gram), upper
+    both = pointwise(lambda point: jnp.stack(bounds_of(second_form_gram(point))), gram)
+    return both[..., 0], both[..., 1]
