@@ -4,13 +4,16 @@ import os
 import sys
 from pathlib import Path
 
-# Most of the time of a test goes into compiling a program that runs once: optimise less, unless told otherwise.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A test mostly compiles programs that run once: optimise little, unless the environment says otherwise.
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
+jax.config.update(
+    "jax_disable_most_optimizations", QUICK or jax.config.read("jax_disable_most_optimizations")
+)
 
 
 @pytest.fixture
@@ -18,3 +21,12 @@ def x64():
     """Float64 within one test; the package itself never sets the flag."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def optimised():
+    """Full optimisation within one test that runs longer than it compiles."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

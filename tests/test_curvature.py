@@ -340,9 +340,9 @@ def test_batch_shapes():
         assert shape[0]["riemann"].shape == (*batch, 2, 2, 2, 2)
 
 
-@pytest.mark.parametrize("count", [12, 13, 17])
+@pytest.mark.parametrize("count", [12, 17])
 def test_many_points_are_taken_in_batches(count, x64, monkeypatch):
-    # 12 points are 3 batches of 4; 13 and 17 leave a remainder.
+    # 12 points are 3 batches of 4; 17 leaves a remainder.
     grams = gram(Jet(*(jnp.asarray(x)[:count] for x in oracle.random_jets(2, 6, COUNT, seed=3))))
 
     def total(g):

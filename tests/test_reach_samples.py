@@ -46,7 +46,7 @@ def test_it_is_the_plug_in_and_biased_upwards(cloud, x64):
 
 
 @pytest.mark.parametrize("n", [128, 1024, 8192, pytest.param(65536, marks=pytest.mark.slow)])
-def test_float32_samples_do_not_collapse(n):
+def test_float32_samples_do_not_collapse(n, optimised):
     points, tangents = ellipse(n)
     single = [np.asarray(x, np.float32) for x in (points, tangents)]
     found = reach_from_samples(*single, dimension=1)

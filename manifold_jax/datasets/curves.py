@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from manifold_jax.datasets._closed_forms import (
     TURN,
@@ -68,6 +69,17 @@ def _arc(
     )
 
 
+# Parameters of an embedding are leaves of a Partial: one compiled program serves all curves of a kind.
+
+
+def _conic(a, b, u):
+    return jnp.stack([a * jnp.cos(u[0]), b * jnp.sin(u[0])])
+
+
+def _screw(r, c, u):
+    return jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), c * u[0]])
+
+
 def circle(radius: float = 1.0, *, size: Size = None) -> Manifold:
     """Circle of radius r in the plane: X(u) = r (cos u, sin u).
 
@@ -91,7 +103,7 @@ def circle(radius: float = 1.0, *, size: Size = None) -> Manifold:
     """
     r = positive("circle", "radius", radius)
     axis = Axis("angle", 0.0, TURN, grid_sizes("circle", size, 1)[0], periodic=True, unit="rad")
-    return _arc("circle", lambda u: r * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])]), axis, r, {"radius": r})
+    return _arc("circle", Partial(_conic, r, r), axis, r, {"radius": r})
 
 
 def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -> Manifold:
@@ -124,7 +136,7 @@ def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -
 
     return _curve(
         "ellipse",
-        lambda u: jnp.stack([a * jnp.cos(u[0]), b * jnp.sin(u[0])]),
+        Partial(_conic, a, b),
         Axis("angle", 0.0, TURN, grid_sizes("ellipse", size, 1)[0], periodic=True, unit="rad"),
         speed=speed,
         curvature=lambda u: a * b / speed(u) ** 3,
@@ -175,7 +187,7 @@ def helix(
     speed = math.hypot(r, c)
     return _curve(
         "helix",
-        lambda u: jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), c * u[0]]),
+        Partial(_screw, r, c),
         Axis("angle", 0.0, stop, grid_sizes("helix", size, 1)[0], unit="rad"),
         speed=constant(speed),
         curvature=constant(r / speed**2),

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from manifold_jax.datasets._closed_forms import (
     TURN,
@@ -21,6 +22,20 @@ from manifold_jax.datasets.compose import product
 from manifold_jax.datasets.curves import circle
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
+
+# Parameters of an embedding are leaves of a Partial: one compiled program serves all surfaces of a kind.
+
+
+def _sphere(r, u):
+    point = r * jnp.stack([jnp.cos(u[-1]), jnp.sin(u[-1])])
+    for i in reversed(range(len(u) - 1)):
+        point = jnp.append(jnp.sin(u[i]) * point, r * jnp.cos(u[i]))
+    return point
+
+
+def _torus(big, r, u):
+    distance = big + r * jnp.cos(u[1])
+    return jnp.stack([distance * jnp.cos(u[0]), distance * jnp.sin(u[0]), r * jnp.sin(u[1])])
 
 
 def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Manifold:
@@ -60,12 +75,6 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
     axes = [Axis(name, 0.0, math.pi, count, unit="rad") for name, count in zip(polar, sizes, strict=False)]
     axes.append(Axis("azimuth", 0.0, TURN, sizes[-1], periodic=True, unit="rad"))
 
-    def embedding(u):
-        point = r * jnp.stack([jnp.cos(u[n - 1]), jnp.sin(u[n - 1])])
-        for i in reversed(range(n - 1)):
-            point = jnp.append(jnp.sin(u[i]) * point, r * jnp.cos(u[i]))
-        return point
-
     def scales(u):  # |X_i| = r sin u_1 ... sin u_(i-1)
         sines = jnp.append(jnp.full_like(u[:1], r), jnp.sin(u[: n - 1]))
         return jnp.cumprod(sines)
@@ -79,7 +88,7 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
         "reach": r,
         **curvature_forms(lambda u: jnp.full_like(u, 1.0 / r), n),
     }
-    return Manifold(f"sphere S^{n}", embedding, Grid(tuple(axes)), known, {"radius": r})
+    return Manifold(f"sphere S^{n}", Partial(_sphere, r), Grid(tuple(axes)), known, {"radius": r})
 
 
 def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manifold:
@@ -117,9 +126,6 @@ def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manif
     def distance(u):  # from the axis of revolution
         return big + r * jnp.cos(u[1])
 
-    def embedding(u):
-        return jnp.stack([distance(u) * jnp.cos(u[0]), distance(u) * jnp.sin(u[0]), r * jnp.sin(u[1])])
-
     def principal(u):
         return jnp.stack([jnp.cos(u[1]) / distance(u), jnp.full_like(u[1], 1.0 / r)])
 
@@ -131,7 +137,7 @@ def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manif
         "reach": min(r, big - r),
         **curvature_forms(principal, 2),
     }
-    return Manifold("torus", embedding, Grid(tuple(axes)), known, {"major": big, "minor": r})
+    return Manifold("torus", Partial(_torus, big, r), Grid(tuple(axes)), known, {"major": big, "minor": r})
 
 
 def flat_torus(dimension: int = 2, radii: float | tuple[float, ...] = 1.0, *, size: Size = None) -> Manifold:

@@ -145,17 +145,29 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
     half = math.prod(plan.block)
     value = jax.tree.map(lambda x: x[:half], both)
     comparison = jax.tree.map(lambda x: x[half:], both)
-    measures = PointMeasures(value, comparison, noise, _extent(main, grid))
+    measures = PointMeasures(value, comparison, noise, _extent(main, chart_ranges(grid, dtype)))
     return jax.tree.map(lambda leaf: leaf.reshape(plan.block), measures)
 
 
-def exact_measures(gram: JetGram, grid: Grid) -> PointMeasures:
-    """Measures of points ``(n,)`` from exact jets; only rounding is uncertain."""
+def chart_ranges(grid: Grid, dtype: DType) -> Float[Array, "d"]:
+    """Length of every axis."""
+    return jnp.asarray([axis.stop - axis.start for axis in grid.axes], dtype)
+
+
+def exact_measures(gram: JetGram, ranges: Float[Array, "d"]) -> PointMeasures:
+    """Measures of points ``(n,)`` from exact jets; only rounding is uncertain.
+
+    Args:
+        gram: Grams of the points.
+        ranges: Length of every axis of the chart.
+
+    Returns:
+        Fields ``(n,)``; the comparison is the value itself.
+    """
     noise = 8 * jnp.finfo(gram.metric.dtype).eps
     values = map_points(point_fields, gram)
-    extent = _extent(gram, grid)
+    extent = _extent(gram, ranges)
     # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
-    ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
     first = jnp.maximum(_lengths(gram), extent[:, None] / ranges)
     bend = sqrt(jnp.einsum("...ijij->...ij", gram.second))
     second = jnp.maximum(bend, extent[:, None, None] / (ranges[:, None] * ranges))
@@ -174,6 +186,5 @@ def _spread(per_axis: list[Array]) -> Array:
     return mesh.reshape(-1, len(per_axis))
 
 
-def _extent(gram: JetGram, grid: Grid) -> Array:
-    ranges = jnp.asarray([axis.stop - axis.start for axis in grid.axes], gram.metric.dtype)
+def _extent(gram: JetGram, ranges: Float[Array, "d"]) -> Array:
     return sqrt(jnp.sum((_lengths(gram) * ranges) ** 2, axis=-1))

@@ -15,7 +15,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import BlockGrams, host_block, map_blocks, reassemble
-from manifold_jax.geometry.fields import Fields, PointMeasures, exact_measures, grid_measures, plain_fields
+from manifold_jax.geometry.fields import (
+    Fields,
+    PointMeasures,
+    chart_ranges,
+    exact_measures,
+    grid_measures,
+    plain_fields,
+)
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function, unpack_gram
 from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
@@ -231,9 +238,9 @@ def _measure_blocks(
     return jax.tree.map(lambda leaf: reassemble(jnp.asarray(leaf), plan), stacked)
 
 
-@partial(jax.jit, static_argnames=("grid", "batch_size"))
-def _exact_group(embedding: Any, coordinates: Any, grid: Grid, batch_size: int | None) -> PointMeasures:
-    return exact_measures(gram_from_function(embedding, coordinates, batch_size=batch_size), grid)
+@partial(jax.jit, static_argnames="batch_size")
+def _exact_group(embedding: Any, coordinates: Any, ranges: Any, batch_size: int | None) -> PointMeasures:
+    return exact_measures(gram_from_function(embedding, coordinates, batch_size=batch_size), ranges)
 
 
 def _measure_exactly(
@@ -245,18 +252,20 @@ def _measure_exactly(
     traced: bool,
 ) -> PointMeasures:
     """Fields on the whole grid by automatic differentiation."""
+    ranges = chart_ranges(grid, source.dtype)
     if traced:
         flat = grid.coordinates(source.dtype).reshape(-1, grid.ndim)
         gram = gram_from_function(source.points, flat, batch_size=batch_size)
-        return jax.tree.map(lambda leaf: leaf.reshape(grid.shape), exact_measures(gram, grid))
+        return jax.tree.map(lambda leaf: leaf.reshape(grid.shape), exact_measures(gram, ranges))
     coordinates = np.asarray(grid.coordinates(source.dtype)).reshape(-1, grid.ndim)
-    size = min(grid.size, max(256, -(-grid.size // 64)))
+    # Few sizes, so that small grids share a program.
+    size = max(min(256, 1 << (grid.size - 1).bit_length()), -(-grid.size // 64))
     count = -(-grid.size // size)
     padded = np.pad(coordinates, ((0, count * size - grid.size), (0, 0)), mode="edge")
     pieces = padded.reshape(count, size, grid.ndim)
 
     def run(numbers: np.ndarray) -> PointMeasures:
-        fields = _exact_group(source.points, jnp.asarray(pieces[numbers[0]]), grid, batch_size)
+        fields = _exact_group(source.points, jnp.asarray(pieces[numbers[0]]), ranges, batch_size)
         return jax.tree.map(lambda leaf: leaf[None], fields)
 
     stacked = _in_groups(run, count, 1, size, grid.size, progress, partial_result)

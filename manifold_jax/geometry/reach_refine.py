@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.fields import exact_measures
+from manifold_jax.geometry.fields import chart_ranges, exact_measures
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.jet import gram_from_function
 
@@ -19,7 +20,6 @@ _MARQUARDT_STEPS = 40
 _FARTHEST = 8.0
 
 
-@partial(jax.jit, static_argnames="grid")
 def largest_curvature(
     embedding: Any, start: Float[Array, "d"], grid: Grid
 ) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""]]:
@@ -37,14 +37,21 @@ def largest_curvature(
     Returns:
         The chart point reached, its largest normal curvature, and the rounding error of that.
     """
+    low = jnp.asarray([-math.inf if a.periodic else a.start for a in grid.axes], start.dtype)
+    high = jnp.asarray([math.inf if a.periodic else a.stop for a in grid.axes], start.dtype)
+    spacing, ranges = jnp.asarray(grid.spacing, start.dtype), chart_ranges(grid, start.dtype)
+    return _pattern_search(embedding, start, spacing, ranges, (low, high))
+
+
+@jax.jit
+def _pattern_search(
+    embedding: Any, start: Array, spacing: Array, ranges: Array, box: tuple[Array, Array]
+) -> tuple[Array, Array, Array]:
     d = start.shape[0]
     moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
-    spacing = jnp.asarray(grid.spacing, start.dtype)
-    low = jnp.asarray([-jnp.inf if a.periodic else a.start for a in grid.axes], start.dtype)
-    high = jnp.asarray([jnp.inf if a.periodic else a.stop for a in grid.axes], start.dtype)
 
     def curvature(points: Array) -> tuple[Array, Array]:
-        measures = exact_measures(gram_from_function(embedding, points), grid)
+        measures = exact_measures(gram_from_function(embedding, points), ranges)
         return measures.value.normal_curvature, measures.rounding.normal_curvature
 
     def unfinished(state: tuple[Array, ...]) -> Array:
@@ -52,7 +59,7 @@ def largest_curvature(
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         point, _, _, size, count = state
-        tried = jnp.clip(point + moves * size, low, high)
+        tried = jnp.clip(point + moves * size, *box)
         value, noise = curvature(tried)
         best = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
         return tried[best], value[best], noise[best], jnp.where(best == 0, size / 2, size), count + 1
