@@ -262,10 +262,10 @@ def output_length(
 def fisher_rao_distance(
     log_p: Float[Array, "*batch C"], log_q: Float[Array, "*batch C"]
 ) -> Float[Array, "*batch"]:
-    """2 arccos sum_y sqrt(p_y q_y): the shortest way between two distributions (Rao,
-    Bull. Calcutta Math. Soc. 37, 1945).
+    """2 arccos sum_y sqrt(p_y q_y): the shortest way between two distributions.
 
-    Computed as 4 arcsin(|sqrt p - sqrt q| / 2), which keeps its digits for distributions that are near.
+    Rao, Bull. Calcutta Math. Soc. 37 (1945). Computed as
+    4 arcsin(|sqrt p - sqrt q| / 2), which keeps its digits for distributions that are near.
 
     Args:
         log_p: Log-probabilities ``(..., C)``.

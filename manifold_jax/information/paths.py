@@ -43,7 +43,8 @@ class HorizontalPath(NamedTuple):
         horizontal: At the end, the horizontal part of the rest of the way, |P(d - x)| / |d - x|; 0 where the
             path cannot come nearer.
         length: Of the path.
-        drift: Summed estimates of how far each step left the leaf, to be compared with ``length``.
+        drift: Summed estimates of how far each step left the leaf, to be compared with ``length``. First
+            order: what later steps make of an early departure is not in it.
         clipped: Summed length that the clip undid; 0 without a clip.
         clip: Whether values were clipped after every step, which leaves the leaf.
         rejected: Steps tried in vain, by the error control.
@@ -137,8 +138,8 @@ def horizontal_path(
     """Follow the leaf of ``source`` towards ``destination``.
 
     x <- x + h P_x(d - x) / |P_x(d - x)|, P_x the projection on D_x: Algorithm 1 of Grementieri & Fioresi
-    (SIAM J. Imaging Sci. 15, 2022), the normalised gradient flow of |x - d|^2 / 2 on the leaf. It ends near d, or
-    where d - x is vertical. The last step is shortened to |P_x(d - x)|, lest it run past that place.
+    (SIAM J. Imaging Sci. 15, 2022), the normalised gradient flow of |x - d|^2 / 2 on the leaf. It ends
+    near d, or where d - x is vertical. The last step is shortened to |P_x(d - x)|, lest it run past that place.
 
     For a batch of pairs use ``jax.vmap``: one loop, which ends with its last member; those that have ended
     stay where they are. A ``jax.tree_util.Partial(apply, params)`` is compiled once for all parameters.
