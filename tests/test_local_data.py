@@ -97,13 +97,14 @@ def test_saturated_softmax_keeps_the_distribution():
     product = mj.local_data_matvec(single, short, jnp.asarray(v, jnp.float32))
     assert np.abs(product - want @ v).max() < 1e-4 * np.abs(want @ v).max()
     assert float(mj.local_data_trace(single, short)) == pytest.approx(np.trace(want), rel=1e-4)
-    # Every eigenvalue has its own relative accuracy, down to 1e-20 of the largest.
+    # Every eigenvalue has its own relative accuracy.
     p = classifier.analytic(params, x)[0]
     rows = np.sqrt(p)[:, None] * classifier.score_rows(params, x)
     with jax.enable_x64(True):
         exact = np.asarray(singular_rows(jnp.asarray(rows))[0]) ** 2
-    assert exact[6] < 1e-6 * exact[0]
-    np.testing.assert_allclose(mj.local_data_spectrum(single, short)[0][:7], exact[:7], rtol=1e-3)
+    normal = exact > 1e-37  # smaller ones are no normal numbers of float32
+    assert exact[normal].min() < 1e-10 * exact[0]
+    np.testing.assert_allclose(mj.local_data_spectrum(single, short)[0][normal], exact[normal], rtol=1e-3)
 
 
 def test_rank_of_calm_and_of_degenerate_networks(x64):

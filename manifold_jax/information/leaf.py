@@ -71,7 +71,7 @@ def leaf_projection(
     max_steps: int = 5000,
     tolerance: float = 1e-3,
     clip: tuple[float, float] | None = None,
-    step: Step = "decreasing",
+    step: Step = "fixed",
     error_tolerance: float | None = None,
     rtol: float | None = None,
 ) -> LeafProjection:
@@ -89,8 +89,8 @@ def leaf_projection(
         tolerance: Horizontal share of the chord at which it counts as vertical; also the distance, relative
             to that of the anchor, at which ``x`` counts as lying on the leaf.
         clip: As for :func:`horizontal_path`.
-        step: As for :func:`horizontal_path`. With ``"decreasing"``, steps to and fro across the kinks of a
-            ReLU network die out; such an end is not ``converged``, its ``horizontal`` share says how far.
+        step: As for :func:`horizontal_path`. Steps to and fro across a kink of a ReLU network slide along it
+            and off the leaf: ``drift`` says how far.
         error_tolerance: As for :func:`horizontal_path`.
         rtol: As for :func:`horizontal_basis`.
 
@@ -145,7 +145,7 @@ def leaf_distance(
     max_steps: int = 5000,
     tolerance: float = 1e-3,
     clip: tuple[float, float] | None = None,
-    step: Step = "decreasing",
+    step: Step = "fixed",
 ) -> Float[Array, ""]:
     """Distance of x to the leaf of an anchor: that of :func:`leaf_projection`, NaN where that has not ended.
 

@@ -18,8 +18,8 @@ from manifold_jax.information.rows import norm, unit
 Step = Literal["fixed", "decreasing", "controlled"]
 STEPS = ("fixed", "decreasing", "controlled")
 
-_SMALLEST = 2.0**-20
-_SMALLEST_CONTROLLED = 2.0**-10
+_SMALLEST = 2.0**-10
+_DECAY = 100
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 2.0
 
 
@@ -30,7 +30,7 @@ class PathStatus(enum.IntEnum):
         STEPS_USED: All steps were made (the normal end of a vertical walk).
         CONVERGED: The destination is within the tolerance.
         STALLED: There is nowhere to go: the wanted direction is orthogonal to the distribution (or, for a
-            vertical walk, inside of it), the clip undoes every step, or the decreasing step has vanished.
+            vertical walk, inside of it), or the clip undoes the whole step.
         NOT_FINITE: The network returned NaN or infinite values.
     """
 
@@ -132,9 +132,12 @@ class _Field(NamedTuple):
         return reject(basis, chord) if self.plan.horizontal else project(basis, chord)
 
     def reach(self, walk: Walk) -> Array:
-        """Length of the next step: a horizontal one never passes the nearest point of the plane D_x."""
+        """Length of the next step: a horizontal one never passes the nearest point of the plane D_x.
+
+        There the direction turns round, so that the error control, which looks ahead, goes half of the way.
+        """
         if self.plan.horizontal:
-            return jnp.minimum(walk.size, walk.pull)
+            return jnp.minimum(walk.size, walk.pull / 2 if self.plan.step == "controlled" else walk.pull)
         return jnp.where(walk.pull > 0, walk.size, 0.0)
 
 
@@ -146,11 +149,14 @@ def _propose(field: _Field, walk: Walk, settings: Settings) -> tuple[Array, Arra
     """
     h = field.reach(walk)
     move = h * walk.heading
-    if field.plan.step != "controlled":
+    if field.plan.step == "decreasing":
+        # A divergent sum goes everywhere; the sum of squares, which bounds the drift, converges.
+        return move, jnp.asarray(True), settings.step_size / (1 + (walk.steps + 1) / _DECAY)
+    if field.plan.step == "fixed":
         return move, jnp.asarray(True), walk.size
     ahead = field.look(walk.x + move)[2]
     error = norm(ahead - walk.heading) * h / 2
-    smallest = _SMALLEST_CONTROLLED * settings.step_size
+    smallest = _SMALLEST * settings.step_size
     accepted = (error <= settings.error_tolerance) | (h <= smallest) | jnp.isnan(error)
     ratio = settings.error_tolerance / jnp.where(error > 0, error, 1.0)
     factor = jnp.where(error > 0, jnp.clip(_SAFETY * jnp.sqrt(ratio), _LEAST, _MOST), _MOST)
@@ -172,12 +178,9 @@ def _advance(field: _Field, walk: Walk, settings: Settings) -> Walk:
     chord = x - walk.x
     log_p, basis, heading, pull, distance = field.look(x)
     begun = walk.steps >= 0
-    if field.plan.step == "decreasing":
-        size = jnp.where(begun & (distance >= walk.distance), size / 2, size)
     off = norm(field.off(walk.basis, chord) + field.off(basis, chord)) / 2
     blocked = begun & accepted & (norm(chord) == 0)
     lost = (pull <= settings.stationarity * field.aim_length(x)) | blocked
-    lost = lost | (size <= _SMALLEST * settings.step_size)
     arrived = (distance <= settings.tolerance) & field.plan.horizontal
     finite = jnp.isfinite(pull) & jnp.isfinite(distance) & jnp.isfinite(log_p).all()
     status = jnp.where(arrived, PathStatus.CONVERGED, jnp.where(lost, PathStatus.STALLED, 0))
@@ -290,10 +293,10 @@ def checked_count(value: Any, name: str) -> int:
     return int(value)
 
 
-def checked_step(step: str, allowed: tuple[str, ...] = STEPS) -> Any:
+def checked_step(step: Any) -> Step:
     """One of the step rules."""
-    if step not in allowed:
-        raise ValueError(f"step must be one of {', '.join(map(repr, allowed))}, got {step!r}.")
+    if step not in STEPS:
+        raise ValueError(f"step must be one of {', '.join(map(repr, STEPS))}, got {step!r}.")
     return step
 
 
