@@ -71,3 +71,18 @@ def defect(params, x):
     ]
     brackets = np.array(brackets)
     return np.linalg.norm(brackets - brackets @ axes.T @ axes) / np.linalg.norm(brackets)
+
+
+def linear(weights):
+    """Linear softmax model as a Partial of its weights."""
+    return jax.tree_util.Partial(linear_apply, jnp.asarray(weights))
+
+
+def linear_apply(weights, x):
+    return jax.nn.log_softmax(weights @ x.ravel())
+
+
+def centred_projector(jacobian):
+    """Projection on the span of J_y - mean J, by NumPy's pseudo-inverse."""
+    centred = jacobian - jacobian.mean(axis=0)
+    return np.linalg.pinv(centred) @ centred

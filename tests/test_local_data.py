@@ -7,16 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifier import linear
 
 import manifold_jax as mj
 from manifold_jax.information.rows import orthonormal_rows, singular_rows
 
 PARAMS = classifier.weights()
 X = np.random.default_rng(1).normal(size=6)
-
-
-def linear(weights):
-    return jax.tree_util.Partial(lambda w, x: jax.nn.log_softmax(w @ x.ravel()), jnp.asarray(weights))
 
 
 def test_linear_softmax_has_the_closed_form(x64):
@@ -108,16 +105,16 @@ def test_saturated_softmax_keeps_the_distribution():
 
 
 def test_rank_of_calm_and_of_degenerate_networks(x64):
-    log_prob = classifier.network(PARAMS)
-    assert tuple(map(int, mj.local_data_rank(log_prob, X))) == (3, 3)
+    log_prob, rank = classifier.network(PARAMS), jax.jit(mj.local_data_rank)
+    assert tuple(map(int, rank(log_prob, X))) == (3, 3)
     # Classes that differ in one direction only; two inputs cannot carry more than rank 2.
     line = linear(np.outer([1.0, 2.0, 3.0, 5.0], np.ones(6)))
-    assert tuple(map(int, mj.local_data_rank(line, X))) == (1, 1)
+    assert tuple(map(int, rank(line, X))) == (1, 1)
     wide = linear(np.random.default_rng(0).normal(size=(7, 2)))
-    assert tuple(map(int, mj.local_data_rank(wide, X[:2]))) == (2, 2)
-    assert tuple(map(int, mj.local_data_rank(linear(np.zeros((4, 6))), X))) == (0, 0)
+    assert tuple(map(int, rank(wide, X[:2]))) == (2, 2)
+    assert tuple(map(int, rank(linear(np.zeros((4, 6))), X))) == (0, 0)
     assert int(mj.local_data_rank(log_prob, X, rtol=0.999).matrix) == 1
-    lost = jax.jit(mj.local_data_rank)(linear(np.full((4, 6), np.nan)), X)
+    lost = rank(linear(np.full((4, 6), np.nan)), X)
     assert tuple(map(int, lost)) == (-1, -1)
 
 
@@ -292,6 +289,7 @@ def dense_fisher(params, x):
     return rows.T @ (p[:, None] * rows)
 
 
+@pytest.mark.slow
 def test_fisher_agrees_with_the_dense_matrix(x64):
     params = jax.tree.map(jnp.asarray, classifier.weights(n=3, hidden=4, classes=3))
     x = jnp.asarray(X[:3])
