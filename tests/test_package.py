@@ -9,18 +9,25 @@ import jax
 import pytest
 
 import manifold_jax
-from manifold_jax import geometry
+from manifold_jax import geometry, information
 
 HEAVY = ("flax", "matplotlib", "xarray", "PIL", "pooch", "typer", "rich", "optax")
-PUBLIC = [name for name in vars(geometry) if not name.startswith("_")]
-PUBLIC = [name for name in PUBLIC if not inspect.ismodule(getattr(geometry, name))]
+PUBLIC = {
+    name: value
+    for room in (geometry, information)
+    for name, value in vars(room).items()
+    if not name.startswith("_") and not inspect.ismodule(value)
+}
 # fmt: off
 EXPECTED = [
     "Axis", "Grid", "Jet", "JetGram", "jet_from_function", "jet_from_grid", "gram", "gram_from_function",
     "gram_from_grid", "metric", "volume_element", "christoffel", "riemann", "ricci", "scalar_curvature",
     "mean_curvature", "second_form_norm", "normal_curvature", "normal_curvature_bounds",
     "sectional_curvature", "second_fundamental_form", "integrate", "measure", "Geometry", "Estimate",
-    "Manifold",
+    "Manifold", "local_data_factor", "local_data_matrix", "local_data_matvec", "local_data_trace",
+    "local_data_spectrum", "fisher_factor", "fisher_matvec", "fisher_trace", "fisher_spectrum",
+    "horizontal_basis", "horizontal_projection", "vertical_projection", "horizontal_path", "vertical_walk",
+    "involutivity_defect", "leaf_projection",
 ]
 # fmt: on
 
@@ -50,20 +57,20 @@ def test_fixed_names_are_public(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_geometry_names_are_re_exported(name):
-    assert getattr(manifold_jax, name) is getattr(geometry, name)
+def test_names_are_re_exported(name):
+    assert getattr(manifold_jax, name) is PUBLIC[name]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_names_are_documented(name):
-    doc = inspect.getdoc(getattr(geometry, name))
+    doc = inspect.getdoc(PUBLIC[name])
     assert doc is not None
     assert len(doc.split()) > 5
 
 
-@pytest.mark.parametrize("name", [n for n in PUBLIC if inspect.isroutine(getattr(geometry, n))])
+@pytest.mark.parametrize("name", [n for n in PUBLIC if inspect.isroutine(PUBLIC[n])])
 def test_public_functions_have_an_example(name):
-    doc = inspect.getdoc(getattr(geometry, name))
+    doc = inspect.getdoc(PUBLIC[name])
     missing = [part for part in ("Args:", "Returns:", "Example:", ">>>") if part not in doc]
     assert not missing, f"{name} lacks {missing}"
 

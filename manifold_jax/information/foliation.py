@@ -1,0 +1,244 @@
+"""The foliation of a classifier: the distribution D_x, horizontal and vertical parts, involutivity.
+
+D_x is spanned by the scores grad_x log p_y, at most C - 1 dimensions of n. Horizontal directions lie in D_x;
+vertical ones are orthogonal to it, and leave p unchanged to first order. Grementieri & Fioresi (SIAM J.
+Imaging Sci. 15, 2022), section 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from manifold_jax.information.fisher import Apply, at_input
+from manifold_jax.information.local_data import rank_tolerance
+from manifold_jax.information.log_prob import (
+    LogProb,
+    centred,
+    checked_batch_size,
+    checked_input,
+    checked_vector,
+    map_blocks,
+    scores,
+)
+from manifold_jax.information.rows import HIGHEST, OrthonormalRows, orthonormal_rows, safe_sqrt
+
+
+def span(rows: Float[Array, "C n"], rtol: float | None = None) -> OrthonormalRows:
+    """Orthonormal basis of D_x from the scores."""
+    return orthonormal_rows(centred(rows), rank_tolerance(rtol, rows))
+
+
+def project(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Q^T Q v."""
+    return jnp.matmul(jnp.matmul(basis, v, precision=HIGHEST), basis, precision=HIGHEST)
+
+
+def reject(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"]:
+    """V - Q^T Q v, twice, so that it is orthogonal to the last digit."""
+    v = v - project(basis, v)
+    return v - project(basis, v)
+
+
+def horizontal_basis(
+    log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
+) -> Float[Array, "C n"]:
+    """Orthonormal basis of the distribution D_x = span of grad_x log p_y.
+
+    Found from the centred scores J_y - mean J, which stay well conditioned where p saturates, by row-pivoted
+    Gram-Schmidt.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        x: One input of any shape, n numbers.
+        rtol: Pivots at most this times the first count as zero; by default max(C, n) times the machine
+            epsilon.
+        batch_size: Classes differentiated at once.
+
+    Returns:
+        ``(C, n)``, rows orthonormal, zero past the numerical rank.
+
+    Raises:
+        ValueError: ``log_prob`` does not return log-probabilities, ``x`` is not floating-point or not
+            finite, or ``rtol`` is not in [0, 1).
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import horizontal_basis
+        >>> print(abs(horizontal_basis(jax.nn.log_softmax, jnp.zeros(2))).round(3))
+        [[0.707 0.707]
+         [0.    0.   ]]
+    """
+    x = checked_input(log_prob, x)
+    return span(scores(log_prob, x, batch_size)[1], rtol).basis
+
+
+def horizontal_projection(
+    log_prob: LogProb, x: Float[Array, "*shape"], v: Float[Array, "*shape"], *, rtol: float | None = None
+) -> Float[Array, "*shape"]:
+    """The part of v in D_x.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        x: One input of any shape.
+        v: A vector in the shape of ``x``.
+        rtol: As for :func:`horizontal_basis`.
+
+    Returns:
+        In the shape of ``x``.
+
+    Raises:
+        ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import horizontal_projection
+        >>> print(horizontal_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
+        [ 0.5 -0.5]
+    """
+    x = checked_input(log_prob, x)
+    v = checked_vector(v, x)
+    return project(span(scores(log_prob, x)[1], rtol).basis, jnp.ravel(v)).reshape(x.shape)
+
+
+def vertical_projection(
+    log_prob: LogProb, x: Float[Array, "*shape"], v: Float[Array, "*shape"], *, rtol: float | None = None
+) -> Float[Array, "*shape"]:
+    """The part of v orthogonal to D_x: along it p does not change to first order.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        x: One input of any shape.
+        v: A vector in the shape of ``x``.
+        rtol: As for :func:`horizontal_basis`.
+
+    Returns:
+        In the shape of ``x``.
+
+    Raises:
+        ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import vertical_projection
+        >>> print(vertical_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
+        [0.5 0.5]
+    """
+    x = checked_input(log_prob, x)
+    v = checked_vector(v, x)
+    return reject(span(scores(log_prob, x)[1], rtol).basis, jnp.ravel(v)).reshape(x.shape)
+
+
+def _bracket_squares(
+    log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_size: int | None
+) -> Float[Array, "3"]:
+    """Sums over pairs a < b of |bracket|^2, |vertical part|^2, and the squares the bracket is made of."""
+    log_p, rows = scores(log_prob, x)
+    basis = span(rows, rtol).basis
+    count = log_p.shape[0]
+    first, second = (jnp.asarray(i) for i in np.triu_indices(count, 1))
+
+    def hessian_product(y: Int[Array, ""], v: Float[Array, "n"]) -> Float[Array, "n"]:
+        """(d^2 log p_y) v, forward over reverse."""
+        one = (jnp.arange(count) == y).astype(log_p.dtype)
+        return jax.jvp(lambda z: jax.vjp(log_prob, z)[1](one)[0], (x,), (v,))[1]
+
+    def squares(a: Int[Array, ""], b: Int[Array, ""]) -> Float[Array, "3"]:
+        there, back = hessian_product(b, rows[a]), hessian_product(a, rows[b])
+        bracket = there - back
+        made_of = jnp.sum(there**2) + jnp.sum(back**2)
+        return jnp.stack([jnp.sum(bracket**2), jnp.sum(reject(basis, bracket) ** 2), made_of])
+
+    batch = checked_batch_size(batch_size, len(first), x.size)
+    return jnp.sum(map_blocks(squares, first, second, batch_size=batch), axis=0)
+
+
+def _defect(
+    log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_size: int | None
+) -> Float[Array, ""]:
+    total, vertical, made_of = _bracket_squares(log_prob, x, rtol, batch_size)
+    # A bracket that cancels to rounding errors is 0; its direction would be noise.
+    vanishes = total <= (16 * jnp.finfo(x.dtype).eps) ** 2 * made_of
+    return jnp.where(vanishes, 0.0, safe_sqrt(vertical / jnp.where(vanishes, 1.0, total)))
+
+
+def involutivity_defect(
+    log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
+) -> Float[Array, ""]:
+    """How far the distribution is from involutive: |vertical part| / |all| of the brackets of the scores.
+
+    [grad log p_a, grad log p_b] = H_b grad log p_a - H_a grad log p_b (H the Hessians), over all pairs a < b
+    in the Frobenius norm, from Hessian-vector products. By Frobenius' theorem leaves through x exist where it
+    vanishes all around. With ReLU it does inside every linear region: all H_y are - J^T (diag p - p p^T) J
+    there, which maps into D_x.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities, twice differentiable at ``x``.
+        x: One input of any shape.
+        rtol: As for :func:`horizontal_basis`.
+        batch_size: Pairs of classes at once; by default 16 MiB of vectors.
+
+    Returns:
+        From 0 to 1; 0 where the brackets vanish.
+
+    Raises:
+        ValueError: As :func:`horizontal_basis`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import involutivity_defect
+        >>> warped = lambda x: jax.nn.log_softmax(jnp.stack([x[0], x[1] + x[0] * x[2], 0.0]))
+        >>> print(involutivity_defect(warped, jnp.array([0.1, 0.2, 0.3])) > 0.1)
+        True
+    """
+    x = checked_input(log_prob, x)
+    return _defect(lambda z: log_prob(z.reshape(x.shape)), jnp.ravel(x), rtol, batch_size)
+
+
+def fisher_involutivity_defect(
+    apply: Apply,
+    params: Any,
+    x: Float[Array, "*shape"],
+    *,
+    rtol: float | None = None,
+    batch_size: int | None = None,
+) -> Float[Array, ""]:
+    """The same for the distribution that the local Fisher matrix defines over the parameters.
+
+    It is not involutive in general, not even with ReLU (Grementieri & Fioresi, SIAM J. Imaging Sci. 15,
+    2022, remark that of F).
+
+    Args:
+        apply: Parameters and one input to ``(C,)`` log-probabilities.
+        params: Pytree of floating-point arrays.
+        x: One input of any shape.
+        rtol: As for :func:`horizontal_basis`.
+        batch_size: Pairs of classes at once; by default 16 MiB of vectors.
+
+    Returns:
+        From 0 to 1; 0 where the brackets vanish.
+
+    Raises:
+        ValueError: As :func:`fisher_factor`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import fisher_involutivity_defect
+        >>> apply = lambda w, x: jax.nn.log_softmax(w["out"] @ jnp.tanh(w["in"] @ x))
+        >>> w = {"in": jnp.eye(3), "out": jnp.eye(3) + 0.5}
+        >>> print(fisher_involutivity_defect(apply, w, jnp.array([1.0, 0.5, -1.0])) > 0.01)
+        True
+    """
+    function, params = at_input(apply, params, x)
+    flat, unravel = ravel_pytree(params)
+    return _defect(lambda w: function(unravel(w)), flat, rtol, batch_size)

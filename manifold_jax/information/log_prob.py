@@ -1,0 +1,176 @@
+"""What a classifier must be: a function from one input to log-probabilities. Checks and derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+LogProb = Callable[[Any], Array]
+
+_NUMBERS_AT_ONCE = 2**22
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any leaf is a tracer, so that values cannot be looked at."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def as_input(x: Any, name: str = "x") -> Array:
+    """One input as a floating-point array with finite values."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must be a floating-point array, got {x.dtype} of shape {x.shape}: "
+            "scale integer images to [0, 1], as in image / 255."
+        )
+    if x.size == 0:
+        raise ValueError(f"{name} must hold at least one number, got shape {x.shape}.")
+    if not is_traced(x) and not np.isfinite(np.asarray(x)).all():
+        raise ValueError(f"{name} holds NaN or infinite values: leave such inputs out.")
+    return x
+
+
+def check_log_prob(log_prob: LogProb, x: Any) -> None:
+    """Refuse a function that does not return log-probabilities.
+
+    The shape is checked always, the values (``logsumexp == 0``) where they are not traced: call this once,
+    outside of ``jit`` and ``vmap``, before a compiled run.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        x: One input (or a parameter pytree) to try it with.
+
+    Returns:
+        Nothing, where all is well.
+
+    Raises:
+        ValueError: The result is not one-dimensional or not floating-point, there is only one class, or the
+            values look like logits, like probabilities, or hold NaN or -inf.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import check_log_prob
+        >>> check_log_prob(jax.nn.softmax, jnp.array([1.0, 2.0, 4.0]))
+        Traceback (most recent call last):
+            ...
+        ValueError: log_prob returned probabilities (they sum to 1): return log-probabilities,
+        best jax.nn.log_softmax(logits).
+    """
+    if not callable(log_prob):
+        raise ValueError(f"log_prob must be a function of one input, got {type(log_prob).__name__}.")
+    values = jax.eval_shape(log_prob, x) if is_traced(x) else log_prob(x)
+    shape = getattr(values, "shape", None)
+    if shape is None or len(shape) != 1 or shape[0] < 2:
+        raise ValueError(
+            f"log_prob must return (C,) log-probabilities of one input, C at least 2, got "
+            f"{type(values).__name__ if shape is None else f'shape {shape}'}: wrap a network of batches as "
+            "lambda x: network(x[None])[0]."
+        )
+    dtype = values.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"log_prob must return floating-point log-probabilities, got {dtype}.")
+    if not isinstance(values, jax.ShapeDtypeStruct) and not is_traced(values):
+        _check_values(np.asarray(values.astype(jnp.promote_types(dtype, jnp.float32)), np.float64), dtype)
+
+
+def _check_values(values: Float[np.ndarray, "C"], dtype: Any) -> None:
+    """A look at concrete values: NaN, -inf, probabilities, logits."""
+    advice = "best jax.nn.log_softmax(logits)"
+    if np.isnan(values).any():
+        raise ValueError(f"log_prob returned NaN for class {np.argmax(np.isnan(values))}: check the network.")
+    if np.isinf(values).any():
+        raise ValueError(
+            f"log_prob is infinite for class {np.argmax(np.isinf(values))}, and has no gradient there: do "
+            f"not take the logarithm of a softmax, {advice}."
+        )
+    tolerance = max(1e-3, 16 * float(jnp.finfo(dtype).eps))
+    total = values.max() + np.log(np.sum(np.exp(values - values.max())))
+    if abs(total) <= tolerance:
+        return
+    if values.min() >= 0 and abs(values.sum() - 1) <= tolerance:
+        raise ValueError(
+            f"log_prob returned probabilities (they sum to 1): return log-probabilities, {advice}."
+        )
+    raise ValueError(
+        f"log_prob returned what looks like logits (their log-sum-exp is {total:.3g}, not 0): return "
+        f"log-probabilities, {advice}."
+    )
+
+
+def checked_input(log_prob: LogProb, x: Any, name: str = "x") -> Array:
+    """One input, checked together with the function."""
+    x = as_input(x, name)
+    check_log_prob(log_prob, x)
+    return x
+
+
+def checked_vector(v: Any, x: Array, name: str = "v") -> Array:
+    """A vector in the shape and dtype of x."""
+    v = jnp.asarray(v)
+    if v.shape != x.shape or not jnp.issubdtype(v.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must be a floating-point array in the shape {x.shape} of x, got {v.dtype} of shape "
+            f"{v.shape}."
+        )
+    return v.astype(x.dtype)
+
+
+def checked_batch_size(batch_size: int | None, classes: int, size: int) -> int:
+    """Classes differentiated at once; by default 16 MiB of gradients in float32."""
+    if batch_size is None:
+        return max(1, min(classes, _NUMBERS_AT_ONCE // max(size, 1)))
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}.")
+    return min(int(batch_size), classes)
+
+
+def map_blocks(function: Callable[..., Any], *arguments: Array, batch_size: int) -> Any:
+    """``vmap`` over the first axis, a block at a time."""
+    if batch_size >= arguments[0].shape[0]:
+        return jax.vmap(function)(*arguments)
+    return jax.lax.map(lambda args: function(*args), arguments, batch_size=batch_size)
+
+
+def score_cotangent(log_p: Float[Array, "C"], y: Int[Array, ""]) -> Float[Array, "C"]:
+    """Cotangent whose pull-back is the score grad log p_y.
+
+    e_y, save for the most likely class k: by E_y[grad log p_y] = 0 its score is - sum_(j != k) (p_j / p_k)
+    grad log p_j, which keeps its digits where p_k rounds to 1.
+    """
+    classes = jnp.arange(log_p.shape[0])
+    k = jnp.argmax(log_p)
+    others = jnp.where(classes == k, 0.0, -jnp.exp(log_p - log_p[k]))
+    return jnp.where(y == k, others, (classes == y).astype(log_p.dtype))
+
+
+def map_scores(
+    function: LogProb, at: Any, batch_size: int | None, of: Callable[[Array, Any], Any]
+) -> tuple[Float[Array, "C"], Any]:
+    """Log p ``(C,)``, and ``of(log p_y, grad log p_y)`` stacked over the classes, a block at a time."""
+    log_p, pull = jax.vjp(function, at)
+    size = sum(leaf.size for leaf in jax.tree.leaves(at))
+    batch = checked_batch_size(batch_size, log_p.shape[0], size)
+
+    def one(y: Int[Array, ""]) -> Any:
+        return of(log_p[y], pull(score_cotangent(log_p, y))[0])
+
+    return log_p, map_blocks(one, jnp.arange(log_p.shape[0]), batch_size=batch)
+
+
+def scores(
+    log_prob: LogProb, x: Array, batch_size: int | None = None
+) -> tuple[Float[Array, "C"], Float[Array, "C n"]]:
+    """Log p ``(C,)`` and the scores a_y = grad_x log p_y ``(C, n)``."""
+    return map_scores(log_prob, x, batch_size, lambda _, score: jnp.ravel(score))
+
+
+def centred(rows: Float[Array, "C n"]) -> Float[Array, "C n"]:
+    """Scores less their mean, J_y - mean J: they span D_x and do not depend on p."""
+    return rows - jnp.mean(rows, axis=0)
