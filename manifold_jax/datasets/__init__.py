@@ -1,5 +1,6 @@
 """Data sets whose geometry is controlled."""
 
+from manifold_jax.datasets.cifar10 import cifar10 as cifar10
 from manifold_jax.datasets.coil20 import coil20 as coil20
 from manifold_jax.datasets.coil20 import read_coil20 as read_coil20
 from manifold_jax.datasets.compose import product as product
@@ -9,6 +10,9 @@ from manifold_jax.datasets.curves import ellipse as ellipse
 from manifold_jax.datasets.curves import helix as helix
 from manifold_jax.datasets.curves import parallel_circles as parallel_circles
 from manifold_jax.datasets.curves import two_moons as two_moons
+from manifold_jax.datasets.idx import LabelledImages as LabelledImages
+from manifold_jax.datasets.idx import fashion_mnist as fashion_mnist
+from manifold_jax.datasets.idx import mnist as mnist
 from manifold_jax.datasets.noise import ambient_noise as ambient_noise
 from manifold_jax.datasets.noise import normal_noise as normal_noise
 from manifold_jax.datasets.quadrics import ellipsoid as ellipsoid

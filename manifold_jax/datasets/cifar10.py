@@ -1,0 +1,119 @@
+"""CIFAR-10 from its binary batches: A. Krizhevsky, *Learning multiple layers of features*, Toronto, 2009.
+
+A record is one byte for the class and 3072 for the pixels: the red plane of 32x32, the green, the blue.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from manifold_jax.datasets import files
+from manifold_jax.datasets.idx import CLASSES, LabelledImages, Place
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CHECKSUM = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as the page of the data set gives it
+ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
+SIDE = 32
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_RECORD = 1 + 3 * SIDE**2
+_BATCHES = (1, 2, 3, 4, 5)
+
+
+def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = _BATCHES) -> LabelledImages:
+    """CIFAR-10: 50 000 training or 10 000 test images of objects, 32x32 in colour.
+
+    Args:
+        path: ``cifar-10-binary.tar.gz``, the folder it unpacks to, or a folder that holds either; by default
+            the place that MANIFOLD_JAX_DATA names, and where it holds none a download into the user's cache
+            (162 MB, checksummed, once).
+        train: The training set; else the test set.
+        batches: Which of the five training batches to read.
+
+    Returns:
+        The images, channels last.
+
+    Raises:
+        ValueError: A batch is truncated or damaged or holds another number of classes, or ``batches`` are
+            not from 1 to 5.
+        FileNotFoundError: A batch is missing, or the download failed.
+        ModuleNotFoundError: pooch is not installed, for a download.
+
+    Example:
+        >>> objects = cifar10("cifar-10-binary.tar.gz", train=False)  # doctest: +SKIP
+        >>> objects.images.shape, objects.names[objects.labels[0]]  # doctest: +SKIP
+        ((10000, 32, 32, 3), 'cat')
+    """
+    if not batches or any(batch not in _BATCHES for batch in batches):
+        raise ValueError(f"batches must be some of {_BATCHES}, got {batches!r}.")
+    names = [f"data_batch_{batch}.bin" for batch in batches] if train else ["test_batch.bin"]
+    place = _locate(path)
+    contents = (_archive_contents if place.is_file() else _folder_contents)(place, names)
+    records = [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
+    whole = np.concatenate(records)
+    planes = whole[:, 1:].reshape(-1, 3, SIDE, SIDE)
+    images = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
+    return LabelledImages(images, whole[:, 0].copy(), NAMES)
+
+
+def _locate(path: Place) -> Path:
+    """The archive or the folder of batches."""
+    place, told = files.given_place(path)
+    if place is not None:
+        if place.is_file():
+            return place
+        for candidate in (place / FOLDER, place / ARCHIVE, place):
+            if candidate.is_file() or any(candidate.glob("*_batch*.bin")):
+                return candidate
+        if told == "path":
+            raise FileNotFoundError(
+                f"{place} holds no CIFAR-10: expected {ARCHIVE}, a folder {FOLDER}, or data_batch_1.bin ... "
+                f"test_batch.bin in it; the archive is at {URL}."
+            )
+    return files.download(URL, CHECKSUM, ARCHIVE)
+
+
+def _folder_contents(place: Path, names: Sequence[str]) -> list[bytes]:
+    missing = [name for name in names if not (place / name).is_file()]
+    if missing:
+        there = sorted(file.name for file in place.glob("*_batch*.bin"))
+        raise FileNotFoundError(
+            f"{place} lacks {', '.join(missing)} (it holds {', '.join(there)}): take the archive from {URL}, "
+            "or read some of the training batches with batches=(1,)."
+        )
+    return [(place / name).read_bytes() for name in names]
+
+
+def _archive_contents(place: Path, names: Sequence[str]) -> list[bytes]:
+    try:
+        with tarfile.open(place, "r:*") as archive:
+            members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
+            missing = [name for name in names if name not in members]
+            if missing:
+                raise FileNotFoundError(f"{place} lacks {', '.join(missing)}: take it again from {URL}.")
+            opened = [archive.extractfile(members[name]) for name in names]
+            return [file.read() for file in opened if file is not None]
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{place} is no whole tar archive ({error}): take it again from {URL}.") from error
+
+
+def _records(content: bytes, label: str) -> np.ndarray:
+    """The records ``(n, 3073)`` of one batch."""
+    if not content or len(content) % _RECORD:
+        raise ValueError(
+            f"{label} has {len(content)} bytes, not a multiple of the {_RECORD} of a record: it is truncated "
+            f"or no CIFAR-10 batch; take the archive from {URL}."
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    if records[:, 0].max() >= CLASSES:
+        raise ValueError(
+            f"{label} holds the label {records[:, 0].max()}, expected 0 to {CLASSES - 1}: it is damaged, or "
+            f"of CIFAR-100; take the archive from {URL}."
+        )
+    return records

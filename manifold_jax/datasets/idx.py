@@ -1,0 +1,207 @@
+"""MNIST and Fashion-MNIST from their idx files.
+
+Y. LeCun, L. Bottou, Y. Bengio & P. Haffner, Proc. IEEE 86 (1998), with the format on the MNIST page: a magic
+number, 0x0800 (unsigned bytes) plus the number of dimensions, their sizes as big-endian 32-bit integers, then
+the bytes. H. Xiao, K. Rasul & R. Vollgraf, Fashion-MNIST, arXiv:1708.07747.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from manifold_jax.datasets import files
+
+Place = str | os.PathLike[str] | None
+
+CLASSES, SIDE = 10, 28
+_UNSIGNED_BYTES = 0x0800
+
+
+class LabelledImages(NamedTuple):
+    """Images and their classes, on the host.
+
+    Attributes:
+        images: ``(n, height, width)`` or ``(n, height, width, 3)``, grey levels 0 ... 255; divide by 255 for
+            the pixels in [0, 1] that networks and measures of this package take.
+        labels: ``(n,)``, 0 ... 9.
+        names: What the classes are called.
+    """
+
+    images: UInt8[np.ndarray, "n height width *channels"]
+    labels: UInt8[np.ndarray, "n"]
+    names: tuple[str, ...]
+
+
+class _Source(NamedTuple):
+    """A data set of four idx files: its folder, where they are served, their MD5, and the classes."""
+
+    folder: str
+    url: str
+    checksums: dict[str, str]
+    names: tuple[str, ...]
+
+
+_MNIST = _Source(
+    "mnist",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    {
+        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
+    tuple("0123456789"),
+)
+_FASHION = _Source(
+    "fashion-mnist",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    {
+        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+    },
+    ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+
+
+def mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
+    """MNIST: 60 000 training or 10 000 test images of handwritten digits, 28x28.
+
+    Args:
+        path: Folder of the idx files, gzipped or not, or one that holds it as ``mnist``; by default the place
+            that MANIFOLD_JAX_DATA names, and where it holds none a download into the user's cache
+            (checksummed, once).
+        train: The training set; else the test set.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError: A file is truncated or damaged, is no idx file, or images and labels do not belong
+            together.
+        FileNotFoundError: The path lacks a file, or the download failed.
+        ModuleNotFoundError: pooch is not installed, for a download.
+
+    Example:
+        >>> digits = mnist("mnist", train=False)  # doctest: +SKIP
+        >>> digits.images.shape, digits.labels[:3]  # doctest: +SKIP
+        ((10000, 28, 28), array([7, 2, 1], dtype=uint8))
+    """
+    return _read(_MNIST, path, train)
+
+
+def fashion_mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
+    """Fashion-MNIST: 60 000 training or 10 000 test images of clothes, in the format of MNIST.
+
+    Args:
+        path: As for :func:`mnist`, with the folder ``fashion-mnist``.
+        train: The training set; else the test set.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError: As :func:`mnist`.
+        FileNotFoundError: As :func:`mnist`.
+        ModuleNotFoundError: As :func:`mnist`.
+
+    Example:
+        >>> clothes = fashion_mnist("fashion-mnist", train=False)  # doctest: +SKIP
+        >>> clothes.names[clothes.labels[0]]  # doctest: +SKIP
+        'ankle boot'
+    """
+    return _read(_FASHION, path, train)
+
+
+def _read(source: _Source, path: Place, train: bool) -> LabelledImages:
+    part = "train" if train else "t10k"
+    folder = _folder(source, path, f"{part}-images-idx3-ubyte")
+    images, at = _array(source, folder, f"{part}-images-idx3-ubyte", 3)
+    labels, beside = _array(source, folder, f"{part}-labels-idx1-ubyte", 1)
+    if images.shape[1:] != (SIDE, SIDE):
+        raise ValueError(f"{at} holds images of {images.shape[1:]} pixels, expected {SIDE}x{SIDE}.")
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{at} holds {len(images)} images, but {beside} {len(labels)} labels: take both from one place."
+        )
+    if len(labels) and labels.max() >= CLASSES:
+        raise ValueError(f"{beside} holds the label {labels.max()}, expected 0 to {CLASSES - 1}.")
+    return LabelledImages(images, labels, source.names)
+
+
+def _folder(source: _Source, path: Place, name: str) -> Path | None:
+    """Folder of the files, None where they are to be downloaded."""
+    place, told = files.given_place(path)
+    if place is None:
+        return None
+    for candidate in (place / source.folder, place):
+        if any((candidate / f"{name}{suffix}").is_file() for suffix in ("", ".gz")):
+            return candidate
+    if told == "path":
+        raise FileNotFoundError(
+            f"{place} holds no {name} or {name}.gz, nor a folder {source.folder} with it; the files are at "
+            f"{source.url}."
+        )
+    return None
+
+
+def _array(source: _Source, folder: Path | None, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
+    """One file as an array, and where it is."""
+    archive = f"{name}.gz"
+    if folder is None:
+        url, checksum = source.url + archive, f"md5:{source.checksums[name]}"
+        file = files.download(url, checksum, f"{source.folder}-{archive}")
+    else:
+        file = next((f for f in (folder / name, folder / archive) if f.is_file()), folder / archive)
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} lacks {name} or {archive}; the files are at {source.url}.")
+    again = f"take it from {source.url}."
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{file} is no whole gzip file ({error}): {again}") from error
+    return parse_idx(content, dimensions, str(file), again), file
+
+
+def parse_idx(content: bytes, dimensions: int, label: str, remedy: str) -> UInt8[np.ndarray, "*shape"]:
+    """The array in an idx file of unsigned bytes.
+
+    Args:
+        content: The file, decompressed.
+        dimensions: How many the array should have.
+        label: What the file is called in messages.
+        remedy: What to do about a bad one.
+
+    Returns:
+        The array, a copy that may be written to.
+
+    Raises:
+        ValueError: The magic number is another, or the length is not what the header says.
+    """
+    header = 4 + 4 * dimensions
+    magic, expected = int.from_bytes(content[:4], "big"), _UNSIGNED_BYTES + dimensions
+    if len(content) < header:
+        raise ValueError(
+            f"{label} has {len(content)} bytes, fewer than the {header} of an idx header: {remedy}"
+        )
+    if magic != expected:
+        raise ValueError(
+            f"{label} begins with the magic number {magic:#010x}, expected {expected:#010x}, idx data of "
+            f"unsigned bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}: {remedy}"
+        )
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, 4))
+    if len(content) - header != math.prod(shape):
+        raise ValueError(
+            f"{label} holds {len(content) - header} bytes where its header says {shape}: it is truncated or "
+            f"damaged, {remedy}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
