@@ -28,5 +28,6 @@ def optimised():
     """Full optimisation within one test that runs longer than it compiles."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # programs compiled before would be taken as they are
     yield
     jax.config.update("jax_disable_most_optimizations", before)
