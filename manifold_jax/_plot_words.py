@@ -176,7 +176,8 @@ def limits(values: np.ndarray, geometry: Geometry, measure: str, clip: float = 2
     low, middle, high = np.percentile(values, (clip, 50, 100 - clip))
     least = max(bar, 0.01 * abs(middle)) or 1.0
     centre, half = (low + high) / 2, max((high - low) / 2, least)
-    return float(centre - half), float(centre + half)
+    # All but the scalar curvature are never negative, however wide the bar.
+    return max(0.0, float(centre - half)), float(centre + half)
 
 
 def colours(values: np.ndarray, geometry: Geometry, measure: str) -> tuple[Any, str]:

@@ -1,9 +1,11 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from manifold_jax import Estimate, Geometry, plotting, reach
+from manifold_jax import Estimate, Geometry, measure, plotting, reach
+from manifold_jax._plot_words import limits, median_bar
 from manifold_jax.datasets import ellipse, sprite, torus, two_moons
 from manifold_jax.geometry.fields import Fields
 from manifold_jax.geometry.report import FIELDS, TOTALS
@@ -188,3 +190,12 @@ def test_reach_of_curves_and_images_side_by_side():
     titles = [axes.get_title() for axes in figure.get_axes()]
     assert titles[0].startswith("x: orientation")
     assert titles[1].startswith("y: orientation")
+
+
+def test_the_scale_of_what_is_never_negative_begins_at_zero():
+    geometry = measure(ellipse((3.0, 1.0), size=8))
+    values = np.asarray(geometry.mean_curvature.value)
+    wide = geometry.mean_curvature._replace(error=np.full(8, 10 * values.max()))
+    coarse = replace(geometry, mean_curvature=wide)
+    assert median_bar(coarse, "mean_curvature") > values.max()
+    assert limits(values, coarse, "mean_curvature")[0] == 0
