@@ -104,13 +104,7 @@ def measure(
     if isinstance(points_or_manifold, Sequence) and not points_or_manifold:
         raise ValueError("measure got an empty sequence; a union needs at least one Manifold.")
     if is_union(points_or_manifold):
-        results = tuple(
-            measure(part, exact=exact, checkpoint=checkpoint, **options) for part in points_or_manifold
-        )
-        if not reach:
-            return results
-        found = _search_reach(points_or_manifold, None, results, options)
-        return tuple(result.with_reach(found) for result in results)
+        return _measure_union(points_or_manifold, reach, options, exact=exact, checkpoint=checkpoint)
     points, grid = points_and_grid(points_or_manifold, grid, "measure")
     title, attributes = _described(points_or_manifold, name)
     check_tolerance(tolerance)
@@ -151,6 +145,16 @@ def measure(
     if partial_result is not None:
         partial_result.remove()
     return result.with_reach(_search_reach(points, grid, result, options)) if reach else result
+
+
+def _measure_union(
+    parts: Sequence[Manifold], reach: bool, options: dict[str, Any], **others: Any
+) -> tuple[Geometry, ...]:
+    results = tuple(measure(part, **options, **others) for part in parts)
+    if not reach:
+        return results
+    found = _search_reach(parts, None, results, options)
+    return tuple(result.with_reach(found) for result in results)
 
 
 def _search_reach(points: Any, grid: Grid | None, results: Any, options: dict[str, Any]) -> Reach:

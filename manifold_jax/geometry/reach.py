@@ -24,6 +24,7 @@ from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import is_union, points_and_grid
 from manifold_jax.geometry.measure import measure
 from manifold_jax.geometry.progress import Progress
+from manifold_jax.geometry.reach_cloud import Cloud, make_cloud, norms
 from manifold_jax.geometry.reach_lattice import (
     Component,
     all_points,
@@ -37,13 +38,10 @@ from manifold_jax.geometry.reach_lattice import (
     vertex_drop,
 )
 from manifold_jax.geometry.reach_pairs import (
-    Cloud,
     Pairs,
     Rows,
     all_pairs,
     check_tile_size,
-    make_cloud,
-    norms,
     pair_radii,
     tile_shape,
 )

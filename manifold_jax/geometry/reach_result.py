@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.reach_cloud import Cloud
 from manifold_jax.geometry.reach_lattice import (
     Component,
     centres,
@@ -19,7 +20,7 @@ from manifold_jax.geometry.reach_lattice import (
     originals,
     vertex_drop,
 )
-from manifold_jax.geometry.reach_pairs import Cloud, Pairs, mutual
+from manifold_jax.geometry.reach_pairs import Pairs, mutual
 from manifold_jax.geometry.reach_refine import largest_curvature, refine_bottleneck
 
 _BATCH = 8

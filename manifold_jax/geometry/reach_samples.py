@@ -13,14 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.progress import Progress
+from manifold_jax.geometry.reach_cloud import Cloud, make_cloud, norms
 from manifold_jax.geometry.reach_pairs import (
-    Cloud,
     Rows,
     all_pairs,
     check_tile_size,
     compact_order,
-    make_cloud,
-    norms,
     tile_shape,
 )
 from manifold_jax.geometry.reach_result import NOWHERE, Reach, chords
