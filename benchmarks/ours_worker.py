@@ -397,16 +397,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_task(options: argparse.Namespace) -> None:
-    """Run the chosen task in this process and print its record."""
+def run_task(options: argparse.Namespace, **facts: Any) -> None:
+    """Run the chosen task in this process and print its record, with what else is known of the process."""
     common.volunteer_for_the_oom_killer()
     jax.config.update("jax_enable_x64", options.x64)
     device = jax.devices()[0]
-    facts = {
+    facts |= {
         "side": "ours",
         "versions": {"manifold_jax": version("manifold_jax"), "jax": jax.__version__},
         "device": f"{device.platform} {device.device_kind}",
-        "import_seconds": IMPORT_SECONDS,
         "start_load_average": common.machine()["load_average"][0],
     }
     try:
@@ -417,4 +416,4 @@ def run_task(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_task(arguments())
+    run_task(arguments(), import_seconds=IMPORT_SECONDS)

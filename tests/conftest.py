@@ -10,10 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 # A test mostly compiles programs that run once: optimise little, unless the environment says otherwise.
-QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
-jax.config.update(
-    "jax_disable_most_optimizations", QUICK or jax.config.read("jax_disable_most_optimizations")
-)
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -62,19 +62,13 @@ def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = 
 
 def _locate(path: Place) -> Path:
     """The archive or the folder of batches."""
-    place, told = files.given_place(path)
-    if place is not None:
-        if place.is_file():
-            return place
-        for candidate in (place / FOLDER, place / ARCHIVE, place):
-            if candidate.is_file() or any(candidate.glob("*_batch*.bin")):
-                return candidate
-        if told == "path":
-            raise FileNotFoundError(
-                f"{place} holds no CIFAR-10: expected {ARCHIVE}, a folder {FOLDER}, or data_batch_1.bin ... "
-                f"test_batch.bin in it; the archive is at {URL}."
-            )
-    return files.download(URL, CHECKSUM, ARCHIVE)
+    wanted = (
+        f"CIFAR-10: expected {ARCHIVE}, a folder {FOLDER}, or data_batch_1.bin ... test_batch.bin in it; the "
+        f"archive is at {URL}."
+    )
+    return files.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", wanted) or files.download(
+        URL, CHECKSUM, ARCHIVE
+    )
 
 
 def _folder_contents(place: Path, names: Sequence[str]) -> list[bytes]:

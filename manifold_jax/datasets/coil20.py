@@ -120,19 +120,12 @@ def read_coil20(path: Place = None, object_id: int = 1) -> UInt8[np.ndarray, "72
 
 def _locate(path: Place) -> Path:
     """The zip file or the folder of PNG files."""
-    place, source = files.given_place(path)
-    if place is not None:
-        if place.is_file():
-            return place
-        for candidate in (place / f"{ARCHIVE}.zip", place / ARCHIVE, place):
-            if candidate.is_file() or any(candidate.glob("obj*__*.png")):
-                return candidate
-        if source == "path":
-            raise FileNotFoundError(
-                f"{place} holds no COIL-20: expected {ARCHIVE}.zip, a folder {ARCHIVE}, or obj1__0.png ... "
-                f"obj20__71.png in it; the archive is at {URL}."
-            )
-    return files.download(URL, CHECKSUM, f"{ARCHIVE}.zip")
+    wanted = (
+        f"COIL-20: expected {ARCHIVE}.zip, a folder {ARCHIVE}, or obj1__0.png ... obj20__71.png in it; the "
+        f"archive is at {URL}."
+    )
+    found = files.find(path, (f"{ARCHIVE}.zip", ARCHIVE), "obj*__*.png", wanted)
+    return found or files.download(URL, CHECKSUM, f"{ARCHIVE}.zip")
 
 
 def _require_all(names: Sequence[str], present: set[str], place: Path) -> None:

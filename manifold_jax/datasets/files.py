@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 VARIABLE = "MANIFOLD_JAX_DATA"
@@ -40,6 +41,33 @@ def given_place(path: str | os.PathLike[str] | None) -> tuple[Path | None, str]:
     if not place.exists():
         raise FileNotFoundError(f"{source} names {place}, which does not exist.")
     return place, source
+
+
+def find(path: str | os.PathLike[str] | None, names: Sequence[str], pattern: str, wanted: str) -> Path | None:
+    """An archive, or the folder of what is in it.
+
+    Args:
+        path: As for :func:`given_place`: the archive or folder itself, or a folder that holds it.
+        names: What the archive and its folder are called, in the order in which they are tried.
+        pattern: Pattern of the names of the files in the folder.
+        wanted: What a message says is missing, and where to get it.
+
+    Returns:
+        The archive or folder; None where neither is named, or MANIFOLD_JAX_DATA does not hold it.
+
+    Raises:
+        TypeError: As :func:`given_place`.
+        FileNotFoundError: ``path`` does not exist, or holds neither.
+    """
+    place, source = given_place(path)
+    if place is None or place.is_file():
+        return place
+    for candidate in (*(place / name for name in names), place):
+        if candidate.is_file() or any(candidate.glob(pattern)):
+            return candidate
+    if source == "path":
+        raise FileNotFoundError(f"{place} holds no {wanted}")
+    return None
 
 
 def download(url: str, checksum: str, name: str) -> Path:

@@ -322,13 +322,13 @@ def _stencil_tiles(component: Component, block: tuple[int, ...]) -> TileFrames:
     evaluated = source.kind == "function"
     comparison = comparison_stencil(stencil, grid, evaluated=evaluated)
     plan = BlockPlan(grid, (stencil, comparison), block, evaluated, source.features)
+    factor = safety_factor(stencil, comparison)
     per_axis = [np.asarray(first) for first, _ in stencil_noise(plan, source.dtype)]
     gains = np.stack(np.meshgrid(*per_axis, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
 
     def frames(place: tuple[int, ...], flat: np.ndarray, noise: float) -> tuple[Array, Array]:
         matrices = [_matrices(plan, s, place, source.dtype) for s in (0, 1)]
         window, gain = _window(component, plan, place), jnp.asarray(gains[flat])
-        factor = safety_factor(stencil, comparison)
         return _stencil_frames(window, matrices, gain, jnp.asarray(noise, gain.dtype), factor)
 
     return frames
