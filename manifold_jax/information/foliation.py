@@ -45,6 +45,12 @@ def reject(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"
     return v - project(basis, v)
 
 
+def _basis(
+    log_prob: LogProb, x: Array, rtol: float | None, batch_size: int | None = None
+) -> Float[Array, "C n"]:
+    return span(scores(log_prob, x, batch_size)[1], rtol).basis
+
+
 def horizontal_basis(
     log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
 ) -> Float[Array, "C n"]:
@@ -76,7 +82,7 @@ def horizontal_basis(
          [0.    0.   ]]
     """
     x = checked_input(log_prob, x)
-    return span(scores(log_prob, x, batch_size)[1], rtol).basis
+    return _basis(log_prob, x, rtol, batch_size)
 
 
 def horizontal_projection(
@@ -105,7 +111,7 @@ def horizontal_projection(
     """
     x = checked_input(log_prob, x)
     v = checked_vector(v, x)
-    return project(span(scores(log_prob, x)[1], rtol).basis, jnp.ravel(v)).reshape(x.shape)
+    return project(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
 
 
 def vertical_projection(
@@ -134,7 +140,7 @@ def vertical_projection(
     """
     x = checked_input(log_prob, x)
     v = checked_vector(v, x)
-    return reject(span(scores(log_prob, x)[1], rtol).basis, jnp.ravel(v)).reshape(x.shape)
+    return reject(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
 
 
 def _bracket_squares(
