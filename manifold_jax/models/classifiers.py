@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -111,7 +112,7 @@ class VGG11(nnx.Module):
     """The convolutions of VGG11 (Simonyan & Zisserman, arXiv 1409.1556, configuration A), one linear layer.
 
     3 x 3 convolutions of w, 2w, 4w, 4w, 8w, 8w, 8w, 8w channels, max pools after 1, 2, 4, 6 and 8; for
-    32 x 32 images as in Grementieri & Fioresi. No batch normalisation: the network is a function of one image.
+    32 x 32 images as in Grementieri & Fioresi. Without batch normalisation: a function of one image.
 
     Args:
         classes: C.
@@ -174,7 +175,7 @@ class VGG11(nnx.Module):
                 precision=precision,
                 rngs=rngs,
             )
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
         self.output = nnx.Linear(8 * width * (size // 32) ** 2, classes, precision=precision, rngs=rngs)
 

@@ -42,9 +42,8 @@ def convolve(
 ) -> Float[Array, "b p q o"]:
     """``jax.lax.conv_general_dilated`` for plain two-dimensional layers; on a CPU a product of patches.
 
-    Inside of ``lax.scan`` and ``lax.while_loop`` XLA's CPU backend has no fast gradient of a convolution: that
-    of the weights took 2942 ms where the product of patches takes 35 ms (26x26x32 to 64 channels, 60 images).
-    Give it to ``flax.nnx.Conv(conv_general_dilated=convolve)``.
+    Inside of ``lax.scan`` and ``lax.while_loop`` XLA's CPU backend has no fast gradient of a convolution:
+    that of the weights is tens of times slower than the product. Give it to ``flax.nnx.Conv(conv_general_dilated=convolve)``.
 
     Args:
         x: Images ``(b, h, w, c)``.

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 class Apply:
     """``apply(params, x)``: the network at one input.
 
-    Two networks of one architecture give equal ones, so that what was compiled for the first serves the second.
+    Networks of one architecture give equal ones, so that what was compiled for the first serves the second.
 
     Attributes:
         graphdef: The architecture.
