@@ -1,5 +1,8 @@
 """Networks as Flax NNX modules and as pure functions of their parameters; training and checkpoints."""
 
+from manifold_jax.models.checkpoints import checkpoint_steps as checkpoint_steps
+from manifold_jax.models.checkpoints import load_params as load_params
+from manifold_jax.models.checkpoints import save_checkpoint as save_checkpoint
 from manifold_jax.models.classifiers import VGG11 as VGG11
 from manifold_jax.models.classifiers import LeNet as LeNet
 from manifold_jax.models.layers import convolve as convolve
@@ -7,3 +10,7 @@ from manifold_jax.models.layers import max_pool as max_pool
 from manifold_jax.models.pure import Apply as Apply
 from manifold_jax.models.pure import Pure as Pure
 from manifold_jax.models.pure import pure as pure
+from manifold_jax.models.training import Trained as Trained
+from manifold_jax.models.training import classification_loss as classification_loss
+from manifold_jax.models.training import pixels as pixels
+from manifold_jax.models.training import train as train

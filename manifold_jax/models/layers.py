@@ -43,7 +43,8 @@ def convolve(
     """``jax.lax.conv_general_dilated`` for plain two-dimensional layers; on a CPU a product of patches.
 
     Inside of ``lax.scan`` and ``lax.while_loop`` XLA's CPU backend has no fast gradient of a convolution:
-    that of the weights is tens of times slower than the product. Give it to ``flax.nnx.Conv(conv_general_dilated=convolve)``.
+    that of the weights is tens of times slower than the product. Give it to
+    ``flax.nnx.Conv(conv_general_dilated=convolve)``.
 
     Args:
         x: Images ``(b, h, w, c)``.
