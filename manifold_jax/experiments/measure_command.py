@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import shlex
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,18 +12,10 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from manifold_jax.experiments import measure_data, measure_report, reach_report
 from manifold_jax.experiments.measure_report import Part
+from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
 from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import stencil_of
@@ -40,9 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-
-_INTERRUPTED = 130
 
 
 def _show_version(asked: bool) -> None:
@@ -104,7 +89,7 @@ def measure_command(
     """
     arguments = {key: value for key, value in locals().items() if value is not None}
     arguments = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
-    with _plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
+    with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
         choice = measure_data.Choice(
             dataset,
             shape,
@@ -123,21 +108,11 @@ def measure_command(
         options["block_size"] = block_size
         manifolds = _checked(measure_data.build(choice), options)
         folder = out or Path("runs") / choice.folder
-        with _folder(folder):
+        with results_folder(folder):
             _run(manifolds, folder, options, exact, with_reach, plots, arguments)
 
 
 # --- checks ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """One sentence instead of a traceback for what the user can mend."""
-    try:
-        yield
-    except (ValueError, ImportError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _require(*modules: str) -> None:
@@ -159,28 +134,6 @@ def _checked(manifolds: tuple[Manifold, ...], options: dict[str, Any]) -> tuple[
     for manifold in manifolds:
         stencil_of(manifold.grid, options["accuracy"], options["stride"])
     return manifolds
-
-
-@contextlib.contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Make sure that the folder can be written, and leave no half-written file in it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write to the folder {out}: {error.strerror or error}.") from None
-    try:
-        yield
-    except KeyboardInterrupt:
-        command = shlex.join(["manifold-jax", *sys.argv[1:]])
-        typer.echo(
-            f"\nInterrupted. What is done is kept in {out}; the same command goes on:\n  {command}", err=True
-        )
-        raise typer.Exit(_INTERRUPTED) from None
-    finally:
-        for aside in (*out.glob(".*.tmp.*"), *out.glob("partial-*.tmp")):
-            aside.unlink(missing_ok=True)
 
 
 # --- stages ------------------------------------------------------------------------------------------------
@@ -242,33 +195,17 @@ def _stage(manifold: Manifold, out: Path, options: dict[str, Any], number: int) 
     if path.exists():
         return load_geometry(path), path
     how = "automatic differentiation" if options["exact"] else "stencils"
-    with _progress_bar(f"{manifold.name}, {how}") as advance:
+    with progress_bar(f"{manifold.name}, {how}") as advance:
         geometry = measure(manifold, progress=advance, checkpoint=out, **options)
     geometry.save(path)
     return geometry, path
-
-
-@contextlib.contextmanager
-def _progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Bar with time left; the time to compile is not extrapolated."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
-        task = bar.add_task(f"{label} (compiling)", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
 
 
 def _search_reach(parts: list[Part], tolerance: float) -> tuple[Reach, float]:
     """Reach of everything that was measured, by exact tangents and the curvature already known."""
     manifolds, known = [part.manifold for part in parts], [part.geometry for part in parts]
     began = time.perf_counter()
-    with _progress_bar("reach, all pairs") as advance:
+    with progress_bar("reach, all pairs") as advance:
         searched, measured = (manifolds, known) if len(parts) > 1 else (manifolds[0], known[0])
         found = reach(searched, geometry=measured, tolerance=tolerance, progress=advance)
     return found, time.perf_counter() - began

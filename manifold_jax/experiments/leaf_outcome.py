@@ -1,0 +1,89 @@
+"""What an experiment on a classifier gives: a table, figures, numbers; and how they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from manifold_jax.experiments.measure_report import as_text, write_text
+from manifold_jax.plotting import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """Result of one experiment.
+
+    Attributes:
+        title: One line that says what was measured.
+        rows: The table, one dictionary a row, all with the same keys.
+        data: Everything for JSON: numbers, strings, lists, arrays.
+        figures: File stem to figure.
+        notes: Sentences below the table.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    data: dict[str, Any]
+    figures: dict[str, Figure]
+    notes: Sequence[str] = ()
+
+
+def _shown(value: Any) -> str:
+    """A value in a table."""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)):
+        return "-" if not np.isfinite(value) else f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def table(outcome: Outcome) -> Table:
+    """The rows as a table for the terminal and for text files."""
+    found = Table(title=outcome.title, title_justify="left")
+    for k, name in enumerate(outcome.rows[0]):
+        found.add_column(name, justify="left" if k == 0 else "right")
+    for row in outcome.rows:
+        found.add_row(*(_shown(value) for value in row.values()))
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Numbers, lists and dictionaries for JSON, which knows no arrays and no infinity."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
+
+
+def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:
+    """Write ``name.json``, ``name.txt`` and the figures.
+
+    Args:
+        outcome: What was found.
+        out: Folder.
+        name: Of the experiment.
+        arguments: What it was called with, for the record.
+
+    Returns:
+        The files.
+    """
+    record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
+    record |= {"notes": list(outcome.notes), "data": outcome.data}
+    content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
+    text = as_text([table(outcome)]) + "".join(f"{note}\n" for note in outcome.notes)
+    written = [write_text(out / f"{name}.json", content), write_text(out / f"{name}.txt", text)]
+    return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]

@@ -1,0 +1,224 @@
+"""What the experiments on a classifier start from: a data set, a network, its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.tree_util import Partial
+
+from manifold_jax.datasets import LabelledImages, cifar10, fashion_mnist, mnist
+from manifold_jax.information import check_log_prob
+from manifold_jax.models import (
+    VGG11,
+    Apply,
+    LeNet,
+    checkpoint_steps,
+    classification_loss,
+    load_params,
+    pixels,
+    pure,
+    train,
+)
+
+NAMES = ("mnist", "fashion-mnist", "cifar10", "digits")
+
+Progress = Callable[[int, int], None]
+
+
+class Task(NamedTuple):
+    """A data set and the network for it.
+
+    Attributes:
+        name: One of ``NAMES``.
+        apply: ``apply(params, x)``, pixels in [0, 1] to ``(C,)`` log-probabilities.
+        params: Initial ones.
+        train: Images to learn from.
+        test: Others.
+        std: Pixels in one unit of the network's normalised input: the paper's 0.1 is ``0.1 * std`` here.
+    """
+
+    name: str
+    apply: Apply
+    params: Any
+    train: LabelledImages
+    test: LabelledImages
+    std: float
+
+
+def _digits(train: bool) -> LabelledImages:
+    """The 8 x 8 digits that come with scikit-learn; every fifth is for testing."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError('the digits come with scikit-learn: pip install "manifold_jax[cli]".') from None
+    data = load_digits()
+    rows = (np.arange(len(data.target)) % 5 == 0) != train
+    images = np.round(data.images[rows] * (255 / 16)).astype(np.uint8)
+    return LabelledImages(images, data.target[rows].astype(np.uint8), tuple("0123456789"))
+
+
+def network(name: str, data: LabelledImages, *, classes: int, seed: int = 0, width: int = 16) -> nnx.Module:
+    """LeNet for grey images, a VGG11-like network for 32 x 32 colour ones.
+
+    Args:
+        name: Of the task.
+        data: Whose mean and deviation normalise the pixels, except MNIST's, which are the published ones.
+        classes: C.
+        seed: Of the initial weights.
+        width: Channels of the first layer of the VGG11-like network.
+
+    Returns:
+        The module.
+    """
+    rngs = nnx.Rngs(seed)
+    if data.images.ndim == 4:
+        return VGG11(classes=classes, width=width, rngs=rngs)
+    if name == "mnist":
+        return LeNet(classes=classes, size=data.images.shape[1], rngs=rngs)
+    grey = data.images / 255
+    return LeNet(classes=classes, size=data.images.shape[1], mean=grey.mean(), std=grey.std(), rngs=rngs)
+
+
+def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16) -> Task:
+    """Read a data set and build the network for it.
+
+    Args:
+        name: ``mnist``, ``fashion-mnist``, ``cifar10`` or ``digits`` (scikit-learn's, 8 x 8).
+        path: Folder of the files; by default ``MANIFOLD_JAX_DATA``, else they are downloaded.
+        seed: Of the initial weights.
+        width: Channels of the first layer of the VGG11-like network.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: The name is unknown, or a file is not what it should be.
+        FileNotFoundError: There is no data.
+    """
+    if name not in NAMES:
+        raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}.")
+    if name == "digits":
+        parts = [_digits(part) for part in (True, False)]
+    elif name == "cifar10":
+        parts = [_cifar10(path, part) for part in (True, False)]
+    else:
+        read = mnist if name == "mnist" else fashion_mnist
+        parts = [read(path, train=part) for part in (True, False)]
+    module = network(name, parts[0], classes=len(parts[0].names), seed=seed, width=width)
+    apply, params = pure(module)
+    std = float(np.mean(module.std))  # type: ignore[attr-defined]
+    return Task(name, apply, params, *parts, std)
+
+
+def _cifar10(path: Path | None, train: bool) -> LabelledImages:
+    """All five batches, or the first where a folder holds no more."""
+    try:
+        return cifar10(path, train=train)
+    except FileNotFoundError:
+        return cifar10(path, train=train, batches=(1,))
+
+
+def learn(
+    task: Task,
+    folder: Path,
+    steps: int,
+    *,
+    save_at: Sequence[int] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray]:
+    """Train up to ``steps``, going on from what the folder holds; SGD 0.01, batches of 60, as in the paper.
+
+    Args:
+        task: What to learn.
+        folder: Of the checkpoints.
+        steps: In all.
+        save_at: Steps after which to keep a checkpoint.
+        seed: Of the order of the data.
+        progress: Called with steps done and all steps.
+
+    Returns:
+        Loss and accuracy of every step.
+
+    Raises:
+        ValueError: The folder holds another network, or the training diverged.
+    """
+    size = task.train.images.shape[1:]
+    check_log_prob(Partial(task.apply, task.params), jnp.zeros(size))
+    data = (task.train.images, task.train.labels)
+    found = train(
+        classification_loss(task.apply),
+        task.params,
+        data,
+        key=jax.random.key(seed),
+        steps=steps,
+        chunk=20 if steps < 1000 else 100,
+        folder=folder,
+        save_at=save_at,
+        progress=progress,
+    )
+    if not found.finite:
+        raise ValueError(f"the training diverged within {found.steps} steps: take another seed.")
+    return found.metrics
+
+
+def log_prob_at(task: Task, folder: Path, step: int | None = None) -> Partial:
+    """The classifier of one checkpoint, by default of the last.
+
+    Args:
+        task: What was learnt.
+        folder: Of the checkpoints.
+        step: Which.
+
+    Returns:
+        One image to ``(C,)`` log-probabilities; the parameters are its leaves.
+    """
+    params = load_params(folder, task.params, step)
+    return Partial(task.apply, jax.tree.map(jnp.asarray, params))
+
+
+def checkpoints(folder: Path, steps: int) -> list[int]:
+    """Steps of the checkpoints up to ``steps``."""
+    return [step for step in checkpoint_steps(folder) if step <= steps]
+
+
+def sample(data: LabelledImages, count: int, seed: int = 0) -> tuple[jax.Array, np.ndarray]:
+    """So many images with pixels in [0, 1] and their labels, drawn without replacement, the same every time."""
+    if not 1 <= count <= len(data.labels):
+        raise ValueError(f"the number of images must lie between 1 and {len(data.labels)}, got {count}.")
+    rows = np.random.default_rng(seed).permutation(len(data.labels))[:count]
+    return pixels(data.images[rows]), data.labels[rows]
+
+
+def different_pairs(
+    data: LabelledImages, count: int, seed: int = 0
+) -> tuple[jax.Array, jax.Array, np.ndarray, np.ndarray]:
+    """Sources and destinations of different classes, and the labels of both."""
+    order = np.random.default_rng(seed).permutation(len(data.labels))
+    first = order[:count]
+    second = []
+    rest = list(order[count:])
+    for row in first:
+        match = next(k for k, other in enumerate(rest) if data.labels[other] != data.labels[row])
+        second.append(rest.pop(match))
+    if len(first) < count:
+        raise ValueError(f"there are not {count} pairs of images, only {len(first)}.")
+    images = data.images
+    return pixels(images[first]), pixels(images[second]), data.labels[first], data.labels[second]
+
+
+def accuracy(task: Task, log_prob: Partial, *, batch_size: int = 500) -> float:
+    """Share of the test images that are classified as labelled."""
+    images = task.test.images
+
+    def one(image: jax.Array) -> jax.Array:
+        return jnp.argmax(log_prob(pixels(image)))
+
+    found = jax.lax.map(one, jnp.asarray(images), batch_size=min(batch_size, len(images)))
+    return float(np.mean(np.asarray(found) == task.test.labels))

@@ -1,0 +1,73 @@
+"""What the commands share: errors in one sentence, whole files or none, bars with time left."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console()
+
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """One sentence instead of a traceback for what the user can mend."""
+    try:
+        yield
+    except (ValueError, ImportError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def results_folder(out: Path) -> Iterator[None]:
+    """Make sure that the folder can be written, and leave no half-written file in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to the folder {out}: {error.strerror or error}.") from None
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["manifold-jax", *sys.argv[1:]])
+        typer.echo(
+            f"\nInterrupted. What is done is kept in {out}; the same command goes on:\n  {command}", err=True
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        for aside in (*out.glob(".*.tmp.*"), *out.glob("partial-*.tmp")):
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Bar with time left; the time to compile is not extrapolated."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+        task = bar.add_task(f"{label} (compiling)", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
