@@ -57,13 +57,15 @@ def _digits(train: bool) -> LabelledImages:
         from sklearn.datasets import load_digits
     except ImportError:
         raise ImportError('the digits come with scikit-learn: pip install "manifold_jax[cli]".') from None
-    data = load_digits()
-    rows = (np.arange(len(data.target)) % 5 == 0) != train
-    images = np.round(data.images[rows] * (255 / 16)).astype(np.uint8)
-    return LabelledImages(images, data.target[rows].astype(np.uint8), tuple("0123456789"))
+    pictures, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    rows = (np.arange(len(labels)) % 5 == 0) != train
+    images = np.round(pictures[rows].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return LabelledImages(images, labels[rows].astype(np.uint8), tuple("0123456789"))
 
 
-def network(name: str, data: LabelledImages, *, classes: int, seed: int = 0, width: int = 16) -> nnx.Module:
+def network(
+    name: str, data: LabelledImages, *, classes: int, seed: int = 0, width: int = 16
+) -> LeNet | VGG11:
     """LeNet for grey images, a VGG11-like network for 32 x 32 colour ones.
 
     Args:
@@ -104,16 +106,15 @@ def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16)
     if name not in NAMES:
         raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}.")
     if name == "digits":
-        parts = [_digits(part) for part in (True, False)]
+        learnt, other = _digits(True), _digits(False)
     elif name == "cifar10":
-        parts = [_cifar10(path, part) for part in (True, False)]
+        learnt, other = _cifar10(path, True), _cifar10(path, False)
     else:
         read = mnist if name == "mnist" else fashion_mnist
-        parts = [read(path, train=part) for part in (True, False)]
-    module = network(name, parts[0], classes=len(parts[0].names), seed=seed, width=width)
+        learnt, other = read(path, train=True), read(path, train=False)
+    module = network(name, learnt, classes=len(learnt.names), seed=seed, width=width)
     apply, params = pure(module)
-    std = float(np.mean(module.std))  # type: ignore[attr-defined]
-    return Task(name, apply, params, *parts, std)
+    return Task(name, apply, params, learnt, other, float(np.mean(module.std)))
 
 
 def _cifar10(path: Path | None, train: bool) -> LabelledImages:
@@ -189,7 +190,7 @@ def checkpoints(folder: Path, steps: int) -> list[int]:
 
 
 def sample(data: LabelledImages, count: int, seed: int = 0) -> tuple[jax.Array, np.ndarray]:
-    """So many images with pixels in [0, 1] and their labels, drawn without replacement, the same every time."""
+    """So many images with pixels in [0, 1] and their labels, the same every time."""
     if not 1 <= count <= len(data.labels):
         raise ValueError(f"the number of images must lie between 1 and {len(data.labels)}, got {count}.")
     rows = np.random.default_rng(seed).permutation(len(data.labels))[:count]

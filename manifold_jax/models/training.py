@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, Num
 
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
@@ -44,7 +44,7 @@ class _State(NamedTuple):
     optimizer: Any
 
 
-def pixels(images: Float[Array, "*shape"] | UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """Images with pixels in [0, 1]: bytes are divided by 255, others are left alone.
 
     Args:
