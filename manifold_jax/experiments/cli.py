@@ -15,6 +15,8 @@ def main() -> None:
             'Error: the command line needs typer and rich: pip install "manifold_jax[cli]"', file=sys.stderr
         )
         raise SystemExit(2) from None
+    from manifold_jax.experiments.leaf_command import leaf_command
     from manifold_jax.experiments.measure_command import app
 
+    app.command("leaf")(leaf_command)
     app()

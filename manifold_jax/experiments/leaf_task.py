@@ -51,6 +51,39 @@ class Task(NamedTuple):
     std: float
 
 
+class Trial(NamedTuple):
+    """What an experiment on one trained network is given.
+
+    Attributes:
+        task: What was learnt.
+        folder: Of the checkpoints.
+        step: The checkpoint, or the last one of a history.
+        seed: Of all choices of images and directions.
+        progress: Called with the work done and all of it.
+    """
+
+    task: Task
+    folder: Path
+    step: int
+    seed: int = 0
+    progress: Progress | None = None
+
+    @property
+    def log_prob(self) -> Partial:
+        """The classifier at the checkpoint."""
+        return log_prob_at(self.task, self.folder, self.step)
+
+    @property
+    def words(self) -> str:
+        """For titles."""
+        return f"{self.task.name}, checkpoint {self.step}"
+
+    def stage(self, k: int, count: int) -> Progress:
+        """Progress of the k-th of so many equal parts."""
+        tell = self.progress or (lambda done, all_: None)
+        return lambda done, all_: tell(k * all_ + done, count * all_)
+
+
 def _digits(train: bool) -> LabelledImages:
     """The 8 x 8 digits that come with scikit-learn; every fifth is for testing."""
     try:

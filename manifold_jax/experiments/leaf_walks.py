@@ -49,6 +49,9 @@ class How(NamedTuple):
         return f"step {self.step_size:g} {self.step}, {clamp}"
 
 
+PAPER = How()
+
+
 @partial(jax.jit, static_argnames=("how", "std"))
 def _horizontal(
     log_prob: Any, sources: Array, destinations: Array, *, how: How, std: float

@@ -1,0 +1,141 @@
+"""Moving across the leaves: what a walk orthogonal to the distribution does to an image; FGSM beside it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax.experiments.leaf_figures import Curves, Tile, curve_panels, image_grid
+from manifold_jax.experiments.leaf_outcome import Outcome, Row
+from manifold_jax.experiments.leaf_task import Task, Trial, sample
+from manifold_jax.experiments.leaf_walks import PAPER, How, add_noise, confidence, steps_axis
+from manifold_jax.information import VerticalWalk, vertical_projection
+
+_COLUMNS = (0, 50, 100, 250, 500, 1000, 2500, 5000)
+_SHOWN = 5
+
+
+class Settings(NamedTuple):
+    """Size of the experiment.
+
+    Attributes:
+        images: Test images, one direction each.
+        max_steps: Steps, 5000 in the paper.
+    """
+
+    images: int = 25
+    max_steps: int = 5000
+
+
+REDUCED = Settings(images=8, max_steps=1000)
+
+
+@partial(jax.jit)
+def fast_gradient_departure(
+    log_prob: Any, images: Float[Array, "k *shape"], labels: Array
+) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
+    """Vertical share of two attacks on the loss: its sign-gradient, and its gradient.
+
+    Args:
+        log_prob: The classifier.
+        images: ``(k, *shape)``.
+        labels: Of the images ``(k,)``.
+
+    Returns:
+        |V(w)| / |w| for w = sign(grad loss) (FGSM; Goodfellow et al., arXiv 1412.6572), and for
+        w = grad loss, which lies in the distribution.
+    """
+
+    def one(image: Array, label: Array) -> tuple[Array, Array]:
+        gradient = jax.grad(lambda z: -log_prob(z)[label])(image)
+
+        def share(w: Array) -> Array:
+            vertical = vertical_projection(log_prob, image, w)
+            return jnp.linalg.norm(vertical.ravel()) / jnp.maximum(jnp.linalg.norm(w.ravel()), 1e-30)
+
+        return share(jnp.sign(gradient)), share(gradient)
+
+    return jax.lax.map(lambda pair: one(*pair), (images, labels), batch_size=16)
+
+
+def _row(walk: VerticalWalk, how: How, slot: int, std: float, pixels: int) -> Row:
+    """What is known after one number of steps; lengths in normalised units."""
+    log_probs = np.asarray(walk.log_probs)
+    first, now = log_probs[:, 0], log_probs[:, slot]
+    level = np.asarray(walk.distances)[:, slot] / std
+    return {
+        "clamp": how.clip,
+        "step": min(slot * how.every, how.max_steps),
+        "noise level": float(np.median(level)),
+        "per pixel": float(np.median(level)) / pixels**0.5,
+        "same label": float(np.mean(first.argmax(-1) == now.argmax(-1))),
+        "confidence": float(np.median(confidence(now))),
+        "least": float(confidence(now).min()),
+        "change of p": float(np.median(np.abs(np.exp(now) - np.exp(first)).max(-1))),
+    }
+
+
+def _strips(
+    walk: VerticalWalk, how: How, task: Task, labels: np.ndarray
+) -> tuple[list[list[Tile]], list[str]]:
+    """Images along the first few walks."""
+    slots = [step // how.every for step in _COLUMNS if step <= how.max_steps]
+    rows = []
+    for k in range(min(_SHOWN, len(labels))):
+        row = []
+        for slot in slots:
+            at = np.asarray(walk.log_probs)[k, slot]
+            words = f"step {slot * how.every}\n{task.test.names[at.argmax()]}  {100 * confidence(at):.0f} %"
+            row.append(Tile(np.asarray(walk.points)[k, slot], words))
+        rows.append(row)
+    return rows, [task.test.names[label] for label in labels[: len(rows)]]
+
+
+def run(trial: Trial, settings: Settings) -> Outcome:
+    """Walk across the leaves from test images, clamped and not; compare with the sign-gradient attack.
+
+    Args:
+        trial: The network.
+        settings: Size.
+
+    Returns:
+        The outcome.
+    """
+    log_prob = trial.log_prob
+    images, labels = sample(trial.task.test, settings.images, trial.seed)
+    size = images[0].size
+    rows, curves, figures, data = [], [], {}, {}
+    title = f"{trial.words}: walks across the leaves"
+    for k, clip in enumerate((True, False)):
+        how = PAPER._replace(max_steps=settings.max_steps, clip=clip, saved=settings.max_steps // 50)
+        key = jax.random.key(trial.seed)
+        walk = add_noise(log_prob, images, key, how, trial.task.std, trial.stage(k, 2))
+        slots = [at // how.every for at in _COLUMNS if at <= how.max_steps]
+        rows += [_row(walk, how, slot, trial.task.std, size) for slot in slots]
+        x = steps_axis(how, walk.points.shape[1])
+        curves.append(Curves(how.words(), x, confidence(walk.log_probs), {}))
+        data[how.words()] = {
+            "step": x,
+            "noise level": walk.distances / trial.task.std,
+            "confidence": confidence(walk.log_probs),
+            "label": np.asarray(walk.log_probs).argmax(-1),
+            "clipped": walk.clipped / trial.task.std,
+        }
+        strips, names = _strips(walk, how, trial.task, labels)
+        figures[f"across_{'clamped' if clip else 'free'}"] = image_grid(
+            f"{title}\n{how.words()}", strips, names
+        )
+    figures["across_curves"] = curve_panels(title, curves, "step", "confidence", ylim=(0, 1.02))
+    signs, gradients = (np.asarray(w) for w in fast_gradient_departure(log_prob, images, labels))
+    data["vertical share"] = {"sign gradient": signs, "gradient": gradients}
+    notes = [
+        "Noise level: distance to the image in normalised pixels; 'per pixel' its root mean square.",
+        f"Vertical share of the sign-gradient (FGSM): median {np.median(signs):.3f}, range "
+        f"{signs.min():.3f} to {signs.max():.3f}; of the gradient itself: at most {gradients.max():.1g}.",
+    ]
+    return Outcome(title, rows, data, figures, notes)
