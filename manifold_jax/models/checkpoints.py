@@ -30,6 +30,11 @@ def _place(folder: Folder, step: int) -> str:
     return os.path.abspath(os.path.join(folder, str(int(step))))
 
 
+def _is_complete(folder: Folder, step: int) -> bool:
+    """Whether Orbax finished it: it gives a folder its name when all is written."""
+    return os.path.isfile(os.path.join(_place(folder, step), "_CHECKPOINT_METADATA"))
+
+
 def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) -> Path:
     """Write ``folder/<step>``, aside first, then moved into place.
 
@@ -74,12 +79,10 @@ def checkpoint_steps(folder: Folder) -> list[int]:
         >>> checkpoint_steps("no-such-folder")
         []
     """
-    from orbax.checkpoint import v1 as ocp
-
     if not os.path.isdir(folder):
         return []
     numbered = [int(name) for name in os.listdir(folder) if name.isdigit()]
-    return sorted(step for step in numbered if ocp.is_orbax_checkpoint(_place(folder, step)))
+    return sorted(step for step in numbered if _is_complete(folder, step))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -96,7 +99,7 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
     from orbax.checkpoint import v1 as ocp
 
     place = _place(folder, step)
-    if not os.path.isdir(place) or not ocp.is_orbax_checkpoint(place):
+    if not _is_complete(folder, step):
         there = ", ".join(map(str, checkpoint_steps(folder))) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}, there are: {there}.")
     with _quiet():

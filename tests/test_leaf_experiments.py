@@ -1,0 +1,168 @@
+"""Experiments on a small network: what they report is what the functions of the package give."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from manifold_jax import local_data_rank, local_data_trace, vertical_projection
+from manifold_jax.experiments import leaf_across, leaf_history, leaf_paths
+from manifold_jax.experiments.leaf_outcome import Outcome, plain, table, write
+from manifold_jax.experiments.leaf_task import Trial, different_pairs, learn, sample, task
+from manifold_jax.experiments.leaf_walks import How, add_noise, summary, walk
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    """LeNet on 8 x 8 digits after 60 steps."""
+    folder = tmp_path_factory.mktemp("digits")
+    found = task("digits")
+    learn(found, folder, 60, save_at=(0, 20))
+    return Trial(found, folder, 60)
+
+
+def linear(w, x):
+    return jax.nn.log_softmax(w @ x.ravel())
+
+
+def linear_classifier(classes=3, n=6):
+    return Partial(linear, jnp.asarray(np.random.default_rng(0).normal(size=(classes, n)), jnp.float32))
+
+
+def test_digits_are_split_without_overlap_and_pairs_differ_in_class(trial):
+    found = trial.task
+    assert len(found.train.labels) + len(found.test.labels) == 1797
+    assert found.train.images.shape[1:] == (8, 8)
+    assert found.train.images.max() == 255
+    sources, destinations, first, second = different_pairs(found.test, 100)
+    assert (first != second).all()
+    assert 0 <= float(sources.min()) <= float(destinations.max()) <= 1
+
+
+def test_paths_of_a_linear_classifier_end_where_the_rest_is_vertical():
+    """D is the same everywhere, so the end is the source plus the horizontal part of the difference."""
+    log_prob = linear_classifier()
+    rng = np.random.default_rng(1)
+    sources, destinations = (jnp.asarray(rng.uniform(size=(30, 6)), jnp.float32) for _ in range(2))
+    how = How(step_size=0.02, max_steps=300, clip=False, tolerance=1e-3, saved=3)
+    told = []
+    path = walk(log_prob, sources, destinations, how, 0.5, lambda *at: told.append(at))
+    assert told == [(25, 30), (30, 30)]
+    rest = jax.vmap(lambda s, d: vertical_projection(log_prob, s, d - s))(sources, destinations)
+    np.testing.assert_allclose(path.points[:, -1], destinations - rest, atol=2e-3)
+    row = summary(path, how, 0.5)
+    end, start = np.linalg.norm(rest, axis=1), np.linalg.norm(sources - destinations, axis=1)
+    np.testing.assert_allclose(row["after"], np.median(end) / 0.5, rtol=1e-3)
+    np.testing.assert_allclose(row["ratio"], np.median(end / start), rtol=1e-3)
+    assert row["stalled"] == 1
+    assert row["reached"] == 0
+
+
+def test_noise_of_a_linear_classifier_changes_no_probability():
+    log_prob = linear_classifier()
+    images = jnp.full((4, 6), 0.5)
+    how = How(step_size=0.1, max_steps=20, clip=False, saved=4)
+    found = add_noise(log_prob, images, jax.random.key(0), how, 0.3)
+    np.testing.assert_allclose(found.distances[:, -1], 20 * 0.1 * 0.3, rtol=1e-4)
+    np.testing.assert_allclose(found.log_probs[:, -1], found.log_probs[:, 0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_history_reports_means_over_the_images(trial):
+    settings = leaf_history.Settings(images=5, fisher_images=2)
+    images, _ = sample(trial.task.test, 5)
+    told = []
+    outcome = leaf_history.history(trial._replace(progress=lambda *at: told.append(at)), settings)
+    assert [row["step"] for row in outcome.rows] == [0, 20, 60]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    log_prob = trial.log_prob
+    expected = np.mean([float(local_data_trace(log_prob, image)) for image in images])
+    np.testing.assert_allclose(outcome.rows[-1]["tr G"], expected, rtol=1e-4)
+    ranks = [int(local_data_rank(log_prob, image).distribution) for image in images]
+    assert outcome.rows[-1]["rank D"] == np.mean(ranks)
+    assert outcome.rows[-1]["test accuracy"] > outcome.rows[0]["test accuracy"] + 0.2
+
+
+@pytest.mark.slow
+def test_a_head_of_100_classes_has_the_rank_of_the_pixels(trial):
+    outcome = leaf_history.rank_table(trial, leaf_history.Settings(images=3))
+    bounds = {row["network"]: row["bound C - 1"] for row in outcome.rows}
+    assert bounds == {"untrained": 9, "step 60": 9, "untrained, 100 classes": 99}
+    assert all(row["most"] <= min(row["bound C - 1"], 64) for row in outcome.rows)
+    assert set(outcome.figures) == {"rank"}
+
+
+def test_crossings_are_found_where_a_curve_falls_to_its_first_value():
+    assert leaf_history.crossings([0, 10, 20, 30, 40], [2.0, 6.0, 2.0, 4.0, 0.0]) == [20.0, 35.0]
+    assert leaf_history.crossings([0, 1], [1.0, 2.0]) == []
+
+
+def test_the_gradient_is_horizontal_and_its_sign_is_not(trial):
+    images, labels = sample(trial.task.test, 4)
+    signs, gradients = leaf_across.fast_gradient_departure(trial.log_prob, images, labels)
+    assert np.all(np.asarray(gradients) < 1e-4)
+    assert np.all((np.asarray(signs) > 0.1) & (np.asarray(signs) < 1))
+
+
+@pytest.mark.slow
+def test_walks_across_are_reported_clamped_and_not(trial):
+    outcome = leaf_across.run(trial, leaf_across.Settings(images=3, max_steps=100))
+    assert [row["clamp"] for row in outcome.rows] == [True] * 3 + [False] * 3
+    free = [row for row in outcome.rows if not row["clamp"]]
+    assert free[0]["noise level"] == 0
+    # The chord of a path of 100 steps of 0.1.
+    assert 5 < free[-1]["noise level"] <= 10 * (1 + 1e-5)
+    clamped = [row for row in outcome.rows if row["clamp"]]
+    assert clamped[-1]["noise level"] < free[-1]["noise level"]
+    assert set(outcome.figures) == {"across_clamped", "across_free", "across_curves"}
+
+
+@pytest.mark.slow
+def test_paths_between_classes_letters_and_noise(trial, tmp_path):
+    small = leaf_paths.Settings(pairs=2, sweep_pairs=2, max_steps=40, long_steps=40, noise_steps=10)
+    outcome = leaf_paths.between_classes(trial, small)
+    assert [(row["step"], row["kind"], row["clamp"]) for row in outcome.rows] == [
+        (0.1, "fixed", True),
+        (0.1, "fixed", False),
+        (0.02, "fixed", False),
+        (0.1, "controlled", False),
+    ]
+    assert all(0 < row["ratio"] <= 1 for row in outcome.rows)
+    swept = leaf_paths.sweep(trial, small)
+    assert [row["checkpoint"] for row in swept.rows] == [0, 0, 60, 60]
+    letters = tmp_path / "letters.npz"
+    np.savez(letters, images=trial.task.train.images[:3])
+    symbols = leaf_paths.to_other_symbols(trial, small, letters=letters)
+    assert {row["paths"] for row in symbols.rows} == {"other class", "mirrored", "letter"}
+    noisy = leaf_paths.from_noise(trial, small)
+    assert len(noisy.rows) == 8
+    written = write(noisy, tmp_path, "noisy", {"pairs": 2})
+    assert json.loads(written[0].read_text())["rows"][0]["pairs"] == 2
+    assert {path.suffix for path in written} == {".json", ".txt", ".png"}
+    assert all(path.stat().st_size for path in written)
+
+
+def test_letters_of_the_wrong_kind_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        leaf_paths.read_images(tmp_path / "none.npz", (8, 8))
+    bad = tmp_path / "bad.npz"
+    np.savez(bad, images=np.zeros((2, 9, 9), np.uint8))
+    with pytest.raises(ValueError, match=r"must be uint8 of shape \(n, 8, 8\), got uint8 \(2, 9, 9\)"):
+        leaf_paths.read_images(bad, (8, 8))
+    np.savez(bad, pictures=np.zeros(2))
+    with pytest.raises(ValueError, match=r"no \.npz file with an array named images"):
+        leaf_paths.read_images(bad, (8, 8))
+    bad.write_text("text")
+    with pytest.raises(ValueError, match=r"no \.npz file"):
+        leaf_paths.read_images(bad, (8, 8))
+
+
+def test_tables_and_json_know_no_infinity():
+    rows = [{"a": np.float32(np.inf), "b": True, "c": None}]
+    outcome = Outcome("title", rows, {"x": jnp.array([1.0, jnp.nan])}, {})
+    assert [list(column.cells) for column in table(outcome).columns] == [["-"], ["yes"], ["-"]]
+    assert plain(outcome.data) == {"x": [1.0, None]}
+    assert plain(rows[0]["a"]) is None
