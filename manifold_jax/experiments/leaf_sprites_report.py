@@ -191,7 +191,7 @@ def _maps(figure: Any, maps: tuple[FactorMap, ...], sizes: int) -> None:
     grid = figure.subplots(len(maps), 3, squeeze=False)
     volumes = np.concatenate([found.volume_element.ravel() for found in maps])
     volumes = volumes[np.isfinite(volumes) & (volumes > 0)]
-    low, high = np.percentile(volumes, (1, 99.5)) if volumes.size else (0.1, 1.0)
+    low, high = np.percentile(volumes, (5, 99.5)) if volumes.size else (0.1, 1.0)
     bend = np.concatenate([found.scalar_curvature.ravel() for found in maps])
     bend = np.abs(bend[np.isfinite(bend)])
     most = max(float(np.percentile(bend, 95)) if bend.size else 1.0, 1.0)

@@ -70,7 +70,7 @@ class Settings(NamedTuple):
     map_sizes: tuple[int, int] = (25, 32)
 
 
-REDUCED = Settings(size=24, shift=2.0, images=3000, steps=300, batch_size=32, points=30, map_sizes=(13, 16))
+REDUCED = Settings(size=24, shift=2.0, images=3000, steps=400, batch_size=32, points=30, map_sizes=(13, 16))
 
 
 class Meeting(NamedTuple):
