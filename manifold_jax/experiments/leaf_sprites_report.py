@@ -224,7 +224,7 @@ def _map(axes: Any, found: FactorMap, field: str, norm: Any, colours: str) -> An
 
 def _words(found: FactorMap, field: str) -> str:
     if field == "volume_element":
-        return f"{found.shape}: volume {found.volume:.3g} ± {found.volume_error:.1g}"
+        return f"{found.shape}: volume {found.volume:.3g} ± {found.volume_error:.2g}"
     if field == "scalar_curvature":
         low, middle, high = curvature_quartiles(found)
         return f"{found.shape}: median {middle:.2g}, half in {low:.2g} to {high:.2g}"
