@@ -39,6 +39,7 @@ from manifold_jax.information import LocalDataRank as LocalDataRank
 from manifold_jax.information import PathStatus as PathStatus
 from manifold_jax.information import VerticalWalk as VerticalWalk
 from manifold_jax.information import check_log_prob as check_log_prob
+from manifold_jax.information import factor_visibility as factor_visibility
 from manifold_jax.information import fisher_factor as fisher_factor
 from manifold_jax.information import fisher_involutivity_defect as fisher_involutivity_defect
 from manifold_jax.information import fisher_matvec as fisher_matvec
@@ -59,5 +60,7 @@ from manifold_jax.information import local_data_spectrum as local_data_spectrum
 from manifold_jax.information import local_data_trace as local_data_trace
 from manifold_jax.information import output_length as output_length
 from manifold_jax.information import path_length as path_length
+from manifold_jax.information import principal_angles as principal_angles
+from manifold_jax.information import pulled_back as pulled_back
 from manifold_jax.information import vertical_projection as vertical_projection
 from manifold_jax.information import vertical_walk as vertical_walk

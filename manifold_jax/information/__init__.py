@@ -27,4 +27,7 @@ from manifold_jax.information.paths import HorizontalPath as HorizontalPath
 from manifold_jax.information.paths import VerticalWalk as VerticalWalk
 from manifold_jax.information.paths import horizontal_path as horizontal_path
 from manifold_jax.information.paths import vertical_walk as vertical_walk
+from manifold_jax.information.tangents import factor_visibility as factor_visibility
+from manifold_jax.information.tangents import principal_angles as principal_angles
+from manifold_jax.information.tangents import pulled_back as pulled_back
 from manifold_jax.information.walker import PathStatus as PathStatus

@@ -1,0 +1,149 @@
+"""Where a data manifold with known tangents and the distribution of a classifier meet: functions of arrays.
+
+The tangents X_i of the data at x and the directions D_x that change the output of a classifier are two sets
+of vectors in one space. Nothing here knows where either came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from manifold_jax.information.log_prob import LogProb
+from manifold_jax.information.rows import HIGHEST, norm, orthonormal_rows, scale_of, singular_rows
+
+
+def _checked_pair(tangents: Any, rows: Any, name: str) -> tuple[Float[Array, "d n"], Float[Array, "C n"]]:
+    """Two floating-point matrices with rows in one space."""
+    tangents, rows = jnp.asarray(tangents), jnp.asarray(rows)
+    for label, a, shape in (("tangents", tangents, "(d, n)"), (name, rows, "(C, n)")):
+        if a.ndim != 2 or a.size == 0 or not jnp.issubdtype(a.dtype, jnp.floating):
+            raise ValueError(
+                f"{label} must be a floating-point matrix {shape}, vectors as rows, got {a.dtype} of shape "
+                f"{a.shape}: flatten the axes of an image, and map over points with jax.vmap."
+            )
+    if tangents.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"tangents and {name} must have rows of one length, got {tangents.shape[1]} and {rows.shape[1]}."
+        )
+    dtype = jnp.promote_types(tangents.dtype, rows.dtype)
+    return tangents.astype(dtype), rows.astype(dtype)
+
+
+def _of_size_one(rows: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """Every row divided by its largest magnitude, so that no square underflows."""
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    return rows / jnp.where(largest == 0, 1.0, largest)
+
+
+def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) -> Float[Array, "min(d,C)"]:
+    """Principal angles between the spans of two sets of rows.
+
+    With orthonormal bases Q of the tangents and B of the other span, the cosines are the singular values of
+    Q B^T and the sines those of Q - Q B^T B. A cosine cannot tell an angle below sqrt(eps) from 0 and a sine
+    none so near to pi/2, therefore arctan2(sine, cosine), which has the absolute accuracy of the rows
+    everywhere (Bjorck & Golub, Math. Comp. 27, 1973; Knyazev & Argentati, SIAM J. Sci. Comput. 23, 2002).
+
+    Args:
+        tangents: Vectors as rows; their lengths do not matter, dependent ones count once.
+        basis: Vectors as rows, orthonormal or not; zero rows, such as those of :func:`horizontal_basis` past
+            the rank, span nothing.
+
+    Returns:
+        ``(min(d, C),)``, in radians, ascending. Only as many angles exist as the smaller of the two ranks;
+        the places past it hold pi/2, the cosine of a vector that is not there being 0. NaN for NaN.
+
+    Raises:
+        ValueError: An argument is no floating-point matrix, or the rows differ in length.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import principal_angles
+        >>> plane, line = jnp.eye(3)[:2], jnp.array([[0.0, 1.0, 1.0]])
+        >>> print(principal_angles(plane, line).round(4))
+        [0.7854]
+    """
+    tangents, basis = _checked_pair(tangents, basis, "basis")
+    count = min(tangents.shape[0], basis.shape[0])
+    q, _, pivots = orthonormal_rows(_of_size_one(tangents))
+    b = orthonormal_rows(_of_size_one(basis)).basis
+    products = jnp.matmul(q, b.T, precision=HIGHEST)
+    rest = q - jnp.matmul(products, b, precision=HIGHEST)
+    rest = rest - jnp.matmul(jnp.matmul(rest, b.T, precision=HIGHEST), b, precision=HIGHEST)
+    sines = singular_rows(rest)[0]
+    # Zero rows of q give zero sines, at the end: they are not angles of 0.
+    exists = jnp.arange(sines.size) < jnp.sum(pivots != 0)
+    sines = jnp.sort(jnp.where(exists, sines, 1.0))
+    return jnp.arctan2(sines[:count], singular_rows(products)[0][:count])
+
+
+def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]) -> Float[Array, "d"]:
+    """How much a classifier sees of every tangent: X_i^T G X_i / (|X_i|^2 lambda_max(G)).
+
+    1 along the direction that G sees best, 0 along a leaf's normals, Tr G / (n lambda_max) on average over
+    random directions. G = A^T A is never formed: X^T G X = |A X|^2 (Grementieri & Fioresi, SIAM J. Imaging
+    Sci. 15, 2022, for G).
+
+    Args:
+        tangents: X_i as rows; their lengths do not matter.
+        factor: A of :func:`local_data_factor`.
+
+    Returns:
+        ``(d,)``, between 0 and 1; 0 where the tangent or G vanishes.
+
+    Raises:
+        ValueError: An argument is no floating-point matrix, or the rows differ in length.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import factor_visibility, local_data_factor
+        >>> factor = local_data_factor(jax.nn.log_softmax, jnp.zeros(2))
+        >>> print(factor_visibility(jnp.array([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]), factor).round(3))
+        [1.  0.5 0. ]
+    """
+    tangents, factor = _checked_pair(tangents, factor, "factor")
+    tangents = _of_size_one(tangents)
+    factor = factor / scale_of(factor)
+    largest = norm(tangents) * singular_rows(factor)[0][0]
+    seen = norm(jnp.matmul(tangents, factor.T, precision=HIGHEST))
+    zero = largest == 0
+    # At most 1 but for rounding.
+    return jnp.minimum(jnp.where(zero, 0.0, seen / jnp.where(zero, 1.0, largest)) ** 2, 1.0)
+
+
+def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callable[[Any], Float[Array, "C"]]:
+    """The map u -> 2 sqrt(p(X(u))), whose induced metric is the pull-back of G to the chart of the data.
+
+    g_ij = X_i^T G X_j, because G = sum_y p_y a_y a_y^T and d(2 sqrt(p_y)) = sqrt(p_y) a_y^T dX, with the
+    scores a_y = grad log p_y. The images lie in the sphere of radius 2 (Fisher-Rao metric; Amari & Nagaoka,
+    Methods of information geometry, 2000, section 2.2), so that the rank of g is at most C - 1, and d = C - 1
+    factors in general position have the sectional curvature 1/4. Give the function to
+    ``gram_from_function`` for volume and curvatures; these need a classifier with two derivatives.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        embedding: One chart point ``(d,)`` to one input.
+
+    Returns:
+        A function of one chart point ``(d,)`` with values ``(C,)``, of length 2. It closes over
+        its arguments: inside of ``jit`` build it from the parameters that are arguments there.
+
+    Raises:
+        ValueError: An argument is not callable.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import gram_from_function, metric, pulled_back
+        >>> line = lambda u: jnp.array([1.0, -1.0]) * u[0]
+        >>> print(metric(gram_from_function(pulled_back(jax.nn.log_softmax, line), jnp.zeros(1))).round(4))
+        [[1.]]
+    """
+    for name, function in (("log_prob", log_prob), ("embedding", embedding)):
+        if not callable(function):
+            raise ValueError(f"{name} must be a function of one point, got {type(function).__name__}.")
+    return lambda u: 2 * jnp.exp(log_prob(embedding(u)) / 2)
