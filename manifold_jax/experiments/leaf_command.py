@@ -80,6 +80,8 @@ EXPERIMENTS = {
         leaf_paths.from_noise,
     ),
 }
+SPRITES = "sprites"
+"""The experiment with a data set and a network of its own."""
 _WITH_LETTERS = ("letters",)
 _STEPS = {"full": 10_000, "reduced": 1000}
 _HISTORY_STEPS = {"full": 30_000, "reduced": 1000}

@@ -6,6 +6,11 @@ factor the network sees, X_i^T G X_i / (|X_i|^2 lambda_max(G)), and pull G back 
 volume and curvature of its own, induced by u -> 2 sqrt(p(X(u))).
 """
 
+from pathlib import Path
+
+import jax
+
+from manifold_jax.experiments.leaf_outcome import Outcome
 from manifold_jax.experiments.leaf_sprites_report import data as data
 from manifold_jax.experiments.leaf_sprites_report import figure as figure
 from manifold_jax.experiments.leaf_sprites_report import table as table
@@ -13,3 +18,32 @@ from manifold_jax.experiments.leaf_sprites_run import REDUCED as REDUCED
 from manifold_jax.experiments.leaf_sprites_run import Result as Result
 from manifold_jax.experiments.leaf_sprites_run import Settings as Settings
 from manifold_jax.experiments.leaf_sprites_run import run as run
+from manifold_jax.experiments.leaf_task import Progress
+
+_STAGES = ("training", "tangents", "maps")
+
+
+def outcome(seed: int, folder: Path, settings: Settings, progress: Progress | None = None) -> Outcome:
+    """Run the experiment, for the command line.
+
+    Args:
+        seed: Of weights, sprites and places.
+        folder: Of the checkpoints.
+        settings: Size.
+        progress: Called with the work done and all of it, stage after stage.
+
+    Returns:
+        The outcome.
+    """
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(_STAGES.index(stage) * total + done, len(_STAGES) * total)
+
+    found = run(settings, jax.random.key(seed), folder, tell)
+    title = "Sprites: the tangents of the data beside the distribution of a classifier"
+    notes = [
+        "Angles in degrees; visibility X_i^T G X_i / (|X_i|^2 lambda_max(G)); S of the metric pulled back to "
+        "(scale, orientation), 1/2 where its image is totally geodesic in the sphere of radius 2."
+    ]
+    return Outcome(title, table(found), data(found), {"sprites": figure(found)}, notes)
