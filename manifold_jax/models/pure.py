@@ -18,14 +18,41 @@ class Apply:
 
     Attributes:
         graphdef: The architecture.
+        method: Which method of the module; by default its call.
     """
 
     graphdef: Any
+    method: str = "__call__"
 
     def __call__(self, params: Any, x: Float[Array, "*shape"]) -> Any:
         """The output for one input, without a batch axis."""
-        outputs = nnx.merge(self.graphdef, params)(x[None])
+        outputs = getattr(nnx.merge(self.graphdef, params), self.method)(x[None])
         return jax.tree.map(lambda output: output[0], outputs)
+
+    def of(self, method: str) -> Apply:
+        """Another method of the same network, ``"logits"`` or ``"features"`` of a classifier.
+
+        Args:
+            method: Its name; it maps a batch like the call of the module.
+
+        Returns:
+            ``apply(params, x)`` for it.
+
+        Raises:
+            ValueError: The network has no such method.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from flax import nnx
+            >>> from manifold_jax.models import LeNet, pure
+            >>> apply, params = pure(LeNet(rngs=nnx.Rngs(0)))
+            >>> apply.of("features")(params, jnp.zeros((28, 28))).shape
+            (128,)
+        """
+        kind = self.graphdef.type
+        if not callable(getattr(kind, method, None)):
+            raise ValueError(f"{kind.__name__} has no method {method!r}.")
+        return dataclasses.replace(self, method=method)
 
 
 class Pure(NamedTuple):
