@@ -98,10 +98,11 @@ def psnr(images: Images, clean: Images) -> Float[np.ndarray, "n"]:
 
 
 class Subspace(NamedTuple):
-    """Principal components: the mean ``(m,)`` and orthonormal rows ``(k, m)``."""
+    """Principal components: the mean ``(m,)``, orthonormal rows ``(k, m)`` and variances ``(k,)``."""
 
     mean: np.ndarray
     rows: np.ndarray
+    variance: np.ndarray
 
 
 def principal_subspace(training: Training, count: int) -> Subspace:
@@ -115,7 +116,7 @@ def principal_subspace(training: Training, count: int) -> Subspace:
     flat = training.flat.astype(np.float64)
     solver = "covariance_eigh" if len(flat) > flat.shape[1] else "full"
     fitted = PCA(min(count, *flat.shape), svd_solver=solver).fit(flat)
-    return Subspace(fitted.mean_, fitted.components_)
+    return Subspace(fitted.mean_, fitted.components_, fitted.explained_variance_)
 
 
 def pca_denoised(images: Images, subspace: Subspace, count: int) -> Images:

@@ -140,7 +140,7 @@ def layer(log_prob: Partial, method: str) -> Partial:
         One image to these.
 
     Raises:
-        ValueError: The classifier is another function, or its network has no such method.
+        ValueError: The classifier is another function.
     """
     if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, Apply):
         raise ValueError(

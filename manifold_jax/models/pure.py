@@ -26,7 +26,10 @@ class Apply:
 
     def __call__(self, params: Any, x: Float[Array, "*shape"]) -> Any:
         """The output for one input, without a batch axis."""
-        outputs = getattr(nnx.merge(self.graphdef, params), self.method)(x[None])
+        module = nnx.merge(self.graphdef, params)
+        if not hasattr(module, self.method):
+            raise ValueError(f"{type(module).__name__} has no method {self.method!r}.")
+        outputs = getattr(module, self.method)(x[None])
         return jax.tree.map(lambda output: output[0], outputs)
 
     def of(self, method: str) -> Apply:
@@ -36,10 +39,7 @@ class Apply:
             method: Its name; it maps a batch like the call of the module.
 
         Returns:
-            ``apply(params, x)`` for it.
-
-        Raises:
-            ValueError: The network has no such method.
+            ``apply(params, x)`` for it; a network without such a method is refused when it is called.
 
         Example:
             >>> import jax.numpy as jnp
@@ -49,9 +49,6 @@ class Apply:
             >>> apply.of("features")(params, jnp.zeros((28, 28))).shape
             (128,)
         """
-        kind = self.graphdef.type
-        if not callable(getattr(kind, method, None)):
-            raise ValueError(f"{kind.__name__} has no method {method!r}.")
         return dataclasses.replace(self, method=method)
 
 
