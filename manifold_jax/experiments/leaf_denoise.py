@@ -262,7 +262,7 @@ def run(
         rows,
         _data(settings, values, baselines, leaf, right),
         {
-            "leaf_denoise": _grid(task, settings, clean, methods, values),
+            "leaf_denoise": _grid(task, settings, clean, labels, methods, values),
             "leaf_denoise_psnr": _curves(task, settings, values),
         },
         _notes(settings, values, baselines, leaf, right),
@@ -338,6 +338,7 @@ def _grid(
     task: Task,
     settings: Settings,
     clean: Images,
+    labels: np.ndarray,
     methods: dict[str, np.ndarray],
     values: dict[str, np.ndarray],
 ) -> Figure:
@@ -348,8 +349,10 @@ def _grid(
         for j, level in enumerate(settings.levels):
             images.append([clean[k], *(methods[name][j, k] for name in names)])
             captions.append(["", *(f"{values[name][j, k]:.1f} dB" for name in names)])
-            rows.append(f"noise {level:g}")
-    title = f"Denoising {task.name}: PSNR below each image, standard deviation of the noise at the left"
+            rows.append(f"{task.test.names[labels[k]]}: sd {level:g}")
+    title = (
+        f"Denoising {task.name}: PSNR below each image; class and noise (sd: standard deviation) at the left"
+    )
     columns = ["clean", *map(_short, names)]
     return image_grid(title, images, rows=rows, columns=columns, captions=captions)
 
