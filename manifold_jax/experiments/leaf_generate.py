@@ -211,9 +211,9 @@ def _notes(
         f"Up to {settings.max_steps} steps of {settings.step_size:g}, without a clip, until the horizontal "
         f"share of the aim is {settings.stationarity:g} (stalled). Towards the same class "
         f"{np.median(rest):.0%} of the way is left (median). A line moves as far as the walk above it.",
-        "label kept, all along, stalled, out of range (pixels outside of [0, 1] by a grey level): shares; "
-        "others: medians. walked, moved (start to end), furthest (pixel out of range) and to training (nearest "
-        "training image, a rough measure of realism) are Euclidean in pixels from 0 to 1.",
+        "Shares: label kept, kept all along, stalled, out of range (pixels outside of [0, 1] by a grey level). "
+        "Medians: all others; walked, moved (start to end), furthest (pixel out of range) and to training "
+        "(nearest training image, a rough measure of realism) are Euclidean in pixels from 0 to 1.",
         f"Drift off the leaf, of what was walked: {'; '.join(drift)}.",
         f"Test images are {near:.2f} from their nearest training image (median). FR length: of the outputs 2 "
         "sqrt(p) at the saved points; from one certain class to another it is at least pi.",

@@ -24,7 +24,7 @@ CLASS, CLASS_LINE = "leaf, same class", "line, same class"
 RANDOM, RANDOM_LINE = "leaf, random", "line, random"
 KEPT = "leaf, random, label kept"
 
-TINY, STILL = 1e-30, 1e-6
+_STILL = 1e-6
 
 _FAR = 1000.0
 
@@ -90,11 +90,11 @@ def _paths(
 def keeping_direction(
     log_prob: Partial, x: Float[Array, "*shape"], label: Int[Array, ""], w: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """The part of w in D_x, less what would lower log p of a label, to length 1.
+    """The part of w in D_x, less what would lower log p of a label to first order; of length 1.
 
     u = P_x(w), then u - min(0, <u, s>) s / |s|^2, where s = grad log p_label lies in D_x. Since
-    E_y[grad log p_y] = 0, s is - sum_y p_y grad log p_y / p_label over the others, which keeps its digits
-    where p saturates.
+    E_y[grad log p_y] = 0, s is along - sum_y p_y grad log p_y over the others, which keeps its digits where
+    p saturates.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -107,10 +107,10 @@ def keeping_direction(
     """
     log_p, rows = scores(lambda z: log_prob(z.reshape(x.shape)), jnp.ravel(x))
     u, _ = unit(project(span(rows).basis, jnp.ravel(w)))
-    others = jnp.where(jnp.arange(log_p.shape[0]) == label, 0.0, jnp.exp(log_p))
-    s, _ = unit(-jnp.matmul(others / jnp.maximum(jnp.max(others), TINY), rows, precision=HIGHEST))
+    others = jax.nn.softmax(jnp.where(jnp.arange(log_p.shape[0]) == label, -jnp.inf, log_p))
+    s, _ = unit(-jnp.matmul(others, rows, precision=HIGHEST))
     kept, left = unit(u - jnp.minimum(jnp.sum(u * s), 0.0) * s)
-    return jnp.where(left > STILL, kept, 0.0).reshape(x.shape)
+    return jnp.where(left > _STILL, kept, 0.0).reshape(x.shape)
 
 
 @partial(jax.jit, static_argnames=("most", "save_every"))
