@@ -366,6 +366,7 @@ def _histograms(task: Task, settings: Settings, scores: dict[str, dict[str, np.n
         axes.set_title(name if name.startswith("leaf") else f"distance to {name}", fontsize=10)
         axes.set_xlabel("distance [norm of pixels in 0 to 1]")
         axes.set_ylabel("images")
+        axes.yaxis.get_major_locator().set_params(integer=True)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
     return figure

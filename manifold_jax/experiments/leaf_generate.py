@@ -188,10 +188,9 @@ def run(
 
 
 def _curves(way: Way, labels: Int[np.ndarray, "n"]) -> dict[str, np.ndarray]:
-    """Along the way: medians of lengths and confidence, share of walks with the label."""
+    """Along the way: share of walks with the label, mean probability of it, median length."""
     own = np.take_along_axis(way.log_probs, labels[:, None, None].astype(int), axis=2)[..., 0]
     return {
-        "walked": np.median(way.walked, axis=0),
         "label kept": np.mean(way.log_probs.argmax(axis=2) == labels[:, None], axis=0),
         "p of the label": np.exp(own).mean(axis=0),
         "Fisher-Rao length": np.median(fisher_rao_lengths(way.log_probs), axis=0),
@@ -211,9 +210,9 @@ def _notes(
         f"Up to {settings.max_steps} steps of {settings.step_size:g}, without a clip, until the horizontal "
         f"share of the aim is {settings.stationarity:g} (stalled). Towards the same class "
         f"{np.median(rest):.0%} of the way is left (median). A line moves as far as the walk above it.",
-        "Shares: label kept, kept all along, stalled, out of range (pixels outside of [0, 1] by a grey level). "
-        "Medians: all others; walked, moved (start to end), furthest (pixel out of range) and to training "
-        "(nearest training image, a rough measure of realism) are Euclidean in pixels from 0 to 1.",
+        "Shares: label kept, kept all along, stalled, out of range (pixels outside of [0, 1] by a grey "
+        "level). Medians: all others. walked, moved (start to end), furthest (pixel out of range) and to "
+        "training (nearest training image, a rough measure of realism) are Euclidean, pixels from 0 to 1.",
         f"Drift off the leaf, of what was walked: {'; '.join(drift)}.",
         f"Test images are {near:.2f} from their nearest training image (median). FR length: of the outputs 2 "
         "sqrt(p) at the saved points; from one certain class to another it is at least pi.",
@@ -255,7 +254,7 @@ def _said(way: Way, k: int, frame: int, names: tuple[str, ...]) -> str:
 def _curve_figure(
     task: Task, settings: Settings, ways: dict[str, Way], labels: Int[np.ndarray, "n"]
 ) -> Figure:
-    """Label, confidence and Fisher-Rao length against the length walked."""
+    """Label, confidence and Fisher-Rao length along the way."""
     figure = new_figure(13.0, 4.4, f"Walks on {task.name} from {settings.images} test images")
     panels = np.atleast_1d(figure.subplots(1, 3))
     words = (
@@ -269,8 +268,9 @@ def _curve_figure(
         for k, (name, way) in enumerate(ways.items()):
             curve = _curves(way, labels)
             style = "-" if name in (CLASS, RANDOM, KEPT) else "--"
-            axes.plot(curve["walked"], curve[key], style, color=PALETTE[k], lw=1.8, label=name)
-        axes.set_xlabel("length walked, median [norm of pixels in 0 to 1]")
+            steps = np.linspace(0, settings.max_steps, len(curve[key]))
+            axes.plot(steps, curve[key], style, color=PALETTE[k], lw=1.8, label=name)
+        axes.set_xlabel(f"step of {settings.step_size:g}; lines in as many equal parts")
         axes.set_ylabel(word)
         axes.grid(alpha=0.3)
         if key != "Fisher-Rao length":
