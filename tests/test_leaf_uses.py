@@ -441,7 +441,8 @@ def test_denoise_run(digits, trained, tmp_path):
     assert rows["noisy image"]["sd 0.1"] == pytest.approx(20, abs=0.5)  # -20 log10 0.1
     for name in ("principal components", "total variation"):
         assert rows[name]["sd 0.4"] > rows["noisy image, clipped"]["sd 0.4"]
-    # A projection is nearer to the noisy image than its anchor.
+    leaf = found.data["leaf"]
+    assert (leaf["distance"] < leaf["anchor_distance"]).all()
     assert all(np.isfinite(value).all() for value in found.data["psnr"].values())
     assert found.data["components"][0] > found.data["components"][1]
     assert found.data["tv_weights"][0] < found.data["tv_weights"][1]

@@ -173,9 +173,10 @@ def _with_noise(images: Images, level: float, rng: np.random.Generator) -> Image
 
 
 class _Leaf(NamedTuple):
-    """Anchors and projections ``(levels, anchors, images, ...)``, and predicted classes."""
+    """Anchors, their distances and projections ``(levels, anchors, images, ...)``, and predicted classes."""
 
     anchors: np.ndarray
+    before: np.ndarray
     found: LeafProjection
     predicted: np.ndarray
 
@@ -202,7 +203,8 @@ def _project(
         block=settings.block,
         progress=progress,
     )
-    return _Leaf(starts, jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), found), predicted)
+    before = np.linalg.norm((images - starts).reshape(*shape, -1), axis=-1)
+    return _Leaf(starts, before, jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), found), predicted)
 
 
 def _checked(settings: Settings) -> None:
@@ -290,7 +292,8 @@ def _data(
         "tv_weights": chosen.weights,
         "anchors": settings.anchors,
         "accuracy_on_noisy": right,
-        "leaf": {name: np.asarray(getattr(found, name)).mean(axis=2) for name in kept},
+        "leaf": {name: np.asarray(getattr(found, name)).mean(axis=2) for name in kept}
+        | {"anchor_distance": leaf.before.mean(axis=2)},
     }
 
 
