@@ -451,7 +451,7 @@ def test_denoise_run(digits, trained, tmp_path):
 
 @pytest.mark.slow
 def test_detect_run(digits, trained, tmp_path):
-    settings = leaf_detect.REDUCED._replace(count=16, anchors=("any", "mean"), block=20)
+    settings = leaf_detect.REDUCED._replace(images=16, anchors=("any", "mean"), block=20)
     found = leaf_detect.run(digits, trained, settings)
     rows = {row["score"]: row for row in found.rows}
     assert rows["nearest training image"]["vs inverted"] == 1

@@ -116,7 +116,7 @@ def principal_subspace(training: Training, count: int) -> Subspace:
     flat = training.flat.astype(np.float64)
     solver = "covariance_eigh" if len(flat) > flat.shape[1] else "full"
     fitted = PCA(min(count, *flat.shape), svd_solver=solver).fit(flat)
-    return Subspace(fitted.mean_, fitted.components_, fitted.explained_variance_)
+    return Subspace(*map(np.asarray, (fitted.mean_, fitted.components_, fitted.explained_variance_)))
 
 
 def pca_denoised(images: Images, subspace: Subspace, count: int) -> Images:

@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     """What to run.
 
     Attributes:
-        count: Images of every set.
+        images: Of every set.
         anchors: Where projections start, among ``leaf_pairs.ANCHORS``.
         step_size: Of a projection.
         max_steps: Of a projection.
@@ -64,7 +64,7 @@ class Settings(NamedTuple):
         block: Pairs at once.
     """
 
-    count: int = 500
+    images: int = 500
     anchors: tuple[str, ...] = ("any", "class", "mean")
     step_size: float = 0.03
     max_steps: int = 500
@@ -75,7 +75,7 @@ class Settings(NamedTuple):
 
 
 REDUCED = Settings(
-    count=32, anchors=("any",), step_size=0.05, max_steps=80, tolerance=0.02, training=6_000, block=32
+    images=32, anchors=("any",), step_size=0.05, max_steps=80, tolerance=0.02, training=6_000, block=32
 )
 
 
@@ -261,7 +261,7 @@ def run(
             f"variance must lie between 0 and 1 and training be at least 2, got {settings.variance} and "
             f"{settings.training}."
         )
-    sets, notes = image_sets(task, settings.count, seed=seed, path=path, letters=letters)
+    sets, notes = image_sets(task, settings.images, seed=seed, path=path, letters=letters)
     images = np.concatenate(list(sets.values()))
     training = Training(np.asarray(pixels(task.train.images)), task.train.labels)
     log_p = outputs(log_prob, images)
@@ -279,7 +279,7 @@ def run(
         for kind, p in found.projections.items()
     }
     return Outcome(
-        f"Telling {settings.count} test images of {task.name} from others: area under the ROC curve",
+        f"Telling {settings.images} test images of {task.name} from others: area under the ROC curve",
         rows,
         {"scores": scores, "auroc": areas, "paths": ways},
         {
@@ -321,7 +321,7 @@ def _notes(
             f"share at most {settings.tolerance:g}) within {settings.max_steps} steps of "
             f"{settings.step_size:g}; drift off the leaf {np.sum(p.drift):.2g} of {np.sum(p.length):.3g} "
             "walked; rank correlation of leaf distance and distance to the nearest training image "
-            f"{rank_correlation(p.distance, near):.3f}."
+            f"{rank_correlation(np.asarray(p.distance), near):.3f}."
         )
     return notes
 
@@ -329,7 +329,7 @@ def _notes(
 def _heat_map(task: Task, settings: Settings, areas: dict[str, dict[str, tuple[float, float]]]) -> Figure:
     """Areas as numbers in coloured cells."""
     names, sets = list(areas), list(next(iter(areas.values())))
-    title = f"{task.name}: area under the ROC curve ± standard error, {settings.count} images a set"
+    title = f"{task.name}: area under the ROC curve ± standard error, {settings.images} images a set"
     figure = new_figure(1.55 * len(sets) + 3.6, 0.5 * len(names) + 1.5, title)
     axes = figure.add_subplot()
     values = np.array([[areas[name][other][0] for other in sets] for name in names])

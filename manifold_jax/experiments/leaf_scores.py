@@ -94,5 +94,5 @@ def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> fl
     """Spearman's, ties in the order of their places; NaN for a constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (np.argsort(np.argsort(values, kind="stable")) for values in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])

@@ -155,7 +155,9 @@ def straight(log_prob: Partial, sources: Images, chords: Images, saved: int) -> 
     return Way(points, log_p, norms(chords)[:, None] * at.ravel(), none, np.zeros(len(sources), bool))
 
 
-def _as_way(points: np.ndarray, log_probs: np.ndarray, stalled: np.ndarray, drift: np.ndarray) -> Way:
+def _as_way(*parts: np.ndarray) -> Way:
+    """From points, log-probabilities, whether stalled, and drift."""
+    points, log_probs, stalled, drift = parts
     pieces = np.linalg.norm(np.diff(points.reshape(*points.shape[:2], -1), axis=1), axis=2)
     return Way(points, log_probs, np.pad(np.cumsum(pieces, axis=1), ((0, 0), (1, 0))), drift, stalled)
 
@@ -199,8 +201,8 @@ def walks(
     def another(a: Any, b: Any, label: Any) -> tuple[Array, Array, Array]:
         return _keeping(log_prob, a, b, label, steps.size, steps.most, steps.save_every)
 
-    def report(before: int) -> Progress | None:
-        return None if progress is None else lambda done, _: progress(before + done, 3 * count)
+    def report(before: int) -> Progress:
+        return lambda done, _: None if progress is None else progress(before + done, 3 * count)
 
     both = np.concatenate([sources, sources])
     found = in_blocks(one, both, targets, block=block, progress=report(0))
@@ -208,8 +210,10 @@ def walks(
         another, sources, units, labels.astype(np.int32), block=block, progress=report(2 * count)
     )
     stalled = found.status == PathStatus.STALLED
-    parts = [(a[:count], a[count:]) for a in (found.points, found.log_probs, stalled, found.drift)]
-    first, second = (_as_way(*(part[k] for part in parts)) for k in (0, 1))
+    first, second = (
+        _as_way(*(np.asarray(a[part]) for a in (found.points, found.log_probs, stalled, found.drift)))
+        for part in (slice(count), slice(count, None))
+    )
 
     def line(way: Way, chords: Images) -> Way:
         length = norms(chords)
@@ -221,5 +225,5 @@ def walks(
         CLASS_LINE: line(first, destinations - sources),
         RANDOM: second,
         RANDOM_LINE: line(second, units),
-        KEPT: _as_way(*kept, np.full(count, np.nan)),
+        KEPT: _as_way(kept[0], kept[1], kept[2], np.full(count, np.nan)),
     }
