@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from manifold_jax import local_data_rank, local_data_trace, vertical_projection
 from manifold_jax.experiments import leaf_across, leaf_history, leaf_paths
 from manifold_jax.experiments.leaf_outcome import Outcome, plain, table, write
-from manifold_jax.experiments.leaf_task import Trial, different_pairs, learn, sample, task
+from manifold_jax.experiments.leaf_task import Trial, different_pairs, learn, read_images, sample, task
 from manifold_jax.experiments.leaf_walks import How, add_noise, summary, walk
 
 
@@ -147,17 +147,17 @@ def test_paths_between_classes_letters_and_noise(trial, tmp_path):
 
 def test_letters_of_the_wrong_kind_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"):
-        leaf_paths.read_images(tmp_path / "none.npz", (8, 8))
+        read_images(tmp_path / "none.npz", (8, 8))
     bad = tmp_path / "bad.npz"
     np.savez(bad, images=np.zeros((2, 9, 9), np.uint8))
     with pytest.raises(ValueError, match=r"must be uint8 of shape \(n, 8, 8\), got uint8 \(2, 9, 9\)"):
-        leaf_paths.read_images(bad, (8, 8))
+        read_images(bad, (8, 8))
     np.savez(bad, pictures=np.zeros(2))
     with pytest.raises(ValueError, match=r"no \.npz file with an array named images"):
-        leaf_paths.read_images(bad, (8, 8))
+        read_images(bad, (8, 8))
     bad.write_text("text")
     with pytest.raises(ValueError, match=r"no \.npz file"):
-        leaf_paths.read_images(bad, (8, 8))
+        read_images(bad, (8, 8))
 
 
 def test_tables_and_json_know_no_infinity():

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.experiments.leaf_figures import Curves, Tile, curve_panels, image_grid
 from manifold_jax.experiments.leaf_outcome import Outcome, Row
+from manifold_jax.experiments.leaf_pictures import Curves, curve_panels, image_grid
 from manifold_jax.experiments.leaf_task import Task, Trial, sample
 from manifold_jax.experiments.leaf_walks import PAPER, How, add_noise, confidence, steps_axis
 from manifold_jax.information import VerticalWalk, vertical_projection
@@ -80,20 +80,21 @@ def _row(walk: VerticalWalk, how: How, slot: int, std: float, pixels: int) -> Ro
     }
 
 
-def _strips(
-    walk: VerticalWalk, how: How, task: Task, labels: np.ndarray
-) -> tuple[list[list[Tile]], list[str]]:
+def _strips(title: str, walk: VerticalWalk, how: How, task: Task, labels: np.ndarray) -> Any:
     """Images along the first few walks."""
     slots = [step // how.every for step in _COLUMNS if step <= how.max_steps]
-    rows = []
+    images, captions = [], []
     for k in range(min(_SHOWN, len(labels))):
-        row = []
-        for slot in slots:
-            at = np.asarray(walk.log_probs)[k, slot]
-            words = f"step {slot * how.every}\n{task.test.names[at.argmax()]}  {100 * confidence(at):.0f} %"
-            row.append(Tile(np.asarray(walk.points)[k, slot], words))
-        rows.append(row)
-    return rows, [task.test.names[label] for label in labels[: len(rows)]]
+        log_probs = np.asarray(walk.log_probs)[k, slots]
+        images.append(list(np.asarray(walk.points)[k, slots]))
+        captions.append([f"{task.test.names[p.argmax()]}  {100 * confidence(p):.1f} %" for p in log_probs])
+    return image_grid(
+        f"{title}\n{how.words()}",
+        images,
+        rows=[task.test.names[label] for label in labels[: len(images)]],
+        columns=[f"step {slot * how.every}" for slot in slots],
+        captions=captions,
+    )
 
 
 def run(trial: Trial, settings: Settings) -> Outcome:
@@ -126,10 +127,8 @@ def run(trial: Trial, settings: Settings) -> Outcome:
             "label": np.asarray(walk.log_probs).argmax(-1),
             "clipped": walk.clipped / trial.task.std,
         }
-        strips, names = _strips(walk, how, trial.task, labels)
-        figures[f"across_{'clamped' if clip else 'free'}"] = image_grid(
-            f"{title}\n{how.words()}", strips, names
-        )
+        stem = f"across_{'clamped' if clip else 'free'}"
+        figures[stem] = _strips(title, walk, how, trial.task, labels)
     figures["across_curves"] = curve_panels(title, curves, "step", "confidence", ylim=(0, 1.02))
     signs, gradients = (np.asarray(w) for w in fast_gradient_departure(log_prob, images, labels))
     data["vertical share"] = {"sign gradient": signs, "gradient": gradients}

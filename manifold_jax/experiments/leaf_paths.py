@@ -15,11 +15,19 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax.experiments.leaf_figures import Curves, curve_panels, image_grid
 from manifold_jax.experiments.leaf_outcome import Outcome
-from manifold_jax.experiments.leaf_task import Task, Trial, checkpoints, different_pairs, log_prob_at
+from manifold_jax.experiments.leaf_pictures import Curves, curve_panels, image_grid
+from manifold_jax.experiments.leaf_task import (
+    Task,
+    Trial,
+    checkpoints,
+    different_pairs,
+    log_prob_at,
+    read_images,
+)
 from manifold_jax.experiments.leaf_walks import (
     PAPER,
+    STRIP,
     How,
     add_noise,
     record,
@@ -104,16 +112,19 @@ def _outcome(title: str, stem: str, cells: Sequence[_Cell], task: Task, notes: S
     curves = curve_panels(
         title, groups, "step", "distance to the destination\n/ at the start", ylim=(0, 1.25), columns=2
     )
-    strips, names = [], []
+    strips, captions, names = [], [], []
     first = [cells[k] for k in range(len(cells)) if k == 0 or cells[k].name != cells[k - 1].name]
     shown = first if several else [first[0]] * _SHOWN
     for k, cell in enumerate(shown):
         index = 0 if several else k
         if index < len(cell.destinations):
-            strips.append(strip(cell.path, index, cell.destinations[index], task.test.names, task.std))
+            found = strip(cell.path, index, cell.destinations[index], task.test.names, task.std)
+            strips.append(found[0])
+            captions.append(found[1])
             names.append(cell.name if several else f"pair {k + 1}")
     about = f"{title}\n{first[0].how.words()}; d: distance to the destination, normalised pixels"
-    figures = {f"{stem}_curves": curves, f"{stem}_images": image_grid(about, strips, names)}
+    grid = image_grid(about, strips, rows=names, columns=STRIP, captions=captions)
+    figures = {f"{stem}_curves": curves, f"{stem}_images": grid}
     data = {f"{cell.name}: {cell.how.words()}": record(cell.path, cell.how, task.std) for cell in cells}
     return Outcome(title, rows, data, figures, notes)
 
@@ -178,35 +189,6 @@ _NOTE = (
     "the rest of the way that still lies in the distribution where the path ended, 'drift' the estimated "
     "distance off the leaf. Clamping leaves the leaf as well."
 )
-
-
-def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Images of an ``.npz`` file, under the name ``images``, as bytes.
-
-    Args:
-        path: The file.
-        shape: Of one image.
-
-    Returns:
-        ``(n, *shape)``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds no such images.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: give --letters an .npz file with an array named images.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            images = archive["images"]
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is no .npz file with an array named images ({error}).") from None
-    if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
-        raise ValueError(
-            f"the images in {path} must be uint8 of shape (n, {', '.join(map(str, shape))}), got "
-            f"{images.dtype} {images.shape}."
-        )
-    return images
 
 
 def to_other_symbols(trial: Trial, settings: Settings, *, letters: Path | None = None) -> Outcome:

@@ -247,6 +247,35 @@ def different_pairs(
     return pixels(images[first]), pixels(images[second]), data.labels[first], data.labels[second]
 
 
+def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Images of an ``.npz`` file, under the name ``images``, as bytes.
+
+    Args:
+        path: The file.
+        shape: Of one image.
+
+    Returns:
+        ``(n, *shape)``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no such images.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: give --letters an .npz file with an array named images.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images = archive["images"]
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is no .npz file with an array named images ({error}).") from None
+    if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
+        raise ValueError(
+            f"the images in {path} must be uint8 of shape (n, {', '.join(map(str, shape))}), got "
+            f"{images.dtype} {images.shape}."
+        )
+    return images
+
+
 def accuracy(task: Task, log_prob: Partial, *, batch_size: int = 500) -> float:
     """Share of the test images that are classified as labelled."""
     images = task.test.images

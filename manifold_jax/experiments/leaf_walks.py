@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.experiments.leaf_figures import Tile
+from manifold_jax.experiments.leaf_pairs import in_blocks
 from manifold_jax.experiments.leaf_task import Progress
 from manifold_jax.information import HorizontalPath, PathStatus, VerticalWalk, horizontal_path, vertical_walk
 from manifold_jax.information.walker import Step
@@ -50,6 +49,8 @@ class How(NamedTuple):
 
 
 PAPER = How()
+STRIP = ("source", "1/6", "1/3", "1/2", "2/3", "5/6", "end", "destination")
+"""Columns of an image strip: how much of the steps is made."""
 
 
 @partial(jax.jit, static_argnames=("how", "std"))
@@ -89,22 +90,6 @@ def _vertical(log_prob: Any, images: Array, directions: Array, *, how: How, std:
     return jax.vmap(one)(images, directions)
 
 
-def _in_blocks(
-    one_block: Callable[[Array, Array], Any], first: Array, second: Array, progress: Progress | None
-) -> Any:
-    """Results of all, on the host; the last block is filled up, so that all have one shape."""
-    count = len(first)
-    size = min(BLOCK, count)
-    parts = []
-    for begin in range(0, count, size):
-        rows = np.minimum(np.arange(begin, begin + size), count - 1)
-        found = jax.tree.map(np.asarray, one_block(first[rows], second[rows]))
-        parts.append(found)
-        if progress is not None:
-            progress(min(begin + size, count), count)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
-
-
 def walk(
     log_prob: Any,
     sources: Float[Array, "pairs *shape"],
@@ -127,7 +112,7 @@ def walk(
         NumPy arrays with an axis of pairs first; lengths in pixels.
     """
     block = partial(_horizontal, log_prob, how=how, std=std)
-    return _in_blocks(block, sources, destinations, progress)
+    return in_blocks(block, sources, destinations, block=BLOCK, progress=progress)
 
 
 def add_noise(
@@ -153,7 +138,7 @@ def add_noise(
     """
     directions = jax.random.normal(key, images.shape, images.dtype)
     block = partial(_vertical, log_prob, how=how, std=std)
-    return _in_blocks(block, images, directions, progress)
+    return in_blocks(block, images, directions, block=BLOCK, progress=progress)
 
 
 def confidence(log_probs: Any) -> np.ndarray:
@@ -201,17 +186,16 @@ def record(path: HorizontalPath, how: How, std: float) -> dict[str, Any]:
 
 
 def strip(
-    path: HorizontalPath, index: int, destination: np.ndarray, names: tuple[str, ...], std: float
-) -> list[Tile]:
-    """Images along one path, and last its destination."""
-    saved = path.points.shape[1]
-    tiles = []
-    for k in np.unique(np.linspace(0, saved - 1, 7).astype(int)):
-        label = names[int(path.log_probs[index, k].argmax())]
-        sure = confidence(path.log_probs[index, k])
-        words = f"{label}  {100 * sure:.0f} %\nd {path.distances[index, k] / std:.2f}"
-        tiles.append(Tile(path.points[index, k], words))
-    return [*tiles, Tile(np.asarray(destination), "destination\n")]
+    path: HorizontalPath, index: int, destination: Any, names: tuple[str, ...], std: float
+) -> tuple[list[Any], list[str]]:
+    """Images along one path, and last its destination; label, confidence and distance of each."""
+    images, captions = [], []
+    for k in np.linspace(0, path.points.shape[1] - 1, len(STRIP) - 1).astype(int):
+        log_p = path.log_probs[index, k]
+        images.append(path.points[index, k])
+        distance = path.distances[index, k] / std
+        captions.append(f"{names[int(log_p.argmax())]} {100 * confidence(log_p):.0f} %, d = {distance:.1f}")
+    return [*images, destination], [*captions, ""]
 
 
 def steps_axis(how: How, saved: int) -> np.ndarray:

@@ -99,13 +99,20 @@ class LeNet(nnx.Module):
         self.hidden = nnx.Linear(((size - 4) // 2) ** 2 * 64, 128, precision=precision, rngs=rngs)
         self.output = nnx.Linear(128, classes, precision=precision, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch C"]:
-        """Log-probabilities of a batch of images with pixels in [0, 1]."""
+    def features(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch 128"]:
+        """The hidden units before the last layer."""
         x = (_as_batch(images, self.shape) - self.mean) / self.std
         x = self.activation(self.first(x))
         x = max_pool(self.activation(self.second(x)))
-        x = self.activation(self.hidden(x.reshape(x.shape[0], -1)))
-        return jax.nn.log_softmax(self.output(x))
+        return self.activation(self.hidden(x.reshape(x.shape[0], -1)))
+
+    def logits(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch C"]:
+        """The output before the softmax."""
+        return self.output(self.features(images))
+
+    def __call__(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch C"]:
+        """Log-probabilities of a batch of images with pixels in [0, 1]."""
+        return jax.nn.log_softmax(self.logits(images))
 
 
 class VGG11(nnx.Module):
@@ -179,8 +186,8 @@ class VGG11(nnx.Module):
         )
         self.output = nnx.Linear(8 * width * (size // 32) ** 2, classes, precision=precision, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
-        """Log-probabilities of a batch of images with pixels in [0, 1]."""
+    def features(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch m"]:
+        """What the convolutions hand to the last layer."""
         x = (_as_batch(images, self.shape) - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(
             self.std, images.dtype
         )
@@ -189,4 +196,12 @@ class VGG11(nnx.Module):
             for _ in range(count):
                 x = self.activation(next(layers)(x))
             x = max_pool(x)
-        return jax.nn.log_softmax(self.output(x.reshape(x.shape[0], -1)))
+        return x.reshape(x.shape[0], -1)
+
+    def logits(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
+        """The output before the softmax."""
+        return self.output(self.features(images))
+
+    def __call__(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
+        """Log-probabilities of a batch of images with pixels in [0, 1]."""
+        return jax.nn.log_softmax(self.logits(images))

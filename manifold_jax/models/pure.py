@@ -18,14 +18,38 @@ class Apply:
 
     Attributes:
         graphdef: The architecture.
+        method: Which method of the module; by default its call.
     """
 
     graphdef: Any
+    method: str = "__call__"
 
     def __call__(self, params: Any, x: Float[Array, "*shape"]) -> Any:
         """The output for one input, without a batch axis."""
-        outputs = nnx.merge(self.graphdef, params)(x[None])
+        module = nnx.merge(self.graphdef, params)
+        if not hasattr(module, self.method):
+            raise ValueError(f"{type(module).__name__} has no method {self.method!r}.")
+        outputs = getattr(module, self.method)(x[None])
         return jax.tree.map(lambda output: output[0], outputs)
+
+    def of(self, method: str) -> Apply:
+        """Another method of the same network, ``"logits"`` or ``"features"`` of a classifier.
+
+        Args:
+            method: Its name; it maps a batch like the call of the module.
+
+        Returns:
+            ``apply(params, x)`` for it; a network without such a method is refused when it is called.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from flax import nnx
+            >>> from manifold_jax.models import LeNet, pure
+            >>> apply, params = pure(LeNet(rngs=nnx.Rngs(0)))
+            >>> apply.of("features")(params, jnp.zeros((28, 28))).shape
+            (128,)
+        """
+        return dataclasses.replace(self, method=method)
 
 
 class Pure(NamedTuple):
