@@ -47,7 +47,7 @@ def test_paths_of_a_linear_classifier_end_where_the_rest_is_vertical():
     log_prob = linear_classifier()
     rng = np.random.default_rng(1)
     sources, destinations = (jnp.asarray(rng.uniform(size=(30, 6)), jnp.float32) for _ in range(2))
-    how = How(step_size=0.02, max_steps=300, clip=False, tolerance=1e-3, saved=3)
+    how = How(0.02, max_steps=300, clip=False, step="fixed", tolerance=1e-3, saved=3)
     told = []
     path = walk(log_prob, sources, destinations, how, 0.5, lambda *at: told.append(at))
     assert told == [(25, 30), (30, 30)]
@@ -122,12 +122,13 @@ def test_walks_across_are_reported_clamped_and_not(trial):
 
 @pytest.mark.slow
 def test_paths_between_classes_letters_and_noise(trial, tmp_path):
-    small = leaf_paths.Settings(pairs=2, sweep_pairs=2, max_steps=40, long_steps=40, noise_steps=10)
+    small = leaf_paths.Settings(pairs=2, max_steps=40, noise_steps=10)
     outcome = leaf_paths.between_classes(trial, small)
     assert [(row["step"], row["kind"], row["clamp"]) for row in outcome.rows] == [
-        (0.1, "fixed", True),
-        (0.1, "fixed", False),
-        (0.02, "fixed", False),
+        (0.1, "full", True),
+        (0.1, "full", False),
+        (0.02, "full", True),
+        (0.02, "full", False),
         (0.1, "controlled", False),
     ]
     assert all(0 < row["ratio"] <= 1 for row in outcome.rows)

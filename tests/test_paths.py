@@ -51,6 +51,12 @@ def test_other_steps_end_at_the_same_place(x64):
     sizes = np.linalg.norm(np.diff(slow.points[: int(slow.steps)], axis=0), axis=1)
     np.testing.assert_allclose(sizes, 0.03 / (1 + np.arange(len(sizes)) / 100), rtol=1e-9)
     np.testing.assert_allclose(slow.points[-1], X + move, atol=1e-12)
+    # Full steps go to and fro about the end, and never stall.
+    restless = mj.horizontal_path(linear(w), X, Y, max_steps=200, step="full")
+    lengths = np.linalg.norm(np.diff(restless.points, axis=0), axis=1)
+    np.testing.assert_allclose(lengths, 0.03, rtol=1e-9)
+    assert (int(restless.status), int(restless.steps)) == (PathStatus.STEPS_USED, 200)
+    assert 0 < np.linalg.norm(restless.points[-1] - X - move) <= 0.03
     # The error control goes half of the rest of the way, until 1e-3 of the chord is left horizontal.
     careful = mj.horizontal_path(linear(w), X, Y, max_steps=400, step="controlled")
     assert int(careful.status) == PathStatus.STALLED

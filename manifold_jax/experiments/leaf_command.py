@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import typer
 
-from manifold_jax.experiments import leaf_across, leaf_history, leaf_paths
+from manifold_jax.experiments import (
+    leaf_across,
+    leaf_denoise,
+    leaf_detect,
+    leaf_generate,
+    leaf_history,
+    leaf_paths,
+    leaf_sprites,
+)
 from manifold_jax.experiments.leaf_outcome import Outcome, table, write
-from manifold_jax.experiments.leaf_task import NAMES, Trial, learn, task
+from manifold_jax.experiments.leaf_task import NAMES, Progress, Task, Trial, learn, task
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
 
 MARKS = (
@@ -34,71 +44,91 @@ MARKS = (
 
 
 class _Experiment(NamedTuple):
-    """One experiment: what it shows, its size in full and reduced, and the function."""
+    """One experiment: what it shows, its size in full and reduced, the function, options that it takes."""
 
     about: str
     full: Any
     reduced: Any
     run: Callable[..., Outcome]
+    options: tuple[str, ...] = ()
 
+
+def _use(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """An experiment on a classifier, as one on a trial."""
+
+    def on_trial(trial: Trial, settings: Any, **options: Any) -> Outcome:
+        return run(trial.task, trial.log_prob, settings, seed=trial.seed, progress=trial.progress, **options)
+
+    return on_trial
+
+
+_PATHS = (leaf_paths.Settings(), leaf_paths.REDUCED)
+_FROM_NOISE = (_PATHS[0]._replace(max_steps=10_000), _PATHS[1]._replace(max_steps=2000))
+_HISTORY = (leaf_history.Settings(), leaf_history.REDUCED)
 
 EXPERIMENTS = {
     "rank": _Experiment(
-        "rank of G and of the distribution, beside C - 1",
-        leaf_history.Settings(),
-        leaf_history.REDUCED,
-        leaf_history.rank_table,
+        "rank of G and of the distribution, beside C - 1", *_HISTORY, leaf_history.rank_table
     ),
     "history": _Experiment(
-        "trace and rank of G, trace of F, along the training",
-        leaf_history.Settings(),
-        leaf_history.REDUCED,
-        leaf_history.history,
+        "trace and rank of G, trace of F, along the training", *_HISTORY, leaf_history.history
     ),
     "across": _Experiment(
         "walks across the leaves", leaf_across.Settings(), leaf_across.REDUCED, leaf_across.run
     ),
     "paths": _Experiment(
-        "horizontal paths between images of different classes",
-        leaf_paths.Settings(),
-        leaf_paths.REDUCED,
-        leaf_paths.between_classes,
+        "horizontal paths between images of different classes", *_PATHS, leaf_paths.between_classes
     ),
-    "sweep": _Experiment(
-        "the same over the checkpoints", leaf_paths.Settings(), leaf_paths.REDUCED, leaf_paths.sweep
-    ),
+    "sweep": _Experiment("the same over the checkpoints", *_PATHS, leaf_paths.sweep),
     "letters": _Experiment(
         "horizontal paths to letters and mirrored digits",
-        leaf_paths.Settings(),
-        leaf_paths.REDUCED,
+        *_PATHS,
         leaf_paths.to_other_symbols,
+        ("letters",),
     ),
-    "noisy": _Experiment(
-        "horizontal paths from and to noise",
-        leaf_paths.Settings(),
-        leaf_paths.REDUCED,
-        leaf_paths.from_noise,
+    "noisy": _Experiment("horizontal paths from and to noise", *_FROM_NOISE, leaf_paths.from_noise),
+    "denoise": _Experiment(
+        "denoising by projection on a leaf",
+        leaf_denoise.Settings(),
+        leaf_denoise.REDUCED,
+        _use(leaf_denoise.run),
+    ),
+    "detect": _Experiment(
+        "out-of-distribution detection by the distance to a leaf",
+        leaf_detect.Settings(),
+        leaf_detect.REDUCED,
+        _use(leaf_detect.run),
+        ("letters", "path"),
+    ),
+    "generate": _Experiment(
+        "images of the same label along a leaf",
+        leaf_generate.Settings(),
+        leaf_generate.REDUCED,
+        _use(leaf_generate.run),
+    ),
+    "sprites": _Experiment(
+        "tangents of sprites beside the distribution; has a network of its own",
+        leaf_sprites.Settings(),
+        leaf_sprites.REDUCED,
+        leaf_sprites.outcome,
     ),
 }
-SPRITES = "sprites"
-"""The experiment with a data set and a network of its own."""
-_WITH_LETTERS = ("letters",)
 _STEPS = {"full": 10_000, "reduced": 1000}
 _HISTORY_STEPS = {"full": 30_000, "reduced": 1000}
+_LONG = ("history", "sweep", "train")
 
 
-def _settings(experiment: _Experiment, preset: str, changes: dict[str, int | None]) -> Any:
+def _settings(experiment: _Experiment, preset: str, changes: dict[str, int | None], strict: bool) -> Any:
     """Size of the experiment, with what was asked for on the command line."""
     settings = experiment.full if preset == "full" else experiment.reduced
     for name, value in changes.items():
         if value is None:
             continue
-        if name not in settings._fields:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(
-                f"{option} does not belong to this experiment; it has {', '.join(settings._fields)}."
-            )
-        settings = settings._replace(**{name: value})
+        if name in settings._fields:
+            settings = settings._replace(**{name: value})
+        elif strict:
+            option, has = "--" + name.replace("_", "-"), ", ".join(settings._fields)
+            raise ValueError(f"{option} does not belong to this experiment, which has {has}.")
     return settings
 
 
@@ -147,45 +177,56 @@ def leaf_command(
         names = _names(experiment)
         if preset not in _STEPS:
             raise ValueError(f"--preset must be reduced or full, got {preset!r}.")
-        changes = {"images": images, "max_steps": max_steps}
+        changes = {"images": images, "max_steps": max_steps, "pairs": pairs}
         sizes = {
-            name: _settings(
-                EXPERIMENTS[name],
-                preset,
-                changes | {"sweep_pairs" if name in _FEW_PAIRS else "pairs": pairs},
-            )
+            name: _settings(EXPERIMENTS[name], preset, changes, experiment != "all")
             for name in names
             if name != "train"
         }
         folder = out or Path("runs") / f"leaf-{data}"
-        found = task(data, path, seed=seed, width=width)
+        options = {"letters": letters, "path": path}
         with results_folder(folder):
-            wanted = steps or (_HISTORY_STEPS if experiment in _LONG else _STEPS)[preset]
-            marks = [step for step in MARKS if step <= wanted]
-            with progress_bar(f"training, {data}") as advance:
-                learn(found, folder / "checkpoints", wanted, save_at=marks, seed=seed, progress=advance)
+            trial = None
+            if experiment != "sprites":
+                wanted = steps or (_HISTORY_STEPS if experiment in _LONG else _STEPS)[preset]
+                trial = _trained(task(data, path, seed=seed, width=width), folder, wanted, seed)
             for name, settings in sizes.items():
-                trial = Trial(found, folder / "checkpoints", wanted, seed)
-                options = {"letters": letters} if name in _WITH_LETTERS else {}
-                _one(name, trial, settings, options, folder, arguments)
+                found = EXPERIMENTS[name]
+                chosen = {key: options[key] for key in found.options}
+                if name == "sprites":
+                    run = partial(found.run, seed, folder / "sprites", settings)
+                else:
+                    run = partial(_on, found, trial, settings, chosen)
+                _one(name, run, folder, arguments | {"settings": settings._asdict()})
 
 
-_FEW_PAIRS = ("sweep", "letters", "noisy")
-_LONG = ("history", "sweep", "train")
+def _trained(found: Task, folder: Path, steps: int, seed: int) -> Trial:
+    """Train, or go on, up to so many steps."""
+    marks = [step for step in MARKS if step <= steps]
+    with progress_bar(f"training, {found.name}") as advance:
+        learn(found, folder / "checkpoints", steps, save_at=marks, seed=seed, progress=advance)
+    return Trial(found, folder / "checkpoints", steps, seed)
 
 
-def _one(
-    name: str, trial: Trial, settings: Any, options: dict[str, Any], out: Path, arguments: dict[str, Any]
-) -> None:
-    """Run one experiment and write what it found."""
+def _on(
+    experiment: _Experiment, trial: Trial | None, settings: Any, options: dict[str, Any], progress: Progress
+) -> Outcome:
+    """One experiment on the trained network."""
+    assert trial is not None
+    return experiment.run(trial._replace(progress=progress), settings, **options)
+
+
+def _one(name: str, run: Callable[[Progress], Outcome], out: Path, arguments: dict[str, Any]) -> None:
+    """Run one experiment, show and write what it found."""
     began = time.perf_counter()
     with progress_bar(name) as advance:
-        outcome = EXPERIMENTS[name].run(trial._replace(progress=advance), settings, **options)
-    console.print(table(outcome), *outcome.notes, sep="\n")
+        outcome = run(advance)
     seconds = time.perf_counter() - began
-    record = arguments | {"settings": settings._asdict(), "seconds": seconds, "device": str(jax.devices()[0])}
-    written = write(outcome, out, name, record)
-    console.print(
-        f"{seconds:.0f} s. Results in [bold]{out}[/bold]: {', '.join(p.name for p in written)}",
-        soft_wrap=True,
-    )
+    console.print(table(outcome), *outcome.notes, sep="\n")
+    record = arguments | {
+        "seconds": seconds,
+        "device": str(jax.devices()[0]),
+        "version": version("manifold_jax"),
+    }
+    files = ", ".join(place.name for place in write(outcome, out, name, record))
+    console.print(f"{seconds:.0f} s. Results in [bold]{out}[/bold]: {files}", soft_wrap=True)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_WIDTH = 200
+
 
 class Outcome(NamedTuple):
     """Result of one experiment.
@@ -84,6 +86,6 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
     record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
     record |= {"notes": list(outcome.notes), "data": outcome.data}
     content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
-    text = as_text([table(outcome)]) + "".join(f"{note}\n" for note in outcome.notes)
+    text = as_text([table(outcome)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
     written = [write_text(out / f"{name}.json", content), write_text(out / f"{name}.txt", text)]
     return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]

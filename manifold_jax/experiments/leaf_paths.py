@@ -42,6 +42,7 @@ from manifold_jax.models import pixels
 VARIANTS = (
     PAPER,
     PAPER._replace(clip=False),
+    PAPER._replace(step_size=0.02),
     PAPER._replace(step_size=0.02, clip=False),
     PAPER._replace(step="controlled", clip=False),
 )
@@ -52,21 +53,17 @@ class Settings(NamedTuple):
     """Size of the experiments with paths.
 
     Attributes:
-        pairs: Pairs of images.
-        sweep_pairs: Pairs a checkpoint in the sweep.
-        max_steps: Most steps, 5000 in the paper.
-        long_steps: Most steps from noise, 10 000 in the paper.
+        pairs: Pairs of images, a checkpoint or a kind.
+        max_steps: Most steps; 5000 in the paper, from noise 10 000.
         noise_steps: Steps of the walk that makes the noise, 250 in the paper.
     """
 
     pairs: int = 100
-    sweep_pairs: int = 100
     max_steps: int = 5000
-    long_steps: int = 10_000
     noise_steps: int = 250
 
 
-REDUCED = Settings(pairs=10, sweep_pairs=10, max_steps=1000, long_steps=2000)
+REDUCED = Settings(pairs=10, max_steps=1000)
 
 
 class _Cell(NamedTuple):
@@ -157,7 +154,7 @@ def sweep(trial: Trial, settings: Settings) -> Outcome:
     Returns:
         The outcome.
     """
-    sources, destinations, *_ = different_pairs(trial.task.test, settings.sweep_pairs, trial.seed)
+    sources, destinations, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
     found = [k for k in checkpoints(trial.folder, trial.step) if k in (0, trial.step) or k in _SWEPT]
     hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[:2]]
     rows, data, curves = [], {}, {how.clip: [] for how in hows}
@@ -203,7 +200,7 @@ def to_other_symbols(trial: Trial, settings: Settings, *, letters: Path | None =
         The outcome.
     """
     log_prob = trial.log_prob
-    sources, others, *_ = different_pairs(trial.task.test, settings.sweep_pairs, trial.seed)
+    sources, others, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
     kinds = {"other class": (sources, others), "mirrored": (sources, others[:, :, ::-1])}
     notes = [_NOTE]
     if letters is None:
@@ -232,7 +229,7 @@ def from_noise(trial: Trial, settings: Settings) -> Outcome:
         The outcome.
     """
     log_prob = trial.log_prob
-    sources, others, *_ = different_pairs(trial.task.test, settings.sweep_pairs, trial.seed)
+    sources, others, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
     noise = PAPER._replace(max_steps=settings.noise_steps)
     keys = jax.random.split(jax.random.key(trial.seed))
     walks = [
@@ -246,7 +243,7 @@ def from_noise(trial: Trial, settings: Settings) -> Outcome:
         "valid to noisy": (sources, other_noisy),
         "noisy to noisy": (noisy, other_noisy),
     }
-    how = PAPER._replace(max_steps=settings.long_steps)
+    how = PAPER._replace(max_steps=settings.max_steps)
     cells = _cells(log_prob, kinds, [how, how._replace(clip=False)], trial)
     level = float(np.median(np.concatenate([found.distances[:, -1] for found in walks]))) / trial.task.std
     title = f"{trial.words}: horizontal paths from and to noise (level {level:.1f})"

@@ -25,7 +25,7 @@ class How(NamedTuple):
         step_size: 0.1 in the paper.
         max_steps: 5000 in the paper.
         clip: Whether pixels are clamped to [0, 1] after every step, as the paper's code does.
-        step: ``"fixed"`` in the paper.
+        step: ``"full"`` in the paper: every step has the same length.
         tolerance: 1 in the paper.
         saved: Points kept of every path.
     """
@@ -33,7 +33,7 @@ class How(NamedTuple):
     step_size: float = 0.1
     max_steps: int = 5000
     clip: bool = True
-    step: Step = "fixed"
+    step: Step = "full"
     tolerance: float = 1.0
     saved: int = 50
 
@@ -163,6 +163,7 @@ def summary(path: HorizontalPath, how: How, std: float) -> dict[str, Any]:
         "stalled": statuses.count("stalled") / len(statuses),
         "horizontal": float(np.median(path.horizontal)),
         "steps": float(np.median(path.steps)),
+        "length": float(np.median(path.length)) / std,
         "drift/length": float(np.median(path.drift / np.maximum(path.length, 1e-12))),
         "confidence min": float(np.median(confidence(path.log_probs).min(1))),
     }

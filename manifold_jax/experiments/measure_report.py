@@ -215,9 +215,9 @@ def tables(parts: list[Part]) -> list[RenderableType]:
     return [table for table in both if table is not None]
 
 
-def as_text(tables: list[RenderableType]) -> str:
-    """Tables as plain text, 110 columns wide."""
-    console = Console(file=io.StringIO(), width=110, color_system=None)
+def as_text(tables: list[RenderableType], width: int = 110) -> str:
+    """Tables as plain text, at most so many columns wide."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     for table in tables:
         console.print(table)
     stream = console.file

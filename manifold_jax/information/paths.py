@@ -139,7 +139,8 @@ def horizontal_path(
 
     x <- x + h P_x(d - x) / |P_x(d - x)|, P_x the projection on D_x: Algorithm 1 of Grementieri & Fioresi
     (SIAM J. Imaging Sci. 15, 2022), the normalised gradient flow of |x - d|^2 / 2 on the leaf. It ends
-    near d or where d - x is vertical; a step is never longer than |P_x(d - x)|, so that all come nearer to d.
+    near d or where d - x is vertical; unless it is ``"full"``, a step is never longer than |P_x(d - x)|, so
+    that all come nearer to d.
 
     For a batch of pairs use ``jax.vmap``: one loop, which ends with its last member; those that have ended
     stay where they are. A ``jax.tree_util.Partial(apply, params)`` is compiled once for all parameters.
@@ -153,8 +154,10 @@ def horizontal_path(
         tolerance: Distance at which the destination counts as reached.
         clip: Range (low, high) of the values, restored after every step. Off by default: it leaves the leaf.
         save_every: Steps from one saved point to the next; ``max_steps`` saves only the ends.
-        step: ``"fixed"``; ``"decreasing"``, ``step_size / (1 + k / 100)`` in step k; or ``"controlled"``,
-            Heun's method, the step such that the error of Euler's stays below ``error_tolerance``.
+        step: ``"fixed"``; ``"full"``, never shortened, as in the paper: it does not stall but goes to and
+            fro where it can come no nearer, and slides off the leaf; ``"decreasing"``,
+            ``step_size / (1 + k / 100)`` in step k; or ``"controlled"``, Heun's method, the step such that
+            the error of Euler's stays below ``error_tolerance``.
         error_tolerance: Error of one step, for ``"controlled"``; by default ``step_size / 30``.
         stationarity: Horizontal share of d - x at which the path counts as stalled.
         rtol: As for :func:`horizontal_basis`.
@@ -235,8 +238,8 @@ def vertical_walk(
         steps: Steps to make.
         clip: Range (low, high) of the values, restored after every step. Off by default.
         save_every: Steps from one saved point to the next.
-        step: ``"fixed"`` or ``"decreasing"`` (Euler, p constant to first order in h), or ``"controlled"``
-            (Heun).
+        step: ``"fixed"``, ``"full"`` or ``"decreasing"`` (Euler, p constant to first order in h), or
+            ``"controlled"`` (Heun).
         error_tolerance: As for :func:`horizontal_path`.
         rtol: As for :func:`horizontal_basis`.
 

@@ -15,8 +15,8 @@ from manifold_jax.information.foliation import project, reject, span
 from manifold_jax.information.log_prob import LogProb, is_traced, scores
 from manifold_jax.information.rows import norm, unit
 
-Step = Literal["fixed", "decreasing", "controlled"]
-STEPS = ("fixed", "decreasing", "controlled")
+Step = Literal["fixed", "full", "decreasing", "controlled"]
+STEPS = ("fixed", "full", "decreasing", "controlled")
 
 _SMALLEST = 2.0**-10
 _DECAY = 100
@@ -135,8 +135,9 @@ class _Field(NamedTuple):
         """Length of the next step: a horizontal one never passes the nearest point of the plane D_x.
 
         There the direction turns round, so that the error control, which looks ahead, goes half of the way.
+        A full step is never shortened.
         """
-        if self.plan.horizontal:
+        if self.plan.horizontal and self.plan.step != "full":
             return jnp.minimum(walk.size, walk.pull / 2 if self.plan.step == "controlled" else walk.pull)
         return jnp.where(walk.pull > 0, walk.size, 0.0)
 
@@ -152,7 +153,7 @@ def _propose(field: _Field, walk: Walk, settings: Settings) -> tuple[Array, Arra
     if field.plan.step == "decreasing":
         # A divergent sum goes everywhere; the sum of squares, which bounds the drift, converges.
         return move, jnp.asarray(True), settings.step_size / (1 + (walk.steps + 1) / _DECAY)
-    if field.plan.step == "fixed":
+    if field.plan.step in ("fixed", "full"):
         return move, jnp.asarray(True), walk.size
     ahead = field.look(walk.x + move)[2]
     error = norm(ahead - walk.heading) * h / 2
@@ -180,7 +181,8 @@ def _advance(field: _Field, walk: Walk, settings: Settings) -> Walk:
     begun = walk.steps >= 0
     off = norm(field.off(walk.basis, chord) + field.off(basis, chord)) / 2
     blocked = begun & accepted & (norm(chord) == 0)
-    lost = (pull <= settings.stationarity * field.aim_length(x)) | blocked
+    least = 0.0 if field.plan.step == "full" else settings.stationarity * field.aim_length(x)
+    lost = (pull <= least) | blocked
     arrived = (distance <= settings.tolerance) & field.plan.horizontal
     finite = jnp.isfinite(pull) & jnp.isfinite(distance) & jnp.isfinite(log_p).all()
     status = jnp.where(arrived, PathStatus.CONVERGED, jnp.where(lost, PathStatus.STALLED, 0))
