@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from manifold_jax.experiments.leaf_pictures import Curves, curve_panels, image_g
 from manifold_jax.experiments.leaf_task import Task, Trial, sample
 from manifold_jax.experiments.leaf_walks import PAPER, How, add_noise, confidence, steps_axis
 from manifold_jax.information import VerticalWalk, vertical_projection
+from manifold_jax.information.log_prob import scores
 
 _COLUMNS = (0, 50, 100, 250, 500, 1000, 2500, 5000)
 _SHOWN = 5
@@ -35,7 +35,7 @@ class Settings(NamedTuple):
 REDUCED = Settings(images=8, max_steps=1000)
 
 
-@partial(jax.jit)
+@jax.jit
 def fast_gradient_departure(
     log_prob: Any, images: Float[Array, "k *shape"], labels: Array
 ) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
@@ -52,7 +52,7 @@ def fast_gradient_departure(
     """
 
     def one(image: Array, label: Array) -> tuple[Array, Array]:
-        gradient = jax.grad(lambda z: -log_prob(z)[label])(image)
+        gradient = -scores(log_prob, image)[1][label].reshape(image.shape)
 
         def share(w: Array) -> Array:
             vertical = vertical_projection(log_prob, image, w)

@@ -22,7 +22,7 @@ from manifold_jax.experiments import (
     leaf_sprites,
 )
 from manifold_jax.experiments.leaf_outcome import Outcome, table, write
-from manifold_jax.experiments.leaf_task import NAMES, Progress, Task, Trial, learn, task
+from manifold_jax.experiments.leaf_task import NAMES, Progress, Task, Trial, learn, read_images, task
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
 
 MARKS = (
@@ -189,14 +189,16 @@ def leaf_command(
             trial = None
             if experiment != "sprites":
                 wanted = steps or (_HISTORY_STEPS if experiment in _LONG else _STEPS)[preset]
-                trial = _trained(task(data, path, seed=seed, width=width), folder, wanted, seed)
+                found = task(data, path, seed=seed, width=width)
+                if letters is not None:
+                    read_images(letters, found.train.images.shape[1:])  # refused before the training
+                trial = _trained(found, folder, wanted, seed)
             for name, settings in sizes.items():
-                found = EXPERIMENTS[name]
-                chosen = {key: options[key] for key in found.options}
+                chosen = {key: options[key] for key in EXPERIMENTS[name].options}
                 if name == "sprites":
-                    run = partial(found.run, seed, folder / "sprites", settings)
+                    run = partial(leaf_sprites.outcome, seed, folder / "sprites", settings)
                 else:
-                    run = partial(_on, found, trial, settings, chosen)
+                    run = partial(_on, EXPERIMENTS[name], trial, settings, chosen)
                 _one(name, run, folder, arguments | {"settings": settings._asdict()})
 
 

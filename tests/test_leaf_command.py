@@ -1,0 +1,68 @@
+"""``manifold-jax leaf`` as a user calls it."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from manifold_jax.experiments import leaf_command
+from manifold_jax.experiments.leaf_command import EXPERIMENTS, MARKS
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(leaf_command.leaf_command)
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def text(result):
+    return " ".join(result.output.split())
+
+
+def test_every_experiment_has_a_smaller_size():
+    for name, experiment in EXPERIMENTS.items():
+        assert type(experiment.full) is type(experiment.reduced), name
+        assert experiment.full != experiment.reduced, name
+    assert {0, 10_000, 30_000} < set(MARKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("walk",), "no experiment 'walk': choose from rank, history"),
+        (("rank", "--preset", "small"), "--preset must be reduced or full, got 'small'"),
+        (("rank", "--pairs", 3), "--pairs does not belong to this experiment, which has images"),
+        (
+            ("rank", "--data", "sounds"),
+            "data must be one of mnist, fashion-mnist, cifar10, digits, got 'sounds'",
+        ),
+        (("letters", "--letters", "none.npz"), "no file none.npz"),
+        (("rank", "--data", "mnist", "--path", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
+    result = run(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert text(result).startswith("Error: ")
+    assert message in text(result)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_table_a_figure_and_json_and_is_not_trained_twice(tmp_path):
+    first = run("rank", "--steps", 20, "--images", 3, "--out", tmp_path)
+    assert first.exit_code == 0, first.output
+    saved = {path.name for path in tmp_path.iterdir()}
+    assert saved == {"checkpoints", "rank.json", "rank.txt", "rank.png"}
+    record = json.loads((tmp_path / "rank.json").read_text())
+    assert record["arguments"]["settings"]["images"] == 3
+    assert len(record["rows"]) == 3
+    assert np.shape(record["data"]["step 20"]["matrix"]) == (3,)
+    stamp = (tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
+    again = run("rank", "--steps", 20, "--images", 3, "--out", tmp_path)
+    assert again.exit_code == 0
+    assert (tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == stamp
+    other = run("rank", "--steps", 30, "--seed", 1, "--out", tmp_path)
+    assert other.exit_code == 2
+    assert "another key, batch_size or number of data" in text(other)
