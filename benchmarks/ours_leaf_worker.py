@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def key(path: Any) -> str:
 
 def prepare(options: argparse.Namespace) -> dict[str, Any]:
     """Weights, images and pairs, for both sides."""
+    start = time.perf_counter()
     network = LeNet(rngs=nnx.Rngs(options.seed))
     params = pure(network).params
     if options.checkpoint:
@@ -64,7 +66,8 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
         std=network.std,
         **weights,
     )
-    return {"task": "prepare", "images": source, "weights": "checkpoint" if options.checkpoint else "initial"}
+    record = {"task": "prepare", "seconds": time.perf_counter() - start}
+    return record | {"images": source, "weights": "checkpoint" if options.checkpoint else "initial"}
 
 
 def load(path: Path) -> tuple[Partial, dict[str, np.ndarray]]:

@@ -1,9 +1,9 @@
 """Local data matrix and horizontal paths: seconds and memory of manifold_jax beside PyTorch, on one LeNet.
 
-    python benchmarks/peer_environment.py                        # once: the environment with PyTorch
-    python benchmarks/peer_leaf.py --reduced                     # minutes: to try it
-    python benchmarks/peer_leaf.py                               # the comparison, a fresh network, random images
-    python benchmarks/peer_leaf.py --data PLACE --checkpoint RUN # MNIST, and a network trained on it
+    python benchmarks/peer_environment.py                         # once: the environment with PyTorch
+    python benchmarks/peer_leaf.py --reduced                      # minutes: to try it
+    python benchmarks/peer_leaf.py                                # a fresh network, random images
+    python benchmarks/peer_leaf.py --data PLACE --checkpoint RUN  # MNIST, and a network trained on it
 
 Two tasks, float32: trace and spectrum of G(x) for 512 images, and 100 horizontal paths of 1000 steps. Against
 
@@ -43,6 +43,7 @@ VARIANTS = {"spectrum": ("matrix", "factor", "func", "ours"), "paths": ("loop", 
 BATCHED = ("func", "ours")
 REDUCED = {"images": 64, "matrix_images": 4, "pairs": 8, "steps": 20, "loop_pairs": 2, "loop_steps": 10}
 REDUCED |= {"func_steps": 10, "repeats": 1, "trial_images": 16, "trial_pairs": 8, "check_images": 8}
+REDUCED |= {"blocks": [4], "chunks": [8]}
 
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
 """Relative: of the trace, of eigenvalues to the largest, of end points to the length of the path."""
@@ -74,6 +75,7 @@ class Bench:
         return side
 
     def field(self, name: str) -> Path:
+        """Where a task stores what it found."""
         return self.options.work / f"leaf-{name}.npz"
 
     def run(self, task: str, variant: str, setting: Setting, *extra: Any) -> Record:
@@ -140,10 +142,10 @@ def agreement(task: str, dtype: str, fields: dict[str, Path]) -> list[Record]:
 def checks(bench: Bench) -> list[Record]:
     """All variants on a few images and steps in float64: they must agree, or there is nothing to time."""
     options, rows = bench.options, []
-    for task, variants in VARIANTS.items():
+    for task in options.tasks:
         count = options.check_images if task == "spectrum" else options.check_pairs
         steps = [] if task == "spectrum" else ["--steps", options.check_steps]
-        fields = {variant: bench.field(f"check-{task}-{variant}") for variant in variants}
+        fields = {variant: bench.field(f"check-{task}-{variant}") for variant in VARIANTS[task]}
         for variant, path in fields.items():
             path.unlink(missing_ok=True)
             setting = Setting(None, min(4, count))
@@ -216,7 +218,7 @@ def fastest(records: list[Record]) -> Record:
 
 def check_steps_made(chosen: dict[tuple[str, str], Record]) -> None:
     """Our paths made all of their steps: none ended early."""
-    ours = chosen["paths", "ours"]
+    ours = chosen.get(("paths", "ours"), {})
     if "fewest_steps" in ours and ours["fewest_steps"] != ours["steps"]:
         raise SystemExit(f"A path of ours ended after {ours['fewest_steps']} of {ours['steps']} steps.")
 
@@ -277,7 +279,11 @@ def show_agreement(rows: list[Record]) -> None:
 
 def tables(result: Record, options: argparse.Namespace) -> list[tuple[str, list[str], list[list[str]]]]:
     """Titles, headers and lines."""
-    task = f"{options.images} images; {options.pairs} paths of {options.steps} steps"
+    named = {
+        "spectrum": f"{options.images} images",
+        "paths": f"{options.pairs} paths of {options.steps} steps",
+    }
+    task = "; ".join(named[task] for task in options.tasks)
     times = [
         [name, *(f"{value:.2f}" for value in of.values())] for name, of in ratios(result["chosen"]).items()
     ]
@@ -295,10 +301,10 @@ def markdown(result: Record, options: argparse.Namespace) -> str:
     lines = [
         "# Local data matrix and horizontal paths beside PyTorch",
         "",
-        f"LeNet, {case['weights']} weights; images: {case['images']}; float32. By benchmarks/peer_leaf.py on "
-        f"{machine['cpu']}, {machine['cores']} cores, {case['device']}; {versions}; {result['commit']}. Times "
-        'marked "~" were scaled from fewer images, pairs or steps. "ms each" is an image, or a step of a path. '
-        "Cold times of ours include compilation.",
+        f"LeNet, {case['weights']} weights; images: {case['images']}; float32. By benchmarks/peer_leaf.py "
+        f"on {machine['cpu']}, {machine['cores']} cores, {case['device']}; {versions}; {result['commit']}. "
+        'Times marked "~" were scaled from fewer images, pairs or steps. "ms each" is an image, or a step of '
+        "a path. Cold times of ours include compilation.",
     ]
     for title, header, rows in tables(result, options):
         align = "|".join("---" if i < 2 else "---:" for i in range(len(header)))
@@ -330,6 +336,7 @@ def arguments() -> argparse.Namespace:
     add("--data", type=Path, help="place of MNIST (default: MANIFOLD_JAX_DATA, else random images)")
     add("--checkpoint", type=Path, help="folder of a training of LeNet (default: initial weights)")
     add("--step", type=int, help="which checkpoint (default: the last)")
+    add("--tasks", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS), help="which")
     add("--images", type=int, default=512, help="of the spectrum")
     add("--matrix-images", type=int, default=32, help="of them timed with the n x n matrix")
     add("--pairs", type=int, default=100, help="of the paths")
@@ -347,7 +354,7 @@ def arguments() -> argparse.Namespace:
     add("--check-steps", type=int, default=10, help="steps compared in float64")
     add("--repeats", type=int, default=2, help="rounds; the fastest warm pass of each variant counts")
     add("--warm", action=argparse.BooleanOptionalAction, default=True, help="our paths: time a second pass")
-    add("--reduced", action="store_true", help=f"small sizes, in place of all of: {', '.join(REDUCED)}")
+    add("--reduced", action="store_true", help="small sizes where none are given")
     add("--platform", default="", help="JAX platform of our side (default: the device that JAX finds)")
     add("--device", choices=("cpu", "auto"), default="auto", help="of PyTorch; auto: CUDA where there is")
     add("--timeout", type=float, default=7200.0, help="seconds after which a task is stopped")
@@ -355,7 +362,9 @@ def arguments() -> argparse.Namespace:
     add("--out", type=Path, help="JSON result (default: in the results folder, --reduced: the work folder)")
     add("--verbose", action="store_true", help="say what is being run")
     options = parser.parse_args()
-    vars(options).update(REDUCED if options.reduced else {})
+    if options.reduced:
+        parser.set_defaults(**REDUCED)  # an option that is given wins
+        options = parser.parse_args()
     options.out = options.out or (options.work if options.reduced else HERE / "results") / "peer_leaf.json"
     return options
 
@@ -369,13 +378,13 @@ def main() -> None:
     bench, machine = Bench(options, python), common.machine()
     case = prepare(bench)
     compared = checks(bench)
-    picked = {(t, v): pick(bench, t, v) for t, variants in VARIANTS.items() for v in variants}
+    picked = {(t, v): pick(bench, t, v) for t in options.tasks for v in VARIANTS[t]}
     runs = take_turns(bench, {key: setting for key, (setting, _) in picked.items()})
     chosen = {key: fastest(records) for key, records in runs.items()}
     check_steps_made(chosen)
-    compared += agreement(
-        "spectrum", "float32", {v: bench.field(f"spectrum-{v}") for v in VARIANTS["spectrum"]}
-    )
+    if "spectrum" in options.tasks:
+        fields = {variant: bench.field(f"spectrum-{variant}") for variant in VARIANTS["spectrum"]}
+        compared += agreement("spectrum", "float32", fields)
     result = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": common.commit(HERE),

@@ -8,9 +8,9 @@ Run by the interpreter of ``benchmarks/.peer/venv`` (see peer_environment.py), n
 Variants of ``spectrum``: ``matrix`` is the route of the public code of Grementieri & Fioresi, an image at a
 time: ``autograd.functional.jacobian``, the n x n matrix as a sum of C outer products; here followed by its
 eigenvalues. ``factor`` is the same loop with the singular values of the C x n factor. ``func`` is
-``torch.func.vmap(jacrev)`` with the factor, ``--chunk`` images at a time. Those of ``paths``: ``loop``, a pair
-at a time, and ``func``, ``--chunk`` pairs at a time; both project by the QR factors of C - 1 differences of
-gradients. The last line printed is the result, as JSON.
+``torch.func.vmap(jacrev)`` with the factor, ``--chunk`` images at a time. Those of ``paths``: ``loop``, a
+pair at a time, and ``func``, ``--chunk`` pairs at a time; both project by the QR factors of C - 1 differences
+of gradients. The last line printed is the result, as JSON.
 """
 
 from __future__ import annotations
