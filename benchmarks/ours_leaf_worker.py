@@ -128,7 +128,7 @@ def paths(options: argparse.Namespace) -> dict[str, Any]:
         "task": "paths",
         "block": options.block,
         "pairs": len(ends[0]),
-        "steps": options.steps,
+        "max_steps": options.steps,
         "fewest_steps": int(found["steps"].min()),
         **record,
     }

@@ -14,9 +14,8 @@ Two tasks, float32: trace and spectrum of G(x) for 512 images, and 100 horizonta
 - ``func``: ``torch.func``, vmap of jacrev, images or pairs in chunks, paths timed on ``--func-steps``.
 
 All do the same work a step or an image, so that times scale; scaled ones are marked "~". Both sides choose
-their fastest block or chunk and number of threads in short trials. Left to itself, JAX may use fewer threads
-than there are cores (one of two, with jaxlib 0.10.1): its number is set by NPROC, which is among the trials.
-Each task has a process of its own, sides in turn, ``--repeats`` times; the fastest warm pass counts.
+their fastest block or chunk in short trials, and take a thread for each core that a process may use. Each
+task has a process of its own, sides in turn, ``--repeats`` times; the fastest warm pass counts.
 
 First all variants must agree in float64, where no rounding decides between two sides of a kink of the
 network. In float32 a few images differ by such a kink; how many, and by how much, is reported.
@@ -30,7 +29,7 @@ import argparse
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import peer_common as common
@@ -40,7 +39,6 @@ from peer_measures import Side, portable, say, show
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".peer" / "work"
 VARIANTS = {"spectrum": ("matrix", "factor", "func", "ours"), "paths": ("loop", "func", "ours")}
-BATCHED = ("func", "ours")
 REDUCED = {"images": 64, "matrix_images": 4, "pairs": 8, "steps": 20, "loop_pairs": 2, "loop_steps": 10}
 REDUCED |= {"func_steps": 10, "repeats": 1, "trial_images": 16, "trial_pairs": 8, "check_images": 8}
 REDUCED |= {"blocks": [4], "chunks": [8]}
@@ -54,41 +52,28 @@ MOST_KINKS = 0.05
 Record = dict[str, Any]
 
 
-class Setting(NamedTuple):
-    """What a side may choose: threads (None: its own choice), and the images or pairs at once."""
-
-    threads: int | None
-    block: int
-
-
 class Bench:
     """One case and the two sides."""
 
     def __init__(self, options: argparse.Namespace, python: Path) -> None:
         self.options, self.case = options, options.work / "leaf.npz"
         self.torch = Side("torch", python, "peer_leaf_worker.py", options)
-
-    def ours(self, threads: int | None = None) -> Side:
-        """Our side with a number of threads."""
-        side = Side("ours", sys.executable, "ours_leaf_worker.py", self.options)
-        side.environment |= {"NPROC": str(threads)} if threads else {}
-        return side
+        self.ours = Side("ours", sys.executable, "ours_leaf_worker.py", options)
 
     def field(self, name: str) -> Path:
         """Where a task stores what it found."""
         return self.options.work / f"leaf-{name}.npz"
 
-    def run(self, task: str, variant: str, setting: Setting, *extra: Any) -> Record:
+    def run(self, task: str, variant: str, block: int, *extra: Any) -> Record:
         """One task in a process of its own."""
         if variant == "ours":
-            record = self.ours(setting.threads).run(task, self.case, "--block", setting.block, *extra)
+            record = self.ours.run(task, self.case, "--block", block, *extra)
         else:
-            chosen = ["--variant", variant, "--chunk", setting.block, "--device", self.options.device]
-            chosen += ["--threads", setting.threads] if setting.threads else []
+            chosen = ["--variant", variant, "--chunk", block, "--device", self.options.device]
             record = self.torch.run(task, self.case, *chosen, *extra)
         if "error" in record:
             say(f"{task}, {variant}: {record['error']}")
-        return record | {"setting": setting._asdict()}
+        return record | {"at_once": block}
 
 
 def prepare(bench: Bench) -> Record:
@@ -99,7 +84,7 @@ def prepare(bench: Bench) -> Record:
     for name in ("data", "checkpoint", "step"):
         value = getattr(options, name)
         chosen += [] if value is None else [f"--{name}", value]
-    record = bench.ours().run("prepare", bench.case, *chosen)
+    record = bench.ours.run("prepare", bench.case, *chosen)
     if "error" in record:
         raise SystemExit(f"The case could not be prepared: {record['error']}")
     return record
@@ -148,8 +133,7 @@ def checks(bench: Bench) -> list[Record]:
         fields = {variant: bench.field(f"check-{task}-{variant}") for variant in VARIANTS[task]}
         for variant, path in fields.items():
             path.unlink(missing_ok=True)
-            setting = Setting(None, min(4, count))
-            found = bench.run(task, variant, setting, "--count", count, "--x64", "--save", path, *steps)
+            found = bench.run(task, variant, min(4, count), "--count", count, "--x64", "--save", path, *steps)
             if "error" in found:
                 raise SystemExit(f"{task}, {variant} failed: {found['error']}")
         rows += agreement(task, "float64", fields)
@@ -162,21 +146,22 @@ def checks(bench: Bench) -> list[Record]:
 # --- the turns --------------------------------------------------------------------------------------------
 
 
-def pick(bench: Bench, task: str, variant: str) -> tuple[Setting, list[Record]]:
-    """The fastest of a few blocks and numbers of threads, on a few images or steps, and every trial."""
-    options, cores = bench.options, common.machine()["cores"]
-    threads = (None, cores) if variant == "ours" else tuple({cores, 1})
+def pick(bench: Bench, task: str, variant: str) -> tuple[int, list[Record]]:
+    """The fastest of a few blocks, on a few images or steps, and every trial."""
+    options = bench.options
     most = options.images if task == "spectrum" else options.pairs
     choices = {"func": options.chunks, "ours": options.blocks}.get(variant, [1])
     blocks = sorted({min(block, most) for block in choices})
+    if len(blocks) == 1:
+        return blocks[0], []
     few = min(most, options.trial_images if task == "spectrum" else options.trial_pairs)
-    extra = ["--count", few if variant in BATCHED else min(few, 4)]
+    extra = ["--count", few]
     extra += ["--steps", options.trial_steps] if task == "paths" else []
-    trials = [bench.run(task, variant, Setting(t, b), *extra) for t in threads for b in blocks if b <= few]
+    trials = [bench.run(task, variant, block, *extra) for block in blocks if block <= few]
     timed = [record for record in trials if "warm_seconds" in record]
     if not timed:
-        return Setting(None, blocks[0]), trials
-    return Setting(**min(timed, key=lambda record: record["warm_seconds"])["setting"]), trials
+        return blocks[0], trials
+    return min(timed, key=lambda record: record["warm_seconds"])["at_once"], trials
 
 
 def sizes(options: argparse.Namespace, task: str, variant: str) -> list[Any]:
@@ -191,15 +176,15 @@ def sizes(options: argparse.Namespace, task: str, variant: str) -> list[Any]:
     return ["--count", count, "--steps", steps, "--total", options.pairs * options.steps]
 
 
-def take_turns(bench: Bench, settings: dict[tuple[str, str], Setting]) -> dict[tuple[str, str], list[Record]]:
+def take_turns(bench: Bench, blocks: dict[tuple[str, str], int]) -> dict[tuple[str, str], list[Record]]:
     """Every variant of every task, one after the other, ``--repeats`` times over."""
-    records: dict[tuple[str, str], list[Record]] = {key: [] for key in settings}
+    records: dict[tuple[str, str], list[Record]] = {key: [] for key in blocks}
     for repeat in range(bench.options.repeats):
-        for key in settings if repeat % 2 == 0 else reversed(settings):
+        for key in blocks if repeat % 2 == 0 else reversed(blocks):
             path = bench.field("-".join(key))
             save = ["--save", path] if key[0] == "spectrum" else []
             path.unlink(missing_ok=True)
-            records[key].append(bench.run(*key, settings[key], *sizes(bench.options, *key), *save))
+            records[key].append(bench.run(*key, blocks[key], *sizes(bench.options, *key), *save))
     return records
 
 
@@ -219,13 +204,13 @@ def fastest(records: list[Record]) -> Record:
 def check_steps_made(chosen: dict[tuple[str, str], Record]) -> None:
     """Our paths made all of their steps: none ended early."""
     ours = chosen.get(("paths", "ours"), {})
-    if "fewest_steps" in ours and ours["fewest_steps"] != ours["steps"]:
-        raise SystemExit(f"A path of ours ended after {ours['fewest_steps']} of {ours['steps']} steps.")
+    if ours.get("fewest_steps") != ours.get("max_steps"):
+        raise SystemExit(f"A path of ours ended after {ours['fewest_steps']} of {ours['max_steps']} steps.")
 
 
 # --- the report -------------------------------------------------------------------------------------------
 
-HEADER = ["task", "variant", "threads", "at once", "s cold", "s warm", "ms each", "CPU s warm", "MiB added"]
+HEADER = ["task", "variant", "at once", "s cold", "s warm", "ms each", "CPU s warm", "MiB added"]
 AGREEMENT = ["task", "variant", "dtype", "quantity", "compared", "median", "largest", "beyond tolerance"]
 
 
@@ -238,8 +223,7 @@ def table(chosen: dict[tuple[str, str], Record], options: argparse.Namespace) ->
             continue
         mark = "~" if record.get("extrapolated") else ""
         each = options.images if task == "spectrum" else options.pairs * options.steps
-        threads, block = record["setting"].values()
-        cells = [str(threads or "default"), str(block) if variant in BATCHED else "1"]
+        cells = [str(record["at_once"])]
         cells += [f"{mark}{value:.2f}" for value in (record["seconds"], warm(record))]
         cells += [f"{1e3 * warm(record) / each:.3f}", f"{mark}{warm(record, 'cpu_seconds'):.2f}"]
         lines.append([task, variant, *cells, f"{record['memory']['above_start'] / common.MIB:.0f}"])
@@ -379,7 +363,7 @@ def main() -> None:
     case = prepare(bench)
     compared = checks(bench)
     picked = {(t, v): pick(bench, t, v) for t in options.tasks for v in VARIANTS[t]}
-    runs = take_turns(bench, {key: setting for key, (setting, _) in picked.items()})
+    runs = take_turns(bench, {key: block for key, (block, _) in picked.items()})
     chosen = {key: fastest(records) for key, records in runs.items()}
     check_steps_made(chosen)
     if "spectrum" in options.tasks:
