@@ -41,7 +41,7 @@ WORK = HERE / ".peer" / "work"
 VARIANTS = {"spectrum": ("matrix", "factor", "func", "ours"), "paths": ("loop", "func", "ours")}
 REDUCED = {"images": 64, "matrix_images": 4, "pairs": 8, "steps": 20, "loop_pairs": 2, "loop_steps": 10}
 REDUCED |= {"func_steps": 10, "repeats": 1, "trial_images": 16, "trial_pairs": 8, "check_images": 8}
-REDUCED |= {"blocks": [4], "chunks": [8]}
+REDUCED |= {"blocks": [4], "chunks": [4]}
 
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
 """Relative: of the trace, of eigenvalues to the largest, of end points to the length of the path."""
@@ -329,7 +329,7 @@ def arguments() -> argparse.Namespace:
     add("--loop-steps", type=int, default=100, help="steps timed there")
     add("--func-steps", type=int, default=20, help="steps timed with torch.func, all pairs")
     add("--blocks", type=int, nargs="+", default=[2, 4, 8, 16], help="images or pairs at once of ours, tried")
-    add("--chunks", type=int, nargs="+", default=[8, 16, 64], help="the same of torch.func")
+    add("--chunks", type=int, nargs="+", default=[4, 8, 16, 64], help="the same of torch.func")
     add("--trial-images", type=int, default=64, help="images of a trial")
     add("--trial-pairs", type=int, default=64, help="pairs of a trial")
     add("--trial-steps", type=int, default=3, help="steps of a trial")
