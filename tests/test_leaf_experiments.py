@@ -164,6 +164,8 @@ def test_letters_of_the_wrong_kind_are_refused(tmp_path):
 def test_tables_and_json_know_no_infinity():
     rows = [{"a": np.float32(np.inf), "b": True, "c": None}]
     outcome = Outcome("title", rows, {"x": jnp.array([1.0, jnp.nan])}, {})
-    assert [list(column.cells) for column in table(outcome).columns] == [["-"], ["yes"], ["-"]]
+    assert [list(column.cells) for column in table(outcome, 80).columns] == [["-"], ["yes"], ["-"]]
+    narrow = table(outcome, 10)
+    assert [[str(c.header), *c.cells] for c in narrow.columns] == [["a", "b", "c"], ["-", "yes", "-"]]
     assert plain(outcome.data) == {"x": [1.0, None]}
     assert plain(rows[0]["a"]) is None

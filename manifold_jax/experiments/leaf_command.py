@@ -224,7 +224,7 @@ def _one(name: str, run: Callable[[Progress], Outcome], out: Path, arguments: di
     with progress_bar(name) as advance:
         outcome = run(advance)
     seconds = time.perf_counter() - began
-    console.print(table(outcome), *outcome.notes, sep="\n")
+    console.print(table(outcome, console.width), *outcome.notes, sep="\n")
     record = arguments | {
         "seconds": seconds,
         "device": str(jax.devices()[0]),

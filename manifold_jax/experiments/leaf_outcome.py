@@ -48,13 +48,26 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def table(outcome: Outcome) -> Table:
-    """The rows as a table for the terminal and for text files."""
+def table(outcome: Outcome, width: int) -> Table:
+    """The rows as a table for the terminal and for text files.
+
+    Args:
+        outcome: What was found.
+        width: Characters a line; rows become columns where that is too little.
+
+    Returns:
+        The table.
+    """
+    names = list(outcome.rows[0])
+    lines = [names, *([_shown(value) for value in row.values()] for row in outcome.rows)]
+    columns = list(zip(*lines, strict=True))
+    if sum(max(map(len, column)) + 3 for column in columns) >= width:
+        columns = lines
     found = Table(title=outcome.title, title_justify="left")
-    for k, name in enumerate(outcome.rows[0]):
-        found.add_column(name, justify="left" if k == 0 else "right")
-    for row in outcome.rows:
-        found.add_row(*(_shown(value) for value in row.values()))
+    for k, column in enumerate(columns):
+        found.add_column(column[0], justify="left" if k == 0 else "right")
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        found.add_row(*row)
     return found
 
 
@@ -86,6 +99,6 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
     record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
     record |= {"notes": list(outcome.notes), "data": outcome.data}
     content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
-    text = as_text([table(outcome)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
+    text = as_text([table(outcome, _WIDTH)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
     written = [write_text(out / f"{name}.json", content), write_text(out / f"{name}.txt", text)]
     return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]

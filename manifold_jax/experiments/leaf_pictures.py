@@ -108,7 +108,7 @@ def curve_panels(
     columns = min(columns, len(groups))
     figure = new_figure(4.2 * columns, 3.2 * -(-len(groups) // columns) + 0.5, title)
     for k, (at, group) in enumerate(zip(panels(figure, len(groups), columns), groups, strict=True)):
-        at.plot(group.x, group.y.T, color=PALETTE[0], alpha=max(0.12, 1 / (1 + len(group.y))), lw=0.8)
+        at.plot(group.x, group.y.T, color=PALETTE[0], alpha=max(0.25, 1 / (1 + len(group.y))), lw=0.8)
         at.plot(group.x, np.nanmedian(group.y, axis=0), color="black", lw=2, label="median")
         for (name, height), colour in zip(group.marks.items(), PALETTE[1:], strict=False):
             at.axhline(height, ls="--", color=colour, lw=1, label=name)
