@@ -164,6 +164,9 @@ def leaf_command(
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of images.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Test images.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a path.")] = None,
+    ways: Annotated[
+        int | None, typer.Option(min=1, max=5, help="Ways of walking, of paths: the paper's first.")
+    ] = None,
     width: Annotated[int, typer.Option(min=1, help="Channels of the first layer of the VGG11.")] = 16,
     seed: Annotated[int, typer.Option(help="Of weights, order of the data, pairs and directions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the results [default: runs/leaf-DATA].")] = None,
@@ -177,7 +180,7 @@ def leaf_command(
         names = _names(experiment)
         if preset not in _STEPS:
             raise ValueError(f"--preset must be reduced or full, got {preset!r}.")
-        changes = {"images": images, "max_steps": max_steps, "pairs": pairs}
+        changes = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
         sizes = {
             name: _settings(EXPERIMENTS[name], preset, changes, experiment != "all")
             for name in names
