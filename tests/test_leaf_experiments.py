@@ -95,8 +95,9 @@ def test_a_head_of_100_classes_has_the_rank_of_the_pixels(trial):
     assert set(outcome.figures) == {"rank"}
 
 
-def test_crossings_are_found_where_a_curve_falls_to_its_first_value():
+def test_crossings_are_found_where_a_curve_is_back_at_its_first_value():
     assert leaf_history.crossings([0, 10, 20, 30, 40], [2.0, 6.0, 2.0, 4.0, 0.0]) == [20.0, 35.0]
+    assert leaf_history.crossings([0, 10, 20], [2.0, 1.0, 3.0]) == [15.0]
     assert leaf_history.crossings([0, 1], [1.0, 2.0]) == []
 
 

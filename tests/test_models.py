@@ -20,6 +20,7 @@ from manifold_jax.models import (
     max_pool,
     pure,
     save_checkpoint,
+    torch_initial,
     train,
 )
 
@@ -105,6 +106,16 @@ def test_lenet_is_the_network_of_the_paper():
         "hidden": (9216, 128),
         "output": (128, 10),
     }
+
+
+def test_initial_weights_as_in_torch_are_uniform():
+    params = torch_initial(pure(LeNet(size=12, rngs=nnx.Rngs(0))).params, jax.random.key(0))
+    for name, fan_in in (("first", 9), ("second", 288), ("hidden", 1024), ("output", 128)):
+        for leaf in params[name].values():
+            assert float(jnp.abs(leaf).max()) <= fan_in**-0.5
+    kernel = np.asarray(params["hidden"]["kernel"])
+    np.testing.assert_allclose(kernel.std(), (3 * 1024) ** -0.5, rtol=0.01)
+    assert abs(kernel.mean()) < 1e-3
 
 
 def test_vgg11_has_the_channels_of_configuration_a():

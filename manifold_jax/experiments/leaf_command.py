@@ -168,6 +168,7 @@ def leaf_command(
         int | None, typer.Option(min=1, max=5, help="Ways of walking, of paths: the paper's first.")
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Channels of the first layer of the VGG11.")] = 16,
+    init: Annotated[str, typer.Option(help="Initial weights: flax or torch (the paper's).")] = "flax",
     seed: Annotated[int, typer.Option(help="Of weights, order of the data, pairs and directions.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the results [default: runs/leaf-DATA].")] = None,
 ) -> None:
@@ -186,13 +187,13 @@ def leaf_command(
             for name in names
             if name != "train"
         }
-        folder = out or Path("runs") / f"leaf-{data}"
+        folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
         options = {"letters": letters, "path": path}
         with results_folder(folder):
             trial = None
             if experiment != "sprites":
                 wanted = steps or (_HISTORY_STEPS if experiment in _LONG else _STEPS)[preset]
-                found = task(data, path, seed=seed, width=width)
+                found = task(data, path, seed=seed, width=width, init=init)
                 if letters is not None:
                     read_images(letters, found.train.images.shape[1:])  # refused before the training
                 trial = _trained(found, folder, wanted, seed)

@@ -156,21 +156,21 @@ def history(trial: Trial, settings: Settings) -> Outcome:
 
 
 def crossings(steps: Any, values: Any) -> list[float]:
-    """Steps at which a curve passes its first value downwards, interpolated linearly.
+    """Steps at which a curve that has left its first value is back there, interpolated linearly.
 
     Args:
         steps: Ascending ``(k,)``.
         values: ``(k,)``.
 
     Returns:
-        Steps, ascending; empty where it stays above, or below.
+        Steps, ascending; empty where it stays above or below.
 
     Example:
         >>> crossings([0, 1, 2, 3], [1.0, 5.0, 3.0, 0.0])
         [2.6666666666666665]
     """
     x, y = np.asarray(steps, float), np.asarray(values, float) - float(values[0])
-    found = [k for k in range(1, len(y) - 1) if y[k] > 0 >= y[k + 1]]
+    found = [k for k in range(1, len(y) - 1) if y[k] * y[k + 1] <= 0 and y[k] != 0]
     return [float(x[k] + (x[k + 1] - x[k]) * y[k] / (y[k] - y[k + 1])) for k in found]
 
 

@@ -23,10 +23,12 @@ from manifold_jax.models import (
     load_params,
     pixels,
     pure,
+    torch_initial,
     train,
 )
 
 NAMES = ("mnist", "fashion-mnist", "cifar10", "digits")
+INITS = ("flax", "torch")
 
 Progress = Callable[[int, int], None]
 
@@ -120,7 +122,7 @@ def network(
     return LeNet(classes=classes, size=data.images.shape[1], mean=grey.mean(), std=grey.std(), rngs=rngs)
 
 
-def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16) -> Task:
+def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16, init: str = "flax") -> Task:
     """Read a data set and build the network for it.
 
     Args:
@@ -128,16 +130,19 @@ def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16)
         path: Folder of the files; by default ``MANIFOLD_JAX_DATA``, else they are downloaded.
         seed: Of the initial weights.
         width: Channels of the first layer of the VGG11-like network.
+        init: Initial weights as in ``flax`` or as in ``torch``, where the paper's come from.
 
     Returns:
         The task.
 
     Raises:
-        ValueError: The name is unknown, or a file is not what it should be.
+        ValueError: The name or ``init`` is unknown, or a file is not what it should be.
         FileNotFoundError: There is no data.
     """
     if name not in NAMES:
         raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}.")
+    if init not in INITS:
+        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}.")
     if name == "digits":
         learnt, other = _digits(True), _digits(False)
     elif name == "cifar10":
@@ -147,6 +152,8 @@ def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16)
         learnt, other = read(path, train=True), read(path, train=False)
     module = network(name, learnt, classes=len(learnt.names), seed=seed, width=width)
     apply, params = pure(module)
+    if init == "torch":
+        params = torch_initial(params, jax.random.key(seed))
     return Task(name, apply, params, learnt, other, float(np.mean(module.std)))
 
 

@@ -10,6 +10,7 @@ from manifold_jax.models.layers import max_pool as max_pool
 from manifold_jax.models.pure import Apply as Apply
 from manifold_jax.models.pure import Pure as Pure
 from manifold_jax.models.pure import pure as pure
+from manifold_jax.models.pure import torch_initial as torch_initial
 from manifold_jax.models.training import Trained as Trained
 from manifold_jax.models.training import classification_loss as classification_loss
 from manifold_jax.models.training import pixels as pixels

@@ -97,3 +97,35 @@ def pure(module: nnx.Module) -> Pure:
         names = ", ".join(jax.tree_util.keystr(path) for path, _ in others)
         raise ValueError(f"module must have parameters only, got other variables too: {names}.")
     return Pure(Apply(graphdef), nnx.to_pure_dict(params))
+
+
+def torch_initial(params: Any, key: Array) -> Any:
+    """Initial parameters as PyTorch draws them: kernels and biases uniform in +- 1 / sqrt(fan in).
+
+    Flax draws kernels with three times that variance and sets biases to 0; where a training begins, and the
+    trace of G there, depends on it.
+
+    Args:
+        params: Of :func:`pure`, layers with ``"kernel"`` and ``"bias"`` at any depth.
+        key: Of the draw.
+
+    Returns:
+        Others in the same structure.
+
+    Example:
+        >>> import jax
+        >>> from flax import nnx
+        >>> from manifold_jax.models import LeNet, pure, torch_initial
+        >>> params = torch_initial(pure(LeNet(rngs=nnx.Rngs(0))).params, jax.random.key(0))
+        >>> bool(abs(params["second"]["kernel"]).max() <= (9 * 32) ** -0.5)
+        True
+    """
+    if "kernel" in params:
+        bound = (params["kernel"].size // params["kernel"].shape[-1]) ** -0.5
+        keys = jax.random.split(key, len(params))
+        return {
+            name: jax.random.uniform(k, leaf.shape, leaf.dtype, -bound, bound)
+            for k, (name, leaf) in zip(keys, params.items(), strict=True)
+        }
+    keys = jax.random.split(key, len(params))
+    return {name: torch_initial(layer, k) for k, (name, layer) in zip(keys, params.items(), strict=True)}
