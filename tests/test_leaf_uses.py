@@ -355,17 +355,6 @@ def test_letters(digits, tmp_path):
     np.savez(tmp_path / "letters.npz", images=letters)
     sets, _ = leaf_detect.image_sets(digits, 20, letters=tmp_path / "letters.npz")
     assert list(sets)[:2] == ["digits test", "letters"]
-    with pytest.raises(FileNotFoundError, match="no file of letters"):
-        leaf_detect.image_sets(digits, 20, letters=tmp_path / "none.npz")
-    np.savez(tmp_path / "others.npz", pictures=letters)
-    with pytest.raises(ValueError, match="array named images"):
-        leaf_detect.image_sets(digits, 20, letters=tmp_path / "others.npz")
-    np.savez(tmp_path / "wide.npz", images=letters[:, :4])
-    with pytest.raises(ValueError, match=r"bytes of shape \(n, 8, 8\)"):
-        leaf_detect.image_sets(digits, 20, letters=tmp_path / "wide.npz")
-    (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(ValueError, match="array named images"):
-        leaf_detect.image_sets(digits, 20, letters=tmp_path / "text.npz")
 
 
 def test_missing_sets_are_noted(digits, tmp_path):
@@ -426,7 +415,7 @@ def written(outcome, tmp_path, stems):
     names = {path.name for path in write(outcome, tmp_path, "found", {})}
     assert names == {"found.json", "found.txt", *(f"{stem}.png" for stem in stems)}
     assert len({tuple(row) for row in outcome.rows}) == 1
-    assert table(outcome).row_count == len(outcome.rows)
+    assert table(outcome, 500).row_count == len(outcome.rows)
 
 
 @pytest.mark.slow
