@@ -190,7 +190,9 @@ def _history_figure(title: str, data: dict[str, Any]) -> Any:
             at.axhline(data[curves[0]][0], color="gray", ls="--", lw=1, label="initial value")
             for step in data["back at the initial value"][curves[0]]:
                 at.axvline(step, color="tab:red", lw=1, label=f"back at step {step:.0f}")
-        at.set(title=name, xlabel="training step", xscale="symlog")
+        at.set_xscale("symlog", linthresh=10)
+        at.set(title=name, xlabel="training step")
+        at.set_xlim(left=0)
         at.set_ylim(bottom=0)
-        at.legend(fontsize=8)
+        at.legend(fontsize=8, loc="lower left" if name == "mean rank" else "best")
     return figure

@@ -177,9 +177,11 @@ def sweep(trial: Trial, settings: Settings) -> Outcome:
         Curves("clamped" if clip else "not clamped", np.array(found), np.array(ends).T, {})
         for clip, ends in curves.items()
     ]
-    figure = curve_panels(
-        title, groups, "training step", "final distance\n/ initial distance", ylim=(0, 1.05), xscale="symlog"
-    )
+    y_label = "final distance\n/ initial distance"
+    figure = curve_panels(title, groups, "training step", y_label, ylim=(0, 1.05))
+    for axes in figure.axes:
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xlim(left=0)
     return Outcome(title, rows, data, {"sweep": figure}, [_NOTE])
 
 
