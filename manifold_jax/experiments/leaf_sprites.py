@@ -20,6 +20,7 @@ from manifold_jax.experiments.leaf_sprites_run import Settings as Settings
 from manifold_jax.experiments.leaf_sprites_run import run as run
 from manifold_jax.experiments.leaf_task import Progress
 
+_COLUMNS = ("quantity", "shape", "unit", "median", "lower", "upper", "untrained", "random", "error")
 _STAGES = ("training", "tangents", "maps")
 
 
@@ -46,4 +47,5 @@ def outcome(seed: int, folder: Path, settings: Settings, progress: Progress | No
         "Angles in degrees; visibility X_i^T G X_i / (|X_i|^2 lambda_max(G)); S of the metric pulled back to "
         "(scale, orientation), 1/2 where its image is totally geodesic in the sphere of radius 2."
     ]
-    return Outcome(title, table(found), data(found), {"sprites": figure(found)}, notes)
+    rows = [{name: row[name] for name in _COLUMNS} for row in table(found)]
+    return Outcome(title, rows, data(found), {"sprites": figure(found)}, notes)
