@@ -16,6 +16,7 @@ from manifold_jax.models import (
     checkpoint_steps,
     classification_loss,
     convolve,
+    labelled,
     load_params,
     max_pool,
     pure,
@@ -254,6 +255,28 @@ def attempt(folder=None, **changes):
 def test_options_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         attempt(**changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"labels": np.array([0, 3], np.uint8)},
+            "labels must lie between 0 and 2, the network has 3 classes, got 0 to 3",
+        ),
+        ({"labels": np.array([0, -1])}, "between 0 and 2"),
+        ({"labels": np.array([0, 1, 2])}, r"one for each of 2 images, got int64 of shape \(3,\)"),
+        ({"labels": np.array([0.0, 1.0])}, "labels must be whole numbers"),
+        ({"images": np.full((2, 4), 255.0)}, r"pixels in \[0, 1\], got float64 from 255 to 255"),
+        ({"images": np.full((2, 4), np.nan)}, r"pixels in \[0, 1\]"),
+    ],
+)
+def test_data_that_do_not_fit_the_classifier_are_refused(change, message):
+    params, (images, labels) = problem()
+    good = {"apply": linear, "params": params, "images": images[:2], "labels": labels[:2]}
+    assert labelled(**good)[0] is good["images"]
+    with pytest.raises(ValueError, match=message):
+        labelled(**(good | change))
 
 
 def test_another_run_or_another_architecture_is_not_continued(tmp_path):

@@ -20,6 +20,7 @@ from manifold_jax.models import (
     LeNet,
     checkpoint_steps,
     classification_loss,
+    labelled,
     load_params,
     pixels,
     pure,
@@ -190,9 +191,8 @@ def learn(
     Raises:
         ValueError: The folder holds another network, or the training diverged.
     """
-    size = task.train.images.shape[1:]
-    check_log_prob(Partial(task.apply, task.params), jnp.zeros(size))
-    data = (task.train.images, task.train.labels)
+    check_log_prob(Partial(task.apply, task.params), jnp.zeros(task.train.images.shape[1:]))
+    data = labelled(task.apply, task.params, task.train.images, task.train.labels)
     found = train(
         classification_loss(task.apply),
         task.params,

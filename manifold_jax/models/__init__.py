@@ -13,5 +13,6 @@ from manifold_jax.models.pure import pure as pure
 from manifold_jax.models.pure import torch_initial as torch_initial
 from manifold_jax.models.training import Trained as Trained
 from manifold_jax.models.training import classification_loss as classification_loss
+from manifold_jax.models.training import labelled as labelled
 from manifold_jax.models.training import pixels as pixels
 from manifold_jax.models.training import train as train

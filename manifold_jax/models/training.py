@@ -94,6 +94,58 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
     return loss
 
 
+def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    """Images and labels that fit a classifier, as data for :func:`train` with :func:`classification_loss`.
+
+    Args:
+        apply: ``apply(params, x)``, one input to ``(C,)`` log-probabilities.
+        params: Of ``apply``.
+        images: ``(n, *shape)``, bytes or pixels in [0, 1].
+        labels: ``(n,)``, whole numbers from 0 to C - 1.
+
+    Returns:
+        Both, unchanged.
+
+    Raises:
+        ValueError: Lengths or types do not fit, pixels lie outside of [0, 1], or a label is no class of the
+            network.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.models import labelled
+        >>> apply = lambda w, x: jax.nn.log_softmax(w @ x)
+        >>> labelled(apply, jnp.zeros((3, 2)), jnp.ones((4, 2)), jnp.array([0, 1, 2, 3]))
+        Traceback (most recent call last):
+            ...
+        ValueError: labels must lie between 0 and 2, the network has 3 classes, got 0 to 3.
+    """
+    pictures, numbers = np.asarray(images), np.asarray(labels)
+    if (
+        numbers.ndim != 1
+        or numbers.dtype.kind not in "iu"
+        or len(numbers) != len(pictures)
+        or not len(numbers)
+    ):
+        raise ValueError(
+            f"labels must be whole numbers, one for each of {len(pictures)} images, got {numbers.dtype} of "
+            f"shape {numbers.shape}."
+        )
+    if pictures.dtype != np.uint8 and not (pictures.min() >= 0 and pictures.max() <= 1):
+        raise ValueError(
+            f"images must be bytes or have pixels in [0, 1], got {pictures.dtype} from {pictures.min():.3g} "
+            f"to {pictures.max():.3g}: scale them, as in images / 255."
+        )
+    first = pixels(pictures[0])
+    classes = jax.eval_shape(apply, params, first).shape[0]
+    if numbers.min() < 0 or numbers.max() >= classes:
+        raise ValueError(
+            f"labels must lie between 0 and {classes - 1}, the network has {classes} classes, got "
+            f"{numbers.min()} to {numbers.max()}."
+        )
+    return images, labels
+
+
 @partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
 def _scan(
     state: _State,
