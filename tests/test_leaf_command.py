@@ -39,6 +39,8 @@ def test_every_experiment_has_a_smaller_size():
             "data must be one of mnist, fashion-mnist, cifar10, digits, got 'sounds'",
         ),
         (("letters", "--letters", "none.npz"), "no file none.npz"),
+        (("rank", "--letters", "none.npz"), "--letters does not belong to rank"),
+        (("sprites", "--steps", 3), "a network of its own: leave out --steps"),
         (("rank", "--data", "mnist", "--path", "nowhere"), "nowhere"),
     ],
 )
@@ -65,4 +67,4 @@ def test_a_run_leaves_a_table_a_figure_and_json_and_is_not_trained_twice(tmp_pat
     assert (tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == stamp
     other = run("rank", "--steps", 30, "--seed", 1, "--out", tmp_path)
     assert other.exit_code == 2
-    assert "another key, batch_size or number of data" in text(other)
+    assert "another key, batch_size, data or initial parameters" in text(other)

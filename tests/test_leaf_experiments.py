@@ -39,6 +39,8 @@ def test_digits_are_split_without_overlap_and_pairs_differ_in_class(trial):
     assert found.train.images.max() == 255
     sources, destinations, first, second = different_pairs(found.test, 100)
     assert (first != second).all()
+    with pytest.raises(ValueError, match="there are not 200 pairs of different classes among 360 images"):
+        different_pairs(found.test, 200)
     assert 0 <= float(sources.min()) <= float(destinations.max()) <= 1
 
 
@@ -133,6 +135,7 @@ def test_paths_between_classes_letters_and_noise(trial, tmp_path):
         (0.1, "controlled", False),
     ]
     assert all(0 < row["ratio"] <= 1 for row in outcome.rows)
+    small = small._replace(ways=2)
     swept = leaf_paths.sweep(trial, small)
     assert [row["checkpoint"] for row in swept.rows] == [0, 0, 60, 60]
     letters = tmp_path / "letters.npz"
@@ -145,6 +148,12 @@ def test_paths_between_classes_letters_and_noise(trial, tmp_path):
     assert json.loads(written[0].read_text())["rows"][0]["pairs"] == 2
     assert {path.suffix for path in written} == {".json", ".txt", ".png"}
     assert all(path.stat().st_size for path in written)
+
+
+def test_short_walks_show_each_saved_point_once():
+    for steps, shown in ((30, [0]), (60, [0]), (1000, [0, 1, 2, 5, 10, 20])):
+        how = How(max_steps=steps, saved=max(1, steps // 50))
+        assert leaf_across._slots(how) == shown
 
 
 def test_letters_of_the_wrong_kind_are_refused(tmp_path):

@@ -44,6 +44,14 @@ def test_leaves_of_a_linear_model_are_planes(x64):
     assert float(path.drift) < 1e-12
 
 
+def test_a_vertical_walk_stalls_where_the_distribution_is_everything(x64):
+    w = np.random.default_rng(0).normal(size=(5, 4))
+    for step in ("fixed", "full"):
+        walk = mj.vertical_walk(linear(w), jnp.zeros(4), jnp.ones(4), steps=5, step=step)
+        assert int(walk.status) == PathStatus.STALLED
+        assert float(walk.length) == 0
+
+
 def test_other_steps_end_at_the_same_place(x64):
     w = np.random.default_rng(0).normal(size=(4, 8))
     move = centred_projector(w) @ (Y - X)
@@ -377,7 +385,10 @@ log_softmax, A, B = jax.nn.log_softmax, np.float32([0.1, 0.2]), np.float32([0.8,
         (lambda: mj.horizontal_path(log_softmax, A, B, max_steps=0), "max_steps must be a whole number"),
         (lambda: mj.horizontal_path(log_softmax, A, B, max_steps=2.5), "max_steps must be a whole number"),
         (lambda: mj.horizontal_path(log_softmax, A, B, save_every=0), "save_every must be a whole number"),
-        (lambda: mj.horizontal_path(log_softmax, A, B, step="heun"), "step must be one of 'fixed', 'decr"),
+        (
+            lambda: mj.horizontal_path(log_softmax, A, B, step="heun"),
+            "step must be one of 'fixed', 'full', 'decr",
+        ),
         (lambda: mj.horizontal_path(log_softmax, A, B, error_tolerance=0), "error_tolerance must be"),
         (lambda: mj.horizontal_path(log_softmax, A, B, clip=(1, 0)), "pair .* with low < high"),
         (lambda: mj.horizontal_path(log_softmax, A, B, clip=True), "clip must be None or a pair"),

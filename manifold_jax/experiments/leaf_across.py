@@ -80,9 +80,14 @@ def _row(walk: VerticalWalk, how: How, slot: int, std: float, pixels: int) -> Ro
     }
 
 
+def _slots(how: How) -> list[int]:
+    """Which of the saved points are shown."""
+    return list(dict.fromkeys(step // how.every for step in _COLUMNS if step <= how.max_steps))
+
+
 def _strips(title: str, walk: VerticalWalk, how: How, task: Task, labels: np.ndarray) -> Any:
     """Images along the first few walks."""
-    slots = [step // how.every for step in _COLUMNS if step <= how.max_steps]
+    slots = _slots(how)
     images, captions = [], []
     for k in range(min(_SHOWN, len(labels))):
         log_probs = np.asarray(walk.log_probs)[k, slots]
@@ -113,10 +118,10 @@ def run(trial: Trial, settings: Settings) -> Outcome:
     rows, curves, figures, data = [], [], {}, {}
     title = f"{trial.words}: walks across the leaves"
     for k, clip in enumerate((True, False)):
-        how = PAPER._replace(max_steps=settings.max_steps, clip=clip, saved=settings.max_steps // 50)
+        how = PAPER._replace(max_steps=settings.max_steps, clip=clip, saved=max(1, settings.max_steps // 50))
         key = jax.random.key(trial.seed)
         walk = add_noise(log_prob, images, key, how, trial.task.std, trial.stage(k, 2))
-        slots = [at // how.every for at in _COLUMNS if at <= how.max_steps]
+        slots = _slots(how)
         rows += [_row(walk, how, slot, trial.task.std, size) for slot in slots]
         x = steps_axis(how, walk.points.shape[1])
         curves.append(Curves(how.words(), x, confidence(walk.log_probs), {}))

@@ -63,7 +63,8 @@ def _use(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
 
 
 _PATHS = (leaf_paths.Settings(), leaf_paths.REDUCED)
-_FROM_NOISE = (_PATHS[0]._replace(max_steps=10_000), _PATHS[1]._replace(max_steps=2000))
+_BOTH = (_PATHS[0]._replace(ways=2), _PATHS[1]._replace(ways=2))
+_FROM_NOISE = (_BOTH[0]._replace(max_steps=10_000), _BOTH[1]._replace(max_steps=2000))
 _HISTORY = (leaf_history.Settings(), leaf_history.REDUCED)
 
 EXPERIMENTS = {
@@ -79,10 +80,10 @@ EXPERIMENTS = {
     "paths": _Experiment(
         "horizontal paths between images of different classes", *_PATHS, leaf_paths.between_classes
     ),
-    "sweep": _Experiment("the same over the checkpoints", *_PATHS, leaf_paths.sweep),
+    "sweep": _Experiment("the same over the checkpoints", *_BOTH, leaf_paths.sweep),
     "letters": _Experiment(
         "horizontal paths to letters and mirrored digits",
-        *_PATHS,
+        *_BOTH,
         leaf_paths.to_other_symbols,
         ("letters",),
     ),
@@ -176,7 +177,7 @@ def leaf_command(
 
     Interrupted and called again with the same --out, the training goes on where it was.
     """
-    arguments = {key: str(value) for key, value in locals().items() if value is not None}
+    arguments: dict[str, Any] = {key: str(value) for key, value in locals().items() if value is not None}
     with plain_errors():
         names = _names(experiment)
         if preset not in _STEPS:
@@ -187,6 +188,8 @@ def leaf_command(
             for name in names
             if name != "train"
         }
+        given = {"steps": steps, "path": path, "letters": letters}
+        _refuse_unused(experiment, {name for name, value in given.items() if value is not None})
         folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
         options = {"letters": letters, "path": path}
         with results_folder(folder):
@@ -197,6 +200,7 @@ def leaf_command(
                 if letters is not None:
                     read_images(letters, found.train.images.shape[1:])  # refused before the training
                 trial = _trained(found, folder, wanted, seed)
+                arguments["training images"] = len(found.train.labels)
             for name, settings in sizes.items():
                 chosen = {key: options[key] for key in EXPERIMENTS[name].options}
                 if name == "sprites":
@@ -204,6 +208,16 @@ def leaf_command(
                 else:
                     run = partial(_on, EXPERIMENTS[name], trial, settings, chosen)
                 _one(name, run, folder, arguments | {"settings": settings._asdict()})
+
+
+def _refuse_unused(experiment: str, given: set[str]) -> None:
+    """Options that would do nothing are mistakes."""
+    if experiment == "sprites" and given:
+        named = ", ".join(f"--{name}" for name in sorted(given))
+        raise ValueError(f"sprites has a data set and a network of its own: leave out {named}.")
+    takes = EXPERIMENTS[experiment].options if experiment in EXPERIMENTS else ("letters",)
+    if "letters" in given and "letters" not in takes:
+        raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
 
 
 def _trained(found: Task, folder: Path, steps: int, seed: int) -> Trial:

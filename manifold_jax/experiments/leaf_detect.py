@@ -112,7 +112,7 @@ def image_sets(
         Name to images with pixels in [0, 1], and notes on what is missing.
     """
     notes: list[str] = []
-    inside = np.asarray(sample(task.test, count, seed)[0])
+    inside = np.asarray(sample(task.test, min(count, len(task.test.labels)), seed)[0])
     sets, shape = {f"{task.name} test": inside}, inside.shape[1:]
     rng = np.random.default_rng([seed, 1])
     found = _clothes_or_digits(task, path, notes)
@@ -250,7 +250,7 @@ def run(
         for kind, p in found.projections.items()
     }
     return Outcome(
-        f"Telling {settings.images} test images of {task.name} from others: area under the ROC curve",
+        f"Telling {ends[0]} test images of {task.name} from others: area under the ROC curve",
         rows,
         {"scores": scores, "auroc": areas, "paths": ways},
         {
@@ -300,7 +300,7 @@ def _notes(
 def _heat_map(task: Task, settings: Settings, areas: dict[str, dict[str, tuple[float, float]]]) -> Figure:
     """Areas as numbers in coloured cells."""
     names, sets = list(areas), list(next(iter(areas.values())))
-    title = f"{task.name}: area under the ROC curve ± standard error, {settings.images} images a set"
+    title = f"{task.name}: area under the ROC curve ± standard error, at most {settings.images} images a set"
     figure = new_figure(1.55 * len(sets) + 3.6, 0.5 * len(names) + 1.5, title)
     axes = figure.add_subplot()
     values = np.array([[areas[name][other][0] for other in sets] for name in names])

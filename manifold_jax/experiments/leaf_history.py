@@ -12,9 +12,16 @@ from jaxtyping import Array
 
 from manifold_jax._plot_words import new_figure, panels
 from manifold_jax.experiments.leaf_outcome import Outcome, Row
-from manifold_jax.experiments.leaf_task import Trial, accuracy, checkpoints, log_prob_at, network, sample
+from manifold_jax.experiments.leaf_task import (
+    Trial,
+    accuracy,
+    checkpoints,
+    initial,
+    log_prob_at,
+    network,
+    sample,
+)
 from manifold_jax.information import fisher_trace, local_data_rank, local_data_trace
-from manifold_jax.models import pure
 
 _BLOCK = 16
 
@@ -82,7 +89,8 @@ def rank_table(trial: Trial, settings: Settings) -> Outcome:
         The outcome.
     """
     images, _ = sample(trial.task.test, settings.images, trial.seed)
-    many = pure(network(trial.task.name, trial.task.train, classes=100, seed=trial.seed))
+    wide = network(trial.task.name, trial.task.train, classes=100, seed=trial.seed, width=trial.task.width)
+    many = initial(wide, trial.seed, trial.task.init)
     networks = {
         "untrained": Partial(trial.task.apply, trial.task.params),
         f"step {trial.step}": trial.log_prob,

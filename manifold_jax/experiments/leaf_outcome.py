@@ -48,6 +48,11 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def _wide(columns: Sequence[Sequence[str]]) -> int:
+    """Characters that a table of such columns needs."""
+    return 1 + sum(max(map(len, column)) + 3 for column in columns)
+
+
 def table(outcome: Outcome, width: int) -> Table:
     """The rows as a table for the terminal and for text files.
 
@@ -60,9 +65,8 @@ def table(outcome: Outcome, width: int) -> Table:
     """
     names = list(outcome.rows[0])
     lines = [names, *([_shown(value) for value in row.values()] for row in outcome.rows)]
-    columns = list(zip(*lines, strict=True))
-    if sum(max(map(len, column)) + 3 for column in columns) >= width:
-        columns = lines
+    upright = list(zip(*lines, strict=True))
+    columns = upright if _wide(upright) < width or _wide(upright) <= _wide(lines) else lines
     found = Table(title=outcome.title, title_justify="left")
     for k, column in enumerate(columns):
         found.add_column(column[0], justify="left" if k == 0 else "right")

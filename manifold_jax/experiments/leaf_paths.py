@@ -56,8 +56,8 @@ class Settings(NamedTuple):
         pairs: Pairs of images, a checkpoint or a kind.
         max_steps: Most steps; 5000 in the paper, from noise 10 000.
         noise_steps: Steps of the walk that makes the noise, 250 in the paper.
-        ways: How many of ``VARIANTS``, for pairs of classes: the paper's, without the clamp, both with small
-            steps, with error control.
+        ways: How many of ``VARIANTS``: the paper's, without the clamp, both with small steps, with error
+            control.
     """
 
     pairs: int = 100
@@ -159,8 +159,8 @@ def sweep(trial: Trial, settings: Settings) -> Outcome:
     """
     sources, destinations, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
     found = [k for k in checkpoints(trial.folder, trial.step) if k in (0, trial.step) or k in _SWEPT]
-    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[:2]]
-    rows, data, curves = [], {}, {how.clip: [] for how in hows}
+    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[: settings.ways]]
+    rows, data, curves = [], {}, {how.words(): [] for how in hows}
     for count, at in enumerate(found):
         log_prob = log_prob_at(trial.task, trial.folder, at)
         cells = _cells(
@@ -170,13 +170,10 @@ def sweep(trial: Trial, settings: Settings) -> Outcome:
             rows.append({"checkpoint": at} | summary(cell.path, cell.how, trial.task.std))
             data[f"{at}: {cell.how.words()}"] = record(cell.path, cell.how, trial.task.std)
             ends = np.asarray(cell.path.distances)
-            curves[cell.how.clip].append(ends[:, -1] / ends[:, 0])
+            curves[cell.how.words()].append(ends[:, -1] / ends[:, 0])
         trial.stage(count, len(found))(1, 1)
     title = f"{trial.task.name}: where horizontal paths end, over the training"
-    groups = [
-        Curves("clamped" if clip else "not clamped", np.array(found), np.array(ends).T, {})
-        for clip, ends in curves.items()
-    ]
+    groups = [Curves(words, np.array(found), np.array(ends).T, {}) for words, ends in curves.items()]
     y_label = "final distance\n/ initial distance"
     figure = curve_panels(title, groups, "training step", y_label, ylim=(0, 1.05))
     for axes in figure.axes:
@@ -214,7 +211,7 @@ def to_other_symbols(trial: Trial, settings: Settings, *, letters: Path | None =
         images = read_images(letters, trial.task.test.images.shape[1:])
         rows = np.random.default_rng(trial.seed).permutation(len(images))[: len(sources)]
         kinds["letter"] = (sources[: len(rows)], pixels(images[rows]))
-    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[:2]]
+    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[: settings.ways]]
     cells = _cells(log_prob, kinds, hows, trial)
     title = f"{trial.words}: horizontal paths to symbols that are not in the data"
     return _outcome(title, "letters", cells, trial.task, notes)
@@ -248,8 +245,8 @@ def from_noise(trial: Trial, settings: Settings) -> Outcome:
         "valid to noisy": (sources, other_noisy),
         "noisy to noisy": (noisy, other_noisy),
     }
-    how = PAPER._replace(max_steps=settings.max_steps)
-    cells = _cells(log_prob, kinds, [how, how._replace(clip=False)], trial)
+    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[: settings.ways]]
+    cells = _cells(log_prob, kinds, hows, trial)
     level = float(np.median(np.concatenate([found.distances[:, -1] for found in walks]))) / trial.task.std
     title = f"{trial.words}: horizontal paths from and to noise (level {level:.1f})"
     return _outcome(title, "noisy", cells, trial.task, [_NOTE])

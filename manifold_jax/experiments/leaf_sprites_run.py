@@ -50,7 +50,7 @@ class Settings(NamedTuple):
             factors to be seen.
         size: Pixels per side.
         shift: Largest displacement from the centre in y and x, pixels.
-        images: Sprites to learn from, in all.
+        sprites: To learn from, in all.
         steps: Of the training.
         batch_size: Of the training.
         learning_rate: Of Adam.
@@ -62,7 +62,7 @@ class Settings(NamedTuple):
     sizes: int = 3
     size: int = 32
     shift: float = 3.0
-    images: int = 6000
+    sprites: int = 6000
     steps: int = 800
     batch_size: int = 64
     learning_rate: float = 2e-3
@@ -70,7 +70,7 @@ class Settings(NamedTuple):
     map_sizes: tuple[int, int] = (25, 32)
 
 
-REDUCED = Settings(size=24, shift=2.0, images=3000, steps=400, batch_size=32, points=30, map_sizes=(13, 16))
+REDUCED = Settings(size=24, shift=2.0, sprites=3000, steps=400, batch_size=32, points=30, map_sizes=(13, 16))
 
 
 class Meeting(NamedTuple):
@@ -138,15 +138,14 @@ class Result(NamedTuple):
 class SmoothLeNet(LeNet):
     """LeNet with means in place of maxima: of a maximum, second derivatives miss the kinks."""
 
-    def __call__(self, images: Float[Array, "batch h w"]) -> Float[Array, "batch C"]:
-        """Log-probabilities of a batch of images with pixels in [0, 1]."""
+    def features(self, images: Float[Array, "batch h w"]) -> Float[Array, "batch 128"]:
+        """The hidden units before the last layer."""
         x = (images[..., None] - self.mean) / self.std
         x = self.activation(self.second(self.activation(self.first(x))))
         high, wide = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
         x = x[:, :high:2, :wide] + x[:, 1:high:2, :wide]
         x = (x[:, :, ::2] + x[:, :, 1::2]) / 4
-        x = self.activation(self.hidden(x.reshape(x.shape[0], -1)))
-        return jax.nn.log_softmax(self.output(x))
+        return self.activation(self.hidden(x.reshape(x.shape[0], -1)))
 
 
 # --- sprites -----------------------------------------------------------------------------------------------
@@ -214,7 +213,7 @@ def learn(
 ) -> tuple[Pure, Pure, Float[np.ndarray, "steps"]]:
     """The network before and after the training, and the losses."""
     data_key, weights_key, order_key = jax.random.split(key, 3)
-    images, labels = labelled(data_key, settings, settings.images)
+    images, labels = labelled(data_key, settings, settings.sprites)
     network = SmoothLeNet(
         classes=len(settings.shapes) * settings.sizes,
         size=settings.size,
@@ -338,7 +337,7 @@ def run(
     report = progress or (lambda *_: None)
     learn_key, test_key, point_key, random_key = jax.random.split(key, 4)
     start, end, loss = learn(settings, learn_key, folder, progress)
-    accuracy = _right(*end, *labelled(test_key, settings, max(settings.images // 5, len(settings.shapes))))
+    accuracy = _right(*end, *labelled(test_key, settings, max(settings.sprites // 5, len(settings.shapes))))
     kinds = list(enumerate(manifolds(settings)))
     points = [draw(jax.random.fold_in(point_key, k), m, settings.points) for k, m in kinds]
     images = jnp.concatenate([_images(m.embedding, points[k]) for k, m in kinds])

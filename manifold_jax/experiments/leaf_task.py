@@ -18,6 +18,7 @@ from manifold_jax.models import (
     VGG11,
     Apply,
     LeNet,
+    Pure,
     checkpoint_steps,
     classification_loss,
     labelled,
@@ -44,6 +45,8 @@ class Task(NamedTuple):
         train: Images to learn from.
         test: Others.
         std: Pixels in one unit of the network's normalised input: the paper's 0.1 is ``0.1 * std`` here.
+        width: Channels of the first layer of a VGG11-like network.
+        init: How the initial weights are drawn.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Task(NamedTuple):
     train: LabelledImages
     test: LabelledImages
     std: float
+    width: int = 16
+    init: str = "flax"
 
 
 class Trial(NamedTuple):
@@ -123,6 +128,12 @@ def network(
     return LeNet(classes=classes, size=data.images.shape[1], mean=grey.mean(), std=grey.std(), rngs=rngs)
 
 
+def initial(module: LeNet | VGG11, seed: int, init: str) -> Pure:
+    """A network and its initial parameters, drawn as one of ``INITS``."""
+    found = pure(module)
+    return found if init == "flax" else Pure(found.apply, torch_initial(found.params, jax.random.key(seed)))
+
+
 def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16, init: str = "flax") -> Task:
     """Read a data set and build the network for it.
 
@@ -152,10 +163,8 @@ def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16,
         read = mnist if name == "mnist" else fashion_mnist
         learnt, other = read(path, train=True), read(path, train=False)
     module = network(name, learnt, classes=len(learnt.names), seed=seed, width=width)
-    apply, params = pure(module)
-    if init == "torch":
-        params = torch_initial(params, jax.random.key(seed))
-    return Task(name, apply, params, learnt, other, float(np.mean(module.std)))
+    apply, params = initial(module, seed, init)
+    return Task(name, apply, params, learnt, other, float(np.mean(module.std)), width, init)
 
 
 def _cifar10(path: Path | None, train: bool) -> LabelledImages:
@@ -199,9 +208,10 @@ def learn(
         data,
         key=jax.random.key(seed),
         steps=steps,
-        chunk=20 if steps < 1000 else 100,
+        chunk=20,
         folder=folder,
         save_at=save_at,
+        save_every=2000,
         progress=progress,
     )
     if not found.finite:
@@ -246,10 +256,12 @@ def different_pairs(
     second = []
     rest = list(order[count:])
     for row in first:
-        match = next(k for k, other in enumerate(rest) if data.labels[other] != data.labels[row])
+        match = next((k for k, other in enumerate(rest) if data.labels[other] != data.labels[row]), None)
+        if match is None:
+            break
         second.append(rest.pop(match))
-    if len(first) < count:
-        raise ValueError(f"there are not {count} pairs of images, only {len(first)}.")
+    if len(second) < count:
+        raise ValueError(f"there are not {count} pairs of different classes among {len(order)} images.")
     images = data.images
     return pixels(images[first]), pixels(images[second]), data.labels[first], data.labels[second]
 

@@ -181,7 +181,8 @@ def _advance(field: _Field, walk: Walk, settings: Settings) -> Walk:
     begun = walk.steps >= 0
     off = norm(field.off(walk.basis, chord) + field.off(basis, chord)) / 2
     blocked = begun & accepted & (norm(chord) == 0)
-    least = 0.0 if field.plan.step == "full" else settings.stationarity * field.aim_length(x)
+    restless = field.plan.horizontal and field.plan.step == "full"
+    least = 0.0 if restless else settings.stationarity * field.aim_length(x)
     lost = (pull <= least) | blocked
     arrived = (distance <= settings.tolerance) & field.plan.horizontal
     finite = jnp.isfinite(pull) & jnp.isfinite(distance) & jnp.isfinite(log_p).all()

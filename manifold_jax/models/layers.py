@@ -31,6 +31,21 @@ def _patches_convolution(
     return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
 
 
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def _is_plain(x: Array, kernel: Array, options: dict[str, Any]) -> bool:
+    """Whether a convolution has no option but the layout of its axes."""
+    layout = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, options["dimension_numbers"])
+    dilations = (options.get(name) or (1,) for name in ("lhs_dilation", "rhs_dilation"))
+    return (
+        layout == jax.lax.conv_dimension_numbers(x.shape, kernel.shape, _LAYOUT)
+        and all(set(dilation) == {1} for dilation in dilations)
+        and options.get("feature_group_count", 1) == options.get("batch_group_count", 1) == 1
+        and options.get("preferred_element_type") is None
+    )
+
+
 def convolve(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "k l c o"],
@@ -52,7 +67,7 @@ def convolve(
         window_strides: Two strides.
         padding: ``"SAME"``, ``"VALID"`` or two pairs.
         precision: Of the products.
-        options: Others of ``conv_general_dilated``; dilated and grouped convolutions are left to it.
+        options: Others of ``conv_general_dilated``; to it all is left that is not plain.
 
     Returns:
         ``(b, p, q, o)``.
@@ -64,15 +79,14 @@ def convolve(
         [[9. 9.]
          [9. 9.]]
     """
-    dilated = any(set(options.get(name) or (1,)) != {1} for name in ("lhs_dilation", "rhs_dilation"))
-    options.setdefault("dimension_numbers", ("NHWC", "HWIO", "NHWC"))
+    options.setdefault("dimension_numbers", _LAYOUT)
 
     def library(x: Array, kernel: Array) -> Array:
         return jax.lax.conv_general_dilated(
             x, kernel, window_strides, padding, precision=precision, **options
         )
 
-    if dilated or options.get("feature_group_count", 1) != 1:
+    if not _is_plain(x, kernel, options):
         return library(x, kernel)
 
     def patches(x: Array, kernel: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -210,29 +211,41 @@ def _size(data: Any) -> int:
     return sizes.pop()[0]
 
 
-def _rest(state: _State, key: Array, size: int, batch_size: int, metrics: dict[str, np.ndarray]) -> Any:
+_ROWS = 64
+
+
+def _digest(tree: Any) -> int:
+    """Checksum of the first rows of every array."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        rows = np.asarray(leaf[:_ROWS] if np.ndim(leaf) else leaf)
+        found = zlib.crc32(rows.tobytes(), found)
+    return found
+
+
+def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.ndarray]) -> Any:
     """All that a run needs to go on, and to know that it is the same run."""
     return {
         "optimizer": state.optimizer,
         "key": jax.random.key_data(key),
-        "run": np.array([size, batch_size], np.int64),
+        "run": np.array(run, np.int64),
         # One number more: Orbax refuses empty arrays.
         "metrics": {name: np.append(values, np.float32(0)) for name, values in metrics.items()},
     }
 
 
 def _resume(
-    folder: Folder, step: int, start: _State, key: Array, size: int, batch_size: int, names: Sequence[str]
+    folder: Folder, step: int, start: _State, key: Array, run: Sequence[int], names: Sequence[str]
 ) -> tuple[_State, dict[str, np.ndarray]]:
     """The state after ``step`` steps, and the metrics of these."""
     metrics = {name: np.zeros(step, np.float32) for name in names}
-    wanted = jax.tree.map(np.asarray, _rest(start, key, size, batch_size, metrics))
+    wanted = jax.tree.map(np.asarray, _rest(start, key, run, metrics))
     params = load_params(folder, start.params, step)
     rest = load_rest(folder, wanted, step)
     if not np.array_equal(rest["key"], wanted["key"]) or not np.array_equal(rest["run"], wanted["run"]):
         raise ValueError(
-            f"{folder} holds a run with another key, batch_size or number of data (it has batch_size "
-            f"{rest['run'][1]} and {rest['run'][0]} data): choose another folder."
+            f"{folder} holds a run with another key, batch_size, data or initial parameters (it has "
+            f"batch_size {rest['run'][1]} and {rest['run'][0]} data): choose another folder."
         )
     return _State(*jax.tree.map(jnp.asarray, (params, rest["optimizer"]))), {
         name: values[:-1] for name, values in rest["metrics"].items()
@@ -301,8 +314,9 @@ def train(
     every = None if save_every is None else _count(save_every, "save_every")
     optimizer = _default_optimizer() if optimizer is None else optimizer
     order_key, loss_key = jax.random.split(key)
-    params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
-    state = _State(params, optimizer.init(params))
+    run = (size, batch_size, _digest(params), _digest(data))
+    # The scan takes the buffers over: an optimizer may keep those of the parameters.
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), _State(params, optimizer.init(params)))
     data = jax.tree.map(jnp.asarray, data)
     rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
     extra = jax.eval_shape(loss, state.params, rows, loss_key, jnp.int32(0))[1]
@@ -313,12 +327,14 @@ def train(
     marks = {step for step in marks if step <= steps} | {steps}
     done = 0
     if folder is not None:
-        found = [step for step in checkpoint_steps(folder) if step <= steps]
-        if found:
-            done = found[-1]
-            state, metrics = _resume(folder, done, state, key, size, batch_size, list(metrics))
+        there = checkpoint_steps(folder)
+        if there:  # also where all are later: runs must not mix
+            done = max((step for step in there if step <= steps), default=there[0])
+            found = _resume(folder, done, state, key, run, list(metrics))
+            state, metrics = found if done <= steps else (state, metrics)
+            done = done if done <= steps else 0
         elif 0 in marks:
-            save_checkpoint(folder, 0, state.params, _rest(state, key, size, batch_size, metrics))
+            save_checkpoint(folder, 0, state.params, _rest(state, key, run, metrics))
     stops = sorted({step for step in marks if step > done} | set(range(done + chunk, steps, chunk)))
     finite = True
     for begin, end in itertools.pairwise([done, *stops]):
@@ -335,7 +351,7 @@ def train(
         if not finite:
             break
         if folder is not None and done in marks:
-            save_checkpoint(folder, done, state.params, _rest(state, key, size, batch_size, metrics))
+            save_checkpoint(folder, done, state.params, _rest(state, key, run, metrics))
     return Trained(state.params, metrics, done, finite)
 
 
