@@ -202,11 +202,9 @@ def leaf_command(
                 trial = _trained(found, folder, wanted, seed)
                 arguments["training images"] = len(found.train.labels)
             for name, settings in sizes.items():
-                chosen = {key: options[key] for key in EXPERIMENTS[name].options}
+                run = partial(_on, EXPERIMENTS[name], trial, settings, options)
                 if name == "sprites":
                     run = partial(leaf_sprites.outcome, seed, folder / "sprites", settings)
-                else:
-                    run = partial(_on, EXPERIMENTS[name], trial, settings, chosen)
                 _one(name, run, folder, arguments | {"settings": settings._asdict()})
 
 
@@ -233,7 +231,8 @@ def _on(
 ) -> Outcome:
     """One experiment on the trained network."""
     assert trial is not None
-    return experiment.run(trial._replace(progress=progress), settings, **options)
+    taken = {key: options[key] for key in experiment.options}
+    return experiment.run(trial._replace(progress=progress), settings, **taken)
 
 
 def _one(name: str, run: Callable[[Progress], Outcome], out: Path, arguments: dict[str, Any]) -> None:

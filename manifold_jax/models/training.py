@@ -252,6 +252,13 @@ def _resume(
     }
 
 
+def _no_metrics(loss: Loss, params: Any, data: Any, batch_size: int, key: Array) -> dict[str, np.ndarray]:
+    """All metrics, of no step; the loss is traced once, so that mistakes in it show before anything starts."""
+    rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
+    extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))[1]
+    return {name: np.zeros(0, np.float32) for name in ["loss", *extra]}
+
+
 def train(
     loss: Loss,
     params: Any,
@@ -318,9 +325,7 @@ def train(
     # The scan takes the buffers over: an optimizer may keep those of the parameters.
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), _State(params, optimizer.init(params)))
     data = jax.tree.map(jnp.asarray, data)
-    rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
-    extra = jax.eval_shape(loss, state.params, rows, loss_key, jnp.int32(0))[1]
-    metrics = {name: np.zeros(0, np.float32) for name in ["loss", *extra]}
+    metrics = _no_metrics(loss, state.params, data, batch_size, loss_key)
 
     marks = {_count(step, "save_at", 0) for step in save_at} if folder is not None else set()
     marks |= set(range(every, steps, every)) if folder is not None and every else set()
