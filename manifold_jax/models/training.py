@@ -253,7 +253,7 @@ def _resume(
 
 
 def _no_metrics(loss: Loss, params: Any, data: Any, batch_size: int, key: Array) -> dict[str, np.ndarray]:
-    """All metrics, of no step; the loss is traced once, so that mistakes in it show before anything starts."""
+    """All metrics, of no step; the loss is traced once, so that its mistakes show before anything starts."""
     rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
     extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))[1]
     return {name: np.zeros(0, np.float32) for name in ["loss", *extra]}
