@@ -168,6 +168,7 @@ def run(
     summaries = {
         name: _summary(way, labels, training) for name, way in ({"test images": still} | ways).items()
     }
+    curves = {name: _curves(way, labels) for name, way in ways.items()}
     rest = norms(destinations - ways[CLASS].points[:, -1]) / norms(destinations - sources)
     return Outcome(
         f"{len(sources)} walks of each kind from test images of {task.name}: shares and medians at the ends",
@@ -177,11 +178,11 @@ def run(
             "ends": summaries,
             "rest_of_the_way": rest,
             "drift": {name: way.drift for name, way in ways.items() if name in (CLASS, RANDOM)},
-            "curves": {name: _curves(way, labels) for name, way in ways.items()},
+            "curves": curves,
         },
         {
             "leaf_generate": _grid(task, settings, ways, labels, destinations),
-            "leaf_generate_curves": _curve_figure(task, settings, ways, labels),
+            "leaf_generate_curves": _curve_figure(task, settings, curves),
         },
         _notes(settings, ways, summaries, rest),
     )
@@ -251,9 +252,7 @@ def _said(way: Way, k: int, frame: int, names: tuple[str, ...]) -> str:
     return f"{names[int(log_p.argmax())]}, p = {np.exp(log_p.max()):.3f}"
 
 
-def _curve_figure(
-    task: Task, settings: Settings, ways: dict[str, Way], labels: Int[np.ndarray, "n"]
-) -> Figure:
+def _curve_figure(task: Task, settings: Settings, curves: dict[str, dict[str, np.ndarray]]) -> Figure:
     """Label, confidence and Fisher-Rao length along the way."""
     figure = new_figure(13.0, 4.4, f"Walks on {task.name} from {settings.images} test images")
     panels = np.atleast_1d(figure.subplots(1, 3))
@@ -265,8 +264,7 @@ def _curve_figure(
     for axes, key, word in zip(
         panels, ("label kept", "p of the label", "Fisher-Rao length"), words, strict=True
     ):
-        for k, (name, way) in enumerate(ways.items()):
-            curve = _curves(way, labels)
+        for k, (name, curve) in enumerate(curves.items()):
             style = "-" if name in (CLASS, RANDOM, KEPT) else "--"
             steps = np.linspace(0, settings.max_steps, len(curve[key]))
             axes.plot(steps, curve[key], style, color=PALETTE[k], lw=1.8, label=name)

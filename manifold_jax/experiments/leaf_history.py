@@ -12,9 +12,9 @@ from jaxtyping import Array
 
 from manifold_jax._plot_words import new_figure, panels
 from manifold_jax.experiments.leaf_outcome import Outcome, Row
+from manifold_jax.experiments.leaf_pairs import predictions
 from manifold_jax.experiments.leaf_task import (
     Trial,
-    accuracy,
     checkpoints,
     initial,
     log_prob_at,
@@ -128,7 +128,8 @@ def history(trial: Trial, settings: Settings) -> Outcome:
     Returns:
         The outcome, with the steps where the trace is back at its initial value.
     """
-    images, _ = sample(trial.task.test, settings.images, trial.seed)
+    test = trial.task.test
+    images, _ = sample(test, settings.images, trial.seed)
     few = images[: settings.fisher_images]
     found = checkpoints(trial.folder, trial.step)
     rows = []
@@ -145,7 +146,7 @@ def history(trial: Trial, settings: Settings) -> Outcome:
                 "rank G": np.asarray(both.matrix).mean(),
                 "rank D": np.asarray(both.distribution).mean(),
                 "tr F": fisher.mean(),
-                "test accuracy": accuracy(trial.task, log_prob),
+                "test accuracy": np.mean(predictions(log_prob, test.images) == test.labels),
             }
         )
         trial.stage(k, len(found))(1, 1)

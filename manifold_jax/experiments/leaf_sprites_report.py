@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._plot_words import COLOURS, axis_label, new_figure
+from manifold_jax.experiments.leaf_outcome import plain
 from manifold_jax.experiments.leaf_sprites_run import FACTORS, FactorMap, Result
 
 if TYPE_CHECKING:
@@ -100,15 +101,7 @@ def data(result: Result) -> dict[str, Any]:
         "maps": maps,
         "table": table(result),
     }
-    return _plain(parts)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return plain(parts)
 
 
 # --- picture -----------------------------------------------------------------------------------------------

@@ -293,14 +293,3 @@ def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             f"{images.dtype} {images.shape}."
         )
     return images
-
-
-def accuracy(task: Task, log_prob: Partial, *, batch_size: int = 500) -> float:
-    """Share of the test images that are classified as labelled."""
-    images = task.test.images
-
-    def one(image: jax.Array) -> jax.Array:
-        return jnp.argmax(log_prob(pixels(image)))
-
-    found = jax.lax.map(one, jnp.asarray(images), batch_size=min(batch_size, len(images)))
-    return float(np.mean(np.asarray(found) == task.test.labels))

@@ -334,10 +334,10 @@ def train(
     if folder is not None:
         there = checkpoint_steps(folder)
         if there:  # also where all are later: runs must not mix
-            done = max((step for step in there if step <= steps), default=there[0])
-            found = _resume(folder, done, state, key, run, list(metrics))
-            state, metrics = found if done <= steps else (state, metrics)
-            done = done if done <= steps else 0
+            latest = max((step for step in there if step <= steps), default=there[0])
+            found = _resume(folder, latest, state, key, run, list(metrics))
+            if latest <= steps:
+                done, (state, metrics) = latest, found
         elif 0 in marks:
             save_checkpoint(folder, 0, state.params, _rest(state, key, run, metrics))
     stops = sorted({step for step in marks if step > done} | set(range(done + chunk, steps, chunk)))
