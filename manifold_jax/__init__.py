@@ -6,6 +6,7 @@ from manifold_jax.geometry import Geometry as Geometry
 from manifold_jax.geometry import Grid as Grid
 from manifold_jax.geometry import Jet as Jet
 from manifold_jax.geometry import JetGram as JetGram
+from manifold_jax.geometry import LayerJets as LayerJets
 from manifold_jax.geometry import Manifold as Manifold
 from manifold_jax.geometry import Reach as Reach
 from manifold_jax.geometry import Verdict as Verdict
@@ -17,9 +18,11 @@ from manifold_jax.geometry import gram_from_grid as gram_from_grid
 from manifold_jax.geometry import integrate as integrate
 from manifold_jax.geometry import jet_from_function as jet_from_function
 from manifold_jax.geometry import jet_from_grid as jet_from_grid
+from manifold_jax.geometry import layer_jets as layer_jets
 from manifold_jax.geometry import load_geometry as load_geometry
 from manifold_jax.geometry import mean_curvature as mean_curvature
 from manifold_jax.geometry import measure as measure
+from manifold_jax.geometry import measure_layers as measure_layers
 from manifold_jax.geometry import metric as metric
 from manifold_jax.geometry import normal_curvature as normal_curvature
 from manifold_jax.geometry import normal_curvature_bounds as normal_curvature_bounds

@@ -23,7 +23,6 @@ from manifold_jax.experiments.leaf_along import (
     keeping_direction,
     walks,
 )
-from manifold_jax.experiments.leaf_outcome import table, write
 from manifold_jax.experiments.leaf_pairs import (
     Training,
     anchors_of,
@@ -34,7 +33,6 @@ from manifold_jax.experiments.leaf_pairs import (
     projections,
     split,
 )
-from manifold_jax.experiments.leaf_pictures import image_grid
 from manifold_jax.experiments.leaf_scores import (
     auroc,
     class_gaussians,
@@ -45,6 +43,8 @@ from manifold_jax.experiments.leaf_scores import (
     subspace_score,
 )
 from manifold_jax.experiments.leaf_task import learn, log_prob_at, task
+from manifold_jax.experiments.outcome import table, write
+from manifold_jax.experiments.pictures import image_grid
 from manifold_jax.models import VGG11, LeNet, pure
 
 SHAPE = (3, 4)

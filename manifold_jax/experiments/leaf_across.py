@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.experiments.leaf_outcome import Outcome, Row
-from manifold_jax.experiments.leaf_pictures import Curves, curve_panels, image_grid
 from manifold_jax.experiments.leaf_task import Task, Trial, sample
 from manifold_jax.experiments.leaf_walks import PAPER, How, add_noise, confidence, steps_axis
+from manifold_jax.experiments.outcome import Outcome, Row
+from manifold_jax.experiments.pictures import Curves, curve_panels, image_grid
 from manifold_jax.information import VerticalWalk, vertical_projection
 from manifold_jax.information.log_prob import scores
 

@@ -21,8 +21,8 @@ from manifold_jax.experiments import (
     leaf_paths,
     leaf_sprites,
 )
-from manifold_jax.experiments.leaf_outcome import Outcome, table, write
 from manifold_jax.experiments.leaf_task import NAMES, Progress, Task, Trial, learn, read_images, task
+from manifold_jax.experiments.outcome import Outcome, table, write
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
 
 MARKS = (
@@ -205,7 +205,7 @@ def leaf_command(
                 run = partial(_on, EXPERIMENTS[name], trial, settings, options)
                 if name == "sprites":
                     run = partial(leaf_sprites.outcome, seed, folder / "sprites", settings)
-                _one(name, run, folder, arguments | {"settings": settings._asdict()})
+                run_and_write(name, run, folder, arguments | {"settings": settings._asdict()})
 
 
 def _refuse_unused(experiment: str, given: set[str]) -> None:
@@ -235,8 +235,17 @@ def _on(
     return experiment.run(trial._replace(progress=progress), settings, **taken)
 
 
-def _one(name: str, run: Callable[[Progress], Outcome], out: Path, arguments: dict[str, Any]) -> None:
-    """Run one experiment, show and write what it found."""
+def run_and_write(
+    name: str, run: Callable[[Progress], Outcome], out: Path, arguments: dict[str, Any]
+) -> None:
+    """Run one experiment, show and write what it found.
+
+    Args:
+        name: Of the experiment, and of the files.
+        run: Takes a function to report progress to.
+        out: Folder of the results.
+        arguments: What was asked for, for the record.
+    """
     began = time.perf_counter()
     with progress_bar(name) as advance:
         outcome = run(advance)

@@ -14,7 +14,6 @@ from jax.tree_util import Partial
 from jaxtyping import Float
 
 from manifold_jax._plot_words import new_figure
-from manifold_jax.experiments.leaf_outcome import Outcome, Row
 from manifold_jax.experiments.leaf_pairs import (
     ANCHORS,
     Training,
@@ -23,8 +22,9 @@ from manifold_jax.experiments.leaf_pairs import (
     projections,
     split,
 )
-from manifold_jax.experiments.leaf_pictures import PALETTE, image_grid
 from manifold_jax.experiments.leaf_task import Progress, Task, sample
+from manifold_jax.experiments.outcome import Outcome, Row
+from manifold_jax.experiments.pictures import PALETTE, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

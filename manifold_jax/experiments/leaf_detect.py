@@ -16,7 +16,6 @@ from jaxtyping import Float
 from manifold_jax._plot_words import new_figure
 from manifold_jax.datasets import fashion_mnist, mnist
 from manifold_jax.experiments.leaf_denoise import principal_subspace
-from manifold_jax.experiments.leaf_outcome import Outcome, Row
 from manifold_jax.experiments.leaf_pairs import (
     ANCHORS,
     Training,
@@ -26,7 +25,6 @@ from manifold_jax.experiments.leaf_pairs import (
     outputs,
     projections,
 )
-from manifold_jax.experiments.leaf_pictures import PALETTE
 from manifold_jax.experiments.leaf_scores import (
     auroc,
     class_gaussians,
@@ -37,6 +35,8 @@ from manifold_jax.experiments.leaf_scores import (
     subspace_score,
 )
 from manifold_jax.experiments.leaf_task import Progress, Task, read_images, sample
+from manifold_jax.experiments.outcome import Outcome, Row
+from manifold_jax.experiments.pictures import PALETTE
 from manifold_jax.models import pixels
 
 if TYPE_CHECKING:

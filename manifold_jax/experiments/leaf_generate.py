@@ -27,10 +27,10 @@ from manifold_jax.experiments.leaf_along import (
     norms,
     walks,
 )
-from manifold_jax.experiments.leaf_outcome import Outcome, Row
 from manifold_jax.experiments.leaf_pairs import Training, nearest, outputs
-from manifold_jax.experiments.leaf_pictures import PALETTE, image_grid
 from manifold_jax.experiments.leaf_task import Progress, Task
+from manifold_jax.experiments.outcome import Outcome, Row
+from manifold_jax.experiments.pictures import PALETTE, image_grid
 from manifold_jax.models import pixels
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from manifold_jax._plot_words import new_figure, panels
-from manifold_jax.experiments.leaf_outcome import Outcome, Row
 from manifold_jax.experiments.leaf_pairs import predictions
 from manifold_jax.experiments.leaf_task import (
     Trial,
@@ -21,6 +20,7 @@ from manifold_jax.experiments.leaf_task import (
     network,
     sample,
 )
+from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.information import fisher_trace, local_data_rank, local_data_trace
 
 _BLOCK = 16

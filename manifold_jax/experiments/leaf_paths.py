@@ -15,8 +15,6 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax.experiments.leaf_outcome import Outcome
-from manifold_jax.experiments.leaf_pictures import Curves, curve_panels, image_grid
 from manifold_jax.experiments.leaf_task import (
     Task,
     Trial,
@@ -36,6 +34,8 @@ from manifold_jax.experiments.leaf_walks import (
     summary,
     walk,
 )
+from manifold_jax.experiments.outcome import Outcome
+from manifold_jax.experiments.pictures import Curves, curve_panels, image_grid
 from manifold_jax.information import HorizontalPath
 from manifold_jax.models import pixels
 

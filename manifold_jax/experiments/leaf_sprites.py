@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 
-from manifold_jax.experiments.leaf_outcome import Outcome
 from manifold_jax.experiments.leaf_sprites_report import data as data
 from manifold_jax.experiments.leaf_sprites_report import figure as figure
 from manifold_jax.experiments.leaf_sprites_report import table as table
@@ -19,6 +18,7 @@ from manifold_jax.experiments.leaf_sprites_run import Result as Result
 from manifold_jax.experiments.leaf_sprites_run import Settings as Settings
 from manifold_jax.experiments.leaf_sprites_run import run as run
 from manifold_jax.experiments.leaf_task import Progress
+from manifold_jax.experiments.outcome import Outcome
 
 _COLUMNS = ("quantity", "shape", "unit", "median", "lower", "upper", "untrained", "random", "error")
 _STAGES = ("training", "tangents", "maps")

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._plot_words import COLOURS, axis_label, new_figure
-from manifold_jax.experiments.leaf_outcome import plain
 from manifold_jax.experiments.leaf_sprites_run import FACTORS, FactorMap, Result
+from manifold_jax.experiments.outcome import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,9 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from manifold_jax.datasets import sprite
+from manifold_jax.experiments.sprite_images import FACTORS, LARGEST, SMALLEST, draw, render, sprite_charts
 from manifold_jax.geometry import (
     Grid,
-    Manifold,
     gram_from_function,
     integrate,
     jet_from_function,
@@ -35,8 +35,6 @@ from manifold_jax.information import (
 from manifold_jax.models import LeNet, Pure, classification_loss, pure, train
 from manifold_jax.models.checkpoints import Folder
 
-FACTORS = ("scale", "orientation", "y", "x")
-SMALLEST, LARGEST = 0.75, 1.5
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, what is done of it, and all of it."""
 
@@ -135,17 +133,17 @@ class Result(NamedTuple):
     maps: tuple[FactorMap, ...]
 
 
+def _mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+    """Mean of every 2 x 2 block; an odd last row or column is left out."""
+    high, wide = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    x = x[:, :high:2, :wide] + x[:, 1:high:2, :wide]
+    return (x[:, :, ::2] + x[:, :, 1::2]) / 4
+
+
 class SmoothLeNet(LeNet):
     """LeNet with means in place of maxima: of a maximum, second derivatives miss the kinks."""
 
-    def features(self, images: Float[Array, "batch h w"]) -> Float[Array, "batch 128"]:
-        """The hidden units before the last layer."""
-        x = (images[..., None] - self.mean) / self.std
-        x = self.activation(self.second(self.activation(self.first(x))))
-        high, wide = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-        x = x[:, :high:2, :wide] + x[:, 1:high:2, :wide]
-        x = (x[:, :, ::2] + x[:, :, 1::2]) / 4
-        return self.activation(self.hidden(x.reshape(x.shape[0], -1)))
+    pool = staticmethod(_mean_pool)
 
 
 # --- sprites -----------------------------------------------------------------------------------------------
@@ -166,41 +164,19 @@ def _checked(settings: Settings) -> Settings:
     return settings
 
 
-def manifolds(settings: Settings) -> list[Manifold]:
-    """The sprites of each shape, in all four factors."""
-    centre = (settings.size - 1) / 2
-    place = (centre - settings.shift, centre + settings.shift)
-    ranges = {"scale": (SMALLEST, LARGEST), "y": place, "x": place}
-    return [
-        sprite(shape, factors=FACTORS, layout="balanced", size=settings.size, ranges=ranges)
-        for shape in settings.shapes
-    ]
-
-
-def draw(key: Array, manifold: Manifold, count: int) -> Float[Array, "count d"]:
-    """Factors drawn uniformly from their ranges."""
-    low, high = (jnp.array([getattr(a, end) for a in manifold.grid.axes]) for end in ("start", "stop"))
-    return jax.random.uniform(key, (count, low.size), minval=low, maxval=high)
-
-
 def label_of(scale: Float[Array, "count"], shape: int, sizes: int) -> Int[Array, "count"]:
     """Class of a sprite: its shape and the interval of its scale."""
     interval = jnp.floor((scale - SMALLEST) / (LARGEST - SMALLEST) * sizes).astype(int)
     return shape * sizes + jnp.clip(interval, 0, sizes - 1)
 
 
-@partial(jax.jit, static_argnames="embedding")
-def _images(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "count h w"]:
-    return jax.lax.map(embedding, points, batch_size=64)
-
-
 def labelled(key: Array, settings: Settings, count: int) -> tuple[Float[Array, "n h w"], Int[Array, "n"]]:
     """About ``count`` images, equally many of each shape, and their classes."""
     parts = []
-    for shape, manifold in enumerate(manifolds(settings)):
+    for shape, manifold in enumerate(sprite_charts(settings.shapes, settings.size, settings.shift, FACTORS)):
         points = draw(jax.random.fold_in(key, shape), manifold, count // len(settings.shapes))
         labels = label_of(points[:, 0], shape, settings.sizes)
-        parts.append((_images(manifold.embedding, points), labels))
+        parts.append((render(manifold.embedding, points), labels))
     images, labels = zip(*parts, strict=True)
     return jnp.concatenate(images), jnp.concatenate(labels)
 
@@ -338,9 +314,9 @@ def run(
     learn_key, test_key, point_key, random_key = jax.random.split(key, 4)
     start, end, loss = learn(settings, learn_key, folder, progress)
     accuracy = _right(*end, *labelled(test_key, settings, max(settings.sprites // 5, len(settings.shapes))))
-    kinds = list(enumerate(manifolds(settings)))
+    kinds = list(enumerate(sprite_charts(settings.shapes, settings.size, settings.shift, FACTORS)))
     points = [draw(jax.random.fold_in(point_key, k), m, settings.points) for k, m in kinds]
-    images = jnp.concatenate([_images(m.embedding, points[k]) for k, m in kinds])
+    images = jnp.concatenate([render(m.embedding, points[k]) for k, m in kinds])
     tangents = jnp.concatenate([_tangents(m.embedding, points[k]) for k, m in kinds])
     random = jax.random.normal(random_key, tangents.shape)
     report("tangents", 0, 2)

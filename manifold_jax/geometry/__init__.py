@@ -20,6 +20,9 @@ from manifold_jax.geometry.jet import gram_from_function as gram_from_function
 from manifold_jax.geometry.jet import gram_from_grid as gram_from_grid
 from manifold_jax.geometry.jet import jet_from_function as jet_from_function
 from manifold_jax.geometry.jet import jet_from_grid as jet_from_grid
+from manifold_jax.geometry.layers import LayerJets as LayerJets
+from manifold_jax.geometry.layers import layer_jets as layer_jets
+from manifold_jax.geometry.layers import measure_layers as measure_layers
 from manifold_jax.geometry.manifold import Manifold as Manifold
 from manifold_jax.geometry.measure import measure as measure
 from manifold_jax.geometry.normal_curvature import normal_curvature as normal_curvature

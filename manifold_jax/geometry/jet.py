@@ -115,8 +115,8 @@ def _check_coordinates(coordinates: Array) -> Array:
     return coordinates
 
 
-def _point_vectors(embedding: Embedding, u: Float[Array, "d"]) -> Float[Array, "v f"]:
-    """X_i and X_ij (i <= j) at one point, by forward-over-forward differentiation."""
+def point_vectors(embedding: Embedding, u: Float[Array, "d"]) -> Float[Array, "v f"]:
+    """X_i, then X_ij (i <= j), at one point, by forward-over-forward differentiation."""
     d = u.shape[0]
     basis = jnp.eye(d, dtype=u.dtype)
     i, j = np.triu_indices(d)
@@ -153,7 +153,7 @@ def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"
     d = coordinates.shape[-1]
     feature_size(embedding, d, coordinates.dtype)
     flat = coordinates.reshape(-1, d)
-    vectors = jax.vmap(partial(_point_vectors, embedding))(flat)
+    vectors = jax.vmap(partial(point_vectors, embedding))(flat)
     return _unpack_jet(vectors.reshape(*coordinates.shape[:-1], *vectors.shape[1:]), d)
 
 
@@ -194,7 +194,7 @@ def gram_from_function(
     batch = min(batch, max(1, flat.shape[0]))
 
     def packed(points: Array) -> Array:
-        v = jax.vmap(partial(_point_vectors, embedding))(points)
+        v = jax.vmap(partial(point_vectors, embedding))(points)
         return jnp.matmul(v, jnp.swapaxes(v, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
     count = -(-flat.shape[0] // batch)

@@ -130,7 +130,7 @@ def measure(
         sensitivity = factor * _axis_sensitivity(source, grid, stencil, comparison)
         measures = _measure_blocks(source, plan, progress, partial_result, traced)
     used = None if exact else stencil
-    fields, totals = _estimates(measures, grid, used, factor, tolerance)
+    fields, totals = estimates(measures, grid, used, factor, tolerance)
     result = Geometry(
         **fields._asdict(),
         **totals,
@@ -353,10 +353,10 @@ def _relative_changes(fields: Float[Array, "blocks stencils points 4"]) -> Float
 
 
 @partial(jax.jit, static_argnames=("grid", "stencil", "factor", "tolerance"))
-def _estimates(
+def estimates(
     measures: PointMeasures, grid: Grid, stencil: Stencil | None, factor: float, tolerance: float
 ) -> tuple[Fields, dict[str, Estimate]]:
-    """Error bars of the fields, and the totals by name."""
+    """Error bars of the fields, and the totals by name; without a stencil the fields are exact."""
     fields, failing = pointwise_estimates(measures, grid, factor, tolerance)
     orders = tuple(a for a, _ in stencil) if stencil else (4,) * grid.ndim
     quadrature = tuple(8 if order == "spectral" else order for order in orders)

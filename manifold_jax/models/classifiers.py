@@ -21,13 +21,14 @@ _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
-def _checked_count(value: Any, name: str, least: int) -> int:
+def checked_count(value: Any, name: str, least: int) -> int:
+    """A whole number that is large enough, or a sentence."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}.")
     return value
 
 
-def _as_batch(images: Array, shape: Sequence[int]) -> Array:
+def as_batch(images: Array, shape: Sequence[int]) -> Array:
     """Images (batch, h, w, c), from images with or without an axis of channels."""
     expected = tuple(shape)
     if images.shape[1:] == expected[:2] and expected[2] == 1:
@@ -80,9 +81,9 @@ class LeNet(nnx.Module):
         precision: str | None = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        _checked_count(classes, "classes", 2)
-        _checked_count(size, "size", 6)
-        _checked_count(channels, "channels", 1)
+        checked_count(classes, "classes", 2)
+        checked_count(size, "size", 6)
+        checked_count(channels, "channels", 1)
         conv = partial(
             nnx.Conv,
             kernel_size=(3, 3),
@@ -99,20 +100,42 @@ class LeNet(nnx.Module):
         self.hidden = nnx.Linear(((size - 4) // 2) ** 2 * 64, 128, precision=precision, rngs=rngs)
         self.output = nnx.Linear(128, classes, precision=precision, rngs=rngs)
 
+    pool = staticmethod(max_pool)
+
+    def stages(self) -> dict[str, Callable[[Array], Array]]:
+        """The layers by name, each a function of the activations of a batch in the one before."""
+
+        def first(images: Array) -> Array:
+            return self.activation(self.first((as_batch(images, self.shape) - self.mean) / self.std))
+
+        return {
+            "conv 1": first,
+            "conv 2": lambda x: self.activation(self.second(x)),
+            "pool": self.pool,
+            "hidden": lambda x: self.activation(self.hidden(x.reshape(x.shape[0], -1))),
+            "logits": self.output,
+            "log-probabilities": jax.nn.log_softmax,
+        }
+
+    def _through(self, images: Array, last: str) -> Array:
+        """Activations of one layer."""
+        for name, stage in self.stages().items():
+            images = stage(images)
+            if name == last:
+                break
+        return images
+
     def features(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch 128"]:
         """The hidden units before the last layer."""
-        x = (_as_batch(images, self.shape) - self.mean) / self.std
-        x = self.activation(self.first(x))
-        x = max_pool(self.activation(self.second(x)))
-        return self.activation(self.hidden(x.reshape(x.shape[0], -1)))
+        return self._through(images, "hidden")
 
     def logits(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch C"]:
         """The output before the softmax."""
-        return self.output(self.features(images))
+        return self._through(images, "logits")
 
     def __call__(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch C"]:
         """Log-probabilities of a batch of images with pixels in [0, 1]."""
-        return jax.nn.log_softmax(self.logits(images))
+        return self._through(images, "log-probabilities")
 
 
 class VGG11(nnx.Module):
@@ -157,9 +180,9 @@ class VGG11(nnx.Module):
         precision: str | None = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        _checked_count(classes, "classes", 2)
-        _checked_count(width, "width", 1)
-        if _checked_count(size, "size", 32) % 32:
+        checked_count(classes, "classes", 2)
+        checked_count(width, "width", 1)
+        if checked_count(size, "size", 32) % 32:
             raise ValueError(f"size must be a multiple of 32, five max pools halve it, got {size}.")
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
@@ -188,7 +211,7 @@ class VGG11(nnx.Module):
 
     def features(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch m"]:
         """What the convolutions hand to the last layer."""
-        x = (_as_batch(images, self.shape) - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(
+        x = (as_batch(images, self.shape) - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(
             self.std, images.dtype
         )
         layers = iter(self.convolutions)

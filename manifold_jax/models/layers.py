@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -93,6 +94,52 @@ def convolve(
         return _patches_convolution(x, kernel, window_strides, padding, precision)
 
     return jax.lax.platform_dependent(x, kernel, cpu=patches, default=library)
+
+
+_PHASES = ((3, 1), (2, 0))
+"""Rows of a 4 x 4 kernel that meet two neighbouring inputs, for even and for odd outputs."""
+
+
+def convolve_transposed(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c o"], *, precision: Any = None
+) -> Float[Array, "b 2h 2w o"]:
+    """Transposed convolution of a 4 x 4 kernel with stride 2 and padding 1, which doubles an image.
+
+    ``y[2 i + k - 1] += x[i] kernel[k]`` on both axes, as PyTorch's ``ConvTranspose2d(c, o, 4, 2, 1)``. Every
+    output meets 2 x 2 inputs: one product of 2 x 2 patches gives the four outputs of each, on any device.
+
+    Args:
+        x: Images ``(b, h, w, c)``.
+        kernel: ``(4, 4, c, o)``.
+        precision: Of the product.
+
+    Returns:
+        ``(b, 2 h, 2 w, o)``.
+
+    Raises:
+        ValueError: The kernel is not 4 x 4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.models import convolve_transposed
+        >>> print(convolve_transposed(jnp.ones((1, 1, 2, 1)), jnp.ones((4, 4, 1, 1)))[0, ..., 0])
+        [[1. 2. 2. 1.]
+         [1. 2. 2. 1.]]
+    """
+    if kernel.shape[:2] != (4, 4):
+        raise ValueError(f"kernel must be 4 x 4, got {kernel.shape[0]} x {kernel.shape[1]}.")
+    batch, high, wide, inputs = x.shape
+    outputs = kernel.shape[-1]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate(
+        [x[:, i : i + high + 1, j : j + wide + 1] for i in (0, 1) for j in (0, 1)], axis=-1
+    )
+    phases = kernel[np.array(_PHASES)][:, :, np.array(_PHASES)]  # (phase, row, phase, column, c, o)
+    phases = phases.transpose(1, 3, 4, 0, 2, 5).reshape(4 * inputs, 4 * outputs)
+    product = jnp.matmul(patches, phases, precision=precision)
+    product = product.reshape(batch, high + 1, wide + 1, 2, 2, outputs)
+    rows = [jnp.stack([product[:, i : i + high, j : j + wide, i, j] for j in (0, 1)], axis=3) for i in (0, 1)]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * high, 2 * wide, outputs)
 
 
 def _larger(a: Array, b: Array) -> Array:

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Num
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
-"""``loss(params, batch, key, step) -> (scalar, metrics)``."""
+"""``loss(params, batch, key, step) -> (scalar, metrics)``, metrics by name, of any shape."""
 
 LEARNING_RATE = 0.01
 
@@ -27,13 +27,14 @@ class Trained(NamedTuple):
 
     Attributes:
         params: Pytree of arrays.
-        metrics: Name to its values, one a step ``(steps,)``; ``"loss"`` and what the loss function returns.
+        metrics: Name to its values, those of a step in a row ``(steps, ...)``; ``"loss"`` and what the loss
+            function returns.
         steps: Steps made; fewer than asked for where the loss was no longer finite.
         finite: Whether all losses were.
     """
 
     params: Any
-    metrics: dict[str, Float[np.ndarray, "steps"]]
+    metrics: dict[str, Float[np.ndarray, "steps *shape"]]
     steps: int
     finite: bool
 
@@ -229,16 +230,21 @@ def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.n
         "optimizer": state.optimizer,
         "key": jax.random.key_data(key),
         "run": np.array(run, np.int64),
-        # One number more: Orbax refuses empty arrays.
-        "metrics": {name: np.append(values, np.float32(0)) for name, values in metrics.items()},
+        # One row more: Orbax refuses empty arrays.
+        "metrics": {name: _with_room(values, 1) for name, values in metrics.items()},
     }
 
 
+def _with_room(values: np.ndarray, rows: int) -> np.ndarray:
+    """More rows, of zeros."""
+    return np.concatenate([values, np.zeros((rows, *values.shape[1:]), np.float32)])
+
+
 def _resume(
-    folder: Folder, step: int, start: _State, key: Array, run: Sequence[int], names: Sequence[str]
+    folder: Folder, step: int, start: _State, key: Array, run: Sequence[int], none: dict[str, np.ndarray]
 ) -> tuple[_State, dict[str, np.ndarray]]:
     """The state after ``step`` steps, and the metrics of these."""
-    metrics = {name: np.zeros(step, np.float32) for name in names}
+    metrics = {name: _with_room(values, step) for name, values in none.items()}
     wanted = jax.tree.map(np.asarray, _rest(start, key, run, metrics))
     params = load_params(folder, start.params, step)
     rest = load_rest(folder, wanted, step)
@@ -256,7 +262,9 @@ def _no_metrics(loss: Loss, params: Any, data: Any, batch_size: int, key: Array)
     """All metrics, of no step; the loss is traced once, so that its mistakes show before anything starts."""
     rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
     extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))[1]
-    return {name: np.zeros(0, np.float32) for name in ["loss", *extra]}
+    return {"loss": np.zeros(0, np.float32)} | {
+        name: np.zeros((0, *value.shape), np.float32) for name, value in extra.items()
+    }
 
 
 def train(
@@ -281,7 +289,7 @@ def train(
     without the interruption (same machine, same ``chunk``).
 
     Args:
-        loss: ``loss(params, batch, key, step) -> (scalar, dictionary of scalars)``; ``batch`` is
+        loss: ``loss(params, batch, key, step) -> (scalar, dictionary of metrics)``; ``batch`` is
             ``batch_size`` rows of ``data``. The same function object is compiled once.
         params: Pytree of floating-point arrays; left intact.
         data: Pytree of arrays with a common first axis. Each epoch goes through it in an order of its own.
@@ -335,7 +343,7 @@ def train(
         there = checkpoint_steps(folder)
         if there:  # also where all are later: runs must not mix
             latest = max((step for step in there if step <= steps), default=there[0])
-            found = _resume(folder, latest, state, key, run, list(metrics))
+            found = _resume(folder, latest, state, key, run, metrics)
             if latest <= steps:
                 done, (state, metrics) = latest, found
         elif 0 in marks:

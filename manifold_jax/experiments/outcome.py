@@ -1,4 +1,4 @@
-"""What an experiment on a classifier gives: a table, figures, numbers; and how they are written."""
+"""What an experiment gives: a table, figures, numbers; and how they are written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from manifold_jax.experiments.measure_report import as_text, write_text
+from manifold_jax.geometry.storage import write_dataset
 from manifold_jax.plotting import save_figure
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Outcome(NamedTuple):
         data: Everything for JSON: numbers, strings, lists, arrays.
         figures: File stem to figure.
         notes: Sentences below the table.
+        dataset: ``xarray.Dataset`` of all numbers, where there are many.
+        dataset: ``xarray.Dataset`` of all numbers, if they are many.
     """
 
     title: str
@@ -37,6 +40,8 @@ class Outcome(NamedTuple):
     data: dict[str, Any]
     figures: dict[str, Figure]
     notes: Sequence[str] = ()
+    dataset: Any = None
+    dataset: Any = None
 
 
 def _shown(value: Any) -> str:
@@ -89,7 +94,7 @@ def plain(value: Any) -> Any:
 
 
 def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:
-    """Write ``name.json``, ``name.txt`` and the figures.
+    """Write ``name.json``, ``name.txt``, the figures, and ``name.nc`` where there is a data set.
 
     Args:
         outcome: What was found.
@@ -105,4 +110,6 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
     content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
     text = as_text([table(outcome, _WIDTH)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
     written = [write_text(out / f"{name}.json", content), write_text(out / f"{name}.txt", text)]
+    if outcome.dataset is not None:
+        written.append(write_dataset(outcome.dataset, out / f"{name}.nc"))
     return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]

@@ -1,0 +1,270 @@
+"""Stencils on the layers beside exact jets: their errors, kinks of ReLU, noise of a sampled latent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from manifold_jax._plot_words import compare, new_figure
+from manifold_jax.experiments.layer_measures import means
+from manifold_jax.experiments.layer_task import Trial, forward, layer_arrays
+from manifold_jax.experiments.outcome import Outcome
+from manifold_jax.experiments.pictures import PALETTE
+from manifold_jax.experiments.sprite_images import render
+from manifold_jax.geometry import Axis, Grid, Manifold, jet_from_grid, measure, measure_layers
+from manifold_jax.models import Layers, Pure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _on_grid(array: jax.Array, grid: Grid) -> jax.Array:
+    return array.reshape(*grid.shape, -1)
+
+
+def stencils(trial: Trial) -> Outcome:
+    """Stencils on the grid of activations beside exact jets, layer by layer, with their error bars.
+
+    Args:
+        trial: What was trained; the first class and run at the last checkpoint.
+
+    Returns:
+        The outcome.
+    """
+    chart, step = trial.task.charts[0], trial.steps[-1]
+    layers = trial.layers(step, 0)
+    names = ("input", *layers.names)
+    exact = measure_layers(chart, layers.functions, layers.names)
+    coordinates = chart.grid.coordinates().reshape(-1, chart.grid.ndim)
+    rows = []
+    arrays = layer_arrays(chart, layers, coordinates)
+    for k, (name, truth, array) in enumerate(zip(names, exact, arrays, strict=True)):
+        found = measure(_on_grid(array, chart.grid), chart.grid)
+        beside = compare(found, truth)
+        volume, bend = beside["volume_element"], beside["second_form_norm"]
+        rows.append(
+            {
+                "layer": name,
+                "dV error": volume.median,
+                "dV resolved": volume.resolved,
+                "dV covered": volume.coverage,
+                "|II| error": bend.median,
+                "|II| resolved": bend.resolved,
+                "|II| covered": bend.coverage,
+                "volume": float(found.total_volume.value),
+                "+-": float(found.total_volume.error),
+                "exact": float(truth.total_volume.value),
+            }
+        )
+        trial.tell(k + 1, len(names))
+    title = f"{chart.name} through {trial.task.name}, step {step}: stencils beside exact jets"
+    notes = [
+        "Medians of the relative error over the grid; share of points whose bar is below the tolerance, and "
+        "of those whose bar covers the error."
+    ]
+    return Outcome(title, rows, {"grid": chart.grid.shape}, {}, notes)
+
+
+# --- kinks -------------------------------------------------------------------------------------------------
+
+
+class Spacing(NamedTuple):
+    """Second derivatives along one closed curve, by stencils of order 2 at several spacings.
+
+    Attributes:
+        samples: Along the curve.
+        mean: Mean of the curvature over arc length, ``(samples, layers)``.
+        largest: Its maximum.
+    """
+
+    samples: Sequence[int]
+    mean: Float[np.ndarray, "samples layers"]
+    largest: Float[np.ndarray, "samples layers"]
+
+    def slope(self) -> Float[np.ndarray, "layers"]:
+        """Exponent of the largest curvature in the number of samples: 0 where smooth, 1 at a kink."""
+        x, y = np.log(self.samples), np.log(self.largest)
+        x = x - x.mean()
+        return (x[:, None] * y).sum(0) / (x**2).sum()
+
+
+def circle_of(chart: Manifold, samples: int) -> Manifold:
+    """The chart's first periodic axis as a curve, other factors in the middle; else its first axis."""
+    axes = chart.grid.axes
+    turning = next((k for k, axis in enumerate(axes) if axis.periodic), 0)
+    middle = np.array([(axis.start + axis.stop) / 2 for axis in axes], np.float32)
+
+    def curve(u: jax.Array) -> jax.Array:
+        return chart.embedding(jnp.asarray(middle, u.dtype).at[turning].set(u[0]))
+
+    axis = axes[turning]
+    line = Axis(axis.name, axis.start, axis.stop, samples, periodic=axis.periodic)
+    return Manifold(chart.name, curve, Grid((line,)))
+
+
+def spacing_of(chart: Manifold, layers: Layers, samples: Sequence[int]) -> Spacing:
+    """Curvature of a curve in every layer at several spacings, in double precision.
+
+    Args:
+        chart: The manifold, of whose charts one axis is taken.
+        layers: Of the network.
+        samples: Along that axis.
+
+    Returns:
+        Mean and largest curvature of the input and every layer.
+    """
+    mean, largest = [], []
+    with jax.enable_x64(True):
+        functions = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), layers.functions)
+        layers = layers._replace(functions=functions)
+        for count in samples:
+            curve = circle_of(chart, count)
+            points = curve.grid.coordinates(jnp.float64).reshape(-1, 1)
+            found = [_curvature(array, curve.grid) for array in layer_arrays(curve, layers, points)]
+            mean.append([part[0] for part in found])
+            largest.append([part[1] for part in found])
+    return Spacing(tuple(samples), np.array(mean), np.array(largest))
+
+
+def _curvature(array: jax.Array, grid: Grid) -> tuple[float, float]:
+    """Mean over arc length and maximum of the curvature of a sampled curve."""
+    jet = jet_from_grid(_on_grid(array, grid), grid, accuracy=2)
+    first, second = np.asarray(jet.first)[:, 0], np.asarray(jet.second)[:, 0, 0]
+    speed = np.linalg.norm(first, axis=1)
+    moving = speed > 1e-12 * speed.max()  # behind ReLU a layer may be constant on a stretch
+    if not moving.any():
+        return np.nan, np.nan
+    first, second, speed = first[moving], second[moving], speed[moving]
+    unit = first / speed[:, None]
+    normal = second - (second * unit).sum(1, keepdims=True) * unit
+    curvature = np.linalg.norm(normal, axis=1) / speed**2
+    return float((curvature * speed).sum() / speed.sum()), float(curvature.max())
+
+
+def spacing(trials: dict[str, Trial], samples: Sequence[int]) -> Outcome:
+    """What stencils call curvature behind ReLU, beside a smooth activation, against the spacing.
+
+    Args:
+        trials: Activation to what was trained with it.
+        samples: Along the curve.
+
+    Returns:
+        The outcome.
+    """
+    found, names = {}, ()
+    for k, (activation, trial) in enumerate(trials.items()):
+        layers = trial.layers(trial.steps[-1], 0)
+        names = ("input", *layers.names)
+        found[activation] = spacing_of(trial.task.charts[0], layers, samples)
+        trial.tell(k + 1, len(trials))
+    rows = [
+        {
+            "layer": name,
+            "activation": activation,
+            f"max, {samples[0]} samples": part.largest[0, k],
+            f"{samples[-1]} samples": part.largest[-1, k],
+            "exponent": part.slope()[k],
+            "mean, coarsest": part.mean[0, k],
+            "finest": part.mean[-1, k],
+        }
+        for k, name in enumerate(names)
+        for activation, part in found.items()
+    ]
+    chart = next(iter(trials.values())).task.charts[0]
+    title = f"Curvature of the {circle_of(chart, 8).grid.names[0]} of {chart.name} by stencils of order 2"
+    notes = [
+        "Exponent of the largest curvature in the number of samples: 0 where the curve is smooth, 1 where it "
+        "has a kink, since a jump of the tangent over one spacing counts as curvature of 1 / spacing. The "
+        "mean over arc length stays finite: it counts every kink once."
+    ]
+    data = {name: part._asdict() | {"exponent": part.slope()} for name, part in found.items()}
+    return Outcome(title, rows, data, {"spacing": _spacing_figure(found, names, title)}, notes)
+
+
+def _spacing_figure(found: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:
+    """Largest curvature against samples, one panel an activation."""
+    figure = new_figure(6.0 * len(found), 5.0, title)
+    axes = np.atleast_1d(figure.subplots(1, len(found), sharey=True))
+    for at, (activation, part) in zip(axes, found.items(), strict=True):
+        for k, name in enumerate(names):
+            style = ("-", "--", ":")[k // len(PALETTE)]
+            at.loglog(part.samples, part.largest[:, k], style, color=PALETTE[k % len(PALETTE)], label=name)
+        at.set_title(activation, fontsize=10)
+        at.set_xlabel("samples along the curve")
+        at.grid(alpha=0.3)
+    axes[0].set_ylabel("largest curvature")
+    axes[-1].legend(fontsize=7, ncols=2)
+    return figure
+
+
+# --- a sampled latent --------------------------------------------------------------------------------------
+
+
+def sampled(trial: Trial) -> Outcome:
+    """The decoder behind a sampled latent, as in the reference, beside z = mu; by stencils of order 2.
+
+    The reference draws z independently at every point of the grid. Differences then divide the noise by the
+    spacing.
+
+    Args:
+        trial: What was trained.
+
+    Returns:
+        The outcome: means over the runs of the first class, latent and decoder.
+
+    Raises:
+        ValueError: The network is no autoencoder.
+    """
+    if not trial.task.is_vae:
+        raise ValueError("sampled belongs to an autoencoder: leave out --network classifier.")
+    chart, step = trial.task.charts[0], trial.steps[-1]
+    grid, runs = chart.grid, trial.task.settings.seeds
+    coordinates = grid.coordinates().reshape(-1, grid.ndim)
+    quiet, noisy, names = [], [], ()
+    for run in range(runs):
+        network = trial.network(step, run)
+        layers = trial.layers(step, run)
+        middle = layers.names.index("latent") + 1
+        names = layers.names[middle - 1 :]
+        z, noise = _latent(network, render(chart.embedding, coordinates), trial.seed + run)
+        for start, into in ((z, quiet), (z + noise, noisy)):
+            arrays = [start, *forward(layers.functions[middle:], start)]
+            found = [means([measure(_on_grid(a, grid), grid, accuracy=2)]) for a in arrays]
+            into.append([[part["volume"], part["bend"]] for part in found])
+        trial.tell(run + 1, runs)
+    a, b = np.array(quiet), np.array(noisy)
+    length = [part[..., 0] ** (1 / grid.ndim) for part in (a, b)]
+    rows = [
+        {
+            "layer": name,
+            "volume, mu": float(a[:, k, 0].mean()),
+            "sampled": float(b[:, k, 0].mean()),
+            "ratio": float((b[:, k, 0] / a[:, k, 0]).mean()),
+            "|II|, mu": float((a[:, k, 1] * length[0][:, k]).mean()),
+            "|II|, sampled": float((b[:, k, 1] * length[1][:, k]).mean()),
+        }
+        for k, name in enumerate(names)
+    ]
+    title = f"{chart.name}, {trial.task.name}, step {step}: latent sampled, and z = mu; {runs} runs"
+    notes = [
+        f"Sampled independently at each of the {grid.size} points of the grid {grid.shape}: the volume of "
+        f"the image is {rows[-1]['ratio']:.3g} times that of z = mu. |II| is scaled to unit volume."
+    ]
+    return Outcome(title, rows, {"mu": a, "sampled": b, "axes": ["run", "layer", "volume, |II|"]}, {}, notes)
+
+
+@jax.jit
+def _moments(encode: jax.tree_util.Partial, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.lax.map(encode, images, batch_size=64)
+
+
+def _latent(network: Pure, images: jax.Array, seed: int) -> tuple[jax.Array, jax.Array]:
+    """Mean of the latent, and noise of its deviation."""
+    encode = jax.tree_util.Partial(network.apply.of("encode"), network.params)
+    mean, log_variance = _moments(encode, images)
+    return mean, jnp.exp(log_variance / 2) * jax.random.normal(jax.random.key(seed), mean.shape)

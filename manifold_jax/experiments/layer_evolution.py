@@ -1,0 +1,221 @@
+"""How volume, curvature, reach and the distances between classes change from layer to layer in training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from manifold_jax._plot_words import new_figure
+from manifold_jax.experiments.layer_measures import Measures, measure_union, normalised, stack
+from manifold_jax.experiments.layer_task import Trial
+from manifold_jax.experiments.outcome import Outcome, Row
+from manifold_jax.experiments.pictures import PALETTE
+from manifold_jax.geometry.storage import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WORDS = {
+    "volume": "volume",
+    "bend": "mean |II|",
+    "mean_curvature": "mean |H|",
+    "scalar_curvature": "mean S",
+    "local_reach": "1 / largest normal curvature",
+    "reach": "reach",
+    "gap": "least distance between classes",
+    "separation": "distance between classes / within",
+    "dimension": "effective dimension of the metric",
+    "rank": "rank of the metric",
+}
+
+_COLUMNS = {"bend": "|II|", "scalar_curvature": "S", "reach": "reach", "gap": "gap"}
+_COLUMNS |= {"separation": "apart", "dimension": "dim"}
+
+
+class Claim(NamedTuple):
+    """A claim about depth, tested over runs.
+
+    Attributes:
+        words: What is claimed.
+        part: Of the network.
+        sign: Of the rank correlation with depth that is claimed.
+        correlations: Spearman's, of every run.
+    """
+
+    words: str
+    part: str
+    sign: int
+    correlations: Float[np.ndarray, "runs"]
+
+    @property
+    def row(self) -> Row:
+        """For the table."""
+        holds = int(np.sum(np.sign(self.correlations) == self.sign))
+        return {
+            "claim": self.words,
+            "layers": self.part,
+            "runs": len(self.correlations),
+            "holds in": holds,
+            "rank correlation, mean": float(np.mean(self.correlations)),
+            "least": float(np.min(self.correlations)),
+            "most": float(np.max(self.correlations)),
+        }
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks; equal values share their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    upper = np.cumsum(counts)
+    return (upper - (counts - 1) / 2)[inverse]
+
+
+def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
+    """Spearman's correlation of values with their order; NaN where they are all equal or fewer than three.
+
+    Args:
+        values: In order; those that are not finite are left out.
+
+    Returns:
+        Between -1 and 1.
+    """
+    kept = values[np.isfinite(values)]
+    if len(kept) < 3 or np.ptp(kept) == 0:
+        return np.nan
+    return float(np.corrcoef(np.arange(len(kept)), _ranks(kept))[0, 1])
+
+
+def parts_of(names: tuple[str, ...]) -> dict[str, slice]:
+    """The whole network; for an autoencoder its two halves too, which share the latent."""
+    whole = {"all": slice(0, len(names))}
+    if "latent" not in names:
+        return whole
+    middle = names.index("latent")
+    return whole | {"encoder": slice(0, middle + 1), "decoder": slice(middle, len(names))}
+
+
+def claims(found: Measures, names: tuple[str, ...], when: str) -> list[Claim]:
+    """That deeper layers raise curvature and lower the reach (Koulakis & Seibold, ICML 2026).
+
+    Args:
+        found: Normalised measures of one checkpoint, ``(runs, layers)``.
+        names: Of the layers, the input first.
+        when: Which checkpoint, for the table.
+
+    Returns:
+        The claims, for the whole network and its parts.
+    """
+    tested = (("curvature grows with depth", "bend", 1), ("reach falls with depth", "reach", -1))
+    return [
+        Claim(f"{words}, {when}", part, sign, np.array([rank_correlation(run[where]) for run in values]))
+        for words, name, sign in tested
+        for values in [getattr(found, name)]
+        for part, where in parts_of(names).items()
+    ]
+
+
+def _rows(found: Measures, names: tuple[str, ...]) -> list[Row]:
+    """One row for every layer: means over the runs and, for some, their deviation."""
+    rows = []
+    for k, name in enumerate(names):
+        row: Row = {"layer": name, "features": int(found.features[0, k])}
+        for measure, word in _COLUMNS.items():
+            values = getattr(found, measure)[:, k]
+            row[word] = float(np.mean(values))
+            if measure in ("bend", "reach"):
+                row[f"+- {word}"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+        rows.append(row)
+    return rows
+
+
+def evolution(trial: Trial) -> Outcome:
+    """Exact geometry of every layer of every run at every checkpoint.
+
+    Args:
+        trial: What was trained.
+
+    Returns:
+        The outcome: the table of the last checkpoint with unit volume, the claims, all numbers in a data set.
+    """
+    steps, runs = trial.steps, trial.task.settings.seeds
+    names = ("input", *trial.layers(steps[-1], 0).names)
+    table = []
+    for i, step in enumerate(steps):
+        row = []
+        for run in range(runs):
+            row.append(measure_union(trial.task.charts, trial.layers(step, run)))
+            trial.tell(i * runs + run + 1, len(steps) * runs)
+        table.append(stack(row))
+    raw = stack(table)
+    dimension = trial.task.charts[0].grid.ndim
+    unit = normalised(raw, dimension)
+    tested = [
+        claim for i in (0, -1) for claim in claims(Measures(*(a[i] for a in unit)), names, f"step {steps[i]}")
+    ]
+    last = Measures(*(a[-1] for a in unit))
+    notes = [
+        "Means over the runs, +- their deviation: |II| and S over the volume, the reach of all classes, gap "
+        "the least distance between classes, apart their mean distance over that within them, dim the "
+        "effective dimension of the metric.",
+    ]
+    notes += [
+        f"{claim.words}, {claim.part}: in {claim.row['holds in']} of {runs} runs, rank correlation "
+        f"{claim.row['rank correlation, mean']:.2f} ({claim.row['least']:.2f} to {claim.row['most']:.2f})."
+        for claim in tested
+    ]
+    title = f"{trial.task.name}: layers at step {steps[-1]}, unit volume, {runs} runs"
+    data = {"layers": names, "steps": steps, "claims": [claim.row for claim in tested]}
+    figures = {
+        f"evolution_{scale}": _figure(unit, raw, names, steps, trial.task.name, scale)
+        for scale in ("symlog", "linear")
+    }
+    return Outcome(title, _rows(last, names), data, figures, notes, _dataset(raw, unit, names, steps))
+
+
+def _dataset(raw: Measures, unit: Measures, names: tuple[str, ...], steps: list[int]) -> Any:
+    """All numbers with names: as they are, and with unit volume."""
+    xarray = require("xarray", "report")
+    axes = ("step", "run", "layer")
+    parts = {name: (axes, getattr(raw, name)) for name in Measures._fields}
+    parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in WORDS if name != "volume"}
+    return xarray.Dataset(parts, {"step": list(steps), "layer": list(names)})
+
+
+def _figure(
+    unit: Measures, raw: Measures, names: tuple[str, ...], steps: list[int], title: str, scale: str
+) -> Figure:
+    """One panel for each measure, one line for each checkpoint, bands from the least to the most run."""
+    figure = new_figure(15.0, 11.0, f"{title}: every layer, scaled to unit volume ({scale})")
+    shown = (
+        "volume",
+        "bend",
+        "scalar_curvature",
+        "reach",
+        "gap",
+        "separation",
+        "dimension",
+        "mean_curvature",
+    )
+    axes = figure.subplots(4, 2, sharex=True)
+    for at, measure in zip(axes.flat, shown, strict=True):
+        values = getattr(raw if measure == "volume" else unit, measure)
+        _panel(at, values, steps, scale)
+        at.set_title(WORDS[measure] + (" (not scaled)" if measure == "volume" else ""), fontsize=10)
+    for at in axes[-1]:
+        at.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axes[0, 0].legend(fontsize=8, title="checkpoint")
+    return figure
+
+
+def _panel(at: Axes, values: Float[np.ndarray, "steps runs layers"], steps: list[int], scale: str) -> None:
+    """Lines of one measure."""
+    x = np.arange(values.shape[-1])
+    for colour, step, runs in zip(PALETTE, steps, values, strict=False):
+        at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=f"step {step}")
+        at.fill_between(x, np.nanmin(runs, axis=0), np.nanmax(runs, axis=0), color=colour, alpha=0.15, lw=0)
+    finite = np.abs(values[np.isfinite(values) & (values != 0)])
+    if scale == "symlog" and finite.size:
+        at.set_yscale("symlog", linthresh=float(np.quantile(finite, 0.05)))
+    at.grid(alpha=0.3)

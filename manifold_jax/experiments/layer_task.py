@@ -1,0 +1,339 @@
+"""What the experiments on layers start from: images of known geometry, several networks trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from manifold_jax.datasets.coil20 import coil20
+from manifold_jax.experiments.sprite_images import FACTORS, draw, render, sprite_charts
+from manifold_jax.geometry import Manifold
+from manifold_jax.models import (
+    Apply,
+    BetaVAE,
+    Layers,
+    LeNet,
+    Objective,
+    Pure,
+    beta_vae_loss,
+    checkpoint_steps,
+    classification_loss,
+    load_params,
+    network_layers,
+    over_seeds,
+    pixels,
+    pure,
+    train,
+)
+
+DATA = ("sprites", "coil20")
+NETWORKS = ("vae", "classifier")
+ACTIVATIONS = {"relu": nnx.relu, "softplus": nnx.softplus, "silu": nnx.silu}
+SHAPES = ("ellipse", "square", "heart")
+VIEWS = ("view", "zoom", "rotation")
+
+Progress = Callable[[int, int], None]
+
+
+class Settings(NamedTuple):
+    """Size of the experiments.
+
+    Attributes:
+        size: Pixels per side.
+        width: Channels of the first convolution of the beta-VAE.
+        hidden: Units of its hidden layers.
+        latent: Its z.
+        images: To learn from, in all.
+        steps: Of the training.
+        batch_size: Images a step of one run.
+        seeds: Runs.
+        factors: Axes of the charts that are measured, the first so many.
+        samples: Along each of them.
+        objects: Of COIL-20.
+        points: Random points for what needs no grid.
+    """
+
+    size: int = 64
+    width: int = 32
+    hidden: int = 256
+    latent: int = 10
+    images: int = 60_000
+    steps: int = 100_000
+    batch_size: int = 64
+    seeds: int = 5
+    factors: int = 2
+    samples: tuple[int, ...] = (16, 32, 8, 8)
+    objects: int = 3
+    points: int = 2000
+
+
+REDUCED = Settings(
+    size=32,
+    width=16,
+    hidden=64,
+    images=6000,
+    steps=2000,
+    batch_size=32,
+    samples=(9, 16, 5, 5),
+    points=600,
+)
+
+
+class Task(NamedTuple):
+    """Data, and runs that differ by their seed.
+
+    Attributes:
+        name: What it is, for titles.
+        charts: Manifolds that are measured, one for each class.
+        sources: Manifolds that the images were drawn from, one for each class, of all factors.
+        images: To learn from, bytes.
+        labels: Class of each.
+        apply: The network.
+        params: Initial ones, stacked over the runs.
+        settings: Size.
+        loss: Of one run.
+        learning_rate: Of Adam.
+        is_vae: Whether it is a beta-VAE.
+    """
+
+    name: str
+    charts: Sequence[Manifold]
+    sources: Sequence[Manifold]
+    images: np.ndarray
+    labels: Int[np.ndarray, "n"]
+    apply: Apply
+    params: Any
+    settings: Settings
+    loss: Any
+    learning_rate: float
+    is_vae: bool
+
+
+class Trial(NamedTuple):
+    """What an experiment is given.
+
+    Attributes:
+        task: What was learnt.
+        folder: Of the checkpoints.
+        seed: Of all random choices.
+        progress: Called with the work done and all of it.
+    """
+
+    task: Task
+    folder: Path
+    seed: int = 0
+    progress: Progress | None = None
+
+    @property
+    def steps(self) -> list[int]:
+        """Checkpoints up to the end of the training."""
+        return [step for step in checkpoint_steps(self.folder) if step <= self.task.settings.steps]
+
+    def network(self, step: int, run: int) -> Pure:
+        """The network of one run at one checkpoint."""
+        return Pure(self.task.apply, run_params(load_params(self.folder, self.task.params, step), run))
+
+    def layers(self, step: int, run: int) -> Layers:
+        """Its layers."""
+        return network_layers(self.network(step, run))
+
+    def tell(self, done: int, total: int) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            self.progress(done, total)
+
+
+def run_params(stacked: Any, run: int) -> Any:
+    """Parameters of one run."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), stacked)
+
+
+# --- data --------------------------------------------------------------------------------------------------
+
+
+def _sprites(settings: Settings, samples: Sequence[int]) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
+    shift = 3.0 * settings.size / 32
+    factors = FACTORS[: settings.factors]
+    sizes: dict[str, int] = dict(zip(factors, samples, strict=False))
+    charts = sprite_charts(SHAPES, settings.size, shift, factors, sizes)
+    return charts, sprite_charts(SHAPES, settings.size, shift, FACTORS)
+
+
+def _coil20(
+    settings: Settings, samples: Sequence[int], path: Path | None
+) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
+    factors = VIEWS[: settings.factors]
+    sizes: dict[str, int] = dict(zip(factors, samples, strict=False))
+    options: dict[str, Any] = {"size": settings.size, "layout": "balanced"}
+    numbers = range(1, settings.objects + 1)
+    charts = [coil20(path, k, factors=factors, sizes=sizes, **options) for k in numbers]
+    return charts, [coil20(path, k, factors=VIEWS, **options) for k in numbers]
+
+
+def _drawn(key: Array, sources: Sequence[Manifold], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images as bytes, equally many of each class, and their classes."""
+    images = []
+    for k, source in enumerate(sources):
+        points = draw(jax.random.fold_in(key, k), source, count // len(sources))
+        images.append(np.asarray(jnp.round(255 * jnp.clip(render(source.embedding, points), 0, 1)), np.uint8))
+    return np.concatenate(images), np.repeat(np.arange(len(sources)), count // len(sources))
+
+
+def task(
+    data: str,
+    network: str,
+    settings: Settings,
+    *,
+    variant: str = "B",
+    activation: str = "softplus",
+    path: Path | None = None,
+    seed: int = 0,
+) -> Task:
+    """Data and initial networks.
+
+    Args:
+        data: One of ``DATA``.
+        network: ``"vae"`` or ``"classifier"``, a LeNet that tells the classes apart.
+        settings: Size.
+        variant: Of the beta-VAE, ``"B"`` or ``"H"``, with the objective of the same name.
+        activation: One of ``ACTIVATIONS``.
+        path: Where COIL-20 is.
+        seed: Of the images and of the first run.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: A name is unknown or a size out of range.
+        FileNotFoundError: COIL-20 is not there.
+    """
+    options = (("data", data, DATA), ("network", network, NETWORKS), ("activation", activation, ACTIVATIONS))
+    for name, value, known in options:
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    if settings.seeds < 1 or settings.steps < 1:
+        raise ValueError(f"seeds and steps must be at least 1, got {settings.seeds} and {settings.steps}.")
+    make = _network(data, network, settings, variant, activation)
+    samples = settings.samples[: settings.factors]
+    if data == "coil20":
+        charts, sources = _coil20(settings, samples, path)
+    else:
+        charts, sources = _sprites(settings, samples)
+    images, labels = _drawn(jax.random.key(seed), sources, settings.images)
+    runs = [pure(make(seed + k)) for k in range(settings.seeds)]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs))
+    apply, is_vae = runs[0].apply, network == "vae"
+    objective = Objective(variant, capacity_steps=settings.steps)
+    if data == "coil20":
+        objective = objective._replace(likelihood="gaussian")
+    loss = beta_vae_loss(apply, objective) if is_vae else classification_loss(apply)
+    words = f"beta-VAE {variant}" if is_vae else "LeNet"
+    rate = 1e-4 if is_vae and variant == "H" and data == "coil20" else 5e-4
+    title = f"{data}, {words}, {activation}"
+    return Task(title, charts, sources, images, labels, apply, params, settings, loss, rate, is_vae)
+
+
+def _network(
+    data: str, network: str, settings: Settings, variant: str, activation: str
+) -> Callable[[int], nnx.Module]:
+    """Constructor of a network from its seed; the architecture is refused here if it makes no sense."""
+    function = ACTIVATIONS[activation]
+
+    def vae(seed: int) -> BetaVAE:
+        return BetaVAE(
+            variant=variant,
+            size=settings.size,
+            latent=settings.latent,
+            width=settings.width,
+            hidden=settings.hidden,
+            activation=function,
+            rngs=nnx.Rngs(seed),
+        )
+
+    def classifier(seed: int) -> LeNet:
+        classes = len(SHAPES) if data == "sprites" else settings.objects
+        return LeNet(classes=classes, size=settings.size, activation=function, rngs=nnx.Rngs(seed))
+
+    make = vae if network == "vae" else classifier
+    nnx.eval_shape(lambda: make(0))
+    return make
+
+
+# --- learning ----------------------------------------------------------------------------------------------
+
+
+def marks(steps: int) -> tuple[int, ...]:
+    """Checkpoints: random, early, middle and final."""
+    return tuple(sorted({0, max(1, steps // 20), max(1, steps // 4), steps}))
+
+
+def learn(
+    found: Task, folder: Path, seed: int = 0, progress: Progress | None = None
+) -> dict[str, np.ndarray]:
+    """Train all runs at once, or go on where it was.
+
+    Args:
+        found: What to learn.
+        folder: Of the checkpoints.
+        seed: Of order and noise.
+        progress: Called with the steps made and all of them.
+
+    Returns:
+        Metrics, the first axis steps, the second runs.
+
+    Raises:
+        ValueError: The training diverged, or the folder holds another one.
+    """
+    settings = found.settings
+    images = found.images if found.is_vae else pixels(found.images)
+    done = train(
+        over_seeds(found.loss, settings.seeds),
+        found.params,
+        (images, found.labels),
+        key=jax.random.key(seed),
+        steps=settings.steps,
+        batch_size=settings.batch_size * settings.seeds,
+        optimizer=_adam(found.learning_rate),
+        chunk=min(50, settings.steps),
+        folder=folder,
+        save_at=marks(settings.steps),
+        progress=progress,
+    )
+    if not done.finite:
+        raise ValueError(f"the training diverged after {done.steps} steps: it needs a smaller learning rate.")
+    return done.metrics
+
+
+def _adam(rate: float) -> optax.GradientTransformation:
+    return optax.adam(rate)
+
+
+# --- points ------------------------------------------------------------------------------------------------
+
+
+def layer_arrays(chart: Manifold, layers: Layers, points: Float[Any, "n d"]) -> Iterator[Array]:
+    """Activations ``(n, *shape)`` at chart points, of the input and of one layer after the other."""
+    x = render(chart.embedding, jnp.asarray(points))
+    yield x
+    yield from forward(layers.functions, x)
+
+
+def forward(functions: Sequence[Partial], x: Array) -> Iterator[Array]:
+    """Activations of a batch in one layer after the other."""
+    for function in functions:
+        x = _mapped(function, x)
+        yield x
+
+
+@jax.jit
+def _mapped(function: Any, x: Array) -> Array:
+    return jax.lax.map(function, x, batch_size=min(64, len(x)))

@@ -1,0 +1,62 @@
+"""Sprites for the experiments: charts of the shapes, factors drawn from them, images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from manifold_jax.datasets import sprite
+from manifold_jax.geometry import Manifold
+
+FACTORS = ("scale", "orientation", "y", "x")
+SMALLEST, LARGEST = 0.75, 1.5
+
+
+def sprite_charts(
+    shapes: Sequence[str],
+    size: int,
+    shift: float,
+    factors: Sequence[str],
+    sizes: Mapping[str, int] | None = None,
+) -> list[Manifold]:
+    """The sprites of each shape.
+
+    Args:
+        shapes: Of the sprites.
+        size: Pixels per side.
+        shift: Largest displacement from the centre in y and x, pixels.
+        factors: That vary; others are at the centre, and the scale is 1.
+        sizes: Samples by factor.
+
+    Returns:
+        One manifold for each shape.
+    """
+    centre = (size - 1) / 2
+    place = (centre - shift, centre + shift)
+    ranges = {"scale": (SMALLEST, LARGEST), "y": place, "x": place}
+    limits = {factor: ranges[factor] for factor in factors if factor in ranges}
+    return [
+        sprite(shape, factors=factors, layout="balanced", size=size, ranges=limits, sizes=sizes)
+        for shape in shapes
+    ]
+
+
+def draw(key: Array, manifold: Manifold, count: int) -> Float[Array, "count d"]:
+    """Factors drawn uniformly from their ranges."""
+    low, high = (np.array([getattr(a, end) for a in manifold.grid.axes]) for end in ("start", "stop"))
+    return jax.random.uniform(key, (count, low.size), minval=low, maxval=high)
+
+
+def render(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "count h w"]:
+    """Images at chart points, 64 at a time."""
+    return _render(embedding if isinstance(embedding, Partial) else Partial(embedding), points)
+
+
+@jax.jit
+def _render(embedding: Any, points: Array) -> Array:
+    return jax.lax.map(embedding, points, batch_size=64)

@@ -1,0 +1,231 @@
+"""The geometry of a manifold in every layer of a network: jets are pushed forward from layer to layer.
+
+The image of a chart under a function f has the jet
+
+    Y_i = Df X_i,    Y_ij = Df X_ij + D^2 f (X_i, X_j),
+
+so that each layer needs the jet of the layer before, not a pass through all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from manifold_jax.geometry.fields import Fields, PointMeasures, chart_ranges, exact_measures
+from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.jet import point_vectors, unpack_gram
+from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.measure import estimates
+from manifold_jax.geometry.progress import Progress
+from manifold_jax.geometry.report import Geometry
+from manifold_jax.geometry.uncertainty import check_tolerance
+
+_BATCH = 64
+
+
+class LayerJets(NamedTuple):
+    """Points of one layer and their derivatives.
+
+    Attributes:
+        points: Activations ``(n, *shape)``.
+        vectors: The d first derivatives, then the second ones X_ij with i <= j, ``(n, v, f)``, features
+            flattened.
+    """
+
+    points: Float[Array, "n *shape"]
+    vectors: Float[Array, "n v f"]
+
+    @property
+    def dimension(self) -> int:
+        """d, from v = d (d + 3) / 2."""
+        return int(((9 + 8 * self.vectors.shape[1]) ** 0.5 - 3) / 2 + 0.5)
+
+    @property
+    def tangents(self) -> Float[Array, "n d f"]:
+        """The first derivatives."""
+        return self.vectors[:, : self.dimension]
+
+
+def _pushed(function: Any, point: Array, vectors: Float[Array, "v f"], dimension: int) -> LayerJets:
+    """A jet behind a function, at one point."""
+    i, j = np.triu_indices(dimension)
+    shaped = vectors.reshape(-1, *point.shape)
+    value, linear = jax.linearize(function, point)
+    straight = jax.vmap(linear)(shaped)
+
+    def bent(a: Array, b: Array) -> Array:
+        return jax.jvp(lambda x: jax.jvp(function, (x,), (a,))[1], (point,), (b,))[1]
+
+    bends = jax.vmap(bent)(shaped[i], shaped[j])
+    found = straight.at[dimension:].add(bends)
+    return LayerJets(value, found.reshape(len(found), -1))
+
+
+@partial(jax.jit, static_argnames="dimension")
+def _push(function: Any, jets: LayerJets, dimension: int) -> LayerJets:
+    return jax.vmap(lambda x, v: _pushed(function, x, v, dimension))(*jets)
+
+
+@jax.jit
+def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
+    def one(u: Array) -> LayerJets:
+        return LayerJets(embedding(u), point_vectors(embedding, u))
+
+    return jax.lax.map(one, coordinates, batch_size=min(8, len(coordinates)))
+
+
+def _as_partial(function: Any) -> Partial:
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+def layer_jets(
+    embedding: Callable[[Any], Any],
+    functions: Sequence[Callable[[Any], Any]],
+    coordinates: Float[Any, "n d"],
+) -> Iterator[LayerJets]:
+    """Points and their first and second derivatives in one layer after the other.
+
+    Args:
+        embedding: One chart point ``(d,)`` to one ambient point, the input of the first layer.
+        functions: The layers, each of one activation of the layer before. Give ``jax.tree_util.Partial`` of a
+            function and its parameters, where other parameters shall not be compiled anew.
+        coordinates: Chart points ``(n, d)``.
+
+    Yields:
+        The jets of the input, then of every layer. Only two layers are held at once.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import layer_jets
+        >>> circle = lambda u: jnp.concatenate([jnp.cos(u), jnp.sin(u)])
+        >>> before, after = layer_jets(circle, [lambda x: 3 * x], jnp.zeros((1, 1)))
+        >>> print(before.tangents[0], after.tangents[0])
+        [[0. 1.]] [[0. 3.]]
+    """
+    coordinates = jnp.asarray(coordinates)
+    jets = _start(_as_partial(embedding), coordinates)
+    yield jets
+    for function in functions:
+        jets = _push(_as_partial(function), jets, coordinates.shape[1])
+        yield jets
+
+
+@jax.jit
+def jet_measures(jets: LayerJets, ranges: Float[Array, "d"]) -> PointMeasures:
+    """Measures of the points of a layer; ``ranges`` are the lengths of the axes of the chart."""
+    vectors = jets.vectors
+    products = jnp.matmul(vectors, jnp.swapaxes(vectors, 1, 2), precision=jax.lax.Precision.HIGHEST)
+    return exact_measures(unpack_gram(products, len(ranges)), ranges)
+
+
+def geometry_of(measures: PointMeasures, grid: Grid, name: str, tolerance: float = 0.1) -> Geometry:
+    """The report on exact measures ``(grid.size,)`` of all points of a grid."""
+    shaped = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(grid.shape), measures)
+    fields, totals = estimates(shaped, grid, None, 0.0, tolerance)
+    return Geometry(
+        **fields._asdict(),
+        **totals,
+        axis_sensitivity=jnp.zeros((len(Fields._fields), grid.ndim), shaped.extent.dtype),
+        rounding=shaped.rounding,
+        name=name,
+        grid=grid,
+        stencil=None,
+        tolerance=tolerance,
+        attributes=(),
+    )
+
+
+def measure_layers(
+    manifold: Manifold,
+    functions: Sequence[Callable[[Any], Any]],
+    names: Sequence[str] | None = None,
+    *,
+    tolerance: float = 0.1,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Geometry, ...]:
+    """Volume and curvatures of a manifold in every layer of a network, by automatic differentiation.
+
+    Args:
+        manifold: Its embedding gives the input of the first layer.
+        functions: The layers, as for :func:`layer_jets`.
+        names: Of the layers; by default their numbers.
+        tolerance: As for :func:`measure`.
+        batch_size: Points held at once, with their jets in two layers; 64 by default.
+        progress: Called as ``progress(points done, points)``.
+
+    Returns:
+        One :class:`Geometry` for the input and one for every layer, each as ``measure(..., exact=True)``
+        gives for the composition. Behind ReLU these are the curvatures of the smooth pieces: kinks do not
+        count.
+
+    Raises:
+        ValueError: A layer does not accept what the one before gives, names do not fit, or an option is out
+            of range.
+
+    Example:
+        >>> from manifold_jax import measure_layers
+        >>> from manifold_jax.datasets import circle
+        >>> found = measure_layers(circle(), [lambda x: 3 * x, lambda x: x[:1]], ["three times", "shadow"])
+        >>> [f"{geometry.name} {geometry.total_volume.value:.2f}" for geometry in found][:2]
+        ['input 6.28', 'three times 18.85']
+    """
+    check_tolerance(tolerance)
+    names = tuple(names or (str(k) for k in range(1, len(functions) + 1)))
+    if len(names) != len(functions):
+        raise ValueError(f"names must be one for each layer, got {len(names)} for {len(functions)} layers.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    dtype = jnp.result_type(float)
+    check_chain(functions, jax.ShapeDtypeStruct(manifold.feature_shape, dtype), names)
+    grid = manifold.grid
+    size = min(batch_size or _BATCH, grid.size)
+    ranges = chart_ranges(grid, dtype)
+    coordinates = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)
+    # The last batch repeats its last point: one shape, one compilation.
+    padded = np.pad(coordinates, ((0, -grid.size % size), (0, 0)), mode="edge")
+    parts: list[list[PointMeasures]] = [[] for _ in range(len(functions) + 1)]
+    for begin in range(0, grid.size, size):
+        points = padded[begin : begin + size]
+        for found, jets in zip(parts, layer_jets(manifold.embedding, functions, points), strict=True):
+            found.append(jax.device_get(jet_measures(jets, ranges)))
+        if progress is not None:
+            progress(min(begin + size, grid.size), grid.size)
+    reports = []
+    for name, found in zip(("input", *names), parts, strict=True):
+        whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: grid.size], *found)
+        reports.append(geometry_of(whole, grid, name, tolerance))
+    return tuple(reports)
+
+
+def check_chain(functions: Sequence[Callable[[Any], Any]], start: Any, names: Sequence[str]) -> None:
+    """Refuse layers that do not accept what the one before gives; nothing is computed.
+
+    Args:
+        functions: The layers.
+        start: ``jax.ShapeDtypeStruct`` of the input of the first.
+        names: For the message.
+
+    Raises:
+        ValueError: Which layer, and why.
+    """
+    here, before = start, "the input"
+    for name, function in zip(names, functions, strict=True):
+        try:
+            after = jax.eval_shape(function, here)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"layer {name!r} does not accept what {before} gives, {here.dtype} of shape {here.shape}: "
+                f"{error}"
+            ) from error
+        if not hasattr(after, "dtype") or not jnp.issubdtype(after.dtype, jnp.floating):
+            raise ValueError(f"layer {name!r} must return one floating-point array, got {after}.")
+        here, before = after, f"layer {name!r}"

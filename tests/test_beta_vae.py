@@ -1,0 +1,178 @@
+"""The beta-VAE: its convolutions, its loss in closed form, several runs in one, its command."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from typer.testing import CliRunner
+
+from manifold_jax.experiments.layer_command import _names
+from manifold_jax.models import (
+    BetaVAE,
+    Objective,
+    beta_vae_loss,
+    convolve,
+    convolve_transposed,
+    over_seeds,
+    pure,
+    train,
+)
+
+
+def test_a_transposed_convolution_is_the_adjoint_of_the_convolution():
+    keys = jax.random.split(jax.random.key(0), 3)
+    kernel = jax.random.normal(keys[0], (4, 4, 3, 5))
+    x, y = jax.random.normal(keys[1], (2, 4, 3, 3)), jax.random.normal(keys[2], (2, 8, 6, 5))
+    pads = ((1, 1), (1, 1))
+    ahead = convolve(y, kernel.transpose(0, 1, 3, 2), (2, 2), pads, precision="highest")
+    back = convolve_transposed(x, kernel, precision="highest")
+    assert float(jnp.vdot(x, ahead)) == pytest.approx(float(jnp.vdot(back, y)), rel=1e-4)
+    with pytest.raises(ValueError, match="4 x 4"):
+        convolve_transposed(x, kernel[:3, :3])
+
+
+def small(seed=0):
+    return pure(BetaVAE(size=16, width=4, hidden=6, latent=3, activation=nnx.silu, rngs=nnx.Rngs(seed)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "step"),
+    [
+        (Objective("B", gamma=7.0, capacity=3.0, capacity_steps=10), 4),
+        (Objective("B", gamma=7.0, capacity=3.0, capacity_steps=10), 40),
+        (Objective("H", beta=5.0, likelihood="gaussian"), 4),
+    ],
+)
+def test_the_loss_is_the_sum_of_its_terms(objective, step):
+    apply, params = small()
+    images = jax.random.uniform(jax.random.key(1), (3, 16, 16))
+    key = jax.random.key(2)
+    value, terms = beta_vae_loss(apply, objective)(params, (images,), key, jnp.int32(step))
+    module = nnx.merge(apply.graphdef, params)
+    mean, log_variance = (np.asarray(part, np.float64) for part in module.encode(images))
+    noise = np.asarray(jax.random.normal(key, mean.shape))
+    logits = np.asarray(module.decode(jnp.asarray(mean + np.exp(log_variance / 2) * noise, jnp.float32)))
+    p, x = 1 / (1 + np.exp(-logits[..., 0].astype(np.float64))), np.asarray(images, np.float64)
+    cross = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum() / 3
+    squared = ((p - x) ** 2).sum() / 3
+    reconstruction = cross if objective.likelihood == "bernoulli" else squared
+    kl = ((mean**2 + np.exp(log_variance) - 1 - log_variance) / 2).sum() / 3
+    capacity = 3.0 * min(step / 10, 1)
+    weighted = 7 * abs(kl - capacity) if objective.kind == "B" else 5 * kl
+    assert float(terms["reconstruction"]) == pytest.approx(reconstruction, rel=1e-4)
+    assert float(terms["kl"]) == pytest.approx(kl, rel=1e-4)
+    assert float(terms["kl_units"].sum()) == pytest.approx(kl, rel=1e-4)
+    assert float(value) == pytest.approx(reconstruction + weighted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kind": "Q"}, "kind must be one of"),
+        ({"likelihood": "poisson"}, "bernoulli or gaussian"),
+        ({"beta": -1.0}, "beta must not be negative"),
+        ({"capacity_steps": 0}, "capacity_steps must be"),
+    ],
+)
+def test_objectives_are_checked(options, words):
+    with pytest.raises(ValueError, match=words):
+        beta_vae_loss(small().apply, Objective(**options))
+
+
+def quadratic(params, batch, key, step):
+    noise = jax.random.normal(key, params["w"].shape)
+    value = jnp.mean((batch[0] - params["w"] + 0.1 * noise) ** 2)
+    return value, {"twice": 2 * value, "parts": params["w"]}
+
+
+def test_runs_in_one_training_are_independent():
+    params = {"w": jnp.array([[0.0, 1.0], [2.0, -1.0]])}
+    data = (jax.random.normal(jax.random.key(0), (24, 2)),)
+    adam = optax.adam(0.1)
+    options = {"steps": 5, "batch_size": 8, "optimizer": adam, "chunk": 5}
+    both = train(over_seeds(quadratic, 2), params, data, key=jax.random.key(1), **options)
+    changed = {"w": params["w"].at[1].set(9.0)}
+    other = train(over_seeds(quadratic, 2), changed, data, key=jax.random.key(1), **options)
+    np.testing.assert_array_equal(both.params["w"][0], other.params["w"][0])
+    assert not np.allclose(both.params["w"][1], other.params["w"][1])
+    assert both.metrics["parts"].shape == (5, 2, 2)
+    np.testing.assert_allclose(both.metrics["run_loss"].sum(1), both.metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(both.metrics["twice"], 2 * both.metrics["run_loss"], rtol=1e-6)
+    with pytest.raises(ValueError, match="cannot be shared out"):
+        over_seeds(quadratic, 2)(params, (data[0][:7],), jax.random.key(0), 0)
+    with pytest.raises(ValueError, match="leading axis of 3 runs"):
+        over_seeds(quadratic, 3)(params, data, jax.random.key(0), 0)
+
+
+def test_a_share_of_a_batch_is_what_one_run_would_do():
+    params = {"w": jnp.array([[0.0, 1.0], [2.0, -1.0]])}
+    batch = (jax.random.normal(jax.random.key(0), (8, 2)),)
+    key = jax.random.key(3)
+    gradient = jax.grad(lambda p: over_seeds(quadratic, 2)(p, batch, key, 0)[0])(params)["w"]
+    for run, k in enumerate(jax.random.split(key, 2)):
+        part = (batch[0][4 * run : 4 * run + 4],)
+        alone = jax.grad(lambda w, part=part, k=k: quadratic({"w": w}, part, k, 0)[0])(params["w"][run])
+        np.testing.assert_allclose(gradient[run], alone, rtol=1e-5, atol=1e-7)
+
+
+def test_metrics_with_axes_survive_an_interruption(tmp_path):
+    data = (jnp.arange(12.0).reshape(6, 2),)
+    params = {"w": jnp.zeros(2)}
+    options = {"key": jax.random.key(0), "batch_size": 3, "chunk": 2}
+    whole = train(quadratic, params, data, steps=6, **options)
+    train(quadratic, params, data, steps=2, folder=tmp_path, **options)
+    again = train(quadratic, params, data, steps=6, folder=tmp_path, **options)
+    np.testing.assert_array_equal(again.params["w"], whole.params["w"])
+    np.testing.assert_array_equal(again.metrics["parts"], whole.metrics["parts"])
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def run(*arguments):
+    from manifold_jax.experiments.layer_command import layers_command
+    from manifold_jax.experiments.measure_command import app
+
+    if not any(command.name == "layers" for command in app.registered_commands):
+        app.command("layers")(layers_command)
+    return CliRunner().invoke(app, ["layers", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing"], "no experiment 'nothing'"),
+        (["latents", "--network", "classifier"], "belongs to an autoencoder"),
+        (["train", "--preset", "huge"], "--preset must be"),
+        (["train", "--activation", "step"], "activation must be one of"),
+        (["train", "--data", "faces"], "data must be one of"),
+        (["train", "--network", "classifier", "--variant", "B"], "--variant is for the beta-VAE"),
+        (["train", "--variant", "Z"], "variant must be one of"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path):
+    result = run(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_all_leaves_out_what_a_classifier_lacks():
+    assert "latents" in _names("all", "vae")
+    assert "latents" not in _names("all", "classifier")
+
+
+@pytest.mark.slow
+def test_the_command_trains_measures_and_goes_on(tmp_path):
+    options = ["--steps", 6, "--seeds", 2, "--images", 240, "--factors", 1, "--out", tmp_path]
+    for name in ("evolution", "latents", "stencils", "sampled"):
+        result = run(name, *options)
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / f"{name}.json").exists()
+    for file in ("evolution.nc", "evolution_symlog.png", "traversals.png", "reconstructions.png"):
+        assert (tmp_path / file).stat().st_size > 1000
+    result = run("train", *options, "--activation", "relu")
+    assert result.exit_code == 2
+    assert "another" in result.output

@@ -1,0 +1,260 @@
+"""Jets through layers against composed functions, closed forms and other libraries' statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.spatial
+import scipy.stats
+from flax import nnx
+from jax.tree_util import Partial
+
+from manifold_jax import Axis, Grid, Manifold, gram, jet_from_function, layer_jets, measure, measure_layers
+from manifold_jax.datasets import sphere
+from manifold_jax.experiments.layer_checks import circle_of, spacing_of
+from manifold_jax.experiments.layer_evolution import claims, parts_of, rank_correlation
+from manifold_jax.experiments.layer_latents import mutual_information_gap
+from manifold_jax.experiments.layer_measures import distances, measure_union, normalised, spectrum
+from manifold_jax.models import BetaVAE, LeNet, Pure, chain, network_layers, pure
+
+
+def affine(key, inputs, outputs, bend=None):
+    weights = jax.random.normal(jax.random.key(key), (outputs, inputs)) / inputs**0.5
+
+    def layer(weights, x):
+        y = weights @ jnp.ravel(x)
+        return y if bend is None else bend(y)
+
+    return Partial(layer, weights)
+
+
+def network(bend):
+    return chain({"first": affine(0, 3, 8, bend), "second": affine(1, 8, 5, bend)}, (3,))
+
+
+# --- jets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bend", [jnp.tanh, nnx.softplus])
+def test_jets_pushed_through_layers_are_those_of_the_composition(x64, bend):
+    surface = sphere(size=(6, 5))
+    layers = network(bend)
+    layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
+    u = jnp.array([[1.1, 0.3], [0.7, 2.0]])
+    found = list(layer_jets(surface.embedding, layers.functions, u))
+    for k in range(3):
+
+        def composed(v, k=k):
+            x = surface.embedding(v)
+            return (x, *layers.activations(x))[k]
+
+        expected = jet_from_function(composed, u)
+        np.testing.assert_allclose(found[k].tangents, expected.first, atol=1e-12)
+        np.testing.assert_allclose(found[k].vectors[:, 2], expected.second[:, 0, 0], atol=1e-12)
+        np.testing.assert_allclose(found[k].vectors[:, 3], expected.second[:, 0, 1], atol=1e-12)
+        np.testing.assert_allclose(found[k].vectors[:, 4], expected.second[:, 1, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_the_dimension_is_read_off_the_number_of_vectors(d):
+    jets = next(layer_jets(lambda u: jnp.concatenate([u, u**2]), [], jnp.ones((1, d))))
+    assert jets.dimension == d
+    assert jets.tangents.shape == (1, d, 2 * d)
+
+
+def test_layers_are_measured_as_by_measure(x64):
+    surface = sphere(size=(9, 8))
+    layers = network(nnx.softplus)
+    layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
+    found = measure_layers(surface, layers.functions, layers.names, batch_size=16)
+    assert [part.name for part in found] == ["input", "first", "second"]
+    whole = measure(lambda u: layers.activations(surface.embedding(u))[-1], surface.grid, exact=True)
+    for name in ("volume_element", "scalar_curvature", "second_form_norm", "total_volume"):
+        ours, theirs = getattr(found[-1], name), getattr(whole, name)
+        np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-9, atol=1e-12)
+
+
+def test_a_sphere_blown_up_and_turned_keeps_its_closed_form(x64):
+    turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (5, 3), jnp.float64))[0]
+    found = measure_layers(sphere(size=(13, 12)), [lambda x: 3 * x, lambda x: turn @ x], ["large", "turned"])
+    for part, radius in zip(found, (1, 3, 3), strict=True):
+        assert part.total_volume.value == pytest.approx(4 * np.pi * radius**2, rel=1e-3)
+        inner = part.scalar_curvature.value[1:-1]
+        np.testing.assert_allclose(inner, 2 / radius**2, rtol=1e-9)
+
+
+def test_a_batch_as_large_as_the_grid_gives_the_same():
+    surface = sphere(size=(5, 8))
+    layers = network(jnp.tanh)
+    one = measure_layers(surface, layers.functions, layers.names, batch_size=7)
+    other = measure_layers(surface, layers.functions, layers.names, batch_size=40)
+    np.testing.assert_allclose(one[-1].volume_element.value, other[-1].volume_element.value, rtol=1e-5)
+
+
+# --- layers of networks ------------------------------------------------------------------------------------
+
+
+def small_vae(**options):
+    return BetaVAE(size=16, width=4, hidden=6, latent=3, rngs=nnx.Rngs(0), **options)
+
+
+@pytest.mark.parametrize("variant", ["B", "H"])
+def test_the_layers_of_a_vae_end_in_its_output(variant):
+    module = small_vae(variant=variant)
+    apply, params = pure(module)
+    layers = network_layers(Pure(apply, params))
+    image = jax.random.uniform(jax.random.key(1), (16, 16))
+    found = dict(zip(layers.names, layers.activations(image), strict=True))
+    np.testing.assert_allclose(found["image"], apply(params, image), atol=1e-6)
+    mean, _ = apply.of("encode")(params, image)
+    np.testing.assert_allclose(found["latent"], mean, atol=1e-6)
+    np.testing.assert_allclose(found["logits"], apply.of("decode")(params, mean), atol=1e-6)
+    channels = {"B": 4, "H": 8}[variant]
+    assert found["conv 4"].shape == (1, 1, channels)
+    assert found["transposed 1"].shape == (2, 2, channels)
+
+
+def test_the_layers_of_lenet_and_of_a_sequential_network():
+    layers = network_layers(pure(LeNet(classes=3, size=8, rngs=nnx.Rngs(0))))
+    assert layers.names[-1] == "log-probabilities"
+    probabilities = jnp.exp(layers.activations(jnp.ones((8, 8)) / 2)[-1])
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
+    module = nnx.Sequential(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+    layers = network_layers(pure(module))
+    assert layers.names == ("1 linear", "2 tanh", "3 linear")
+    np.testing.assert_allclose(layers.activations(jnp.ones(3))[-1], module(jnp.ones((1, 3)))[0], atol=1e-6)
+
+
+def test_other_parameters_compile_nothing_anew():
+    traces = []
+
+    @jax.jit
+    def last(layers, x):
+        traces.append(1)
+        return layers(x)
+
+    for seed in (0, 1):
+        module = BetaVAE(size=16, width=2, hidden=3, latent=2, rngs=nnx.Rngs(seed))
+        last(network_layers(pure(module)).functions[0], jnp.ones((16, 16)))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: chain({}, (3,)), "at least one layer"),
+        (
+            lambda: chain({"a": lambda x: x[:2], "b": lambda x: jnp.ones((4, 3)) @ x}, (3,)),
+            "layer 'b' does not",
+        ),
+        (lambda: chain({"a": lambda x: (x, x)}, (3,)), "one floating-point array"),
+        (lambda: measure_layers(sphere(size=(5, 4)), [lambda x: x], ["a", "b"]), "one for each layer"),
+        (lambda: measure_layers(sphere(size=(5, 4)), [lambda x: jnp.ones((2, 2)) @ x], ["a"]), "layer 'a'"),
+        (lambda: measure_layers(sphere(size=(5, 4)), [], batch_size=0), "batch_size must be"),
+        (lambda: network_layers(pure(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))), "does not name its layers"),
+        (lambda: small_vae(variant="C"), "variant must be one of B, H"),
+        (lambda: BetaVAE(size=40, rngs=nnx.Rngs(0)), "multiple of 16"),
+        (lambda: BetaVAE(latent=0, rngs=nnx.Rngs(0)), "latent must be a whole number"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+# --- numbers about layers ----------------------------------------------------------------------------------
+
+
+def union():
+    grid = Grid((Axis("angle", 0.0, 2 * np.pi, 24, periodic=True),))
+
+    def circle(centre):
+        return Manifold(
+            "circle", lambda u: jnp.stack([jnp.cos(u[0]) + centre, jnp.sin(u[0]), 0 * u[0]]), grid
+        )
+
+    return [circle(0.0), circle(5.0)]
+
+
+def test_a_union_of_circles_in_closed_form():
+    found = measure_union(union(), chain({"three times": lambda x: 3 * x}, (3,)))
+    np.testing.assert_allclose(found.volume, [4 * np.pi, 12 * np.pi], rtol=1e-5)
+    np.testing.assert_allclose(found.bend, [1, 1 / 3], rtol=1e-5)
+    np.testing.assert_allclose(found.reach, [1, 3], rtol=1e-4)
+    np.testing.assert_allclose(found.gap, [3, 9], rtol=1e-3)
+    np.testing.assert_allclose(found.dimension, 1, rtol=1e-6)
+    scaled = normalised(found, 1)
+    for name in ("volume", "bend", "scalar_curvature", "reach", "gap", "separation"):
+        before, after = getattr(scaled, name)
+        assert after == pytest.approx(before, rel=1e-4, abs=1e-6), name
+    assert scaled.bend[0] == pytest.approx(4 * np.pi, rel=1e-5)
+
+
+def test_distances_between_classes():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(9, 4)), rng.normal(size=(7, 4)) + 2
+    gap, ratio = distances([a, b])
+    apart = scipy.spatial.distance.cdist(a, b)
+    within = np.mean([scipy.spatial.distance.pdist(part).mean() for part in (a, b)])
+    assert gap == pytest.approx(apart.min())
+    assert ratio == pytest.approx(apart.mean() / within)
+    assert np.isnan(distances([a])).all()
+
+
+def test_the_spectrum_of_the_metric():
+    tangents = np.array([[[1.0, 0, 0], [0, 2.0, 0]], [[1.0, 0, 0], [1.0, 1e-4, 0]]])
+    dimension, rank = spectrum(tangents, np.array([2.0, 1.0]))
+    assert dimension == pytest.approx((2 + 1) / 2, rel=1e-6)
+    assert rank == pytest.approx(1.5)
+
+
+def test_rank_correlations_are_spearmans():
+    values = np.array([1.0, 3.0, 3.0, 2.0, 8.0, 3.0])
+    expected = scipy.stats.spearmanr(np.arange(6), values).statistic
+    assert rank_correlation(values) == pytest.approx(expected)
+    assert rank_correlation(np.array([1.0, np.nan, 2.0, 3.0])) == pytest.approx(1)
+    assert np.isnan(rank_correlation(np.ones(5)))
+
+
+def test_a_claim_counts_the_runs_in_which_it_holds():
+    layers = chain({name: lambda x: x for name in ("a", "latent", "b")}, (3,))
+    flat = measure_union(union(), layers)
+    bend = np.array([[1.0, 2, 3, 4], [4, 3, 2, 1], [1, 2, 4, 3]])
+    found = flat._replace(bend=bend, reach=1 / bend)
+    names = ("input", *layers.names)
+    assert set(parts_of(names)) == {"all", "encoder", "decoder"}
+    rows = {(c.words, c.part): c.row for c in claims(found, names, "now")}
+    assert rows["curvature grows with depth, now", "all"]["holds in"] == 2
+    assert rows["reach falls with depth, now", "all"]["holds in"] == 2
+
+
+def test_the_mutual_information_gap():
+    mesh = np.stack(np.meshgrid(np.arange(5), np.arange(6), np.arange(4)), axis=-1).reshape(-1, 3)
+    gap, shared = mutual_information_gap(mesh[:, [2, 0, 1]].astype(float), mesh)
+    assert gap == pytest.approx(1)
+    np.testing.assert_allclose(shared.argmax(0), [1, 2, 0])
+    doubled = np.concatenate([mesh, mesh], axis=1).astype(float)
+    assert mutual_information_gap(doubled, mesh)[0] == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="as many rows"):
+        mutual_information_gap(mesh[:4].astype(float), mesh)
+
+
+def test_kinks_make_the_largest_curvature_grow_with_the_samples():
+    chart = union()[0]
+    samples = (128, 256, 512, 1024)
+
+    def exponent(bend):
+        layers = chain({"layer": affine(0, 3, 40, bend)}, (3,))  # 80 kinks
+        return spacing_of(chart, layers, samples).slope()
+
+    assert circle_of(chart, 64).grid.shape == (64,)
+    straight, kinked = exponent(nnx.relu)
+    assert straight == pytest.approx(0, abs=1e-3)
+    assert kinked == pytest.approx(1, abs=0.2)
+    assert exponent(lambda y: nnx.softplus(y))[1] == pytest.approx(0, abs=0.05)
+
+
+def test_the_gram_of_pushed_jets_is_that_of_a_jet():
+    jets = next(layer_jets(lambda u: jnp.concatenate([u, u**2]), [], jnp.ones((1, 2))))
+    expected = gram(jet_from_function(lambda u: jnp.concatenate([u, u**2]), jnp.ones((1, 2))))
+    np.testing.assert_allclose(jets.tangents @ jets.tangents.swapaxes(1, 2), expected.metric)
