@@ -14,7 +14,7 @@ from manifold_jax.datasets import sphere
 from manifold_jax.experiments.layer_checks import circle_of, spacing_of
 from manifold_jax.experiments.layer_evolution import claims, parts_of, rank_correlation
 from manifold_jax.experiments.layer_latents import mutual_information_gap
-from manifold_jax.experiments.layer_measures import distances, measure_union, normalised, spectrum
+from manifold_jax.experiments.layer_measures import distances, measure_union, normalised, spectrum, two_nn
 from manifold_jax.models import BetaVAE, LeNet, Pure, chain, network_layers, pure
 
 
@@ -206,6 +206,13 @@ def test_the_spectrum_of_the_metric():
     dimension, rank = spectrum(tangents, np.array([2.0, 1.0]))
     assert dimension == pytest.approx((2 + 1) / 2, rel=1e-6)
     assert rank == pytest.approx(1.5)
+
+
+def test_samples_of_a_plane_suggest_two_dimensions():
+    pytest.importorskip("skdim", reason="needs the extra estimators")
+    plane = np.random.default_rng(0).uniform(size=(800, 2)) @ np.random.default_rng(1).normal(size=(2, 7))
+    assert two_nn([plane, 3 * plane]) == pytest.approx(2, abs=0.25)
+    assert np.isnan(two_nn([np.ones((30, 3))]))
 
 
 def test_rank_correlations_are_spearmans():

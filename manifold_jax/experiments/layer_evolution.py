@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._plot_words import new_figure
-from manifold_jax.experiments.layer_measures import Measures, measure_union, normalised, stack
-from manifold_jax.experiments.layer_task import Trial
+from manifold_jax.experiments.layer_measures import Measures, measure_union, normalised, stack, two_nn
+from manifold_jax.experiments.layer_task import Trial, layer_arrays
 from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.experiments.pictures import PALETTE
+from manifold_jax.experiments.sprite_images import draw
 from manifold_jax.geometry.storage import require
 
 if TYPE_CHECKING:
@@ -158,20 +160,34 @@ def evolution(trial: Trial) -> Outcome:
     notes = [
         "Means over the runs, +- their deviation: |II| and S over the volume, the reach of all classes, gap "
         "the least distance between classes, apart their mean distance over that within them, dim the "
-        "effective dimension of the metric.",
+        "effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
     ]
     notes += [
         f"{claim.words}, {claim.part}: in {claim.row['holds in']} of {runs} runs, rank correlation "
         f"{claim.row['rank correlation, mean']:.2f} ({claim.row['least']:.2f} to {claim.row['most']:.2f})."
         for claim in tested
     ]
+    rows = _rows(last, names)
+    for row, dimension in zip(rows, _outside_dimensions(trial, steps[-1]), strict=True):
+        row["TwoNN"] = dimension
     title = f"{trial.task.name}: layers at step {steps[-1]}, unit volume, {runs} runs"
     data = {"layers": names, "steps": steps, "claims": [claim.row for claim in tested]}
     figures = {
         f"evolution_{scale}": _figure(unit, raw, names, steps, trial.task.name, scale)
         for scale in ("symlog", "linear")
     }
-    return Outcome(title, _rows(last, names), data, figures, notes, _dataset(raw, unit, names, steps))
+    return Outcome(title, rows, data, figures, notes, _dataset(raw, unit, names, steps))
+
+
+def _outside_dimensions(trial: Trial, step: int) -> list[float]:
+    """TwoNN of every layer of the first run, at random points of the charts."""
+    layers, charts = trial.layers(step, 0), trial.task.charts
+    keys = jax.random.split(jax.random.key(trial.seed), len(charts))
+    streams = [
+        layer_arrays(chart, layers, draw(key, chart, trial.task.settings.points))
+        for key, chart in zip(keys, charts, strict=True)
+    ]
+    return [two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
 
 
 def _dataset(raw: Measures, unit: Measures, names: tuple[str, ...], steps: list[int]) -> Any:

@@ -151,6 +151,31 @@ def spectrum(tangents: Float[np.ndarray, "n d f"], ranges: Float[np.ndarray, "d"
     return float(ratio.mean()), float((values > 1e-4 * values[:, -1:]).sum(1).mean())
 
 
+def two_nn(points: Sequence[Float[np.ndarray, "n f"]]) -> float:
+    """Intrinsic dimension by the ratio of the distances to two neighbours, mean over classes.
+
+    TwoNN (Facco et al., Sci. Rep. 7, 2017) as in scikit-dimension: an opinion from samples alone, beside the
+    spectrum of the metric.
+
+    Args:
+        points: Random points of each class.
+
+    Returns:
+        The dimension; NaN without scikit-dimension (``pip install "manifold_jax[estimators]"``), or where
+        points coincide.
+    """
+    try:
+        from skdim.id import TwoNN
+    except ImportError:
+        return np.nan
+    found = []
+    for part in points:
+        cloud = part.reshape(len(part), -1).astype(np.float64)
+        distinct = np.unique(cloud, axis=0)
+        found.append(TwoNN().fit(distinct).dimension_ if len(distinct) > 20 else np.nan)
+    return float(np.mean(found))
+
+
 def _reach(points: np.ndarray, tangents: np.ndarray, local: float) -> float:
     """Smaller of the local part and of Federer's ratio over all pairs."""
     d = tangents.shape[1]

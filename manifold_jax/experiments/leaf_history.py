@@ -153,7 +153,7 @@ def history(trial: Trial, settings: Settings) -> Outcome:
     title = f"{trial.task.name}: local data matrix and Fisher matrix along the training"
     data: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     data["back at the initial value"] = back = {
-        name: crossings(data["step"], data[name]) for name in ("tr G", "tr F")
+        name: crossings(data["step"], data[name]) for name in ("tr G", "median tr G", "tr F")
     }
     notes = [
         f"{name} is back at its initial value near step {', '.join(f'{s:.0f}' for s in steps)}."
@@ -197,8 +197,10 @@ def _history_figure(title: str, data: dict[str, Any]) -> Any:
             at.plot(steps, data[curve], marker=".", label="mean" if curve.startswith("tr") else curve)
         if name != "mean rank":
             at.axhline(data[curves[0]][0], color="gray", ls="--", lw=1, label="initial value")
-            for step in data["back at the initial value"][curves[0]]:
-                at.axvline(step, color="tab:red", lw=1, label=f"back at step {step:.0f}")
+            for curve, colour in zip(curves, ("tab:red", "tab:orange"), strict=False):
+                for step in data["back at the initial value"][curve]:
+                    word = "mean" if curve.startswith("tr") else "median"
+                    at.axvline(step, color=colour, lw=1, label=f"{word} back at step {step:.0f}")
         at.set_xscale("symlog", linthresh=10)
         at.set(title=name, xlabel="training step")
         at.set_xlim(left=0)
