@@ -232,6 +232,6 @@ def _panel(at: Axes, values: Float[np.ndarray, "steps runs layers"], steps: list
         at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=f"step {step}")
         at.fill_between(x, np.nanmin(runs, axis=0), np.nanmax(runs, axis=0), color=colour, alpha=0.15, lw=0)
     finite = np.abs(values[np.isfinite(values) & (values != 0)])
-    if scale == "symlog" and finite.size:
+    if scale == "symlog" and finite.size and finite.max() > 10 * finite.min():  # else it has no ticks
         at.set_yscale("symlog", linthresh=float(np.quantile(finite, 0.05)))
     at.grid(alpha=0.3)
