@@ -75,6 +75,7 @@ def main() -> None:
         rngs=nnx.Rngs(0),
     )
     layers = network_layers(pure(vae))
+    widths = {"size": options.size, "width": options.width, "hidden": options.hidden}
     image = jnp.zeros((options.size, options.size))
     features = [image.size, *(part.size for part in jax.eval_shape(layers.activations, image))]
     before = common.peak_rss()

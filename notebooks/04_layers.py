@@ -111,7 +111,7 @@ axes[0].legend()
 
 # %% [markdown]
 # The area spans orders of magnitude and says little by itself: layers scale. What has no unit is the curvature at unit
-# area. It changes already in a network with random weights, so that growth with depth is not a sign of learning.
+# area. Compare the two curves: what a network with random weights does already is no sign of learning.
 #
 # ## 3. ReLU
 #

@@ -1,5 +1,7 @@
 """The beta-VAE: its convolutions, its loss in closed form, several runs in one, its command."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,38 @@ def small(seed=0):
     return pure(BetaVAE(size=16, width=4, hidden=6, latent=3, activation=nnx.silu, rngs=nnx.Rngs(seed)))
 
 
+@jax.jit
+def by_other_convolutions(params, image):
+    """Reconstruction and log-variance, from parameters alone."""
+    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": "highest"}
+    convolution = partial(jax.lax.conv_general_dilated, **layout)
+
+    def dense(layers, x):
+        for layer in layers.values():
+            x = jax.nn.silu(x @ layer["kernel"] + layer["bias"])
+        return x
+
+    x = image[None, ..., None]
+    for layer in params["convolutions"].values():
+        x = jax.nn.silu(convolution(x, layer["kernel"], (2, 2), ((1, 1), (1, 1))) + layer["bias"])
+    hidden = dense(params["encoder"], x.reshape(1, -1))
+    moments = hidden @ params["moments"]["kernel"] + params["moments"]["bias"]
+    x = dense(params["decoder"], moments[:, :3]).reshape(1, 1, 1, 4)
+    for k, layer in params["transposed"].items():
+        kernel = layer["kernel"][::-1, ::-1]
+        x = convolution(x, kernel, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2)) + layer["bias"]
+        x = jax.nn.silu(x) if int(k) < 3 else jax.nn.sigmoid(x)
+    return x[0], moments[0, 3:]
+
+
+def test_a_forward_pass_by_other_convolutions():
+    apply, params = small()
+    image = jax.random.uniform(jax.random.key(1), (16, 16))
+    expected, log_variance = by_other_convolutions(params, image)
+    np.testing.assert_allclose(jax.jit(apply)(params, image), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(apply.of("encode"))(params, image)[1], log_variance, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("objective", "step"),
     [
@@ -49,11 +83,11 @@ def test_the_loss_is_the_sum_of_its_terms(objective, step):
     apply, params = small()
     images = jax.random.uniform(jax.random.key(1), (3, 16, 16))
     key = jax.random.key(2)
-    value, terms = beta_vae_loss(apply, objective)(params, (images,), key, jnp.int32(step))
-    module = nnx.merge(apply.graphdef, params)
-    mean, log_variance = (np.asarray(part, np.float64) for part in module.encode(images))
+    value, terms = jax.jit(beta_vae_loss(apply, objective))(params, (images,), key, jnp.int32(step))
+    encode, decode = (jax.jit(jax.vmap(apply.of(name), (None, 0))) for name in ("encode", "decode"))
+    mean, log_variance = (np.asarray(part, np.float64) for part in encode(params, images))
     noise = np.asarray(jax.random.normal(key, mean.shape))
-    logits = np.asarray(module.decode(jnp.asarray(mean + np.exp(log_variance / 2) * noise, jnp.float32)))
+    logits = np.asarray(decode(params, jnp.asarray(mean + np.exp(log_variance / 2) * noise, jnp.float32)))
     p, x = 1 / (1 + np.exp(-logits[..., 0].astype(np.float64))), np.asarray(images, np.float64)
     cross = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum() / 3
     squared = ((p - x) ** 2).sum() / 3
@@ -150,6 +184,11 @@ def run(*arguments):
         (["train", "--data", "faces"], "data must be one of"),
         (["train", "--network", "classifier", "--variant", "B"], "--variant is for the beta-VAE"),
         (["train", "--variant", "Z"], "variant must be one of"),
+        (["train", "--path", "here"], "--path is where COIL-20 is"),
+        (["train", "--images", 100], "images a step"),
+        (["train", "--network", "classifier", "--factors", 3], "room for 2 factors"),
+        (["train", "--data", "coil20", "--factors", 4], "coil20 has 3 factors"),
+        (["train", "--preset", "full", "--factors", 4], "GiB"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path):
@@ -157,6 +196,7 @@ def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path):
     assert result.exit_code == 2
     assert words in result.output
     assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_leaves_out_what_a_classifier_lacks():
@@ -173,6 +213,7 @@ def test_the_command_trains_measures_and_goes_on(tmp_path):
         assert (tmp_path / f"{name}.json").exists()
     for file in ("evolution.nc", "evolution_symlog.png", "traversals.png", "reconstructions.png"):
         assert (tmp_path / file).stat().st_size > 1000
-    result = run("train", *options, "--activation", "relu")
-    assert result.exit_code == 2
-    assert "another" in result.output
+    for other in (["--activation", "relu"], ["--steps", 7]):
+        result = run("train", *options, *other)
+        assert result.exit_code == 2
+        assert "another" in result.output

@@ -9,7 +9,7 @@ import scipy.stats
 from flax import nnx
 from jax.tree_util import Partial
 
-from manifold_jax import Axis, Grid, Manifold, gram, jet_from_function, layer_jets, measure, measure_layers
+from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, measure, measure_layers
 from manifold_jax.datasets import sphere
 from manifold_jax.experiments.layer_checks import circle_of, spacing_of
 from manifold_jax.experiments.layer_evolution import claims, parts_of, rank_correlation
@@ -104,11 +104,11 @@ def test_the_layers_of_a_vae_end_in_its_output(variant):
     apply, params = pure(module)
     layers = network_layers(Pure(apply, params))
     image = jax.random.uniform(jax.random.key(1), (16, 16))
-    found = dict(zip(layers.names, layers.activations(image), strict=True))
-    np.testing.assert_allclose(found["image"], apply(params, image), atol=1e-6)
-    mean, _ = apply.of("encode")(params, image)
+    found = dict(zip(layers.names, jax.jit(layers.activations)(image), strict=True))
+    np.testing.assert_allclose(found["image"], jax.jit(apply)(params, image), atol=1e-6)
+    mean, _ = jax.jit(apply.of("encode"))(params, image)
     np.testing.assert_allclose(found["latent"], mean, atol=1e-6)
-    np.testing.assert_allclose(found["logits"], apply.of("decode")(params, mean), atol=1e-6)
+    np.testing.assert_allclose(found["logits"], jax.jit(apply.of("decode"))(params, mean), atol=1e-6)
     channels = {"B": 4, "H": 8}[variant]
     assert found["conv 4"].shape == (1, 1, channels)
     assert found["transposed 1"].shape == (2, 2, channels)
@@ -173,21 +173,39 @@ def union():
             "circle", lambda u: jnp.stack([jnp.cos(u[0]) + centre, jnp.sin(u[0]), 0 * u[0]]), grid
         )
 
-    return [circle(0.0), circle(5.0)]
+    return [circle(0.0), circle(3.0)]
 
 
 def test_a_union_of_circles_in_closed_form():
     found = measure_union(union(), chain({"three times": lambda x: 3 * x}, (3,)))
     np.testing.assert_allclose(found.volume, [4 * np.pi, 12 * np.pi], rtol=1e-5)
     np.testing.assert_allclose(found.bend, [1, 1 / 3], rtol=1e-5)
-    np.testing.assert_allclose(found.reach, [1, 3], rtol=1e-4)
-    np.testing.assert_allclose(found.gap, [3, 9], rtol=1e-3)
+    np.testing.assert_allclose(found.local_reach, [1, 3], rtol=1e-4)
+    np.testing.assert_allclose(found.reach, [0.5, 1.5], rtol=1e-4)  # half the gap
+    np.testing.assert_allclose(found.gap, [1, 3], rtol=1e-4)
     np.testing.assert_allclose(found.dimension, 1, rtol=1e-6)
     scaled = normalised(found, 1)
     for name in ("volume", "bend", "scalar_curvature", "reach", "gap", "separation"):
         before, after = getattr(scaled, name)
         assert after == pytest.approx(before, rel=1e-4, abs=1e-6), name
     assert scaled.bend[0] == pytest.approx(4 * np.pi, rel=1e-5)
+
+
+def test_spheres_scaled_to_unit_volume():
+    found = normalised(measure_union([sphere(size=(13, 12))], chain({"large": lambda x: 5 * x}, (3,))), 2)
+    np.testing.assert_allclose(found.scalar_curvature, 2 * 4 * np.pi, rtol=5e-3)
+    np.testing.assert_allclose(found.mean_curvature, (4 * np.pi) ** 0.5, rtol=5e-3)
+
+
+def test_layers_without_room_are_said_to_be_undefined():
+    sizes = {"constant": lambda x: 0 * x + 1, "again": lambda x: x[:1]}
+    found = measure_union([sphere(size=(9, 8)), sphere(size=(9, 8))], chain(sizes, (3,)))
+    assert np.isfinite(found.bend[0])
+    assert np.isnan(found.separation[1])
+    assert np.isnan(found.reach[1])
+    for name in ("volume", "bend", "local_reach", "reach"):
+        assert np.isnan(getattr(found, name)[2]), name
+    assert found.rank[1] == 0
 
 
 def test_distances_between_classes():
@@ -220,6 +238,7 @@ def test_rank_correlations_are_spearmans():
     expected = scipy.stats.spearmanr(np.arange(6), values).statistic
     assert rank_correlation(values) == pytest.approx(expected)
     assert rank_correlation(np.array([1.0, np.nan, 2.0, 3.0])) == pytest.approx(1)
+    assert rank_correlation(np.array([3.0, 2.0, 1.0, np.inf])) == pytest.approx(0.2)
     assert np.isnan(rank_correlation(np.ones(5)))
 
 
@@ -259,9 +278,3 @@ def test_kinks_make_the_largest_curvature_grow_with_the_samples():
     assert straight == pytest.approx(0, abs=1e-3)
     assert kinked == pytest.approx(1, abs=0.2)
     assert exponent(lambda y: nnx.softplus(y))[1] == pytest.approx(0, abs=0.05)
-
-
-def test_the_gram_of_pushed_jets_is_that_of_a_jet():
-    jets = next(layer_jets(lambda u: jnp.concatenate([u, u**2]), [], jnp.ones((1, 2))))
-    expected = gram(jet_from_function(lambda u: jnp.concatenate([u, u**2]), jnp.ones((1, 2))))
-    np.testing.assert_allclose(jets.tangents @ jets.tangents.swapaxes(1, 2), expected.metric)

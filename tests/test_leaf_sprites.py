@@ -12,15 +12,13 @@ from manifold_jax.datasets import sprite
 from manifold_jax.experiments import leaf_sprites as ls
 from manifold_jax.experiments.leaf_sprites_report import curvature_quartiles
 from manifold_jax.experiments.leaf_sprites_run import (
-    FACTORS,
     FactorMap,
     Meeting,
     SmoothLeNet,
-    draw,
     label_of,
     learn,
-    manifolds,
 )
+from manifold_jax.experiments.sprite_images import FACTORS, draw, sprite_charts
 from manifold_jax.plotting import save_figure
 
 TINY = ls.Settings(
@@ -95,7 +93,8 @@ def test_classes_are_shapes_and_intervals_of_the_scale():
 
 
 def test_factors_are_drawn_from_their_ranges():
-    points = draw(jax.random.key(0), manifolds(TINY)[1], 500)
+    square = sprite_charts(TINY.shapes, TINY.size, TINY.shift, FACTORS)[1]
+    points = draw(jax.random.key(0), square, 500)
     low, high = np.array([[0.75, 0.0, 5.0, 5.0], [1.5, np.pi / 2, 6.0, 6.0]])
     assert np.all((points >= low) & (points <= high))
     np.testing.assert_allclose(np.mean(points, axis=0), (low + high) / 2, rtol=0.1)

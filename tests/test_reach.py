@@ -154,6 +154,7 @@ def test_long_points_are_searched_by_matrix_products(x64):
     assert high.pruned > 0
 
 
+@pytest.mark.slow
 def test_float32_matrix_products_find_what_float64_finds():
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(400, 3)))[0]
     manifold = D.torus(1.0, 0.4, size=(30, 18))
@@ -195,6 +196,7 @@ def warped_helix(n):
     return np.stack([np.cos(u), np.sin(u), u / TURN], axis=-1), Grid((axis,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "sizes", "true"), [(warped_ellipse, (48, 96, 192), 0.5), (warped_helix, (60, 120, 240), TIGHT)]
 )

@@ -245,6 +245,7 @@ def test_orientation_runs_over_the_fundamental_domain(shape, factors, fixed, per
     assert ("cover" in full.name) == (cover > 1)
 
 
+@pytest.mark.slow
 def test_full_turn_measures_the_cover():
     sizes = {"orientation": 32}
     once, twice = (

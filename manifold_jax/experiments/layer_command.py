@@ -55,7 +55,7 @@ def layers_command(
         Path | None, typer.Option(help="Where COIL-20 is [default: MANIFOLD_JAX_DATA, else downloaded].")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="reduced (minutes on 2 cores) or full (as in the paper, for a GPU).")
+        str, typer.Option(help="reduced (minutes on 2 cores) or full (published sizes, for a GPU).")
     ] = "reduced",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps [default: 2000; full 100 000].")
@@ -85,10 +85,13 @@ def layers_command(
         if variant is not None and network != "vae":
             raise ValueError("--variant is for the beta-VAE: leave it out, or take --network vae.")
         chosen = variant or ("H" if data == "coil20" else "B")
+        if path is not None and data != "coil20":
+            raise ValueError("--path is where COIL-20 is: leave it out, or take --data coil20.")
         make = partial(task, data, network, settings, variant=chosen, path=path, seed=seed)
         folder = out or Path("runs") / f"layers-{data}-{network}-{activation}"
+        found = make(activation=activation)
         with results_folder(folder):
-            trial, metrics = _trained(make(activation=activation), folder / "checkpoints", seed)
+            trial, metrics = _trained(found, folder / "checkpoints", seed)
             for name in names:
                 run = partial(_run, name, trial, metrics, make, folder, preset)
                 run_and_write(name, run, folder, arguments | {"settings": settings._asdict()})
@@ -130,7 +133,7 @@ def _run(
     if name != "spacing":
         whole = {"evolution": layer_evolution.evolution, "stencils": layer_checks.stencils}
         return (whole | {"sampled": layer_checks.sampled})[name](trial)
-    ours = trial.task.name.rsplit(" ", 1)[-1]
+    ours = trial.task.activation
     trials = {ours: trial}
     other = "softplus" if ours == "relu" else "relu"
     beside = make(activation=other)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._plot_words import new_figure
-from manifold_jax.experiments.layer_measures import Measures, measure_union, normalised, stack, two_nn
+from manifold_jax.experiments.layer_measures import POWERS, Measures, measure_union, normalised, stack, two_nn
 from manifold_jax.experiments.layer_task import Trial, layer_arrays
 from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.experiments.pictures import PALETTE
@@ -55,16 +55,27 @@ class Claim(NamedTuple):
     @property
     def row(self) -> Row:
         """For the table."""
-        holds = int(np.sum(np.sign(self.correlations) == self.sign))
+        defined = self.correlations[np.isfinite(self.correlations)]
         return {
             "claim": self.words,
             "layers": self.part,
             "runs": len(self.correlations),
-            "holds in": holds,
-            "rank correlation, mean": float(np.mean(self.correlations)),
-            "least": float(np.min(self.correlations)),
-            "most": float(np.max(self.correlations)),
+            "undefined in": len(self.correlations) - len(defined),
+            "holds in": int(np.sum(np.sign(defined) == self.sign)),
+            "rank correlation, mean": float(defined.mean()) if defined.size else np.nan,
+            "least": float(defined.min(initial=np.inf)),
+            "most": float(defined.max(initial=-np.inf)),
         }
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        row = self.row
+        lost = f", undefined in {row['undefined in']}" if row["undefined in"] else ""
+        return (
+            f"{self.words}, {self.part}: in {row['holds in']} of {row['runs']} runs{lost}, rank correlation "
+            f"{row['rank correlation, mean']:.2f} ({row['least']:.2f} to {row['most']:.2f})."
+        )
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -78,15 +89,16 @@ def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
     """Spearman's correlation of values with their order; NaN where they are all equal or fewer than three.
 
     Args:
-        values: In order; those that are not finite are left out.
+        values: In order; NaN are left out.
 
     Returns:
         Between -1 and 1.
     """
-    kept = values[np.isfinite(values)]
-    if len(kept) < 3 or np.ptp(kept) == 0:
+    kept = values[~np.isnan(values)]
+    ranks = _ranks(kept)
+    if len(kept) < 3 or np.ptp(ranks) == 0:
         return np.nan
-    return float(np.corrcoef(np.arange(len(kept)), _ranks(kept))[0, 1])
+    return float(np.corrcoef(np.arange(len(kept)), ranks)[0, 1])
 
 
 def parts_of(names: tuple[str, ...]) -> dict[str, slice]:
@@ -158,18 +170,14 @@ def evolution(trial: Trial) -> Outcome:
     ]
     last = Measures(*(a[-1] for a in unit))
     notes = [
-        "Means over the runs, +- their deviation: |II| and S over the volume, the reach of all classes, gap "
-        "the least distance between classes, apart their mean distance over that within them, dim the "
-        "effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
+        "Means over the runs, +- their deviation: |II| and S over the volume, reach (an upper bound) of all "
+        "classes, gap the least distance between classes, apart their mean distance over that within them, "
+        "dim the effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
     ]
-    notes += [
-        f"{claim.words}, {claim.part}: in {claim.row['holds in']} of {runs} runs, rank correlation "
-        f"{claim.row['rank correlation, mean']:.2f} ({claim.row['least']:.2f} to {claim.row['most']:.2f})."
-        for claim in tested
-    ]
+    notes += [claim.sentence for claim in tested]
     rows = _rows(last, names)
-    for row, dimension in zip(rows, _outside_dimensions(trial, steps[-1]), strict=True):
-        row["TwoNN"] = dimension
+    for row, outside in zip(rows, _outside_dimensions(trial, steps[-1]), strict=True):
+        row["TwoNN"] = outside
     title = f"{trial.task.name}: layers at step {steps[-1]}, unit volume, {runs} runs"
     data = {"layers": names, "steps": steps, "claims": [claim.row for claim in tested]}
     figures = {
@@ -195,7 +203,7 @@ def _dataset(raw: Measures, unit: Measures, names: tuple[str, ...], steps: list[
     xarray = require("xarray", "report")
     axes = ("step", "run", "layer")
     parts = {name: (axes, getattr(raw, name)) for name in Measures._fields}
-    parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in WORDS if name != "volume"}
+    parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in POWERS if name != "volume"}
     return xarray.Dataset(parts, {"step": list(steps), "layer": list(names)})
 
 

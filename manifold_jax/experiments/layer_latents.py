@@ -13,7 +13,7 @@ from manifold_jax.experiments.layer_task import Task, Trial, forward
 from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.experiments.pictures import image_grid
 from manifold_jax.experiments.sprite_images import draw, render
-from manifold_jax.models import Layers
+from manifold_jax.models import Layers, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,8 +127,9 @@ def latents(trial: Trial, metrics: dict[str, np.ndarray]) -> Outcome:
         trial.tell(run + 1, task.settings.seeds)
     title = f"{task.name}: step {step}, {step * task.settings.batch_size} images a run"
     notes = [
-        "Reconstruction error and KL in nats, summed over pixels and latents, means of the last 50 steps; "
-        "MIG of Chen et al. 2018; a latent is in use if its KL is above 0.1.",
+        "Reconstruction error (nats; of COIL-20 squared errors) and KL (nats), summed over pixels and "
+        "latents, means of the last 50 steps; MIG of Chen et al. 2018; a latent is in use if its KL is above "
+        "0.1.",
     ]
     figures = {
         "reconstructions": _reconstructions(trial, step),
@@ -146,7 +147,7 @@ def _reconstructions(trial: Trial, step: int) -> Figure:
     """Training images and what comes back."""
     task = trial.task
     chosen = np.linspace(0, len(task.images) - 1, _PICTURES).astype(int)
-    images = jnp.asarray(task.images[chosen] / 255, jnp.float32)
+    images = pixels(task.images[chosen])
     rows, names = [[_shown(image) for image in images]], ["image"]
     for run in range(min(3, task.settings.seeds)):
         *_, back = forward(trial.layers(step, run).functions, images)
@@ -157,11 +158,10 @@ def _reconstructions(trial: Trial, step: int) -> Figure:
 
 
 def _traversals(trial: Trial, step: int, shared: np.ndarray, names: list[str]) -> Figure:
-    """One latent at a time moved from an image, the latents in use first."""
+    """One latent at a time moved from an image, first those that say most of a factor."""
     task, layers = trial.task, trial.layers(step, 0)
     middle = layers.names.index("latent") + 1
-    images = jnp.asarray(task.images[: len(task.images) // len(task.sources)][:1] / 255, jnp.float32)
-    *_, start = forward(layers.functions[:middle], images)
+    *_, start = forward(layers.functions[:middle], pixels(task.images[:1]))
     order = np.argsort(-shared.max(1))
     rows, words = [], []
     for k in order:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from manifold_jax.geometry import (
 )
 from manifold_jax.geometry.fields import chart_ranges
 from manifold_jax.geometry.layers import geometry_of, jet_measures
+from manifold_jax.geometry.progress import Progress
 from manifold_jax.models import Layers
 
 
@@ -32,8 +33,9 @@ class Measures(NamedTuple):
         bend: Mean of |II| over the volume.
         mean_curvature: Mean of |H|.
         scalar_curvature: Mean of S.
-        local_reach: 1 / largest normal curvature on the grid.
-        reach: Smaller of it and of Federer's ratio over all pairs of grid points, of all classes.
+        local_reach: 1 / largest normal curvature on the grid, where it is resolved.
+        reach: Smaller of it and of Federer's ratio over all pairs of grid points, of all classes; an upper
+            bound, for there are finitely many pairs.
         gap: Least distance between points of different classes.
         separation: Mean distance between classes over the mean distance within.
         dimension: Participation ratio (sum l)^2 / sum l^2 of the eigenvalues l of the metric, the axes of the
@@ -91,8 +93,7 @@ def means(geometries: Sequence[Geometry]) -> dict[str, float]:
     Returns:
         By name; where a curvature is undefined, for the metric is degenerate, it counts 0.
     """
-    volumes = [float(part.total_volume.value) for part in geometries]
-    total = sum(volumes)
+    total = sum(float(integrate(jnp.ones(()), part.volume_element.value, part.grid)) for part in geometries)
 
     def mean(measure: str) -> float:
         parts = []
@@ -123,19 +124,23 @@ def distances(points: Sequence[Float[np.ndarray, "n f"]]) -> tuple[float, float]
         points: Of each class.
 
     Returns:
-        Both; NaN for one class.
+        Both; NaN for one class, the second also where the classes are points.
     """
     within, between, gaps = [], [], []
     for k, mine in enumerate(points):
         n = len(mine)
-        within.append(np.sqrt(_squared_distances(mine, mine)).sum() / (n * max(n - 1, 1)))
+        squares = _squared_distances(mine, mine)
+        np.fill_diagonal(squares, 0)
+        within.append(np.sqrt(squares).sum() / (n * max(n - 1, 1)))
         for other in points[:k]:
             apart = np.sqrt(_squared_distances(mine, other))
             between.append(apart.mean())
             gaps.append(apart.min())
     if not gaps:
         return np.nan, np.nan
-    return float(min(gaps)), float(np.mean(between) / np.mean(within))
+    scale = max(float(np.abs(part).max()) for part in points)
+    spread = float(np.mean(within)) if np.mean(within) > 1e-6 * scale else np.nan
+    return float(min(gaps)), float(np.mean(between)) / spread
 
 
 def spectrum(tangents: Float[np.ndarray, "n d f"], ranges: Float[np.ndarray, "d"]) -> tuple[float, float]:
@@ -185,7 +190,17 @@ def _reach(points: np.ndarray, tangents: np.ndarray, local: float) -> float:
         found = float(reach_from_samples(points, tangents, dimension=d).value)
     except ValueError:  # degenerate tangents: a layer that has lost a factor
         return np.nan
-    return min(local, found)
+    return float(np.fmin(local, found))
+
+
+def _local_reach(geometries: Sequence[Geometry]) -> float:
+    """1 / largest normal curvature, of the points where it is resolved."""
+    values = [
+        np.asarray(part.normal_curvature.value)[np.asarray(part.normal_curvature.resolved)]
+        for part in geometries
+    ]
+    largest = max((float(part.max()) for part in values if part.size), default=np.nan)
+    return np.inf if largest == 0 else 1 / largest
 
 
 def _layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) -> Measures:
@@ -198,14 +213,15 @@ def _layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) -> Measu
     ]
     points = [np.asarray(part.points).reshape(len(part.points), -1) for part in jets]
     tangents = [np.asarray(part.tangents) for part in jets]
-    curvatures = [np.asarray(part.normal_curvature.value) for part in geometries]
-    largest = max(float(np.max(values[np.isfinite(values)], initial=0.0)) for values in curvatures)
-    local = 1 / largest if largest > 0 else np.inf
+    local = _local_reach(geometries)
     gap, separation = distances(points)
     pairs = [spectrum(t, np.asarray(size)) for t, size in zip(tangents, ranges, strict=True)]
     dimension, rank = np.mean(pairs, axis=0)
     reach = _reach(np.concatenate(points), np.concatenate(tangents), local)
-    numbers = means(geometries) | {
+    numbers = means(geometries)
+    if points[0].shape[1] < grids[0].ndim:  # no room for the manifold: what is left is rounding
+        numbers, local = dict.fromkeys(numbers, np.nan), np.nan
+    numbers |= {
         "features": points[0].shape[1],
         "local_reach": local,
         "reach": reach,
@@ -221,7 +237,7 @@ def measure_union(
     charts: Sequence[Manifold],
     layers: Layers,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Measures:
     """Exact geometry of a union in the input and in every layer of a network.
 

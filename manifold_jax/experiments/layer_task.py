@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +17,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from manifold_jax.datasets.coil20 import coil20
+from manifold_jax.experiments.leaf_sprites_run import SmoothLeNet
 from manifold_jax.experiments.sprite_images import FACTORS, draw, render, sprite_charts
 from manifold_jax.geometry import Manifold
+from manifold_jax.geometry.progress import Progress
 from manifold_jax.models import (
     Apply,
     BetaVAE,
@@ -30,7 +34,6 @@ from manifold_jax.models import (
     load_params,
     network_layers,
     over_seeds,
-    pixels,
     pure,
     train,
 )
@@ -40,8 +43,7 @@ NETWORKS = ("vae", "classifier")
 ACTIVATIONS = {"relu": nnx.relu, "softplus": nnx.softplus, "silu": nnx.silu}
 SHAPES = ("ellipse", "square", "heart")
 VIEWS = ("view", "zoom", "rotation")
-
-Progress = Callable[[int, int], None]
+_ROOM = 8 * 2**30
 
 
 class Settings(NamedTuple):
@@ -57,7 +59,7 @@ class Settings(NamedTuple):
         batch_size: Images a step of one run.
         seeds: Runs.
         factors: Axes of the charts that are measured, the first so many.
-        samples: Along each of them.
+        samples: Along each of them; COIL-20 has the second for view and rotation, the first for zoom.
         objects: Of COIL-20.
         points: Random points for what needs no grid.
     """
@@ -83,7 +85,7 @@ REDUCED = Settings(
     images=6000,
     steps=2000,
     batch_size=32,
-    samples=(9, 16, 5, 5),
+    samples=(9, 16, 6, 6),
     points=600,
 )
 
@@ -101,6 +103,7 @@ class Task(NamedTuple):
         params: Initial ones, stacked over the runs.
         settings: Size.
         loss: Of one run.
+        activation: Its non-linearity.
         learning_rate: Of Adam.
         is_vae: Whether it is a beta-VAE.
     """
@@ -114,6 +117,7 @@ class Task(NamedTuple):
     params: Any
     settings: Settings
     loss: Any
+    activation: str
     learning_rate: float
     is_vae: bool
 
@@ -160,19 +164,17 @@ def run_params(stacked: Any, run: int) -> Any:
 # --- data --------------------------------------------------------------------------------------------------
 
 
-def _sprites(settings: Settings, samples: Sequence[int]) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
+def _sprites(settings: Settings) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
     shift = 3.0 * settings.size / 32
     factors = FACTORS[: settings.factors]
-    sizes: dict[str, int] = dict(zip(factors, samples, strict=False))
+    sizes: dict[str, int] = dict(zip(factors, settings.samples, strict=False))
     charts = sprite_charts(SHAPES, settings.size, shift, factors, sizes)
     return charts, sprite_charts(SHAPES, settings.size, shift, FACTORS)
 
 
-def _coil20(
-    settings: Settings, samples: Sequence[int], path: Path | None
-) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
+def _coil20(settings: Settings, path: Path | None) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
     factors = VIEWS[: settings.factors]
-    sizes: dict[str, int] = dict(zip(factors, samples, strict=False))
+    sizes = {factor: settings.samples[factor != "zoom"] for factor in factors}
     options: dict[str, Any] = {"size": settings.size, "layout": "balanced"}
     numbers = range(1, settings.objects + 1)
     charts = [coil20(path, k, factors=factors, sizes=sizes, **options) for k in numbers]
@@ -220,14 +222,10 @@ def task(
     for name, value, known in options:
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-    if settings.seeds < 1 or settings.steps < 1:
-        raise ValueError(f"seeds and steps must be at least 1, got {settings.seeds} and {settings.steps}.")
+    _check(data, network, settings)
     make = _network(data, network, settings, variant, activation)
-    samples = settings.samples[: settings.factors]
-    if data == "coil20":
-        charts, sources = _coil20(settings, samples, path)
-    else:
-        charts, sources = _sprites(settings, samples)
+    charts, sources = _coil20(settings, path) if data == "coil20" else _sprites(settings)
+    _refuse_too_large(pure(make(seed)), charts)
     images, labels = _drawn(jax.random.key(seed), sources, settings.images)
     runs = [pure(make(seed + k)) for k in range(settings.seeds)]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs))
@@ -239,7 +237,43 @@ def task(
     words = f"beta-VAE {variant}" if is_vae else "LeNet"
     rate = 1e-4 if is_vae and variant == "H" and data == "coil20" else 5e-4
     title = f"{data}, {words}, {activation}"
-    return Task(title, charts, sources, images, labels, apply, params, settings, loss, rate, is_vae)
+    return Task(
+        title, charts, sources, images, labels, apply, params, settings, loss, activation, rate, is_vae
+    )
+
+
+def _check(data: str, network: str, settings: Settings) -> None:
+    """Refuse sizes that do not fit each other."""
+    if settings.seeds < 1 or settings.steps < 1:
+        raise ValueError(f"seeds and steps must be at least 1, got {settings.seeds} and {settings.steps}.")
+    known = len(VIEWS) if data == "coil20" else len(FACTORS)
+    if not 1 <= settings.factors <= known:
+        raise ValueError(f"{data} has {known} factors, got {settings.factors} to measure.")
+    classes = settings.objects if data == "coil20" else len(SHAPES)
+    if network == "classifier" and settings.factors >= classes:
+        raise ValueError(
+            f"the log-probabilities of {classes} classes have room for {classes - 1} factors at most, got "
+            f"{settings.factors}: measure fewer, or take an autoencoder."
+        )
+    batch = settings.batch_size * settings.seeds
+    if settings.images // classes * classes < batch:
+        raise ValueError(
+            f"{settings.seeds} runs take {batch} images a step, got {settings.images} images in all."
+        )
+
+
+def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
+    """The jets of all points of a layer are held at once, for the pairs of the reach."""
+    image = jax.ShapeDtypeStruct(charts[0].feature_shape, jnp.float32)
+    sizes = jax.eval_shape(network_layers(network).activations, image)
+    largest = max(math.prod(part.shape) for part in sizes)
+    d = charts[0].grid.ndim
+    bytes_held = 8 * sum(chart.grid.size for chart in charts) * (1 + d * (d + 3) // 2) * largest
+    if bytes_held > _ROOM:
+        raise ValueError(
+            f"the derivatives in the largest layer would take {bytes_held / 2**30:.0f} GiB on grids of "
+            f"{charts[0].grid.shape}: measure fewer factors, or smaller images."
+        )
 
 
 def _network(
@@ -261,7 +295,9 @@ def _network(
 
     def classifier(seed: int) -> LeNet:
         classes = len(SHAPES) if data == "sprites" else settings.objects
-        return LeNet(classes=classes, size=settings.size, activation=function, rngs=nnx.Rngs(seed))
+        # A maximum has kinks too.
+        kind = LeNet if activation == "relu" else SmoothLeNet
+        return kind(classes=classes, size=settings.size, activation=function, rngs=nnx.Rngs(seed))
 
     make = vae if network == "vae" else classifier
     nnx.eval_shape(lambda: make(0))
@@ -294,15 +330,17 @@ def learn(
         ValueError: The training diverged, or the folder holds another one.
     """
     settings = found.settings
-    images = found.images if found.is_vae else pixels(found.images)
+    # Another loss on the same data is another training: checkpoints tell runs apart by their key.
+    words = f"{found.name}, {settings.steps} steps, learning rate {found.learning_rate}"
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(words.encode()))
     done = train(
         over_seeds(found.loss, settings.seeds),
         found.params,
-        (images, found.labels),
-        key=jax.random.key(seed),
+        (found.images, found.labels),
+        key=key,
         steps=settings.steps,
         batch_size=settings.batch_size * settings.seeds,
-        optimizer=_adam(found.learning_rate),
+        optimizer=optax.adam(found.learning_rate),
         chunk=min(50, settings.steps),
         folder=folder,
         save_at=marks(settings.steps),
@@ -311,10 +349,6 @@ def learn(
     if not done.finite:
         raise ValueError(f"the training diverged after {done.steps} steps: it needs a smaller learning rate.")
     return done.metrics
-
-
-def _adam(rate: float) -> optax.GradientTransformation:
-    return optax.adam(rate)
 
 
 # --- points ------------------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ class Outcome(NamedTuple):
         figures: File stem to figure.
         notes: Sentences below the table.
         dataset: ``xarray.Dataset`` of all numbers, where there are many.
-        dataset: ``xarray.Dataset`` of all numbers, if they are many.
     """
 
     title: str
@@ -40,7 +39,6 @@ class Outcome(NamedTuple):
     data: dict[str, Any]
     figures: dict[str, Figure]
     notes: Sequence[str] = ()
-    dataset: Any = None
     dataset: Any = None
 
 

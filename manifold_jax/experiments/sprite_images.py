@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from manifold_jax.datasets import sprite
 from manifold_jax.geometry import Manifold
+from manifold_jax.geometry.source import as_partial
 
 FACTORS = ("scale", "orientation", "y", "x")
 SMALLEST, LARGEST = 0.75, 1.5
@@ -54,7 +54,7 @@ def draw(key: Array, manifold: Manifold, count: int) -> Float[Array, "count d"]:
 
 def render(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "count h w"]:
     """Images at chart points, 64 at a time."""
-    return _render(embedding if isinstance(embedding, Partial) else Partial(embedding), points)
+    return _render(as_partial(embedding), points)
 
 
 @jax.jit

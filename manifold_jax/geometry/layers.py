@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.fields import Fields, PointMeasures, chart_ranges, exact_measures
@@ -26,6 +25,7 @@ from manifold_jax.geometry.manifold import Manifold
 from manifold_jax.geometry.measure import estimates
 from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.report import Geometry
+from manifold_jax.geometry.source import as_partial
 from manifold_jax.geometry.uncertainty import check_tolerance
 
 _BATCH = 64
@@ -82,10 +82,6 @@ def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
     return jax.lax.map(one, coordinates, batch_size=min(8, len(coordinates)))
 
 
-def _as_partial(function: Any) -> Partial:
-    return function if isinstance(function, Partial) else Partial(function)
-
-
 def layer_jets(
     embedding: Callable[[Any], Any],
     functions: Sequence[Callable[[Any], Any]],
@@ -99,22 +95,22 @@ def layer_jets(
             function and its parameters, where other parameters shall not be compiled anew.
         coordinates: Chart points ``(n, d)``.
 
-    Yields:
-        The jets of the input, then of every layer. Only two layers are held at once.
+    Returns:
+        An iterator over the jets of the input, then of every layer. Only two layers are held at once.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from manifold_jax import layer_jets
-        >>> circle = lambda u: jnp.concatenate([jnp.cos(u), jnp.sin(u)])
-        >>> before, after = layer_jets(circle, [lambda x: 3 * x], jnp.zeros((1, 1)))
-        >>> print(before.tangents[0], after.tangents[0])
-        [[0. 1.]] [[0. 3.]]
+        >>> parabola = lambda u: jnp.concatenate([u, u**2])
+        >>> before, after = layer_jets(parabola, [lambda x: 3 * x], jnp.ones((1, 1)))
+        >>> print(before.vectors[0].tolist(), after.vectors[0].tolist())
+        [[1.0, 2.0], [0.0, 2.0]] [[3.0, 6.0], [0.0, 6.0]]
     """
     coordinates = jnp.asarray(coordinates)
-    jets = _start(_as_partial(embedding), coordinates)
+    jets = _start(as_partial(embedding), coordinates)
     yield jets
     for function in functions:
-        jets = _push(_as_partial(function), jets, coordinates.shape[1])
+        jets = _push(as_partial(function), jets, coordinates.shape[1])
         yield jets
 
 
@@ -179,7 +175,7 @@ def measure_layers(
         ['input 6.28', 'three times 18.85']
     """
     check_tolerance(tolerance)
-    names = tuple(names or (str(k) for k in range(1, len(functions) + 1)))
+    names = tuple(names or map(str, range(1, len(functions) + 1)))
     if len(names) != len(functions):
         raise ValueError(f"names must be one for each layer, got {len(names)} for {len(functions)} layers.")
     if batch_size is not None and batch_size < 1:

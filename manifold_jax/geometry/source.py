@@ -36,7 +36,8 @@ def feature_size(embedding: Embedding, dimension: int, dtype: Any) -> int:
     return math.prod(value.shape)
 
 
-def _as_partial(embedding: Embedding) -> jax.tree_util.Partial:
+def as_partial(embedding: Embedding) -> jax.tree_util.Partial:
+    """A function as a pytree, so that it can be an argument of a compiled one."""
     return embedding if isinstance(embedding, jax.tree_util.Partial) else jax.tree_util.Partial(embedding)
 
 
@@ -47,7 +48,7 @@ def _evaluated(embedding: Any, coordinates: Array, dtype: Any) -> Array:
 
 def evaluate_points(embedding: Embedding, coordinates: np.ndarray, dtype: Any) -> np.ndarray:
     """Points ``(n, f)`` on the host at chart points ``(n, d)``, rendered a batch at a time."""
-    function = _as_partial(embedding)
+    function = as_partial(embedding)
     n = len(coordinates)
     points = np.empty((n, feature_size(function, coordinates.shape[1], dtype)), dtype)
     for start in range(0, n, _BATCH):
@@ -108,7 +109,7 @@ def point_source(points: Source, grid: Grid, *, exact: bool = False) -> PointSou
         raise ValueError(f"grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
     if callable(points):
         dtype = jnp.result_type(float)
-        return PointSource(_as_partial(points), "function", feature_size(points, grid.ndim, dtype), dtype)
+        return PointSource(as_partial(points), "function", feature_size(points, grid.ndim, dtype), dtype)
     if exact:
         raise ValueError("exact=True needs an embedding (a function or a Manifold), not an array of points.")
     if not hasattr(points, "shape"):

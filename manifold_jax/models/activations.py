@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from manifold_jax.geometry.layers import check_chain
+from manifold_jax.geometry.source import as_partial
 from manifold_jax.models.pure import Pure
 
 
@@ -120,6 +121,6 @@ def chain(
     """
     if not functions:
         raise ValueError("chain needs at least one layer, got none.")
-    parts = tuple(f if isinstance(f, Partial) else Partial(f) for f in functions.values())
+    parts = tuple(as_partial(function) for function in functions.values())
     check_chain(parts, jax.ShapeDtypeStruct(tuple(shape), dtype), tuple(functions))
     return Layers(tuple(functions), parts)

@@ -66,13 +66,15 @@ class BetaVAE(nnx.Module):
         ValueError: ``variant`` is unknown, the strides cannot halve ``size``, or a number is below 1.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> from manifold_jax.models import BetaVAE
-        >>> vae = BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0))
-        >>> images = jnp.zeros((2, 16, 16))
-        >>> vae(images).shape, vae.encode(images)[0].shape
-        ((2, 16, 16, 1), (2, 3))
+        >>> from manifold_jax.models import BetaVAE, pure
+        >>> apply, params = pure(BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0)))
+        >>> image = jnp.zeros((16, 16))
+        >>> mean, log_variance = jax.eval_shape(apply.of("encode"), params, image)
+        >>> mean.shape, jax.eval_shape(apply, params, image).shape
+        ((3,), (16, 16, 1))
     """
 
     def __init__(
@@ -173,7 +175,7 @@ class BetaVAE(nnx.Module):
 
 
 class Objective(NamedTuple):
-    """What a beta-VAE minimises.
+    """What a beta-VAE minimises; beta, gamma and C_max by default as in Koulakis & Seibold (ICML 2026).
 
     Attributes:
         kind: ``"B"``, reconstruction + gamma |KL - C(t)|, or ``"H"``, reconstruction + beta KL.
@@ -192,11 +194,11 @@ class Objective(NamedTuple):
     likelihood: str = "bernoulli"
 
 
-BURGESS = Objective()
+_DEFAULT = Objective()
 
 
 @lru_cache(maxsize=32)
-def beta_vae_loss(apply: Apply, objective: Objective = BURGESS) -> Loss:
+def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
     """Negative evidence bound with weighted KL (Higgins 2017) or with its capacity (Burgess 2018).
 
     The latent is sampled once an image. Terms are summed over pixels and latents, and averaged over the
@@ -219,7 +221,8 @@ def beta_vae_loss(apply: Apply, objective: Objective = BURGESS) -> Loss:
         >>> from flax import nnx
         >>> from manifold_jax.models import BetaVAE, beta_vae_loss, pure
         >>> apply, params = pure(BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0)))
-        >>> value, terms = beta_vae_loss(apply)(params, (jnp.zeros((2, 16, 16)),), jax.random.key(0), 0)
+        >>> loss = jax.jit(beta_vae_loss(apply))
+        >>> value, terms = loss(params, (jnp.zeros((2, 16, 16)),), jax.random.key(0), 0)
         >>> terms["kl_units"].shape
         (3,)
     """

@@ -160,11 +160,13 @@ class VGG11(nnx.Module):
             ``std`` do not fit the channels.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> from manifold_jax.models import VGG11
-        >>> VGG11(classes=10, width=4, rngs=nnx.Rngs(0))(jnp.zeros((1, 32, 32, 3))).shape
-        (1, 10)
+        >>> from manifold_jax.models import VGG11, pure
+        >>> apply, params = pure(VGG11(classes=10, width=4, rngs=nnx.Rngs(0)))
+        >>> jax.eval_shape(apply, params, jnp.zeros((32, 32, 3))).shape
+        (10,)
     """
 
     def __init__(
