@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,7 +107,9 @@ def curve_panels(
         The figure.
     """
     columns = min(columns, len(groups))
-    figure = new_figure(4.2 * columns, 3.2 * -(-len(groups) // columns) + 0.5, title)
+    title = textwrap.fill(title, 40 * columns)
+    height = 3.2 * -(-len(groups) // columns) + 0.25 * (2 + title.count("\n"))
+    figure = new_figure(4.2 * columns, height, title)
     for k, (at, group) in enumerate(zip(panels(figure, len(groups), columns), groups, strict=True)):
         at.plot(group.x, group.y.T, color=PALETTE[0], alpha=max(0.25, 1 / (1 + len(group.y))), lw=0.8)
         at.plot(group.x, np.nanmedian(group.y, axis=0), color="black", lw=2, label="median")
