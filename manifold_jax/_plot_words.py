@@ -124,9 +124,10 @@ def errors(stencil: Geometry, exact: Geometry, measure: str) -> tuple[np.ndarray
     bend = np.asarray(exact.second_form_norm.value)[defined]
     scale = {"volume_element": reference, "scalar_curvature": bend**2}.get(measure, bend)
     error = np.abs(value - reference)
-    tiny = np.finfo(error.dtype).tiny
-    bar = np.asarray(ours.error)[defined] + np.asarray(truth.error)[defined]
-    return error, error / np.maximum(scale, tiny), bar, np.asarray(ours.resolved)[defined]
+    # In double precision, where a quotient by next to nothing does not overflow.
+    relative = error / np.maximum(scale, np.finfo(error.dtype).tiny, dtype=np.float64)
+    bar = np.asarray(ours.error, np.float64)[defined] + np.asarray(truth.error)[defined]
+    return error, relative, bar, np.asarray(ours.resolved)[defined]
 
 
 def _power(symbol: str, power: int) -> str:
