@@ -188,7 +188,7 @@ def run(*arguments):
         (["train", "--images", 100], "images a step"),
         (["train", "--network", "classifier", "--factors", 3], "room for 2 factors"),
         (["train", "--data", "coil20", "--factors", 4], "coil20 has 3 factors"),
-        (["train", "--preset", "full", "--factors", 4], "GiB"),
+        pytest.param(["train", "--preset", "full", "--factors", 4], "GiB", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path):

@@ -340,7 +340,7 @@ def test_batch_shapes():
         assert shape[0]["riemann"].shape == (*batch, 2, 2, 2, 2)
 
 
-@pytest.mark.parametrize("count", [12, 17])
+@pytest.mark.parametrize("count", [12, pytest.param(17, marks=pytest.mark.slow)])
 def test_many_points_are_taken_in_batches(count, x64, monkeypatch):
     # 12 points are 3 batches of 4; 17 leaves a remainder.
     grams = gram(Jet(*(jnp.asarray(x)[:count] for x in oracle.random_jets(2, 6, COUNT, seed=3))))

@@ -83,6 +83,7 @@ def test_a_sphere_blown_up_and_turned_keeps_its_closed_form(x64):
         np.testing.assert_allclose(inner, 2 / radius**2, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_batch_as_large_as_the_grid_gives_the_same():
     surface = sphere(size=(5, 8))
     layers = network(jnp.tanh)
@@ -265,6 +266,7 @@ def test_the_mutual_information_gap():
         mutual_information_gap(mesh[:4].astype(float), mesh)
 
 
+@pytest.mark.slow
 def test_kinks_make_the_largest_curvature_grow_with_the_samples():
     chart = union()[0]
     samples = (128, 256, 512, 1024)

@@ -240,6 +240,7 @@ def test_a_broken_checkpoint_is_not_fatal(tmp_path, eager_saves):
         close(measured, measure(POINTS, GRID, block_size=48), 1e-7)
 
 
+@pytest.mark.slow
 def test_an_embedding_made_anew_goes_on_too(tmp_path, eager_saves):
     # BUG if it fails: "interrupted and called again" is another process, where the same function has another
     # address; the fingerprint is the repr of the function, which holds it.

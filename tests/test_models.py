@@ -124,6 +124,7 @@ def test_initial_weights_as_in_torch_are_uniform():
     assert abs(kernel.mean()) < 1e-3
 
 
+@pytest.mark.slow
 def test_vgg11_has_the_channels_of_configuration_a():
     apply, params = pure(VGG11(width=2, rngs=nnx.Rngs(0)))
     kernels = [params["convolutions"][k]["kernel"].shape for k in range(8)]

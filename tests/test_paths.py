@@ -52,6 +52,7 @@ def test_a_vertical_walk_stalls_where_the_distribution_is_everything(x64):
         assert float(walk.length) == 0
 
 
+@pytest.mark.slow
 def test_other_steps_end_at_the_same_place(x64):
     w = np.random.default_rng(0).normal(size=(4, 8))
     move = centred_projector(w) @ (Y - X)

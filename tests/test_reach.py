@@ -135,6 +135,7 @@ def test_the_search_agrees_with_brute_force(x64):
     assert 0 < found.pruned < 1
 
 
+@pytest.mark.slow
 def test_long_points_are_searched_by_matrix_products(x64):
     # The same surface turned into R^300: the projected, matrix-product route must give the same.
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(300, 4)))[0]

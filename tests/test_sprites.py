@@ -258,6 +258,7 @@ def test_full_turn_measures_the_cover():
     assert float(twice / once) == pytest.approx(2, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["square", "heart"])
 def test_translation_by_a_pixel_is_an_isometry(shape):
     manifold = sprite(shape, factors=("orientation", "y", "x"))
@@ -296,6 +297,7 @@ def test_orientation_of_a_circle_is_refused():
         sprite("ellipse", factors=("scale", "orientation"), fixed={"aspect": 7 / 13})
 
 
+@pytest.mark.slow
 def test_degenerate_points_are_masked():
     """At aspect 7/13 the ellipse is a circle, whose orientation means nothing."""
     manifold = sprite(
