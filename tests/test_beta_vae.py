@@ -63,6 +63,7 @@ def by_other_convolutions(params, image):
     return x[0], moments[0, 3:]
 
 
+@pytest.mark.slow
 def test_a_forward_pass_by_other_convolutions():
     apply, params = small()
     image = jax.random.uniform(jax.random.key(1), (16, 16))

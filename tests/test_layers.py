@@ -62,6 +62,7 @@ def test_the_dimension_is_read_off_the_number_of_vectors(d):
     assert jets.tangents.shape == (1, d, 2 * d)
 
 
+@pytest.mark.slow
 def test_layers_are_measured_as_by_measure(x64):
     surface = sphere(size=(9, 8))
     layers = network(nnx.softplus)

@@ -57,6 +57,7 @@ def test_curvature_of_a_long_curve(source, periodic, x64):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * expected.max())
 
 
+@pytest.mark.slow
 def test_measure_a_long_curve(x64):
     grid, expected = curve(False)
     measured = measure(np.asarray(jax.jit(jax.vmap(ellipse))(grid.coordinates())), grid)

@@ -94,6 +94,7 @@ def test_fields_have_the_shape_and_dtype_of_the_points(reference):
     assert reference.axis_sensitivity.shape == (len(FIELDS), 2)
 
 
+@pytest.mark.slow
 def test_numpy_memmap_and_blocks_agree(reference, tmp_path):
     stored = np.memmap(tmp_path / "points.bin", np.float32, "w+", shape=POINTS.shape)
     stored[:] = POINTS
@@ -109,6 +110,7 @@ def test_jit_of_an_array(reference):
     assert measured.verdict("total_volume").resolved
 
 
+@pytest.mark.slow
 def test_jit_of_an_embedding():
     # BUG if it fails: the docstring of measure promises it ("under jit for arrays and embeddings").
     measured = jax.jit(lambda s: measure(lambda u: s * torus(u), GRID))(2.0)

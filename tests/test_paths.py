@@ -170,6 +170,7 @@ def test_not_finite_is_a_status(x64):
     assert 0 < int(path.steps) < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["fixed", "controlled"])
 def test_mapped_paths_are_single_paths(step, x64):
     # Members that end early stay where they are.

@@ -267,6 +267,7 @@ def test_the_deciding_pair_is_a_bottleneck(x64):
         assert np.abs(chord @ first).max() < 1e-8
 
 
+@pytest.mark.slow
 def test_where_the_border_makes_it_an_upper_bound(x64):
     closed, arc = reach(D.circle(size=24)), reach(D.two_moons(size=33)[0])
     assert not closed.upper_bound.any()
@@ -275,6 +276,7 @@ def test_where_the_border_makes_it_an_upper_bound(x64):
     assert "upper bound" not in closed.sentence()
 
 
+@pytest.mark.slow
 def test_the_poles_of_a_sphere_are_no_border_and_have_no_reach(x64):
     found = reach(D.sphere(2, size=(9, 16)))
     assert np.isnan(found.pointwise[[0, -1]]).all()
@@ -343,6 +345,7 @@ def test_a_plane_has_infinite_reach(x64):
     assert found.value > 1e6
 
 
+@pytest.mark.slow
 def test_arrays_memmaps_and_functions_agree(tmp_path, x64):
     manifold = D.ellipse((2.0, 1.0), size=64)
     points = np.asarray(jax.vmap(manifold.embedding)(manifold.grid.coordinates()))

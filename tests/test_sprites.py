@@ -160,6 +160,7 @@ def test_nodes_suffice(shape, blur):
     np.testing.assert_allclose(images, doubled, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_blur_as_a_factor_gets_nodes_for_its_sharpest():
     manifold = sprite("heart", factors=("blur", "x"), ranges={"blur": (0.4, 3.0)})
     f = FACTORS | dict(manifold.embedding.fixed) | {"blur": 0.4, "x": 31.2}
@@ -167,6 +168,7 @@ def test_blur_as_a_factor_gets_nodes_for_its_sharpest():
     np.testing.assert_allclose(image, oracle("heart", f, 64)[0], atol=1e-11)
 
 
+@pytest.mark.slow
 def test_heart_runs_clockwise_as_written():
     t = 2 * np.pi * np.arange(200) / 200
     x = 16 * np.sin(t) ** 3
