@@ -117,6 +117,7 @@ def test_jit_of_an_embedding():
     close(measured, measure(lambda u: 2.0 * torus(u), GRID))
 
 
+@pytest.mark.slow
 def test_jit_of_an_exact_embedding():
     # BUG if it fails: as above, with exact=True.
     measured = jax.jit(lambda s: measure(lambda u: s * torus(u), GRID, exact=True))(2.0)

@@ -111,6 +111,7 @@ def test_pointwise_bars_cover_a_much_finer_grid(name):
             assert abs(value - truth) <= error + 1e-7, (name, index, value, truth, error)
 
 
+@pytest.mark.slow
 def test_the_search_agrees_with_brute_force(x64):
     # A bumpy closed surface without symmetry in R^4, tangents by autodiff: nothing ties.
     def bumpy(u):
@@ -339,6 +340,7 @@ def test_a_coarse_grid_is_said_to_be_unresolved(x64):
     assert "refine" in found.sentence()
 
 
+@pytest.mark.slow
 def test_a_plane_has_infinite_reach(x64):
     grid = Grid((Axis("u", 0.0, 1.0, 8), Axis("v", 0.0, 1.0, 8)))
     found = reach(lambda u: jnp.stack([u[0], u[1], u[0] + u[1]]), grid)

@@ -166,6 +166,7 @@ def test_a_missing_package_is_named(module, name, extra, geometry, tmp_path, mon
             action()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["measure", "axis"])
 def test_an_axis_may_have_any_name(name, tmp_path):
     # BUG if it fails: "measure" and "axis" are dimensions of axis_sensitivity in the data set.

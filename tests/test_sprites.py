@@ -143,6 +143,7 @@ def test_square_closed_form_is_the_polygon(blur):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blur", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("shape", OUTLINES)
 def test_nodes_suffice(shape, blur):

@@ -73,6 +73,7 @@ CONFIGURATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n", "accuracy", "dtype"), CONFIGURATIONS)
 def test_bars_cover_and_are_sharp(name, n, accuracy, dtype):
     measured, exact = stencils(name, n, accuracy, dtype), truth(name, n)

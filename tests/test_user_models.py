@@ -59,6 +59,7 @@ def in_equinox():
     return (lambda w, x: jax.nn.log_softmax(eqx.combine(w, static)(x))), params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [in_linen, in_nnx, in_equinox])
 def test_one_network_in_any_library_has_one_geometry(build):
     apply, params = build()
