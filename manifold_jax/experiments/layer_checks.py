@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,8 +17,8 @@ from manifold_jax.experiments.layer_task import Trial, forward, layer_arrays
 from manifold_jax.experiments.outcome import Outcome
 from manifold_jax.experiments.pictures import PALETTE
 from manifold_jax.experiments.sprite_images import render
-from manifold_jax.geometry import Axis, Grid, Manifold, jet_from_grid, measure, measure_layers
-from manifold_jax.models import Layers, Pure
+from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure, measure_layers
+from manifold_jax.models import Layers, Pure, network_layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,9 +103,7 @@ def circle_of(chart: Manifold, samples: int) -> Manifold:
     def curve(u: jax.Array) -> jax.Array:
         return chart.embedding(jnp.asarray(middle, u.dtype).at[turning].set(u[0]))
 
-    axis = axes[turning]
-    line = Axis(axis.name, axis.start, axis.stop, samples, periodic=axis.periodic)
-    return Manifold(chart.name, curve, Grid((line,)))
+    return Manifold(chart.name, curve, Grid((dataclasses.replace(axes[turning], size=samples),)))
 
 
 def spacing_of(chart: Manifold, layers: Layers, samples: Sequence[int]) -> Spacing:
@@ -226,12 +225,12 @@ def sampled(trial: Trial) -> Outcome:
     grid, runs = chart.grid, trial.task.settings.seeds
     coordinates = grid.coordinates().reshape(-1, grid.ndim)
     quiet, noisy, names = [], [], ()
-    for run in range(runs):
-        network = trial.network(step, run)
-        layers = trial.layers(step, run)
+    images = render(chart.embedding, coordinates)
+    for run, network in enumerate(trial.networks(step)):
+        layers = network_layers(network)
         middle = layers.names.index("latent") + 1
         names = layers.names[middle - 1 :]
-        z, noise = _latent(network, render(chart.embedding, coordinates), trial.seed + run)
+        z, noise = _latent(network, images, trial.seed + run)
         for start, into in ((z, quiet), (z + noise, noisy)):
             arrays = [start, *forward(layers.functions[middle:], start)]
             found = [means([measure(_on_grid(a, grid), grid, accuracy=2)]) for a in arrays]

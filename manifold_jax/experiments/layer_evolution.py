@@ -15,6 +15,7 @@ from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.experiments.pictures import PALETTE
 from manifold_jax.experiments.sprite_images import draw
 from manifold_jax.geometry.storage import require
+from manifold_jax.models import network_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,8 +159,8 @@ def evolution(trial: Trial) -> Outcome:
     table = []
     for i, step in enumerate(steps):
         row = []
-        for run in range(runs):
-            row.append(measure_union(trial.task.charts, trial.layers(step, run)))
+        for run, network in enumerate(trial.networks(step)):
+            row.append(measure_union(trial.task.charts, network_layers(network)))
             trial.tell(i * runs + run + 1, len(steps) * runs)
         table.append(stack(row))
     raw = stack(table)

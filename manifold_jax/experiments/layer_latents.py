@@ -13,7 +13,7 @@ from manifold_jax.experiments.layer_task import Task, Trial, forward
 from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.experiments.pictures import image_grid
 from manifold_jax.experiments.sprite_images import draw, render
-from manifold_jax.models import Layers, pixels
+from manifold_jax.models import Layers, network_layers, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,9 +65,8 @@ def mutual_information_gap(
             f"{factors.shape}."
         )
     codes = binned(latents)
-    shared = np.array(
-        [[mutual_info_score(v, z) / mutual_info_score(v, v) for v in factors.T] for z in codes.T]
-    )
+    entropies = np.array([mutual_info_score(v, v) for v in factors.T])
+    shared = np.array([[mutual_info_score(v, z) for v in factors.T] for z in codes.T]) / entropies
     best = np.sort(shared, axis=0)[::-1]
     return float(np.mean(best[0] - best[1])), shared
 
@@ -109,8 +108,8 @@ def latents(trial: Trial, metrics: dict[str, np.ndarray]) -> Outcome:
         raise ValueError("latents belong to an autoencoder: leave out --network classifier.")
     step, rows, shared_first, names = trial.steps[-1], [], np.zeros((0, 0)), []
     last = slice(-min(50, len(metrics["kl"])), None)
-    for run in range(task.settings.seeds):
-        codes, factors, names = _codes(task, trial.layers(step, run), trial.seed + 1)
+    for run, network in enumerate(trial.networks(step)):
+        codes, factors, names = _codes(task, network_layers(network), trial.seed + 1)
         gap, shared = mutual_information_gap(codes, factors)
         shared_first = shared if run == 0 else shared_first
         units = metrics["kl_units"][last, run].mean(0)

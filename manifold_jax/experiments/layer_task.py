@@ -142,13 +142,14 @@ class Trial(NamedTuple):
         """Checkpoints up to the end of the training."""
         return [step for step in checkpoint_steps(self.folder) if step <= self.task.settings.steps]
 
-    def network(self, step: int, run: int) -> Pure:
-        """The network of one run at one checkpoint."""
-        return Pure(self.task.apply, run_params(load_params(self.folder, self.task.params, step), run))
+    def networks(self, step: int) -> list[Pure]:
+        """The networks of all runs at one checkpoint, which is read once."""
+        stacked = load_params(self.folder, self.task.params, step)
+        return [Pure(self.task.apply, run_params(stacked, k)) for k in range(self.task.settings.seeds)]
 
     def layers(self, step: int, run: int) -> Layers:
-        """Its layers."""
-        return network_layers(self.network(step, run))
+        """The layers of one of them."""
+        return network_layers(self.networks(step)[run])
 
     def tell(self, done: int, total: int) -> None:
         """Report progress."""
