@@ -10,7 +10,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, measure, measure_layers
-from manifold_jax.datasets import sphere
+from manifold_jax.datasets import sphere, torus, warped
 from manifold_jax.experiments.layer_checks import circle_of, spacing_of
 from manifold_jax.experiments.layer_evolution import claims, parts_of, rank_correlation
 from manifold_jax.experiments.layer_latents import mutual_information_gap
@@ -84,6 +84,39 @@ def test_a_sphere_blown_up_and_turned_keeps_its_closed_form(x64):
         np.testing.assert_allclose(inner, 2 / radius**2, rtol=1e-9)
 
 
+def test_layers_by_stencils_are_those_of_the_composition(x64):
+    """Bit by bit: the window is the same, whether it goes layer by layer or through all of them."""
+    surface = sphere(size=(9, 8))
+    layers = network(nnx.softplus)
+    layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
+    found = measure_layers(surface, layers.functions, layers.names, accuracy=4, batch_size=20)
+    whole = measure(lambda u: layers.activations(surface.embedding(u))[-1], surface.grid, accuracy=4)
+    assert found[-1].stencil == whole.stencil
+    for name in ("volume_element", "scalar_curvature", "second_form_norm", "total_volume"):
+        ours, theirs = getattr(found[-1], name), getattr(whole, name)
+        np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(ours.error, theirs.error, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found[-1].axis_sensitivity, whole.axis_sensitivity, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_stencils_on_layers_converge_to_exact_jets_at_their_order(x64):
+    layers = network(nnx.softplus)
+    layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
+
+    def errors(samples):
+        surface = warped(torus(size=(samples, samples)))
+        exact = measure_layers(surface, layers.functions)
+        found = measure_layers(surface, layers.functions, accuracy=4)
+        return [
+            float(jnp.max(jnp.abs(a.second_form_norm.value - b.second_form_norm.value)))
+            for a, b in zip(exact, found, strict=True)
+        ]
+
+    orders = np.log2(np.array(errors(32)) / errors(64))
+    assert (orders > 3.5).all(), orders
+
+
 @pytest.mark.slow
 def test_a_batch_as_large_as_the_grid_gives_the_same():
     surface = sphere(size=(5, 8))
@@ -153,6 +186,7 @@ def test_other_parameters_compile_nothing_anew():
         (lambda: measure_layers(sphere(size=(5, 4)), [lambda x: x], ["a", "b"]), "one for each layer"),
         (lambda: measure_layers(sphere(size=(5, 4)), [lambda x: jnp.ones((2, 2)) @ x], ["a"]), "layer 'a'"),
         (lambda: measure_layers(sphere(size=(5, 4)), [], batch_size=0), "batch_size must be"),
+        (lambda: measure_layers(sphere(size=(5, 4)), [], accuracy=3), "accuracy must be"),
         (lambda: network_layers(pure(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))), "does not name its layers"),
         (lambda: small_vae(variant="C"), "variant must be one of B, H"),
         (lambda: BetaVAE(size=40, rngs=nnx.Rngs(0)), "multiple of 16"),

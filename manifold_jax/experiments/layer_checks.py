@@ -32,41 +32,39 @@ def stencils(trial: Trial) -> Outcome:
     """Stencils on the grid of activations beside exact jets, layer by layer, with their error bars.
 
     Args:
-        trial: What was trained; the first class and run at the last checkpoint.
+        trial: What was trained; the first class on its finer grid, the first run at the last checkpoint.
 
     Returns:
         The outcome.
     """
-    chart, step = trial.task.charts[0], trial.steps[-1]
+    chart, step = trial.task.fine, trial.steps[-1]
     layers = trial.layers(step, 0)
     names = ("input", *layers.names)
     exact = measure_layers(chart, layers.functions, layers.names)
-    coordinates = chart.grid.coordinates().reshape(-1, chart.grid.ndim)
+    by_stencils = measure_layers(chart, layers.functions, layers.names, accuracy=4, progress=trial.progress)
     rows = []
-    arrays = layer_arrays(chart, layers, coordinates)
-    for k, (name, truth, array) in enumerate(zip(names, exact, arrays, strict=True)):
-        found = measure(_on_grid(array, chart.grid), chart.grid)
+    for name, truth, found in zip(names, exact, by_stencils, strict=True):
         beside = compare(found, truth)
         volume, bend = beside["volume_element"], beside["second_form_norm"]
         rows.append(
             {
                 "layer": name,
-                "dV error": volume.median,
-                "dV resolved": volume.resolved,
-                "dV covered": volume.coverage,
-                "|II| error": bend.median,
-                "|II| resolved": bend.resolved,
-                "|II| covered": bend.coverage,
                 "volume": float(found.total_volume.value),
                 "+-": float(found.total_volume.error),
                 "exact": float(truth.total_volume.value),
+                "dV err": volume.median,
+                "known": volume.resolved,
+                "cover": volume.coverage,
+                "|II| err": bend.median,
+                "known ": bend.resolved,
+                "cover ": bend.coverage,
             }
         )
-        trial.tell(k + 1, len(names))
     title = f"{chart.name} through {trial.task.name}, step {step}: stencils beside exact jets"
     notes = [
-        "Medians of the relative error over the grid; share of points whose bar is below the tolerance, and "
-        "of those whose bar covers the error."
+        f"Stencils of order 4 on {chart.grid.shape}. err: median of the relative error over the grid; known: "
+        "share of points whose error bar is below the tolerance of 0.1; cover: share of those whose bar "
+        "covers the error."
     ]
     return Outcome(title, rows, {"grid": chart.grid.shape}, {}, notes)
 
@@ -164,12 +162,12 @@ def spacing(trials: dict[str, Trial], samples: Sequence[int]) -> Outcome:
     rows = [
         {
             "layer": name,
-            "activation": activation,
-            f"max, {samples[0]} samples": part.largest[0, k],
-            f"{samples[-1]} samples": part.largest[-1, k],
-            "exponent": part.slope()[k],
-            "mean, coarsest": part.mean[0, k],
-            "finest": part.mean[-1, k],
+            "network": activation,
+            f"max {samples[0]}": part.largest[0, k],
+            f"{samples[-1]}": part.largest[-1, k],
+            "exponent": round(float(part.slope()[k]), 3),
+            f"mean {samples[0]}": part.mean[0, k],
+            f"{samples[-1]} ": part.mean[-1, k],
         }
         for k, name in enumerate(names)
         for activation, part in found.items()
@@ -177,6 +175,7 @@ def spacing(trials: dict[str, Trial], samples: Sequence[int]) -> Outcome:
     chart = next(iter(trials.values())).task.charts[0]
     title = f"Curvature of the {circle_of(chart, 8).grid.names[0]} of {chart.name} by stencils of order 2"
     notes = [
+        f"Largest curvature and its mean over arc length at {samples[0]} and at {samples[-1]} samples. "
         "Exponent of the largest curvature in the number of samples: 0 where the curve is smooth, 1 where it "
         "has a kink, since a jump of the tangent over one spacing counts as curvature of 1 / spacing. The "
         "mean over arc length stays finite: it counts every kink once."

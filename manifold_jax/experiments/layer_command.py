@@ -11,12 +11,10 @@ import numpy as np
 import typer
 
 from manifold_jax.experiments import layer_checks, layer_evolution, layer_latents
+from manifold_jax.experiments.layer_data import DATA, REDUCED, Settings
 from manifold_jax.experiments.layer_task import (
     ACTIVATIONS,
-    DATA,
     NETWORKS,
-    REDUCED,
-    Settings,
     Task,
     Trial,
     learn,
@@ -50,7 +48,7 @@ def layers_command(
     variant: Annotated[
         str | None, typer.Option(help="Of the beta-VAE, B or H [default: B; coil20 H].")
     ] = None,
-    activation: Annotated[str, typer.Option(help=f"One of {', '.join(ACTIVATIONS)}.")] = "softplus",
+    activation: Annotated[str, typer.Option(help=f"One of {', '.join(ACTIVATIONS)}.")] = "silu",
     path: Annotated[
         Path | None, typer.Option(help="Where COIL-20 is [default: MANIFOLD_JAX_DATA, else downloaded].")
     ] = None,
@@ -64,6 +62,13 @@ def layers_command(
     images: Annotated[int | None, typer.Option(min=1, help="Images to learn from.")] = None,
     factors: Annotated[
         int | None, typer.Option(min=1, max=4, help="Axes of the grid that is measured [default: 2].")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam [default: 1e-3; full 5e-4, coil20 with H 1e-4].")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the KL in H [default: 4].")] = None,
+    gamma: Annotated[
+        float | None, typer.Option(min=0, help="Weight of |KL - C(t)| in B [default: 100].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of images, weights, order and noise.")] = 0,
     out: Annotated[
@@ -81,10 +86,14 @@ def layers_command(
         if preset not in _PRESETS:
             raise ValueError(f"--preset must be reduced or full, got {preset!r}.")
         changes = {"steps": steps, "seeds": seeds, "images": images, "factors": factors}
+        changes |= {"learning_rate": learning_rate, "beta": beta, "gamma": gamma}
         settings = _PRESETS[preset]._replace(**{k: v for k, v in changes.items() if v is not None})
         if variant is not None and network != "vae":
             raise ValueError("--variant is for the beta-VAE: leave it out, or take --network vae.")
         chosen = variant or ("H" if data == "coil20" else "B")
+        for name, value, kind in (("beta", beta, "H"), ("gamma", gamma, "B")):
+            if value is not None and (network != "vae" or chosen != kind):
+                raise ValueError(f"--{name} belongs to variant {kind} of the beta-VAE: leave it out.")
         if path is not None and data != "coil20":
             raise ValueError("--path is where COIL-20 is: leave it out, or take --data coil20.")
         make = partial(task, data, network, settings, variant=chosen, path=path, seed=seed)
@@ -135,7 +144,7 @@ def _run(
         return (whole | {"sampled": layer_checks.sampled})[name](trial)
     ours = trial.task.activation
     trials = {ours: trial}
-    other = "softplus" if ours == "relu" else "relu"
+    other = "silu" if ours == "relu" else "relu"
     beside = make(activation=other)
     learn(beside, folder / f"checkpoints-{other}", trial.seed, progress)
     trials[other] = Trial(beside, folder / f"checkpoints-{other}", trial.seed, progress)

@@ -26,7 +26,7 @@ WORDS = {
     "bend": "mean |II|",
     "mean_curvature": "mean |H|",
     "scalar_curvature": "mean S",
-    "local_reach": "1 / largest normal curvature",
+    "local_reach": "local part of the reach, 1 / largest normal curvature",
     "reach": "reach",
     "gap": "least distance between classes",
     "separation": "distance between classes / within",
@@ -212,19 +212,9 @@ def _figure(
     unit: Measures, raw: Measures, names: tuple[str, ...], steps: list[int], title: str, scale: str
 ) -> Figure:
     """One panel for each measure, one line for each checkpoint, bands from the least to the most run."""
-    figure = new_figure(15.0, 11.0, f"{title}: every layer, scaled to unit volume ({scale})")
-    shown = (
-        "volume",
-        "bend",
-        "scalar_curvature",
-        "reach",
-        "gap",
-        "separation",
-        "dimension",
-        "mean_curvature",
-    )
-    axes = figure.subplots(4, 2, sharex=True)
-    for at, measure in zip(axes.flat, shown, strict=True):
+    figure = new_figure(15.0, 13.0, f"{title}: every layer, scaled to unit volume ({scale})")
+    axes = figure.subplots(5, 2, sharex=True)
+    for at, measure in zip(axes.flat, WORDS, strict=True):
         values = getattr(raw if measure == "volume" else unit, measure)
         _panel(at, values, steps, scale)
         at.set_title(WORDS[measure] + (" (not scaled)" if measure == "volume" else ""), fontsize=10)
@@ -240,7 +230,10 @@ def _panel(at: Axes, values: Float[np.ndarray, "steps runs layers"], steps: list
     for colour, step, runs in zip(PALETTE, steps, values, strict=False):
         at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=f"step {step}")
         at.fill_between(x, np.nanmin(runs, axis=0), np.nanmax(runs, axis=0), color=colour, alpha=0.15, lw=0)
-    finite = np.abs(values[np.isfinite(values) & (values != 0)])
-    if scale == "symlog" and finite.size and finite.max() > 10 * finite.min():  # else it has no ticks
-        at.set_yscale("symlog", linthresh=float(np.quantile(finite, 0.05)))
+    finite = values[np.isfinite(values) & (values != 0)]
+    if scale == "symlog" and finite.size and np.abs(finite).max() > 3 * np.abs(finite).min():
+        if (finite > 0).all():  # the same, but with ticks within a decade
+            at.set_yscale("log")
+        else:
+            at.set_yscale("symlog", linthresh=float(np.quantile(np.abs(finite), 0.05)))
     at.grid(alpha=0.3)

@@ -19,7 +19,8 @@ from manifold_jax.geometry import (
     reach_from_samples,
 )
 from manifold_jax.geometry.fields import chart_ranges
-from manifold_jax.geometry.layers import geometry_of, jet_measures
+from manifold_jax.geometry.layers import jet_measures
+from manifold_jax.geometry.measure import report_on
 from manifold_jax.geometry.progress import Progress
 from manifold_jax.models import Layers
 
@@ -55,6 +56,8 @@ class Measures(NamedTuple):
     dimension: Float[np.ndarray, "*layers"]
     rank: Float[np.ndarray, "*layers"]
 
+
+_TOLERANCE = 0.1  # up to which an error counts as resolved
 
 POWERS = {"volume": None, "bend": 1, "mean_curvature": 1, "scalar_curvature": 2, "local_reach": -1}
 POWERS |= {"reach": -1, "gap": -1}
@@ -208,7 +211,7 @@ def _layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) -> Measu
     dtype = jets[0].vectors.dtype
     ranges = [chart_ranges(grid, dtype) for grid in grids]
     geometries = [
-        geometry_of(jet_measures(part, size), grid, name)
+        report_on(jet_measures(part, size), grid, name, _TOLERANCE)
         for part, size, grid in zip(jets, ranges, grids, strict=True)
     ]
     points = [np.asarray(part.points).reshape(len(part.points), -1) for part in jets]

@@ -16,9 +16,9 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax.datasets.coil20 import coil20
+from manifold_jax.experiments.layer_data import DATA, SHAPES, VIEWS, Settings, controlled, drawn
 from manifold_jax.experiments.leaf_sprites_run import SmoothLeNet
-from manifold_jax.experiments.sprite_images import FACTORS, draw, render, sprite_charts
+from manifold_jax.experiments.sprite_images import FACTORS, render
 from manifold_jax.geometry import Manifold
 from manifold_jax.geometry.progress import Progress
 from manifold_jax.models import (
@@ -37,57 +37,11 @@ from manifold_jax.models import (
     pure,
     train,
 )
+from manifold_jax.models.training import Loss
 
-DATA = ("sprites", "coil20")
 NETWORKS = ("vae", "classifier")
 ACTIVATIONS = {"relu": nnx.relu, "softplus": nnx.softplus, "silu": nnx.silu}
-SHAPES = ("ellipse", "square", "heart")
-VIEWS = ("view", "zoom", "rotation")
 _ROOM = 8 * 2**30
-
-
-class Settings(NamedTuple):
-    """Size of the experiments.
-
-    Attributes:
-        size: Pixels per side.
-        width: Channels of the first convolution of the beta-VAE.
-        hidden: Units of its hidden layers.
-        latent: Its z.
-        images: To learn from, in all.
-        steps: Of the training.
-        batch_size: Images a step of one run.
-        seeds: Runs.
-        factors: Axes of the charts that are measured, the first so many.
-        samples: Along each of them; COIL-20 has the second for view and rotation, the first for zoom.
-        objects: Of COIL-20.
-        points: Random points for what needs no grid.
-    """
-
-    size: int = 64
-    width: int = 32
-    hidden: int = 256
-    latent: int = 10
-    images: int = 60_000
-    steps: int = 100_000
-    batch_size: int = 64
-    seeds: int = 5
-    factors: int = 2
-    samples: tuple[int, ...] = (16, 32, 8, 8)
-    objects: int = 3
-    points: int = 2000
-
-
-REDUCED = Settings(
-    size=32,
-    width=16,
-    hidden=64,
-    images=6000,
-    steps=2000,
-    batch_size=32,
-    samples=(9, 16, 6, 6),
-    points=600,
-)
 
 
 class Task(NamedTuple):
@@ -96,6 +50,7 @@ class Task(NamedTuple):
     Attributes:
         name: What it is, for titles.
         charts: Manifolds that are measured, one for each class.
+        fine: The first of them on the finer grid.
         sources: Manifolds that the images were drawn from, one for each class, of all factors.
         images: To learn from, bytes.
         labels: Class of each.
@@ -110,6 +65,7 @@ class Task(NamedTuple):
 
     name: str
     charts: Sequence[Manifold]
+    fine: Manifold
     sources: Sequence[Manifold]
     images: np.ndarray
     labels: Int[np.ndarray, "n"]
@@ -162,35 +118,6 @@ def run_params(stacked: Any, run: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), stacked)
 
 
-# --- data --------------------------------------------------------------------------------------------------
-
-
-def _sprites(settings: Settings) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
-    shift = 3.0 * settings.size / 32
-    factors = FACTORS[: settings.factors]
-    sizes: dict[str, int] = dict(zip(factors, settings.samples, strict=False))
-    charts = sprite_charts(SHAPES, settings.size, shift, factors, sizes)
-    return charts, sprite_charts(SHAPES, settings.size, shift, FACTORS)
-
-
-def _coil20(settings: Settings, path: Path | None) -> tuple[Sequence[Manifold], Sequence[Manifold]]:
-    factors = VIEWS[: settings.factors]
-    sizes = {factor: settings.samples[factor != "zoom"] for factor in factors}
-    options: dict[str, Any] = {"size": settings.size, "layout": "balanced"}
-    numbers = range(1, settings.objects + 1)
-    charts = [coil20(path, k, factors=factors, sizes=sizes, **options) for k in numbers]
-    return charts, [coil20(path, k, factors=VIEWS, **options) for k in numbers]
-
-
-def _drawn(key: Array, sources: Sequence[Manifold], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images as bytes, equally many of each class, and their classes."""
-    images = []
-    for k, source in enumerate(sources):
-        points = draw(jax.random.fold_in(key, k), source, count // len(sources))
-        images.append(np.asarray(jnp.round(255 * jnp.clip(render(source.embedding, points), 0, 1)), np.uint8))
-    return np.concatenate(images), np.repeat(np.arange(len(sources)), count // len(sources))
-
-
 def task(
     data: str,
     network: str,
@@ -225,26 +152,48 @@ def task(
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
     _check(data, network, settings)
     make = _network(data, network, settings, variant, activation)
-    charts, sources = _coil20(settings, path) if data == "coil20" else _sprites(settings)
-    _refuse_too_large(pure(make(seed)), charts)
-    images, labels = _drawn(jax.random.key(seed), sources, settings.images)
+    manifolds = controlled(data, settings, path)
+    _refuse_too_large(pure(make(seed)), manifolds.charts)
+    images, labels = drawn(jax.random.key(seed), manifolds.sources, settings.images)
     runs = [pure(make(seed + k)) for k in range(settings.seeds)]
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs))
-    apply, is_vae = runs[0].apply, network == "vae"
-    objective = Objective(variant, capacity_steps=settings.steps)
-    if data == "coil20":
-        objective = objective._replace(likelihood="gaussian")
-    loss = beta_vae_loss(apply, objective) if is_vae else classification_loss(apply)
-    words = f"beta-VAE {variant}" if is_vae else "LeNet"
-    rate = 1e-4 if is_vae and variant == "H" and data == "coil20" else 5e-4
-    title = f"{data}, {words}, {activation}"
+    is_vae = network == "vae"
+    slow = is_vae and variant == "H" and data == "coil20"
     return Task(
-        title, charts, sources, images, labels, apply, params, settings, loss, activation, rate, is_vae
+        name=f"{data}, {f'beta-VAE {variant}' if is_vae else 'LeNet'}, {activation}",
+        charts=manifolds.charts,
+        fine=manifolds.fine,
+        sources=manifolds.sources,
+        images=images,
+        labels=labels,
+        apply=runs[0].apply,
+        params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs)),
+        settings=settings,
+        loss=_loss(runs[0].apply, data, is_vae, variant, settings),
+        activation=activation,
+        learning_rate=settings.learning_rate or (1e-4 if slow else 5e-4),
+        is_vae=is_vae,
     )
+
+
+def _loss(apply: Apply, data: str, is_vae: bool, variant: str, settings: Settings) -> Loss:
+    """Of one run."""
+    if not is_vae:
+        return classification_loss(apply)
+    objective = Objective(
+        variant,
+        beta=settings.beta,
+        gamma=settings.gamma,
+        capacity=settings.capacity,
+        capacity_steps=settings.steps,
+        likelihood="gaussian" if data == "coil20" else "bernoulli",
+    )
+    return beta_vae_loss(apply, objective)
 
 
 def _check(data: str, network: str, settings: Settings) -> None:
     """Refuse sizes that do not fit each other."""
+    if not (settings.learning_rate is None or settings.learning_rate > 0):
+        raise ValueError(f"learning_rate must be positive, got {settings.learning_rate}.")
     if settings.seeds < 1 or settings.steps < 1:
         raise ValueError(f"seeds and steps must be at least 1, got {settings.seeds} and {settings.steps}.")
     known = len(VIEWS) if data == "coil20" else len(FACTORS)
@@ -332,7 +281,8 @@ def learn(
     """
     settings = found.settings
     # Another loss on the same data is another training: checkpoints tell runs apart by their key.
-    words = f"{found.name}, {settings.steps} steps, learning rate {found.learning_rate}"
+    weights = f"beta {settings.beta}, gamma {settings.gamma}, capacity {settings.capacity}"
+    words = f"{found.name}, {settings.steps} steps, learning rate {found.learning_rate}, {weights}"
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(words.encode()))
     done = train(
         over_seeds(found.loss, settings.seeds),

@@ -235,6 +235,20 @@ def _host_grams(points: Array, plan: BlockPlan, block: int) -> tuple[Array, Arra
     return _window_grams(_cut_from(points), features, matrices, min(plan.chunk, features))
 
 
+@partial(jax.jit, static_argnames=("plan", "dtype"))
+def function_window(embedding: Callable, plan: BlockPlan, block: int, dtype: Any) -> Array:
+    """Points ``(m_1, ..., m_d, f)`` of the window of a block, evaluated."""
+    return evaluate_window(embedding, plan.grid, _locate(plan, block, dtype).columns, dtype)
+
+
+def window_block(window: Array, plan: BlockPlan, block: int) -> BlockGrams:
+    """Gram matrices of a block from the points ``(m_1, ..., m_d, *features)`` of its window."""
+    points = window.reshape(*window.shape[: plan.grid.ndim], -1)
+    place = np.unravel_index(block, plan.counts)
+    rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
+    return _finish(plan, *_host_grams(points, plan, block), rows)
+
+
 def host_window(points: np.ndarray, plan: BlockPlan, place: Sequence[Any]) -> np.ndarray:
     """Samples of the block at ``place`` and its halo; a view where no axis wraps around."""
     for axis, (layout, i) in enumerate(zip(plan.axes, place, strict=True)):
@@ -269,8 +283,7 @@ def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_feature
         piece = _host_grams(window, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
     rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
-    grams, squares = total
-    return _finish(plan, grams, squares, rows)
+    return _finish(plan, *total, rows)
 
 
 def reassemble(stacked: Array, plan: BlockPlan) -> Array:

@@ -18,14 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.fields import Fields, PointMeasures, chart_ranges, exact_measures
-from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.fields import PointMeasures, chart_ranges, exact_measures
+from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors, unpack_gram
+from manifold_jax.geometry.layer_stencils import layers_by_stencils
 from manifold_jax.geometry.manifold import Manifold
-from manifold_jax.geometry.measure import estimates
+from manifold_jax.geometry.measure import report_on
 from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.source import as_partial
+from manifold_jax.geometry.source import as_partial, stencil_of
 from manifold_jax.geometry.uncertainty import check_tolerance
 
 _BATCH = 64
@@ -122,46 +123,35 @@ def jet_measures(jets: LayerJets, ranges: Float[Array, "d"]) -> PointMeasures:
     return exact_measures(unpack_gram(products, len(ranges)), ranges)
 
 
-def geometry_of(measures: PointMeasures, grid: Grid, name: str, tolerance: float = 0.1) -> Geometry:
-    """The report on exact measures ``(grid.size,)`` of all points of a grid."""
-    shaped = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(grid.shape), measures)
-    fields, totals = estimates(shaped, grid, None, 0.0, tolerance)
-    return Geometry(
-        **fields._asdict(),
-        **totals,
-        axis_sensitivity=jnp.zeros((len(Fields._fields), grid.ndim), shaped.extent.dtype),
-        rounding=shaped.rounding,
-        name=name,
-        grid=grid,
-        stencil=None,
-        tolerance=tolerance,
-        attributes=(),
-    )
-
-
 def measure_layers(
     manifold: Manifold,
     functions: Sequence[Callable[[Any], Any]],
     names: Sequence[str] | None = None,
     *,
+    accuracy: Accuracy | tuple[Accuracy, ...] | None = None,
     tolerance: float = 0.1,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Geometry, ...]:
-    """Volume and curvatures of a manifold in every layer of a network, by automatic differentiation.
+    """Volume and curvatures of a manifold in every layer of a network.
+
+    By automatic differentiation, jets pushed from layer to layer; or, with an ``accuracy``, by stencils of
+    this order on the grid of activations. Both go through the grid in parts, and hold the activations of two
+    layers of one part at a time.
 
     Args:
         manifold: Its embedding gives the input of the first layer.
         functions: The layers, as for :func:`layer_jets`.
         names: Of the layers; by default their numbers.
+        accuracy: Order of the stencils, as for :func:`measure`; exact by default.
         tolerance: As for :func:`measure`.
-        batch_size: Points held at once, with their jets in two layers; 64 by default.
+        batch_size: Points differentiated at once; by default 64, or set by memory for stencils.
         progress: Called as ``progress(points done, points)``.
 
     Returns:
-        One :class:`Geometry` for the input and one for every layer, each as ``measure(..., exact=True)``
-        gives for the composition. Behind ReLU these are the curvatures of the smooth pieces: kinks do not
-        count.
+        One :class:`Geometry` for the input and one for every layer, each as ``measure(..., exact=True)`` or
+        ``measure(..., accuracy=...)`` gives for the composition. Behind ReLU the exact ones are those of the
+        smooth pieces: kinks do not count. Stencils count them, the more the finer the grid.
 
     Raises:
         ValueError: A layer does not accept what the one before gives, names do not fit, or an option is out
@@ -170,9 +160,13 @@ def measure_layers(
     Example:
         >>> from manifold_jax import measure_layers
         >>> from manifold_jax.datasets import circle
-        >>> found = measure_layers(circle(), [lambda x: 3 * x, lambda x: x[:1]], ["three times", "shadow"])
-        >>> [f"{geometry.name} {geometry.total_volume.value:.2f}" for geometry in found][:2]
+        >>> layers = [lambda x: 3 * x, lambda x: x[:1]]
+        >>> exact = measure_layers(circle(), layers, ["three times", "shadow"])
+        >>> [f"{geometry.name} {geometry.total_volume.value:.2f}" for geometry in exact][:2]
         ['input 6.28', 'three times 18.85']
+        >>> _, found, _ = measure_layers(circle(), layers, accuracy=4)
+        >>> print(f"{found.name} {found.total_volume.value:.2f}", bool(found.total_volume.error < 0.01))
+        1 18.85 True
     """
     check_tolerance(tolerance)
     names = tuple(names or map(str, range(1, len(functions) + 1)))
@@ -180,9 +174,24 @@ def measure_layers(
         raise ValueError(f"names must be one for each layer, got {len(names)} for {len(functions)} layers.")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    dtype = jnp.result_type(float)
-    check_chain(functions, jax.ShapeDtypeStruct(manifold.feature_shape, dtype), names)
-    grid = manifold.grid
+    start = jax.ShapeDtypeStruct(manifold.feature_shape, jnp.result_type(float))
+    check_chain(functions, start, names)
+    if accuracy is not None:
+        stencil = stencil_of(manifold.grid, accuracy, 1)
+        return layers_by_stencils(manifold, functions, names, stencil, tolerance, batch_size, progress)
+    return _exactly(manifold, functions, names, tolerance, batch_size, progress)
+
+
+def _exactly(
+    manifold: Manifold,
+    functions: Sequence[Callable[[Any], Any]],
+    names: Sequence[str],
+    tolerance: float,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> tuple[Geometry, ...]:
+    """By jets, a batch of points at a time."""
+    grid, dtype = manifold.grid, jnp.result_type(float)
     size = min(batch_size or _BATCH, grid.size)
     ranges = chart_ranges(grid, dtype)
     coordinates = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)
@@ -198,7 +207,7 @@ def measure_layers(
     reports = []
     for name, found in zip(("input", *names), parts, strict=True):
         whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: grid.size], *found)
-        reports.append(geometry_of(whole, grid, name, tolerance))
+        reports.append(report_on(whole, grid, name, tolerance))
     return tuple(reports)
 
 

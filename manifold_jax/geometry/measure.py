@@ -12,27 +12,26 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from manifold_jax.geometry.blocks import BlockGrams, host_block, map_blocks, reassemble
+from manifold_jax.geometry.blocks import host_block, map_blocks, reassemble
 from manifold_jax.geometry.fields import (
     Fields,
     PointMeasures,
     chart_ranges,
     exact_measures,
     grid_measures,
-    plain_fields,
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.jet import gram_from_function, unpack_gram
+from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
 from manifold_jax.geometry.plan import BlockPlan, Stencil
 from manifold_jax.geometry.progress import PartialResult, Progress, fingerprint
 from manifold_jax.geometry.report import TOTALS, Geometry
+from manifold_jax.geometry.sensitivity import axis_sensitivity
 from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
 from manifold_jax.geometry.uncertainty import (
     Estimate,
-    changed_on_axis,
     check_tolerance,
     comparison_stencil,
     integral_estimate,
@@ -43,9 +42,6 @@ from manifold_jax.geometry.uncertainty import (
 
 if TYPE_CHECKING:
     from manifold_jax.geometry.reach_result import Reach
-
-_BLAME_BLOCKS = 6
-_BLAME_POINTS = 64
 
 
 def measure(
@@ -121,25 +117,21 @@ def measure(
         partial_result = PartialResult(Path(checkpoint), key)
     if exact:
         measures = _measure_exactly(source, grid, block_size, progress, partial_result, traced)
-        sensitivity = jnp.zeros((len(Fields._fields), grid.ndim), measures.extent.dtype)
-        factor = 0.0
+        sensitivity, factor = None, 0.0
     else:
         comparison = comparison_stencil(stencil, grid, evaluated=source.kind == "function")
         factor = safety_factor(stencil, comparison)
         plan = plan_for(source, grid, (stencil, comparison), block_size)
-        sensitivity = factor * _axis_sensitivity(source, grid, stencil, comparison)
+        sensitivity = factor * axis_sensitivity(source, grid, stencil, comparison)
         measures = _measure_blocks(source, plan, progress, partial_result, traced)
-    used = None if exact else stencil
-    fields, totals = estimates(measures, grid, used, factor, tolerance)
-    result = Geometry(
-        **fields._asdict(),
-        **totals,
-        axis_sensitivity=sensitivity,
-        rounding=measures.rounding,
-        name=title,
-        grid=grid,
-        stencil=used,
-        tolerance=tolerance,
+    result = report_on(
+        measures,
+        grid,
+        title,
+        tolerance,
+        stencil=None if exact else stencil,
+        factor=factor,
+        sensitivity=sensitivity,
         attributes=attributes,
     )
     if partial_result is not None:
@@ -306,49 +298,6 @@ def _in_groups(
     return PointMeasures(value, low, rounding, merged[-1])
 
 
-# --- which axis is to blame --------------------------------------------------------------------------------
-
-
-@partial(jax.jit, static_argnames=("plan", "dtype"))
-def _blame_group(points: Any, plan: BlockPlan, blocks: Any, dtype: Any) -> Array:
-    return map_blocks(points, plan, blocks, dtype, lambda block: _blame_fields(block, plan))
-
-
-@partial(jax.jit, static_argnames="plan")
-def _blame_fields(block: BlockGrams, plan: BlockPlan) -> Array:
-    """Volume element, S, |H| and |II| by every stencil of the plan, ``(stencils, points, 4)``."""
-    packed = block.grams.reshape(-1, *block.grams.shape[-2:])
-    values = jax.vmap(plain_fields)(unpack_gram(packed, plan.grid.ndim))
-    return jnp.stack(values, axis=-1).reshape(len(block.grams), -1, len(values))
-
-
-def _axis_sensitivity(source: PointSource, grid: Grid, stencil: Stencil, comparison: Stencil) -> jax.Array:
-    """Relative change of each measure when one axis takes the comparison stencil, ``(measures, d)``.
-
-    The median over a few small blocks spread over the grid. Normal curvatures, which are searched for, change
-    as |II| does.
-    """
-    stencils = (stencil, *(changed_on_axis(stencil, comparison, k) for k in range(grid.ndim)))
-    plan = plan_for(source, grid, stencils, min(_BLAME_POINTS, grid.size))
-    chosen = np.unique(np.linspace(0, plan.size - 1, _BLAME_BLOCKS).round().astype(int))
-    if source.on_host:
-        whole = source.kind == "memmap"
-        blocks = [host_block(source.points, plan, int(b), whole_features=whole) for b in chosen]
-        fields = jnp.stack([_blame_fields(block, plan) for block in blocks])
-    else:
-        fields = _blame_group(source.points, plan, jnp.asarray(chosen), source.dtype)
-    return _relative_changes(fields)
-
-
-@jax.jit
-def _relative_changes(fields: Float[Array, "blocks stencils points 4"]) -> Float[Array, "measures d"]:
-    main, others = fields[:, 0], jnp.moveaxis(fields[:, 1:], 1, 0)
-    volume, bend = main[..., 0], main[..., 3]
-    scales = jnp.stack([volume, bend**2, bend, bend], axis=-1)
-    changes = jnp.nanmedian(jnp.abs(others - main) / scales, axis=(1, 2)).T
-    return jnp.concatenate([changes, changes[3:], changes[3:]])
-
-
 # --- totals ------------------------------------------------------------------------------------------------
 
 
@@ -387,3 +336,46 @@ def estimates(
     totals = jax.vmap(integral)(*(jnp.stack(column) for column in zip(*integrands, strict=True)))
     parts = [Estimate(*(leaf[k] for leaf in totals)) for k in range(len(TOTALS))]
     return fields, dict(zip(TOTALS, parts, strict=True))
+
+
+def report_on(
+    measures: PointMeasures,
+    grid: Grid,
+    name: str,
+    tolerance: float,
+    *,
+    stencil: Stencil | None = None,
+    factor: float = 0.0,
+    sensitivity: Array | None = None,
+    attributes: tuple[tuple[str, str], ...] = (),
+) -> Geometry:
+    """The report on measures of all points of a grid, exact ones where there is no stencil.
+
+    Args:
+        measures: Fields of as many points as the grid has.
+        grid: The lattice.
+        name: Title.
+        tolerance: As for :func:`measure`.
+        stencil: Order and stride of every axis.
+        factor: Of safety of the error bars.
+        sensitivity: Relative change of each measure by each axis.
+        attributes: How the manifold was made.
+
+    Returns:
+        The report.
+    """
+    measures = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(grid.shape), measures)
+    fields, totals = estimates(measures, grid, stencil, factor, tolerance)
+    if sensitivity is None:
+        sensitivity = jnp.zeros((len(Fields._fields), grid.ndim), measures.extent.dtype)
+    return Geometry(
+        **fields._asdict(),
+        **totals,
+        axis_sensitivity=sensitivity,
+        rounding=measures.rounding,
+        name=name,
+        grid=grid,
+        stencil=stencil,
+        tolerance=tolerance,
+        attributes=attributes,
+    )
