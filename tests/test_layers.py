@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.spatial
+import scipy.special
 import scipy.stats
 from flax import nnx
 from jax.tree_util import Partial
@@ -13,7 +14,7 @@ from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, me
 from manifold_jax.datasets import sphere, torus, warped
 from manifold_jax.experiments.layer_checks import circle_of, spacing_of
 from manifold_jax.experiments.layer_evolution import claims, parts_of, rank_correlation
-from manifold_jax.experiments.layer_latents import mutual_information_gap
+from manifold_jax.experiments.layer_latents import explained, mutual_information_gap
 from manifold_jax.experiments.layer_measures import distances, measure_union, normalised, spectrum, two_nn
 from manifold_jax.models import BetaVAE, LeNet, Pure, chain, network_layers, pure
 
@@ -288,6 +289,16 @@ def test_a_claim_counts_the_runs_in_which_it_holds():
     rows = {(c.words, c.part): c.row for c in claims(found, names, "now")}
     assert rows["curvature grows with depth, now", "all"]["holds in"] == 2
     assert rows["reach falls with depth, now", "all"]["holds in"] == 2
+
+
+def test_the_mean_image_explains_nothing_and_the_images_all():
+    images = np.random.default_rng(0).uniform(size=(50, 4, 4))
+    mean = np.broadcast_to(images.mean(0), images.shape)
+    for guess, share in ((mean, 0), (images, 1)):
+        cross = -scipy.special.xlogy(images, guess) - scipy.special.xlog1py(1 - images, -guess)
+        assert explained(cross.sum((1, 2)).mean(), images, "bernoulli") == pytest.approx(share, abs=1e-9)
+        squares = np.square(images - guess).sum((1, 2)).mean()
+        assert explained(squares, images, "gaussian") == pytest.approx(share, abs=1e-12)
 
 
 def test_the_mutual_information_gap():

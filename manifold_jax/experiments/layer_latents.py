@@ -71,6 +71,41 @@ def mutual_information_gap(
     return float(np.mean(best[0] - best[1])), shared
 
 
+def explained(error: float, images: Float[np.ndarray, "n h w"], likelihood: str) -> float:
+    """Share of what can be explained: 0 is the error of the mean image, 1 that of the images themselves.
+
+    Grey pixels have an entropy of their own, so that no cross-entropy is 0.
+
+    Args:
+        error: Summed over pixels, mean over images, as in :func:`manifold_jax.models.beta_vae_loss`.
+        images: Pixels in [0, 1].
+        likelihood: ``"bernoulli"`` or ``"gaussian"``.
+
+    Returns:
+        The share; negative for less than the mean image.
+
+    Example:
+        >>> import numpy as np
+        >>> from manifold_jax.experiments.layer_latents import explained
+        >>> images = np.stack([np.zeros((2, 2)), np.ones((2, 2))])
+        >>> float(explained(0.25, images, "gaussian"))
+        0.75
+    """
+    images = images.astype(np.float64)
+    mean = images.mean(0)
+    if likelihood == "gaussian":
+        worst, best = np.square(images - mean).sum((1, 2)).mean(), 0.0
+    else:
+        worst, best = (_entropy(images, guess).sum((1, 2)).mean() for guess in (mean, images))
+    return (worst - error) / (worst - best)
+
+
+def _entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Cross-entropy of two coins."""
+    q = np.clip(q, 1e-12, 1 - 1e-12)
+    return -(p * np.log(q) + (1 - p) * np.log1p(-q))
+
+
 def _codes(task: Task, layers: Layers, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Latents and factors of new random images."""
     middle = layers.names.index("latent") + 1
@@ -108,14 +143,17 @@ def latents(trial: Trial, metrics: dict[str, np.ndarray]) -> Outcome:
         raise ValueError("latents belong to an autoencoder: leave out --network classifier.")
     step, rows, shared_first, names = trial.steps[-1], [], np.zeros((0, 0)), []
     last = slice(-min(50, len(metrics["kl"])), None)
+    images = np.asarray(pixels(task.images))
     for run, network in enumerate(trial.networks(step)):
         codes, factors, names = _codes(task, network_layers(network), trial.seed + 1)
         gap, shared = mutual_information_gap(codes, factors)
         shared_first = shared if run == 0 else shared_first
         units = metrics["kl_units"][last, run].mean(0)
+        error = float(metrics["reconstruction"][last, run].mean())
         row: Row = {
             "run": run,
-            "reconstruction": float(metrics["reconstruction"][last, run].mean()),
+            "reconstruction": error,
+            "explained": explained(error, images, task.likelihood),
             "KL": float(metrics["kl"][last, run].mean()),
             "latents in use": int(np.sum(units > 0.1)),
             "MIG": gap,
@@ -126,9 +164,9 @@ def latents(trial: Trial, metrics: dict[str, np.ndarray]) -> Outcome:
         trial.tell(run + 1, task.settings.seeds)
     title = f"{task.name}: step {step}, {step * task.settings.batch_size} images a run"
     notes = [
-        "Reconstruction error (nats; of COIL-20 squared errors) and KL (nats), summed over pixels and "
-        "latents, means of the last 50 steps; MIG of Chen et al. 2018; a latent is in use if its KL is above "
-        "0.1.",
+        "Reconstruction error (nats; of COIL-20 squared errors) and KL (nats), summed over pixels and latents, "
+        "means of the last 50 steps; explained: 0 for the mean image, 1 for the images themselves; MIG of Chen "
+        "et al. 2018; a latent is in use if its KL is above 0.1.",
     ]
     figures = {
         "reconstructions": _reconstructions(trial, step),

@@ -61,6 +61,7 @@ class Task(NamedTuple):
         activation: Its non-linearity.
         learning_rate: Of Adam.
         is_vae: Whether it is a beta-VAE.
+        likelihood: Of its pixels, as in :class:`Objective`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Task(NamedTuple):
     activation: str
     learning_rate: float
     is_vae: bool
+    likelihood: str
 
 
 class Trial(NamedTuple):
@@ -157,6 +159,7 @@ def task(
     images, labels = drawn(jax.random.key(seed), manifolds.sources, settings.images)
     runs = [pure(make(seed + k)) for k in range(settings.seeds)]
     is_vae = network == "vae"
+    likelihood = "gaussian" if data == "coil20" else "bernoulli"
     slow = is_vae and variant == "H" and data == "coil20"
     return Task(
         name=f"{data}, {f'beta-VAE {variant}' if is_vae else 'LeNet'}, {activation}",
@@ -168,14 +171,15 @@ def task(
         apply=runs[0].apply,
         params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs)),
         settings=settings,
-        loss=_loss(runs[0].apply, data, is_vae, variant, settings),
+        loss=_loss(runs[0].apply, likelihood, is_vae, variant, settings),
         activation=activation,
         learning_rate=settings.learning_rate or (1e-4 if slow else 5e-4),
         is_vae=is_vae,
+        likelihood=likelihood,
     )
 
 
-def _loss(apply: Apply, data: str, is_vae: bool, variant: str, settings: Settings) -> Loss:
+def _loss(apply: Apply, likelihood: str, is_vae: bool, variant: str, settings: Settings) -> Loss:
     """Of one run."""
     if not is_vae:
         return classification_loss(apply)
@@ -185,7 +189,7 @@ def _loss(apply: Apply, data: str, is_vae: bool, variant: str, settings: Setting
         gamma=settings.gamma,
         capacity=settings.capacity,
         capacity_steps=settings.steps,
-        likelihood="gaussian" if data == "coil20" else "bernoulli",
+        likelihood=likelihood,
     )
     return beta_vae_loss(apply, objective)
 

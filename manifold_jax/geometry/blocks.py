@@ -246,7 +246,8 @@ def window_block(window: Array, plan: BlockPlan, block: int) -> BlockGrams:
     points = window.reshape(*window.shape[: plan.grid.ndim], -1)
     place = np.unravel_index(block, plan.counts)
     rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
-    return _finish(plan, *_host_grams(points, plan, block), rows)
+    grams, squares = _host_grams(points, plan, block)
+    return _finish(plan, grams, squares, rows)
 
 
 def host_window(points: np.ndarray, plan: BlockPlan, place: Sequence[Any]) -> np.ndarray:
@@ -283,7 +284,8 @@ def host_block(points: np.ndarray, plan: BlockPlan, block: int, *, whole_feature
         piece = _host_grams(window, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
     rows = tuple(jnp.asarray(a.rows[i]) for a, i in zip(plan.axes, place, strict=True))
-    return _finish(plan, *total, rows)
+    grams, squares = total
+    return _finish(plan, grams, squares, rows)
 
 
 def reassemble(stacked: Array, plan: BlockPlan) -> Array:
