@@ -164,9 +164,9 @@ def latents(trial: Trial, metrics: dict[str, np.ndarray]) -> Outcome:
         trial.tell(run + 1, task.settings.seeds)
     title = f"{task.name}: step {step}, {step * task.settings.batch_size} images a run"
     notes = [
-        "Reconstruction error (nats; of COIL-20 squared errors) and KL (nats), summed over pixels and latents, "
-        "means of the last 50 steps; explained: 0 for the mean image, 1 for the images themselves; MIG of Chen "
-        "et al. 2018; a latent is in use if its KL is above 0.1.",
+        "Reconstruction error (nats; of COIL-20 squared errors) and KL (nats), summed over pixels and "
+        "latents, means of the last 50 steps; explained: 0 for the mean image, 1 for the images themselves; "
+        "MIG of Chen et al. 2018; a latent is in use if its KL is above 0.1.",
     ]
     figures = {
         "reconstructions": _reconstructions(trial, step),
