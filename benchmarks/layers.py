@@ -4,10 +4,11 @@
     python benchmarks/layers.py --size 32 --width 16 --hidden 64
 
 The ellipse sprite in all four factors goes through a beta-VAE with softplus and random weights. Jets are
-pushed from layer to layer, a batch of points at a time, and only Gram matrices are kept. Beside it: stencils of
-order 4 on windows of activations that go from layer to layer; each layer measured by itself through the whole
-composition, at a few points and in a few layers, scaled to all; and what it would take to hold the jets, or the
-activations, of all layers at once. Compilation is timed apart for the jets, and is in the time of the stencils.
+pushed from layer to layer, a batch of points at a time, and only Gram matrices are kept. Beside it: stencils
+of order 4 on windows of activations that go from layer to layer; each layer measured by itself through the
+whole composition, at a few points and in a few layers, scaled to all; and what it would take to hold the
+activations, or the jets, of all layers at once. Compilation is timed apart for the jets; the time of the
+stencils includes it.
 
 The table is printed and written to ``layers.md`` and ``layers.json`` in ``--out``.
 """
