@@ -10,7 +10,7 @@ whole composition, at a few points and in a few layers, scaled to all; and what 
 activations, or the jets, of all layers at once. Compilation is timed apart for the jets; the time of the
 stencils includes it.
 
-The table is printed and written to ``layers.md`` and ``layers.json`` in ``--out``.
+The table is printed and written to ``layers_cost.md`` and ``layers_cost.json`` in ``--out``.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def main() -> None:
     lines += ["| --- | --- |", *(f"| {name} | {value:.5g} |" for name, value in rows.items()), ""]
     print("\n".join(lines))
     options.out.mkdir(parents=True, exist_ok=True)
-    common.write_json(options.out / "layers.json", {"machine": cores, "sizes": widths, **rows})
-    (options.out / "layers.md").write_text("\n".join(lines))
+    common.write_json(options.out / "layers_cost.json", {"machine": cores, "sizes": widths, **rows})
+    (options.out / "layers_cost.md").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -315,6 +315,18 @@ def test_an_interrupted_checkpoint_is_no_checkpoint(tmp_path):
     assert checkpoint_steps(tmp_path) == [3]
 
 
+def test_a_damaged_checkpoint_is_said_to_be(tmp_path):
+    values = {"w": jnp.arange(5000.0)}
+    place = save_checkpoint(tmp_path, 3, values) / "params"
+    for file in (place / "manifest.ocdbt", max((place / "d").iterdir(), key=lambda f: f.stat().st_size)):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match="3 is damaged, its arrays cannot be read: delete this folder"):
+            load_params(tmp_path, values)
+        file.write_bytes(whole)
+    np.testing.assert_array_equal(load_params(tmp_path, values)["w"], values["w"])
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -106,6 +106,8 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
         metadata = ocp.checkpointables_metadata(place).metadata
         if name not in metadata:
             raise ValueError(f"{place} was not written by manifold_jax: it holds no {name}.")
+        if metadata[name] is None:  # what Orbax makes of files that it cannot read
+            raise ValueError(_damaged(place))
         stored, wanted = _shapes(metadata[name]), _shapes(like)
         for leaf in sorted(stored.keys() | wanted.keys()):
             if stored.get(leaf) != wanted.get(leaf):
@@ -118,7 +120,17 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
                     f"has {wants}; choose another folder, or build the network that was trained."
                 )
         abstract = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        return ocp.load(place, abstract, checkpointable_name=name)
+        try:
+            return ocp.load(place, abstract, checkpointable_name=name)
+        except (ValueError, OSError) as error:
+            raise ValueError(_damaged(place)) from error
+
+
+def _damaged(place: str) -> str:
+    return (
+        f"the checkpoint {place} is damaged, its arrays cannot be read: delete this folder, and the training "
+        "goes on from the checkpoint before it."
+    )
 
 
 def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
@@ -134,7 +146,7 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: It is of another architecture.
+        ValueError: It is of another architecture, or damaged.
 
     Example:
         >>> import tempfile
