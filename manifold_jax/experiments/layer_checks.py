@@ -1,4 +1,4 @@
-"""Stencils on the layers beside exact jets: their errors, kinks of ReLU, noise of a sampled latent."""
+"""Stencils on the layers beside exact jets: their errors, and the kinks of ReLU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._plot_words import compare, new_figure
-from manifold_jax.experiments.layer_measures import means
-from manifold_jax.experiments.layer_task import Trial, forward, layer_arrays
+from manifold_jax.experiments.layer_task import Trial, layer_arrays
 from manifold_jax.experiments.outcome import Outcome
 from manifold_jax.experiments.pictures import PALETTE
-from manifold_jax.experiments.sprite_images import render
-from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure, measure_layers
-from manifold_jax.models import Layers, Pure, network_layers
+from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure_layers
+from manifold_jax.models import Layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,71 +196,3 @@ def _spacing_figure(found: dict[str, Spacing], names: tuple[str, ...], title: st
     axes[0].set_ylabel("largest curvature")
     axes[-1].legend(fontsize=7, ncols=2)
     return figure
-
-
-# --- a sampled latent --------------------------------------------------------------------------------------
-
-
-def sampled(trial: Trial) -> Outcome:
-    """The decoder behind a sampled latent, as in the reference, beside z = mu; by stencils of order 2.
-
-    The reference draws z independently at every point of the grid. Differences then divide the noise by the
-    spacing.
-
-    Args:
-        trial: What was trained.
-
-    Returns:
-        The outcome: means over the runs of the first class, latent and decoder.
-
-    Raises:
-        ValueError: The network is no autoencoder.
-    """
-    if not trial.task.is_vae:
-        raise ValueError("sampled belongs to an autoencoder: leave out --network classifier.")
-    chart, step = trial.task.charts[0], trial.steps[-1]
-    grid, runs = chart.grid, trial.task.settings.seeds
-    coordinates = grid.coordinates().reshape(-1, grid.ndim)
-    quiet, noisy, names = [], [], ()
-    images = render(chart.embedding, coordinates)
-    for run, network in enumerate(trial.networks(step)):
-        layers = network_layers(network)
-        middle = layers.names.index("latent") + 1
-        names = layers.names[middle - 1 :]
-        z, noise = _latent(network, images, trial.seed + run)
-        for start, into in ((z, quiet), (z + noise, noisy)):
-            arrays = [start, *forward(layers.functions[middle:], start)]
-            found = [means([measure(_on_grid(a, grid), grid, accuracy=2)]) for a in arrays]
-            into.append([[part["volume"], part["bend"]] for part in found])
-        trial.tell(run + 1, runs)
-    a, b = np.array(quiet), np.array(noisy)
-    length = [part[..., 0] ** (1 / grid.ndim) for part in (a, b)]
-    rows = [
-        {
-            "layer": name,
-            "volume, mu": float(a[:, k, 0].mean()),
-            "sampled": float(b[:, k, 0].mean()),
-            "ratio": float((b[:, k, 0] / a[:, k, 0]).mean()),
-            "|II|, mu": float((a[:, k, 1] * length[0][:, k]).mean()),
-            "|II|, sampled": float((b[:, k, 1] * length[1][:, k]).mean()),
-        }
-        for k, name in enumerate(names)
-    ]
-    title = f"{chart.name}, {trial.task.name}, step {step}: latent sampled, and z = mu; {runs} runs"
-    notes = [
-        f"Sampled independently at each of the {grid.size} points of the grid {grid.shape}: the volume of "
-        f"the image is {rows[-1]['ratio']:.3g} times that of z = mu. |II| is scaled to unit volume."
-    ]
-    return Outcome(title, rows, {"mu": a, "sampled": b, "axes": ["run", "layer", "volume, |II|"]}, {}, notes)
-
-
-@jax.jit
-def _moments(encode: jax.tree_util.Partial, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.lax.map(encode, images, batch_size=64)
-
-
-def _latent(network: Pure, images: jax.Array, seed: int) -> tuple[jax.Array, jax.Array]:
-    """Mean of the latent, and noise of its deviation."""
-    encode = jax.tree_util.Partial(network.apply.of("encode"), network.params)
-    mean, log_variance = _moments(encode, images)
-    return mean, jnp.exp(log_variance / 2) * jax.random.normal(jax.random.key(seed), mean.shape)

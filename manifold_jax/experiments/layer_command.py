@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from manifold_jax.experiments import layer_checks, layer_evolution, layer_latents
+from manifold_jax.experiments import layer_checks, layer_evolution, layer_latents, layer_sampled
 from manifold_jax.experiments.layer_data import DATA, REDUCED, Settings
 from manifold_jax.experiments.layer_task import (
     ACTIVATIONS,
@@ -141,7 +141,7 @@ def _run(
         return layer_latents.latents(trial, metrics)
     if name != "spacing":
         whole = {"evolution": layer_evolution.evolution, "stencils": layer_checks.stencils}
-        return (whole | {"sampled": layer_checks.sampled})[name](trial)
+        return (whole | {"sampled": layer_sampled.sampled})[name](trial)
     ours = trial.task.activation
     trials = {ours: trial}
     other = "silu" if ours == "relu" else "relu"
