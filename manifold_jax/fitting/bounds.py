@@ -11,8 +11,8 @@ samples, the manifold of G that fits them best has, with probability 1 - delta, 
 that is at most eps above the least that G allows.
 
 What was checked: the class, the law and the mean squared loss are in the abstract. The two terms have the
-shape known for k-means, with the number of centres k for N_p: log^4(k / eps) and log(1 / delta) / eps^2 are in
-the abstract of Narayanan & Mitter (NIPS 2010), and others quote (k / s)^(1/2), up to logs, from the J. AMS
+shape known for k-means, with the number of centres k for N_p: log^4(k / eps) and log(1 / delta) / eps^2 are
+in the abstract of Narayanan & Mitter (NIPS 2010), and others quote (k / s)^(1/2), up to logs, from the J. AMS
 paper. N_p itself was not seen in print. Its size is right: patches of radius (eps tau)^(1/2) are flat up to
 eps. So the formula is NOT VERIFIED (:data:`VERIFIED`), and its constant is not known: there is no default.
 """
@@ -20,6 +20,7 @@ eps. So the formula is NOT VERIFIED (:data:`VERIFIED`), and its constant is not 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -133,7 +134,7 @@ def agnostic_sample_complexity(
     check_dimension("agnostic_sample_complexity", dimension)
     volume, reach, constant = _positive(volume=volume, reach=reach, constant=constant)
     epsilon, delta = _share("epsilon", epsilon), _share("delta", delta)
-    return jnp.exp(_log_samples(jnp.log(epsilon), volume, reach, dimension, constant, delta))
+    return jnp.exp(_log_samples(jnp.log(epsilon), volume, reach, constant, delta, dimension))
 
 
 def agnostic_mean_squared_bound(
@@ -173,10 +174,15 @@ def agnostic_mean_squared_bound(
     ball = unit_ball(volume, reach, dimension, radius=radius)
     samples = as_sizes("agnostic_mean_squared_bound", samples)
     radius, constant = _positive(radius=radius, constant=constant)
-    delta = _share("delta", delta)
+    return _inverse(samples, ball, radius, constant, _share("delta", delta), dimension)
 
+
+@partial(jax.jit, static_argnames="dimension")
+def _inverse(
+    samples: Array, ball: UnitBall, radius: Array, constant: Array, delta: Array, dimension: int
+) -> MeanSquaredBound:
     def log_samples(log_epsilon: Array) -> Array:
-        return _log_samples(log_epsilon, *ball, dimension, constant, delta)
+        return _log_samples(log_epsilon, *ball, constant, delta, dimension)
 
     dtype = jnp.result_type(samples, *ball, constant, delta)
     log_s, most = jnp.log(samples), log_samples(jnp.zeros((), dtype))
@@ -185,14 +191,13 @@ def agnostic_mean_squared_bound(
     root = _decreasing_root(log_samples, log_s, low, jnp.zeros_like(most))
     vacuous = most >= log_s
     epsilon = jnp.where(vacuous, jnp.inf, jnp.exp(root))
-    squared = epsilon * radius**2
-    return MeanSquaredBound(
-        epsilon, squared, jnp.sqrt(epsilon) * radius, vacuous, jnp.broadcast_to(jnp.exp(most), vacuous.shape)
-    )
+    least = jnp.broadcast_to(jnp.exp(most), vacuous.shape)
+    return MeanSquaredBound(epsilon, epsilon * radius**2, jnp.sqrt(epsilon) * radius, vacuous, least)
 
 
+@partial(jax.jit, static_argnames="dimension")
 def _log_samples(
-    log_epsilon: Array, volume: Array, reach: Array, dimension: int, constant: Array, delta: Array
+    log_epsilon: Array, volume: Array, reach: Array, constant: Array, delta: Array, dimension: int
 ) -> Array:
     """Return log s, by logarithms throughout: eps^-(d/2+2) leaves float32 early."""
     log_tau = jnp.log(reach)
@@ -224,25 +229,28 @@ def _decreasing_root(function: Callable[[Array], Array], target: Array, low: Arr
 
 def _positive(**values: Any) -> list[Array]:
     """Floating-point arrays, refused if a number is not positive and finite."""
-    arrays = []
-    for name, value in values.items():
-        # A Python number stays weakly typed: the type follows the arrays beside it.
-        array = jnp.asarray(float(value) if isinstance(value, (int, float)) else value)
-        array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    arrays = [_floating(value) for value in values.values()]
+    for name, array in zip(values, arrays, strict=True):
         _refuse(array, lambda x: np.isfinite(x) & (x > 0), f"The {name} must be positive and finite")
-        arrays.append(array)
     return arrays
 
 
 def _share(name: str, value: Any) -> Array:
-    (array,) = _positive(**{name: value})
-    _refuse(array, lambda x: x < 1, f"The {name} must lie in (0, 1)")
+    array = _floating(value)
+    _refuse(array, lambda x: (x > 0) & (x < 1), f"The {name} must lie in (0, 1)")
     return array
+
+
+def _floating(value: Any) -> Array:
+    # A Python number stays weakly typed: the type follows the arrays beside it.
+    array = jnp.asarray(float(value) if isinstance(value, (int, float)) else value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def _refuse(array: Array, good: Callable[[np.ndarray], np.ndarray], message: str) -> None:
     if isinstance(array, jax.core.Tracer):
         return
-    bad = np.asarray(array)[~good(np.asarray(array))]
+    values = np.asarray(array)
+    bad = values[~good(values)]
     if bad.size:
         raise ValueError(f"{message}, got {bad.flat[0]:g}.")

@@ -1,7 +1,7 @@
-"""The rates of manifold, tangent, curvature and reach estimation, each with its source and what of it was seen.
+"""Rates of manifold, tangent, curvature and reach estimation, each with its source and what of it was seen.
 
-A rate whose ``verified`` is False has exponents that were found neither in the paper nor in another that quotes
-it: show it as such.
+A rate whose ``verified`` is False has exponents that were found neither in the paper nor in another one that
+quotes it: show it as such.
 """
 
 from __future__ import annotations

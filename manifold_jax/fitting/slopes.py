@@ -59,9 +59,11 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
     """Slope of errors against numbers of samples on logarithmic axes, with a bootstrap interval over seeds.
 
     Least squares of log error on log n over all sizes and seeds. Seeds are resampled within each size (Efron
-    & Tibshirani, *An Introduction to the Bootstrap*, 1993); resampled means spread too little, by the factor
-    (1 - 1/seeds)^(1/2), which is divided out. The interval holds the chance of the seeds only: not the bend
-    of a curve that has not reached its asymptote.
+    & Tibshirani, *An Introduction to the Bootstrap*, 1993). Two corrections make the interval fit for few
+    seeds: resampled means spread too little, by the factor (1 - 1/seeds)^(1/2), which is divided out, and the
+    ends are moved out by the ratio of Student's t to the normal quantile, with the degrees of freedom of
+    Satterthwaite (*Biometrics Bulletin* 2, 1946). The interval holds the chance of the seeds only: not the
+    bend of a curve that has not reached its asymptote.
 
     Args:
         sizes: Numbers of samples ``(sizes,)``, at least two different ones, each at least 2.
@@ -111,9 +113,26 @@ def _bootstrap(
         return jnp.sum(weights * jnp.mean(jnp.take_along_axis(log_errors, chosen, axis=1), axis=1))
 
     slopes = jax.lax.map(resampled, jax.random.split(key, resamples), batch_size=min(BATCH, resamples))
-    spread = (slopes - value) * (seeds / (seeds - 1)) ** 0.5
+    variances = weights**2 * jnp.var(log_errors, axis=1) / (seeds - 1)
+    spread = (slopes - value) * (seeds / (seeds - 1)) ** 0.5 * _widening(variances, seeds, level)
     ends = jnp.quantile(spread, jnp.stack([(1 - level) / 2, (1 + level) / 2]))
     return value, value + ends[0], value + ends[1]
+
+
+def _widening(variances: Array, seeds: int, level: float) -> Array:
+    """Quantile of Student's t over that of the normal law, by the expansion of Cornish and Fisher.
+
+    The degrees of freedom are (seeds - 1) (sum v)^2 / sum v^2, v the variances of the terms of the slope.
+    From 3 on the expansion (Abramowitz & Stegun 26.7.5) errs by at most 1 % at level 0.95.
+    """
+    squares = jnp.sum(variances**2)
+    freedom = (seeds - 1) * jnp.sum(variances) ** 2 / jnp.where(squares > 0, squares, 1.0)
+    inverse = jnp.where(squares > 0, 1 / jnp.where(squares > 0, freedom, 1.0), 0.0)
+    z = jax.scipy.special.ndtri((1 + jnp.asarray(level, variances.dtype)) / 2)
+    first = (z**2 + 1) / 4
+    second = (5 * z**4 + 16 * z**2 + 3) / 96
+    third = (3 * z**6 + 19 * z**4 + 17 * z**2 - 15) / 384
+    return 1 + inverse * (first + inverse * (second + inverse * third))
 
 
 def _weights(x: Array) -> Array:
