@@ -228,15 +228,14 @@ def test_gradients_of_the_bound_by_finite_differences(x64):
         ).epsilon
 
     at = jnp.array([1e6, 6.0, 0.5, 1.2, 1.5, 0.1])
-    found = jax.jit(jax.grad(epsilon))(at)
-    steps = 1e-5 * at * jnp.eye(6)
-    differences = [(epsilon(at + h) - epsilon(at - h)) / (2 * h[i]) for i, h in enumerate(steps)]
-    np.testing.assert_allclose(found, differences, rtol=1e-5)
+    gradient = jax.jit(jax.grad(epsilon))
+    steps = 1e-5 * np.diag(at)
+    ends = jax.jit(jax.vmap(epsilon))(jnp.stack([at + steps, at - steps]).reshape(12, 6)).reshape(2, 6)
+    np.testing.assert_allclose(gradient(at), (ends[0] - ends[1]) / (2e-5 * at), rtol=1e-5)
     # Where the logarithm is cut off, only the second term is left: eps = (C log(1/delta) / s)^(1/2).
     small = jnp.array([10.0, 1e-9, 0.5, 1.0, 1.0, 0.1])
-    gradient = jax.grad(epsilon)(small)
-    assert np.isfinite(gradient).all()
-    assert float(gradient[0]) == pytest.approx(-0.5 * math.sqrt(ln(10) / 10) / 10, rel=1e-9)
+    assert np.isfinite(gradient(small)).all()
+    assert float(gradient(small)[0]) == pytest.approx(-0.5 * math.sqrt(ln(10) / 10) / 10, rel=1e-9)
 
 
 def test_bound_in_float32_and_under_jit_and_vmap():
@@ -289,8 +288,8 @@ def test_constants_are_recovered_and_labelled(x64):
 
 
 def test_slope_of_a_power_law_is_exact(x64):
-    errors = np.tile(7.0 * SIZES[:, None] ** -0.37, (1, 4))
-    found = slope(SIZES, errors, key=jax.random.key(0), resamples=50)
+    errors = np.tile(7.0 * SIZES[:, None] ** -0.37, (1, 20))
+    found = slope(SIZES, errors, key=jax.random.key(0), resamples=500)
     assert float(found.value) == pytest.approx(-0.37, abs=1e-12)
     assert float(found.upper - found.lower) == pytest.approx(0.0, abs=1e-12)
 
@@ -300,7 +299,7 @@ def test_slope_and_interval_against_numpy(seeds, x64):
     """A resampled mean is nearly normal, of known deviation: Student's interval, freedom by Satterthwaite."""
     rng = np.random.default_rng(1)
     noise = 0.3 * rng.normal(size=(9, seeds))
-    found = slope(SIZES, np.exp(noise) / SIZES[:, None], key=jax.random.key(0), resamples=20_000, level=0.9)
+    found = slope(SIZES, np.exp(noise) / SIZES[:, None], key=jax.random.key(0), resamples=8000, level=0.9)
     x = ln(SIZES) - ln(SIZES).mean()
     value = np.polyfit(np.repeat(ln(SIZES), seeds), (noise - ln(SIZES)[:, None]).ravel(), 1)[0]
     assert float(found.value) == pytest.approx(value, abs=1e-12)
@@ -312,13 +311,13 @@ def test_slope_and_interval_against_numpy(seeds, x64):
 
 
 def test_slopes_do_not_change_with_units_and_seeds_do_not_mix(x64):
-    errors = np.random.default_rng(2).lognormal(size=(9, 5)) / SIZES[:, None]
-    draw = lambda e: slope(SIZES, e, key=jax.random.key(3), resamples=200)  # noqa: E731
+    errors = np.random.default_rng(2).lognormal(size=(9, 20)) / SIZES[:, None]
+    draw = lambda e: slope(SIZES, e, key=jax.random.key(3), resamples=500)  # noqa: E731
     found, scaled = draw(errors), draw(1e6 * errors)
     for a, b in zip(found[:3], scaled[:3], strict=True):
         assert float(a) == pytest.approx(float(b), abs=1e-12)
     # Constant within every size: resampling within sizes leaves nothing to chance.
-    still = draw(np.tile(errors[:, :1], (1, 5)))
+    still = draw(np.tile(errors[:, :1], (1, 20)))
     assert float(still.lower) == pytest.approx(float(still.upper), abs=1e-12)
 
 
@@ -371,7 +370,7 @@ def test_slope_keeps_the_type_and_traces():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "level"), [(3, 0.95), (10, 0.8)])
+@pytest.mark.parametrize(("seeds", "level"), [(3, 0.95), (5, 0.8)])
 def test_intervals_cover_at_their_level(seeds, level, optimised):
     """Skewed noise that differs between sizes. With 3 seeds the normal quantile would cover 90.5 %."""
     trials, sizes = 1000, np.geomspace(50, 5000, 8)
@@ -381,7 +380,7 @@ def test_intervals_cover_at_their_level(seeds, level, optimised):
     def covered(key):
         first, second = jax.random.split(key)
         noise = spread * jax.random.gamma(first, 4.0, (8, seeds)) ** 0.5
-        found = slope(sizes, jnp.exp(noise), key=second, resamples=400, level=level)
+        found = slope(sizes, jnp.exp(noise), key=second, resamples=300, level=level)
         # E log error by size gives the true least-squares slope.
         mean = spread[:, 0] * math.gamma(4.5) / math.gamma(4.0)
         true = float(np.polyfit(ln(sizes), mean, 1)[0])
