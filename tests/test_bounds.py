@@ -49,9 +49,7 @@ SEEN = {
     "perpendicular_hausdorff_lower",
     "noiseless_hausdorff_lower",
     "additive_hausdorff_lower",
-    "noiseless_inverse_reach_upper_global",
     "noiseless_inverse_reach_upper_local",
-    "grid_scalar_curvature_upper",
     "noiseless_hausdorff_lower_c3",
     "noiseless_hausdorff_lower_c4",
 }
