@@ -235,5 +235,5 @@ def _panel(at: Axes, values: Float[np.ndarray, "steps runs layers"], steps: list
         if (finite > 0).all():  # the same, but with ticks within a decade
             at.set_yscale("log")
         else:
-            at.set_yscale("symlog", linthresh=float(np.quantile(np.abs(finite), 0.05)))
+            at.set_yscale("symlog", linthresh=float(np.quantile(np.abs(finite), 0.2)))
     at.grid(alpha=0.3)
