@@ -43,8 +43,8 @@ def local_pca_projection(
     and no polynomial, see :func:`moving_least_squares` for these. Two kinds of weights:
 
     - ``"gaussian"``: w_i = exp(-|r_i - r|^2 / (2 sigma^2)).
-    - ``"exponential"``: w_i = exp(-|r_i - r| / (2 sigma^2)), the distance *not* squared. With ``sigma=1`` this
-      is what manifold-microscope 0.2.0 computes under the name MMLS (arXiv 2606.15760); it takes
+    - ``"exponential"``: w_i = exp(-|r_i - r| / (2 sigma^2)), the distance *not* squared. With ``sigma=1``
+      this is what manifold-microscope 0.2.0 computes under the name MMLS (arXiv 2606.15760); it takes
       ``neighbours=6`` by default, 5 for its toy manifolds and 2 * 2^d for images. Note that sigma^2 is a
       length, and that weights are nearly equal where the neighbourhood is small beside 2.
 
@@ -59,8 +59,8 @@ def local_pca_projection(
 
     Returns:
         ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
-        points of the same shape, NaN where the d-th and the next eigenvalue are equal to rounding and no plane
-        is singled out (:func:`project_with_status` tells). It may be passed through ``jit`` (other samples
+        points of the same shape, NaN where the d-th and the next eigenvalue are equal to rounding and no
+        plane is singled out (:func:`project_with_status` tells). It may be passed through ``jit`` (other samples
         of the same shape do not retrace), ``vmap``, ``jvp`` and ``grad``; the neighbours count as constant.
 
     Raises:
@@ -172,9 +172,9 @@ def plane_projector(centred: Float[Array, "k f"], dimension: int) -> tuple[Any, 
 def leading_inverse(matrix: Float[Array, "s s"], dimension: int) -> tuple[Array, Array]:
     """Sum over the d largest eigenvalues of v v^T / lambda, and all eigenvalues, ascending.
 
-    Its derivative by divided differences (Daleckii & Krein 1965; Bhatia, *Matrix Analysis*, theorem V.3.3) only
-    asks for a gap below the d-th eigenvalue, where that of the eigenvectors asks for all to be distinct. The
-    eigenvalues count as constant.
+    Its derivative by divided differences (Daleckii & Krein 1965; Bhatia, *Matrix Analysis*, theorem V.3.3)
+    only asks for a gap below the d-th eigenvalue, where that of the eigenvectors asks for all to be distinct.
+    The eigenvalues count as constant.
     """
     values, vectors = jnp.linalg.eigh(matrix)
     leading = vectors[:, -dimension:]

@@ -90,9 +90,9 @@ def moving_least_squares(
 
     Returns:
         ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
-        points of the same shape; NaN where :func:`project_with_status` gives a status other than 0: step 1 did
-        not converge, too few samples in the support, or samples on which the polynomial is not determined. It
-        may be passed through ``jit`` (other samples of the same shape do not retrace), ``vmap``, ``jvp`` and
+        points of the same shape; NaN where :func:`project_with_status` gives a status other than 0: step 1
+        did not converge, too few samples in the support, or samples on which the polynomial is not
+        determined. It may be passed through ``jit`` (other samples of the same shape do not retrace), ``vmap``, ``jvp`` and
         ``grad``: the fixed point is differentiated implicitly, the choice of candidates counts as constant.
 
     Raises:
@@ -104,8 +104,8 @@ def moving_least_squares(
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 60, endpoint=False)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> project = moving_least_squares(circle, dimension=1, degree=3)
-        >>> print(f"{jnp.linalg.norm(project(jnp.array([0.3, 1.1]))):.4f}")
-        1.0000
+        >>> print(f"{jnp.linalg.norm(project(jnp.array([0.3, 1.1]))):.3f}")
+        1.000
     """
     samples = floating("moving_least_squares", "samples", samples)
     rows = flat(samples)
@@ -254,7 +254,7 @@ def _base_plane(settings: _Settings, y: Array, bandwidth: Array) -> tuple[_Plane
 
 @_base_plane.defjvp
 def _base_plane_jvp(settings: _Settings, primals: Any, tangents: Any) -> Any:
-    """Tangent of the fixed point z = F(z, y): the limit of dz <- F_z dz + F_y dy, at the rate of the search."""
+    """Tangent of the fixed point z = F(z, y), as the limit of dz <- F_z dz + F_y dy."""
     plane, moved, iterations = _base_plane(settings, *primals)
     _, along_plane = jax.linearize(lambda p: _step(settings, p, *primals), plane)
     _, forced = jax.jvp(lambda *inputs: _step(settings, plane, *inputs), primals, tangents)
@@ -280,7 +280,7 @@ def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
     columns = [jnp.ones_like(x[:, 0])]
     for order in range(1, degree + 1):
         for index in itertools.combinations_with_replacement(range(x.shape[1]), order):
-            columns.append(math.prod(x[:, i] for i in index))
+            columns.append(jnp.prod(x[:, index], axis=1))
     return jnp.stack(columns, axis=1)
 
 

@@ -62,7 +62,7 @@ def nearest_neighbours(
         samples: n points of any feature shape.
         queries: q points of the same feature shape.
         count: k, at most n.
-        block_size: Queries that are treated at once; by default as many as keep a tile near 8 million numbers.
+        block_size: Queries that are treated at once; by default so many that a tile has about 8 million numbers.
         method: ``"exact"`` or ``"approximate"``.
 
     Returns:
@@ -119,7 +119,7 @@ def neighbour_indices(
         tile = min(n, 4096)
         block = block_rows(tile, block_size)
         return map_blocks(
-            lambda q: _smallest(samples, q, count, tile, _direct_squares)[1].astype(int), block, queries
+            lambda q: _smallest(samples, q, count, tile, direct_squares)[1].astype(int), block, queries
         )
     extra = min(n, count + max(8, count // 2))
     tile = min(n, max(extra, TILE_NUMBERS // f))
@@ -142,7 +142,7 @@ def _screened(
     """Screen by matrix products, order the candidates by differences, repair what stays in doubt."""
     eps = jnp.finfo(samples.dtype).eps
     f = samples.shape[1]
-    screened, candidates = _smallest(samples, queries, extra, tile, partial(_product_squares, centre))
+    screened, candidates = _smallest(samples, queries, extra, tile, partial(product_squares, centre))
     squares, indices = _ordered(samples, queries, candidates, count)
     # What the screen left out is larger than its last candidate, to its rounding error.
     sizes = largest + jnp.sum((queries - centre) ** 2, axis=1)
@@ -153,7 +153,7 @@ def _screened(
     def repair(state: tuple[Array, Array]) -> tuple[Array, Array]:
         pending, found = state
         row = jnp.argmax(pending)
-        here = _smallest(samples, queries[row][None], count, _direct_tile(tile), _direct_squares)[1]
+        here = _smallest(samples, queries[row][None], count, _direct_tile(tile), direct_squares)[1]
         return pending.at[row].set(False), found.at[row].set(here[0].astype(found.dtype))
 
     # A loop rather than a branch: under vmap a branch would always be taken.
@@ -165,9 +165,7 @@ def _direct_tile(tile: int) -> int:
     return max(1, tile // 4)
 
 
-def _smallest(
-    samples: Array, queries: Array, count: int, tile: int, squares: Any
-) -> tuple[Array, Array]:
+def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: Any) -> tuple[Array, Array]:
     """Running top-k over tiles of samples: squared distances ``(q, k)`` ascending, and rows."""
     n, q = samples.shape[0], queries.shape[0]
     tile = min(n, max(tile, 1))
@@ -205,14 +203,14 @@ def _top(values: Array, count: int) -> tuple[Array, Array]:
     return -low, jnp.take_along_axis(groups, place // _GROUP, axis=1) * _GROUP + place % _GROUP
 
 
-def _product_squares(centre: Array, samples: Array, queries: Array) -> Array:
+def product_squares(centre: Array, samples: Array, queries: Array) -> Array:
     """Squared distances ``(q, n)`` by a matrix product of centred points."""
     x, y = queries - centre, samples - centre
     sizes = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None]
     return sizes - 2 * matmul(x, y.T)
 
 
-def _direct_squares(samples: Array, queries: Array) -> Array:
+def direct_squares(samples: Array, queries: Array) -> Array:
     """Squared distances ``(q, n)`` from differences, one fused loop."""
     if samples.shape[1] <= DIRECT_FEATURES:
         columns = range(samples.shape[1])

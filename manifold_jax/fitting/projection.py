@@ -109,8 +109,8 @@ def project_with_status(
     """
     if not isinstance(project, Partial) or project.func is not _project:
         raise ValueError(
-            "project_with_status needs the function that local_pca_projection or moving_least_squares returned, "
-            f"got {type(project).__name__}."
+            "project_with_status needs what local_pca_projection or moving_least_squares returned, got "
+            f"{type(project).__name__}."
         )
     fit = project.args[0]
     shape = jnp.shape(points)
