@@ -33,8 +33,8 @@ class NearestPoints(NamedTuple):
         distances: Distance of every query to its foot ``(q,)``. Where the search did not converge it is the
             distance to a point of the manifold all the same: an upper bound.
         converged: Whether the part of (query - foot) that is tangential, along axes that are free to move, is
-            below the tolerance times its length, or is rounding ``(q,)``. Never where the chart is singular at
-            the foot (a pole), unless the query is the foot: there the chart cannot tell.
+            below the tolerance times its length, or is rounding ``(q,)``. Never where the chart is singular
+            at the foot (a pole), unless the query is the foot: there the chart cannot tell.
         component: Which Manifold of a union ``(q,)``; 0 for a single one.
     """
 
@@ -275,7 +275,8 @@ def _search(
         trial = box.put(state.u - move)
         value, point = half_square(trial)
         # Near the foot the gain is below rounding, while the gradient still falls.
-        better = (value <= state.value * (1 + 8 * jnp.finfo(y.dtype).eps)) & ~done
+        noise = 2 * jnp.sqrt(2 * state.value) * _rounding(state.point, y)
+        better = (value <= state.value + noise) & ~done
         keep = partial(jnp.where, better)
         damping = jnp.where(better, state.damping / 8, jnp.maximum(state.damping, 1e-3) * 8)
         return _State(
@@ -294,6 +295,11 @@ def _search(
     distance = safe_root(jnp.where(jnp.isfinite(last.value), 2 * last.value, jnp.nan))
     distance = jnp.where(jnp.isfinite(last.value), distance, jnp.nan)
     return NearestPoints(last.u, last.point, distance, last.done, jnp.zeros((), int))
+
+
+def _rounding(point: Array, y: Array) -> Array:
+    """Rounding error of a difference of two points, about."""
+    return 2 * jnp.finfo(y.dtype).eps * jnp.sqrt(jnp.sum(point**2) + jnp.sum(y**2))
 
 
 def _newton_move(
@@ -316,7 +322,7 @@ def _newton_move(
     small = 4 * jnp.finfo(y.dtype).eps * damper
     along = jnp.sum(downhill * jnp.linalg.solve(jnp.where(both, metric + small, identity), downhill))
     tangential = safe_root(jnp.maximum(along, 0))
-    rounding = 16 * jnp.finfo(y.dtype).eps * jnp.sqrt(jnp.sum(state.point**2) + jnp.sum(y**2))
+    rounding = 8 * _rounding(state.point, y)
     length = jnp.sqrt(jnp.sum(residual**2))
     regular = jnp.all(jnp.sqrt(jnp.diagonal(metric)) >= _SINGULAR * scale)
     stationary = jnp.isfinite(tangential) & (tangential <= limit * length + rounding)

@@ -60,8 +60,9 @@ def local_pca_projection(
     Returns:
         ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
         points of the same shape, NaN where the d-th and the next eigenvalue are equal to rounding and no
-        plane is singled out (:func:`project_with_status` tells). It may be passed through ``jit`` (other samples
-        of the same shape do not retrace), ``vmap``, ``jvp`` and ``grad``; the neighbours count as constant.
+        plane is singled out (:func:`project_with_status` tells). It may be passed through ``jit``
+        (other samples of the same shape do not retrace), ``vmap``, ``jvp`` and ``grad``; the neighbours count
+        as constant.
 
     Raises:
         ValueError: Shapes, types or ranges do not fit.

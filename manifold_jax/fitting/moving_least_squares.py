@@ -92,8 +92,9 @@ def moving_least_squares(
         ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
         points of the same shape; NaN where :func:`project_with_status` gives a status other than 0: step 1
         did not converge, too few samples in the support, or samples on which the polynomial is not
-        determined. It may be passed through ``jit`` (other samples of the same shape do not retrace), ``vmap``, ``jvp`` and
-        ``grad``: the fixed point is differentiated implicitly, the choice of candidates counts as constant.
+        determined. It may be passed through ``jit`` (other samples of the same shape do not retrace),
+        ``vmap``, ``jvp`` and ``grad``: the fixed point is differentiated implicitly, the choice of candidates
+        counts as constant.
 
     Raises:
         ValueError: Shapes, types or ranges do not fit.

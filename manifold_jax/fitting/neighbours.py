@@ -62,7 +62,7 @@ def nearest_neighbours(
         samples: n points of any feature shape.
         queries: q points of the same feature shape.
         count: k, at most n.
-        block_size: Queries that are treated at once; by default so many that a tile has about 8 million numbers.
+        block_size: Queries treated at once; by default so many that a tile has about 8 million numbers.
         method: ``"exact"`` or ``"approximate"``.
 
     Returns:
