@@ -38,7 +38,12 @@ def rotation(size, seed=0):
 # --- neighbours --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("features", "count"), [(3, 7), (40, 7), (40, 500)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("features", "count"), [(40, 7), pytest.param(3, 7, marks=SLOW), pytest.param(40, 500, marks=SLOW)]
+)
 def test_neighbours_match_a_tree(x64, monkeypatch, features, count):
     monkeypatch.setattr(search, "TILE_NUMBERS", 40 * 130)  # several tiles, the last one overlapping
     samples, queries = random(500, features), random(61, features, seed=1)
@@ -81,6 +86,7 @@ def test_duplicates_and_points_that_are_not_finite():
     assert np.isinf(nearest_neighbours(cloud, cloud[:1], 24).distances).sum() == 1
 
 
+@pytest.mark.slow
 def test_block_sizes_jit_and_vmap_agree():
     samples, queries = (jnp.asarray(random(n, 33, seed=n), jnp.float32) for n in (300, 25))
     whole = nearest_neighbours(samples, queries, 6)
@@ -92,13 +98,15 @@ def test_block_sizes_jit_and_vmap_agree():
     np.testing.assert_array_equal(one, whole.indices)
 
 
-def test_neighbours_of_many_images_hold_one_tile():
+@pytest.mark.slow
+def test_neighbours_of_many_images_hold_one_tile(optimised):
     images = jax.ShapeDtypeStruct((65536, 4096), jnp.float32)
     compiled = search._exact.lower(images, images, 32, None).compile()
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 2**28  # a quarter of the samples themselves
 
 
+@pytest.mark.slow
 def test_gradient_of_distances_is_the_unit_vector(x64):
     samples, query = random(50, 20), random(20, seed=1)
     slope = jax.grad(lambda q: nearest_neighbours(samples, q[None], 1).distances[0, 0])(query)
@@ -114,7 +122,9 @@ def test_approximate_neighbours_find_nearly_all():
     cloud = random(3000, 5).astype(np.float32)
     found = nearest_neighbours(cloud, cloud[:200], 10, method="approximate")
     exact = nearest_neighbours(cloud, cloud[:200], 10)
-    common = [len(set(a) & set(b)) for a, b in zip(found.indices.tolist(), exact.indices.tolist(), strict=True)]
+    common = [
+        len(set(a) & set(b)) for a, b in zip(found.indices.tolist(), exact.indices.tolist(), strict=True)
+    ]
     assert np.mean(common) > 9.5
     np.testing.assert_allclose(
         found.distances, np.linalg.norm(cloud[found.indices] - cloud[:200, None], axis=2), atol=1e-5
@@ -147,8 +157,16 @@ def plane_loop(samples, points, dimension, count, sigma, power):
     return np.array(out)
 
 
-@pytest.mark.parametrize(("features", "count", "dimension"), [(3, 9, 2), (40, 6, 1), (40, 32, 4)])
-@pytest.mark.parametrize(("weights", "power"), [("exponential", 1), ("gaussian", 2)])
+@pytest.mark.parametrize(
+    ("features", "count", "dimension", "weights", "power"),
+    [
+        (40, 6, 1, "exponential", 1),
+        (3, 9, 2, "gaussian", 2),
+        pytest.param(3, 9, 2, "exponential", 1, marks=SLOW),
+        pytest.param(40, 32, 4, "exponential", 1, marks=SLOW),
+        pytest.param(40, 32, 4, "gaussian", 2, marks=SLOW),
+    ],
+)
 def test_local_pca_equals_a_loop(x64, features, count, dimension, weights, power):
     samples, points = random(200, features), random(23, features, seed=1)
     project = local_pca_projection(
@@ -158,6 +176,7 @@ def test_local_pca_equals_a_loop(x64, features, count, dimension, weights, power
     np.testing.assert_allclose(project(points), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_defaults_of_local_pca(x64):
     samples, points = random(60, 5), random(4, 5, seed=1)
     exponential = local_pca_projection(samples, dimension=1, weights="exponential")(points)
@@ -167,6 +186,7 @@ def test_defaults_of_local_pca(x64):
         np.testing.assert_allclose(image, plane_loop(samples, point[None], 2, 8, sigma, 2)[0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tiny_width_does_not_underflow(x64):
     samples = np.stack([np.arange(20.0), np.zeros(20)], axis=1)
     # Two samples are equally near; all other weights are exp(-10^6) of theirs.
@@ -181,6 +201,7 @@ def test_plane_that_is_not_singled_out_is_marked(x64):
     assert STATUS[int(project_with_status(project, jnp.zeros(2)).status)] == "degenerate"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [3, 12])
 def test_derivatives_of_local_pca(x64, features):
     samples, point = random(40, features), random(features, seed=1)
@@ -188,6 +209,7 @@ def test_derivatives_of_local_pca(x64, features):
     check_derivative(project, point, 1e-8)
 
 
+@pytest.mark.slow
 def test_derivative_where_eigenvalues_within_the_plane_are_equal(x64):
     ring = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     samples = np.stack([np.cos(ring), np.sin(ring), 0.1 * np.cos(4 * ring)], axis=1)
@@ -203,9 +225,9 @@ def central(function, point, step=1e-5):
 
 
 def check_derivative(project, point, tolerance):
-    forward = jax.jacfwd(project)(point)
+    forward = jax.jit(jax.jacfwd(project))(point)
     np.testing.assert_allclose(forward, central(project, point), atol=tolerance)
-    np.testing.assert_allclose(jax.jacrev(project)(point), forward, atol=1e-12)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(project))(point), forward, atol=1e-12)
 
 
 # --- moving least squares ----------------------------------------------------------------------------------
@@ -262,7 +284,7 @@ def mmls_loop(samples, point, dimension, degree, count):
     return q + np.linalg.lstsq(root * design, root * z, rcond=None)[0][powers.index((0, 0))]
 
 
-@pytest.mark.parametrize(("dimension", "degree", "count"), [(1, 3, 10), (2, 1, 10), (2, 2, 18)])
+@pytest.mark.parametrize(("dimension", "degree", "count"), [(2, 2, 18), pytest.param(1, 3, 10, marks=SLOW)])
 def test_moving_least_squares_equals_a_loop(x64, dimension, degree, count):
     if dimension == 1:
         samples = space_curve(jittered(60, 0))
@@ -279,16 +301,17 @@ def test_moving_least_squares_equals_a_loop(x64, dimension, degree, count):
     np.testing.assert_allclose(found.points, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_planes_are_reproduced(x64):
     frame = rotation(6)
     samples = 3.0 + random(300, 2) @ frame[:2]
     points = 3.0 + 0.5 * random(20, 6, seed=1)
     expected = 3.0 + (points - 3.0) @ frame[:2].T @ frame[:2]
-    for degree in (1, 2, 3):
-        project = moving_least_squares(samples, dimension=2, degree=degree)
-        np.testing.assert_allclose(project(points), expected, atol=1e-11)
+    project = moving_least_squares(samples, dimension=2, degree=2)
+    np.testing.assert_allclose(project(points), expected, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_polynomials_over_their_plane_are_reproduced(x64):
     """A graph z(x) in a tilted frame, samples symmetric about the apex so that H is the plane of x."""
     half = random(60, 2)
@@ -317,6 +340,7 @@ def test_projecting_twice_and_along_the_normal_changes_nothing(x64):
     np.testing.assert_allclose(project((points + once.points) / 2), once.points, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitter", [local_pca_projection, partial(moving_least_squares, degree=2)])
 def test_isometries_pass_through(x64, fitter):
     samples, points = space_curve(jittered(80, 0)), space_curve(jittered(9, 1)) + 0.03 * random(9, 4)
@@ -328,23 +352,29 @@ def test_isometries_pass_through(x64, fitter):
     np.testing.assert_allclose(scaled, 1e-3 * image, atol=1e-12)
 
 
-def curve_slope(fitter, counts):
-    points = space_curve(np.random.default_rng(9).uniform(0, 2 * np.pi, 200))
-    errors = []
-    for count in counts:
-        # One seed: the jitter of the first samples is the same, and the slope is steadier.
-        found = fitter(space_curve(jittered(count, 5)), dimension=1)(points)
-        errors.append(distance_to_curve(found).max())
-    return np.polyfit(np.log(1 / np.array(counts)), np.log(errors), 1)[0]
+def curve_slope(fitter):
+    """Slope of the largest error over the spacing, on arcs of 64 samples: one shape, one compilation."""
+    spacings, errors = 2 * np.pi / np.array([80, 160, 320, 640]), []
+    rng = np.random.default_rng(5)
+    jitter, places = rng.uniform(-0.3, 0.3, 64), rng.uniform(-16, 16, 40)
+    for spacing in spacings:
+        largest = 0.0
+        for middle in np.arange(6.0):
+            samples = space_curve(middle + spacing * (np.arange(-32, 32) + jitter))
+            found = fitter(samples, dimension=1)(space_curve(middle + spacing * places))
+            largest = max(largest, distance_to_curve(found).max())
+        errors.append(largest)
+    return np.polyfit(np.log(spacings), np.log(errors), 1)[0]
 
 
 def test_orders_on_a_jittered_curve(x64):
-    """Measured: local PCA 2.0, degrees 1, 2, 3: 2.0, 3.0, 4.0, of the largest error."""
-    counts = [80, 160, 320, 640]
-    assert abs(curve_slope(local_pca_projection, counts) - 2) < 0.2
-    for degree in (1, 2, 3):
-        slope = curve_slope(partial(moving_least_squares, degree=degree), counts)
-        assert abs(slope - (degree + 1)) < 0.35, (degree, slope)
+    """Measured: SLOPES."""
+    fitters = {2: local_pca_projection}
+    fitters = [(2, local_pca_projection)]
+    fitters += [(degree + 1, partial(moving_least_squares, degree=degree)) for degree in (1, 2, 3)]
+    slopes = [curve_slope(fitter) for _, fitter in fitters]
+    print(slopes)
+    np.testing.assert_allclose(slopes, [order for order, _ in fitters], atol=0.35)
 
 
 @pytest.mark.slow
@@ -364,7 +394,9 @@ def test_orders_on_a_jittered_torus(x64, optimised):
     for degree in (1, 2, 3):
         sizes, errors = [40, 60, 90, 135], []
         for n in sizes:
-            u, v = (np.stack(np.meshgrid(*2 * [np.arange(n)])) + rng.uniform(-0.3, 0.3, (2, n, n))).reshape(2, -1)
+            u, v = (np.stack(np.meshgrid(*2 * [np.arange(n)])) + rng.uniform(-0.3, 0.3, (2, n, n))).reshape(
+                2, -1
+            )
             samples = torus_points(2 * np.pi * u / n, 2 * np.pi * v / n)
             found = moving_least_squares(samples, dimension=2, degree=degree)(test)
             errors.append(np.sqrt(np.mean(error(np.asarray(found)) ** 2)))
@@ -372,6 +404,7 @@ def test_orders_on_a_jittered_torus(x64, optimised):
         assert abs(slope - (degree + 1)) < 0.5, (degree, slope, errors)
 
 
+@pytest.mark.slow
 def test_derivatives_of_moving_least_squares(x64):
     samples = space_curve(jittered(60, 0))
     point = space_curve(np.array(1.1)) + 0.1 * random(4, seed=3)
@@ -384,11 +417,13 @@ def test_derivatives_of_moving_least_squares(x64):
         moved = moving_least_squares(samples + shift, dimension=1, degree=2, bandwidth=0.5, tolerance=1e-15)
         return jnp.sum(moved(point) * jnp.arange(4.0))
 
-    slope = jax.grad(value)(jnp.zeros(4))
+    slope = jax.jit(jax.grad(value))(jnp.zeros(4))
+    value = jax.jit(value)
     expected = [(value(1e-5 * v) - value(-1e-5 * v)) / 2e-5 for v in np.eye(4)]
     np.testing.assert_allclose(slope, expected, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_fit_is_smooth_across_the_edge_of_the_support(x64):
     """The image moves steadily while samples enter and leave the support of a given bandwidth."""
     project = moving_least_squares(space_curve(jittered(100, 0)), dimension=1, degree=2, bandwidth=0.4)
@@ -414,6 +449,7 @@ def test_failures_have_a_status(x64):
     assert np.isnan(curve(jnp.full((1, 4), jnp.nan))).all()
 
 
+@pytest.mark.slow
 def test_float32_follows_float64():
     samples = space_curve(jittered(120, 0))
     points = space_curve(jittered(11, 1)) + 0.02 * random(11, 4)
@@ -424,10 +460,12 @@ def test_float32_follows_float64():
     np.testing.assert_allclose(found, exact, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitter", [local_pca_projection, moving_least_squares])
 def test_shapes_blocks_and_traces(fitter):
-    samples = random(50, 12).astype(np.float32)
-    points = random(4, 3, 12, seed=1).astype(np.float32)
+    turned = rotation(12)[:4]
+    samples = (space_curve(jittered(50, 0)) @ turned).astype(np.float32)
+    points = (space_curve(jittered(12, 1)) @ turned).astype(np.float32).reshape(4, 3, 12)
     project = fitter(samples.reshape(50, 3, 4), dimension=1)
     image = project(points.reshape(4, 3, 3, 4))
     assert image.shape == (4, 3, 3, 4)
@@ -448,6 +486,7 @@ def test_shapes_blocks_and_traces(fitter):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_given_neighbours_are_used():
     samples = random(80, 5).astype(np.float32)
     project = local_pca_projection(samples, dimension=2, neighbours=8)
@@ -522,6 +561,7 @@ def test_feet_on_a_sphere_with_poles():
     assert float(above.distances[0]) == pytest.approx(0.5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_feet_at_the_end_of_an_open_axis_and_in_a_union(x64):
     spiral = helix(1.0, 1.0, 1.0)
     below = nearest_points(spiral, jnp.array([[1.0, -0.1, -2.0]]))
@@ -534,6 +574,7 @@ def test_feet_at_the_end_of_an_open_axis_and_in_a_union(x64):
     assert found.converged.tolist() == [True, True, False]
 
 
+@pytest.mark.slow
 def test_search_cut_short_is_marked_and_an_upper_bound(x64):
     points = random(50, 3)
     exact = np.abs(np.hypot(np.hypot(points[:, 0], points[:, 1]) - 2, points[:, 2]) - 0.5)
@@ -559,11 +600,12 @@ def test_fit_distances_of_concentric_circles(x64):
     assert float(found.forward.maximum) < 1e-7
     assert int(found.forward.failed) == 2 * int(np.sum(points[:, 0] > 1.9))
     assert float(found.projected.maximum) == pytest.approx(8**0.5)  # images are a quarter turn away
-    gap = 2 * np.pi * 3 / 60  # the images miss an arc: its middle is 3 samples away from the rest
+    gap = 2 * np.pi * 4 / 60  # seven images are missing: the middle of their arc is 4 samples away
     assert float(found.backward.maximum) == pytest.approx(4 * np.sin(gap / 2), rel=1e-9)
     assert float(found.hausdorff) == float(found.backward.maximum)
 
 
+@pytest.mark.slow
 def test_fit_distances_of_a_shifted_sphere(x64):
     """S^2 against its copy moved by s: |s| at most, and s cos(angle) to first order."""
     rng = np.random.default_rng(0)
@@ -609,18 +651,27 @@ PROJECT = local_pca_projection(CLOUD, dimension=1)
         (lambda: nearest_neighbours(CLOUD, CLOUD, 1, block_size=0), "block_size must be a whole number"),
         (lambda: local_pca_projection(CLOUD, dimension=3), "below the 3 features of a point, got 3"),
         (lambda: local_pca_projection(CLOUD, dimension=1, neighbours=1), "at least 2 neighbours, got 1"),
-        (lambda: local_pca_projection(CLOUD, dimension=1, neighbours=10), "only 9 samples: give more samples"),
+        (
+            lambda: local_pca_projection(CLOUD, dimension=1, neighbours=10),
+            "only 9 samples: give more samples",
+        ),
         (lambda: local_pca_projection(CLOUD, dimension=1, weights="box"), "'gaussian' or 'exponential'"),
         (lambda: local_pca_projection(CLOUD, dimension=1, sigma=-1.0), "sigma must be positive and finite"),
         (lambda: moving_least_squares(CLOUD, dimension=2, degree=0), "degree must be a whole number from 1"),
-        (lambda: moving_least_squares(CLOUD, dimension=2, degree=3), "takes 24 neighbours, but there are only 9"),
+        (
+            lambda: moving_least_squares(CLOUD, dimension=2, degree=3),
+            "takes 24 neighbours, but there are only 9",
+        ),
         (lambda: moving_least_squares(CLOUD, dimension=2, neighbours=6), "at least 7 neighbours, got 6"),
         (lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=0.0), "bandwidth must be positive"),
         (
             lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=1.0, neighbours=5),
             "a bandwidth, the same everywhere, or a number of neighbours",
         ),
-        (lambda: PROJECT(np.ones((4, 2), np.float32)), r"shape \(\*batch, 3\) as the samples have, got \(4, 2\)"),
+        (
+            lambda: PROJECT(np.ones((4, 2), np.float32)),
+            r"shape \(\*batch, 3\) as the samples have, got \(4, 2\)",
+        ),
         (lambda: PROJECT(np.ones((4, 3), int)), "points must be floating-point numbers"),
         (lambda: project_with_status(lambda x: x, CLOUD), "needs what local_pca_projection or moving_least"),
         (lambda: nearest_points("circle", CLOUD), "needs a Manifold or a sequence of them, got str"),
@@ -628,7 +679,10 @@ PROJECT = local_pca_projection(CLOUD, dimension=1)
         (lambda: nearest_points(sphere(), CLOUD[0]), r"points must have shape \(q, \*features\), got \(3,\)"),
         (lambda: nearest_points(sphere(), CLOUD, starts=0), "starts must be a whole number from 1"),
         (lambda: hausdorff_distance(CLOUD, CLOUD[:, :2]), "both clouds must have the same feature shape"),
-        (lambda: summarise_distances(CLOUD), r"floating-point vector with at least one entry, got float32 of"),
+        (
+            lambda: summarise_distances(CLOUD),
+            r"floating-point vector with at least one entry, got float32 of",
+        ),
         (
             lambda: fit_distances(lambda x: x[:3], sphere(), CLOUD),
             r"must keep the shape of its input, \(9, 3\), got \(3, 3\)",

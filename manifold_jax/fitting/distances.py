@@ -245,10 +245,11 @@ def fit_distances(
     """
     components("fit_distances", manifold)
     test_points = floating("fit_distances", "test_points", test_points)
+    tested = _images(project, test_points)
     if true_points is None:
         true_points = nearest_points(manifold, test_points, block_size=block_size, **options).points
     true_points = floating("fit_distances", "true_points", true_points)
-    tested, images = (_images(project, points) for points in (test_points, true_points))
+    images = _images(project, true_points)
     fitted = jnp.concatenate([tested, images])
     projected = jnp.linalg.norm(flat(images) - flat(true_points), axis=1)
     forward = distances_to_manifold(manifold, fitted, block_size=block_size, **options)

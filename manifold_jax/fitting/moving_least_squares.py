@@ -152,8 +152,9 @@ def _fit(settings: _Settings, bandwidth: Array, r: Array, near: Array) -> Projec
     coefficients, pivots = _value_at_zero(x, root, settings.degree)
     value = jnp.sum(coefficients[:, None] * z, axis=0)
     eps = jnp.finfo(r.dtype).eps
-    # The order of the tests: the first reason is the one given.
+    # Of several reasons the last one below is given.
     status = jnp.where(moved <= _tolerance(settings, r.dtype), OK, NOT_CONVERGED)
+    status = jnp.where(jnp.isnan(moved), DEGENERATE, status)
     status = jnp.where(pivots > eps**0.5, status, DEGENERATE)
     status = jnp.where(jnp.sum(root > 0) >= terms, status, TOO_FEW)
     status = jnp.where(jnp.all(jnp.isfinite(value)) | (status != OK), status, DEGENERATE)
@@ -205,7 +206,7 @@ def _leading_rows(centred: Array, dimension: int) -> tuple[Array, Array]:
     k, f = centred.shape
     if k < f:
         values, vectors = jnp.linalg.eigh(matmul(centred, centred.T))
-        return values, _orthonormal(matmul(vectors[:, -dimension:].T, centred))
+        return values, jnp.linalg.qr(matmul(centred.T, vectors[:, -dimension:]))[0].T
     values, vectors = jnp.linalg.eigh(matmul(centred.T, centred))
     return values, vectors[:, -dimension:].T
 
@@ -240,14 +241,16 @@ def _base_plane(settings: _Settings, y: Array, bandwidth: Array) -> tuple[_Plane
     tolerance = _tolerance(settings, y.dtype)
 
     def unfinished(state: tuple[_Plane, Array, Array]) -> Array:
-        # A NaN ends the search.
+        # A NaN ends the search, at the last plane.
         return (state[2] < settings.max_iterations) & (state[1] > tolerance)
 
     def iterate(state: tuple[_Plane, Array, Array]) -> tuple[_Plane, Array, Array]:
         plane = _step(settings, state[0], y, bandwidth)
         squares = jnp.sum((y - plane.base) ** 2, axis=1)
-        move = jnp.sqrt(jnp.sum((plane.base - state[0].base) ** 2))
-        return plane, move / _radius(settings, squares, bandwidth), state[2] + 1
+        move = jnp.sqrt(jnp.sum((plane.base - state[0].base) ** 2)) / _radius(settings, squares, bandwidth)
+        defined = jnp.isfinite(move) & jnp.all(jnp.isfinite(plane.frame))
+        plane = jax.tree.map(partial(jnp.where, defined), plane, state[0])
+        return plane, jnp.where(defined, move, jnp.nan), state[2] + 1
 
     begin = (_start(settings, y), jnp.full((), jnp.inf, y.dtype), jnp.zeros((), int))
     return jax.lax.while_loop(unfinished, iterate, begin)

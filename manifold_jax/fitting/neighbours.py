@@ -124,16 +124,35 @@ def neighbour_indices(
     extra = min(n, count + max(8, count // 2))
     tile = min(n, max(extra, TILE_NUMBERS // f))
     block = block_size or max(1, min(1024, TILE_NUMBERS // tile, TILE_NUMBERS // f))
-    centre = jnp.mean(jnp.where(jnp.isfinite(samples), samples, 0), axis=0)
-    largest = jnp.max(_squares(samples, centre))
+    centre, largest = _extent(samples, tile)
     search = partial(_screened, samples, centre, largest, count, extra, tile)
     return map_blocks(search, block, queries)
 
 
-def _squares(samples: Array, centre: Array) -> Array:
-    """Squared distances of the samples from a centre; 0 where not finite."""
-    squares = jnp.sum((samples - centre) ** 2, axis=1)
-    return jnp.where(jnp.isfinite(squares), squares, 0)
+def _extent(samples: Array, tile: int) -> tuple[Array, Array]:
+    """Mean of the finite samples, about, and the largest squared distance from it; tile by tile."""
+    n = samples.shape[0]
+    starts = jnp.minimum(jnp.arange(-(-n // tile)) * tile, n - tile)
+
+    def rows(start: Array) -> tuple[Array, Array]:
+        part = jax.lax.dynamic_slice_in_dim(samples, start, tile)
+        finite = jnp.all(jnp.isfinite(part), axis=1)
+        return jnp.where(finite[:, None], part, 0), finite
+
+    def total(sums: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        part, finite = rows(start)
+        return (sums[0] + jnp.sum(part, axis=0), sums[1] + jnp.sum(finite)), None
+
+    def farthest(largest: Array, start: Array) -> tuple[Array, None]:
+        part, finite = rows(start)
+        squares = jnp.where(finite, jnp.sum((part - centre) ** 2, axis=1), 0)
+        return jnp.maximum(largest, jnp.max(squares)), None
+
+    # The overlap of the last tile counts twice: any point near the middle will do.
+    begin = (jnp.zeros_like(samples[0]), jnp.zeros((), int))
+    (summed, number), _ = jax.lax.scan(total, begin, starts)
+    centre = summed / jnp.maximum(number, 1)
+    return centre, jax.lax.scan(farthest, jnp.zeros((), samples.dtype), starts)[0]
 
 
 def _screened(
@@ -177,7 +196,9 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
         values = squares(jax.lax.dynamic_slice_in_dim(samples, start, tile), queries)
         rows = start + jnp.arange(tile)
         seen = rows < number * tile
-        values = jnp.where(jnp.isnan(values) | seen, jnp.inf, values)
+        # Farther than any finite sample, nearer than the blanks that the search begins with.
+        values = jnp.where(jnp.isfinite(values), values, jnp.finfo(values.dtype).max)
+        values = jnp.where(seen, jnp.inf, values)
         values, columns = _top(values, min(count, tile))
         values = jnp.concatenate([best[0], values], axis=1)
         index = jnp.concatenate([best[1], rows[columns].astype(best[1].dtype)], axis=1)
@@ -185,8 +206,7 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
         return (-low, jnp.take_along_axis(index, place, axis=1)), None
 
     nothing = jnp.full((q, count), jnp.inf, samples.dtype)
-    # Where fewer than k samples are finite the rest is filled with rows that exist.
-    begin = (nothing, jnp.broadcast_to(jnp.arange(count, dtype=jnp.result_type(int)), (q, count)))
+    begin = (nothing, jnp.zeros((q, count), int))
     return jax.lax.scan(merge, begin, jnp.arange(tiles))[0]
 
 
