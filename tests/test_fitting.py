@@ -145,7 +145,7 @@ def test_approximate_neighbours_say_what_is_missing(monkeypatch):
 
 
 def plane_loop(samples, points, dimension, count, sigma, power):
-    """Weighted plane of the nearest samples, one point after the other; power 1 as manifold-microscope 0.2.0."""
+    """Weighted plane of the nearest samples, one point after the other; power 1 is that of the peer."""
     out = []
     for p in points:
         distance = np.linalg.norm(samples - p, axis=1)
@@ -368,12 +368,10 @@ def curve_slope(fitter):
 
 
 def test_orders_on_a_jittered_curve(x64):
-    """Measured: SLOPES."""
-    fitters = {2: local_pca_projection}
+    """Measured: local PCA 1.98; degrees 1, 2, 3: 1.99, 3.12, 3.87."""
     fitters = [(2, local_pca_projection)]
     fitters += [(degree + 1, partial(moving_least_squares, degree=degree)) for degree in (1, 2, 3)]
     slopes = [curve_slope(fitter) for _, fitter in fitters]
-    print(slopes)
     np.testing.assert_allclose(slopes, [order for order, _ in fitters], atol=0.35)
 
 
@@ -433,6 +431,7 @@ def test_fit_is_smooth_across_the_edge_of_the_support(x64):
     assert second.max() < 5.0  # |x''| of the curve is about 2; a jump of 1e-5 would give 40
 
 
+@pytest.mark.slow
 def test_failures_have_a_status(x64):
     line = np.stack([np.linspace(0, 1, 30), np.zeros(30), np.zeros(30)], axis=1)
     flat = moving_least_squares(line, dimension=2, degree=1, bandwidth=0.5)
@@ -516,6 +515,7 @@ def test_hausdorff_distance_matches_scipy():
     assert float(found.value) == max(float(found.forward.maximum), float(found.backward.maximum))
 
 
+@pytest.mark.slow
 def test_the_two_directions_differ():
     """A half circle and the whole: 0 one way, the diameter's end to the far points the other way."""
     t = np.linspace(0, 2 * np.pi, 401)[:-1]
@@ -551,14 +551,29 @@ def test_feet_on_a_warped_torus(x64):
 
 
 def test_feet_on_a_sphere_with_poles():
-    """Points right beside a pole, where the nearest lattice point is the pole itself."""
-    points = np.array([[0.011, -0.016, 1.0], [-0.002, 0.001, -1.1], [0.3, 0.4, 0.2]], np.float32)
+    """Points right beside a pole, where the nearest lattice point is the pole itself, and above it."""
+    points = [[0.011, -0.016, 1.0], [-0.002, 0.001, -1.1], [0.3, 0.4, 0.2], [0.0, 0.0, 1.5]]
+    points = np.array(points, np.float32)
     found = nearest_points(sphere(2), points)
     np.testing.assert_allclose(found.distances, np.abs(np.linalg.norm(points, axis=1) - 1), atol=1e-6)
-    assert bool(found.converged.all())
+    assert found.converged.tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]  # the foot is the pole: the chart cannot tell
     assert found.distances.dtype == jnp.float32
-    above = nearest_points(sphere(2), np.array([[0.0, 0.0, 1.5]], np.float32))
-    assert float(above.distances[0]) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_point_without_samples_nearby_has_a_status():
+    samples = space_curve(jittered(60, 0)).astype(np.float32)
+    project = moving_least_squares(samples, dimension=1, degree=2, bandwidth=0.25)
+    points = jnp.array([[5.0, 5.0, 5.0, 5.0], samples[3], [jnp.nan, 0.0, 0.0, 0.0]])
+    found = project_with_status(project, points)
+    assert STATUS[int(found.status[0])] == "too few samples in the support"
+    assert (
+        (found.status != 0).tolist() == np.isnan(project(points)).any(axis=1).tolist() == [True, False, True]
+    )
 
 
 @pytest.mark.slow
@@ -586,6 +601,7 @@ def test_search_cut_short_is_marked_and_an_upper_bound(x64):
     assert int(report.unconverged) == 50
 
 
+@pytest.mark.slow
 def test_fit_distances_of_concentric_circles(x64):
     truth, t = circle(2.0), np.linspace(0, 2 * np.pi, 60, endpoint=False)
     points = 2 * np.stack([np.cos(t), np.sin(t)], axis=1)
@@ -613,7 +629,7 @@ def test_fit_distances_of_a_shifted_sphere(x64):
     points[0] = [1.0, 0.0, 0.0]
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     found = fit_distances(lambda x: x + jnp.array([0.1, 0.0, 0.0]), sphere(2), points)
-    expected = np.abs(np.linalg.norm(points + [0.1, 0, 0], axis=1) - 1)
+    expected = np.abs(np.linalg.norm(points + np.array([0.1, 0, 0]), axis=1) - 1)
     np.testing.assert_allclose(found.forward.values[:400], expected, atol=1e-7)
     assert float(found.forward.maximum) == pytest.approx(0.1, abs=1e-9)
     assert np.all(found.backward.values <= found.projected.values + 1e-12)
