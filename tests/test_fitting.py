@@ -376,8 +376,8 @@ def test_orders_on_a_jittered_curve(x64):
 
 
 @pytest.mark.slow
-def test_orders_on_a_jittered_torus(x64, optimised):
-    """Jittered lattices on a warped torus; distances by the closed form."""
+def test_orders_on_a_jittered_torus(x64):
+    """Jittered lattices on a warped torus, RMS errors by the closed form. Measured: 2.08, 3.16, 4.18."""
 
     def torus_points(u, v):
         u, v = u + 0.3 * np.sin(u), v + 0.3 * np.sin(v)
@@ -388,18 +388,23 @@ def test_orders_on_a_jittered_torus(x64, optimised):
         return np.abs(np.hypot(np.hypot(p[:, 0], p[:, 1]) - 2, p[:, 2]) - 1)
 
     rng = np.random.default_rng(0)
-    test = torus_points(*rng.uniform(0, 2 * np.pi, (2, 300)))
+    lattice = np.stack(np.meshgrid(*2 * [np.arange(-14.0, 14.0)])).reshape(2, -1)
+    jitter, places = rng.uniform(-0.3, 0.3, lattice.shape), rng.uniform(-7, 7, (2, 40))
+    spacings = 2 * np.pi / np.array([60, 90, 135, 202])
     for degree in (1, 2, 3):
-        sizes, errors = [40, 60, 90, 135], []
-        for n in sizes:
-            u, v = (np.stack(np.meshgrid(*2 * [np.arange(n)])) + rng.uniform(-0.3, 0.3, (2, n, n))).reshape(
-                2, -1
-            )
-            samples = torus_points(2 * np.pi * u / n, 2 * np.pi * v / n)
-            found = moving_least_squares(samples, dimension=2, degree=degree)(test)
-            errors.append(np.sqrt(np.mean(error(np.asarray(found)) ** 2)))
-        slope = np.polyfit(np.log(1 / np.array(sizes)), np.log(errors), 1)[0]
-        assert abs(slope - (degree + 1)) < 0.5, (degree, slope, errors)
+        errors = []
+        for h in spacings:
+            # Patches of 784 samples: one shape, one compilation.
+            squares = []
+            for middle in np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])[:, :, None]:
+                samples = torus_points(*(middle + h * (lattice + jitter)))
+                found = moving_least_squares(samples, dimension=2, degree=degree)(
+                    torus_points(*(middle + h * places))
+                )
+                squares.append(np.mean(error(np.asarray(found)) ** 2))
+            errors.append(np.sqrt(np.mean(squares)))
+        slope = np.polyfit(np.log(spacings), np.log(errors), 1)[0]
+        assert abs(slope - (degree + 1)) < 0.4, (degree, slope, errors)
 
 
 @pytest.mark.slow
