@@ -537,6 +537,7 @@ def test_summary_leaves_failures_out_and_counts_them():
     assert np.isnan(summarise_distances(jnp.array([jnp.nan])).maximum)
 
 
+@pytest.mark.slow
 def test_feet_on_a_warped_torus(x64):
     """Points at a known distance along the normal, up to 0.9 of the reach on either side."""
     manifold = warped(torus(2.0, 0.5), 0.4)
