@@ -1,1 +1,32 @@
-"""From samples back to manifolds."""
+"""From samples back to manifolds: fits, distances to what is known, rates and bounds."""
+
+from manifold_jax.fitting.bounds import MeanSquaredBound as MeanSquaredBound
+from manifold_jax.fitting.bounds import agnostic_mean_squared_bound as agnostic_mean_squared_bound
+from manifold_jax.fitting.bounds import agnostic_sample_complexity as agnostic_sample_complexity
+from manifold_jax.fitting.bounds import unit_ball as unit_ball
+from manifold_jax.fitting.curves import Curve as Curve
+from manifold_jax.fitting.curves import explicit as explicit
+from manifold_jax.fitting.curves import fit_constant as fit_constant
+from manifold_jax.fitting.distances import Distances as Distances
+from manifold_jax.fitting.distances import FitDistances as FitDistances
+from manifold_jax.fitting.distances import Hausdorff as Hausdorff
+from manifold_jax.fitting.distances import distances_to_manifold as distances_to_manifold
+from manifold_jax.fitting.distances import fit_distances as fit_distances
+from manifold_jax.fitting.distances import hausdorff_distance as hausdorff_distance
+from manifold_jax.fitting.foot_points import NearestPoints as NearestPoints
+from manifold_jax.fitting.foot_points import nearest_points as nearest_points
+from manifold_jax.fitting.local_pca import local_pca_projection as local_pca_projection
+from manifold_jax.fitting.moving_least_squares import moving_least_squares as moving_least_squares
+from manifold_jax.fitting.neighbours import Neighbours as Neighbours
+from manifold_jax.fitting.neighbours import nearest_neighbours as nearest_neighbours
+from manifold_jax.fitting.projection import Projection as Projection
+from manifold_jax.fitting.projection import project_with_status as project_with_status
+from manifold_jax.fitting.rate_table import RATES as RATES
+from manifold_jax.fitting.rate_table import smooth_rate as smooth_rate
+from manifold_jax.fitting.rates import Rate as Rate
+from manifold_jax.fitting.slopes import Slope as Slope
+from manifold_jax.fitting.slopes import Support as Support
+from manifold_jax.fitting.slopes import compare_rates as compare_rates
+from manifold_jax.fitting.slopes import effective_slope as effective_slope
+from manifold_jax.fitting.slopes import slope as slope
+from manifold_jax.fitting.slopes import supports as supports

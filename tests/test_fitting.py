@@ -1,0 +1,716 @@
+"""Neighbours, fitted manifolds and distances against SciPy, NumPy loops, closed forms and orders."""
+
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import directed_hausdorff
+
+from manifold_jax.datasets import circle, helix, sphere, torus, two_moons
+from manifold_jax.datasets.compose import warped
+from manifold_jax.fitting import neighbours as search
+from manifold_jax.fitting.distances import (
+    distances_to_manifold,
+    fit_distances,
+    hausdorff_distance,
+    summarise_distances,
+)
+from manifold_jax.fitting.foot_points import nearest_points
+from manifold_jax.fitting.local_pca import local_pca_projection
+from manifold_jax.fitting.moving_least_squares import moving_least_squares
+from manifold_jax.fitting.neighbours import nearest_neighbours
+from manifold_jax.fitting.projection import STATUS, project_with_status
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def rotation(size, seed=0):
+    return np.linalg.qr(random(size, size, seed=seed))[0]
+
+
+# --- neighbours --------------------------------------------------------------------------------------------
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("features", "count"), [(40, 7), pytest.param(3, 7, marks=SLOW), pytest.param(40, 500, marks=SLOW)]
+)
+def test_neighbours_match_a_tree(x64, monkeypatch, features, count):
+    monkeypatch.setattr(search, "TILE_NUMBERS", 40 * 130)  # several tiles, the last one overlapping
+    samples, queries = random(500, features), random(61, features, seed=1)
+    found = nearest_neighbours(samples.reshape(500, -1, 1), queries.reshape(61, -1, 1), count, block_size=16)
+    distances, indices = cKDTree(samples).query(queries, count)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-13)
+
+
+def test_groups_of_columns_hold_the_smallest(x64):
+    values = np.round(random(20, 512), 1)  # with many ties
+    low, columns = search._top(jnp.asarray(values), 9)
+    np.testing.assert_array_equal(low, np.sort(values, axis=1)[:, :9])
+    np.testing.assert_array_equal(np.take_along_axis(values, np.asarray(columns), axis=1), low)
+    assert all(len(set(row)) == 9 for row in np.asarray(columns).tolist())
+
+
+def test_float32_neighbours_far_from_the_origin():
+    """Two clusters 2e3 apart: the screen cannot tell points of one cluster from each other."""
+    side = 1e3 * np.sign(random(400, 1, seed=3))
+    cloud = (side + 1e-3 * random(400, 30)).astype(np.float32)
+    found = nearest_neighbours(cloud, cloud[:40], 5)
+    assert found.distances.dtype == jnp.float32
+    exact = cloud.astype(np.float64)
+    distances, _ = cKDTree(exact).query(exact[:40], 5)
+    assert distances.max() < 0.01
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-5)
+    squares = np.sum(cloud**2, axis=1)
+    screen = squares[:40, None] + squares[None] - 2 * cloud[:40] @ cloud.T
+    assert np.mean(np.argsort(screen, axis=1)[:, 0] == np.arange(40)) < 0.5  # what would go wrong
+
+
+def test_duplicates_and_points_that_are_not_finite():
+    cloud = jnp.asarray(np.repeat(random(4, 20), 6, axis=0), jnp.float32).at[5].set(jnp.nan)
+    found = nearest_neighbours(cloud, cloud[:24:6], 5)
+    np.testing.assert_array_equal(found.distances, 0.0)
+    for row, first in zip(np.asarray(found.indices).tolist(), range(0, 24, 6), strict=True):
+        assert len(set(row)) == 5
+        assert all(first <= k < first + 6 and k != 5 for k in row)
+    assert np.isinf(nearest_neighbours(cloud, cloud[:1], 24).distances).sum() == 1
+
+
+@pytest.mark.slow
+def test_block_sizes_jit_and_vmap_agree():
+    samples, queries = (jnp.asarray(random(n, 33, seed=n), jnp.float32) for n in (300, 25))
+    whole = nearest_neighbours(samples, queries, 6)
+    for size in (1, 7, 25, 100):
+        found = nearest_neighbours(samples, queries, 6, block_size=size)
+        np.testing.assert_array_equal(found.indices, whole.indices)
+        np.testing.assert_allclose(found.distances, whole.distances, rtol=1e-6)
+    one = jax.jit(jax.vmap(lambda q: nearest_neighbours(samples, q[None], 6).indices[0]))(queries)
+    np.testing.assert_array_equal(one, whole.indices)
+
+
+@pytest.mark.slow
+def test_neighbours_of_many_images_hold_one_tile(optimised):
+    images = jax.ShapeDtypeStruct((65536, 4096), jnp.float32)
+    compiled = search._exact.lower(images, images, 32, None).compile()
+    memory = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < 2**28  # a quarter of the samples themselves
+
+
+@pytest.mark.slow
+def test_gradient_of_distances_is_the_unit_vector(x64):
+    samples, query = random(50, 20), random(20, seed=1)
+    slope = jax.grad(lambda q: nearest_neighbours(samples, q[None], 1).distances[0, 0])(query)
+    nearest = samples[np.argmin(np.linalg.norm(samples - query, axis=1))]
+    np.testing.assert_allclose(slope, (query - nearest) / np.linalg.norm(query - nearest), rtol=1e-12)
+    at_sample = jax.grad(lambda q: nearest_neighbours(samples, q[None], 1).distances[0, 0])(samples[3])
+    np.testing.assert_array_equal(at_sample, 0.0)
+
+
+@pytest.mark.slow
+def test_approximate_neighbours_find_nearly_all():
+    pytest.importorskip("pynndescent")
+    cloud = random(3000, 5).astype(np.float32)
+    found = nearest_neighbours(cloud, cloud[:200], 10, method="approximate")
+    exact = nearest_neighbours(cloud, cloud[:200], 10)
+    common = [
+        len(set(a) & set(b)) for a, b in zip(found.indices.tolist(), exact.indices.tolist(), strict=True)
+    ]
+    assert np.mean(common) > 9.5
+    np.testing.assert_allclose(
+        found.distances, np.linalg.norm(cloud[found.indices] - cloud[:200, None], axis=2), atol=1e-5
+    )
+    assert np.all(np.diff(found.distances, axis=1) >= 0)
+
+
+def test_approximate_neighbours_say_what_is_missing(monkeypatch):
+    cloud = jnp.ones((5, 2))
+    monkeypatch.setitem(sys.modules, "pynndescent", None)
+    with pytest.raises(ValueError, match="needs pynndescent: pip install pynndescent"):
+        nearest_neighbours(cloud, cloud, 1, method="approximate")
+    with pytest.raises(ValueError, match="cannot be traced; call it outside of jit"):
+        jax.jit(lambda x: nearest_neighbours(x, x, 1, method="approximate"))(cloud)
+
+
+# --- local PCA ---------------------------------------------------------------------------------------------
+
+
+def plane_loop(samples, points, dimension, count, sigma, power):
+    """Weighted plane of the nearest samples, one point after the other; power 1 is that of the peer."""
+    out = []
+    for p in points:
+        distance = np.linalg.norm(samples - p, axis=1)
+        near = np.argsort(distance)[:count]
+        w = np.exp(-(distance[near] ** power) / (2 * sigma**2))
+        mean = (w[:, None] * samples[near]).sum(axis=0) / w.sum()
+        rows = np.linalg.svd(np.sqrt(w)[:, None] * (samples[near] - mean), full_matrices=False)[2][:dimension]
+        out.append(mean + (p - mean) @ rows.T @ rows)
+    return np.array(out)
+
+
+@pytest.mark.parametrize(
+    ("features", "count", "dimension", "weights", "power"),
+    [
+        (40, 6, 1, "exponential", 1),
+        (3, 9, 2, "gaussian", 2),
+        pytest.param(3, 9, 2, "exponential", 1, marks=SLOW),
+        pytest.param(40, 32, 4, "exponential", 1, marks=SLOW),
+        pytest.param(40, 32, 4, "gaussian", 2, marks=SLOW),
+    ],
+)
+def test_local_pca_equals_a_loop(x64, features, count, dimension, weights, power):
+    samples, points = random(200, features), random(23, features, seed=1)
+    project = local_pca_projection(
+        samples, dimension=dimension, neighbours=count, weights=weights, sigma=1.3, block_size=8
+    )
+    expected = plane_loop(samples, points, dimension, count, 1.3, power)
+    np.testing.assert_allclose(project(points), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_defaults_of_local_pca(x64):
+    samples, points = random(60, 5), random(4, 5, seed=1)
+    exponential = local_pca_projection(samples, dimension=1, weights="exponential")(points)
+    np.testing.assert_allclose(exponential, plane_loop(samples, points, 1, 6, 1.0, 1), atol=1e-12)
+    for point, image in zip(points, local_pca_projection(samples, dimension=2)(points), strict=True):
+        sigma = np.sort(np.linalg.norm(samples - point, axis=1))[7] / 2
+        np.testing.assert_allclose(image, plane_loop(samples, point[None], 2, 8, sigma, 2)[0], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_tiny_width_does_not_underflow(x64):
+    samples = np.stack([np.arange(20.0), np.zeros(20)], axis=1)
+    # Two samples are equally near; all other weights are exp(-10^6) of theirs.
+    project = local_pca_projection(samples, dimension=1, sigma=1e-3)
+    np.testing.assert_allclose(project(jnp.array([4.5, 0.3])), [4.5, 0.0], atol=1e-12)
+
+
+def test_plane_that_is_not_singled_out_is_marked(x64):
+    corners = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    project = local_pca_projection(corners, dimension=1, neighbours=4)
+    assert np.isnan(project(jnp.zeros(2))).all()
+    assert STATUS[int(project_with_status(project, jnp.zeros(2)).status)] == "degenerate"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", [3, 12])
+def test_derivatives_of_local_pca(x64, features):
+    samples, point = random(40, features), random(features, seed=1)
+    project = local_pca_projection(samples, dimension=2, neighbours=9)
+    check_derivative(project, point, 1e-8)
+
+
+@pytest.mark.slow
+def test_derivative_where_eigenvalues_within_the_plane_are_equal(x64):
+    ring = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    samples = np.stack([np.cos(ring), np.sin(ring), 0.1 * np.cos(4 * ring)], axis=1)
+    project = local_pca_projection(samples, dimension=2, neighbours=8, sigma=1.0)
+    jacobian = jax.jacfwd(project)(jnp.array([0.0, 0.0, 0.2]))
+    np.testing.assert_allclose(jacobian, central(project, np.array([0.0, 0.0, 0.2])), atol=1e-8)
+
+
+def central(function, point, step=1e-5):
+    """Jacobian by central differences."""
+    moves = step * np.eye(len(point))
+    return np.stack([(function(point + v) - function(point - v)) / (2 * step) for v in moves], axis=1)
+
+
+def check_derivative(project, point, tolerance):
+    forward = jax.jit(jax.jacfwd(project))(point)
+    np.testing.assert_allclose(forward, central(project, point), atol=tolerance)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(project))(point), forward, atol=1e-12)
+
+
+# --- moving least squares ----------------------------------------------------------------------------------
+
+
+def space_curve(t):
+    return np.stack([np.cos(t), np.sin(t), 0.4 * np.sin(2 * t + 0.3), 0.2 * np.cos(3 * t)], axis=-1)
+
+
+def jittered(count, seed):
+    t = np.arange(count) + np.random.default_rng(seed).uniform(-0.3, 0.3, count)
+    return 2 * np.pi * t / count
+
+
+def distance_to_curve(points):
+    """Distance to the space curve by Newton on t, from a dense sample."""
+    dense = np.linspace(0, 2 * np.pi, 4001)
+    t = dense[cKDTree(space_curve(dense)).query(points)[1]]
+    for _ in range(6):
+        e = 1e-4
+        low, mid, high = (np.sum((space_curve(t + s) - points) ** 2, axis=1) for s in (-e, 0, e))
+        t = t - e * (high - low) / 2 / (high - 2 * mid + low)
+    return np.linalg.norm(space_curve(t) - points, axis=1)
+
+
+def mmls_loop(samples, point, dimension, degree, count):
+    """The paper's algorithm for d = 1 or 2 in NumPy: SVD start, lstsq for both fits."""
+    distance = np.linalg.norm(samples - point, axis=1)
+    near = samples[np.argsort(distance)[:count]]
+    mean = near.mean(axis=0)
+    frame = np.linalg.svd(near - mean, full_matrices=False)[2][:dimension].T
+    q = mean + frame @ frame.T @ (point - mean)
+
+    def local():
+        distance = np.linalg.norm(samples - q, axis=1)
+        b = np.sort(distance)[count - 1]
+        inside = distance < b * (1 - 1e-9)
+        t = distance[inside] / b
+        return samples[inside] - q, np.sqrt(np.exp(-(t**2) / (1 - t**2)))[:, None]
+
+    for _ in range(200):
+        z, root = local()
+        x = z @ frame
+        fit = np.linalg.lstsq(root * np.column_stack([np.ones(len(x)), x]), root * z, rcond=None)[0]
+        frame = np.linalg.qr(fit[1:].T)[0]
+        q = q + fit[0]
+        q = q + frame @ frame.T @ (point - q)
+    z, root = local()
+    x = z @ frame
+    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+    second = x[:, 1] if dimension == 2 else np.ones(len(x))
+    powers = [p for p in powers if dimension == 2 or p[1] == 0]
+    design = np.column_stack([x[:, 0] ** i * second**j for i, j in powers])
+    return q + np.linalg.lstsq(root * design, root * z, rcond=None)[0][powers.index((0, 0))]
+
+
+@pytest.mark.parametrize(("dimension", "degree", "count"), [(2, 2, 18), pytest.param(1, 3, 10, marks=SLOW)])
+def test_moving_least_squares_equals_a_loop(x64, dimension, degree, count):
+    if dimension == 1:
+        samples = space_curve(jittered(60, 0))
+    else:
+        u = random(400, 2)
+        samples = np.column_stack([u, np.sin(u[:, 0]) * u[:, 1], 0.3 * u[:, 1] ** 2, np.cos(u[:, 0])])
+    points = samples[5:400:40] + 0.03 * random(len(samples[5:400:40]), samples.shape[1], seed=2)
+    project = moving_least_squares(
+        samples, dimension=dimension, degree=degree, neighbours=count, candidates=40, tolerance=1e-13
+    )
+    found = project_with_status(project, points)
+    assert not found.status.any()
+    expected = [mmls_loop(samples, p, dimension, degree, count) for p in points]
+    np.testing.assert_allclose(found.points, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_planes_are_reproduced(x64):
+    frame = rotation(6)
+    samples = 3.0 + random(300, 2) @ frame[:2]
+    points = 3.0 + 0.5 * random(20, 6, seed=1)
+    expected = 3.0 + (points - 3.0) @ frame[:2].T @ frame[:2]
+    project = moving_least_squares(samples, dimension=2, degree=2)
+    np.testing.assert_allclose(project(points), expected, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_polynomials_over_their_plane_are_reproduced(x64):
+    """A graph z(x) in a tilted frame, samples symmetric about the apex so that H is the plane of x."""
+    half = random(60, 2)
+    x = np.concatenate([half, -half])
+    graph = np.column_stack([x, x[:, 0] ** 2 - 0.5 * x[:, 0] * x[:, 1], 0.3 * x[:, 1] ** 2, 0 * x[:, 0]])
+    frame, shift = rotation(5), random(5, seed=4)
+    samples, apex = graph @ frame + shift, shift
+    away = apex + 0.05 * frame[2] - 0.02 * frame[4]  # normal to the plane
+    errors = {}
+    for degree in (1, 2, 3):
+        project = moving_least_squares(samples, dimension=2, degree=degree, bandwidth=1.5, candidates=120)
+        errors[degree] = np.abs(project(np.stack([apex, away])) - apex).max()
+    assert errors[1] > 1e-2
+    assert max(errors[2], errors[3]) < 1e-11
+
+
+def test_projecting_twice_and_along_the_normal_changes_nothing(x64):
+    project = moving_least_squares(space_curve(jittered(200, 0)), dimension=1, degree=2, tolerance=1e-14)
+    points = space_curve(np.linspace(0, 6, 30)) + 0.02 * random(30, 4)
+    once = project_with_status(project, points)
+    assert not once.status.any()
+    moved = np.linalg.norm(once.points - points, axis=1)
+    assert moved.min() > 1e-3
+    np.testing.assert_allclose(project(once.points), once.points, atol=1e-12)
+    # r and p(0) have the same base point, so that every point of the line between them has their image.
+    np.testing.assert_allclose(project((points + once.points) / 2), once.points, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fitter", [local_pca_projection, partial(moving_least_squares, degree=2)])
+def test_isometries_pass_through(x64, fitter):
+    samples, points = space_curve(jittered(80, 0)), space_curve(jittered(9, 1)) + 0.03 * random(9, 4)
+    turned = rotation(7)[:4]
+    image = fitter(samples, dimension=1)(points)
+    moved = fitter(samples @ turned + 2.0, dimension=1)(points @ turned + 2.0)
+    np.testing.assert_allclose(moved, image @ turned + 2.0, atol=1e-9)
+    scaled = fitter(1e-3 * samples, dimension=1)(1e-3 * points)
+    np.testing.assert_allclose(scaled, 1e-3 * image, atol=1e-12)
+
+
+def curve_slope(fitter):
+    """Slope of the largest error over the spacing, on arcs of 64 samples: one shape, one compilation."""
+    spacings, errors = 2 * np.pi / np.array([80, 160, 320, 640]), []
+    rng = np.random.default_rng(5)
+    jitter, places = rng.uniform(-0.3, 0.3, 64), rng.uniform(-16, 16, 40)
+    for spacing in spacings:
+        largest = 0.0
+        for middle in np.arange(6.0):
+            samples = space_curve(middle + spacing * (np.arange(-32, 32) + jitter))
+            found = fitter(samples, dimension=1)(space_curve(middle + spacing * places))
+            largest = max(largest, distance_to_curve(found).max())
+        errors.append(largest)
+    return np.polyfit(np.log(spacings), np.log(errors), 1)[0]
+
+
+def test_orders_on_a_jittered_curve(x64):
+    """Measured: local PCA 1.98; degrees 1, 2, 3: 1.99, 3.12, 3.87."""
+    fitters = [(2, local_pca_projection)]
+    fitters += [(degree + 1, partial(moving_least_squares, degree=degree)) for degree in (1, 2, 3)]
+    slopes = [curve_slope(fitter) for _, fitter in fitters]
+    np.testing.assert_allclose(slopes, [order for order, _ in fitters], atol=0.35)
+
+
+@pytest.mark.slow
+def test_orders_on_a_jittered_torus(x64):
+    """Jittered lattices on a warped torus, RMS errors by the closed form. Measured: 2.08, 3.16, 4.18."""
+
+    def torus_points(u, v):
+        u, v = u + 0.3 * np.sin(u), v + 0.3 * np.sin(v)
+        ring = 2 + np.cos(v)
+        return np.stack([ring * np.cos(u), ring * np.sin(u), np.sin(v)], axis=-1)
+
+    def error(p):
+        return np.abs(np.hypot(np.hypot(p[:, 0], p[:, 1]) - 2, p[:, 2]) - 1)
+
+    rng = np.random.default_rng(0)
+    lattice = np.stack(np.meshgrid(*2 * [np.arange(-14.0, 14.0)])).reshape(2, -1)
+    jitter, places = rng.uniform(-0.3, 0.3, lattice.shape), rng.uniform(-7, 7, (2, 40))
+    spacings = 2 * np.pi / np.array([60, 90, 135, 202])
+    for degree in (1, 2, 3):
+        errors = []
+        for h in spacings:
+            # Patches of 784 samples: one shape, one compilation.
+            squares = []
+            for middle in np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])[:, :, None]:
+                samples = torus_points(*(middle + h * (lattice + jitter)))
+                found = moving_least_squares(samples, dimension=2, degree=degree)(
+                    torus_points(*(middle + h * places))
+                )
+                squares.append(np.mean(error(np.asarray(found)) ** 2))
+            errors.append(np.sqrt(np.mean(squares)))
+        slope = np.polyfit(np.log(spacings), np.log(errors), 1)[0]
+        assert abs(slope - (degree + 1)) < 0.4, (degree, slope, errors)
+
+
+@pytest.mark.slow
+def test_derivatives_of_moving_least_squares(x64):
+    samples = space_curve(jittered(60, 0))
+    point = space_curve(np.array(1.1)) + 0.1 * random(4, seed=3)
+    project = moving_least_squares(samples, dimension=1, degree=2, tolerance=1e-15)
+    check_derivative(project, point, 1e-7)
+    fixed = moving_least_squares(samples, dimension=1, degree=2, bandwidth=0.5, tolerance=1e-15)
+    check_derivative(fixed, point, 1e-7)
+
+    def value(shift):
+        moved = moving_least_squares(samples + shift, dimension=1, degree=2, bandwidth=0.5, tolerance=1e-15)
+        return jnp.sum(moved(point) * jnp.arange(4.0))
+
+    slope = jax.jit(jax.grad(value))(jnp.zeros(4))
+    value = jax.jit(value)
+    expected = [(value(1e-5 * v) - value(-1e-5 * v)) / 2e-5 for v in np.eye(4)]
+    np.testing.assert_allclose(slope, expected, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_fit_is_smooth_across_the_edge_of_the_support(x64):
+    """The image moves steadily while samples enter and leave the support of a given bandwidth."""
+    project = moving_least_squares(space_curve(jittered(100, 0)), dimension=1, degree=2, bandwidth=0.4)
+    t = np.linspace(0.3, 0.5, 400)
+    path = np.asarray(project(space_curve(t)))
+    second = np.linalg.norm(np.diff(path, 2, axis=0), axis=1) / (t[1] - t[0]) ** 2
+    assert second.max() < 5.0  # |x''| of the curve is about 2; a jump of 1e-5 would give 40
+
+
+@pytest.mark.slow
+def test_failures_have_a_status(x64):
+    line = np.stack([np.linspace(0, 1, 30), np.zeros(30), np.zeros(30)], axis=1)
+    flat = moving_least_squares(line, dimension=2, degree=1, bandwidth=0.5)
+    curve = moving_least_squares(space_curve(jittered(60, 0)), dimension=1, degree=2, bandwidth=0.25)
+    hasty = moving_least_squares(space_curve(jittered(60, 0)), dimension=1, max_iterations=1)
+    for project, point, reason in (
+        (flat, [0.5, 0.0, 0.0], "degenerate"),
+        (curve, [5.0, 5.0, 5.0, 5.0], "too few samples in the support"),
+        (hasty, list(space_curve(np.array(1.0)) + 0.1), "not converged"),
+    ):
+        found = project_with_status(project, jnp.array(point))
+        assert STATUS[int(found.status)] == reason
+        assert np.isnan(project(jnp.array(point))).all()
+    assert np.isnan(curve(jnp.full((1, 4), jnp.nan))).all()
+
+
+@pytest.mark.slow
+def test_float32_follows_float64():
+    samples = space_curve(jittered(120, 0))
+    points = space_curve(jittered(11, 1)) + 0.02 * random(11, 4)
+    with jax.enable_x64(True):
+        exact = moving_least_squares(samples, dimension=1, degree=3)(points)
+    found = moving_least_squares(samples.astype(np.float32), dimension=1, degree=3)(points.astype(np.float32))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fitter", [local_pca_projection, moving_least_squares])
+def test_shapes_blocks_and_traces(fitter):
+    turned = rotation(12)[:4]
+    samples = (space_curve(jittered(50, 0)) @ turned).astype(np.float32)
+    points = (space_curve(jittered(12, 1)) @ turned).astype(np.float32).reshape(4, 3, 12)
+    project = fitter(samples.reshape(50, 3, 4), dimension=1)
+    image = project(points.reshape(4, 3, 3, 4))
+    assert image.shape == (4, 3, 3, 4)
+    np.testing.assert_allclose(project(points.reshape(12, 12)), image.reshape(12, 12), atol=1e-6)
+    single = jax.vmap(project)(points.reshape(12, 3, 4))
+    np.testing.assert_allclose(single, image.reshape(12, 3, 4), atol=1e-5)
+    blocked = fitter(samples, dimension=1, block_size=5)(points.reshape(12, 12))
+    np.testing.assert_allclose(blocked, image.reshape(12, 12), atol=1e-5)
+    traces = []
+
+    @jax.jit
+    def images(project, x):
+        traces.append(1)
+        return project(x)
+
+    images(project, points.reshape(12, 12))
+    images(fitter((2 * samples).reshape(50, 3, 4), dimension=1), points.reshape(12, 12))
+    assert len(traces) == 1
+
+
+@pytest.mark.slow
+def test_given_neighbours_are_used():
+    samples = random(80, 5).astype(np.float32)
+    project = local_pca_projection(samples, dimension=2, neighbours=8)
+    points = samples[:6] + np.float32(0.1)
+    near = nearest_neighbours(samples, points, 8).indices
+    found = project_with_status(project, points, indices=near)
+    np.testing.assert_allclose(found.points, project(points), atol=1e-6)
+    others = project_with_status(project, points, indices=near[::-1])
+    assert np.abs(others.points - found.points).max() > 0.1
+    with pytest.raises(ValueError, match=r"indices must have shape \(6, 8\), got \(6, 7\)"):
+        project_with_status(project, points, indices=near[:, :7])
+
+
+# --- distances ---------------------------------------------------------------------------------------------
+
+
+def test_hausdorff_distance_matches_scipy():
+    a, b = (random(n, 5, seed=n).astype(np.float32) for n in (200, 150))
+    found = hausdorff_distance(a, b)
+    for side, (x, y) in ((found.forward, (a, b)), (found.backward, (b, a))):
+        value, i, j = directed_hausdorff(x, y)
+        assert float(side.maximum) == pytest.approx(value, rel=1e-6)
+        assert side.witness.tolist() == [i, j]
+        nearest = np.linalg.norm(x[:, None] - y, axis=2).min(axis=1)
+        assert float(side.mean) == pytest.approx(nearest.mean(), rel=1e-6)
+        assert float(side.rms) == pytest.approx(np.sqrt(np.mean(nearest**2)), rel=1e-6)
+    assert float(found.value) == max(float(found.forward.maximum), float(found.backward.maximum))
+
+
+@pytest.mark.slow
+def test_the_two_directions_differ():
+    """A half circle and the whole: 0 one way, the diameter's end to the far points the other way."""
+    t = np.linspace(0, 2 * np.pi, 401)[:-1]
+    whole = np.stack([np.cos(t), np.sin(t)], axis=1).astype(np.float32)
+    found = hausdorff_distance(whole[:201], whole)
+    assert float(found.forward.maximum) == 0.0
+    assert float(found.backward.maximum) == pytest.approx(2**0.5, rel=1e-3)
+
+
+def test_summary_leaves_failures_out_and_counts_them():
+    found = summarise_distances(jnp.array([jnp.nan, 3e-30, 4e-30]))
+    assert float(found.rms) == pytest.approx(12.5**0.5 * 1e-30, rel=1e-6)
+    assert (int(found.failed), found.witness.tolist()) == (1, [2, -1])
+    assert np.isnan(summarise_distances(jnp.array([jnp.nan])).maximum)
+
+
+@pytest.mark.slow
+def test_feet_on_a_warped_torus(x64):
+    """Points at a known distance along the normal, up to 0.9 of the reach on either side."""
+    manifold = warped(torus(2.0, 0.5), 0.4)
+    rng = np.random.default_rng(0)
+    u, v = rng.uniform(0, 2 * np.pi, (2, 200))
+    offset = rng.uniform(-0.45, 0.45, 200)
+    ring = np.stack([np.cos(u), np.sin(u), 0 * u], axis=1)
+    normal = np.cos(v)[:, None] * ring + np.sin(v)[:, None] * [0.0, 0.0, 1.0]
+    surface = 2 * ring + 0.5 * normal
+    found = nearest_points(manifold, surface + offset[:, None] * normal)
+    assert bool(found.converged.all())
+    np.testing.assert_allclose(found.distances, np.abs(offset), atol=1e-13)
+    np.testing.assert_allclose(found.points, surface, atol=1e-8)
+    embedded = jax.vmap(manifold.embedding)(found.coordinates)
+    np.testing.assert_allclose(embedded, found.points, atol=1e-12)
+    assert np.all((found.coordinates >= 0) & (found.coordinates <= 2 * np.pi))
+
+
+def test_feet_on_a_sphere_with_poles():
+    """Points right beside a pole, where the nearest lattice point is the pole itself, and above it."""
+    points = [[0.011, -0.016, 1.0], [-0.002, 0.001, -1.1], [0.3, 0.4, 0.2], [0.0, 0.0, 1.5]]
+    points = np.array(points, np.float32)
+    found = nearest_points(sphere(2), points)
+    np.testing.assert_allclose(found.distances, np.abs(np.linalg.norm(points, axis=1) - 1), atol=1e-6)
+    assert found.converged.tolist() == [
+        True,
+        True,
+        True,
+        False,
+    ]  # the foot is the pole: the chart cannot tell
+    assert found.distances.dtype == jnp.float32
+
+
+def test_point_without_samples_nearby_has_a_status():
+    samples = space_curve(jittered(60, 0)).astype(np.float32)
+    project = moving_least_squares(samples, dimension=1, degree=2, bandwidth=0.25)
+    points = jnp.array([[5.0, 5.0, 5.0, 5.0], samples[3], [jnp.nan, 0.0, 0.0, 0.0]])
+    found = project_with_status(project, points)
+    assert STATUS[int(found.status[0])] == "too few samples in the support"
+    assert (
+        (found.status != 0).tolist() == np.isnan(project(points)).any(axis=1).tolist() == [True, False, True]
+    )
+
+
+@pytest.mark.slow
+def test_feet_at_the_end_of_an_open_axis_and_in_a_union(x64):
+    spiral = helix(1.0, 1.0, 1.0)
+    below = nearest_points(spiral, jnp.array([[1.0, -0.1, -2.0]]))
+    assert below.coordinates.tolist() == [[0.0]]
+    assert bool(below.converged[0])
+    assert float(below.distances[0]) == pytest.approx(np.hypot(0.1, 2.0), rel=1e-14)
+    found = nearest_points(two_moons(), jnp.array([[0.0, 2.0], [1.0, -2.0], [jnp.nan, 0.0]]))
+    np.testing.assert_allclose(found.distances, [1.0, 1.5, np.nan], rtol=1e-12)
+    assert found.component.tolist()[:2] == [0, 1]
+    assert found.converged.tolist() == [True, True, False]
+
+
+@pytest.mark.slow
+def test_search_cut_short_is_marked_and_an_upper_bound(x64):
+    points = random(50, 3)
+    exact = np.abs(np.hypot(np.hypot(points[:, 0], points[:, 1]) - 2, points[:, 2]) - 0.5)
+    found = nearest_points(torus(2.0, 0.5, size=(12, 8)), points, max_steps=1)
+    assert not found.converged.any()
+    assert np.all(found.distances >= exact - 1e-12)
+    assert np.max(found.distances - exact) > 1e-3
+    report = distances_to_manifold(torus(2.0, 0.5, size=(12, 8)), points, max_steps=1)
+    assert int(report.unconverged) == 50
+
+
+@pytest.mark.slow
+def test_fit_distances_of_concentric_circles(x64):
+    truth, t = circle(2.0), np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    points = 2 * np.stack([np.cos(t), np.sin(t)], axis=1)
+    found = fit_distances(lambda x: 1.5 * x, truth, points)
+    for side in (found.forward, found.backward, found.projected):
+        np.testing.assert_allclose([side.maximum, side.mean, side.rms], 1.0, rtol=1e-12)
+
+    def turned_and_failing(x):
+        return jnp.where(x[:, :1] > 1.9, jnp.nan, jnp.stack([-x[:, 1], x[:, 0]], axis=1))
+
+    found = fit_distances(turned_and_failing, truth, points)
+    assert float(found.forward.maximum) < 1e-7
+    assert int(found.forward.failed) == 2 * int(np.sum(points[:, 0] > 1.9))
+    assert float(found.projected.maximum) == pytest.approx(8**0.5)  # images are a quarter turn away
+    gap = 2 * np.pi * 4 / 60  # seven images are missing: the middle of their arc is 4 samples away
+    assert float(found.backward.maximum) == pytest.approx(4 * np.sin(gap / 2), rel=1e-9)
+    assert float(found.hausdorff) == float(found.backward.maximum)
+
+
+@pytest.mark.slow
+def test_fit_distances_of_a_shifted_sphere(x64):
+    """S^2 against its copy moved by s: |s| at most, and s cos(angle) to first order."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(400, 3))
+    points[0] = [1.0, 0.0, 0.0]
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    found = fit_distances(lambda x: x + jnp.array([0.1, 0.0, 0.0]), sphere(2), points)
+    expected = np.abs(np.linalg.norm(points + np.array([0.1, 0, 0]), axis=1) - 1)
+    np.testing.assert_allclose(found.forward.values[:400], expected, atol=1e-7)
+    assert float(found.forward.maximum) == pytest.approx(0.1, abs=1e-9)
+    assert np.all(found.backward.values <= found.projected.values + 1e-12)
+
+
+# --- everywhere --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_kernels_lower_for_every_platform():
+    samples = jnp.asarray(random(40, 20), jnp.float32)
+    functions = (
+        lambda x: nearest_neighbours(x, x, 3),
+        lambda x: local_pca_projection(x, dimension=2)(x),
+        lambda x: moving_least_squares(x, dimension=1)(x),
+        lambda x: hausdorff_distance(x, x[:9]),
+        lambda x: nearest_points(circle(), x[:, :2]),
+    )
+    for function in functions:
+        export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(samples)
+
+
+CLOUD = np.ones((9, 3), np.float32)
+PROJECT = local_pca_projection(CLOUD, dimension=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nearest_neighbours(CLOUD, CLOUD, 10), "count is 10, but there are only 9 samples"),
+        (lambda: nearest_neighbours(CLOUD, CLOUD, 0), "count must be a whole number from 1, got 0"),
+        (lambda: nearest_neighbours(CLOUD, CLOUD[:, :2], 1), r"same feature shape, got \(3,\) and \(2,\)"),
+        (lambda: nearest_neighbours(CLOUD.astype(int), CLOUD, 1), "samples must be a floating-point array"),
+        (lambda: nearest_neighbours(CLOUD, CLOUD, 1, method="tree"), "must be 'exact' or 'approximate'"),
+        (lambda: nearest_neighbours(CLOUD, CLOUD, 1, block_size=0), "block_size must be a whole number"),
+        (lambda: local_pca_projection(CLOUD, dimension=3), "below the 3 features of a point, got 3"),
+        (lambda: local_pca_projection(CLOUD, dimension=1, neighbours=1), "at least 2 neighbours, got 1"),
+        (
+            lambda: local_pca_projection(CLOUD, dimension=1, neighbours=10),
+            "only 9 samples: give more samples",
+        ),
+        (lambda: local_pca_projection(CLOUD, dimension=1, weights="box"), "'gaussian' or 'exponential'"),
+        (lambda: local_pca_projection(CLOUD, dimension=1, sigma=-1.0), "sigma must be positive and finite"),
+        (lambda: moving_least_squares(CLOUD, dimension=2, degree=0), "degree must be a whole number from 1"),
+        (
+            lambda: moving_least_squares(CLOUD, dimension=2, degree=3),
+            "takes 24 neighbours, but there are only 9",
+        ),
+        (lambda: moving_least_squares(CLOUD, dimension=2, neighbours=6), "at least 7 neighbours, got 6"),
+        (lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=0.0), "bandwidth must be positive"),
+        (
+            lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=1.0, neighbours=5),
+            "a bandwidth, the same everywhere, or a number of neighbours",
+        ),
+        (
+            lambda: PROJECT(np.ones((4, 2), np.float32)),
+            r"shape \(\*batch, 3\) as the samples have, got \(4, 2\)",
+        ),
+        (lambda: PROJECT(np.ones((4, 3), int)), "points must be floating-point numbers"),
+        (lambda: project_with_status(lambda x: x, CLOUD), "needs what local_pca_projection or moving_least"),
+        (lambda: nearest_points("circle", CLOUD), "needs a Manifold or a sequence of them, got str"),
+        (lambda: nearest_points((circle(), sphere()), CLOUD), "the parts of a union need one feature shape"),
+        (lambda: nearest_points(sphere(), CLOUD[0]), r"points must have shape \(q, \*features\), got \(3,\)"),
+        (lambda: nearest_points(sphere(), CLOUD, starts=0), "starts must be a whole number from 1"),
+        (lambda: hausdorff_distance(CLOUD, CLOUD[:, :2]), "both clouds must have the same feature shape"),
+        (
+            lambda: summarise_distances(CLOUD),
+            r"floating-point vector with at least one entry, got float32 of",
+        ),
+        (
+            lambda: fit_distances(lambda x: x[:3], sphere(), CLOUD),
+            r"must keep the shape of its input, \(9, 3\), got \(3, 3\)",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
