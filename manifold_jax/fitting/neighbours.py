@@ -280,8 +280,8 @@ def _approximate(samples: Array, queries: Array, count: int) -> Array:
         import pynndescent
     except ImportError:
         raise ValueError(
-            "nearest_neighbours: method='approximate' needs pynndescent (pip install \"manifold_jax[neighbours]\"), or take "
-            "method='exact'."
+            "nearest_neighbours: method='approximate' needs pynndescent: pip install "
+            "'manifold_jax[neighbours]', or take method='exact'."
         ) from None
     index = pynndescent.NNDescent(
         np.asarray(samples), n_neighbors=min(len(samples) - 1, max(count, 30)), random_state=0
