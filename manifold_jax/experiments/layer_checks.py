@@ -176,7 +176,7 @@ def spacing(trials: dict[str, Trial], samples: Sequence[int]) -> Outcome:
         f"Largest curvature and its mean over arc length at {samples[0]} and at {samples[-1]} samples. "
         "Exponent of the largest curvature in the number of samples: 0 where the curve is smooth, 1 where it "
         "has a kink, since a jump of the tangent over one spacing counts as curvature of 1 / spacing. The "
-        "mean over arc length stays finite: it counts every kink once."
+        "mean over arc length tends to the total turning over the length, once samples outnumber the kinks.",
     ]
     data = {name: part._asdict() | {"exponent": part.slope()} for name, part in found.items()}
     return Outcome(title, rows, data, {"spacing": _spacing_figure(found, names, title)}, notes)
@@ -184,7 +184,7 @@ def spacing(trials: dict[str, Trial], samples: Sequence[int]) -> Outcome:
 
 def _spacing_figure(found: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:
     """Largest curvature against samples, one panel an activation."""
-    figure = new_figure(6.0 * len(found), 5.0, title)
+    figure = new_figure(5.5 * len(found) + 1.5, 5.0, title)
     axes = np.atleast_1d(figure.subplots(1, len(found), sharey=True))
     for at, (activation, part) in zip(axes, found.items(), strict=True):
         for k, name in enumerate(names):
@@ -194,5 +194,5 @@ def _spacing_figure(found: dict[str, Spacing], names: tuple[str, ...], title: st
         at.set_xlabel("samples along the curve")
         at.grid(alpha=0.3)
     axes[0].set_ylabel("largest curvature")
-    axes[-1].legend(fontsize=7, ncols=2)
+    axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
