@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -166,8 +167,14 @@ def evolution(trial: Trial) -> Outcome:
     raw = stack(table)
     dimension = trial.task.charts[0].grid.ndim
     unit = normalised(raw, dimension)
+    alone = _alone(trial, steps[-1])
     tested = [
         claim for i in (0, -1) for claim in claims(Measures(*(a[i] for a in unit)), names, f"step {steps[i]}")
+    ]
+    tested += [
+        claim
+        for name, part in alone.items()
+        for claim in claims(part, names, f"{name} alone, step {steps[-1]}")
     ]
     last = Measures(*(a[-1] for a in unit))
     notes = [
@@ -185,7 +192,18 @@ def evolution(trial: Trial) -> Outcome:
         f"evolution_{scale}": _figure(unit, raw, names, steps, trial.task.name, scale)
         for scale in ("symlog", "linear")
     }
-    return Outcome(title, rows, data, figures, notes, _dataset(raw, unit, names, steps))
+    figures["evolution_classes"] = _classes_figure(alone, names, f"{trial.task.name}, step {steps[-1]}")
+    return Outcome(title, rows, data, figures, notes, _dataset(raw, unit, alone, names, steps))
+
+
+def _alone(trial: Trial, step: int) -> dict[str, Measures]:
+    """Measures ``(runs, layers)`` of each class by itself, scaled to unit volume, at one checkpoint."""
+    dimension = trial.task.charts[0].grid.ndim
+    networks = [network_layers(network) for network in trial.networks(step)]
+    return {
+        chart.name: normalised(stack([measure_union([chart], layers) for layers in networks]), dimension)
+        for chart in trial.task.charts
+    }
 
 
 def _outside_dimensions(trial: Trial, step: int) -> list[float]:
@@ -199,13 +217,30 @@ def _outside_dimensions(trial: Trial, step: int) -> list[float]:
     return [two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
 
 
-def _dataset(raw: Measures, unit: Measures, names: tuple[str, ...], steps: list[int]) -> Any:
-    """All numbers with names: as they are, and with unit volume."""
+def _dataset(
+    raw: Measures, unit: Measures, alone: dict[str, Measures], names: tuple[str, ...], steps: list[int]
+) -> Any:
+    """All numbers with names: as they are, with unit volume, and of every class at the last checkpoint."""
     xarray = require("xarray", "report")
     axes = ("step", "run", "layer")
     parts = {name: (axes, getattr(raw, name)) for name in Measures._fields}
     parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in POWERS if name != "volume"}
-    return xarray.Dataset(parts, {"step": list(steps), "layer": list(names)})
+    classes = stack(list(alone.values()))
+    parts |= {f"{name}_of_class": (("class", *axes[1:]), getattr(classes, name)) for name in POWERS}
+    return xarray.Dataset(parts, {"step": list(steps), "layer": list(names), "class": list(alone)})
+
+
+def _classes_figure(alone: dict[str, Measures], names: tuple[str, ...], title: str) -> Figure:
+    """Curvature, reach and dimension of every class by itself."""
+    figure = new_figure(15.0, 5.0, f"{title}: every class by itself, scaled to unit volume")
+    axes = figure.subplots(1, 3)
+    for at, measure in zip(axes, ("bend", "reach", "dimension"), strict=True):
+        values = np.stack([getattr(part, measure) for part in alone.values()])
+        _panel(at, values, list(alone), "symlog")
+        at.set_title(WORDS[measure], fontsize=10)
+        at.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axes[0].legend(fontsize=8)
+    return figure
 
 
 def _figure(
@@ -216,7 +251,7 @@ def _figure(
     axes = figure.subplots(5, 2, sharex=True)
     for at, measure in zip(axes.flat, WORDS, strict=True):
         values = getattr(raw if measure == "volume" else unit, measure)
-        _panel(at, values, steps, scale)
+        _panel(at, values, [f"step {step}" for step in steps], scale)
         at.set_title(WORDS[measure] + (" (not scaled)" if measure == "volume" else ""), fontsize=10)
     for at in axes[-1]:
         at.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
@@ -224,11 +259,13 @@ def _figure(
     return figure
 
 
-def _panel(at: Axes, values: Float[np.ndarray, "steps runs layers"], steps: list[int], scale: str) -> None:
-    """Lines of one measure."""
+def _panel(
+    at: Axes, values: Float[np.ndarray, "lines runs layers"], labels: Sequence[str], scale: str
+) -> None:
+    """Lines of one measure, means of the runs."""
     x = np.arange(values.shape[-1])
-    for colour, step, runs in zip(PALETTE, steps, values, strict=False):
-        at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=f"step {step}")
+    for colour, label, runs in zip(PALETTE, labels, values, strict=False):
+        at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=label)
         at.fill_between(x, np.nanmin(runs, axis=0), np.nanmax(runs, axis=0), color=colour, alpha=0.15, lw=0)
     finite = values[np.isfinite(values) & (values != 0)]
     if scale == "symlog" and finite.size and np.abs(finite).max() > 3 * np.abs(finite).min():
