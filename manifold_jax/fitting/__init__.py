@@ -1,0 +1,1 @@
+"""From samples back to manifolds."""
