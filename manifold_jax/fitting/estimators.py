@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -102,12 +102,13 @@ def volume_from_samples(
 
         V = (n / k) omega_d mean_i r_i^d.
 
-    The mass within r_i has the distribution of the k-th smallest of n - 1 uniform numbers, Beta(k, n - k), with
-    mean k/n. Where the density is constant over the ball, 1/density = omega_d r^d / mass is then estimated
-    without bias by (n/k) omega_d r^d, and the mean of 1/density over the samples is the volume, whatever the
-    density (the factor (k - 1)/(n - 1) of Loftsgaarden & Quesenberry, *Annals of Mathematical Statistics* 36,
-    1965, makes the density unbiased, not its inverse). Chords for arcs make it too small by O(r^2), not at all on
-    S^2, where the cap within the chord r has area pi r^2; a boundary makes it too large by O(r).
+    The mass within r_i is distributed as the k-th smallest of n - 1 uniform numbers, Beta(k, n - k), with mean
+    k/n. Where the density is constant over the ball, 1/density = omega_d r^d / mass is then estimated without
+    bias by (n/k) omega_d r^d, and the mean of 1/density over the samples is the volume, whatever the density.
+    (The factor (k - 1)/(n - 1) of nearest-neighbour densities, as in Loftsgaarden & Quesenberry, *Annals of
+    Mathematical Statistics* 36, 1965, makes the density unbiased, not its inverse.) Chords for arcs make it too
+    small by O(r^2), not at all on S^2, where the cap within the chord r has area pi r^2; a boundary makes it
+    too large by O(r).
 
     Args:
         points: Samples.
@@ -146,8 +147,8 @@ def intrinsic_dimension(
 
     Args:
         points: Samples.
-        method: Its name there: ``"TwoNN"`` (Facco et al., 2017), ``"MLE"`` (Levina & Bickel, 2004), ``"lPCA"``,
-            ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``, ``"DANCo"``,
+        method: Its name there: ``"TwoNN"`` (Facco et al., 2017), ``"MLE"`` (Levina & Bickel, 2004),
+            ``"lPCA"``, ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``, ``"DANCo"``,
             ``"MiND_ML"``, ``"GRIDE"`` or ``"PH"``.
         options: Arguments of its constructor.
 
@@ -191,9 +192,7 @@ def _quadratic_tangents(points: Any, *, dimension: int, **options: Any) -> Array
     return local_quadratic_fit(points, dimension=dimension, **options).tangents
 
 
-def builtin_estimators(
-    *measures: str, dimensions: tuple[str, ...] = ("TwoNN", "MLE")
-) -> tuple[Estimator, ...]:
+def builtin_estimators(*measures: str, dimensions: Sequence[str] = ("TwoNN", "MLE")) -> tuple[Estimator, ...]:
     """The package's own estimators, with their default options.
 
     Args:

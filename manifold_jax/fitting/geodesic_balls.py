@@ -108,10 +108,10 @@ def scalar_curvature_from_balls(
 
         vol B_r(x) / (omega_d r^d) = 1 - S(x) r^2 / (6 (d + 2)) + O(r^4)
 
-    (Gray, *Acta Mathematica* 131, 1974). Following Hickok & Blumberg (arXiv 2308.02615), distances are
-    shortest paths in a neighbour graph, the density rho is a kernel estimate with the biweight kernel on these
-    distances, the volume is the sum of 1/rho_j over the ball divided by n - 1, and 1 + C r^2 is fitted to
-    the ratio by least squares between two radii: S = -6 (d + 2) C.
+    (Gray, *Michigan Mathematical Journal* 20, 1973). Following Hickok & Blumberg (arXiv 2308.02615),
+    distances are shortest paths in a neighbour graph, the density rho is a kernel estimate with the biweight
+    kernel on these distances, the volume is the sum of 1/rho_j over the ball divided by n - 1, and
+    1 + C r^2 is fitted to the ratio by least squares between two radii: S = -6 (d + 2) C.
 
     The defaults differ from theirs in being covariant under scaling: the bandwidth is the median distance
     to the n^(4/(d+4))-th other point, and the largest radius that to the n^(8/(d+8))-th, so that the squared

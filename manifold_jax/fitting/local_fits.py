@@ -124,7 +124,7 @@ def local_quadratic_fit(
     e2100473118; Cao, Li, Sun, Assadi & Zhang, *Machine Learning* 110 (2021), regress normals instead. The
     regression runs in the k neighbours: no f x f matrix is formed if f is above k.
 
-    With k fixed, the coefficients B err by the size of the neighbourhood times third derivatives, O(n^(-1/d)).
+    With k fixed, B errs by the size of the neighbourhood times third derivatives, O(n^(-1/d)).
 
     Args:
         points: Samples.

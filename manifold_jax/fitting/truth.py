@@ -86,14 +86,8 @@ def _noisy(key: PRNGKeyArray, part: Manifold, coordinates: Array, points: Array,
 def exact_field(parts: tuple[Manifold, ...], coordinates: tuple[Array, ...], name: str) -> np.ndarray:
     """Curvature ``(n,)`` or tangent frames ``(n, d, f)`` at chart coordinates, by closed form or AD."""
     one = tangents_at if name == "tangent" else partial(_curvature_at, name=name)
-    return np.concatenate(
-        [np.asarray(one(part, u)).astype(np.float64) for part, u in zip(parts, coordinates, strict=True)]
-    )
-
-
-def exact_bend(parts: tuple[Manifold, ...], coordinates: tuple[Array, ...]) -> np.ndarray:
-    """|II| at chart coordinates, the natural scale of curvatures."""
-    return exact_field(parts, coordinates, "second_form_norm")
+    values = [np.asarray(one(part, u)) for part, u in zip(parts, coordinates, strict=True)]
+    return np.concatenate(values)
 
 
 def exact_total(parts: tuple[Manifold, ...], name: str) -> float:
