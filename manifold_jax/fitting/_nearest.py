@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,4 +61,20 @@ def _nearest(samples: Array, queries: Array, count: int, block: int) -> Neighbou
         order = jnp.argsort(distances)
         return Neighbours(distances[order], candidates[order])
 
-    return jax.lax.map(near, queries, batch_size=block)
+    return map_blocks(near, queries, block)
+
+
+def map_blocks(kernel: Callable[[Any], Any], rows: Any, block: int) -> Any:
+    """Apply a one-row function to arrays ``(n, ...)``, a block at a time; one program for all blocks."""
+    n = jax.tree.leaves(rows)[0].shape[0]
+    count = -(-n // block)
+    if count == 1:
+        return jax.vmap(kernel)(rows)
+    size = -(-n // count)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, count * size - n)] + [(0, 0)] * (x.ndim - 1), mode="edge")
+        return padded.reshape(count, size, *x.shape[1:])
+
+    stacked = jax.lax.map(jax.vmap(kernel), jax.tree.map(split, rows))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], stacked)

@@ -67,30 +67,30 @@ def calibrate(
 ) -> Calibration:
     """Compare estimators with exact geometry on samples that are uniform by volume.
 
-    All estimators see the same samples: those of a seed and a size follow from ``key`` alone. Exact values are the
-    closed forms of ``Manifold.known``, or else automatic differentiation at the samples' chart coordinates; the
-    volume and the reach those of :func:`measure` and :func:`reach` on the manifold's own grid. With noise they
-    belong to the points before noise was added.
+    All estimators see the same samples: those of a seed and a size follow from ``key`` alone. Exact values
+    are the closed forms of ``Manifold.known``, or else automatic differentiation at the samples' chart
+    coordinates; the volume and the reach are those of :func:`measure` and :func:`reach` on the manifold's
+    own grid. With noise they belong to the points before noise was added.
 
-    Errors are divided by a scale: of a curvature the RMS of the exact field over the samples, or, where that is
-    below a thousandth of it, its natural scale, the RMS of |II| (squared for S), so that flat and minimal
-    surfaces count too; of a volume, reach or dimension the exact value; of a tangent space 1, the error being the
-    sine of the largest principal angle; of a fit the RMS distance of the samples from their centroid, the error
-    being how far 500 further points of the manifold, without noise, are moved by the projection.
+    Errors are divided by a scale. Of a curvature, the RMS of the exact field over the samples; where that
+    is below a thousandth of the RMS of |II| (squared for S), the latter, so that flat and minimal surfaces
+    count too. Of a volume, reach or dimension, the exact value. Of a tangent space 1, the error being the
+    sine of the largest principal angle. Of a fit, the RMS distance of the samples from their centroid, the
+    error being how far the projection moves 500 further points of the manifold, without noise.
 
     Args:
-        estimators: One :class:`Estimator`, a pair ``(measure, function)``, or a sequence of these; the function
-            is called as ``function(points, dimension=d)``.
-        manifolds: One :class:`Manifold`, or a sequence of manifolds and of unions, a union being a tuple or list of
-            manifolds: ``[sphere(), two_moons()]``.
+        estimators: One :class:`Estimator`, a pair ``(measure, function)``, or a sequence of these; the
+            function is called as ``function(points, dimension=d)``.
+        manifolds: One :class:`Manifold`, or a sequence of manifolds and of unions, a union being a tuple or
+            list of manifolds: ``[sphere(), two_moons()]``.
         sizes: Numbers of samples.
         key: Random key.
         seeds: One sample for each.
-        noise: ``("ambient", s)`` Gaussian of standard deviation s in every feature, ``("normal", s)`` the same in
-            normal directions, ``("normal-uniform", s)`` uniform in normal balls of radius s; or a
-            function of a key, the manifold, chart coordinates ``(n, d)`` and points ``(n, *features)``.
-        warm_up: Call everything once more where it has not been called with these shapes, so that ``seconds`` does
-            not hold compilation.
+        noise: ``("ambient", s)`` Gaussian of standard deviation s in every feature, ``("normal", s)`` the
+            same in normal directions, ``("normal-uniform", s)`` uniform in normal balls of radius s; or a function
+            of a key, the manifold, chart coordinates ``(n, d)`` and points ``(n, *features)``.
+        warm_up: Call everything once more where it has not been called with these shapes, so that
+            ``seconds`` does not hold compilation.
         on_error: ``"raise"``: an estimator that raises, or returns NaN everywhere, is a ValueError;
             ``"record"``: it is a row with a status.
         progress: Called with every row.
@@ -99,8 +99,8 @@ def calibrate(
         The table. An estimator with ``most`` below a size has a row with a status there.
 
     Raises:
-        ValueError: An argument is out of range or a name is taken twice, an estimator returns another shape than
-            its measure has, or fails while ``on_error`` is ``"raise"``.
+        ValueError: An argument is out of range or a name is taken twice, an estimator returns another shape
+            than its measure has, or fails while ``on_error`` is ``"raise"``.
 
     Example:
         A user's estimator: the volume of a closed curve from its polygon.
@@ -236,8 +236,8 @@ def _shapes(measure: str, row: Row, held: Array | None) -> tuple[tuple[int, ...]
 def largest_angle(frames: Any, exact: Any) -> np.ndarray:
     """Sine of the largest principal angle between spans ``(n, d, f)``; NaN where vectors are dependent.
 
-    The second must be orthonormal. The sine is the norm of what an orthonormal frame has outside the other span,
-    which keeps its digits at small angles.
+    The second must be orthonormal. The sine is the norm of what an orthonormal frame has outside the other
+    span, which keeps its digits at small angles.
     """
     sines = np.full(len(frames), np.nan)
     step = max(1, 2**22 // max(1, frames[0].size))
@@ -364,7 +364,8 @@ def _check_noise(noise: Any) -> str:
         return getattr(noise, "__name__", "noise")
     if not isinstance(noise, tuple) or len(noise) != 2 or noise[0] not in NOISES:
         raise ValueError(
-            f"calibrate: noise must be a function or a pair of a kind from {NOISES} and a scale, got {noise!r}."
+            f"calibrate: noise must be a function or a pair of a kind from {NOISES} and a scale, "
+            f"got {noise!r}."
         )
     if not 0 <= noise[1] < np.inf:
         raise ValueError(

@@ -122,8 +122,8 @@ class Curve(NamedTuple):
 def ranking(calibration: Calibration) -> tuple[Rank, ...]:
     """Estimators of the same measure on the same manifold, the best first.
 
-    At every size they are ranked by the median over seeds of the penalised error, in which a failed point counts
-    as an error of 1 and a missing result as infinite; the mean of these ranks decides.
+    At every size they are ranked by the median over seeds of the penalised error, in which a failed point
+    counts as an error of 1 and a missing result as infinite; the mean of these ranks decides.
 
     Args:
         calibration: The table.

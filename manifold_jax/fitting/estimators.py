@@ -102,13 +102,13 @@ def volume_from_samples(
 
         V = (n / k) omega_d mean_i r_i^d.
 
-    The mass within r_i is distributed as the k-th smallest of n - 1 uniform numbers, Beta(k, n - k), with mean
-    k/n. Where the density is constant over the ball, 1/density = omega_d r^d / mass is then estimated without
-    bias by (n/k) omega_d r^d, and the mean of 1/density over the samples is the volume, whatever the density.
-    (The factor (k - 1)/(n - 1) of nearest-neighbour densities, as in Loftsgaarden & Quesenberry, *Annals of
-    Mathematical Statistics* 36, 1965, makes the density unbiased, not its inverse.) Chords for arcs make it too
-    small by O(r^2), not at all on S^2, where the cap within the chord r has area pi r^2; a boundary makes it
-    too large by O(r).
+    The mass within r_i is distributed as the k-th smallest of n - 1 uniform numbers, Beta(k, n - k), with
+    mean k/n. Where the density is constant over the ball, 1/density = omega_d r^d / mass is then estimated
+    without bias by (n/k) omega_d r^d, and the mean of 1/density over the samples is the volume, whatever
+    the density. (The factor (k - 1)/(n - 1) of nearest-neighbour densities, as in Loftsgaarden &
+    Quesenberry, *Annals of Mathematical Statistics* 36, 1965, makes the density unbiased, not its inverse.)
+    Chords for arcs make it too small by O(r^2), not at all on S^2, where the cap within the chord r has
+    area pi r^2; a boundary makes it too large by O(r).
 
     Args:
         points: Samples.
@@ -128,7 +128,7 @@ def volume_from_samples(
         >>> t = jax.random.uniform(jax.random.key(0), (2000,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> print(f"{volume_from_samples(circle, dimension=1) / (2 * jnp.pi):.2f}")
-        1.01
+        1.00
     """
     cloud = flat_points("volume_from_samples", points, dimension)
     n, k = len(cloud), 10 if neighbours is None else neighbours

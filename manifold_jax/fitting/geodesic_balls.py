@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from manifold_jax.fitting._nearest import nearest_neighbours
 from manifold_jax.fitting.local_fits import flat_points
@@ -31,9 +31,9 @@ class BallCurvature(NamedTuple):
         largest: Radius of the largest ball.
     """
 
-    scalar_curvature: Float[Array, "n"]
-    density: Float[Array, "n"]
-    ok: Bool[Array, "n"]
+    scalar_curvature: Float[np.ndarray, "n"]
+    density: Float[np.ndarray, "n"]
+    ok: Bool[np.ndarray, "n"]
     components: int
     bandwidth: float
     largest: float
@@ -45,7 +45,7 @@ def ball_volume(dimension: int) -> float:
 
 
 def graph_distances(
-    points: Float[Array, "n *features"], *, neighbours: int = 20, most: int = MOST_POINTS
+    points: Float[Any, "n *features"], *, neighbours: int = 20, most: int = MOST_POINTS
 ) -> tuple[Float[np.ndarray, "n n"], int]:
     """Shortest paths in the symmetric graph of nearest neighbours (Isomap; Tenenbaum et al., 2000).
 
@@ -67,10 +67,10 @@ def graph_distances(
     Example:
         >>> import jax.numpy as jnp
         >>> from manifold_jax.fitting.geodesic_balls import graph_distances
-        >>> line = jnp.stack([jnp.arange(5.0), jnp.zeros(5)], axis=-1)
+        >>> line = jnp.stack([jnp.arange(9.0), jnp.zeros(9)], axis=-1)
         >>> distances, components = graph_distances(line, neighbours=2)
-        >>> float(distances[0, 4]), components
-        (4.0, 1)
+        >>> float(distances[0, 8]), components
+        (8.0, 1)
     """
     cloud = flat_points("graph_distances", points, 1)
     n = len(cloud)
@@ -92,7 +92,7 @@ def graph_distances(
 
 
 def scalar_curvature_from_balls(
-    points: Float[Array, "n *features"] | None = None,
+    points: Float[Any, "n *features"] | None = None,
     *,
     dimension: int,
     distances: Float[Any, "n n"] | None = None,
