@@ -56,9 +56,9 @@ def _nearest(samples: Array, queries: Array, count: int, block: int) -> Neighbou
     def near(query: Float[Array, "f"]) -> Neighbours:
         own = ((query - centre) / scale).astype(jnp.float32)
         products = jnp.matmul(centred, own, precision=jax.lax.Precision.HIGHEST)
-        candidates = jax.lax.top_k(2 * products - squares, count)[1]
+        candidates = jax.lax.top_k(2 * products - squares, min(count + 8, len(samples)))[1]
         distances = jnp.sqrt(jnp.sum((samples[candidates] - query) ** 2, axis=1))
-        order = jnp.argsort(distances)
+        order = jnp.argsort(distances)[:count]
         return Neighbours(distances[order], candidates[order])
 
     return map_blocks(near, queries, block)

@@ -148,8 +148,8 @@ def intrinsic_dimension(
     Args:
         points: Samples.
         method: Its name there: ``"TwoNN"`` (Facco et al., 2017), ``"MLE"`` (Levina & Bickel, 2004),
-            ``"lPCA"``, ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``, ``"DANCo"``,
-            ``"MiND_ML"``, ``"GRIDE"`` or ``"PH"``.
+            ``"lPCA"``, ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``,
+            ``"DANCo"``, ``"MiND_ML"``, ``"GRIDE"`` or ``"PH"``.
         options: Arguments of its constructor.
 
     Returns:
