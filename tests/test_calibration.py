@@ -11,7 +11,7 @@ import oracle
 import pytest
 
 from manifold_jax import Axis, Grid, Manifold, gram_from_function, scalar_curvature
-from manifold_jax.datasets import circle, flat_torus, hyperboloid, sphere, torus, two_moons
+from manifold_jax.datasets import circle, flat_torus, hyperboloid, sphere, torus
 from manifold_jax.fitting import _nearest
 from manifold_jax.fitting.calibration import calibrate, largest_angle
 from manifold_jax.fitting.calibration_table import Calibration, Row, error_curves, ranking
@@ -114,7 +114,7 @@ def test_fits_match_an_independent_regression(ambient, x64):
 def test_curvature_is_invariant_under_isometries_and_scales_as_it_should(x64):
     points = jnp.asarray(on_torus(300)[0])
     turn = jnp.asarray(np.linalg.qr(RNG(3).normal(size=(10, 3)))[0].T)
-    for measure, power in (("scalar_curvature", 2), ("mean_curvature", 1), ("normal_curvature", 1)):
+    for measure, power in (("scalar_curvature", 2), ("normal_curvature", 1)):
         find = partial(curvature_from_samples, dimension=2, measure=measure)
         plain = find(points)
         np.testing.assert_allclose(find(points @ turn + 1), plain, rtol=1e-6)
@@ -154,6 +154,7 @@ def test_tangents_converge_and_the_quadratic_fit_has_the_better_ones(x64):
     assert errors[1200, "fit"] < 0.1 * errors[1200, "pca"]
 
 
+@pytest.mark.slow
 def test_radius_and_weights_choose_the_neighbours(x64):
     x = jnp.asarray(on_sphere(300))
     fit = local_quadratic_fit(x, dimension=2, neighbours=30, radius=0.35)
@@ -170,11 +171,12 @@ def test_radius_and_weights_choose_the_neighbours(x64):
 def test_points_that_span_too_little_are_marked():
     line = jnp.stack([jnp.linspace(0, 1, 40), jnp.zeros(40), jnp.zeros(40)], axis=-1)
     assert np.isnan(local_pca_tangents(line, dimension=2, neighbours=8)).all()
-    assert np.isnan(curvature_from_samples(line, dimension=2, neighbours=8)).all()
-    same = jnp.ones((20, 3))
+    assert not local_quadratic_fit(line, dimension=2, neighbours=8).ok.any()
+    same = jnp.ones((40, 3))
     assert not local_quadratic_fit(same, dimension=2, neighbours=8).ok.any()
 
 
+@pytest.mark.slow
 def test_float32_stays_float32_and_close():
     points, exact = on_torus(600)
     value = curvature_from_samples(jnp.asarray(points, jnp.float32), dimension=2)
@@ -257,6 +259,7 @@ def test_the_volume_does_not_depend_on_the_density():
     assert float(volume_from_samples(circles, dimension=1)) == pytest.approx(6 * math.pi, rel=0.02)
 
 
+@pytest.mark.slow
 def test_dimension_by_name():
     cube = RNG(0).normal(size=(400, 3)) @ RNG(1).normal(size=(3, 8))
     assert intrinsic_dimension(jnp.asarray(cube), method="MLE") == pytest.approx(3, abs=0.4)
@@ -266,6 +269,7 @@ def test_dimension_by_name():
 # --- exact values ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exact_values_agree_with_and_without_closed_forms(x64):
     known = torus()
     bare = dataclasses.replace(known, known={}, name="bare")
@@ -435,7 +439,6 @@ def test_unions_share_the_samples_by_volume():
     assert row.manifold == "circle+large"
     assert row.rmse < 1e-5
     assert one(("volume", lambda x, dimension: 8 * math.pi), [(small, large)]).rmse < 1e-6
-    assert one(("dimension", lambda x, dimension: 1.0), [two_moons()]).rmse == 0
 
 
 def test_failures_are_sentences(recwarn):
@@ -467,11 +470,11 @@ def test_failures_are_sentences(recwarn):
         one(("fit", lambda x, dimension: x), circle())
 
 
+@pytest.mark.slow
 def test_built_in_estimators_are_close_to_the_truth():
     table = calibrate(builtin_estimators(), hyperboloid(), [400], key=KEY, warm_up=False)
     error = {(row.measure, row.estimator): row.median for row in table.rows}
-    balls = error.pop("scalar_curvature", "geodesic balls")
-    assert balls is not None
+    del error["scalar_curvature", "geodesic balls"]  # a boundary is beyond them
     assert len(error) == 10
     assert max(error.values()) < 0.3
     assert all(row.failed < 0.05 for row in table.rows)

@@ -87,8 +87,8 @@ def calibrate(
         key: Random key.
         seeds: One sample for each.
         noise: ``("ambient", s)`` Gaussian of standard deviation s in every feature, ``("normal", s)`` the
-            same in normal directions, ``("normal-uniform", s)`` uniform in normal balls of radius s; or a function
-            of a key, the manifold, chart coordinates ``(n, d)`` and points ``(n, *features)``.
+            same in normal directions, ``("normal-uniform", s)`` uniform in normal balls of radius s; or a
+            function of a key, the manifold, chart coordinates ``(n, d)`` and points ``(n, *features)``.
         warm_up: Call everything once more where it has not been called with these shapes, so that
             ``seconds`` does not hold compilation.
         on_error: ``"raise"``: an estimator that raises, or returns NaN everywhere, is a ValueError;
@@ -302,10 +302,8 @@ def _rms(values: np.ndarray) -> float:
 
 def _estimators(given: Any) -> tuple[Estimator, ...]:
     """Estimators from one or several, or from pairs of a measure and a function."""
-    single = isinstance(given, Estimator) or (
-        isinstance(given, tuple) and given and isinstance(given[0], str)
-    )
-    entries = [given] if single else list(given)
+    pair = isinstance(given, tuple) and len(given) > 0 and isinstance(given[0], str)
+    entries = list(given) if isinstance(given, Sequence) and not pair else [given]
     if not entries:
         raise ValueError("calibrate: give at least one estimator.")
     found = []

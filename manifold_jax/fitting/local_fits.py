@@ -22,6 +22,7 @@ from manifold_jax.geometry import (
     scalar_curvature,
     second_form_norm,
 )
+from manifold_jax.geometry.kernels import frame as orthonormal
 
 WEIGHTS = ("uniform", "tricube")
 CURVATURES: dict[str, Callable[[JetGram], Array]] = {
@@ -272,8 +273,9 @@ def _quadratic_point(
     residual = jnp.sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
     linear, quadratic = coefficients[-monomials(d) + 1 :][:d], coefficients[-d * (d + 1) // 2 :]
     jet = _graph_jet(frame, linear / scale, quadratic / scale**2)
-    tangents = jnp.swapaxes(jnp.linalg.qr(jet.first.T)[0], 0, 1)
-    fit = QuadraticFit(tangents, gram(jet), residual, radius, ok)
+    products = gram(jet)
+    tangents = _product(orthonormal(products.metric), jet.first)
+    fit = QuadraticFit(tangents, products, residual, radius, ok)
     return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(ok, x, jnp.nan), fit)
 
 
