@@ -300,8 +300,8 @@ def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tu
     floor = 64 * jnp.finfo(rows.dtype).eps * len(rows)
     determined = jnp.min(pivots) > floor * jnp.max(pivots)  # False for NaN
     safe = jnp.where(determined, triangle, jnp.eye(len(triangle), dtype=rows.dtype))
-    right = _product(basis.T, values)
-    return jax.scipy.linalg.solve_triangular(safe, right), determined
+    inverse = jax.scipy.linalg.solve_triangular(safe, basis.T)  # of p x k: there are far more features
+    return _product(inverse, values), determined
 
 
 def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array, "s f"]) -> Jet:
