@@ -38,9 +38,9 @@ PLACES: dict[str, Callable[[], Manifold]] = {
     "sphere3": lambda: sphere(3),
     "torus": torus,
     "hyperboloid": hyperboloid,
-    "sprite2": lambda: sprites(("y", "x"), {}),
+    "sprite2": lambda: sprites({"y": 16, "x": 16}, {}),
     "sprite4": lambda: sprites(
-        ("scale", "orientation", "y", "x"),
+        {"scale": 7, "orientation": 12, "y": 7, "x": 7},
         {"scale": (0.7, 1.0), "y": (13.0, 18.0), "x": (13.0, 18.0)},
     ),
 }
@@ -58,10 +58,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def sprites(factors: tuple[str, ...], ranges: dict[str, tuple[float, float]]) -> Manifold:
-    """Ellipses of 32 x 32 pixels."""
-    made = sprite("ellipse", factors=factors, size=32, layout="balanced", ranges=ranges)
-    return replace(made, name=f"ellipse sprites, d = {len(factors)}")
+def sprites(sizes: dict[str, int], ranges: dict[str, tuple[float, float]]) -> Manifold:
+    """Ellipses of 32 x 32 pixels, on the lattice on which their exact volume and reach are found."""
+    made = sprite("ellipse", factors=tuple(sizes), size=32, layout="balanced", ranges=ranges, sizes=sizes)
+    return replace(made, name=f"ellipse sprites, d = {len(sizes)}")
 
 
 def estimators() -> tuple[Estimator, ...]:
