@@ -1,9 +1,13 @@
-"""From samples back to manifolds: fits, distances to what is known, rates and bounds."""
+"""From samples back to manifolds: fits, estimators and their calibration, rates and bounds."""
 
 from manifold_jax.fitting.bounds import MeanSquaredBound as MeanSquaredBound
 from manifold_jax.fitting.bounds import agnostic_mean_squared_bound as agnostic_mean_squared_bound
 from manifold_jax.fitting.bounds import agnostic_sample_complexity as agnostic_sample_complexity
 from manifold_jax.fitting.bounds import unit_ball as unit_ball
+from manifold_jax.fitting.calibration import calibrate as calibrate
+from manifold_jax.fitting.calibration_table import Calibration as Calibration
+from manifold_jax.fitting.calibration_table import error_curves as error_curves
+from manifold_jax.fitting.calibration_table import ranking as ranking
 from manifold_jax.fitting.curves import Curve as Curve
 from manifold_jax.fitting.curves import explicit as explicit
 from manifold_jax.fitting.curves import fit_constant as fit_constant
@@ -13,8 +17,17 @@ from manifold_jax.fitting.distances import Hausdorff as Hausdorff
 from manifold_jax.fitting.distances import distances_to_manifold as distances_to_manifold
 from manifold_jax.fitting.distances import fit_distances as fit_distances
 from manifold_jax.fitting.distances import hausdorff_distance as hausdorff_distance
+from manifold_jax.fitting.estimators import Estimator as Estimator
+from manifold_jax.fitting.estimators import builtin_estimators as builtin_estimators
+from manifold_jax.fitting.estimators import intrinsic_dimension as intrinsic_dimension
+from manifold_jax.fitting.estimators import volume_from_samples as volume_from_samples
 from manifold_jax.fitting.foot_points import NearestPoints as NearestPoints
 from manifold_jax.fitting.foot_points import nearest_points as nearest_points
+from manifold_jax.fitting.geodesic_balls import scalar_curvature_from_balls as scalar_curvature_from_balls
+from manifold_jax.fitting.local_fits import QuadraticFit as QuadraticFit
+from manifold_jax.fitting.local_fits import curvature_from_samples as curvature_from_samples
+from manifold_jax.fitting.local_fits import local_pca_tangents as local_pca_tangents
+from manifold_jax.fitting.local_fits import local_quadratic_fit as local_quadratic_fit
 from manifold_jax.fitting.local_pca import local_pca_projection as local_pca_projection
 from manifold_jax.fitting.moving_least_squares import moving_least_squares as moving_least_squares
 from manifold_jax.fitting.neighbours import Neighbours as Neighbours

@@ -1,0 +1,231 @@
+"""Estimators of geometry from samples alone, in the form that ``calibrate`` takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
+from manifold_jax.fitting.local_fits import (
+    CURVATURES,
+    curvature_from_samples,
+    flat_points,
+    local_pca_tangents,
+    local_quadratic_fit,
+)
+from manifold_jax.fitting.neighbours import nearest_neighbours
+from manifold_jax.geometry import reach_from_samples
+
+MEASURES = ("tangent", *CURVATURES, "volume", "reach", "dimension", "fit")
+"""What an estimator can estimate."""
+
+DIMENSION_METHODS = (
+    "TwoNN",
+    "MLE",
+    "lPCA",
+    "CorrInt",
+    "MOM",
+    "TLE",
+    "KNN",
+    "FisherS",
+    "MADA",
+    "ESS",
+    "DANCo",
+    "MiND_ML",
+    "GRIDE",
+    "PH",
+)
+NEEDS = ("dimension", "key")
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An estimator, and what it estimates.
+
+    Attributes:
+        name: For tables; unique within one calibration.
+        measure: One of ``"tangent"``, ``"scalar_curvature"``, ``"mean_curvature"``, ``"second_form_norm"``,
+            ``"normal_curvature"``, ``"volume"``, ``"reach"``, ``"dimension"`` and ``"fit"``.
+        function: Called as ``function(points, dimension=d, **options)`` with samples ``(n, f)``. It returns
+            frames ``(n, d, f)`` that span the tangent spaces; values ``(n,)`` for curvatures; one number for
+            the volume and the reach; one number or ``(n,)`` for the dimension; and for a fit a function that
+            projects points ``(m, f)`` on what was fitted. NaN says that a point failed.
+        needs: Arguments that it is given by name: ``"dimension"``, and ``"key"`` for a random key.
+        most: Points above which it is left out, because of its memory.
+        options: Further arguments by name.
+
+    Raises:
+        ValueError: The measure or a need is unknown, or the function cannot be called.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.fitting.estimators import Estimator
+        >>> box = Estimator("bounding box", "volume", lambda x: jnp.prod(jnp.ptp(x, axis=0)), needs=())
+        >>> box.measure
+        'volume'
+    """
+
+    name: str
+    measure: str
+    function: Callable[..., Any]
+    needs: tuple[str, ...] = ("dimension",)
+    most: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ValueError(
+                f"estimator {self.name!r}: measure must be one of {MEASURES}, got {self.measure!r}."
+            )
+        if not callable(self.function):
+            raise ValueError(
+                f"estimator {self.name!r} needs a function of samples (n, f), "
+                f"got {type(self.function).__name__}."
+            )
+        if not set(self.needs) <= set(NEEDS):
+            raise ValueError(f"estimator {self.name!r}: needs must be among {NEEDS}, got {self.needs!r}.")
+
+
+def volume_from_samples(
+    points: Float[Array, "n *features"], *, dimension: int, neighbours: int | None = None
+) -> Float[Array, ""]:
+    """Total volume from the distances to the k-th nearest neighbours.
+
+    With r_i the distance from point i to the k-th nearest of the other n - 1,
+
+        V = (n / k) omega_d mean_i r_i^d.
+
+    The mass within r_i is distributed as the k-th smallest of n - 1 uniform numbers, Beta(k, n - k), with
+    mean k/n. Where the density is constant over the ball, 1/density = omega_d r^d / mass is then estimated
+    without bias by (n/k) omega_d r^d, and the mean of 1/density over the samples is the volume, whatever
+    the density. (The factor (k - 1)/(n - 1) of nearest-neighbour densities, as in Loftsgaarden &
+    Quesenberry, *Annals of Mathematical Statistics* 36, 1965, makes the density unbiased, not its inverse.)
+    Chords for arcs make it too small by O(r^2), not at all on S^2, where the cap within the chord r has
+    area pi r^2; a boundary makes it too large by O(r).
+
+    Args:
+        points: Samples.
+        dimension: d.
+        neighbours: k, by default 10.
+
+    Returns:
+        The volume, in feature units to the power d.
+
+    Raises:
+        ValueError: The points are not ``(n, *features)``, or d or k is out of range.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.fitting.estimators import volume_from_samples
+        >>> t = jax.random.uniform(jax.random.key(0), (2000,), maxval=2 * jnp.pi)
+        >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
+        >>> print(f"{volume_from_samples(circle, dimension=1) / (2 * jnp.pi):.2f}")
+        1.00
+    """
+    cloud = flat_points("volume_from_samples", points, dimension)
+    n, k = len(cloud), 10 if neighbours is None else neighbours
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k < n:
+        raise ValueError(
+            f"volume_from_samples: neighbours must be a whole number from 1 to {n - 1}, got {k!r}."
+        )
+    radius = nearest_neighbours(cloud, cloud, k + 1).distances[:, -1]
+    return n / k * ball_volume(dimension) * jnp.mean(radius**dimension)
+
+
+def intrinsic_dimension(
+    points: Float[Array, "n *features"], *, method: str = "TwoNN", **options: Any
+) -> float:
+    """Intrinsic dimension by an estimator of scikit-dimension.
+
+    Args:
+        points: Samples.
+        method: Its name there: ``"TwoNN"`` (Facco et al., 2017), ``"MLE"`` (Levina & Bickel, 2004),
+            ``"lPCA"``, ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``,
+            ``"DANCo"``, ``"MiND_ML"``, ``"GRIDE"`` or ``"PH"``.
+        options: Arguments of its constructor.
+
+    Returns:
+        The dimension, not rounded.
+
+    Raises:
+        ValueError: There is no such method, or the points are not ``(n, *features)``.
+        ModuleNotFoundError: scikit-dimension is not installed.
+
+    Example:
+        >>> import jax
+        >>> from manifold_jax.fitting.estimators import intrinsic_dimension
+        >>> plane = jax.random.normal(jax.random.key(0), (500, 2)) @ jax.numpy.eye(2, 5)
+        >>> round(intrinsic_dimension(plane))
+        2
+    """
+    if method not in DIMENSION_METHODS:
+        raise ValueError(f"intrinsic_dimension: method must be one of {DIMENSION_METHODS}, got {method!r}.")
+    cloud = np.asarray(flat_points("intrinsic_dimension", points, 1), np.float64)
+    try:
+        import skdim
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "intrinsic_dimension needs scikit-dimension: pip install scikit-dimension."
+        ) from error
+    with np.errstate(all="ignore"):  # repeated points give 0/0 there; the result is looked at afterwards
+        return float(getattr(skdim.id, method)(**options).fit(cloud).dimension_)
+
+
+def _reach(points: Any, *, dimension: int, **options: Any) -> float:
+    found = reach_from_samples(points, dimension=dimension, **options).value
+    return found if math.isfinite(found) else math.nan
+
+
+def _ball_curvature(points: Any, *, dimension: int, **options: Any) -> np.ndarray:
+    return scalar_curvature_from_balls(points, dimension=dimension, **options).scalar_curvature
+
+
+def _quadratic_tangents(points: Any, *, dimension: int, **options: Any) -> Array:
+    return local_quadratic_fit(points, dimension=dimension, **options).tangents
+
+
+def builtin_estimators(*measures: str, dimensions: Sequence[str] = ("TwoNN", "MLE")) -> tuple[Estimator, ...]:
+    """The package's own estimators, with their default options.
+
+    Args:
+        measures: Only these; all by default. There is none for ``"fit"``.
+        dimensions: Methods of scikit-dimension.
+
+    Returns:
+        Estimators for :func:`calibrate`.
+
+    Raises:
+        ValueError: A measure is unknown.
+
+    Example:
+        >>> from manifold_jax.fitting.estimators import builtin_estimators
+        >>> [estimator.name for estimator in builtin_estimators("tangent")]
+        ['local PCA', 'quadratic regression']
+    """
+    unknown = set(measures) - set(MEASURES)
+    if unknown:
+        raise ValueError(f"builtin_estimators: measures must be among {MEASURES}, got {sorted(unknown)}.")
+    found = [
+        Estimator("local PCA", "tangent", local_pca_tangents),
+        Estimator("quadratic regression", "tangent", _quadratic_tangents),
+    ]
+    for measure in CURVATURES:
+        function = partial(curvature_from_samples, measure=measure)
+        found.append(Estimator("quadratic regression", measure, function))
+    found += [
+        Estimator("geodesic balls", "scalar_curvature", _ball_curvature, most=MOST_POINTS),
+        Estimator("nearest neighbours", "volume", volume_from_samples),
+        Estimator("Federer plug-in", "reach", _reach),
+    ]
+    for method in dimensions:
+        function = partial(intrinsic_dimension, method=method)
+        found.append(Estimator(method, "dimension", function, needs=()))
+    return tuple(e for e in found if not measures or e.measure in measures)

@@ -1,0 +1,243 @@
+"""Scalar curvature from the volumes of geodesic balls, estimated from samples or distances alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from manifold_jax.fitting.local_fits import flat_points
+from manifold_jax.fitting.neighbours import nearest_neighbours
+
+MOST_POINTS = 5000
+"""Points up to which an n x n matrix of distances is held unless more are allowed."""
+
+_RADII = 32
+_LEAST = 4
+
+
+class BallCurvature(NamedTuple):
+    """Scalar curvature by ball volumes.
+
+    Attributes:
+        scalar_curvature: S ``(n,)`` in inverse squared feature units; NaN where ``ok`` is False.
+        density: Estimated (or given) probability density ``(n,)``, per unit of volume.
+        ok: ``(n,)``, False where the largest ball holds fewer than 4 other points or where no density could
+            be estimated, as in a small component of the neighbour graph.
+        components: Connected components of the neighbour graph; 1 if distances were given.
+        bandwidth: Radius of the density kernel; NaN if densities were given.
+        largest: Radius of the largest ball.
+    """
+
+    scalar_curvature: Float[np.ndarray, "n"]
+    density: Float[np.ndarray, "n"]
+    ok: Bool[np.ndarray, "n"]
+    components: int
+    bandwidth: float
+    largest: float
+
+
+def ball_volume(dimension: int) -> float:
+    """Volume omega_d of the unit ball in R^d, pi^(d/2) / Gamma(d/2 + 1)."""
+    return math.pi ** (dimension / 2) / math.gamma(dimension / 2 + 1)
+
+
+def graph_distances(
+    points: Float[Any, "n *features"], *, neighbours: int = 20, most: int = MOST_POINTS
+) -> tuple[Float[np.ndarray, "n n"], int]:
+    """Shortest paths in the symmetric graph of nearest neighbours (Isomap; Tenenbaum et al., 2000).
+
+    They are too long by the detours that paths through samples make, and too short by the chords that
+    replace arcs.
+
+    Args:
+        points: Samples.
+        neighbours: Edges from every point.
+        most: Refuse more points than this; the matrix takes 8 n^2 bytes.
+
+    Returns:
+        Distances ``(n, n)`` in feature units, infinite between components; the number of components.
+
+    Raises:
+        ValueError: There are more points than ``most``, or not more than ``neighbours``.
+        ModuleNotFoundError: SciPy is not installed.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.fitting.geodesic_balls import graph_distances
+        >>> line = jnp.stack([jnp.arange(9.0), jnp.zeros(9)], axis=-1)
+        >>> distances, components = graph_distances(line, neighbours=2)
+        >>> float(distances[0, 8]), components
+        (8.0, 1)
+    """
+    cloud = flat_points("graph_distances", points, 1)
+    n = len(cloud)
+    _refuse_many("graph_distances", n, most)
+    if not 1 <= neighbours < n:
+        raise ValueError(f"graph_distances: neighbours must be from 1 to {n - 1}, got {neighbours!r}.")
+    try:
+        from scipy.sparse import csr_matrix
+        from scipy.sparse.csgraph import connected_components, dijkstra
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("graph_distances needs SciPy: pip install scipy.") from error
+    near = nearest_neighbours(cloud, cloud, neighbours + 1)
+    columns, lengths = np.asarray(near.indices)[:, 1:], np.asarray(near.distances, np.float64)[:, 1:]
+    # A stored zero is an edge only if it is not exactly zero.
+    lengths = np.maximum(lengths, np.finfo(np.float64).tiny)
+    starts = np.arange(0, n * neighbours + 1, neighbours)
+    graph = csr_matrix((lengths.ravel(), columns.ravel(), starts), shape=(n, n))
+    return dijkstra(graph.maximum(graph.T), directed=False), int(connected_components(graph)[0])
+
+
+def scalar_curvature_from_balls(
+    points: Float[Any, "n *features"] | None = None,
+    *,
+    dimension: int,
+    distances: Float[Any, "n n"] | None = None,
+    density: Float[Any, "n"] | None = None,
+    neighbours: int = 20,
+    radii: tuple[float, float] | None = None,
+    bandwidth: float | None = None,
+    most: int = MOST_POINTS,
+) -> BallCurvature:
+    """Scalar curvature from the growth of geodesic balls.
+
+    The volume of a ball of radius r about x, over that of a ball in R^d, is
+
+        vol B_r(x) / (omega_d r^d) = 1 - S(x) r^2 / (6 (d + 2)) + O(r^4)
+
+    (Gray, *Michigan Mathematical Journal* 20, 1973). Following Hickok & Blumberg (arXiv 2308.02615),
+    distances are shortest paths in a neighbour graph, the density rho is a kernel estimate with the biweight
+    kernel on these distances, the volume is the sum of 1/rho_j over the ball divided by n - 1, and
+    1 + C r^2 is fitted to the ratio by least squares between two radii: S = -6 (d + 2) C.
+
+    The defaults differ from theirs in being covariant under scaling: the bandwidth is the median distance
+    to the n^(4/(d+4))-th other point, and the largest radius that to the n^(8/(d+8))-th, so that the squared
+    bias O(r^4) of S and its variance O(1/(n r^(d+4))) shrink alike; the smallest radius is a quarter of it.
+
+    Three errors do not vanish at practical n. The kernel is itself biased by the curvature, by the factor
+    1 - S m h^2 / (6 d) with m its second moment, which takes S towards zero by the relative amount
+    ((d + 2)/d) m h^2 sum r^2 / sum r^4 over the radii; the mean of 1/rho is above 1/mean(rho) by the relative
+    variance of the estimate, which lowers S; and shortest paths make detours. On 2000 points of S^2, where
+    S = 2, the mean is 1.9 with exact arcs and density, 1.2 with exact arcs only, and 1.0 from samples alone;
+    on S^3 (S = 6) it is 6.0, 2.7 and 5.4, the last because errors cancel. Near a boundary balls are cut,
+    and S is far too large.
+
+    Args:
+        points: Samples; may be left out if distances are given.
+        dimension: d.
+        distances: Geodesic distances ``(n, n)`` to use in place of the graph's.
+        density: Densities ``(n,)`` to use in place of the kernel estimate.
+        neighbours: Edges from every point of the graph.
+        radii: Smallest and largest radius of the fit.
+        bandwidth: Radius of the kernel.
+        most: Refuse more points than this: n x n distances are held, 8 n^2 bytes.
+
+    Returns:
+        Curvature, density and status, NumPy float64.
+
+    Raises:
+        ValueError: There are more points than ``most`` or too few, shapes do not fit, radii are not
+            increasing, or neither points nor distances are given.
+        ModuleNotFoundError: SciPy is needed (for graph distances) and not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from manifold_jax.fitting.geodesic_balls import scalar_curvature_from_balls
+        >>> x = np.random.default_rng(0).normal(size=(800, 3))
+        >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
+        >>> arcs = np.arccos(np.clip(x @ x.T, -1, 1))
+        >>> balls = scalar_curvature_from_balls(
+        ...     dimension=2, distances=arcs, density=np.full(800, 1 / (4 * np.pi))
+        ... )
+        >>> print(f"{np.mean(balls.scalar_curvature):.1f}")
+        1.9
+    """
+    name = "scalar_curvature_from_balls"
+    lengths, components = _distances(name, points, dimension, distances, neighbours, most)
+    n = len(lengths)
+    largest, smallest = _radius(lengths, n ** (8 / (dimension + 8))), None
+    if radii is not None:
+        smallest, largest = (float(r) for r in radii)
+    smallest = largest / 4 if smallest is None else smallest
+    if not 0 < smallest < largest < math.inf:
+        raise ValueError(f"{name}: radii must increase and be positive, got {smallest:g} and {largest:g}.")
+    h = math.nan
+    if density is None:
+        h = _radius(lengths, n ** (4 / (dimension + 4))) if bandwidth is None else float(bandwidth)
+        if not 0 < h < math.inf:
+            raise ValueError(f"{name}: bandwidth must be positive, got {h:g}.")
+        rho = _kernel_density(lengths, dimension, h)
+    else:
+        rho = np.asarray(density, np.float64)
+        if rho.shape != (n,):
+            raise ValueError(f"{name}: density must have shape ({n},), got {rho.shape}.")
+    r = np.linspace(smallest, largest, _RADII)
+    inverse = 1 / np.where(rho > 0, rho, np.nan)
+    volumes, held = _ball_volumes(lengths, inverse, r)
+    ratio = volumes / (ball_volume(dimension) * r**dimension)
+    slope = (ratio - 1) @ r**2 / np.sum(r**4)
+    values = -6 * (dimension + 2) * slope
+    ok = np.isfinite(values) & (rho > 0) & (held >= _LEAST)
+    return BallCurvature(np.where(ok, values, np.nan), rho, ok, components, h, largest)
+
+
+def _distances(
+    name: str, points: Any, dimension: int, distances: Any, neighbours: int, most: int
+) -> tuple[np.ndarray, int]:
+    if distances is None:
+        if points is None:
+            raise ValueError(f"{name}: give points or a matrix of distances.")
+        cloud = flat_points(name, points, dimension)
+        _refuse_many(name, len(cloud), most)
+        return graph_distances(cloud, neighbours=neighbours, most=most)
+    lengths = np.asarray(distances, np.float64)
+    if lengths.ndim != 2 or lengths.shape[0] != lengths.shape[1]:
+        raise ValueError(f"{name}: distances must have shape (n, n), got {lengths.shape}.")
+    _refuse_many(name, len(lengths), most)
+    return lengths, 1
+
+
+def _refuse_many(caller: str, n: int, most: int) -> None:
+    if n > most:
+        raise ValueError(
+            f"{caller} holds an n x n matrix, 8 n^2 bytes, and takes up to {most} points, got {n}: thin the "
+            "samples or raise most."
+        )
+    if n < 2 * _LEAST:
+        raise ValueError(f"{caller} needs at least {2 * _LEAST} points, got {n}.")
+
+
+def _radius(lengths: np.ndarray, place: float) -> float:
+    """Median distance to the other point of this place in the order."""
+    k = min(max(round(place), 1), len(lengths) - 1)
+    return float(np.median(np.partition(lengths, k, axis=1)[:, k]))
+
+
+def _kernel_mass(dimension: int) -> float:
+    """Integral over R^d of the biweight (1 - t^2)^2 on the unit ball."""
+    d = dimension
+    return d * ball_volume(d) * (1 / d - 2 / (d + 2) + 1 / (d + 4))
+
+
+def _kernel_density(lengths: np.ndarray, dimension: int, h: float) -> np.ndarray:
+    """rho_i = sum_(j != i) K(d_ij / h) / ((n - 1) h^d), row by row."""
+    mass = _kernel_mass(dimension) * (len(lengths) - 1) * h**dimension
+    total = np.array([np.sum((1 - np.minimum(row / h, 1) ** 2) ** 2) for row in lengths])
+    return (total - 1) / mass  # the point itself counts 1
+
+
+def _ball_volumes(lengths: np.ndarray, inverse: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Volumes ``(n, radii)`` of the balls, and the other points that the largest holds ``(n,)``."""
+    n = len(lengths)
+    volumes, held = np.zeros((n, len(r))), np.zeros(n, int)
+    for i in range(n):  # one row of distances at a time
+        inside = np.flatnonzero(lengths[i] <= r[-1])
+        inside = inside[inside != i]
+        # A point counts in every ball from the first that reaches it.
+        first = np.searchsorted(r, lengths[i, inside])
+        volumes[i] = np.cumsum(np.bincount(first, inverse[inside], len(r)))
+        held[i] = len(inside)
+    return volumes / (n - 1), held
