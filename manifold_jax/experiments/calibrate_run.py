@@ -1,0 +1,238 @@
+"""Every built-in estimator against exact geometry, with the grid and the exact route beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from manifold_jax._plot_words import new_figure
+from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
+from manifold_jax.experiments.bounds_cells import Cells, cell_name
+from manifold_jax.experiments.outcome import Outcome
+from manifold_jax.experiments.pictures import PALETTE
+from manifold_jax.fitting import Calibration, Estimator, builtin_estimators, calibrate, error_curves, ranking
+from manifold_jax.fitting.calibration_table import Row
+from manifold_jax.fitting.local_fits import CURVATURES
+from manifold_jax.fitting.truth import exact_field
+from manifold_jax.geometry import Grid, Manifold, measure
+from manifold_jax.geometry.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GRID, EXACT = "grid, order 4", "automatic differentiation"
+
+
+class Settings(NamedTuple):
+    """Size of the calibration.
+
+    Attributes:
+        sizes: Samples.
+        seeds: Clouds of each size.
+        manifolds: Names in ``PLACES``.
+        dimensions: Methods of scikit-dimension.
+        most: Points above which all of these but TwoNN and MLE are left out.
+    """
+
+    sizes: tuple[int, ...] = (500, 1000, 2000, 5000, 10_000, 20_000)
+    seeds: int = 3
+    manifolds: tuple[str, ...] = ("sphere2", "sphere3", "torus", "hyperboloid", "sprite2", "sprite4")
+    dimensions: tuple[str, ...] = ("TwoNN", "MLE", "lPCA", "CorrInt", "MOM", "TLE")
+    most: int = 5000
+
+
+REDUCED = Settings((500, 2000), 2, ("sphere2", "torus", "hyperboloid", "sprite2"), ("TwoNN", "MLE", "lPCA"))
+
+
+def _sprites(factors: tuple[str, ...], ranges: dict[str, tuple[float, float]]) -> Manifold:
+    """Ellipses of 32 x 32 pixels."""
+    made = sprite("ellipse", factors=factors, size=32, layout="balanced", ranges=ranges)
+    return dataclasses.replace(made, name=f"ellipse sprites, d = {len(factors)}")
+
+
+PLACES: dict[str, Callable[[], Manifold]] = {
+    "sphere2": lambda: sphere(2),
+    "sphere3": lambda: sphere(3),
+    "torus": torus,
+    "hyperboloid": hyperboloid,
+    "sprite2": lambda: _sprites(("y", "x"), {}),
+    "sprite4": lambda: _sprites(
+        ("scale", "orientation", "y", "x"), {"scale": (0.7, 1.0), "y": (13.0, 18.0), "x": (13.0, 18.0)}
+    ),
+}
+
+
+def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress | None = None) -> Outcome:
+    """Calibrate the built-in estimators.
+
+    Args:
+        settings: Size.
+        cells: Finished parts, one for each manifold, size and seed.
+        seed: Of the samples.
+        progress: Called with the parts done and all of them.
+
+    Returns:
+        The outcome: relative RMS errors by measure, manifold, method and size.
+    """
+    places = [PLACES[name]() for name in settings.manifolds]
+    parts = [(p, n, k) for p in places for n in settings.sizes for k in range(settings.seeds)]
+    rows: list[Row] = []
+    for done, (place, size, number) in enumerate(parts, start=1):
+        name = cell_name(manifold=place.name, size=size, number=number, seed=seed, which=settings.dimensions)
+        if name not in cells:
+            cells.put(name, [row._asdict() for row in _one(settings, place, size, number, seed)])
+        rows += [Row(**row) for row in cells[name]]
+        if progress is not None:
+            progress(done, len(parts))
+    cells.save()
+    beside = [row for place in places for row in _beside(place, settings.sizes)]
+    calibration = Calibration((*rows, *beside))
+    table = _table(calibration, settings.sizes)
+    ranks = ranking(Calibration(tuple(rows)))
+    title = f"Estimators from samples against exact geometry, {settings.seeds} clouds of each size"
+    notes = [
+        "Root mean square errors relative to the root mean square of the exact field (tangent: sine of the "
+        "angle; volume, reach, dimension: the exact value), median over the clouds; slope of their logarithms; "
+        "seconds of one call at the largest size, compiled before. A star: more than 0.5 % of the points have no "
+        f"value. {GRID}: a lattice of about as many points. Samples are uniform by volume, without noise.",
+        *(f"{r.measure}, {r.manifold}: {r.estimator} ranks {r.rank:.2g} of its kind" for r in ranks if r.rank <= 1),
+    ]
+    data = {"rows": calibration.to_dicts(), "ranking": [r._asdict() for r in ranks]}
+    return Outcome(title, table, data, {"calibrate": _figure(calibration)}, notes)
+
+
+def _one(settings: Settings, place: Manifold, size: int, number: int, seed: int) -> tuple[Row, ...]:
+    """All estimators on one cloud."""
+    key = jax.random.key(seed)
+    options: dict[str, Any] = {"key": key, "seeds": [number], "on_error": "record"}
+    return calibrate(_estimators(settings), place, [size], **options).rows
+
+
+def _estimators(settings: Settings) -> tuple[Estimator, ...]:
+    """All built-in ones; methods of intrinsic dimension that are slow stop early."""
+    slow = set(settings.dimensions) - {"TwoNN", "MLE"}
+    return tuple(
+        dataclasses.replace(e, most=settings.most) if e.measure == "dimension" and e.name in slow else e
+        for e in builtin_estimators(dimensions=settings.dimensions)
+    )
+
+
+# --- other routes ------------------------------------------------------------------------------------------
+
+
+def _beside(place: Manifold, sizes: Sequence[int]) -> list[Row]:
+    """Stencils on lattices of about as many points, and automatic differentiation against closed forms."""
+    return [row for size in sizes for row in _by_grid(place, size)] + _exactly(place, max(sizes))
+
+
+def _row(place: Manifold, name: str, method: str, size: int, error: tuple[float, float], seconds: float) -> Row:
+    features = int(np.prod(place.feature_shape))
+    blank = Row(method, name, place.name, place.grid.ndim, features, size, 0, "")
+    return blank._replace(rmse=error[0], failed=error[1], seconds=seconds, warm=True)
+
+
+def _by_grid(place: Manifold, size: int) -> list[Row]:
+    along = max(6, round(size ** (1 / place.grid.ndim)))
+    grid = Grid(tuple(dataclasses.replace(axis, size=along) for axis in place.grid.axes))
+    measure(place, grid)
+    began = time.perf_counter()
+    found = jax.block_until_ready(measure(place, grid))
+    seconds = time.perf_counter() - began
+    exact = measure(place, grid, exact=True)
+    weight = np.asarray(exact.volume_element.value)
+    rows = []
+    for name in (*CURVATURES, "total_volume"):
+        mine, true = (np.asarray(getattr(part, name).value) for part in (found, exact))
+        error = _relative(mine, true, weight if mine.ndim else np.ones(()))
+        rows.append(_row(place, name.removeprefix("total_"), GRID, size, error, seconds))
+    return rows
+
+
+def _exactly(place: Manifold, size: int) -> list[Row]:
+    """Automatic differentiation at random points against closed forms, where all are known."""
+    if not all(name in place.known for name in CURVATURES):
+        return []
+    bare = dataclasses.replace(place, known={})
+    coordinates = (sample_uniform(jax.random.key(0), place, size).coordinates,)
+    rows = []
+    for name in CURVATURES:
+        true = exact_field((place,), coordinates, name)
+        exact_field((bare,), coordinates, name)
+        began = time.perf_counter()
+        mine = exact_field((bare,), coordinates, name)
+        seconds = time.perf_counter() - began
+        rows.append(_row(place, name, EXACT, size, _relative(mine, true, np.ones(len(true))), seconds))
+    return rows
+
+
+def _relative(mine: np.ndarray, true: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """RMS error over RMS value, by volume, and the share of volume without a finite value."""
+    good = np.isfinite(mine) & np.isfinite(true)
+    defined = weight > 1e-9 * weight.max()  # poles count for nothing
+    error = np.sum(weight[good] * (mine[good] - true[good]) ** 2) / np.sum(weight[good] * true[good] ** 2)
+    return float(np.sqrt(error)), float(1 - np.sum(weight[good & defined]) / np.sum(weight[defined]))
+
+
+# --- tables and figures ------------------------------------------------------------------------------------
+
+
+def _table(calibration: Calibration, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """One line for every measure, manifold and method."""
+    table = []
+    for curve in sorted(error_curves(calibration), key=lambda c: (c.measure, c.manifold)):
+        same = (curve.measure, curve.manifold, curve.estimator)
+        rows = [r for r in calibration.rows if (r.measure, r.manifold, r.estimator) == same]
+        errors = dict(zip(map(int, curve.sizes), curve.error, strict=True))
+        seconds = [r.seconds for r in rows if r.size == max(errors, default=0)]
+        line: dict[str, Any] = {"measure": same[0], "manifold": same[1], "method": same[2]}
+        for size in sizes:
+            lost = np.mean([r.failed for r in rows if r.size == size]) if size in errors else 0.0
+            line[f"n = {size}"] = f"{errors[size]:.2g}{'*' if lost > 0.005 else ''}" if size in errors else "-"
+        line |= {"slope": f"{curve.slope:.2f}" if np.isfinite(curve.slope) else "-"}
+        line |= {"seconds": f"{np.median(seconds):.2g}" if seconds else "-"}
+        table.append(line)
+    return table
+
+
+def _figure(calibration: Calibration) -> Figure:
+    """A panel for every measure, a colour for every manifold, a line style for every method."""
+    curves = [curve for curve in error_curves(calibration) if len(curve.sizes) and (curve.error > 0).all()]
+    measures = list(dict.fromkeys(curve.measure for curve in curves))
+    manifolds = list(dict.fromkeys(curve.manifold for curve in curves))
+    figure = new_figure(15.0, 9.0, "Relative error of estimators from samples (dotted: stencils on a grid)")
+    axes = np.atleast_1d(figure.subplots(2, -(-len(measures) // 2), squeeze=False)).ravel()
+    for at, name in zip(axes, measures, strict=False):
+        here = [curve for curve in curves if curve.measure == name]
+        methods = list(dict.fromkeys(c.estimator for c in here if c.estimator not in (GRID, EXACT)))
+        for curve in here:
+            if curve.estimator == EXACT:
+                continue
+            style = ":" if curve.estimator == GRID else ("-", "--", "-.")[methods.index(curve.estimator) % 3]
+            mark = "" if curve.estimator == GRID else "os^vDx"[methods.index(curve.estimator) % 6]
+            colour = PALETTE[manifolds.index(curve.manifold) % len(PALETTE)]
+            at.loglog(curve.sizes, curve.error, style, marker=mark, ms=4, color=colour)
+        for k, method in enumerate(methods):
+            at.plot([], [], ("-", "--", "-.")[k % 3], marker="os^vDx"[k % 6], color="0.4", label=method)
+        at.set_title(name.replace("_", " "), fontsize=10)
+        at.set_xlabel("samples")
+        at.grid(alpha=0.3)
+        at.legend(fontsize=7)
+    for at in axes[len(measures) :]:
+        at.set_axis_off()
+    for k, name in enumerate(manifolds):
+        axes[0].plot([], [], color=PALETTE[k % len(PALETTE)], label=name)
+    figure.legend(*_lines(axes[0], manifolds), loc="outside lower center", ncols=len(manifolds), fontsize=9)
+    axes[0].set_ylabel("relative RMS error")
+    return figure
+
+
+def _lines(at: Any, names: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Handles with these labels."""
+    handles, labels = at.get_legend_handles_labels()
+    found = dict(zip(labels, handles, strict=True))
+    return [found[name] for name in names], list(names)
