@@ -1,0 +1,90 @@
+"""Points of any feature shape as rows, and functions of one row mapped in blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+BLOCK_NUMBERS = 2**22
+"""Numbers that the temporaries of one block may hold, about."""
+
+
+def whole(caller: str, name: str, value: Any, least: int = 1) -> int:
+    """A whole number from ``least``, or a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{caller}: {name} must be a whole number from {least}, got {value!r}.")
+    return int(value)
+
+
+def positive_or_none(caller: str, name: str, value: Any) -> None:
+    """Refuse a Python number that is not positive and finite; arrays pass."""
+    if isinstance(value, bool) or (isinstance(value, int | float) and not 0.0 < value < math.inf):
+        raise ValueError(f"{caller}: {name} must be positive and finite, got {value!r}.")
+
+
+def floating(caller: str, name: str, values: Any) -> Array:
+    """An array of points ``(n, *features)`` of floating type."""
+    array = jnp.asarray(values)
+    if array.ndim < 2 or array.size == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{caller}: {name} must be a floating-point array (n, *features) that is not empty, got "
+            f"{array.dtype} of shape {array.shape}."
+        )
+    return array
+
+
+def flat(points: Array) -> Float[Array, "n f"]:
+    """``(n, *features)`` to ``(n, f)``."""
+    return points.reshape(points.shape[0], -1)
+
+
+def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """Rows ``(q, f)`` of points ``(*batch, *features)`` or ``(q, f)``, and the batch shape they had."""
+    points = jnp.asarray(points)
+    if not jnp.issubdtype(points.dtype, jnp.floating):
+        raise ValueError(f"{caller}: points must be floating-point numbers, got {points.dtype}.")
+    size, count = math.prod(features), len(features)
+    if points.ndim >= count and points.shape[points.ndim - count :] == features:
+        return points.reshape(-1, size), points.shape[: points.ndim - count]
+    if points.ndim == 2 and points.shape[1] == size:
+        return points, points.shape[:1]
+    raise ValueError(
+        f"{caller}: points must have shape (*batch, {', '.join(map(str, features))}) as the samples have, "
+        f"got {points.shape}."
+    )
+
+
+def block_rows(numbers_per_row: int, block_size: int | None, largest: int = 1024) -> int:
+    """Rows of a block: as asked, or as many as keep its temporaries within bounds."""
+    return block_size or max(1, min(largest, BLOCK_NUMBERS // max(1, numbers_per_row)))
+
+
+def map_blocks(function: Callable[..., Any], block: int, *rows: Array) -> Any:
+    """Apply a function of blocks ``(b, ...)`` to arrays ``(q, ...)``, one block after the other.
+
+    The last block is filled up with copies of the last row, so that there is one shape and one trace.
+    """
+    count = rows[0].shape[0]
+    if count <= block:
+        return function(*rows)
+    blocks = -(-count // block)
+    # Even blocks: 1025 rows in blocks of at most 1024 are two of 513.
+    size = -(-count // blocks)
+
+    def split(x: Array) -> Array:
+        padding = [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, padding, mode="edge").reshape(blocks, size, *x.shape[1:])
+
+    found = jax.lax.map(lambda parts: function(*parts), tuple(map(split, rows)))
+    return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:count], found)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Matrix product in full precision (the default is TF32 or bfloat16 on accelerators)."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,268 @@
+"""Distances between point clouds, and between a fit and the manifold it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from manifold_jax.fitting._rows import flat, floating, whole
+from manifold_jax.fitting.foot_points import NearestPoints as NearestPoints
+from manifold_jax.fitting.foot_points import components, nearest_points
+from manifold_jax.fitting.neighbours import nearest_neighbours
+from manifold_jax.geometry.manifold import Manifold
+
+
+class Distances(NamedTuple):
+    """Distances from each point of one set to another set, summed up over the points that count.
+
+    Attributes:
+        maximum: Largest distance: the one-sided Hausdorff distance. NaN where no point counts.
+        mean: Mean distance.
+        rms: Root of the mean squared distance. The epsilon of Fefferman, Mitter & Narayanan (J. Amer. Math.
+            Soc. 29, 2016) is a mean *squared* distance: compare it with the square of this.
+        witness: Row of the point at the largest distance, and the row nearest to it in the other set (-1
+            where that is a manifold).
+        values: All distances ``(q,)``, NaN where a point does not count.
+        failed: How many points do not count, because the fit gave no point for them.
+        unconverged: How many foot points did not converge; their distances count, and are upper bounds.
+    """
+
+    maximum: Float[Array, ""]
+    mean: Float[Array, ""]
+    rms: Float[Array, ""]
+    witness: Int[Array, "2"]
+    values: Float[Array, "q"]
+    failed: Int[Array, ""]
+    unconverged: Int[Array, ""]
+
+
+class Hausdorff(NamedTuple):
+    """Two-sided Hausdorff distance of two clouds.
+
+    Attributes:
+        value: The larger of the two maxima.
+        forward: Distances from the points of the first cloud to the second.
+        backward: Distances from the points of the second cloud to the first.
+    """
+
+    value: Float[Array, ""]
+    forward: Distances
+    backward: Distances
+
+
+class FitDistances(NamedTuple):
+    """How far a fitted manifold and the true one are apart, both ways.
+
+    With F the images under the fit of all test points and of all true points:
+
+    Attributes:
+        forward: From every point of F to the true manifold, refined in its chart. Its maximum is a lower
+            bound of the supremum over the whole fitted manifold.
+        backward: From every true point to its nearest point of F, an upper bound of its distance to the
+            fitted manifold.
+        projected: From every true point x to its own image, |x - project(x)|: an upper bound of ``backward``,
+            and what is reported as the Hausdorff distance where only corresponding points are compared.
+        hausdorff: The larger of the maxima of ``forward`` and ``backward``: an estimate of the two-sided
+            Hausdorff distance that sees as much as the test and true points are dense.
+    """
+
+    forward: Distances
+    backward: Distances
+    projected: Distances
+    hausdorff: Float[Array, ""]
+
+
+def summarise_distances(
+    values: Float[Any, "q"],
+    *,
+    nearest: Int[Any, "q"] | None = None,
+    unconverged: Int[Any, ""] | int = 0,
+) -> Distances:
+    """Maximum, mean and root mean square of distances; those that are NaN are counted and left out.
+
+    Args:
+        values: Distances ``(q,)``.
+        nearest: Row of the nearest point in the other set, for the witness.
+        unconverged: Passed on.
+
+    Returns:
+        :class:`Distances`.
+
+    Raises:
+        ValueError: ``values`` is not a floating-point vector with at least one entry.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.fitting.distances import summarise_distances
+        >>> found = summarise_distances(jnp.array([1.0, 7.0, jnp.nan]))
+        >>> float(found.maximum), float(found.mean), float(found.rms), int(found.failed)
+        (7.0, 4.0, 5.0, 1)
+    """
+    values = jnp.asarray(values)
+    if values.ndim != 1 or values.size == 0 or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"summarise_distances: values must be a floating-point vector with at least one entry, got "
+            f"{values.dtype} of shape {values.shape}."
+        )
+    counts = ~jnp.isnan(values)
+    kept = jnp.where(counts, values, 0)
+    number = jnp.sum(counts)
+    share = jnp.where(number > 0, 1 / jnp.maximum(number, 1), jnp.nan).astype(values.dtype)
+    first = jnp.argmax(jnp.where(counts, values, -jnp.inf))
+    maximum = jnp.where(number > 0, kept[first], jnp.nan)
+    second = jnp.asarray(-1) if nearest is None else jnp.asarray(nearest)[first]
+    # Scaled, so that squares of tiny distances do not vanish.
+    scale = jnp.where((maximum > 0) & jnp.isfinite(maximum), maximum, 1)
+    return Distances(
+        maximum=maximum,
+        mean=jnp.sum(kept) * share,
+        rms=scale * jnp.sqrt(jnp.sum((kept / scale) ** 2) * share),
+        witness=jnp.stack([first, second.astype(first.dtype)]),
+        values=values,
+        failed=jnp.sum(~counts),
+        unconverged=jnp.asarray(unconverged),
+    )
+
+
+def hausdorff_distance(
+    first: Float[Any, "n *features"], second: Float[Any, "m *features"], *, block_size: int | None = None
+) -> Hausdorff:
+    """Two-sided Hausdorff distance of two clouds, both directions computed.
+
+    H(A, B) = max(sup_a inf_b |a - b|, sup_b inf_a |a - b|). Nearest points are found by
+    :func:`nearest_neighbours`, tile by tile, to rounding. Points that are not finite are infinitely far away.
+
+    Args:
+        first: n points of any feature shape.
+        second: m points of the same feature shape.
+        block_size: Points treated at once.
+
+    Returns:
+        :class:`Hausdorff`, with the witnesses of each direction; may be traced by ``jit`` and ``vmap``.
+
+    Raises:
+        ValueError: Shapes or types do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.fitting.distances import hausdorff_distance
+        >>> found = hausdorff_distance(jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [5.0]]))
+        >>> float(found.forward.maximum), float(found.backward.maximum), found.backward.witness.tolist()
+        (1.0, 4.0, [1, 1])
+    """
+    first = floating("hausdorff_distance", "first", first)
+    second = floating("hausdorff_distance", "second", second)
+    if first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            f"hausdorff_distance: both clouds must have the same feature shape, got {first.shape[1:]} and "
+            f"{second.shape[1:]}."
+        )
+    if block_size is not None:
+        block_size = whole("hausdorff_distance", "block_size", block_size)
+    forward, backward = _one_sided(first, second, block_size), _one_sided(second, first, block_size)
+    return Hausdorff(jnp.maximum(forward.maximum, backward.maximum), forward, backward)
+
+
+@partial(jax.jit, static_argnames="block_size")
+def _one_sided(points: Array, others: Array, block_size: int | None) -> Distances:
+    found = nearest_neighbours(others, points, 1, block_size=block_size)
+    return summarise_distances(found.distances[:, 0], nearest=found.indices[:, 0])
+
+
+def distances_to_manifold(
+    manifold: Manifold | Sequence[Manifold], points: Float[Any, "q *features"], **options: Any
+) -> Distances:
+    """One-sided distances from points to a known manifold, refined in its chart.
+
+    Args:
+        manifold: A Manifold, or a sequence of them whose union is meant.
+        points: ``(q, *features)``; those with NaN are counted as failed.
+        **options: As for :func:`nearest_points`.
+
+    Returns:
+        :class:`Distances`.
+
+    Raises:
+        ValueError: As :func:`nearest_points`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.datasets import circle
+        >>> from manifold_jax.fitting.distances import distances_to_manifold
+        >>> found = distances_to_manifold(circle(), jnp.array([[3.0, 4.0], [0.0, 0.9]]))
+        >>> print(f"{found.maximum:.3f} {found.mean:.3f}")
+        4.000 2.050
+    """
+    return _summed(nearest_points(manifold, points, **options))
+
+
+@jax.jit
+def _summed(feet: NearestPoints) -> Distances:
+    lost = ~feet.converged & ~jnp.isnan(feet.distances)
+    return summarise_distances(feet.distances, unconverged=jnp.sum(lost))
+
+
+def fit_distances(
+    project: Callable[[Array], Array],
+    manifold: Manifold | Sequence[Manifold],
+    test_points: Float[Any, "q *features"],
+    *,
+    true_points: Float[Any, "p *features"] | None = None,
+    block_size: int | None = None,
+    **options: Any,
+) -> FitDistances:
+    """Distances between the image of a fit and the true manifold, in both directions.
+
+    Args:
+        project: The fit, ``(q, *features)`` to points of the same shape; NaN where it fails.
+        manifold: The true manifold, or a sequence of them whose union is meant.
+        test_points: Points to project, on the true manifold or near it.
+        true_points: Points of the true manifold for the way back, as dense as the answer should be; by
+            default the feet of the test points, which are the test points themselves where these lie on it.
+        block_size: Points treated at once.
+        **options: As for :func:`nearest_points`.
+
+    Returns:
+        :class:`FitDistances`; for what is bounded by what, see there.
+
+    Raises:
+        ValueError: The fit does not keep the shape of its input, or shapes do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.datasets import circle
+        >>> from manifold_jax.fitting.distances import fit_distances
+        >>> truth = circle()
+        >>> points = truth.embedding(jnp.linspace(0.0, 6.0, 50)[None]).T
+        >>> found = fit_distances(lambda x: 1.1 * x, truth, points)
+        >>> print(f"{found.forward.maximum:.3f} {found.projected.rms:.3f} {found.hausdorff:.3f}")
+        0.100 0.100 0.100
+    """
+    components("fit_distances", manifold)
+    test_points = floating("fit_distances", "test_points", test_points)
+    if true_points is None:
+        true_points = nearest_points(manifold, test_points, block_size=block_size, **options).points
+    true_points = floating("fit_distances", "true_points", true_points)
+    tested, images = (_images(project, points) for points in (test_points, true_points))
+    fitted = jnp.concatenate([tested, images])
+    projected = jnp.linalg.norm(flat(images) - flat(true_points), axis=1)
+    forward = distances_to_manifold(manifold, fitted, block_size=block_size, **options)
+    # A true point whose own image failed still has a nearest fitted point.
+    backward = _one_sided(true_points, fitted, block_size)
+    return FitDistances(
+        forward, backward, summarise_distances(projected), jnp.maximum(forward.maximum, backward.maximum)
+    )
+
+
+def _images(project: Callable[[Array], Array], points: Array) -> Array:
+    images = jnp.asarray(project(points))
+    if images.shape != points.shape:
+        raise ValueError(
+            f"fit_distances: the fit must keep the shape of its input, {points.shape}, got {images.shape}."
+        )
+    return images

@@ -1,0 +1,300 @@
+"""Manifold moving least squares: an iterated local plane, then a polynomial over it (Sober & Levin 2020)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from manifold_jax.fitting._rows import flat, floating, matmul, positive_or_none, whole
+from manifold_jax.fitting.local_pca import centred_rows, checked_count, checked_dimension
+from manifold_jax.fitting.neighbours import safe_root
+from manifold_jax.fitting.projection import (
+    DEGENERATE,
+    NOT_CONVERGED,
+    OK,
+    TOO_FEW,
+    LocalFit,
+    Projection,
+    as_project,
+)
+
+_TANGENT_STEPS = 40
+
+
+class _Settings(NamedTuple):
+    """Static settings of the fit of one query; ``support`` is 0 for a fixed bandwidth."""
+
+    dimension: int
+    degree: int
+    support: int
+    max_iterations: int
+    tolerance: float | None
+
+
+def moving_least_squares(
+    samples: Float[Any, "n *features"],
+    *,
+    dimension: int,
+    degree: int = 2,
+    bandwidth: float | Float[Array, ""] | None = None,
+    neighbours: int | None = None,
+    candidates: int | None = None,
+    max_iterations: int = 100,
+    tolerance: float | None = None,
+    block_size: int | None = None,
+) -> Partial:
+    """Fit a manifold by the moving least-squares projection of Sober & Levin.
+
+    *Manifold approximation by moving least-squares projection (MMLS)*, Constructive Approximation 52 (2020),
+    arXiv 1606.07104. Step 1 looks for a base point q and a d-dimensional H with r - q normal to H for which
+
+        sum_i theta(|r_i - q| / b) d(r_i - q, H)^2
+
+    is least near r, by the iteration of the paper: fit the samples by a weighted linear function over q + H,
+    take its value and its orthonormalised slopes for the new q and H, drop the part of r - q along H, until q
+    moves by less than the tolerance. (So a fixed point is stationary with the weights held; it is not
+    differentiated through them.) Step 2 fits a polynomial p: H -> R^f of total degree m to the r_i over their
+    coordinates along H, with the same weights, and gives p(0). The error is O(h^{m+1}) in the fill distance h
+    for a manifold of class C^{m+1} without boundary; degree 1 is the plane itself. All the points q + H^perp
+    near the fit have one image, so that projecting twice changes nothing.
+
+    The weight is theta(t) = exp(-t^2 / (1 - t^2)) for t < 1 and 0 beyond: smooth, with compact support. Its
+    radius b is either given, the same everywhere, or by default the distance from q to its ``neighbours``-th
+    nearest sample, which adapts to the density: always enough samples, and a fit that is continuous and
+    smooth between the places where two samples swap ranks. The iteration starts from the principal plane of
+    these samples, not at q = r, so that points away from the manifold by more than b have a start.
+
+    Nothing of size f x f is formed: time and memory are linear in f.
+
+    Args:
+        samples: n points of any feature shape.
+        dimension: d, below the number of features.
+        degree: m, at least 1.
+        bandwidth: b, in units of the features. It must hold more than C(d+m, m) samples everywhere.
+        neighbours: Samples in the support for the adaptive bandwidth, the last on its edge with weight 0; by
+            default 2 C(d+m, m) + 2 d. May not be given beside ``bandwidth``.
+        candidates: Samples near r that are looked at; by default half more than ``neighbours`` (they need
+            not be the ones nearest to q), or 4 C(d+m, m) + 4 d + 8 for a given bandwidth. Where a given
+            bandwidth holds more than these, its farthest samples are left out: fewer than theory has.
+        max_iterations: Most iterations of step 1.
+        tolerance: Step 1 ends when q moves by less than this times b; by default eps^(2/3), 4e-11 in float64
+            and 2e-5 in float32.
+        block_size: Queries treated at once.
+
+    Returns:
+        ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
+        points of the same shape; NaN where :func:`project_with_status` gives a status other than 0: step 1
+        did not converge, too few samples in the support, or samples on which the polynomial is not
+        determined. It may be passed through ``jit`` (other samples of the same shape do not retrace), ``vmap``, ``jvp`` and
+        ``grad``: the fixed point is differentiated implicitly, the choice of candidates counts as constant.
+
+    Raises:
+        ValueError: Shapes, types or ranges do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.fitting.moving_least_squares import moving_least_squares
+        >>> t = jnp.linspace(0.0, 2 * jnp.pi, 60, endpoint=False)
+        >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
+        >>> project = moving_least_squares(circle, dimension=1, degree=3)
+        >>> print(f"{jnp.linalg.norm(project(jnp.array([0.3, 1.1]))):.3f}")
+        1.000
+    """
+    samples = floating("moving_least_squares", "samples", samples)
+    rows = flat(samples)
+    dimension = checked_dimension("moving_least_squares", dimension, rows)
+    degree = whole("moving_least_squares", "degree", degree)
+    terms = math.comb(dimension + degree, degree)
+    positive_or_none("moving_least_squares", "bandwidth", bandwidth)
+    positive_or_none("moving_least_squares", "tolerance", tolerance)
+    if bandwidth is not None and neighbours is not None:
+        raise ValueError(
+            "moving_least_squares: give a bandwidth, the same everywhere, or a number of neighbours that "
+            "sets it, not both."
+        )
+    if bandwidth is None:
+        count = 2 * terms + 2 * dimension if neighbours is None else neighbours
+        count = checked_count("moving_least_squares", count, terms + 1, rows)
+        near = min(count + count // 2, len(rows)) if candidates is None else candidates
+    else:
+        count, near = 0, min(4 * terms + 4 * dimension + 8, len(rows)) if candidates is None else candidates
+    near = checked_count("moving_least_squares", near, max(count, terms + 1), rows)
+    if block_size is not None:
+        block_size = whole("moving_least_squares", "block_size", block_size)
+    settings = _Settings(
+        dimension, degree, count, whole("moving_least_squares", "max_iterations", max_iterations), tolerance
+    )
+    radius = jnp.asarray(jnp.nan if bandwidth is None else bandwidth, rows.dtype)
+    return as_project(LocalFit(rows, radius, _fit, settings, near, samples.shape[1:], block_size))
+
+
+class _Plane(NamedTuple):
+    """q, relative to the query, ``(f,)``, and orthonormal rows that span H ``(d, f)``."""
+
+    base: Array
+    frame: Array
+
+
+def _fit(settings: _Settings, bandwidth: Array, r: Array, near: Array) -> Projection:
+    """Both steps for one query; lengths are relative to r, so that nothing cancels far from the origin."""
+    y = near - r
+    plane, moved, iterations = _base_plane(settings, y, bandwidth)
+    z, x, root = _local(settings, plane, y, bandwidth)
+    terms = math.comb(settings.dimension + settings.degree, settings.degree)
+    coefficients, pivots = _value_at_zero(x, root, settings.degree)
+    value = jnp.sum(coefficients[:, None] * z, axis=0)
+    eps = jnp.finfo(r.dtype).eps
+    # The order of the tests: the first reason is the one given.
+    status = jnp.where(moved <= _tolerance(settings, r.dtype), OK, NOT_CONVERGED)
+    status = jnp.where(pivots > eps**0.5, status, DEGENERATE)
+    status = jnp.where(jnp.sum(root > 0) >= terms, status, TOO_FEW)
+    status = jnp.where(jnp.all(jnp.isfinite(value)) | (status != OK), status, DEGENERATE)
+    return Projection(r + plane.base + value, status, jnp.sum(jnp.abs(coefficients)), iterations)
+
+
+def _tolerance(settings: _Settings, dtype: Any) -> float:
+    return float(jnp.finfo(dtype).eps) ** (2 / 3) if settings.tolerance is None else settings.tolerance
+
+
+def weight_root(squares: Float[Array, "k"]) -> Float[Array, "k"]:
+    """Square root of theta(t) = exp(-t^2 / (1 - t^2)), 0 for t >= 1, from t^2; smooth."""
+    inside = squares < 1
+    s = jnp.where(inside, squares, 0)
+    return jnp.where(inside, jnp.exp(-s / (2 * (1 - s))), 0)
+
+
+def _radius(settings: _Settings, squares: Array, bandwidth: Array) -> Array:
+    """b: as given, or the distance of the last sample of the support."""
+    return safe_root(jnp.sort(squares)[settings.support - 1]) if settings.support else bandwidth
+
+
+def _local(settings: _Settings, plane: _Plane, y: Array, bandwidth: Array) -> tuple[Array, Array, Array]:
+    """Samples relative to q, their coordinates along H over b, and the roots of their weights."""
+    z = y - plane.base
+    squares = jnp.sum(z**2, axis=1)
+    radius = _radius(settings, squares, bandwidth)
+    radius = jnp.where(radius > 0, radius, 1)
+    return z, matmul(z, plane.frame.T) / radius, weight_root(squares / radius**2)
+
+
+# --- step 1 ------------------------------------------------------------------------------------------------
+
+
+def _start(settings: _Settings, y: Array) -> _Plane:
+    """Principal plane of the samples nearest to r, and the foot of r on it."""
+    squares = jnp.sum(y**2, axis=1)
+    radius = jnp.sort(squares)[(settings.support or y.shape[0]) - 1]
+    nearest = jnp.min(squares)
+    # Distances along the plane, about: those to r less what r is away from the samples.
+    spread = jnp.maximum(radius - nearest, jnp.finfo(y.dtype).tiny)
+    mean, centred = centred_rows(y, weight_root((squares - nearest) / spread))
+    _, frame = _leading_rows(centred, settings.dimension)
+    return _Plane(mean - matmul(matmul(frame, mean), frame), frame)
+
+
+def _leading_rows(centred: Array, dimension: int) -> tuple[Array, Array]:
+    """Eigenvalues, ascending, and the leading right singular vectors as orthonormal rows."""
+    k, f = centred.shape
+    if k < f:
+        values, vectors = jnp.linalg.eigh(matmul(centred, centred.T))
+        return values, _orthonormal(matmul(vectors[:, -dimension:].T, centred))
+    values, vectors = jnp.linalg.eigh(matmul(centred.T, centred))
+    return values, vectors[:, -dimension:].T
+
+
+def _orthonormal(rows: Float[Array, "d f"]) -> Float[Array, "d f"]:
+    """Orthonormal rows with the span of rows, by Cholesky; rows that are orthonormal stay as they are."""
+    for _ in range(2):
+        scale = safe_root(jnp.sum(rows**2, axis=1, keepdims=True))
+        rows = rows / jnp.where(scale > 0, scale, 1)
+        lower = jnp.linalg.cholesky(matmul(rows, rows.T))
+        rows = jax.scipy.linalg.solve_triangular(lower, rows, lower=True)
+    return rows
+
+
+def _step(settings: _Settings, plane: _Plane, y: Array, bandwidth: Array) -> _Plane:
+    """Weighted linear fit over q + H: its value and slopes give the new plane, where r has its foot q."""
+    z, x, root = _local(settings, plane, y, bandwidth)
+    theta = root**2
+    share = theta / jnp.maximum(jnp.sum(theta), jnp.finfo(y.dtype).tiny)
+    mean_x, mean_z = jnp.sum(share[:, None] * x, axis=0), jnp.sum(share[:, None] * z, axis=0)
+    x = x - mean_x
+    moments = matmul((share[:, None] * x).T, x)
+    slopes = jnp.linalg.solve(moments, matmul((share[:, None] * x).T, z - mean_z))
+    base = plane.base + mean_z - matmul(mean_x, slopes)
+    frame = _orthonormal(slopes)
+    return _Plane(base - matmul(matmul(frame, base), frame), frame)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _base_plane(settings: _Settings, y: Array, bandwidth: Array) -> tuple[_Plane, Array, Array]:
+    """Fixed point of :func:`_step`, the last move of q over b, and the number of iterations."""
+    tolerance = _tolerance(settings, y.dtype)
+
+    def unfinished(state: tuple[_Plane, Array, Array]) -> Array:
+        # A NaN ends the search.
+        return (state[2] < settings.max_iterations) & (state[1] > tolerance)
+
+    def iterate(state: tuple[_Plane, Array, Array]) -> tuple[_Plane, Array, Array]:
+        plane = _step(settings, state[0], y, bandwidth)
+        squares = jnp.sum((y - plane.base) ** 2, axis=1)
+        move = jnp.sqrt(jnp.sum((plane.base - state[0].base) ** 2))
+        return plane, move / _radius(settings, squares, bandwidth), state[2] + 1
+
+    begin = (_start(settings, y), jnp.full((), jnp.inf, y.dtype), jnp.zeros((), int))
+    return jax.lax.while_loop(unfinished, iterate, begin)
+
+
+@_base_plane.defjvp
+def _base_plane_jvp(settings: _Settings, primals: Any, tangents: Any) -> Any:
+    """Tangent of the fixed point z = F(z, y), as the limit of dz <- F_z dz + F_y dy."""
+    plane, moved, iterations = _base_plane(settings, *primals)
+    _, along_plane = jax.linearize(lambda p: _step(settings, p, *primals), plane)
+    _, forced = jax.jvp(lambda *inputs: _step(settings, plane, *inputs), primals, tangents)
+
+    def horizontal(change: _Plane) -> _Plane:
+        # A turn within H changes nothing, so that the iteration would not damp it.
+        turn = matmul(change.frame, plane.frame.T)
+        return change._replace(frame=change.frame - matmul(turn, plane.frame))
+
+    def iterate(change: _Plane, _: None) -> tuple[_Plane, None]:
+        return horizontal(jax.tree.map(jnp.add, along_plane(change), forced)), None
+
+    change, _ = jax.lax.scan(iterate, horizontal(forced), length=_TANGENT_STEPS)
+    still = jnp.zeros(iterations.shape, jax.dtypes.float0)
+    return (plane, moved, iterations), (change, jnp.zeros_like(moved), still)
+
+
+# --- step 2 ------------------------------------------------------------------------------------------------
+
+
+def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
+    """All products of coordinates up to a total degree, the constant first."""
+    columns = [jnp.ones_like(x[:, 0])]
+    for order in range(1, degree + 1):
+        for index in itertools.combinations_with_replacement(range(x.shape[1]), order):
+            columns.append(jnp.prod(x[:, index], axis=1))
+    return jnp.stack(columns, axis=1)
+
+
+def _value_at_zero(x: Array, root: Array, degree: int) -> tuple[Array, Array]:
+    """Coefficients a with p(0) = sum a_i z_i for the weighted least-squares polynomial, and a rank measure.
+
+    From A = W^(1/2) V = Q R: p(0) = e_0^T R^-1 Q^T W^(1/2) z, the constant being the first column.
+
+    Returns:
+        a ``(k,)``, and the smallest over the largest pivot of R.
+    """
+    q, r = jnp.linalg.qr(root[:, None] * monomials(x, degree))
+    pivots = jnp.abs(jnp.diagonal(r))
+    first = jnp.zeros_like(pivots).at[0].set(1)
+    solved = jax.scipy.linalg.solve_triangular(r, first, trans=1)
+    largest = jnp.max(pivots)
+    return root * jnp.sum(q * solved, axis=1), jnp.min(pivots) / jnp.where(largest > 0, largest, 1)
