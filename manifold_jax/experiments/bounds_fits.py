@@ -77,7 +77,7 @@ def _two(dimension: int, images: bool) -> int:
 
 FITS: dict[str, Fit] = {
     "pca": Fit("local PCA, Gaussian weights, the larger of 6 and 2 * 2^d neighbours", _pca_count, _pca, 2),
-    "reference": Fit(
+    "ref": Fit(
         "local PCA as in manifold-microscope: exp(-distance / 2), 5 neighbours (images 2 * 2^d)",
         _reference_count,
         _reference,

@@ -69,6 +69,13 @@ class Found(NamedTuple):
         return fit_constant(sizes, errors, self.rate, self.series.setting.dimension)
 
     @property
+    def theory(self) -> str:
+        """Slope of the power of the rate alone, and in brackets with its logarithm over the same sizes."""
+        if self.rate is None or self.effective is None:
+            return "-"
+        return f"{-self.rate.exponent(self.series.setting.dimension):.2f} ({self.effective:.2f})"
+
+    @property
     def effective(self) -> float | None:
         """Slope of the rate over the same sizes, with its logarithms."""
         if self.rate is None or self.slope is None:
@@ -155,8 +162,8 @@ def row(found: Found) -> Row:
         "setting": found.series.setting.name,
         "fit": found.series.fit,
         "slope [95 %]": slope_words(found.slope),
-        "theory": "-" if found.effective is None else f"{found.effective:.2f}",
-        "error": last_error(found),
+        "theory": found.theory,
+        "error": f"{last_error(found):.2e}",
         "lost": f"{100 * np.nanmean(found.series.values['failed'][-1]):.0f} %",
     }
 
@@ -344,7 +351,8 @@ def _fitted_curves(at: Any, found: Sequence[Found]) -> None:
 
 def _explicit_curve(at: Any, setting: Setting, plan: Plan, seed: int) -> None:
     """The explicit bound where it is not vacuous, else a word."""
-    bound = explicit_bound(setting, plan, seed)
+    dense = plan._replace(sizes=tuple(np.geomspace(min(plan.sizes), max(plan.sizes), 60).tolist()))
+    bound = explicit_bound(setting, dense, seed)
     if bound is None:
         return
     radius = probe_points(setting, plan.tests, seed).radius
@@ -355,7 +363,7 @@ def _explicit_curve(at: Any, setting: Setting, plan: Plan, seed: int) -> None:
         at.plot([], [], color="red", lw=2, label=textwrap.fill(f"{says}: vacuous below n = {least:.2g}", 58))
         return
     keep = ~np.asarray(bound.vacuous)
-    sizes = np.asarray(plan.sizes)[keep]
+    sizes = np.asarray(dense.sizes)[keep]
     at.plot(sizes, np.asarray(bound.root_mean_square)[keep], color="red", lw=2, label=textwrap.fill(says, 58))
     at.axvline(least, color="red", ls=":", lw=1, label=f"explicit bound vacuous below n = {least:.2g}")
 

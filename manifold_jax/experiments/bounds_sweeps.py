@@ -120,7 +120,7 @@ def reach(folder: Path, settings: Settings, seed: int, progress: Progress | None
                 "fixed": one.series.setting.name,
                 "slope in": "n",
                 "slope [95 %]": slope_words(one.slope),
-                "theory": "-" if one.effective is None else f"{one.effective:.2f}",
+                "theory": one.theory,
                 "error": last_error(one),
             }
             for fit in plan.fits
@@ -130,7 +130,8 @@ def reach(folder: Path, settings: Settings, seed: int, progress: Progress | None
         rows += _reach_rows(found, plan, seed)
         notes = [
             "slope in tau: of log(Hausdorff) on log tau at fixed n, over the tori on which at most 1 % of "
-            "the test points are lost. Volume grows with tau here (V = 4 pi^2 R r), so that h^2 grows like tau.",
+            "the test points are lost. Volume grows with tau here (V = 4 pi^2 R r), so that h^2 grows like "
+            "tau.",
             "theory in tau, for h below tau: h^k tau^(1-k) with h^2 = V / n gives tau^(1 - k/2).",
             *(
                 f"- {bound_words(s, [one for one in judged['rms'] if one.series.setting is s], plan, seed)}"
@@ -404,7 +405,7 @@ def boundary(folder: Path, settings: Settings, seed: int, progress: Progress | N
                         "fit": one.fit,
                         "where": region or "all",
                         "slope [95 %]": slope_words(result.slope),
-                        "theory": "-" if result.effective is None else f"{result.effective:.2f}",
+                        "theory": result.theory,
                         "error": last_error(result),
                         "lost": f"{100 * one.values['failed'][-1].mean():.0f} %",
                     }

@@ -178,7 +178,10 @@ def _legend(plan: Plan) -> list[str]:
         "slope: of log(Hausdorff) on log n over the upper half of the sizes (on a log axis) at which at most "
         "1 % of the test points are lost; error: its median at the largest of them; lost: share at the "
         "largest n.",
-        "theory: slope of (log n / n)^(k/d) over the same sizes, h^k the order of the fit; with noise that "
-        "of its upper bound.",
+        "theory: slope of n^(-k/d), h^k the order of the fit, and in brackets of (log n / n)^(k/d) over the "
+        "same sizes; with noise (+amb ambient, +nor normal) of its upper bound. A fixed number of test "
+        "points does not see the largest gap, and with it the logarithm, once n is larger.",
+        "Test points lie on the manifold, and as many beside it, by up to a tenth of the reach; the "
+        "Hausdorff distance takes both, the other errors the former. In figures hollow marks lost more than 1 %.",
         *(f"{name}: {FITS[name].about}." for name in plan.fits),
     ]
