@@ -76,6 +76,9 @@ def test_cells_are_read_back_bit_by_bit(tmp_path):
     cells.save()
     assert Cells(tmp_path / "cells.jsonl")["one"] == values
     assert [path.name for path in tmp_path.iterdir()] == ["cells.jsonl"]
+    (tmp_path / "cells.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match="is no file of finished cells: remove it"):
+        Cells(tmp_path / "cells.jsonl")
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_table(tmp_path, monkeypatch):

@@ -23,6 +23,9 @@ class Cells:
 
     Args:
         path: The file; what is in it counts as done.
+
+    Raises:
+        ValueError: The file holds something else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,8 +33,7 @@ class Cells:
         self.saved = time.monotonic()
         self.found: dict[str, Values] = {}
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            self.found = {entry["cell"]: entry["values"] for entry in map(json.loads, lines)}
+            self.found = _read(path)
 
     def __contains__(self, cell: str) -> bool:
         return cell in self.found
@@ -50,6 +52,16 @@ class Cells:
         lines = (json.dumps({"cell": cell, "values": values}) for cell, values in self.found.items())
         write_text(self.path, "".join(f"{line}\n" for line in lines))
         self.saved = time.monotonic()
+
+
+def _read(path: Path) -> dict[str, Values]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return {entry["cell"]: entry["values"] for entry in map(json.loads, lines)}
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f"{path} is no file of finished cells: remove it, or choose another folder."
+        ) from None
 
 
 def cell_name(**parts: Any) -> str:
