@@ -163,7 +163,7 @@ def row(found: Found) -> Row:
         "fit": found.series.fit,
         "slope [95 %]": slope_words(found.slope),
         "theory": found.theory,
-        "error": f"{last_error(found):.2e}",
+        "error": "-" if np.isnan(last_error(found)) else f"{last_error(found):.2e}",
         "lost": f"{100 * np.nanmean(found.series.values['failed'][-1]):.0f} %",
     }
 
@@ -375,7 +375,7 @@ def _legends(at: Any) -> None:
     inside = [(h, x) for h, x in zip(handles, labels, strict=True) if x in names]
     below = [(h, x) for h, x in zip(handles, labels, strict=True) if x not in names]
     if inside:
-        first = at.legend(*zip(*inside, strict=True), fontsize=7, loc="lower left", framealpha=0.7)
+        first = at.legend(*zip(*inside, strict=True), fontsize=7, loc="best", framealpha=0.7)
         at.add_artist(first)
     if below:
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
