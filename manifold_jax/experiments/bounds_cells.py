@@ -1,4 +1,4 @@
-"""Finished cells of an experiment on fits, kept so that an interrupted run goes on."""
+"""Finished cells of an experiment, kept so that an interrupted run goes on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from manifold_jax.experiments.measure_report import write_text
 SAVE_EVERY = 2.0
 """Seconds between two saves; the last one is made when the run ends or is interrupted."""
 
-Values = dict[str, float | None]
+Values = Any
+"""Anything that JSON knows."""
 
 
 class Cells:
-    """Errors of one fit for one (setting, size, seed), by everything that they depend on.
+    """What was found for one (setting, size, seed), by everything that it depends on.
 
     The file is a line of JSON a cell, written aside and renamed. Floats are written so that they are read
     back bit by bit.

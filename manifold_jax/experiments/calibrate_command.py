@@ -25,9 +25,7 @@ def calibrate_command(
         list[int] | None, typer.Option("--size", min=50, help="Samples; may be repeated.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Clouds of each size.")] = None,
-    preset: Annotated[
-        str, typer.Option(help="reduced (minutes on 2 cores) or full (an hour).")
-    ] = "reduced",
+    preset: Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (an hour).")] = "reduced",
     single: Annotated[bool, typer.Option("--single", help="float32 instead of float64.")] = False,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/calibrate"),

@@ -16,7 +16,7 @@ from manifold_jax.experiments.bounds_cells import Cells, cell_name
 from manifold_jax.experiments.outcome import Outcome
 from manifold_jax.experiments.pictures import PALETTE
 from manifold_jax.fitting import Calibration, Estimator, builtin_estimators, calibrate, error_curves, ranking
-from manifold_jax.fitting.calibration_table import Row
+from manifold_jax.fitting.calibration_table import Rank, Row
 from manifold_jax.fitting.local_fits import CURVATURES
 from manifold_jax.fitting.truth import exact_field
 from manifold_jax.geometry import Grid, Manifold, measure
@@ -25,7 +25,9 @@ from manifold_jax.geometry.progress import Progress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-GRID, EXACT = "grid, order 4", "automatic differentiation"
+GRID, EXACT = "grid, order 4", "autodiff"
+SHORT = {"scalar_curvature": "S", "mean_curvature": "|H|", "second_form_norm": "|II|"}
+SHORT |= {"normal_curvature": "max |II(v,v)|"}
 
 
 class Settings(NamedTuple):
@@ -97,13 +99,28 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
     title = f"Estimators from samples against exact geometry, {settings.seeds} clouds of each size"
     notes = [
         "Root mean square errors relative to the root mean square of the exact field (tangent: sine of the "
-        "angle; volume, reach, dimension: the exact value), median over the clouds; slope of their logarithms; "
-        "seconds of one call at the largest size, compiled before. A star: more than 0.5 % of the points have no "
-        f"value. {GRID}: a lattice of about as many points. Samples are uniform by volume, without noise.",
-        *(f"{r.measure}, {r.manifold}: {r.estimator} ranks {r.rank:.2g} of its kind" for r in ranks if r.rank <= 1),
+        "angle; volume, reach, dimension: the exact value), median over the clouds; slope of their "
+        "logarithms; s: seconds of one call at the largest size, compiled before. A star: more than 0.5 % of "
+        f"the points have no value. {GRID}: a lattice of about as many points; {EXACT}: at the samples, "
+        "against closed forms. Samples are uniform by volume, without noise.",
+        *_winners(ranks),
     ]
     data = {"rows": calibration.to_dicts(), "ranking": [r._asdict() for r in ranks]}
     return Outcome(title, table, data, {"calibrate": _figure(calibration)}, notes)
+
+
+def _winners(ranks: Sequence[Rank]) -> list[str]:
+    """The best method of every measure, where there is a choice."""
+    sentences = []
+    for name in dict.fromkeys(rank.measure for rank in ranks):
+        here = [rank for rank in ranks if rank.measure == name]
+        best: dict[str, str] = {}
+        for rank in here:
+            best.setdefault(rank.manifold, rank.estimator)
+        if len({rank.estimator for rank in here}) > 1:
+            words = "; ".join(f"{place}: {method}" for place, method in best.items())
+            sentences.append(f"Best for {SHORT.get(name, name)}: {words}.")
+    return sentences
 
 
 def _one(settings: Settings, place: Manifold, size: int, number: int, seed: int) -> tuple[Row, ...]:
@@ -130,7 +147,9 @@ def _beside(place: Manifold, sizes: Sequence[int]) -> list[Row]:
     return [row for size in sizes for row in _by_grid(place, size)] + _exactly(place, max(sizes))
 
 
-def _row(place: Manifold, name: str, method: str, size: int, error: tuple[float, float], seconds: float) -> Row:
+def _row(
+    place: Manifold, name: str, method: str, size: int, error: tuple[float, float], seconds: float
+) -> Row:
     features = int(np.prod(place.feature_shape))
     blank = Row(method, name, place.name, place.grid.ndim, features, size, 0, "")
     return blank._replace(rmse=error[0], failed=error[1], seconds=seconds, warm=True)
@@ -189,12 +208,14 @@ def _table(calibration: Calibration, sizes: Sequence[int]) -> list[dict[str, Any
         rows = [r for r in calibration.rows if (r.measure, r.manifold, r.estimator) == same]
         errors = dict(zip(map(int, curve.sizes), curve.error, strict=True))
         seconds = [r.seconds for r in rows if r.size == max(errors, default=0)]
-        line: dict[str, Any] = {"measure": same[0], "manifold": same[1], "method": same[2]}
+        line: dict[str, Any] = {"measure": SHORT.get(same[0], same[0]), "of": same[1], "by": same[2]}
         for size in sizes:
             lost = np.mean([r.failed for r in rows if r.size == size]) if size in errors else 0.0
-            line[f"n = {size}"] = f"{errors[size]:.2g}{'*' if lost > 0.005 else ''}" if size in errors else "-"
+            line[f"n = {size}"] = (
+                f"{errors[size]:.2g}{'*' if lost > 0.005 else ''}" if size in errors else "-"
+            )
         line |= {"slope": f"{curve.slope:.2f}" if np.isfinite(curve.slope) else "-"}
-        line |= {"seconds": f"{np.median(seconds):.2g}" if seconds else "-"}
+        line |= {"s": f"{np.median(seconds):.2g}" if seconds else "-"}
         table.append(line)
     return table
 
@@ -218,7 +239,7 @@ def _figure(calibration: Calibration) -> Figure:
             at.loglog(curve.sizes, curve.error, style, marker=mark, ms=4, color=colour)
         for k, method in enumerate(methods):
             at.plot([], [], ("-", "--", "-.")[k % 3], marker="os^vDx"[k % 6], color="0.4", label=method)
-        at.set_title(name.replace("_", " "), fontsize=10)
+        at.set_title(SHORT.get(name, name), fontsize=10)
         at.set_xlabel("samples")
         at.grid(alpha=0.3)
         at.legend(fontsize=7)

@@ -16,11 +16,13 @@ def main() -> None:
         )
         raise SystemExit(2) from None
     from manifold_jax.experiments.bounds_command import bounds_command
+    from manifold_jax.experiments.calibrate_command import calibrate_command
     from manifold_jax.experiments.layer_command import layers_command
     from manifold_jax.experiments.leaf_command import leaf_command
     from manifold_jax.experiments.measure_command import app
 
     app.command("bounds")(bounds_command)
+    app.command("calibrate")(calibrate_command)
     app.command("leaf")(leaf_command)
     app.command("layers")(layers_command)
     app()
