@@ -70,11 +70,12 @@ REDUCED = Settings(
     dimensions={"sprites": (1, 2), "coil20": (1,)},
     size=16,
     pool=1000,
-    fractions=(0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    fractions=(0.05, 0.1, 0.3, 1.0),
     seeds=3,
     network_fractions=(0.1, 1.0),
     tests=100,
     steps=150,
+    fits=("pca", "ref", "mmls1", "mmls2", "dae"),
 )
 
 
