@@ -72,7 +72,7 @@ class Setting:
         """What of the setting a cell depends on, beside its name."""
         axes = [(a.name, a.start, a.stop, a.periodic) for part in self.parts for a in part.grid.axes]
         known = (self.volume, self.reach, self.noise, self.scale, self.parts[0].feature_shape)
-        return repr((known, axes, sorted(self.regions), self.edges))
+        return repr((known, axes, sorted(self.regions), *(["edges"] if self.edges else [])))
 
 
 @dataclass(frozen=True, eq=False)
