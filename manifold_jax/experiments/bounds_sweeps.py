@@ -118,10 +118,10 @@ def reach(folder: Path, settings: Settings, seed: int, progress: Progress | None
             {
                 "fit": one.series.fit,
                 "fixed": one.series.setting.name,
-                "slope in": "n",
+                "in": "n",
                 "slope [95 %]": slope_words(one.slope),
                 "theory": one.theory,
-                "error": last_error(one),
+                "error": f"{last_error(one):.2e}",
             }
             for fit in plan.fits
             for one in judged["hausdorff"]
@@ -168,10 +168,10 @@ def _reach_rows(found: list[Series], plan: Plan, seed: int) -> list[Row]:
                 {
                     "fit": fit,
                     "fixed": f"n = {size}",
-                    "slope in": "tau",
+                    "in": "tau",
                     "slope [95 %]": words,
                     "theory": "-" if order is None else f"{1 - order / 2:.2f}",
-                    "error": float(np.median(errors[-1])) if len(radii) else float("nan"),
+                    "error": f"{np.median(errors[-1]):.2e}" if len(radii) else "-",
                 }
             )
     return rows
@@ -397,46 +397,47 @@ def boundary(folder: Path, settings: Settings, seed: int, progress: Progress | N
         judged = []
         for one in found:
             for region in ("", *one.setting.regions):
-                result = judge(one, f"maximum {region}".strip(), seed=seed)
-                judged.append(result)
+                largest = judge(one, f"maximum {region}".strip(), seed=seed)
+                result = judge(one, f"rms {region}".strip(), seed=seed)
+                judged += [largest, result]
                 rows.append(
                     {
                         "setting": one.setting.name,
                         "fit": one.fit,
                         "where": region or "all",
                         "slope [95 %]": slope_words(result.slope),
-                        "theory": result.theory,
-                        "error": f"{last_error(result):.2e}",
+                        "RMS": f"{last_error(result):.2e}",
+                        "largest": f"{last_error(largest):.2e}",
                     }
                 )
-        others = [judge(one, measure, seed=seed) for one in found for measure in ("hausdorff", "rms")]
+        others = [judge(one, "hausdorff", seed=seed) for one in found]
         notes = [
-            "error: largest |x - fit(x)|, median over seeds at the largest n; interior: middle half of every "
-            "axis; border: at its ends, where a quarter of the test points lie.",
-            "theory: for manifolds without boundary.",
+            "RMS and largest |x - fit(x)|: medians over seeds at the largest n; slope: of the RMS; interior: "
+            "middle half of every axis; border: at its ends, where a quarter of the test points lie (the arc "
+            "has two ends).",
         ]
         figures = {"boundary": _boundary_figure(found, every)}
         data = numbers([*judged, *others], plan, seed)
-        return Outcome("Largest errors with and without a boundary", rows, data, figures, notes)
+        return Outcome("Errors with and without a boundary", rows, data, figures, notes)
 
 
 def _boundary_figure(found: list[Series], every: list[Setting]) -> Any:
     """Closed and open beside each other; interior and border apart."""
     figure = new_figure(
-        9.6, 8.4, "Largest |x - fit(x)|: closed (left), open with its interior and border (right)"
+        9.6, 8.4, "RMS of |x - fit(x)|: closed (left), open with its interior and border (right)"
     )
     styles = {"": "o-", "interior": "o-", "border": "s--"}
     for at, setting in zip(panels(figure, len(every), 2), every, strict=True):
         for one in (one for one in found if one.setting is setting):
             colour = PALETTE[list(FITS).index(one.fit) % len(PALETTE)]
             for region in setting.regions or ("",):
-                errors = one.values[f"maximum {region}".strip()]
+                errors = one.values[f"rms {region}".strip()]
                 keep = np.isfinite(errors).any(axis=1)
                 label = f"{one.fit}, {region}" if region else one.fit
                 middle = np.nanmedian(errors[keep], axis=1)
                 at.plot(one.sizes[keep], middle, styles[region], color=colour, ms=4, lw=1, label=label)
         at.set(xscale="log", yscale="log", xlabel="number of samples n")
-        at.set_ylabel(f"largest error [{LENGTH}]")
+        at.set_ylabel(f"root mean square of |x - fit(x)| [{LENGTH}]")
         at.set_title(f"{setting.name}, d = {setting.dimension}", fontsize=10)
         at.grid(alpha=0.3)
         at.legend(fontsize=7)
