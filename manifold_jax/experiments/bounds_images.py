@@ -166,8 +166,11 @@ def run(folder: Path, settings: Settings, seed: int, progress: Progress | None =
         Table, numbers, figures.
     """
     check(settings)
-    every = [
-        image_setting(name, d, settings, seed) for name in settings.data for d in settings.dimensions[name]
-    ]
+    with jax.enable_x64(True):
+        every = [
+            image_setting(name, d, settings, seed)
+            for name in settings.data
+            for d in settings.dimensions[name]
+        ]
     title = f"Error of fits of images of {settings.size} pixels against n"
-    return study("images", title, every, settings.plan, folder, seed, progress, double=False)
+    return study("images", title, every, settings.plan, folder, seed, progress)

@@ -22,6 +22,7 @@ from manifold_jax.experiments.bounds_report import (
     error_figure,
     judge,
     last_error,
+    log_ticks,
     numbers,
     slope_words,
 )
@@ -202,6 +203,7 @@ def _reach_figure(found: list[Series], plan: Plan) -> Any:
             if len(radii):
                 _band(at, radii, errors, PALETTE[k % len(PALETTE)], f"n = {size}")
         at.set(xscale="log", yscale="log", xlabel=f"reach tau = minor radius [{LENGTH}]")
+        log_ticks(at, [one.setting.reach for one in found if one.setting.reach])
         at.set_ylabel(f"Hausdorff distance [{LENGTH}]")
         at.set_title(fit, fontsize=10)
         at.grid(alpha=0.3)
@@ -437,6 +439,7 @@ def _boundary_figure(found: list[Series], every: list[Setting]) -> Any:
                 middle = np.nanmedian(errors[keep], axis=1)
                 at.plot(one.sizes[keep], middle, styles[region], color=colour, ms=4, lw=1, label=label)
         at.set(xscale="log", yscale="log", xlabel="number of samples n")
+        log_ticks(at, [size for one in found for size in one.sizes])
         at.set_ylabel(f"root mean square of |x - fit(x)| [{LENGTH}]")
         at.set_title(f"{setting.name}, d = {setting.dimension}", fontsize=10)
         at.grid(alpha=0.3)
