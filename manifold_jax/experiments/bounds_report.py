@@ -383,7 +383,7 @@ def _legends(at: Any) -> None:
 
 
 def log_ticks(at: Any, values: Sequence[float], most: int = 6) -> None:
-    """Ticks at some of the values themselves: less than a decade has few powers of ten, and crowded labels."""
+    """Ticks at some of the values: less than a decade has few powers of ten, and crowded labels."""
     kept = sorted({float(value) for value in values})
     kept = [kept[round(k)] for k in np.linspace(0, len(kept) - 1, min(most, len(kept)))]
     at.set_xticks(kept, [f"{value:g}" for value in kept])
