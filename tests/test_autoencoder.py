@@ -45,6 +45,7 @@ def test_the_key_decides_and_other_samples_do_not_retrace():
     assert _decoded._cache_size() - before == 1  # both kinds and all samples have one architecture
 
 
+@pytest.mark.slow
 def test_project_is_a_pytree_for_jit_vmap_and_grad(x64):
     project = denoising_autoencoder(circle(40), dimension=1, key=jax.random.key(0), steps=30, width=8)
     points = circle(6)

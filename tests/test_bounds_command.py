@@ -40,7 +40,7 @@ PLAN = Plan(("pca",), (12, 24, 48), 2, (24, 48), 2, 16, 10)
     [
         (("walk",), "no experiment 'walk': choose from toys, images, reach, ambient, boundary, or all."),
         (("toys", "--preset", "small"), "--preset must be reduced or full, got 'small'."),
-        (("toys", "--fits", "pca,splines"), "no fit 'splines': choose from pca, reference, mmls1"),
+        (("toys", "--fits", "pca,splines"), "no fit 'splines': choose from pca, ref, mmls1"),
         (("toys", "--sizes", "10,many"), "--sizes takes whole numbers with commas between, got '10,many'."),
         (("toys", "--sizes", "1,10"), "sizes must be different whole numbers from 2, got (1, 10)."),
         (("toys", "--seeds", 1), "seeds must be at least 2"),
@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_table(tmp_path, monke
     assert all(job.name(PLAN._replace(tests=17), 3) not in parts for job in jobs(settings, PLAN))
 
 
-@pytest.mark.parametrize("name", ["pca", "mmls2"])
+@pytest.mark.parametrize("name", ["pca", pytest.param("mmls2", marks=pytest.mark.slow)])
 def test_samples_that_fill_up_an_array_change_nothing(name):
     setting = toy("circle")
     samples = training_samples(setting, 30, 0, 0, 64)

@@ -42,6 +42,8 @@ class Setting:
         stream: Name of the random numbers; settings of one stream have the same chart points.
         regions: Names of regions of the chart, and whether chart points ``(n, d)`` lie in them.
         spread: Whether test points are spread by farthest points among many, or uniform by volume.
+        edges: Whether every fourth test point is moved to an end of one of the axes: the layer in which a
+            boundary is felt is as thin as a neighbourhood, and random points hardly meet it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Setting:
     stream: str = ""
     regions: Mapping[str, Callable[[Array], Array]] = field(default_factory=dict)
     spread: bool = False
+    edges: bool = False
 
     @property
     def dimension(self) -> int:
@@ -69,7 +72,7 @@ class Setting:
         """What of the setting a cell depends on, beside its name."""
         axes = [(a.name, a.start, a.stop, a.periodic) for part in self.parts for a in part.grid.axes]
         known = (self.volume, self.reach, self.noise, self.scale, self.parts[0].feature_shape)
-        return repr((known, axes, sorted(self.regions)))
+        return repr((known, axes, sorted(self.regions), *(["edges"] if self.edges else [])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +154,9 @@ def probe_points(setting: Setting, count: int, seed: int) -> Probes:
         found = sample_uniform(key_points, part, 4 * share if setting.spread else share)
         chosen = farthest_points(found.points, share) if setting.spread else jnp.arange(share)
         u, points = found.coordinates[chosen], found.points[chosen]
+        if setting.edges:
+            u = _to_edges(part, u)
+            points = map_points(part, part.embedding, u)
         on.append(points)
         chart.append(u)
         moved = points
@@ -160,6 +166,15 @@ def probe_points(setting: Setting, count: int, seed: int) -> Probes:
     whole = jnp.concatenate(on)
     regions = {name: np.asarray(inside(jnp.concatenate(chart))) for name, inside in setting.regions.items()}
     return Probes(whole, jnp.concatenate(off), regions, _radius(setting))
+
+
+def _to_edges(part: Manifold, u: Array) -> Array:
+    """Every fourth chart point at an end of an axis: all ends of all axes in turn."""
+    rows = jnp.arange(0, len(u), 4)
+    turn = jnp.arange(len(rows))
+    axis, upper = turn % part.grid.ndim, turn // part.grid.ndim % 2
+    ends = jnp.array([[a.start, a.stop] for a in part.grid.axes], u.dtype)
+    return u.at[rows, axis].set(ends[axis, upper])
 
 
 def _radius(setting: Setting) -> float:

@@ -70,11 +70,12 @@ REDUCED = Settings(
     dimensions={"sprites": (1, 2), "coil20": (1,)},
     size=16,
     pool=1000,
-    fractions=(0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    fractions=(0.05, 0.1, 0.3, 1.0),
     seeds=3,
     network_fractions=(0.1, 1.0),
     tests=100,
     steps=150,
+    fits=("pca", "ref", "mmls1", "mmls2", "dae"),
 )
 
 
@@ -165,8 +166,11 @@ def run(folder: Path, settings: Settings, seed: int, progress: Progress | None =
         Table, numbers, figures.
     """
     check(settings)
-    every = [
-        image_setting(name, d, settings, seed) for name in settings.data for d in settings.dimensions[name]
-    ]
+    with jax.enable_x64(True):
+        every = [
+            image_setting(name, d, settings, seed)
+            for name in settings.data
+            for d in settings.dimensions[name]
+        ]
     title = f"Error of fits of images of {settings.size} pixels against n"
-    return study("images", title, every, settings.plan, folder, seed, progress, double=False)
+    return study("images", title, every, settings.plan, folder, seed, progress)

@@ -382,6 +382,14 @@ def _legends(at: Any) -> None:
         at.legend(*zip(*below, strict=True), fontsize=7, frameon=False, **place)
 
 
+def log_ticks(at: Any, values: Sequence[float], most: int = 6) -> None:
+    """Ticks at some of the values: less than a decade has few powers of ten, and crowded labels."""
+    kept = sorted({float(value) for value in values})
+    kept = [kept[round(k)] for k in np.linspace(0, len(kept) - 1, min(most, len(kept)))]
+    at.set_xticks(kept, [f"{value:g}" for value in kept])
+    at.set_xticks([], minor=True)
+
+
 def error_figure(
     title: str,
     groups: Sequence[tuple[Setting, Sequence[Found]]],
@@ -413,6 +421,7 @@ def error_figure(
         for one in found:
             _drawn(at, one)
         at.set(xscale="log", yscale="log", xlabel="number of samples n")
+        log_ticks(at, [size for one in found for size in one.series.sizes])
         low, high = at.get_ylim()
         if measure == "rms":
             _explicit_curve(at, setting, plan, seed)

@@ -127,8 +127,6 @@ def study(
     folder: Path,
     seed: int,
     progress: Progress | None,
-    *,
-    double: bool = True,
 ) -> Outcome:
     """Run all cells of some settings, and say what their slopes are.
 
@@ -140,13 +138,12 @@ def study(
         folder: Where finished cells are kept.
         seed: Of all random choices.
         progress: Called with the cells done and all of them.
-        double: Whether to compute in double precision: errors of h^4 leave single precision early.
 
     Returns:
         Table, numbers, figures.
     """
     cells = Cells(folder / f"{name}.cells.jsonl")
-    with jax.enable_x64(double):
+    with jax.enable_x64(True):  # errors of h^4 leave single precision early
         run_cells(settings, plan, cells, seed=seed, progress=progress)
         found = series(settings, plan, cells, seed)
         judged = {measure: [judge(one, measure, seed=seed) for one in found] for measure in MEASURES}
