@@ -61,7 +61,12 @@ def searcher(samples: np.ndarray, queries: np.ndarray, options: argparse.Namespa
     fit = projector(samples, options, d=1, exact_nn_threshold=threshold)
     # Ends the peer's project() where it has its neighbours.
     fit._project_thin_svd = lambda points, indices, distances: (distances.numpy(), indices.numpy())
-    return lambda: fit.project(queries)
+
+    def anew() -> Any:
+        fit.ann_index = None  # each pass builds its graph
+        return fit.project(queries)
+
+    return anew
 
 
 def neighbours(options: argparse.Namespace) -> dict[str, Any]:
