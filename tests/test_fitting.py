@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,26 @@ def test_approximate_neighbours_find_nearly_all():
         found.distances, np.linalg.norm(cloud[found.indices] - cloud[:200, None], axis=2), atol=1e-5
     )
     assert np.all(np.diff(found.distances, axis=1) >= 0)
+
+
+def test_approximate_neighbours_are_measured_and_sorted(monkeypatch):
+    """A stand-in for the library that returns the right rows in a wrong order."""
+
+    class Backwards:
+        def __init__(self, data, n_neighbors, random_state):
+            assert (n_neighbors, random_state) == (30, 0)
+            self.tree = cKDTree(data)
+
+        def query(self, queries, k):
+            distances, indices = self.tree.query(queries, k)
+            return indices[:, ::-1], distances[:, ::-1]
+
+    monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=Backwards))
+    cloud, queries = random(50, 5).astype(np.float32), random(4, 5, seed=1).astype(np.float32)
+    found = nearest_neighbours(cloud, queries, 3, method="approximate")
+    distances, indices = cKDTree(cloud).query(queries, 3)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-6)
 
 
 def test_approximate_neighbours_say_what_is_missing(monkeypatch):
