@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.tree_util import Partial
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import directed_hausdorff
 
@@ -187,7 +188,6 @@ def plane_loop(samples, points, dimension, count, sigma, power):
         pytest.param(3, 9, 2, "gaussian", 2, marks=SLOW),
         pytest.param(3, 9, 2, "exponential", 1, marks=SLOW),
         pytest.param(40, 32, 4, "exponential", 1, marks=SLOW),
-        pytest.param(40, 32, 4, "gaussian", 2, marks=SLOW),
     ],
 )
 def test_local_pca_equals_a_loop(x64, features, count, dimension, weights, power):
@@ -207,13 +207,10 @@ def test_default_width_of_local_pca(x64):
 
 
 @pytest.mark.slow
-def test_defaults_of_local_pca(x64):
+def test_defaults_of_local_pca_with_exponential_weights(x64):
     samples, points = random(60, 5), random(4, 5, seed=1)
-    exponential = local_pca_projection(samples, dimension=1, weights="exponential")(points)
-    np.testing.assert_allclose(exponential, plane_loop(samples, points, 1, 6, 1.0, 1), atol=1e-12)
-    for point, image in zip(points, local_pca_projection(samples, dimension=2)(points), strict=True):
-        sigma = np.sort(np.linalg.norm(samples - point, axis=1))[7] / 2
-        np.testing.assert_allclose(image, plane_loop(samples, point[None], 2, 8, sigma, 2)[0], atol=1e-12)
+    found = local_pca_projection(samples, dimension=2, weights="exponential")(points)
+    np.testing.assert_allclose(found, plane_loop(samples, points, 2, 8, 1.0, 1), atol=1e-12)
 
 
 @pytest.mark.slow
@@ -236,7 +233,9 @@ def test_plane_that_is_not_singled_out_is_marked(x64):
 def test_derivatives_of_local_pca(x64, features):
     samples, point = random(40, features), random(features, seed=1)
     project = local_pca_projection(samples, dimension=2, neighbours=9)
-    check_derivative(project, point, 1e-8)
+    # The transpose of the forward derivative: both are right, or neither.
+    jacobian = jax.jit(jax.jacrev(project))(point)
+    np.testing.assert_allclose(jacobian, central(project, point), atol=1e-8)
 
 
 @pytest.mark.slow
@@ -244,7 +243,7 @@ def test_derivative_where_eigenvalues_within_the_plane_are_equal(x64):
     ring = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     samples = np.stack([np.cos(ring), np.sin(ring), 0.1 * np.cos(4 * ring)], axis=1)
     project = local_pca_projection(samples, dimension=2, neighbours=8, sigma=1.0)
-    jacobian = jax.jacfwd(project)(jnp.array([0.0, 0.0, 0.2]))
+    jacobian = jax.jit(jax.jacfwd(project))(np.array([0.0, 0.0, 0.2]))
     np.testing.assert_allclose(jacobian, central(project, np.array([0.0, 0.0, 0.2])), atol=1e-8)
 
 
@@ -252,12 +251,6 @@ def central(function, point, step=1e-5):
     """Jacobian by central differences."""
     moves = step * np.eye(len(point))
     return np.stack([(function(point + v) - function(point - v)) / (2 * step) for v in moves], axis=1)
-
-
-def check_derivative(project, point, tolerance):
-    forward = jax.jit(jax.jacfwd(project))(point)
-    np.testing.assert_allclose(forward, central(project, point), atol=tolerance)
-    np.testing.assert_allclose(jax.jit(jax.jacrev(project))(point), forward, atol=1e-12)
 
 
 # --- moving least squares ----------------------------------------------------------------------------------
@@ -347,12 +340,13 @@ def test_other_dimensions_and_degrees_equal_a_loop(x64, dimension, degree, count
 
 @pytest.mark.slow
 def test_planes_are_reproduced(x64):
-    frame = rotation(6)
-    samples = 3.0 + random(300, 2) @ frame[:2]
-    points = 3.0 + 0.5 * random(20, 6, seed=1)
-    expected = 3.0 + (points - 3.0) @ frame[:2].T @ frame[:2]
-    project = moving_least_squares(samples, dimension=2, degree=2)
-    np.testing.assert_allclose(project(points), expected, atol=1e-11)
+    frame = rotation(5)
+    samples = 3.0 + random(120, 2) @ frame[:2]
+    for seed in range(10):
+        points = 3.0 + 0.5 * random(2, 5, seed=seed)  # the shapes of the next test
+        expected = 3.0 + (points - 3.0) @ frame[:2].T @ frame[:2]
+        project = moving_least_squares(samples, dimension=2, degree=2, bandwidth=1.5, candidates=120)
+        np.testing.assert_allclose(project(points), expected, atol=1e-11)
 
 
 @pytest.mark.slow
@@ -387,8 +381,9 @@ def test_projecting_twice_and_along_the_normal_changes_nothing(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize("fitter", [local_pca_projection, partial(moving_least_squares, degree=2)])
 def test_isometries_pass_through(x64, fitter):
+    wide = np.eye(4, 7)  # seven features before and after: compiled once
     samples, points = space_curve(jittered(80, 0)), space_curve(jittered(9, 1)) + 0.03 * random(9, 4)
-    turned = rotation(7)[:4]
+    samples, points, turned = samples @ wide, points @ wide, rotation(7)
     image = fitter(samples, dimension=1)(points)
     moved = fitter(samples @ turned + 2.0, dimension=1)(points @ turned + 2.0)
     np.testing.assert_allclose(moved, image @ turned + 2.0, atol=1e-9)
@@ -491,6 +486,18 @@ def test_fit_is_smooth_across_the_edge_of_the_support(x64):
 
 
 @pytest.mark.slow
+def test_point_without_samples_nearby_has_a_status(x64):
+    samples = space_curve(jittered(100, 0))
+    project = moving_least_squares(samples, dimension=1, degree=2, bandwidth=0.25)
+    odd = [4 * [5.0], samples[3], [np.nan, 0.0, 0.0, 0.0]]
+    points = np.concatenate([odd, np.tile(samples, (4, 1))])[:400]  # the shapes of the test above
+    found = project_with_status(project, points)
+    assert STATUS[int(found.status[0])] == "too few samples in the support"
+    failed = (found.status != 0).tolist()
+    assert failed == np.isnan(project(points)).any(axis=1).tolist() == [True, False, True, *397 * [False]]
+
+
+@pytest.mark.slow
 def test_failures_have_a_status(x64):
     line = np.stack([np.linspace(0, 1, 30), np.zeros(30), np.zeros(30)], axis=1)
     flat = moving_least_squares(line, dimension=2, degree=1, bandwidth=0.5)
@@ -506,8 +513,8 @@ def test_failures_have_a_status(x64):
 
 @pytest.mark.slow
 def test_float32_follows_float64():
-    samples = space_curve(jittered(120, 0))
-    points = space_curve(jittered(11, 1)) + 0.02 * random(11, 4)
+    samples = space_curve(jittered(64, 0))
+    points = space_curve(jittered(40, 1)) + 0.02 * random(40, 4)
     with jax.enable_x64(True):
         exact = moving_least_squares(samples, dimension=1, degree=3)(points)
     found = moving_least_squares(samples.astype(np.float32), dimension=1, degree=3)(points.astype(np.float32))
@@ -527,8 +534,9 @@ def test_shapes_blocks_and_traces(fitter):
     np.testing.assert_allclose(project(points.reshape(12, 12)), image.reshape(12, 12), atol=1e-6)
     single = jax.vmap(project)(points.reshape(12, 3, 4))
     np.testing.assert_allclose(single, image.reshape(12, 3, 4), atol=1e-5)
-    blocked = fitter(samples, dimension=1, block_size=5)(points.reshape(12, 12))
-    np.testing.assert_allclose(blocked, image.reshape(12, 12), atol=1e-5)
+    if fitter is local_pca_projection:  # blocks are the same code for all
+        blocked = fitter(samples, dimension=1, block_size=5)(points.reshape(12, 12))
+        np.testing.assert_allclose(blocked, image.reshape(12, 12), atol=1e-5)
     traces = []
 
     @jax.jit
@@ -581,12 +589,8 @@ def test_the_two_directions_differ():
     assert float(found.backward.maximum) == pytest.approx(2**0.5, rel=1e-3)
 
 
-distances = jax.jit(fit_distances, static_argnums=(0, 1))
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def feet(manifold, points, max_steps=60):
-    return nearest_points(manifold, points, max_steps=max_steps)
+feet = jax.jit(nearest_points, static_argnums=0)
+compiled_distances = jax.jit(fit_distances, static_argnums=1)
 
 
 def test_summary_leaves_failures_out_and_counts_them():
@@ -628,18 +632,6 @@ def test_feet_on_a_sphere_with_poles():
 
 
 @pytest.mark.slow
-def test_point_without_samples_nearby_has_a_status():
-    samples = space_curve(jittered(60, 0)).astype(np.float32)
-    project = moving_least_squares(samples, dimension=1, degree=2, bandwidth=0.25)
-    points = jnp.array([[5.0, 5.0, 5.0, 5.0], samples[3], [jnp.nan, 0.0, 0.0, 0.0]])
-    found = project_with_status(project, points)
-    assert STATUS[int(found.status[0])] == "too few samples in the support"
-    assert (
-        (found.status != 0).tolist() == np.isnan(project(points)).any(axis=1).tolist() == [True, False, True]
-    )
-
-
-@pytest.mark.slow
 def test_feet_at_the_end_of_an_open_axis_and_in_a_union(x64):
     spiral = helix(1.0, 1.0, 1.0)
     below = feet(spiral, jnp.array([[1.0, -0.1, -2.0]]))
@@ -657,25 +649,27 @@ def test_search_cut_short_is_marked_and_an_upper_bound(x64):
     points = random(50, 3)
     exact = np.abs(np.hypot(np.hypot(points[:, 0], points[:, 1]) - 2, points[:, 2]) - 0.5)
     rough = torus(2.0, 0.5, size=(12, 8))
-    found = feet(rough, points, 1)
-    assert not found.converged.any()
-    assert np.all(found.distances >= exact - 1e-12)
-    assert np.max(found.distances - exact) > 1e-3
-    assert int(distances_to_manifold(rough, points, max_steps=1).unconverged) == 50
+    found = jax.jit(partial(distances_to_manifold, rough, max_steps=1))(points)
+    assert int(found.unconverged) == 50
+    assert np.all(found.values >= exact - 1e-12)
+    assert np.max(found.values - exact) > 1e-3
 
 
 @pytest.mark.slow
 def test_fit_distances_of_concentric_circles(x64):
     truth, t = circle(2.0), np.linspace(0, 2 * np.pi, 60, endpoint=False)
     points = 2 * np.stack([np.cos(t), np.sin(t)], axis=1)
-    found = distances(lambda x: 1.5 * x, truth, points)
-    for side in (found.forward, found.backward, found.projected):
-        np.testing.assert_allclose([side.maximum, side.mean, side.rms], 1.0, rtol=1e-12)
 
     def turned_and_failing(x):
         return jnp.where(x[:, :1] > 1.9, jnp.nan, jnp.stack([-x[:, 1], x[:, 0]], axis=1))
 
-    found = distances(turned_and_failing, truth, points)
+    def project(turned, x):
+        return jnp.where(turned > 0, turned_and_failing(x), 1.5 * x)
+
+    found = compiled_distances(Partial(project, 0.0), truth, points)
+    for side in (found.forward, found.backward, found.projected):
+        np.testing.assert_allclose([side.maximum, side.mean, side.rms], 1.0, rtol=1e-12)
+    found = compiled_distances(Partial(project, 1.0), truth, points)
     assert float(found.forward.maximum) < 1e-7
     assert int(found.forward.failed) == 2 * int(np.sum(points[:, 0] > 1.9))
     assert float(found.projected.maximum) == pytest.approx(8**0.5)  # images are a quarter turn away
@@ -691,7 +685,8 @@ def test_fit_distances_of_a_shifted_sphere(x64):
     points = rng.normal(size=(400, 3))
     points[0] = [1.0, 0.0, 0.0]
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    found = distances(lambda x: x + jnp.array([0.1, 0.0, 0.0]), sphere(2), points)
+    moved = Partial(lambda x: x + jnp.array([0.1, 0.0, 0.0]))
+    found = compiled_distances(moved, sphere(2), points)
     expected = np.abs(np.linalg.norm(points + np.array([0.1, 0, 0]), axis=1) - 1)
     np.testing.assert_allclose(found.forward.values[:400], expected, atol=1e-7)
     assert float(found.forward.maximum) == pytest.approx(0.1, abs=1e-9)
