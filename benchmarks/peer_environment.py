@@ -92,6 +92,7 @@ def ensure(
     torch_args: list[str] | None = None,
     allow_cuda: bool = False,
     recreate: bool = False,
+    also: tuple[str, ...] = (),
 ) -> Path:
     """Make the environment if it is not there and return the path of its interpreter.
 
@@ -100,6 +101,7 @@ def ensure(
         torch_args: Extra arguments of ``pip install torch``; by default those in PEER_TORCH_ARGS.
         allow_cuda: Accept a build of torch that brings CUDA along.
         recreate: Remove what is there and start again.
+        also: Names of further packages, which the peer asks for in its extras only.
 
     Raises:
         EnvironmentFailure: A step failed; the message says which and why.
@@ -108,6 +110,7 @@ def ensure(
     if recreate:
         shutil.rmtree(folder / "venv", ignore_errors=True)
     if ready(installed(folder)):
+        _add(python, also)
         return python
     torch_args = shlex.split(os.environ.get("PEER_TORCH_ARGS", "")) if torch_args is None else torch_args
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,17 @@ def ensure(
             f"The peer's environment in {folder} does not import after installation (found {versions}): "
             "start again with --recreate."
         )
+    _add(python, also)
     return python
+
+
+def _add(python: Path, packages: tuple[str, ...]) -> None:
+    """Install further packages where they are missing; the versions of torch and the peer stay."""
+    for name in packages:
+        asked = f"import importlib.metadata as m; m.version({name!r})"
+        if subprocess.run([python, "-c", asked], capture_output=True).returncode:
+            fixed = [f"torch=={TORCH}", f"manifold-microscope=={PEER}"]
+            _run([python, "-m", "pip", "install", "--quiet", *fixed, name], f"install {name}")
 
 
 def main() -> None:
