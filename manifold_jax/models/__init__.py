@@ -3,6 +3,8 @@
 from manifold_jax.models.activations import Layers as Layers
 from manifold_jax.models.activations import chain as chain
 from manifold_jax.models.activations import network_layers as network_layers
+from manifold_jax.models.autoencoder import denoising_autoencoder as denoising_autoencoder
+from manifold_jax.models.autoencoder import variational_autoencoder as variational_autoencoder
 from manifold_jax.models.beta_vae import BetaVAE as BetaVAE
 from manifold_jax.models.beta_vae import Objective as Objective
 from manifold_jax.models.beta_vae import beta_vae_loss as beta_vae_loss
