@@ -221,7 +221,6 @@ def test_the_command_trains_measures_and_goes_on(tmp_path, monkeypatch):
         "evolution_symlog.png",
         "traversals.png",
         "reconstructions.png",
-        "spacing.png",
     ):
         assert (tmp_path / file).stat().st_size > 1000
     for other in (["--activation", "relu"], ["--steps", 7]):
