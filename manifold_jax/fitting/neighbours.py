@@ -277,7 +277,7 @@ def _approximate(samples: Array, queries: Array, count: int) -> Array:
             "outside of jit, or take method='exact'."
         )
     try:
-        import pynndescent
+        import pynndescent  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
             "nearest_neighbours: method='approximate' needs pynndescent: pip install "
