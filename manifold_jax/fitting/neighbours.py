@@ -28,6 +28,7 @@ TILE_NUMBERS = 2**23
 """Numbers of one tile of samples, and of its distances to a block of queries."""
 
 _GROUP = 16
+_ONE_BY_ONE = 64
 
 
 class Neighbours(NamedTuple):
@@ -202,8 +203,8 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
         values, columns = _top(values, min(count, tile))
         values = jnp.concatenate([best[0], values], axis=1)
         index = jnp.concatenate([best[1], rows[columns].astype(best[1].dtype)], axis=1)
-        low, place = jax.lax.top_k(-values, count)
-        return (-low, jnp.take_along_axis(index, place, axis=1)), None
+        values, place = _least(values, count)
+        return (values, jnp.take_along_axis(index, place, axis=1)), None
 
     nothing = jnp.full((q, count), jnp.inf, samples.dtype)
     begin = (nothing, jnp.zeros((q, count), int))
@@ -214,13 +215,29 @@ def _top(values: Array, count: int) -> tuple[Array, Array]:
     """Smallest entries of each row: they lie in the ``count`` groups of smallest minima."""
     q, n = values.shape
     if n % _GROUP or n // _GROUP < 2 * count:
-        low, columns = jax.lax.top_k(-values, count)
-        return -low, columns
+        return _least(values, count)
     grouped = values.reshape(q, n // _GROUP, _GROUP)
-    groups = jnp.sort(jax.lax.top_k(-jnp.min(grouped, axis=2), count)[1], axis=1)
+    groups = jnp.sort(_least(jnp.min(grouped, axis=2), count)[1], axis=1)
     kept = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(q, -1)
-    low, place = jax.lax.top_k(-kept, count)
-    return -low, jnp.take_along_axis(groups, place // _GROUP, axis=1) * _GROUP + place % _GROUP
+    least, place = _least(kept, count)
+    return least, jnp.take_along_axis(groups, place // _GROUP, axis=1) * _GROUP + place % _GROUP
+
+
+def _least(values: Array, count: int) -> tuple[Array, Array]:
+    """Smallest entries of each row, ascending, and their columns; infinite ones may name one column twice."""
+    if values.dtype != jnp.float64 or count > _ONE_BY_ONE:
+        least, columns = jax.lax.top_k(-values, count)
+        return -least, columns
+    # XLA's CPU sorts whole rows of float64 for a top_k, which takes ten times as long as this.
+    numbers = jnp.arange(values.shape[1], dtype=jnp.int32)
+
+    def take(rest: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        least = jnp.min(rest, axis=1)
+        column = jnp.min(jnp.where(rest == least[:, None], numbers, values.shape[1] - 1), axis=1)
+        return jnp.where(numbers == column[:, None], jnp.inf, rest), (least, column)
+
+    least, columns = jax.lax.scan(take, values, length=count)[1]
+    return least.T, columns.T
 
 
 def product_squares(centre: Array, samples: Array, queries: Array) -> Array:

@@ -227,14 +227,17 @@ def estimated_tangents(
         radius[here] = length.max(axis=1)
         full, other = _quadratic_fit(difference, dimension), _quadratic_fit(difference[:, :half], dimension)
         frames[here] = full
-        angle[here] = np.linalg.norm(other - np.einsum("pef,pdf,pdg->peg", other, full, full), axis=(1, 2))
+        inside = other @ np.swapaxes(full, 1, 2) @ full
+        angle[here] = np.linalg.norm(other - inside, axis=(1, 2))
     return frames, angle, radius
 
 
 def _quadratic_fit(difference: np.ndarray, dimension: int) -> np.ndarray:
     """Orthonormal linear part ``(p, d, f)`` of the quadratic fit to differences ``(p, k, f)``."""
-    axes = np.linalg.svd(difference, full_matrices=False)[2][:, :dimension]
-    t = np.einsum("pkf,pdf->pkd", difference, axes)
+    # The scores of the principal axes, from the k x k products: where points are long, much cheaper.
+    products = difference @ np.swapaxes(difference, 1, 2)
+    values, vectors = np.linalg.eigh(products)
+    t = vectors[:, :, -dimension:] * np.sqrt(np.maximum(values[:, None, -dimension:], 0.0))
     scale = np.linalg.norm(t, axis=2).max(axis=1)[:, None, None]
     t = t / np.where(scale > 0, scale, 1.0)
     i, j = np.triu_indices(dimension)
