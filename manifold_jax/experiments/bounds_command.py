@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from manifold_jax.experiments import bounds_images, bounds_sweeps, bounds_toys
+from manifold_jax.experiments import bounds_boundary, bounds_images, bounds_sweeps, bounds_toys
 from manifold_jax.experiments.bounds_data import NOISES
 from manifold_jax.experiments.bounds_fits import FITS
 from manifold_jax.experiments.leaf_command import run_and_write
@@ -58,10 +58,10 @@ EXPERIMENTS = {
     ),
     "boundary": _Experiment(
         "open against periodic axes",
-        bounds_sweeps.BOUNDARY_FULL,
-        bounds_sweeps.BOUNDARY_REDUCED,
-        bounds_sweeps.check_boundary,
-        bounds_sweeps.boundary,
+        bounds_boundary.FULL,
+        bounds_boundary.REDUCED,
+        bounds_boundary.check,
+        bounds_boundary.boundary,
     ),
 }
 

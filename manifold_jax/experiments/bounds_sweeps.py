@@ -1,8 +1,7 @@
-"""How the error of a fit depends on the reach, on the ambient dimension, and on a boundary."""
+"""How the error of a fit depends on the reach and on the ambient dimension."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +12,15 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from manifold_jax._plot_words import LENGTH, new_figure, panels
-from manifold_jax.datasets import circle, torus
+from manifold_jax.datasets import torus
 from manifold_jax.experiments.bounds_cells import Cells
 from manifold_jax.experiments.bounds_data import Setting, known_setting, noisy
+from manifold_jax.experiments.bounds_figures import error_figure, log_ticks
 from manifold_jax.experiments.bounds_fits import FITS
 from manifold_jax.experiments.bounds_report import (
     bound_words,
-    error_figure,
     judge,
     last_error,
-    log_ticks,
     numbers,
     slope_words,
 )
@@ -31,11 +29,11 @@ from manifold_jax.experiments.bounds_toys import geometric
 from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.experiments.pictures import PALETTE
 from manifold_jax.fitting.slopes import slope
-from manifold_jax.geometry import Axis, Grid, Manifold
+from manifold_jax.geometry import Manifold
 from manifold_jax.geometry.progress import Progress
 
-_MAJOR = 2.0
-_LATTICE = 32
+MAJOR = 2.0
+LATTICE = 32
 
 
 class Settings(NamedTuple):
@@ -52,30 +50,29 @@ class Settings(NamedTuple):
     noise: float = 0.1
 
 
-_LOCAL = ("pca", "mmls1", "mmls2", "mmls3")
+LOCAL = ("pca", "mmls1", "mmls2", "mmls3")
 _RADII = tuple(float(f"{r:.3g}") for r in np.geomspace(0.1, 1.0, 7))
 
 
-def _plan(fits: tuple[str, ...], sizes: tuple[int, ...], seeds: int, tests: int) -> Plan:
+def small_plan(fits: tuple[str, ...], sizes: tuple[int, ...], seeds: int, tests: int) -> Plan:
+    """A plan whose networks, where there are any, see only the largest size."""
     return Plan(fits, sizes, seeds, sizes[-1:], seeds, tests, 5000)
 
 
-REACH_FULL = Settings(_plan((*_LOCAL, "dae"), geometric(125, 8000, 7), 20, 500), _RADII)
+REACH_FULL = Settings(small_plan((*LOCAL, "dae"), geometric(125, 8000, 7), 20, 500), _RADII)
 REACH_REDUCED = Settings(
-    _plan(("pca", "mmls1", "mmls2"), (250, 1000, 4000), 3, 100), (0.1, 0.215, 0.464, 1.0)
+    small_plan(("pca", "mmls1", "mmls2"), (250, 1000, 4000), 3, 100), (0.1, 0.215, 0.464, 1.0)
 )
-AMBIENT_FULL = Settings(_plan(_LOCAL, (500, 2000), 20, 500), (3, 10, 30, 100, 300, 1000))
-AMBIENT_REDUCED = Settings(_plan(("pca", "mmls2"), (1000,), 3, 100), (3, 30, 300, 1000))
-BOUNDARY_FULL = Settings(_plan(_LOCAL, geometric(20, 5000, 9), 20, 500))
-BOUNDARY_REDUCED = Settings(_plan(("pca", "mmls1", "mmls2"), geometric(60, 2000, 5), 4, 200))
+AMBIENT_FULL = Settings(small_plan(LOCAL, (500, 2000), 20, 500), (3, 10, 30, 100, 300, 1000))
+AMBIENT_REDUCED = Settings(small_plan(("pca", "mmls2"), (1000,), 3, 100), (3, 30, 300, 1000))
 
 
 def check_reach(settings: Settings) -> None:
     """Refuse what makes no sense before anything starts."""
     check_plan(settings.plan)
-    if len(settings.values) < 2 or not all(0 < r < _MAJOR for r in settings.values):
+    if len(settings.values) < 2 or not all(0 < r < MAJOR for r in settings.values):
         raise ValueError(
-            f"a sweep of the reach takes at least two minor radii in (0, {_MAJOR:g}), got {settings.values}."
+            f"a sweep of the reach takes at least two minor radii in (0, {MAJOR:g}), got {settings.values}."
         )
 
 
@@ -85,11 +82,6 @@ def check_ambient(settings: Settings) -> None:
     if not settings.values or not all(d >= 3 and int(d) == d for d in settings.values):
         raise ValueError(f"a torus fits into R^D for whole D from 3, got {settings.values}.")
     noisy(known_setting("torus", torus(size=4)), "ambient", settings.noise)
-
-
-def check_boundary(settings: Settings) -> None:
-    """Refuse what makes no sense before anything starts."""
-    check_plan(settings.plan)
 
 
 # --- reach -------------------------------------------------------------------------------------------------
@@ -110,10 +102,10 @@ def reach(folder: Path, settings: Settings, seed: int, progress: Progress | None
     check_reach(settings)
     plan = settings.plan
     every = [
-        known_setting(f"r = {r:g}", torus(_MAJOR, r, size=_LATTICE), stream="torus") for r in settings.values
+        known_setting(f"r = {r:g}", torus(MAJOR, r, size=LATTICE), stream="torus") for r in settings.values
     ]
     with jax.enable_x64(True):
-        found = _computed("reach", every, plan, folder, seed, progress)
+        found = computed("reach", every, plan, folder, seed, progress)
         judged = {measure: [judge(one, measure, seed=seed) for one in found] for measure in MEASURES}
         rows: list[Row] = [
             {
@@ -216,9 +208,10 @@ def _band(at: Any, x: np.ndarray, errors: np.ndarray, colour: str, label: str) -
     at.plot(x, np.median(errors, axis=1), "o-", color=colour, ms=4, lw=1, label=label)
 
 
-def _computed(
+def computed(
     name: str, every: list[Setting], plan: Plan, folder: Path, seed: int, progress: Progress | None
 ) -> list[Series]:
+    """Errors of all settings, from finished cells where there are any."""
     cells = Cells(folder / f"{name}.cells.jsonl")
     run_cells(every, plan, cells, seed=seed, progress=progress)
     return series(every, plan, cells, seed)
@@ -269,12 +262,12 @@ def ambient(folder: Path, settings: Settings, seed: int, progress: Progress | No
     check_ambient(settings)
     plan = settings.plan
     with jax.enable_x64(True):
-        base = torus(size=_LATTICE)
+        base = torus(size=LATTICE)
         plain = [
             known_setting(f"D = {int(d)}", lifted(base, int(d)), stream="torus") for d in settings.values
         ]
         with_noise = [noisy(setting, "ambient", settings.noise) for setting in plain]
-        found = _computed("ambient", [*plain, *with_noise], plan, folder, seed, progress)
+        found = computed("ambient", [*plain, *with_noise], plan, folder, seed, progress)
         rows: list[Row] = [
             {
                 "fit": one.fit,
@@ -330,118 +323,4 @@ def _ambient_figure(found: list[Series], plan: Plan) -> Any:
     at.set_ylabel(f"root mean square of |x - fit(x)| [{LENGTH}]")
     at.grid(alpha=0.3)
     at.legend(fontsize=8)
-    return figure
-
-
-# --- boundary ----------------------------------------------------------------------------------------------
-
-
-def _inner(lows: tuple[float, ...], highs: tuple[float, ...], u: Array) -> Array:
-    """In the middle half of every axis."""
-    share = (u - jnp.asarray(lows)) / (jnp.asarray(highs) - jnp.asarray(lows))
-    return jnp.all((share > 0.25) & (share < 0.75), axis=1)
-
-
-def _outer(lows: tuple[float, ...], highs: tuple[float, ...], u: Array) -> Array:
-    """At an end of an axis, to rounding."""
-    share = (u - jnp.asarray(lows)) / (jnp.asarray(highs) - jnp.asarray(lows))
-    return jnp.any((share < 1e-6) | (share > 1 - 1e-6), axis=1)
-
-
-def opened(name: str, manifold: Manifold, volume: float) -> Setting:
-    """The half of every axis of a closed manifold, with open ends.
-
-    Args:
-        name: Of the patch.
-        manifold: With periodic axes.
-        volume: Of the patch.
-
-    Returns:
-        The setting, with the regions interior and border.
-    """
-    axes = tuple(
-        Axis(a.name, a.start, (a.start + a.stop) / 2, a.size, unit=a.unit) for a in manifold.grid.axes
-    )
-    patch = Manifold(name, manifold.embedding, Grid(axes))
-    lows, highs = tuple(a.start for a in axes), tuple(a.stop for a in axes)
-    regions = {"interior": Partial(_inner, lows, highs), "border": Partial(_outer, lows, highs)}
-    reach = manifold.known["reach"]
-    assert not callable(reach)
-    # The smallest ball that touches is no smaller on a part.
-    return Setting(name, (patch,), volume, float(reach), regions=regions, edges=True)
-
-
-def boundary(folder: Path, settings: Settings, seed: int, progress: Progress | None = None) -> Outcome:
-    """An arc beside the circle, a patch beside the torus: errors in the interior and near the border.
-
-    Args:
-        folder: Where finished cells are kept.
-        settings: Size.
-        seed: Of all random choices.
-        progress: Called with the cells done and all of them.
-
-    Returns:
-        Table, numbers, figures.
-    """
-    check_boundary(settings)
-    plan = settings.plan
-    ring, tube = circle(), torus(size=_LATTICE)
-    # Half of both axes: a quarter of the chart, u in [0, pi], v in [0, pi] where cos v is odd about pi / 2.
-    every = [
-        known_setting("circle", ring),
-        opened("arc", ring, math.pi),
-        known_setting("torus", tube),
-        opened("patch", tube, math.pi**2 * _MAJOR * 0.5),
-    ]
-    with jax.enable_x64(True):
-        found = _computed("boundary", every, plan, folder, seed, progress)
-        rows: list[Row] = []
-        judged = []
-        for one in found:
-            for region in ("", *one.setting.regions):
-                largest = judge(one, f"maximum {region}".strip(), seed=seed)
-                result = judge(one, f"rms {region}".strip(), seed=seed)
-                judged += [largest, result]
-                rows.append(
-                    {
-                        "setting": one.setting.name,
-                        "fit": one.fit,
-                        "where": region or "all",
-                        "slope [95 %]": slope_words(result.slope),
-                        "RMS": f"{last_error(result):.2e}",
-                        "largest": f"{last_error(largest):.2e}",
-                    }
-                )
-        others = [judge(one, "hausdorff", seed=seed) for one in found]
-        notes = [
-            "RMS and largest |x - fit(x)|: medians over seeds at the largest n; slope: of the RMS; interior: "
-            "middle half of every axis; border: at its ends, where a quarter of the test points lie (the arc "
-            "has two ends).",
-        ]
-        figures = {"boundary": _boundary_figure(found, every)}
-        data = numbers([*judged, *others], plan, seed)
-        return Outcome("Errors with and without a boundary", rows, data, figures, notes)
-
-
-def _boundary_figure(found: list[Series], every: list[Setting]) -> Any:
-    """Closed and open beside each other; interior and border apart."""
-    figure = new_figure(
-        9.6, 8.4, "RMS of |x - fit(x)|: closed (left), open with its interior and border (right)"
-    )
-    styles = {"": "o-", "interior": "o-", "border": "s--"}
-    for at, setting in zip(panels(figure, len(every), 2), every, strict=True):
-        for one in (one for one in found if one.setting is setting):
-            colour = PALETTE[list(FITS).index(one.fit) % len(PALETTE)]
-            for region in setting.regions or ("",):
-                errors = one.values[f"rms {region}".strip()]
-                keep = np.isfinite(errors).any(axis=1)
-                label = f"{one.fit}, {region}" if region else one.fit
-                middle = np.nanmedian(errors[keep], axis=1)
-                at.plot(one.sizes[keep], middle, styles[region], color=colour, ms=4, lw=1, label=label)
-        at.set(xscale="log", yscale="log", xlabel="number of samples n")
-        log_ticks(at, [size for one in found for size in one.sizes])
-        at.set_ylabel(f"root mean square of |x - fit(x)| [{LENGTH}]")
-        at.set_title(f"{setting.name}, d = {setting.dimension}", fontsize=10)
-        at.grid(alpha=0.3)
-        at.legend(fontsize=7)
     return figure

@@ -11,11 +11,11 @@ import numpy as np
 from manifold_jax.datasets import circle, sphere, torus, two_moons
 from manifold_jax.experiments.bounds_cells import Cells
 from manifold_jax.experiments.bounds_data import NOISES, Setting, known_setting, noisy
+from manifold_jax.experiments.bounds_figures import error_figure
 from manifold_jax.experiments.bounds_fits import FITS
 from manifold_jax.experiments.bounds_report import (
     Found,
     bound_words,
-    error_figure,
     judge,
     numbers,
     row,
