@@ -344,6 +344,19 @@ def test_every_measure_on_the_circle(measure, function, bias):
     assert row.failed == 0.0
 
 
+UP = jnp.array([[0.0, 0.0], [0.0, 1.0]])
+
+
+def test_a_fit_that_slides_along_the_manifold_is_perfect_and_one_that_misses_half_is_not():
+    turn = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+    slid = one(("fit", lambda x, dimension: lambda y: y @ turn), CIRCLE, 200)
+    # Nothing but the spacing of 500 random points: the largest gap is about 2 pi log(500) / 500 = 0.08.
+    assert slid.largest < 0.08
+    half = one(("fit", lambda x, dimension: lambda y: y * jnp.array([1.0, 0.0]) + jnp.abs(y) @ UP), CIRCLE, 200)
+    # All images lie on the upper half: (0, -1) is sqrt(2) away from the nearest, (1, 0).
+    assert half.largest == pytest.approx(math.sqrt(2), abs=0.02)
+
+
 def test_flat_manifolds_are_measured_against_their_natural_scale():
     wrong = Estimator("wrong", "scalar_curvature", lambda x, dimension: jnp.full(len(x), 1.0))
     row = one(wrong, flat_torus(2, (1.0, 1.0)))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from manifold_jax.fitting.calibration_table import Calibration, Row
+from manifold_jax.fitting.distances import distances_to_manifold, hausdorff_distance
 from manifold_jax.fitting.estimators import MEASURES, Estimator
 from manifold_jax.fitting.local_fits import CURVATURES
 from manifold_jax.fitting.truth import (
@@ -75,8 +76,11 @@ def calibrate(
     Errors are divided by a scale. Of a curvature, the RMS of the exact field over the samples; where that
     is below a thousandth of the RMS of |II| (squared for S), the latter, so that flat and minimal surfaces
     count too. Of a volume, reach or dimension, the exact value. Of a tangent space 1, the error being the
-    sine of the largest principal angle. Of a fit, the RMS distance of the samples from their centroid, the
-    error being how far the projection moves 500 further points of the manifold, without noise.
+    sine of the largest principal angle. Of a fit, the RMS distance of the samples from their centroid: 500
+    further points x of the manifold, without noise, are projected to z, and the error at x is the larger of
+    the distances from z to the manifold and from x to the nearest z, so that ``largest`` is the two-sided
+    Hausdorff distance that :func:`fit_distances` sees with these points. Sliding along the manifold costs
+    nothing beyond their spacing.
 
     Args:
         estimators: One :class:`Estimator`, a pair ``(measure, function)``, or a sequence of these; the
@@ -217,8 +221,15 @@ def _errors(estimator: Estimator, row: Row, value: Any, truth: _Truth, held: Arr
     if estimator.measure == "tangent":
         return largest_angle(found, truth.value)
     if estimator.measure == "fit":
-        return np.linalg.norm(found - truth.value, axis=1)
+        return _apart(truth.value, held, value)
     return np.atleast_1d(found.astype(np.float64) - truth.value)
+
+
+def _apart(parts: tuple[Manifold, ...], held: Any, images: Any) -> np.ndarray:
+    """Larger of the distances from each image to the manifold and from each point to the images."""
+    onto = distances_to_manifold(parts, jnp.asarray(images).reshape(-1, *parts[0].feature_shape)).values
+    back = hausdorff_distance(held, images).forward.values
+    return np.asarray(jnp.maximum(onto, back), np.float64)  # NaN where the fit gave no point
 
 
 def _shapes(measure: str, row: Row, held: Array | None) -> tuple[tuple[int, ...], ...]:
@@ -271,7 +282,7 @@ def _truth(
     if name == "fit":
         spread = np.asarray(cloud.clean - jnp.mean(cloud.clean, axis=0), np.float64)
         size = float(np.sqrt(np.mean(np.sum(spread**2, axis=1))))
-        return _Truth(np.asarray(held), size, "RMS distance from the centroid")
+        return _Truth(parts, size, "RMS distance from the centroid")
     if name in CURVATURES:
         return _field_truth(name, parts, cloud)
     if name not in totals:
