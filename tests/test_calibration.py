@@ -352,7 +352,9 @@ def test_a_fit_that_slides_along_the_manifold_is_perfect_and_one_that_misses_hal
     slid = one(("fit", lambda x, dimension: lambda y: y @ turn), CIRCLE, 200)
     # Nothing but the spacing of 500 random points: the largest gap is about 2 pi log(500) / 500 = 0.08.
     assert slid.largest < 0.08
-    half = one(("fit", lambda x, dimension: lambda y: y * jnp.array([1.0, 0.0]) + jnp.abs(y) @ UP), CIRCLE, 200)
+    half = one(
+        ("fit", lambda x, dimension: lambda y: y * jnp.array([1.0, 0.0]) + jnp.abs(y) @ UP), CIRCLE, 200
+    )
     # All images lie on the upper half: (0, -1) is sqrt(2) away from the nearest, (1, 0).
     assert half.largest == pytest.approx(math.sqrt(2), abs=0.02)
 

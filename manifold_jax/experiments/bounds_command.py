@@ -95,6 +95,9 @@ def bounds_command(
         typer.Option(help="Scale of the noise of toys and ambient over the reach [default: 0.1]."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Of images, with commas between: sprites, coil20.")] = None,
+    dimensions: Annotated[
+        str | None, typer.Option(help="Of the image manifolds, with commas between, for example 1,2.")
+    ] = None,
     path: Annotated[Path | None, typer.Option(help="Where COIL-20 is [default: MANIFOLD_JAX_DATA].")] = None,
     seed: Annotated[int, typer.Option(help="Of samples, test points, weights and bootstrap.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the results [default: runs/bounds].")] = None,
@@ -107,7 +110,8 @@ def bounds_command(
     with plain_errors():
         changes = {
             "fits": _words(fits),
-            "sizes": _numbers(sizes),
+            "sizes": _numbers("sizes", sizes),
+            "dimensions": _numbers("dimensions", dimensions),
             "seeds": seeds,
             "tests": tests,
             "steps": steps,
@@ -138,14 +142,14 @@ def _words(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(word.strip() for word in text.split(","))
 
 
-def _numbers(text: str | None) -> tuple[int, ...] | None:
+def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     """Whole numbers with commas between."""
     if text is None:
         return None
     try:
         return tuple(sorted(int(word) for word in text.split(",")))
     except ValueError:
-        raise ValueError(f"--sizes takes whole numbers with commas between, got {text!r}.") from None
+        raise ValueError(f"--{option} takes whole numbers with commas between, got {text!r}.") from None
 
 
 def _settings(name: str, preset: str, changes: dict[str, Any], strict: bool) -> Any:
@@ -170,6 +174,8 @@ def _changed(settings: Any, option: str, value: Any) -> Any:
             pool = max(value)
             parts = tuple(size / pool for size in value)
             return settings._replace(pool=pool, fractions=parts, network_fractions=parts)
+        if option == "dimensions":
+            return settings._replace(dimensions=dict.fromkeys(settings.dimensions, value))
         return settings._replace(**{option: value}) if option in settings._fields else None
     if option in settings.plan._fields:
         plan = settings.plan._replace(**{option: value})
