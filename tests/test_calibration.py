@@ -252,6 +252,9 @@ def test_dimension_by_name():
     cube = RNG(0).normal(size=(400, 3)) @ RNG(1).normal(size=(3, 8))
     assert intrinsic_dimension(jnp.asarray(cube), method="MLE") == pytest.approx(3, abs=0.4)
     assert intrinsic_dimension(jnp.asarray(cube), method="lPCA") == 3
+    ball = RNG(2).normal(size=(1000, 3))
+    shell = ball / np.linalg.norm(ball, axis=1, keepdims=True)
+    assert intrinsic_dimension(shell, method="lPCA") == pytest.approx(2, abs=0.02)  # all at once: 3
 
 
 # --- exact values ----------------------------------------------------------------------------------------

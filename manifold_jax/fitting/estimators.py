@@ -141,15 +141,20 @@ def volume_from_samples(
 
 
 def intrinsic_dimension(
-    points: Float[Array, "n *features"], *, method: str = "TwoNN", **options: Any
+    points: Float[Array, "n *features"], *, method: str = "TwoNN", neighbours: int = 30, **options: Any
 ) -> float:
     """Intrinsic dimension by an estimator of scikit-dimension.
+
+    ``"lPCA"``, local by its definition (Fukunaga & Olsen, 1971), is there applied to all points at once
+    unless asked otherwise, and then counts the dimension of their span; here it is the mean over the
+    neighbourhoods of all points.
 
     Args:
         points: Samples.
         method: Its name there: ``"TwoNN"`` (Facco et al., 2017), ``"MLE"`` (Levina & Bickel, 2004),
             ``"lPCA"``, ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``,
             ``"DANCo"``, ``"MiND_ML"``, ``"GRIDE"`` or ``"PH"``.
+        neighbours: Points of each neighbourhood of ``"lPCA"``; the other methods have their own.
         options: Arguments of its constructor.
 
     Returns:
@@ -176,7 +181,12 @@ def intrinsic_dimension(
             'intrinsic_dimension needs scikit-dimension: pip install "manifold_jax[estimators]".'
         ) from error
     with np.errstate(all="ignore"):  # repeated points give 0/0 there; the result is looked at afterwards
-        return float(getattr(skdim.id, method)(**options).fit(cloud).dimension_)
+        model = getattr(skdim.id, method)(**options)
+        if method == "lPCA":
+            return float(
+                np.mean(model.fit_pw(cloud, n_neighbors=min(neighbours, len(cloud) - 1)).dimension_pw_)
+            )
+        return float(model.fit(cloud).dimension_)
 
 
 def _reach(points: Any, *, dimension: int, **options: Any) -> float:
