@@ -107,7 +107,7 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
     cells.save()
     beside = [row for place in places for row in _beside(place, settings.sizes)]
     calibration = Calibration((*rows, *beside))
-    table = _table(calibration, settings.sizes)
+    table = _table(calibration, settings.sizes, settings.single)
     ranks = ranking(Calibration(tuple(rows)))
     title = (
         f"Estimators from samples against exact geometry, {settings.seeds} clouds of each size "
@@ -116,7 +116,7 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
     notes = [
         "Root mean square errors relative to the root mean square of the exact field (tangent: sine of the "
         "angle; volume, reach, dimension: the exact value), median over the clouds; slope of their "
-        "logarithms; s: seconds of one call at the largest size, compiled before. A star: more than 0.5 % of "
+        f"logarithms; s: seconds of one call at the largest size up to {settings.single}, compiled before. A star: more than 0.5 % of "
         f"the points have no value. {GRID}: a lattice of about as many points; {EXACT}: at the samples, "
         "against closed forms. Samples are uniform by volume, without noise.",
         *_winners(ranks),
@@ -142,8 +142,9 @@ def _winners(ranks: Sequence[Rank]) -> list[str]:
 def _one(settings: Settings, place: Manifold, size: int, number: int, seed: int) -> tuple[Row, ...]:
     """All estimators on one cloud."""
     key = jax.random.key(seed)
-    # Later clouds find everything compiled.
-    options: dict[str, Any] = {"key": key, "seeds": [number], "on_error": "record", "warm_up": number == 0}
+    # Later clouds find everything compiled, and of many points compilation is the smaller part.
+    warm_up = number == 0 and size <= settings.single
+    options: dict[str, Any] = {"key": key, "seeds": [number], "on_error": "record", "warm_up": warm_up}
     return calibrate(_estimators(settings), place, [size], **options).rows
 
 
@@ -224,14 +225,16 @@ def _relative(mine: np.ndarray, true: np.ndarray, weight: np.ndarray) -> tuple[f
 # --- tables and figures ------------------------------------------------------------------------------------
 
 
-def _table(calibration: Calibration, sizes: Sequence[int]) -> list[dict[str, Any]]:
+def _table(calibration: Calibration, sizes: Sequence[int], single: int) -> list[dict[str, Any]]:
     """One line for every measure, manifold and method."""
     table = []
     for curve in sorted(error_curves(calibration), key=lambda c: (c.measure, c.manifold)):
         same = (curve.measure, curve.manifold, curve.estimator)
         rows = [r for r in calibration.rows if (r.measure, r.manifold, r.estimator) == same]
         errors = dict(zip(map(int, curve.sizes), curve.error, strict=True))
-        seconds = [r.seconds for r in rows if r.size == max(errors, default=0) and r.warm]
+        timed = [r for r in rows if r.warm and r.size <= single and np.isfinite(r.seconds)]
+        most = max((r.size for r in timed), default=0)
+        seconds = [r.seconds for r in timed if r.size == most]
         line: dict[str, Any] = {"measure": SHORT.get(same[0], same[0]), "of": same[1], "by": same[2]}
         for size in sizes:
             lost = np.mean([r.failed for r in rows if r.size == size]) if size in errors else 0.0
