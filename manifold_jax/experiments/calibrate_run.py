@@ -116,9 +116,9 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
     notes = [
         "Root mean square errors relative to the root mean square of the exact field (tangent: sine of the "
         "angle; volume, reach, dimension: the exact value), median over the clouds; slope of their "
-        f"logarithms; s: seconds of one call at the largest size up to {settings.single}, compiled before. A star: more than 0.5 % of "
-        f"the points have no value. {GRID}: a lattice of about as many points; {EXACT}: at the samples, "
-        "against closed forms. Samples are uniform by volume, without noise.",
+        f"logarithms; s: seconds of one call at the largest size up to {settings.single}, compiled before. "
+        f"A star: more than 0.5 % of the points have no value. {GRID}: a lattice of about as many "
+        f"points; {EXACT}: at the samples, against closed forms. Samples: uniform by volume, no noise.",
         *_winners(ranks),
     ]
     data = {"rows": calibration.to_dicts(), "ranking": [r._asdict() for r in ranks]}
