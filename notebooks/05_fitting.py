@@ -69,7 +69,7 @@ for name, project in fits.items():
     )
 
 # %% [markdown]
-# `forward` is from the fitted points to the ellipse itself, whose nearest points are found by Gauss-Newton steps in the
+# `forward` is from the fitted points to the ellipse itself, whose nearest points are found by Newton steps in the
 # chart; the Hausdorff distance is the larger of this and of the way back.
 #
 # ## 2. Errors against n
@@ -85,7 +85,7 @@ for size in sizes:
             ("local PCA", local_pca_projection(cloud, dimension=1)),
             ("moving least squares, degree 2", moving_least_squares(cloud, dimension=1, degree=2)),
         ):
-            row[name].append(float(jnp.max(jnp.linalg.norm(fit(test) - test, axis=-1))))
+            row[name].append(float(fit_distances(fit, curve, test).hausdorff))
     for name, values in row.items():
         errors[name].append(values)
 figure, at = plt.subplots(figsize=(6, 4))
@@ -94,7 +94,7 @@ for name, values in errors.items():
     at.loglog(sizes, np.median(values, axis=1), "o-", label=name)
     at.fill_between(sizes, values.min(1), values.max(1), alpha=0.2)
 at.set_xlabel("samples")
-at.set_ylabel("largest error")
+at.set_ylabel("Hausdorff distance")
 at.legend()
 at.grid(alpha=0.3)
 

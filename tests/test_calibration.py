@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
-from manifold_jax import Axis, Grid, Manifold, gram_from_function, scalar_curvature
+from manifold_jax import Axis, Grid, Manifold, gram_from_function, reach_from_samples, scalar_curvature
 from manifold_jax.datasets import circle, flat_torus, hyperboloid, sphere, torus
 from manifold_jax.fitting.calibration import calibrate, largest_angle
 from manifold_jax.fitting.calibration_table import Calibration, Row, error_curves, ranking
@@ -470,6 +470,8 @@ def test_failures_are_sentences(recwarn):
         ValueError, match=r"'<lambda>' must return numbers of shape \(40,\) for 'mean_curvature', got"
     ):
         one(("mean_curvature", lambda x, dimension: jnp.ones(3)), CIRCLE, on_error="record")
+    with pytest.raises(ValueError, match=r"for 'reach', got a Reach that is no array"):
+        one(("reach", reach_from_samples), CIRCLE, on_error="record")
     with pytest.raises(ValueError, match=r"must return numbers of shape \(40, 1, 2\) for 'tangent'"):
         one(("tangent", lambda x, dimension: x), CIRCLE)
     with pytest.raises(ValueError, match="a fit returns a function that projects points, got"):
@@ -504,6 +506,14 @@ def test_ranking_by_mean_rank_with_failures_last():
     assert ranks[2].error == math.inf
 
 
+def test_ranking_goes_by_sizes_not_by_their_order():
+    rows = [row("a", 10, 0.1), row("a", 20, 0.01), row("b", 20, 0.02), row("b", 10, 0.2), row("c", 10, 0.05)]
+    ranks = ranking(Calibration(tuple(rows)))
+    # c is missing at 20, which counts as infinite.
+    assert [(rank.estimator, rank.rank) for rank in ranks] == [("a", 1.5), ("c", 2.0), ("b", 2.5)]
+    assert [rank.error for rank in ranks] == [0.01, math.inf, 0.02]
+
+
 def test_an_estimator_that_answers_rarely_does_not_win():
     rows = [row("rare", 10, 0.01, failed=0.9), row("steady", 10, 0.2)]
     assert ranking(Calibration(tuple(rows)))[0].estimator == "steady"
@@ -523,6 +533,7 @@ def test_error_curves_take_medians_and_slopes():
 # --- refusals --------------------------------------------------------------------------------------------
 
 CLOUD = jnp.asarray(on_sphere(20))
+APART = jnp.stack([jnp.repeat(jnp.arange(10.0) * 100, 3) + jnp.tile(jnp.arange(3.0), 10), jnp.zeros(30)], -1)
 VOLUME = ("volume", lambda x, dimension: 1.0)
 
 
@@ -547,6 +558,13 @@ VOLUME = ("volume", lambda x, dimension: 1.0)
             "block_size must be at",
         ),
         (lambda: curvature_from_samples(CLOUD, dimension=2, measure="torsion"), "measure must be one of"),
+        (lambda: volume_from_samples(CLOUD.at[3].set(jnp.nan), dimension=2), "1 of 20 points hold NaN"),
+        (lambda: intrinsic_dimension(CLOUD, neighbours=0), "neighbours must be a whole number from 2"),
+        (lambda: scalar_curvature_from_balls(dimension=0, distances=jnp.eye(9)), "dimension must be a whole"),
+        (
+            lambda: scalar_curvature_from_balls(APART, dimension=1, neighbours=2),
+            "in 10 components: take more",
+        ),
         (lambda: volume_from_samples(CLOUD, dimension=2, neighbours=20), "whole number from 1 to 19, got 20"),
         (lambda: intrinsic_dimension(CLOUD, method="PCA"), "method must be one of"),
         (lambda: graph_distances(CLOUD, neighbours=20), "neighbours must be from 1 to 19, got 20"),
@@ -578,7 +596,8 @@ VOLUME = ("volume", lambda x, dimension: 1.0)
         (lambda: one(VOLUME, CIRCLE, 1), "sizes must be different whole numbers from 2"),
         (lambda: one(VOLUME, CIRCLE, seeds=[1, 1]), "seeds must be different whole numbers from 0"),
         (lambda: one(VOLUME, CIRCLE, noise=("salt", 0.1)), "noise must be a function or a pair of a kind"),
-        (lambda: one(VOLUME, CIRCLE, noise=("normal", -1)), "scale of the noise must be at least 0"),
+        (lambda: one(VOLUME, CIRCLE, noise=("normal", -1)), "scale of the noise must be a finite number"),
+        (lambda: one(VOLUME, CIRCLE, noise=("ambient", "a")), "scale of the noise must be a finite number"),
         (lambda: one(VOLUME, CIRCLE, on_error="ignore"), "on_error must be 'raise' or 'record'"),
     ],
 )

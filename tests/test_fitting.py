@@ -735,7 +735,7 @@ PROJECT = local_pca_projection(CLOUD, dimension=1)
         (lambda: moving_least_squares(CLOUD, dimension=2, degree=0), "degree must be a whole number from 1"),
         (
             lambda: moving_least_squares(CLOUD, dimension=2, degree=3),
-            "takes 24 neighbours, but there are only 9",
+            r"degree 3 in dimension 2 needs at least 11 samples, got 9",
         ),
         (lambda: moving_least_squares(CLOUD, dimension=2, neighbours=6), "at least 7 neighbours, got 6"),
         (lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=0.0), "bandwidth must be positive"),

@@ -45,6 +45,27 @@ def test_it_is_the_plug_in_and_biased_upwards(cloud, x64):
     assert found.value >= true * (1 - 1e-6)
 
 
+def test_estimated_tangents_do_not_depend_on_where_the_cloud_lies():
+    t = np.random.default_rng(0).uniform(0, TURN, 2000)
+    circle = np.stack([np.cos(t), np.sin(t)], -1).astype(np.float32)
+    near = estimated_tangents(circle, 1, 8)[2]
+    far = estimated_tangents(circle + np.float32(300), 1, 8)[2]
+    # The points themselves are rounded to 300 * 6e-8.
+    np.testing.assert_allclose(far, near, atol=2e-4)
+    assert near.max() < 0.06
+
+
+def test_no_pair_is_no_reach():
+    points, tangents = ellipse(50)
+    found = reach_from_samples(points, tangents, dimension=1, separation=10.0)
+    assert math.isinf(found.value)
+    assert not found.resolved
+    with pytest.raises(ValueError, match="separation must be a length"):
+        reach_from_samples(points, tangents, dimension=1, separation=-1.0)
+    with pytest.raises(ValueError, match=r"got 8\.5: take more points"):
+        reach_from_samples(points, dimension=1, neighbours=8.5)
+
+
 @pytest.mark.parametrize("n", [128, 1024, 8192, pytest.param(65536, marks=pytest.mark.slow)])
 def test_float32_samples_do_not_collapse(n, optimised):
     points, tangents = ellipse(n)

@@ -23,7 +23,7 @@ from manifold_jax.experiments.bounds_report import (
     numbers,
     slope_words,
 )
-from manifold_jax.experiments.bounds_run import Series, check_plan
+from manifold_jax.experiments.bounds_run import Series, check_feasible, check_plan
 from manifold_jax.experiments.bounds_sweeps import LATTICE, LOCAL, MAJOR, Settings, computed, small_plan
 from manifold_jax.experiments.bounds_toys import geometric
 from manifold_jax.experiments.outcome import Outcome, Row
@@ -38,6 +38,7 @@ REDUCED = Settings(small_plan(("pca", "mmls1", "mmls2"), geometric(60, 2000, 5),
 def check(settings: Settings) -> None:
     """Refuse what makes no sense before anything starts."""
     check_plan(settings.plan)
+    check_feasible(settings.plan, 2, False)
 
 
 def _inner(lows: tuple[float, ...], highs: tuple[float, ...], u: Array) -> Array:

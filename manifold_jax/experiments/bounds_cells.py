@@ -9,6 +9,9 @@ from typing import Any
 
 from manifold_jax.experiments.measure_report import write_text
 
+VERSION = 2
+"""Part of every cell's name: raise it when a fit, an estimator or the defaults of one change."""
+
 SAVE_EVERY = 2.0
 """Seconds between two saves; the last one is made when the run ends or is interrupted."""
 
@@ -67,4 +70,4 @@ def _read(path: Path) -> dict[str, Values]:
 
 def cell_name(**parts: Any) -> str:
     """Everything that a cell depends on, as text."""
-    return json.dumps(parts, sort_keys=True, default=str)
+    return json.dumps(parts | {"version": VERSION}, sort_keys=True, default=str)

@@ -12,6 +12,7 @@ import typer
 from manifold_jax.experiments import bounds_boundary, bounds_images, bounds_sweeps, bounds_toys
 from manifold_jax.experiments.bounds_data import NOISES
 from manifold_jax.experiments.bounds_fits import FITS
+from manifold_jax.experiments.bounds_run import check_sizes
 from manifold_jax.experiments.leaf_command import run_and_write
 from manifold_jax.experiments.outcome import Outcome
 from manifold_jax.experiments.terminal import plain_errors, results_folder
@@ -171,6 +172,7 @@ def _changed(settings: Any, option: str, value: Any) -> Any:
     """Settings with one option changed, or None where they have no such option."""
     if isinstance(settings, bounds_images.Settings):
         if option == "sizes":
+            check_sizes(value)
             pool = max(value)
             parts = tuple(size / pool for size in value)
             return settings._replace(pool=pool, fractions=parts, network_fractions=parts)

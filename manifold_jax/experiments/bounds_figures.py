@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manifold_jax._plot_words import LENGTH, new_figure, panels
-from manifold_jax.experiments.bounds_data import Setting, probe_points
+from manifold_jax.experiments.bounds_data import Setting
 from manifold_jax.experiments.bounds_fits import FITS
-from manifold_jax.experiments.bounds_report import Found, explicit_bound, usable
+from manifold_jax.experiments.bounds_report import Found, ball, explicit_bound, usable
 from manifold_jax.experiments.bounds_run import MEASURES, Plan
 from manifold_jax.experiments.pictures import PALETTE
 
@@ -61,7 +61,7 @@ def _explicit_curve(at: Any, setting: Setting, plan: Plan, seed: int) -> None:
     bound = explicit_bound(setting, dense, seed)
     if bound is None:
         return
-    radius = probe_points(setting, plan.tests, seed).radius
+    radius = ball(setting, plan, seed)
     facts = f"V = {setting.volume:.3g}, tau = {setting.reach:.3g}, R = {radius:.3g}, C = 1"
     says = f"Fefferman-Mitter-Narayanan RMS, {facts} (explicit, exponents not verified)"
     least = float(bound.least_samples.max())

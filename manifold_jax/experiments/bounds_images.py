@@ -15,7 +15,7 @@ from manifold_jax.datasets.coil20 import coil20
 from manifold_jax.datasets.sampling import _volume_element, map_points, sample_uniform
 from manifold_jax.experiments.bounds_data import Setting
 from manifold_jax.experiments.bounds_fits import FITS
-from manifold_jax.experiments.bounds_run import Plan, check_plan
+from manifold_jax.experiments.bounds_run import Plan, check_feasible, check_plan
 from manifold_jax.experiments.bounds_toys import study
 from manifold_jax.experiments.layer_data import DATA, VIEWS
 from manifold_jax.experiments.outcome import Outcome
@@ -88,6 +88,8 @@ def check(settings: Settings) -> None:
         known = len(VIEWS) if name == "coil20" else len(FACTORS)
         if not all(1 <= d <= known for d in settings.dimensions[name]):
             raise ValueError(f"{name} has {known} factors, got d = {settings.dimensions[name]}.")
+        for dimension in settings.dimensions[name]:
+            check_feasible(settings.plan, dimension, True)
     if settings.size % 16:
         raise ValueError(f"size must be a multiple of 16, four strides halve it, got {settings.size}.")
     for name in settings.data:

@@ -83,6 +83,9 @@ class Found(NamedTuple):
 def rate_of(setting: Setting, fit: str) -> Rate | None:
     """What theory gives: (log n / n)^(k/d) for local fits of order k without noise, else that of the noise.
 
+    For normal noise this is an upper bound of minimax fits; for ambient noise of fixed scale a lower bound,
+    which no fit can beat, and which these fits are not said to attain.
+
     Args:
         setting: With its noise.
         fit: Name of the fit.
@@ -96,7 +99,7 @@ def rate_of(setting: Setting, fit: str) -> Rate | None:
     if setting.noise == "normal":
         return RATES["perpendicular_hausdorff_upper"]
     if setting.noise == "ambient":
-        return RATES["small_additive_hausdorff_upper"]
+        return RATES["additive_hausdorff_lower"]
     return RATES["noiseless_hausdorff_upper"] if order == 2 else smooth_rate("hausdorff", order, "upper")
 
 
@@ -197,11 +200,12 @@ def explicit_bound(setting: Setting, plan: Plan, seed: int) -> MeanSquaredBound 
         seed: Of the test points, which give the radius.
 
     Returns:
-        The bound, or None where the reach is not known.
+        The bound, or None where the reach is not known, or where no ball holds the samples because their
+        noise is Gaussian.
     """
-    if setting.reach is None:
+    if setting.reach is None or setting.noise == "ambient":
         return None
-    radius = probe_points(setting, plan.tests, seed).radius
+    radius = ball(setting, plan, seed)
     return agnostic_mean_squared_bound(
         jnp.asarray(plan.sizes, float),
         setting.volume,
@@ -213,12 +217,18 @@ def explicit_bound(setting: Setting, plan: Plan, seed: int) -> MeanSquaredBound 
     )
 
 
+def ball(setting: Setting, plan: Plan, seed: int) -> float:
+    """Radius R of a ball that holds the manifold, to the spacing of its lattice, and its normal noise."""
+    return probe_points(setting, plan.tests, seed).radius + setting.scale
+
+
 def bound_words(setting: Setting, found: Sequence[Found], plan: Plan, seed: int) -> str:
     """One sentence: where the explicit bound is vacuous, and how far above the errors it is elsewhere."""
     bound = explicit_bound(setting, plan, seed)
     if bound is None:
-        return f"{setting.name}: no reach, no explicit bound."
-    radius = probe_points(setting, plan.tests, seed).radius
+        why = "no reach" if setting.reach is None else "no ball holds Gaussian noise"
+        return f"{setting.name}: {why}, no explicit bound."
+    radius = ball(setting, plan, seed)
     start = (
         f"{setting.name}: V = {setting.volume:.4g}, tau = {setting.reach:.4g}, R = {radius:.4g}: explicit "
         f"bound of the RMS (not verified, C = 1) "
@@ -267,7 +277,7 @@ def _facts(setting: Setting, plan: Plan, seed: int) -> dict[str, Any]:
         "features": setting.parts[0].feature_shape,
         "volume": setting.volume,
         "reach": setting.reach,
-        "radius": probe_points(setting, plan.tests, seed).radius,
+        "radius": None if setting.noise == "ambient" else ball(setting, plan, seed),
         "noise": setting.noise,
         "noise scale": setting.scale,
     }

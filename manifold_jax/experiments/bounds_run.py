@@ -72,12 +72,25 @@ def check_plan(plan: Plan) -> None:
         raise ValueError(f"at least one fit is needed: choose from {', '.join(FITS)}.")
     if min(plan.seeds, plan.network_seeds) < 2:
         raise ValueError("seeds must be at least 2: an interval of a slope needs them.")
-    for name in ("tests", "steps"):
-        if getattr(plan, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(plan, name)}.")
+    for name, least in (("tests", 8), ("steps", 1)):
+        if getattr(plan, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(plan, name)}.")
     for sizes in (plan.sizes, plan.network_sizes):
-        if len(set(sizes)) != len(sizes) or not sizes or min(sizes) < 2:
-            raise ValueError(f"sizes must be different whole numbers from 2, got {sizes}.")
+        check_sizes(sizes)
+
+
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Refuse what are no numbers of samples."""
+    if len(set(sizes)) != len(sizes) or not sizes or min(sizes) < 2:
+        raise ValueError(f"sizes must be different whole numbers from 2, got {tuple(sizes)}.")
+
+
+def check_feasible(plan: Plan, dimension: int, images: bool) -> None:
+    """Refuse a fit that no size has enough samples for."""
+    for name in plan.fits:
+        if not plan.sizes_of(name, dimension, images):
+            least = FITS[name].least(dimension, images)
+            raise ValueError(f"{name} needs at least {least} samples for d = {dimension}: raise --sizes.")
 
 
 class Job(NamedTuple):
@@ -178,7 +191,8 @@ def measured(project: Any, truth: Any, tests: Probes) -> dict[str, float]:
         "unconverged": float(found.forward.unconverged) / total,
     }
     for name, inside in tests.regions.items():
-        part = summarise_distances(jax.numpy.asarray(np.asarray(found.projected.values)[inside]))
+        here = np.asarray(found.projected.values)[inside]
+        part = summarise_distances(jax.numpy.asarray(here if len(here) else np.full(1, np.nan)))
         values |= {f"maximum {name}": float(part.maximum), f"rms {name}": float(part.rms)}
     return values
 

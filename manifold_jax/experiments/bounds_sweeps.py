@@ -24,7 +24,15 @@ from manifold_jax.experiments.bounds_report import (
     numbers,
     slope_words,
 )
-from manifold_jax.experiments.bounds_run import MEASURES, Plan, Series, check_plan, run_cells, series
+from manifold_jax.experiments.bounds_run import (
+    MEASURES,
+    Plan,
+    Series,
+    check_feasible,
+    check_plan,
+    run_cells,
+    series,
+)
 from manifold_jax.experiments.bounds_toys import geometric
 from manifold_jax.experiments.outcome import Outcome, Row
 from manifold_jax.experiments.pictures import PALETTE
@@ -70,6 +78,7 @@ AMBIENT_REDUCED = Settings(small_plan(("pca", "mmls2"), (1000,), 3, 100), (3, 30
 def check_reach(settings: Settings) -> None:
     """Refuse what makes no sense before anything starts."""
     check_plan(settings.plan)
+    check_feasible(settings.plan, 2, False)
     if len(settings.values) < 2 or not all(0 < r < MAJOR for r in settings.values):
         raise ValueError(
             f"a sweep of the reach takes at least two minor radii in (0, {MAJOR:g}), got {settings.values}."
@@ -79,6 +88,7 @@ def check_reach(settings: Settings) -> None:
 def check_ambient(settings: Settings) -> None:
     """Refuse what makes no sense before anything starts."""
     check_plan(settings.plan)
+    check_feasible(settings.plan, 2, False)
     if not settings.values or not all(d >= 3 and int(d) == d for d in settings.values):
         raise ValueError(f"a torus fits into R^D for whole D from 3, got {settings.values}.")
     noisy(known_setting("torus", torus(size=4)), "ambient", settings.noise)

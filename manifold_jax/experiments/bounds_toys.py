@@ -21,7 +21,7 @@ from manifold_jax.experiments.bounds_report import (
     row,
     words,
 )
-from manifold_jax.experiments.bounds_run import MEASURES, Plan, check_plan, run_cells, series
+from manifold_jax.experiments.bounds_run import MEASURES, Plan, check_feasible, check_plan, run_cells, series
 from manifold_jax.experiments.outcome import Outcome
 from manifold_jax.geometry.progress import Progress
 
@@ -91,6 +91,7 @@ def toy(name: str) -> Setting:
 def check(settings: Settings) -> None:
     """Refuse what makes no sense before anything starts."""
     check_plan(settings.plan)
+    check_feasible(settings.plan, 2, False)
     for kind in settings.noises:
         noisy(toy("circle"), kind, settings.noise)
 
@@ -176,7 +177,8 @@ def _legend(plan: Plan) -> list[str]:
         "1 % of the test points are lost; error: its median at the largest of them; lost: share at the "
         "largest n.",
         "theory: slope of n^(-k/d), h^k the order of the fit, and in brackets of (log n / n)^(k/d) over the "
-        "same sizes; with noise (+amb ambient, +nor normal) of its upper bound. A fixed number of test "
+        "same sizes; with normal noise (+nor) of the minimax upper bound, with ambient noise (+amb) of the "
+        "minimax lower bound, which no fit can beat. A fixed number of test "
         "points does not see the largest gap, and with it the logarithm, once n is larger.",
         "Test points lie on the manifold, and as many beside it, by up to a tenth of the reach; the "
         "Hausdorff distance takes both, the other errors the former. In figures hollow marks lost more than "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,10 @@ def calibrate_command(
         unknown = [name for name in manifolds or () if name not in PLACES]
         if unknown:
             raise ValueError(f"no manifold {unknown[0]!r}: choose from {', '.join(PLACES)}.")
+        if find_spec("skdim") is None:
+            raise ValueError(
+                'intrinsic dimension needs scikit-dimension: pip install "manifold_jax[estimators]".'
+            )
         given = {"manifolds": manifolds and tuple(manifolds), "sizes": sizes and tuple(sizes), "seeds": seeds}
         settings = _PRESETS[preset]._replace(**{k: v for k, v in given.items() if v})
         with results_folder(out), jax.enable_x64(not single):

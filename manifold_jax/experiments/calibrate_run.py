@@ -17,6 +17,7 @@ from manifold_jax.experiments.bounds_cells import Cells, cell_name
 from manifold_jax.experiments.outcome import Outcome
 from manifold_jax.experiments.pictures import PALETTE
 from manifold_jax.fitting import Calibration, Estimator, builtin_estimators, calibrate, error_curves, ranking
+from manifold_jax.fitting.calibration import field_scale
 from manifold_jax.fitting.calibration_table import Rank, Row
 from manifold_jax.fitting.local_fits import CURVATURES
 from manifold_jax.fitting.truth import exact_field, exact_total
@@ -114,12 +115,14 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
         f"up to {settings.single}, one of more"
     )
     notes = [
-        "Root mean square errors relative to the root mean square of the exact field (tangent: sine of the "
+        "Root mean square errors relative to the root mean square of the exact field (where that is nearly "
+        "0, of |II|, for S of its square; tangent: sine of the "
         "angle; volume, reach, dimension: the exact value), median over the clouds; slope of their "
         f"logarithms; s: seconds of one call at the largest size up to {settings.single}, compiled before. "
         f"A star: more than 0.5 % of the points have no value. {GRID}: a lattice of about as many "
         f"points; {EXACT}: at the samples, against closed forms. Samples: uniform by volume, no noise.",
         *_winners(ranks),
+        *dict.fromkeys(row.status for row in rows if row.status),
     ]
     data = {"rows": calibration.to_dicts(), "ranking": [r._asdict() for r in ranks]}
     return Outcome(title, table, data, {"calibrate": _figure(calibration)}, notes)
@@ -132,7 +135,8 @@ def _winners(ranks: Sequence[Rank]) -> list[str]:
         here = [rank for rank in ranks if rank.measure == name]
         best: dict[str, str] = {}
         for rank in here:
-            best.setdefault(rank.manifold, rank.estimator)
+            if np.isfinite(rank.error):
+                best.setdefault(rank.manifold, rank.estimator)
         if len({rank.estimator for rank in here}) > 1:
             words = "; ".join(f"{place}: {method}" for place, method in best.items())
             sentences.append(f"Best for {SHORT.get(name, name)}: {words}.")
@@ -172,12 +176,20 @@ def _beside(place: Manifold, sizes: Sequence[int]) -> list[Row]:
     return [row for size in sizes for row in _by_grid(place, size)] + _exactly(place, max(sizes))
 
 
-def _row(
-    place: Manifold, name: str, method: str, size: int, error: tuple[float, float], seconds: float
-) -> Row:
+class _Error(NamedTuple):
+    """An error relative to a scale, and the share of volume without a finite value."""
+
+    rmse: float
+    failed: float
+    scale: float
+    reference: str
+
+
+def _row(place: Manifold, name: str, method: str, size: int, error: _Error, seconds: float) -> Row:
     features = int(np.prod(place.feature_shape))
     blank = Row(method, name, place.name, place.grid.ndim, features, size, 0, "")
-    return blank._replace(rmse=error[0], failed=error[1], seconds=seconds, warm=True)
+    found = {"rmse": error.rmse, "failed": error.failed, "scale": error.scale, "reference": error.reference}
+    return blank._replace(seconds=seconds, warm=True, **found)
 
 
 def _by_grid(place: Manifold, size: int) -> list[Row]:
@@ -189,11 +201,13 @@ def _by_grid(place: Manifold, size: int) -> list[Row]:
     seconds = time.perf_counter() - began
     exact = measure(place, grid, exact=True)
     weight = np.asarray(exact.volume_element.value)
-    rows = []
-    for name in (*CURVATURES, "total_volume"):
+    volume = float(exact.total_volume.value)
+    away = abs(float(found.total_volume.value) - volume) / volume
+    rows = [_row(place, "volume", GRID, size, _Error(away, 0.0, volume, "exact value"), seconds)]
+    bend = np.asarray(exact.second_form_norm.value)
+    for name in CURVATURES:
         mine, true = (np.asarray(getattr(part, name).value) for part in (found, exact))
-        error = _relative(mine, true, weight if mine.ndim else np.ones(()))
-        rows.append(_row(place, name.removeprefix("total_"), GRID, size, error, seconds))
+        rows.append(_row(place, name, GRID, size, _relative(name, mine, true, bend, weight), seconds))
     return rows
 
 
@@ -203,23 +217,26 @@ def _exactly(place: Manifold, size: int) -> list[Row]:
         return []
     bare = dataclasses.replace(place, known={})
     coordinates = (sample_uniform(jax.random.key(0), place, size).coordinates,)
-    rows = []
+    bend, rows = exact_field((place,), coordinates, "second_form_norm"), []
     for name in CURVATURES:
         true = exact_field((place,), coordinates, name)
         exact_field((bare,), coordinates, name)
         began = time.perf_counter()
         mine = exact_field((bare,), coordinates, name)
         seconds = time.perf_counter() - began
-        rows.append(_row(place, name, EXACT, size, _relative(mine, true, np.ones(len(true))), seconds))
+        error = _relative(name, mine, true, bend, np.ones(len(true)))
+        rows.append(_row(place, name, EXACT, size, error, seconds))
     return rows
 
 
-def _relative(mine: np.ndarray, true: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """RMS error over RMS value, by volume, and the share of volume without a finite value."""
+def _relative(name: str, mine: np.ndarray, true: np.ndarray, bend: np.ndarray, weight: np.ndarray) -> _Error:
+    """RMS error by volume, over the scale that :func:`calibrate` takes."""
     good = np.isfinite(mine) & np.isfinite(true)
     defined = weight > 1e-9 * weight.max()  # poles count for nothing
-    error = np.sum(weight[good] * (mine[good] - true[good]) ** 2) / np.sum(weight[good] * true[good] ** 2)
-    return float(np.sqrt(error)), float(1 - np.sum(weight[good & defined]) / np.sum(weight[defined]))
+    error = np.sqrt(np.average((mine[good] - true[good]) ** 2, weights=weight[good]))
+    scale, reference = field_scale(name, true, bend, weight)
+    lost = 1 - np.sum(weight[good & defined]) / np.sum(weight[defined])
+    return _Error(float(error) / scale, float(lost), scale, reference)
 
 
 # --- tables and figures ------------------------------------------------------------------------------------

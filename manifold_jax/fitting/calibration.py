@@ -211,13 +211,15 @@ def _call(estimator: Estimator, cloud: Cloud, held: Array | None, dimension: int
 def _errors(estimator: Estimator, row: Row, value: Any, truth: _Truth, held: Array | None) -> np.ndarray:
     """Errors ``(n,)`` or ``(1,)`` in the units of the measure; NaN where the estimator failed."""
     shapes = _shapes(estimator.measure, row, held)
-    found = np.asarray(value)
+    wanted = " or ".join(str(shape) for shape in shapes)
+    must = f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted} for "
+    must += repr(estimator.measure)
+    try:
+        found = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{must}, got a {type(value).__name__} that is no array.") from None
     if found.shape not in shapes or not np.issubdtype(found.dtype, np.number):
-        wanted = " or ".join(str(shape) for shape in shapes)
-        raise ValueError(
-            f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted} for "
-            f"{estimator.measure!r}, got {found.dtype} of shape {found.shape}."
-        )
+        raise ValueError(f"{must}, got {found.dtype} of shape {found.shape}.")
     if estimator.measure == "tangent":
         return largest_angle(found, truth.value)
     if estimator.measure == "fit":
@@ -294,18 +296,26 @@ def _field_truth(name: str, parts: tuple[Manifold, ...], cloud: Cloud) -> _Truth
     """A curvature and its RMS, or its natural scale where it is flat."""
     value = exact_field(parts, cloud.coordinates, name)
     bend = value if name == "second_form_norm" else exact_field(parts, cloud.coordinates, "second_form_norm")
+    return _Truth(value, *field_scale(name, value, bend, np.ones(len(value))))
+
+
+def field_scale(name: str, value: np.ndarray, bend: np.ndarray, weight: np.ndarray) -> tuple[float, str]:
+    """What errors of a curvature are divided by, and its name: the weighted RMS of the exact field.
+
+    Where that is below a thousandth of the natural scale, |II| (squared for S), the latter.
+    """
     power = 2 if name == "scalar_curvature" else 1
-    scale, natural = _rms(value), _rms(bend**power)
+    scale, natural = _rms(value, weight), _rms(bend**power, weight)
     if scale >= FLAT * natural and scale > 0:
-        return _Truth(value, scale, "RMS of the exact field")
+        return scale, "RMS of the exact field"
     if natural > 0:
-        return _Truth(value, natural, "RMS of |II|^2" if power == 2 else "RMS of |II|")
-    return _Truth(value, 1.0, "none: the manifold is flat in its ambient space")
+        return natural, "RMS of |II|^2" if power == 2 else "RMS of |II|"
+    return 1.0, "none: the manifold is flat in its ambient space"
 
 
-def _rms(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.sqrt(np.mean(finite**2))) if len(finite) else 0.0
+def _rms(values: np.ndarray, weight: np.ndarray) -> float:
+    good = np.isfinite(values) & (weight > 0)
+    return float(np.sqrt(np.average(values[good] ** 2, weights=weight[good]))) if good.any() else 0.0
 
 
 # --- arguments ---------------------------------------------------------------------------------------------
@@ -376,8 +386,8 @@ def _check_noise(noise: Any) -> str:
             f"calibrate: noise must be a function or a pair of a kind from {NOISES} and a scale, "
             f"got {noise!r}."
         )
-    if not 0 <= noise[1] < np.inf:
+    if not isinstance(noise[1], int | float | np.floating | np.integer) or not 0 <= noise[1] < np.inf:
         raise ValueError(
-            f"calibrate: the scale of the noise must be at least 0 and finite, got {noise[1]!r}."
+            f"calibrate: the scale of the noise must be a finite number, at least 0, got {noise[1]!r}."
         )
     return f"{noise[0]} {noise[1]:g}"

@@ -55,7 +55,7 @@ class Row(NamedTuple):
     def penalised(self) -> float:
         """RMS error in which a failed point counts as an error of 1, as much as the field itself."""
         if self.failed >= 1.0 or not np.isfinite(self.rmse):
-            return 1.0 if not self.status else np.inf
+            return np.inf
         return float(np.sqrt((1.0 - self.failed) * self.rmse**2 + self.failed))
 
 
@@ -143,15 +143,21 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
     """
     ranks = []
     for group in _grouped(calibration.rows, ("measure", "manifold", "noise")):
-        table = [_grouped(rows, ("size",)) for rows in _grouped(group, ("estimator",))]
-        errors = np.array([[np.median([row.penalised for row in rows]) for rows in line] for line in table])
+        sizes = sorted({row.size for row in group})
+        table = _grouped(group, ("estimator",))
+        errors = np.array([[_penalised(rows, size) for size in sizes] for rows in table])
         places = np.mean([_tied_ranks(column) for column in errors.T], axis=0)
-        largest = int(np.argmax([rows[0].size for rows in table[0]]))
         for i in np.argsort(places, kind="stable"):
-            row = table[i][0][0]
-            place, error = float(places[i]), float(errors[i, largest])
+            row = table[i][0]
+            place, error = float(places[i]), float(errors[i, -1])
             ranks.append(Rank(row.measure, row.manifold, row.noise, row.estimator, place, error))
     return tuple(ranks)
+
+
+def _penalised(rows: Sequence[Row], size: int) -> float:
+    """Median over the seeds of one size; infinite where there is none."""
+    errors = [row.penalised for row in rows if row.size == size]
+    return float(np.median(errors)) if errors else np.inf
 
 
 def error_curves(calibration: Calibration) -> tuple[Curve, ...]:

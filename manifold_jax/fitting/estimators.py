@@ -173,6 +173,10 @@ def intrinsic_dimension(
     """
     if method not in DIMENSION_METHODS:
         raise ValueError(f"intrinsic_dimension: method must be one of {DIMENSION_METHODS}, got {method!r}.")
+    if isinstance(neighbours, bool) or not isinstance(neighbours, int | np.integer) or neighbours < 2:
+        raise ValueError(
+            f"intrinsic_dimension: neighbours must be a whole number from 2, got {neighbours!r}."
+        )
     cloud = np.asarray(flat_points("intrinsic_dimension", points, 1), np.float64)
     try:
         import skdim

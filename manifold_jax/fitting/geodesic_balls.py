@@ -161,6 +161,11 @@ def scalar_curvature_from_balls(
     largest, smallest = _radius(lengths, n ** (8 / (dimension + 8))), None
     if radii is not None:
         smallest, largest = (float(r) for r in radii)
+    if radii is None and not largest < math.inf:
+        raise ValueError(
+            f"{name}: most points reach too few others, in {components} components: take more neighbours, "
+            "give radii, or measure each component by itself."
+        )
     smallest = largest / 4 if smallest is None else smallest
     if not 0 < smallest < largest < math.inf:
         raise ValueError(f"{name}: radii must increase and be positive, got {smallest:g} and {largest:g}.")
@@ -193,6 +198,8 @@ def _distances(
         cloud = flat_points(name, points, dimension)
         _refuse_many(name, len(cloud), most)
         return graph_distances(cloud, neighbours=neighbours, most=most)
+    if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer) or dimension < 1:
+        raise ValueError(f"{name}: dimension must be a whole number from 1, got {dimension!r}.")
     lengths = np.asarray(distances, np.float64)
     if lengths.ndim != 2 or lengths.shape[0] != lengths.shape[1]:
         raise ValueError(f"{name}: distances must have shape (n, n), got {lengths.shape}.")

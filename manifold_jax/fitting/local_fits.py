@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -382,7 +383,15 @@ def flat_points(caller: str, points: Any, dimension: Any) -> Float[Array, "n f"]
         raise ValueError(
             f"{caller}: dimension must be below the {features} feature(s) of a point, got {dimension}."
         )
-    return cloud.reshape(len(cloud), features)
+    cloud = cloud.reshape(len(cloud), features)
+    if not isinstance(cloud, jax.core.Tracer):
+        bad = jnp.flatnonzero(~jnp.all(jnp.isfinite(cloud), axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{caller}: {len(bad)} of {len(cloud)} points hold NaN or infinite values, "
+                f"first point {bad[0]}."
+            )
+    return cloud
 
 
 def _count(caller: str, neighbours: int | None, points: int, least: int, dimension: int) -> int:

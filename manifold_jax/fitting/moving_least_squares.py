@@ -120,6 +120,11 @@ def moving_least_squares(
             "moving_least_squares: give a bandwidth, the same everywhere, or a number of neighbours that "
             "sets it, not both."
         )
+    if len(rows) <= terms:
+        raise ValueError(
+            f"moving_least_squares: degree {degree} in dimension {dimension} needs at least {terms + 1} "
+            f"samples, got {len(rows)}."
+        )
     if bandwidth is None:
         count = 2 * terms + 2 * dimension if neighbours is None else neighbours
         count = checked_count("moving_least_squares", count, terms + 1, rows)

@@ -109,15 +109,17 @@ def reach_from_samples(
         1.00
     """
     check_tolerance(tolerance)
+    if separation is not None and not 0 <= separation < math.inf:
+        raise ValueError(f"separation must be a length, at least 0 and finite, got {separation!r}.")
     cloud = _checked_points(points, dimension, tile_size)
     n = len(cloud)
     count = neighbours if neighbours is not None else dimension * (dimension + 3) + 4
     if tangents is None:
         least = dimension * (dimension + 3) // 2 + 2
-        if not least <= count <= n - 1:
+        if not isinstance(count, int | np.integer) or not least <= count <= n - 1:
             raise ValueError(
                 f"Tangents are estimated from {least} to {n - 1} neighbours in dimension {dimension}, got "
-                f"{count}: take more points, or give tangents."
+                f"{count!r}: take more points, or give tangents."
             )
         frames, angle, radius = estimated_tangents(cloud, dimension, count)
         separation = float(radius.max()) if separation is None else separation
@@ -214,12 +216,15 @@ def estimated_tangents(
     angle, radius = np.zeros(n), np.zeros(n)
     half = max(dimension * (dimension + 3) // 2 + 1, count // 2)
     step = max(1, 2**24 // max(n, count * f))
-    squares = np.sum(cloud.astype(np.float64) ** 2, axis=1)
+    # About the middle and in float64: far from the origin products of float32 do not tell neighbours apart.
+    centred = cloud.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    squares = np.sum(centred**2, axis=1)
     for start in range(0, n, step):
-        x = cloud[start : start + step]
-        distance = squares[start : start + step, None] + squares[None] - 2.0 * (x @ cloud.T)
+        x = centred[start : start + step]
+        distance = squares[start : start + step, None] + squares[None] - 2.0 * (x @ centred.T)
         nearest = np.argpartition(distance, count, axis=1)[:, : count + 1]
-        difference = cloud[nearest].astype(np.float64) - x[:, None]
+        difference = centred[nearest] - x[:, None]
         length = np.linalg.norm(difference, axis=2)
         order = np.argsort(length, axis=1)
         difference = np.take_along_axis(difference, order[:, :, None], axis=1)[:, 1:]
@@ -283,7 +288,7 @@ def _result(points: np.ndarray, found: Any, angle: np.ndarray, tolerance: float)
     return Reach(
         value=value,
         error=bar,
-        resolved=bool(bar <= tolerance * value),
+        resolved=bool(math.isfinite(value) and bar <= tolerance * value),
         case=case,
         local=near[0],
         local_error=near[1],
