@@ -233,3 +233,19 @@ KEY = jax.random.PRNGKey(0)
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_map_over_points_is_one_program_for_all_rows(monkeypatch):
+    # A rest of another size would be a second decomposition beside the first: on two cores they block each
+    # other for ever.
+    monkeypatch.setattr(sampling, "BATCH_NUMBERS", 40)
+    manifold = ellipse()
+    chart = jnp.linspace(0.0, 1.0, 25)[:, None]
+
+    def frame(u):
+        return jnp.linalg.qr(jax.jacfwd(manifold.embedding)(u))[0][:, 0]
+
+    text = jax.jit(lambda u: sampling.map_points(manifold, frame, u)).lower(chart).as_text()
+    assert text.count("geqrf") == 1
+    expected = jax.vmap(frame)(chart)
+    np.testing.assert_allclose(sampling.map_points(manifold, frame, chart), expected, rtol=1e-6)

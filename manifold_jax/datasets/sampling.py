@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from manifold_jax._blocks import map_blocks
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold
 
@@ -129,7 +130,7 @@ def map_points(manifold: Manifold, function: Callable[..., Any], *arrays: Array)
     """Map a function of one point over the rows, in batches of about 4 million Jacobian entries."""
     numbers = math.prod(manifold.feature_shape) * (manifold.grid.ndim + 1)
     batch = max(1, min(len(arrays[0]), BATCH_NUMBERS // numbers))
-    return jax.lax.map(lambda rows: function(*rows), arrays, batch_size=batch)
+    return map_blocks(jax.vmap(function), batch, *arrays)
 
 
 def _volume_element(manifold: Manifold, u: Float[Array, "d"]) -> Float[Array, ""]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from manifold_jax._blocks import map_blocks
 from manifold_jax._plot_words import new_figure, panels
 from manifold_jax.experiments.leaf_pairs import predictions
 from manifold_jax.experiments.leaf_task import (
@@ -44,7 +45,7 @@ REDUCED = Settings(images=64, fisher_images=8)
 @jax.jit
 def ranks(log_prob: Any, images: Array) -> Any:
     """Rank of G and of the distribution at every image."""
-    return jax.lax.map(partial(local_data_rank, log_prob), images, batch_size=_BLOCK)
+    return map_blocks(jax.vmap(partial(local_data_rank, log_prob)), _BLOCK, images)
 
 
 @jax.jit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,26 +62,6 @@ def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Arr
 def block_rows(numbers_per_row: int, block_size: int | None, largest: int = 1024) -> int:
     """Rows of a block: as asked, or as many as keep its temporaries within bounds."""
     return block_size or max(1, min(largest, BLOCK_NUMBERS // max(1, numbers_per_row)))
-
-
-def map_blocks(function: Callable[..., Any], block: int, *rows: Array) -> Any:
-    """Apply a function of blocks ``(b, ...)`` to arrays ``(q, ...)``, one block after the other.
-
-    The last block is filled up with copies of the last row, so that there is one shape and one trace.
-    """
-    count = rows[0].shape[0]
-    if count <= block:
-        return function(*rows)
-    blocks = -(-count // block)
-    # Even blocks: 1025 rows in blocks of at most 1024 are two of 513.
-    size = -(-count // blocks)
-
-    def split(x: Array) -> Array:
-        padding = [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, padding, mode="edge").reshape(blocks, size, *x.shape[1:])
-
-    found = jax.lax.map(lambda parts: function(*parts), tuple(map(split, rows)))
-    return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:count], found)
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax.fitting._rows import block_rows, map_blocks, matmul, positive_or_none, query_rows, whole
+from manifold_jax._blocks import map_blocks
+from manifold_jax.fitting._rows import block_rows, matmul, positive_or_none, query_rows, whole
 from manifold_jax.fitting.neighbours import DIRECT_FEATURES, direct_squares, product_squares, safe_root
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold, is_union

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax.fitting._rows import map_blocks
+from manifold_jax._blocks import map_blocks
 from manifold_jax.fitting.neighbours import nearest_neighbours
 from manifold_jax.geometry import (
     Jet,

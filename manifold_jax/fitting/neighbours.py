@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax.fitting._rows import block_rows, flat, floating, map_blocks, matmul, whole
+from manifold_jax._blocks import map_blocks
+from manifold_jax.fitting._rows import block_rows, flat, floating, matmul, whole
 
 METHODS = ("exact", "approximate")
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax.fitting._rows import block_rows, map_blocks, query_rows
+from manifold_jax._blocks import map_blocks
+from manifold_jax.fitting._rows import block_rows, query_rows
 from manifold_jax.fitting.neighbours import neighbour_indices
 
 STATUS = ("ok", "not converged", "too few samples in the support", "degenerate")
