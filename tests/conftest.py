@@ -1,5 +1,6 @@
 """Fixtures shared by the tests, and the path of the NumPy oracle."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -29,3 +30,16 @@ def optimised():
     jax.clear_caches()  # programs compiled before would be taken as they are
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget compiled programs between files, before their memory maps reach Linux's limit of 65530.
+
+    Beyond it the compiler crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()

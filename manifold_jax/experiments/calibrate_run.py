@@ -121,6 +121,7 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
         f"logarithms; s: seconds of one call at the largest size up to {settings.single}, compiled before. "
         f"A star: more than 0.5 % of the points have no value. {GRID}: a lattice of about as many "
         f"points; {EXACT}: at the samples, against closed forms. Samples: uniform by volume, no noise.",
+        "Errors of exactly 0 have no place on the logarithmic axes of the figure.",
         *_winners(ranks),
         *dict.fromkeys(row.status for row in rows if row.status),
     ]
