@@ -189,8 +189,7 @@ class _Error(NamedTuple):
 def _row(place: Manifold, name: str, method: str, size: int, error: _Error, seconds: float) -> Row:
     features = int(np.prod(place.feature_shape))
     blank = Row(method, name, place.name, place.grid.ndim, features, size, 0, "")
-    found = {"rmse": error.rmse, "failed": error.failed, "scale": error.scale, "reference": error.reference}
-    return blank._replace(seconds=seconds, warm=True, **found)
+    return blank._replace(seconds=seconds, warm=True, **error._asdict())
 
 
 def _by_grid(place: Manifold, size: int) -> list[Row]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._blocks import map_blocks
 from manifold_jax.experiments.leaf_task import Task, Trial, sample
 from manifold_jax.experiments.leaf_walks import PAPER, How, add_noise, confidence, steps_axis
 from manifold_jax.experiments.outcome import Outcome, Row
@@ -60,7 +61,7 @@ def fast_gradient_departure(
 
         return share(jnp.sign(gradient)), share(gradient)
 
-    return jax.lax.map(lambda pair: one(*pair), (images, labels), batch_size=16)
+    return map_blocks(jax.vmap(one), 16, images, labels)
 
 
 def _row(walk: VerticalWalk, how: How, slot: int, std: float, pixels: int) -> Row:

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from manifold_jax._blocks import map_blocks
 from manifold_jax.datasets import sprite
 from manifold_jax.experiments.sprite_images import FACTORS, LARGEST, SMALLEST, draw, render, sprite_charts
 from manifold_jax.geometry import (
@@ -241,8 +242,7 @@ def meet(
     """Angles and visibilities at every image: one small function of arrays from both sides."""
     log_prob = jax.tree_util.Partial(apply, params)
 
-    def one(point: tuple[Array, Array, Array]) -> Meeting:
-        image, tangent, other = point
+    def one(image: Array, tangent: Array, other: Array) -> Meeting:
         basis, factor = horizontal_basis(log_prob, image), local_data_factor(log_prob, image)
         spectrum = local_data_spectrum(log_prob, image)[0]
         return Meeting(
@@ -253,7 +253,7 @@ def meet(
             jnp.exp(jnp.max(log_prob(image))),
         )
 
-    return jax.lax.map(one, (images, tangents, random), batch_size=8)
+    return map_blocks(jax.vmap(one), 8, images, tangents, random)
 
 
 @partial(jax.jit, static_argnames=("apply", "embedding"))

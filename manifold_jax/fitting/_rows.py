@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -41,6 +42,31 @@ def floating(caller: str, name: str, values: Any) -> Array:
 def flat(points: Array) -> Float[Array, "n f"]:
     """``(n, *features)`` to ``(n, f)``."""
     return points.reshape(points.shape[0], -1)
+
+
+def flat_points(caller: str, points: Any, dimension: Any) -> Float[Array, "n f"]:
+    """Points with flat features, or one sentence that says what is wrong with them or the dimension."""
+    cloud = jnp.asarray(points)
+    if cloud.ndim < 2 or not jnp.issubdtype(cloud.dtype, jnp.floating):
+        raise ValueError(
+            f"{caller}: points must be a floating-point array (n, *features), "
+            f"got {cloud.dtype} of shape {cloud.shape}."
+        )
+    features = math.prod(cloud.shape[1:])
+    whole(caller, "dimension", dimension)
+    if dimension >= features:
+        raise ValueError(
+            f"{caller}: dimension must be below the {features} feature(s) of a point, got {dimension}."
+        )
+    cloud = cloud.reshape(len(cloud), features)
+    if not isinstance(cloud, jax.core.Tracer):
+        bad = jnp.flatnonzero(~jnp.all(jnp.isfinite(cloud), axis=1))
+        if len(bad):
+            raise ValueError(
+                f"{caller}: {len(bad)} of {len(cloud)} points hold NaN or infinite values, "
+                f"first point {bad[0]}."
+            )
+    return cloud
 
 
 def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:

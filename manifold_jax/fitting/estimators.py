@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax.fitting._rows import flat_points, whole
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
 from manifold_jax.fitting.local_fits import (
     CURVATURES,
     curvature_from_samples,
-    flat_points,
     local_pca_tangents,
     local_quadratic_fit,
 )
@@ -173,10 +173,7 @@ def intrinsic_dimension(
     """
     if method not in DIMENSION_METHODS:
         raise ValueError(f"intrinsic_dimension: method must be one of {DIMENSION_METHODS}, got {method!r}.")
-    if isinstance(neighbours, bool) or not isinstance(neighbours, int | np.integer) or neighbours < 2:
-        raise ValueError(
-            f"intrinsic_dimension: neighbours must be a whole number from 2, got {neighbours!r}."
-        )
+    neighbours = whole("intrinsic_dimension", "neighbours", neighbours, 2)
     cloud = np.asarray(flat_points("intrinsic_dimension", points, 1), np.float64)
     try:
         import skdim

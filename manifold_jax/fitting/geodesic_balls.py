@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from manifold_jax.fitting.local_fits import flat_points
+from manifold_jax.fitting._rows import flat_points, whole
 from manifold_jax.fitting.neighbours import nearest_neighbours
 
 MOST_POINTS = 5000
@@ -161,7 +161,7 @@ def scalar_curvature_from_balls(
     largest, smallest = _radius(lengths, n ** (8 / (dimension + 8))), None
     if radii is not None:
         smallest, largest = (float(r) for r in radii)
-    if radii is None and not largest < math.inf:
+    elif not largest < math.inf:
         raise ValueError(
             f"{name}: most points reach too few others, in {components} components: take more neighbours, "
             "give radii, or measure each component by itself."
@@ -198,8 +198,7 @@ def _distances(
         cloud = flat_points(name, points, dimension)
         _refuse_many(name, len(cloud), most)
         return graph_distances(cloud, neighbours=neighbours, most=most)
-    if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer) or dimension < 1:
-        raise ValueError(f"{name}: dimension must be a whole number from 1, got {dimension!r}.")
+    whole(name, "dimension", dimension)
     lengths = np.asarray(distances, np.float64)
     if lengths.ndim != 2 or lengths.shape[0] != lengths.shape[1]:
         raise ValueError(f"{name}: distances must have shape (n, n), got {lengths.shape}.")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from manifold_jax._blocks import map_blocks
+from manifold_jax.fitting._rows import flat_points
 from manifold_jax.fitting.neighbours import nearest_neighbours
 from manifold_jax.geometry import (
     Jet,
@@ -366,32 +365,6 @@ def _mapped(static: _Static, cloud: Array, queries: Array, indices: Array, extra
 
 
 # --- checks ----------------------------------------------------------------------------------------------
-
-
-def flat_points(caller: str, points: Any, dimension: Any) -> Float[Array, "n f"]:
-    """Points with flat features, or one sentence that says what is wrong with them or the dimension."""
-    cloud = jnp.asarray(points)
-    if cloud.ndim < 2 or not jnp.issubdtype(cloud.dtype, jnp.floating):
-        raise ValueError(
-            f"{caller}: points must be a floating-point array (n, *features), "
-            f"got {cloud.dtype} of shape {cloud.shape}."
-        )
-    features = math.prod(cloud.shape[1:])
-    if isinstance(dimension, bool) or not isinstance(dimension, int | np.integer) or dimension < 1:
-        raise ValueError(f"{caller}: dimension must be a whole number from 1, got {dimension!r}.")
-    if dimension >= features:
-        raise ValueError(
-            f"{caller}: dimension must be below the {features} feature(s) of a point, got {dimension}."
-        )
-    cloud = cloud.reshape(len(cloud), features)
-    if not isinstance(cloud, jax.core.Tracer):
-        bad = jnp.flatnonzero(~jnp.all(jnp.isfinite(cloud), axis=1))
-        if len(bad):
-            raise ValueError(
-                f"{caller}: {len(bad)} of {len(cloud)} points hold NaN or infinite values, "
-                f"first point {bad[0]}."
-            )
-    return cloud
 
 
 def _count(caller: str, neighbours: int | None, points: int, least: int, dimension: int) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from manifold_jax._blocks import map_blocks
 from manifold_jax.information.fisher import Apply, at_input
 from manifold_jax.information.local_data import rank_tolerance
 from manifold_jax.information.log_prob import (
@@ -23,7 +24,6 @@ from manifold_jax.information.log_prob import (
     checked_batch_size,
     checked_input,
     checked_vector,
-    map_blocks,
     scores,
 )
 from manifold_jax.information.rows import HIGHEST, OrthonormalRows, orthonormal_rows, safe_sqrt
@@ -164,7 +164,7 @@ def _bracket_squares(
         return jnp.stack([jnp.sum(bracket**2), jnp.sum(reject(basis, bracket) ** 2), made_of])
 
     batch = checked_batch_size(batch_size, len(first), x.size)
-    return jnp.sum(map_blocks(squares, first, second, batch_size=batch), axis=0)
+    return jnp.sum(map_blocks(jax.vmap(squares), batch, first, second), axis=0)
 
 
 def _defect(

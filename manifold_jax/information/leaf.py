@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from manifold_jax._blocks import map_blocks
 from manifold_jax.information.log_prob import (
     LogProb,
     as_input,
     check_log_prob,
     checked_batch_size,
-    map_blocks,
 )
 from manifold_jax.information.paths import common, share, two_points
 from manifold_jax.information.rows import norm
@@ -225,7 +225,7 @@ def path_length(
         return norm(jnp.exp(log_p / 2) * change)
 
     batch = checked_batch_size(batch_size, len(points) - 1, points[0].size)
-    return jnp.sum(map_blocks(piece, points[:-1], points[1:], batch_size=batch))
+    return jnp.sum(map_blocks(jax.vmap(piece), batch, points[:-1], points[1:]))
 
 
 def output_length(
@@ -255,7 +255,7 @@ def output_length(
     """
     points = _checked_points(log_prob, points)
     batch = checked_batch_size(batch_size, len(points), points[0].size)
-    outputs = 2 * jnp.exp(map_blocks(log_prob, points, batch_size=batch) / 2)
+    outputs = 2 * jnp.exp(map_blocks(jax.vmap(log_prob), batch, points) / 2)
     return jnp.sum(norm(outputs[1:] - outputs[:-1]))
 
 

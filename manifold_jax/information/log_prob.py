@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from manifold_jax._blocks import map_blocks
+
 LogProb = Callable[[Any], Array]
 
 _NUMBERS_AT_ONCE = 2**22
@@ -131,13 +133,6 @@ def checked_batch_size(batch_size: int | None, classes: int, size: int) -> int:
     return min(int(batch_size), classes)
 
 
-def map_blocks(function: Callable[..., Any], *arguments: Array, batch_size: int) -> Any:
-    """``vmap`` over the first axis, a block at a time."""
-    if batch_size >= arguments[0].shape[0]:
-        return jax.vmap(function)(*arguments)
-    return jax.lax.map(lambda args: function(*args), arguments, batch_size=batch_size)
-
-
 def score_cotangent(log_p: Float[Array, "C"], y: Int[Array, ""]) -> Float[Array, "C"]:
     """Cotangent whose pull-back is the score grad log p_y.
 
@@ -161,7 +156,7 @@ def map_scores(
     def one(y: Int[Array, ""]) -> Any:
         return of(log_p[y], pull(score_cotangent(log_p, y))[0])
 
-    return log_p, map_blocks(one, jnp.arange(log_p.shape[0]), batch_size=batch)
+    return log_p, map_blocks(jax.vmap(one), batch, jnp.arange(log_p.shape[0]))
 
 
 def scores(
