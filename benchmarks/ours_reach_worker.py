@@ -35,7 +35,7 @@ from ours_worker import CompileClock, device_peak, fewer_samples, grid_of, run_t
 
 import manifold_jax as mj
 from manifold_jax.datasets import sprite
-from manifold_jax.geometry.reach_lattice import neighbours
+from manifold_jax.geometry.reach.lattice import neighbours
 
 
 def two_passes(

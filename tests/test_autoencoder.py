@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from manifold_jax.models import Objective
-from manifold_jax.models.autoencoder import _decoded, denoising_autoencoder, variational_autoencoder
+from manifold_jax.models.manifold_fits import _decoded, denoising_autoencoder, variational_autoencoder
 
 FITTERS = (denoising_autoencoder, variational_autoencoder)
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from typer.testing import CliRunner
 
-from manifold_jax.experiments.layer_command import EXPERIMENTS, _names
+from manifold_jax.experiments.layers.command import EXPERIMENTS, _names
 from manifold_jax.models import (
     BetaVAE,
     Objective,
@@ -167,8 +167,8 @@ def test_metrics_with_axes_survive_an_interruption(tmp_path):
 
 
 def run(*arguments):
-    from manifold_jax.experiments.layer_command import layers_command
-    from manifold_jax.experiments.measure_command import app
+    from manifold_jax.experiments.layers.command import layers_command
+    from manifold_jax.experiments.measure.command import app
 
     if not any(command.name == "layers" for command in app.registered_commands):
         app.command("layers")(layers_command)

@@ -9,14 +9,16 @@ import typer
 from typer.testing import CliRunner
 
 from manifold_jax.datasets import circle, ellipse
-from manifold_jax.experiments import bounds_command, bounds_run, bounds_toys
-from manifold_jax.experiments.bounds_cells import Cells
-from manifold_jax.experiments.bounds_command import EXPERIMENTS
-from manifold_jax.experiments.bounds_data import known_setting, noisy, probe_points, training_samples
-from manifold_jax.experiments.bounds_fits import FITS, fitted
-from manifold_jax.experiments.bounds_report import judge, rate_of, usable
-from manifold_jax.experiments.bounds_run import Plan, Series, jobs, run_cells, series
-from manifold_jax.experiments.bounds_toys import toy
+from manifold_jax.experiments.cells import Cells
+from manifold_jax.experiments.fits import command as bounds_command
+from manifold_jax.experiments.fits import run as bounds_run
+from manifold_jax.experiments.fits import toys as bounds_toys
+from manifold_jax.experiments.fits.command import EXPERIMENTS
+from manifold_jax.experiments.fits.data import known_setting, noisy, probe_points, training_samples
+from manifold_jax.experiments.fits.fits import FITS, fitted
+from manifold_jax.experiments.fits.report import judge, rate_of, usable
+from manifold_jax.experiments.fits.run import Plan, Series, jobs, run_cells, series
+from manifold_jax.experiments.fits.toys import toy
 from manifold_jax.fitting.rate_table import smooth_rate
 from manifold_jax.fitting.slopes import supports
 from manifold_jax.geometry import Manifold

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 pytest.importorskip("skdim", reason="needs the extra estimators")
 
-from manifold_jax.experiments import calibrate_run
+from manifold_jax.experiments import calibrate as calibrate_run
+from manifold_jax.experiments.calibrate import EXACT, GRID
 from manifold_jax.experiments.calibrate_command import calibrate_command
-from manifold_jax.experiments.calibrate_run import EXACT, GRID
 
 
 def run(*arguments):

@@ -21,12 +21,12 @@ from manifold_jax.fitting.estimators import (
     volume_from_samples,
 )
 from manifold_jax.fitting.geodesic_balls import ball_volume, graph_distances, scalar_curvature_from_balls
-from manifold_jax.fitting.local_fits import (
+from manifold_jax.fitting.truth import exact_field, exact_total
+from manifold_jax.geometry.local_fit import (
     curvature_from_samples,
     local_pca_tangents,
     local_quadratic_fit,
 )
-from manifold_jax.fitting.truth import exact_field, exact_total
 
 KEY = jax.random.key(0)
 CIRCLE, TORUS = circle(), torus()  # sampling is compiled once per object and size

@@ -15,18 +15,18 @@ from scipy.spatial.distance import directed_hausdorff
 
 from manifold_jax.datasets import circle, helix, sphere, torus, two_moons
 from manifold_jax.datasets.compose import warped
-from manifold_jax.fitting import neighbours as search
 from manifold_jax.fitting.distances import (
     distances_to_manifold,
     fit_distances,
     hausdorff_distance,
     summarise_distances,
 )
-from manifold_jax.fitting.foot_points import nearest_points
 from manifold_jax.fitting.local_pca import local_pca_projection
 from manifold_jax.fitting.moving_least_squares import moving_least_squares
-from manifold_jax.fitting.neighbours import nearest_neighbours
-from manifold_jax.fitting.projection import STATUS, project_with_status
+from manifold_jax.fitting.nearest_points import nearest_points
+from manifold_jax.fitting.projections import STATUS, project_with_status
+from manifold_jax.geometry import neighbours as search
+from manifold_jax.geometry.neighbours import nearest_neighbours
 
 
 def random(*shape, seed=0):

@@ -12,10 +12,10 @@ from jax.tree_util import Partial
 
 from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, measure, measure_layers
 from manifold_jax.datasets import sphere, torus, warped
-from manifold_jax.experiments.layer_checks import circle_of, spacing_of
-from manifold_jax.experiments.layer_evolution import claims, parts_of, rank_correlation
-from manifold_jax.experiments.layer_latents import explained, mutual_information_gap
-from manifold_jax.experiments.layer_measures import distances, measure_union, normalised, spectrum, two_nn
+from manifold_jax.experiments.layers.checks import circle_of, spacing_of
+from manifold_jax.experiments.layers.evolution import claims, parts_of, rank_correlation
+from manifold_jax.experiments.layers.latents import explained, mutual_information_gap
+from manifold_jax.experiments.layers.measures import distances, measure_union, normalised, spectrum, two_nn
 from manifold_jax.models import BetaVAE, LeNet, Pure, chain, network_layers, pure
 
 

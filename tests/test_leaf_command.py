@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from manifold_jax.experiments import leaf_command
-from manifold_jax.experiments.leaf_command import EXPERIMENTS, MARKS
+from manifold_jax.experiments.classifier import command as leaf_command
+from manifold_jax.experiments.classifier.command import EXPERIMENTS, MARKS
 
 
 def run(*arguments):

@@ -9,10 +9,12 @@ import pytest
 from jax.tree_util import Partial
 
 from manifold_jax import local_data_rank, local_data_trace, vertical_projection
-from manifold_jax.experiments import leaf_across, leaf_history, leaf_paths
-from manifold_jax.experiments.leaf_task import Trial, different_pairs, learn, read_images, sample, task
-from manifold_jax.experiments.leaf_walks import How, add_noise, summary, walk
-from manifold_jax.experiments.outcome import Outcome, plain, table, write
+from manifold_jax.experiments.classifier import across as leaf_across
+from manifold_jax.experiments.classifier import history as leaf_history
+from manifold_jax.experiments.classifier import paths as leaf_paths
+from manifold_jax.experiments.classifier.task import Trial, different_pairs, learn, read_images, sample, task
+from manifold_jax.experiments.classifier.walks import How, add_noise, summary, walk
+from manifold_jax.experiments.experiment import Outcome, plain, table, write
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,16 @@ import pytest
 
 import manifold_jax as mj
 from manifold_jax.datasets import sprite
-from manifold_jax.experiments import leaf_sprites as ls
-from manifold_jax.experiments.leaf_sprites_report import curvature_quartiles
-from manifold_jax.experiments.leaf_sprites_run import (
+from manifold_jax.experiments.classifier import sprites as ls
+from manifold_jax.experiments.classifier.sprites_report import curvature_quartiles
+from manifold_jax.experiments.classifier.sprites_run import (
     FactorMap,
     Meeting,
     SmoothLeNet,
     label_of,
     learn,
 )
-from manifold_jax.experiments.sprite_images import FACTORS, draw, sprite_charts
+from manifold_jax.experiments.sprites import FACTORS, draw, sprite_charts
 from manifold_jax.plotting import save_figure
 
 TINY = ls.Settings(

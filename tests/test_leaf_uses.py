@@ -11,8 +11,10 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from manifold_jax.datasets import LabelledImages
-from manifold_jax.experiments import leaf_denoise, leaf_detect, leaf_generate
-from manifold_jax.experiments.leaf_along import (
+from manifold_jax.experiments.classifier import denoise as leaf_denoise
+from manifold_jax.experiments.classifier import detect as leaf_detect
+from manifold_jax.experiments.classifier import generate as leaf_generate
+from manifold_jax.experiments.classifier.along import (
     CLASS,
     CLASS_LINE,
     KEPT,
@@ -23,7 +25,7 @@ from manifold_jax.experiments.leaf_along import (
     keeping_direction,
     walks,
 )
-from manifold_jax.experiments.leaf_pairs import (
+from manifold_jax.experiments.classifier.pairs import (
     Training,
     anchors_of,
     in_blocks,
@@ -33,7 +35,7 @@ from manifold_jax.experiments.leaf_pairs import (
     projections,
     split,
 )
-from manifold_jax.experiments.leaf_scores import (
+from manifold_jax.experiments.classifier.scores import (
     auroc,
     class_gaussians,
     energy_score,
@@ -42,10 +44,10 @@ from manifold_jax.experiments.leaf_scores import (
     rank_correlation,
     subspace_score,
 )
-from manifold_jax.experiments.leaf_task import learn, log_prob_at, task
-from manifold_jax.experiments.outcome import table, write
-from manifold_jax.experiments.pictures import image_grid
+from manifold_jax.experiments.classifier.task import learn, log_prob_at, task
+from manifold_jax.experiments.experiment import table, write
 from manifold_jax.models import VGG11, LeNet, pure
+from manifold_jax.plotting.images import image_grid
 
 SHAPE = (3, 4)
 
@@ -103,7 +105,7 @@ def test_projections_of_a_linear_classifier_keep_the_vertical_part_of_the_chord(
 
 
 def test_nearest_is_that_of_all_pairs(training, monkeypatch):
-    monkeypatch.setattr("manifold_jax.experiments.leaf_pairs._COLUMNS", 7)
+    monkeypatch.setattr("manifold_jax.experiments.classifier.pairs._COLUMNS", 7)
     images = np.random.default_rng(3).random((6, *SHAPE), np.float32)
     distances = np.linalg.norm((images[:, None] - training.images).reshape(6, 40, -1), axis=2)
     row, distance = nearest(images, training)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from manifold_jax import Estimate, Geometry, measure, plotting, reach
-from manifold_jax._plot_words import limits, median_bar
 from manifold_jax.datasets import ellipse, sprite, torus, two_moons
-from manifold_jax.geometry.fields import Fields
+from manifold_jax.geometry.quantities import Fields
 from manifold_jax.geometry.report import FIELDS, TOTALS
+from manifold_jax.plotting.style import limits, median_bar
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from manifold_jax import reach_from_samples, tangent_ball_radius
-from manifold_jax.geometry.reach_samples import estimated_tangents
+from manifold_jax.geometry.reach.samples import estimated_tangents
 
 TURN = 2 * math.pi
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, datasets, measure
+from manifold_jax.geometry.error_bars import _thinned_weights, comparison_stencil, neighbourhood_maximum
 from manifold_jax.geometry.grid import Axis as GridAxis
 from manifold_jax.geometry.report import FIELDS, TOTALS
-from manifold_jax.geometry.uncertainty import _thinned_weights, comparison_stencil, neighbourhood_maximum
 
 
 def sphere_patch(n):

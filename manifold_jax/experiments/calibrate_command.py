@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from manifold_jax.experiments.bounds_cells import Cells
-from manifold_jax.experiments.calibrate_run import PLACES, REDUCED, Settings, run
-from manifold_jax.experiments.leaf_command import run_and_write
+from manifold_jax.experiments.calibrate import PLACES, REDUCED, Settings, run
+from manifold_jax.experiments.cells import Cells
+from manifold_jax.experiments.classifier.command import run_and_write
 from manifold_jax.experiments.terminal import plain_errors, results_folder
 
 _PRESETS = {"full": Settings(), "reduced": REDUCED}

@@ -15,11 +15,11 @@ def main() -> None:
             'Error: the command line needs typer and rich: pip install "manifold_jax[cli]"', file=sys.stderr
         )
         raise SystemExit(2) from None
-    from manifold_jax.experiments.bounds_command import bounds_command
     from manifold_jax.experiments.calibrate_command import calibrate_command
-    from manifold_jax.experiments.layer_command import layers_command
-    from manifold_jax.experiments.leaf_command import leaf_command
-    from manifold_jax.experiments.measure_command import app
+    from manifold_jax.experiments.classifier.command import leaf_command
+    from manifold_jax.experiments.fits.command import bounds_command
+    from manifold_jax.experiments.layers.command import layers_command
+    from manifold_jax.experiments.measure.command import app
 
     app.command("bounds")(bounds_command)
     app.command("calibrate")(calibrate_command)

@@ -14,7 +14,6 @@ from jaxtyping import Array, PRNGKeyArray
 from manifold_jax.fitting.calibration_table import Calibration, Row
 from manifold_jax.fitting.distances import distances_to_manifold, hausdorff_distance
 from manifold_jax.fitting.estimators import MEASURES, Estimator
-from manifold_jax.fitting.local_fits import CURVATURES
 from manifold_jax.fitting.truth import (
     NOISES,
     Cloud,
@@ -26,6 +25,7 @@ from manifold_jax.fitting.truth import (
     total_volume,
 )
 from manifold_jax.geometry import Manifold
+from manifold_jax.geometry.local_fit import CURVATURES
 from manifold_jax.geometry.manifold import is_union
 
 FLAT = 1e-3

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from manifold_jax.fitting._rows import flat, floating, whole
-from manifold_jax.fitting.foot_points import NearestPoints as NearestPoints
-from manifold_jax.fitting.foot_points import components, nearest_points
-from manifold_jax.fitting.neighbours import nearest_neighbours
+from manifold_jax._rows import flat, floating, whole
+from manifold_jax.fitting.nearest_points import NearestPoints as NearestPoints
+from manifold_jax.fitting.nearest_points import components, nearest_points
 from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.neighbours import nearest_neighbours
 
 
 class Distances(NamedTuple):

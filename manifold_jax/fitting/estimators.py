@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.fitting._rows import flat_points, whole
+from manifold_jax._rows import flat_points, whole
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
-from manifold_jax.fitting.local_fits import (
+from manifold_jax.geometry import reach_from_samples
+from manifold_jax.geometry.local_fit import (
     CURVATURES,
     curvature_from_samples,
     local_pca_tangents,
     local_quadratic_fit,
 )
-from manifold_jax.fitting.neighbours import nearest_neighbours
-from manifold_jax.geometry import reach_from_samples
+from manifold_jax.geometry.neighbours import nearest_neighbours
 
 MEASURES = ("tangent", *CURVATURES, "volume", "reach", "dimension", "fit")
 """What an estimator can estimate."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from manifold_jax.fitting._rows import flat_points, whole
-from manifold_jax.fitting.neighbours import nearest_neighbours
+from manifold_jax._rows import flat_points, whole
+from manifold_jax.geometry.neighbours import nearest_neighbours
 
 MOST_POINTS = 5000
 """Points up to which an n x n matrix of distances is held unless more are allowed."""

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from manifold_jax.fitting._rows import flat, floating, matmul, positive_or_none, whole
-from manifold_jax.fitting.neighbours import safe_root
-from manifold_jax.fitting.projection import DEGENERATE, OK, LocalFit, Projection, as_project
+from manifold_jax._rows import flat, floating, matmul, positive_or_none, whole
+from manifold_jax.fitting.projections import DEGENERATE, OK, LocalFit, Projection, as_project
+from manifold_jax.geometry.neighbours import safe_root
 
 WEIGHTS = ("gaussian", "exponential")
 

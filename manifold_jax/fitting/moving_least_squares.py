@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from manifold_jax.fitting._rows import flat, floating, matmul, positive_or_none, whole
+from manifold_jax._rows import flat, floating, matmul, positive_or_none, whole
 from manifold_jax.fitting.local_pca import centred_rows, checked_count, checked_dimension
-from manifold_jax.fitting.neighbours import safe_root
-from manifold_jax.fitting.projection import (
+from manifold_jax.fitting.projections import (
     DEGENERATE,
     NOT_CONVERGED,
     OK,
@@ -24,6 +23,7 @@ from manifold_jax.fitting.projection import (
     Projection,
     as_project,
 )
+from manifold_jax.geometry.neighbours import safe_root
 
 _TANGENT_STEPS = 40
 

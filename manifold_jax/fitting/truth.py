@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from manifold_jax.datasets.noise import ambient_noise, normal_noise
 from manifold_jax.datasets.sampling import map_points, sample_uniform
-from manifold_jax.fitting.local_fits import CURVATURES
 from manifold_jax.geometry import Manifold, gram_from_function, measure, reach
+from manifold_jax.geometry.local_fit import CURVATURES
 
 Noise = Callable[[PRNGKeyArray, Manifold, Array, Array], Array] | tuple[str, float] | None
 """A kind and a scale, or a function of a key, the manifold, chart coordinates and points."""

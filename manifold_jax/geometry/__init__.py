@@ -11,6 +11,7 @@ from manifold_jax.geometry.curvature import second_form_norm as second_form_norm
 from manifold_jax.geometry.curvature import second_fundamental_form as second_fundamental_form
 from manifold_jax.geometry.curvature import sectional_curvature as sectional_curvature
 from manifold_jax.geometry.curvature import volume_element as volume_element
+from manifold_jax.geometry.error_bars import Estimate as Estimate
 from manifold_jax.geometry.grid import Axis as Axis
 from manifold_jax.geometry.grid import Grid as Grid
 from manifold_jax.geometry.jet import Jet as Jet
@@ -27,12 +28,11 @@ from manifold_jax.geometry.manifold import Manifold as Manifold
 from manifold_jax.geometry.measure import measure as measure
 from manifold_jax.geometry.normal_curvature import normal_curvature as normal_curvature
 from manifold_jax.geometry.normal_curvature import normal_curvature_bounds as normal_curvature_bounds
-from manifold_jax.geometry.reach import reach as reach
-from manifold_jax.geometry.reach_result import Reach as Reach
-from manifold_jax.geometry.reach_samples import reach_from_samples as reach_from_samples
-from manifold_jax.geometry.reach_samples import tangent_ball_radius as tangent_ball_radius
+from manifold_jax.geometry.reach.result import Reach as Reach
+from manifold_jax.geometry.reach.samples import reach_from_samples as reach_from_samples
+from manifold_jax.geometry.reach.samples import tangent_ball_radius as tangent_ball_radius
+from manifold_jax.geometry.reach.search import reach as reach
 from manifold_jax.geometry.report import Geometry as Geometry
 from manifold_jax.geometry.report import Verdict as Verdict
 from manifold_jax.geometry.report import geometry_from_xarray as geometry_from_xarray
 from manifold_jax.geometry.report import load_geometry as load_geometry
-from manifold_jax.geometry.uncertainty import Estimate as Estimate

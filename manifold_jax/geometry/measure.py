@@ -15,22 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax.geometry.blocks import host_block, map_blocks, reassemble
-from manifold_jax.geometry.fields import (
-    Fields,
-    PointMeasures,
-    chart_ranges,
-    exact_measures,
-    grid_measures,
-)
-from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
-from manifold_jax.geometry.plan import BlockPlan, Stencil
-from manifold_jax.geometry.progress import PartialResult, Progress, fingerprint
-from manifold_jax.geometry.report import TOTALS, Geometry
-from manifold_jax.geometry.sensitivity import axis_sensitivity
-from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
-from manifold_jax.geometry.uncertainty import (
+from manifold_jax.geometry.error_bars import (
     Estimate,
     check_tolerance,
     comparison_stencil,
@@ -39,9 +24,24 @@ from manifold_jax.geometry.uncertainty import (
     pointwise_estimates,
     safety_factor,
 )
+from manifold_jax.geometry.grid import Accuracy, Grid
+from manifold_jax.geometry.jet import gram_from_function
+from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
+from manifold_jax.geometry.plan import BlockPlan, Stencil
+from manifold_jax.geometry.progress import PartialResult, Progress, fingerprint
+from manifold_jax.geometry.quantities import (
+    Fields,
+    PointMeasures,
+    chart_ranges,
+    exact_measures,
+    grid_measures,
+)
+from manifold_jax.geometry.report import TOTALS, Geometry
+from manifold_jax.geometry.sensitivity import axis_sensitivity
+from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
 
 if TYPE_CHECKING:
-    from manifold_jax.geometry.reach_result import Reach
+    from manifold_jax.geometry.reach.result import Reach
 
 
 def measure(
@@ -151,7 +151,7 @@ def _measure_union(
 
 def _search_reach(points: Any, grid: Grid | None, results: Any, options: dict[str, Any]) -> Reach:
     # The search measures curvature where it is not given, and so imports this module.
-    from manifold_jax.geometry.reach import reach
+    from manifold_jax.geometry.reach.search import reach
 
     return reach(points, grid, geometry=results, **options)
 

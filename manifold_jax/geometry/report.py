@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.fields import Fields
+from manifold_jax.geometry.error_bars import Estimate
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.plan import Stencil
+from manifold_jax.geometry.quantities import Fields
 from manifold_jax.geometry.storage import read_dataset, require, write_dataset
-from manifold_jax.geometry.uncertainty import Estimate
 
 if TYPE_CHECKING:
-    from manifold_jax.geometry.reach_result import Reach
+    from manifold_jax.geometry.reach.result import Reach
 
 FIELDS = Fields._fields
 TOTALS = (

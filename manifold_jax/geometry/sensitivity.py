@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import BlockGrams, host_block, map_blocks
-from manifold_jax.geometry.fields import plain_fields
+from manifold_jax.geometry.error_bars import changed_on_axis
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.jet import unpack_gram
 from manifold_jax.geometry.plan import BlockPlan, Stencil
+from manifold_jax.geometry.quantities import plain_fields
 from manifold_jax.geometry.source import PointSource, plan_for
-from manifold_jax.geometry.uncertainty import changed_on_axis
 
 _BLOCKS = 6
 _POINTS = 64

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from manifold_jax.models.classifiers import Activation, as_batch, checked_count
-from manifold_jax.models.layers import convolve, convolve_transposed
+from manifold_jax.models.primitives import convolve, convolve_transposed
 from manifold_jax.models.pure import Apply
 from manifold_jax.models.training import Loss, pixels
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from manifold_jax.models.layers import convolve, max_pool
+from manifold_jax.models.primitives import convolve, max_pool
 
 Activation = Callable[[Array], Array]
 

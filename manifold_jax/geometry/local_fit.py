@@ -1,0 +1,378 @@
+"""Tangent spaces and curvature from samples: local principal components and local quadratic regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from manifold_jax._blocks import map_blocks
+from manifold_jax._rows import flat_points
+from manifold_jax.geometry import (
+    Jet,
+    JetGram,
+    gram,
+    mean_curvature,
+    normal_curvature,
+    scalar_curvature,
+    second_form_norm,
+)
+from manifold_jax.geometry.kernels import frame as orthonormal
+from manifold_jax.geometry.neighbours import nearest_neighbours
+
+MEMORY = 2**27
+"""Bytes that the temporaries of one block may take."""
+
+WEIGHTS = ("uniform", "tricube")
+CURVATURES: dict[str, Callable[[JetGram], Array]] = {
+    "scalar_curvature": scalar_curvature,
+    "mean_curvature": mean_curvature,
+    "second_form_norm": second_form_norm,
+    "normal_curvature": normal_curvature,
+}
+"""What :func:`curvature_from_samples` can return, by name."""
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class QuadraticFit(NamedTuple):
+    """Local quadratic graphs over the tangent planes of samples.
+
+    Attributes:
+        tangents: Orthonormal frames ``(n, d, f)`` of the tangent spaces of the fitted graphs.
+        gram: Gram of the 2-jet of every graph, above the point itself: the argument of every curvature.
+        residual: Root mean square distance of the neighbours from the graph ``(n,)``, in feature units.
+        radius: Distance of the farthest neighbour used ``(n,)``.
+        ok: ``(n,)``, False where the neighbours do not determine a quadratic graph; all else is NaN there.
+    """
+
+    tangents: Float[Array, "n d f"]
+    gram: JetGram
+    residual: Float[Array, "n"]
+    radius: Float[Array, "n"]
+    ok: Bool[Array, "n"]
+
+
+def monomials(dimension: int) -> int:
+    """Coefficients of a polynomial of degree 2 in d variables, (d + 1)(d + 2) / 2."""
+    return (dimension + 1) * (dimension + 2) // 2
+
+
+def local_pca_tangents(
+    points: Float[Array, "n *features"],
+    *,
+    dimension: int,
+    neighbours: int | None = None,
+    block_size: int | None = None,
+) -> Float[Array, "n d f"]:
+    """Tangent spaces by local principal components.
+
+    The span of the d leading eigenvectors of the covariance of the point and its nearest neighbours, about
+    their mean. The angle to the true tangent space is of the order of the size of the neighbourhood times
+    the curvature (Aamari & Levrard, *Discrete & Computational Geometry* 59, 2018).
+
+    Args:
+        points: Samples.
+        dimension: d.
+        neighbours: Neighbours beside the point itself, at least d; by default ``2 (d + 1)(d + 2)``.
+        block_size: Points treated at once; by default as many as take 128 MiB.
+
+    Returns:
+        Orthonormal rows ``(n, d, f)``, features flattened, in the dtype of the points; NaN where the
+        neighbours span fewer than d dimensions.
+
+    Raises:
+        ValueError: The points are not a floating-point array ``(n, *features)``, ``dimension`` is not
+            between 1 and f - 1, or ``neighbours`` is out of range.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.geometry.local_fit import local_pca_tangents
+        >>> t = jax.random.uniform(jax.random.key(0), (500,), maxval=2 * jnp.pi)
+        >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
+        >>> tangents = local_pca_tangents(circle, dimension=1)[:, 0]
+        >>> bool(jnp.max(jnp.abs(jnp.sum(tangents * circle, axis=-1))) < 0.1)
+        True
+    """
+    cloud = flat_points("local_pca_tangents", points, dimension)
+    count = _count("local_pca_tangents", neighbours, len(cloud), dimension, dimension)
+    return _map_neighbourhoods(partial(_pca_point, dimension), cloud, cloud, count, block_size)
+
+
+def local_quadratic_fit(
+    points: Float[Array, "n *features"],
+    *,
+    dimension: int,
+    neighbours: int | None = None,
+    radius: float | Float[Array, "n"] | None = None,
+    weights: str = "uniform",
+    intercept: bool = True,
+    tangents: Float[Array, "n d f"] | None = None,
+    block_size: int | None = None,
+) -> QuadraticFit:
+    """Fit a quadratic graph over the tangent plane to the neighbours of every point.
+
+    With tangent coordinates t = E (y - x) along the d leading principal components E of the neighbours and
+    the rest z = (y - x) - E^T t, the regression
+
+        z ~ c + L t + 1/2 B(t, t)
+
+    gives the 2-jet X_i = e_i + L_i, X_ij = B_ij of a graph through (or near) the point, so that a plane that
+    is tilted by principal components is corrected by L. Curvature then follows by the Gauss equation, as
+    for every jet. This is the extrinsic estimator of Sritharan, Wang & Hormoz, *PNAS* 118 (2021),
+    e2100473118; Cao, Li, Sun, Assadi & Zhang, *Machine Learning* 110 (2021), regress normals instead. The
+    regression runs in the k neighbours: no f x f matrix is formed if f is above k.
+
+    With k fixed, B errs by the size of the neighbourhood times third derivatives, O(n^(-1/d)).
+
+    Args:
+        points: Samples.
+        dimension: d.
+        neighbours: Neighbours of the point, at least ``(d + 1)(d + 2) / 2``; by default four times that.
+        radius: Leave out those of them beyond this distance, one for all points or one per point.
+        weights: ``"uniform"``, or ``"tricube"``: (1 - (r / R)^3)^3 with R the distance of the farthest.
+        intercept: Whether the graph may miss the point, as it should for noisy samples.
+        tangents: Orthonormal frames to use in place of principal components.
+        block_size: Points treated at once; by default as many as take 128 MiB.
+
+    Returns:
+        The fits, in the dtype of the points.
+
+    Raises:
+        ValueError: As :func:`local_pca_tangents`; or weights or the shape of the tangents are unknown.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import scalar_curvature
+        >>> from manifold_jax.geometry.local_fit import local_quadratic_fit
+        >>> x = jax.random.normal(jax.random.key(0), (400, 3))
+        >>> sphere = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+        >>> fit = local_quadratic_fit(sphere, dimension=2)
+        >>> print(f"{jnp.median(scalar_curvature(fit.gram)):.1f}")
+        2.2
+    """
+    name = "local_quadratic_fit"
+    if weights not in WEIGHTS:
+        raise ValueError(f"{name}: weights must be one of {WEIGHTS}, got {weights!r}.")
+    cloud = flat_points(name, points, dimension)
+    n, f = cloud.shape
+    count = _count(name, neighbours, n, monomials(dimension), dimension)
+    kernel = partial(_quadratic_point, dimension, weights, intercept)
+    limit = jnp.inf if radius is None else radius
+    if jnp.shape(limit) not in ((), (n,)):
+        raise ValueError(f"{name}: radius must be one number or {n} of them, got shape {jnp.shape(limit)}.")
+    extra = [jnp.broadcast_to(jnp.asarray(limit, cloud.dtype), (n,))]
+    if tangents is not None:
+        if jnp.shape(tangents) != (n, dimension, f):
+            raise ValueError(
+                f"{name}: tangents must have shape {(n, dimension, f)}, got {jnp.shape(tangents)}."
+            )
+        extra.append(jnp.asarray(tangents, cloud.dtype))
+    return _map_neighbourhoods(kernel, cloud, cloud, count, block_size, *extra)
+
+
+def curvature_from_samples(
+    points: Float[Array, "n *features"],
+    *,
+    dimension: int,
+    measure: str = "scalar_curvature",
+    **options: Any,
+) -> Float[Array, "n"]:
+    """One curvature at every sample, from a local quadratic fit.
+
+    Args:
+        points: Samples.
+        dimension: d.
+        measure: ``"scalar_curvature"`` S, ``"mean_curvature"`` |H| (divided by d), ``"second_form_norm"``
+            |II| or ``"normal_curvature"``, the largest |II(v, v)| over unit v.
+        options: As for :func:`local_quadratic_fit`.
+
+    Returns:
+        ``(n,)``, in inverse feature units, squared for S; NaN where the fit fails.
+
+    Raises:
+        ValueError: The measure is unknown, or as :func:`local_quadratic_fit`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.geometry.local_fit import curvature_from_samples
+        >>> t = jax.random.uniform(jax.random.key(0), (200,), maxval=2 * jnp.pi)
+        >>> circle = 2 * jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
+        >>> print(f"{curvature_from_samples(circle, dimension=1, measure='mean_curvature').mean():.2f}")
+        0.50
+    """
+    if measure not in CURVATURES:
+        raise ValueError(
+            f"curvature_from_samples: measure must be one of {tuple(CURVATURES)}, got {measure!r}."
+        )
+    fit = local_quadratic_fit(points, dimension=dimension, **options)
+    return _curvature(fit, measure)
+
+
+@partial(jax.jit, static_argnames="measure")
+def _curvature(fit: QuadraticFit, measure: str) -> Array:
+    return jnp.where(fit.ok, CURVATURES[measure](fit.gram), jnp.nan)
+
+
+# --- one point -------------------------------------------------------------------------------------------
+
+
+def _pca_point(dimension: int, differences: Float[Array, "k f"]) -> Float[Array, "d f"]:
+    """Principal components of a point (at the origin) and its neighbours."""
+    own = jnp.concatenate([jnp.zeros_like(differences[:1]), differences])
+    return _principal(own - jnp.mean(own, axis=0), dimension)
+
+
+def _principal(rows: Float[Array, "k f"], dimension: int) -> Float[Array, "d f"]:
+    """Leading right singular vectors, by the smaller of the two Gram matrices; NaN below rank d."""
+    k, f = rows.shape
+    scale = jnp.sqrt(jnp.max(jnp.sum(rows**2, axis=1)))
+    unit = rows / jnp.where(scale > 0, scale, 1.0)
+    small = _product(unit.T, unit) if f <= k else _product(unit, unit.T)
+    values, vectors = jnp.linalg.eigh(small)
+    leading = vectors[:, ::-1][:, :dimension].T
+    top = values[::-1][:dimension]
+    full = top[-1] > 8 * k * jnp.finfo(rows.dtype).eps * jnp.maximum(top[0], 0.0)
+    if f > k:
+        leading = _product(leading, unit) / jnp.sqrt(jnp.where(full, top, 1.0))[:, None]
+    return jnp.where(full, leading, jnp.nan)
+
+
+def _quadratic_point(
+    dimension: int,
+    weights: str,
+    intercept: bool,
+    differences: Float[Array, "k f"],
+    limit: Float[Array, ""],
+    frame: Float[Array, "d f"] | None = None,
+) -> QuadraticFit:
+    """Quadratic graph through the neighbours of a point at the origin."""
+    d, dtype = dimension, differences.dtype
+    distance = jnp.sqrt(jnp.sum(differences**2, axis=1))
+    inside = distance <= limit
+    radius = jnp.max(jnp.where(inside, distance, 0.0))
+    root = jnp.sqrt(_weight(weights, inside, distance, radius))
+    if frame is None:
+        own = jnp.append(root, 1.0)[:, None]
+        with_point = jnp.concatenate([differences, jnp.zeros_like(differences[:1])])
+        mean = jnp.sum(own**2 * with_point, axis=0) / jnp.sum(own**2)
+        frame = _principal(own * (with_point - mean), d)
+    t = _product(differences, frame.T)
+    normal = differences - _product(t, frame)
+    scale = jnp.where(radius > 0, radius, 1.0)
+    design = _design(t / scale, intercept)
+    rows = jnp.concatenate([design * root[:, None], _design(jnp.zeros((1, d), dtype), intercept)])
+    values = jnp.concatenate([normal * root[:, None], jnp.zeros_like(normal[:1])])
+    coefficients, determined = _least_squares(rows, values)
+    ok = determined & (radius > 0)
+    missed = jnp.sum((normal - _product(design, coefficients)) ** 2, axis=1)
+    residual = jnp.sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
+    linear, quadratic = coefficients[-monomials(d) + 1 :][:d], coefficients[-d * (d + 1) // 2 :]
+    jet = _graph_jet(frame, linear / scale, quadratic / scale**2)
+    products = gram(jet)
+    tangents = _product(orthonormal(products.metric), jet.first)
+    fit = QuadraticFit(tangents, products, residual, radius, ok)
+    return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(ok, x, jnp.nan), fit)
+
+
+def _weight(kind: str, inside: Array, distance: Array, radius: Array) -> Float[Array, "k"]:
+    if kind == "uniform":
+        return inside.astype(distance.dtype)
+    ratio = jnp.where(inside, distance, radius) / jnp.where(radius > 0, radius, 1.0)
+    return (1 - ratio**3) ** 3
+
+
+def _design(t: Float[Array, "k d"], intercept: bool) -> Float[Array, "k p"]:
+    """Rows (1,) t_i, then t_i t_j for i <= j."""
+    i, j = np.triu_indices(t.shape[1])
+    columns = [t, t[:, i] * t[:, j]]
+    return jnp.concatenate([jnp.ones_like(t[:, :1]), *columns] if intercept else columns, axis=1)
+
+
+def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tuple[Array, Array]:
+    """Coefficients ``(p, f)``, and whether they are determined."""
+    basis, triangle = jnp.linalg.qr(rows)
+    pivots = jnp.abs(jnp.diagonal(triangle))
+    floor = 64 * jnp.finfo(rows.dtype).eps * len(rows)
+    determined = jnp.min(pivots) > floor * jnp.max(pivots)  # False for NaN
+    safe = jnp.where(determined, triangle, jnp.eye(len(triangle), dtype=rows.dtype))
+    inverse = jax.scipy.linalg.solve_triangular(safe, basis.T)  # of p x k: there are far more features
+    return _product(inverse, values), determined
+
+
+def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array, "s f"]) -> Jet:
+    """Jet of t -> E^T t + L t + sum_(i <= j) q_ij t_i t_j at t = 0."""
+    d = len(frame)
+    i, j = np.triu_indices(d)
+    place = np.zeros((d, d), int)
+    place[i, j] = place[j, i] = np.arange(len(i))
+    twice = jnp.asarray(np.where(np.eye(d, dtype=bool), 2.0, 1.0), quadratic.dtype)
+    return Jet(frame + linear, quadratic[place] * twice[:, :, None])
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=_HIGHEST)
+
+
+# --- all points ------------------------------------------------------------------------------------------
+
+
+def _map_neighbourhoods(
+    kernel: Callable[..., Any],
+    cloud: Float[Array, "n f"],
+    queries: Float[Array, "q f"],
+    count: int,
+    block_size: int | None,
+    *extra: Array,
+) -> Any:
+    """Apply a one-point kernel to the differences to the neighbours, the point itself left out."""
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size must be at least 1, got {block_size}.")
+    indices = nearest_neighbours(cloud, queries, count + 1).indices[:, 1:]
+    room = MEMORY // (8 * cloud.dtype.itemsize * count * (cloud.shape[1] + count))
+    block = min(block_size or max(1, room), len(queries))
+    return _mapped(_Static(kernel), cloud, queries, indices, extra, block)
+
+
+class _Static:
+    """A partial that hashes by its parts, so that equal kernels share a compiled program."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.key = (kernel.func, kernel.args)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self.key == other.key
+
+
+@partial(jax.jit, static_argnames=("static", "block"))
+def _mapped(static: _Static, cloud: Array, queries: Array, indices: Array, extra: Any, block: int) -> Any:
+    def one(query: Array, index: Array, *more: Array) -> Any:
+        return static.kernel(cloud[index] - query, *more)
+
+    return map_blocks(jax.vmap(one), block, queries, indices, *extra)
+
+
+# --- checks ----------------------------------------------------------------------------------------------
+
+
+def _count(caller: str, neighbours: int | None, points: int, least: int, dimension: int) -> int:
+    """Number of neighbours, checked."""
+    count = 4 * monomials(dimension) if neighbours is None else neighbours
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not least <= count < points:
+        raise ValueError(
+            f"{caller}: neighbours must be a whole number from {least} to {points - 1}, the other points, "
+            f"got {count!r}; take more points or another number of neighbours."
+        )
+    return int(count)

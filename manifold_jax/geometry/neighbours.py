@@ -1,0 +1,307 @@
+"""Nearest neighbours: exact by tiled matrix products, or approximate through pynndescent.
+
+Distances are screened by ||x||^2 + ||y||^2 - 2 <x, y>, which matrix products compute fast and which loses
+digits where points are close. So more candidates than asked are kept, their distances are formed from the
+differences, and a row whose candidates are too close for the screen to tell apart is searched by differences
+altogether.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from manifold_jax._blocks import map_blocks
+from manifold_jax._rows import block_rows, flat, floating, matmul, whole
+
+METHODS = ("exact", "approximate")
+
+DIRECT_FEATURES = 16
+"""Up to so many features differences are formed at once: no cancellation, nothing to repair."""
+
+TILE_NUMBERS = 2**23
+"""Numbers of one tile of samples, and of its distances to a block of queries."""
+
+_GROUP = 16
+_ONE_BY_ONE = 64
+
+
+class Neighbours(NamedTuple):
+    """Nearest samples of every query, nearest first.
+
+    Attributes:
+        distances: Euclidean distances ``(q, k)``, ascending, in the type of the points.
+        indices: Rows of the samples ``(q, k)``.
+    """
+
+    distances: Float[Array, "q k"]
+    indices: Int[Array, "q k"]
+
+
+def nearest_neighbours(
+    samples: Float[Any, "n *features"],
+    queries: Float[Any, "q *features"],
+    count: int,
+    *,
+    block_size: int | None = None,
+    method: str = "exact",
+) -> Neighbours:
+    """The k nearest samples of every query.
+
+    ``"exact"`` never holds more than a tile of samples and its distances to a block of queries; it can be
+    traced by ``jit`` and ``vmap``. Distances are formed from differences: right to rounding also for close
+    points far from the origin. A query that is a sample finds itself, at distance 0. Samples that are not
+    finite lie at infinity. ``"approximate"`` builds the graph of pynndescent (Dong, Moses & Li, WWW 2011) on
+    the host, for clouds where n q f operations are too many; a few neighbours may be missed.
+
+    Args:
+        samples: n points of any feature shape.
+        queries: q points of the same feature shape.
+        count: k, at most n.
+        block_size: Queries treated at once; by default so many that a tile has about 8 million numbers.
+        method: ``"exact"`` or ``"approximate"``.
+
+    Returns:
+        :class:`Neighbours`. The distances can be differentiated (with gradient 0 at distance 0).
+
+    Raises:
+        ValueError: Shapes or types do not fit, ``count`` is not between 1 and n, the method is unknown, or
+            pynndescent is not installed or is asked for within ``jit``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.geometry.neighbours import nearest_neighbours
+        >>> samples = jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
+        >>> found = nearest_neighbours(samples, jnp.zeros((1, 2)), 2)
+        >>> found.indices.tolist(), found.distances.tolist()
+        ([[0, 2]], [[0.0, 1.0]])
+    """
+    samples, queries = (
+        floating("nearest_neighbours", name, x) for name, x in (("samples", samples), ("queries", queries))
+    )
+    if samples.shape[1:] != queries.shape[1:]:
+        raise ValueError(
+            f"nearest_neighbours: samples and queries must have the same feature shape, got "
+            f"{samples.shape[1:]} and {queries.shape[1:]}."
+        )
+    count = whole("nearest_neighbours", "count", count)
+    if count > samples.shape[0]:
+        raise ValueError(
+            f"nearest_neighbours: count is {count}, but there are only {samples.shape[0]} samples."
+        )
+    if block_size is not None:
+        block_size = whole("nearest_neighbours", "block_size", block_size)
+    if method not in METHODS:
+        raise ValueError(f"nearest_neighbours: method must be 'exact' or 'approximate', got {method!r}.")
+    dtype = jnp.result_type(samples, queries)
+    samples, queries = flat(samples).astype(dtype), flat(queries).astype(dtype)
+    if method == "approximate":
+        return _measured(samples, queries, _approximate(samples, queries, count), block_size)
+    return _exact(samples, queries, count, block_size)
+
+
+@partial(jax.jit, static_argnames=("count", "block_size"))
+def _exact(samples: Array, queries: Array, count: int, block_size: int | None) -> Neighbours:
+    return _measured(samples, queries, neighbour_indices(samples, queries, count, block_size), block_size)
+
+
+def neighbour_indices(
+    samples: Float[Array, "n f"], queries: Float[Array, "q f"], count: int, block_size: int | None = None
+) -> Int[Array, "q k"]:
+    """Rows of the exact nearest samples, nearest first; constant for differentiation."""
+    samples, queries = jax.lax.stop_gradient((samples, queries))
+    n, f = samples.shape
+    if f <= DIRECT_FEATURES:
+        tile = min(n, 4096)
+        block = block_rows(tile, block_size)
+        return map_blocks(
+            lambda q: _smallest(samples, q, count, tile, direct_squares)[1].astype(int), block, queries
+        )
+    extra = min(n, count + max(8, count // 2))
+    tile = min(n, max(extra, TILE_NUMBERS // f))
+    block = block_size or max(1, min(1024, TILE_NUMBERS // tile, TILE_NUMBERS // f))
+    centre, largest = _extent(samples, tile)
+    search = partial(_screened, samples, centre, largest, count, extra, tile)
+    return map_blocks(search, block, queries)
+
+
+def _extent(samples: Array, tile: int) -> tuple[Array, Array]:
+    """Mean of the finite samples, about, and the largest squared distance from it; tile by tile."""
+    n = samples.shape[0]
+    starts = jnp.minimum(jnp.arange(-(-n // tile)) * tile, n - tile)
+
+    def rows(start: Array) -> tuple[Array, Array]:
+        part = jax.lax.dynamic_slice_in_dim(samples, start, tile)
+        finite = jnp.all(jnp.isfinite(part), axis=1)
+        return jnp.where(finite[:, None], part, 0), finite
+
+    def total(sums: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        part, finite = rows(start)
+        return (sums[0] + jnp.sum(part, axis=0), sums[1] + jnp.sum(finite)), None
+
+    def farthest(largest: Array, start: Array) -> tuple[Array, None]:
+        part, finite = rows(start)
+        squares = jnp.where(finite, jnp.sum((part - centre) ** 2, axis=1), 0)
+        return jnp.maximum(largest, jnp.max(squares)), None
+
+    # The overlap of the last tile counts twice: any point near the middle will do.
+    begin = (jnp.zeros_like(samples[0]), jnp.zeros((), int))
+    (summed, number), _ = jax.lax.scan(total, begin, starts)
+    centre = summed / jnp.maximum(number, 1)
+    return centre, jax.lax.scan(farthest, jnp.zeros((), samples.dtype), starts)[0]
+
+
+def _screened(
+    samples: Array, centre: Array, largest: Array, count: int, extra: int, tile: int, queries: Array
+) -> Array:
+    """Screen by matrix products, order the candidates by differences, repair what stays in doubt."""
+    eps = jnp.finfo(samples.dtype).eps
+    f = samples.shape[1]
+    screened, candidates = _smallest(samples, queries, extra, tile, partial(product_squares, centre))
+    squares, indices = _ordered(samples, queries, candidates, count)
+    # What the screen left out is larger than its last candidate, to its rounding error.
+    sizes = largest + jnp.sum((queries - centre) ** 2, axis=1)
+    doubt = eps * (8 + f**0.5) * sizes
+    certain = (squares[:, -1] <= screened[:, -1] - 2 * doubt) | (extra == samples.shape[0])
+    finite = jnp.all(jnp.isfinite(queries), axis=1)
+
+    def repair(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        pending, found = state
+        row = jnp.argmax(pending)
+        here = _smallest(samples, queries[row][None], count, _direct_tile(tile), direct_squares)[1]
+        return pending.at[row].set(False), found.at[row].set(here[0].astype(found.dtype))
+
+    # A loop rather than a branch: under vmap a branch would always be taken.
+    pending = jnp.logical_not(certain) & finite
+    return jax.lax.while_loop(lambda state: jnp.any(state[0]), repair, (pending, indices))[1]
+
+
+def _direct_tile(tile: int) -> int:
+    return max(1, tile // 4)
+
+
+def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: Any) -> tuple[Array, Array]:
+    """Running top-k over tiles of samples: squared distances ``(q, k)`` ascending, and rows."""
+    n, q = samples.shape[0], queries.shape[0]
+    tile = min(n, max(tile, 1))
+    tiles = -(-n // tile)
+
+    def merge(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
+        # The last tile overlaps the one before it: no padded copy of the samples is made.
+        start = jnp.minimum(number * tile, n - tile)
+        values = squares(jax.lax.dynamic_slice_in_dim(samples, start, tile), queries)
+        rows = start + jnp.arange(tile)
+        seen = rows < number * tile
+        # Farther than any finite sample, nearer than the blanks that the search begins with.
+        values = jnp.where(jnp.isfinite(values), values, jnp.finfo(values.dtype).max)
+        values = jnp.where(seen, jnp.inf, values)
+        values, columns = _top(values, min(count, tile))
+        values = jnp.concatenate([best[0], values], axis=1)
+        index = jnp.concatenate([best[1], rows[columns].astype(best[1].dtype)], axis=1)
+        values, place = _least(values, count)
+        return (values, jnp.take_along_axis(index, place, axis=1)), None
+
+    nothing = jnp.full((q, count), jnp.inf, samples.dtype)
+    begin = (nothing, jnp.zeros((q, count), int))
+    return jax.lax.scan(merge, begin, jnp.arange(tiles))[0]
+
+
+def _top(values: Array, count: int) -> tuple[Array, Array]:
+    """Smallest entries of each row: they lie in the ``count`` groups of smallest minima."""
+    q, n = values.shape
+    if n % _GROUP or n // _GROUP < 2 * count:
+        return _least(values, count)
+    grouped = values.reshape(q, n // _GROUP, _GROUP)
+    groups = jnp.sort(_least(jnp.min(grouped, axis=2), count)[1], axis=1)
+    kept = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(q, -1)
+    least, place = _least(kept, count)
+    return least, jnp.take_along_axis(groups, place // _GROUP, axis=1) * _GROUP + place % _GROUP
+
+
+def _least(values: Array, count: int) -> tuple[Array, Array]:
+    """Smallest entries of each row, ascending, and their columns; infinite ones may name one column twice."""
+    if values.dtype != jnp.float64 or count > _ONE_BY_ONE:
+        least, columns = jax.lax.top_k(-values, count)
+        return -least, columns
+    # XLA's CPU sorts whole rows of float64 for a top_k, which takes ten times as long as this.
+    numbers = jnp.arange(values.shape[1], dtype=jnp.int32)
+
+    def take(rest: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        least = jnp.min(rest, axis=1)
+        column = jnp.min(jnp.where(rest == least[:, None], numbers, values.shape[1] - 1), axis=1)
+        return jnp.where(numbers == column[:, None], jnp.inf, rest), (least, column)
+
+    least, columns = jax.lax.scan(take, values, length=count)[1]
+    return least.T, columns.T
+
+
+def product_squares(centre: Array, samples: Array, queries: Array) -> Array:
+    """Squared distances ``(q, n)`` by a matrix product of centred points."""
+    x, y = queries - centre, samples - centre
+    sizes = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None]
+    return sizes - 2 * matmul(x, y.T)
+
+
+def direct_squares(samples: Array, queries: Array) -> Array:
+    """Squared distances ``(q, n)`` from differences, one fused loop."""
+    if samples.shape[1] <= DIRECT_FEATURES:
+        columns = range(samples.shape[1])
+        return jnp.asarray(sum((queries[:, None, c] - samples[None, :, c]) ** 2 for c in columns))
+    return jnp.sum((queries[:, None] - samples[None]) ** 2, axis=-1)
+
+
+def _ordered(samples: Array, queries: Array, candidates: Array, count: int) -> tuple[Array, Array]:
+    """The nearest of the candidates, by differences."""
+
+    def one(query: Array, rows: Array) -> tuple[Array, Array]:
+        squares = jnp.sum((samples[rows] - query) ** 2, axis=1)
+        order = jnp.argsort(jnp.where(jnp.isnan(squares), jnp.inf, squares))[:count]
+        return squares[order], rows[order]
+
+    block = block_rows(candidates.shape[1] * samples.shape[1], None)
+    return map_blocks(jax.vmap(one), block, queries, candidates)
+
+
+def _measured(samples: Array, queries: Array, indices: Array, block_size: int | None) -> Neighbours:
+    """Distances of the rows found, from differences, sorted."""
+
+    def one(query: Array, rows: Array) -> Neighbours:
+        squares = jnp.sum((samples[rows] - query) ** 2, axis=1)
+        distances = safe_root(jnp.where(jnp.isnan(squares), jnp.inf, squares))
+        order = jnp.argsort(distances)
+        return Neighbours(distances[order], rows[order])
+
+    block = block_rows(indices.shape[1] * samples.shape[1], block_size)
+    return map_blocks(jax.vmap(one), block, queries, indices)
+
+
+def safe_root(squares: Array) -> Array:
+    """Square root with derivative 0 at 0."""
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+
+
+def _approximate(samples: Array, queries: Array, count: int) -> Array:
+    """Indices by nearest-neighbour descent, on the host."""
+    if isinstance(samples, jax.core.Tracer) or isinstance(queries, jax.core.Tracer):
+        raise ValueError(
+            "nearest_neighbours: method='approximate' searches on the host and cannot be traced; call it "
+            "outside of jit, or take method='exact'."
+        )
+    try:
+        import pynndescent  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError(
+            "nearest_neighbours: method='approximate' needs pynndescent: pip install "
+            "'manifold_jax[neighbours]', or take method='exact'."
+        ) from None
+    index = pynndescent.NNDescent(
+        np.asarray(samples), n_neighbors=min(len(samples) - 1, max(count, 30)), random_state=0
+    )
+    return jnp.asarray(index.query(np.asarray(queries), k=count)[0].astype(int))

@@ -1,0 +1,1 @@
+"""Reach: the search on lattices and samples."""

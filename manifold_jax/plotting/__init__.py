@@ -1,0 +1,13 @@
+"""Pictures of manifolds and of what was measured on them; needs the extra ``plots``."""
+
+from manifold_jax.plotting.geometry import plot_comparison as plot_comparison
+from manifold_jax.plotting.geometry import plot_histograms as plot_histograms
+from manifold_jax.plotting.geometry import plot_maps as plot_maps
+from manifold_jax.plotting.geometry import plot_pairs as plot_pairs
+from manifold_jax.plotting.geometry import save_figure as save_figure
+from manifold_jax.plotting.points import plot_pca as plot_pca
+from manifold_jax.plotting.points import plot_samples as plot_samples
+from manifold_jax.plotting.points import principal_components as principal_components
+from manifold_jax.plotting.reach import plot_reach as plot_reach
+from manifold_jax.plotting.style import Comparison as Comparison
+from manifold_jax.plotting.style import unit_of as unit_of
