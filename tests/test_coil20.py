@@ -17,7 +17,7 @@ import pooch
 import pytest
 from PIL import Image
 
-from manifold_jax.datasets import files
+from manifold_jax import _files as files
 from manifold_jax.datasets.coil20 import coil20, read_coil20
 from manifold_jax.datasets.resample import hermite_functions, rotation_blocks
 from manifold_jax.datasets.turntable import turntable

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifold_jax.datasets import cifar10, fashion_mnist, files, mnist
+from manifold_jax import _files as files
+from manifold_jax.datasets import cifar10, fashion_mnist, mnist
 from manifold_jax.datasets.idx import parse_idx
 
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manifold_jax.datasets import files
+from manifold_jax import _files as files
 from manifold_jax.datasets.idx import CLASSES, LabelledImages, Place
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from manifold_jax.datasets import files
+from manifold_jax import _files as files
+from manifold_jax._checks import require
 from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 
@@ -155,10 +156,7 @@ def _zip_contents(place: Path, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def _decode(content: bytes, label: str) -> UInt8[np.ndarray, "128 128"]:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"Reading COIL-20 needs Pillow: {files.EXTRA}.") from None
+    Image = require("PIL.Image", "data", "Reading COIL-20")
     expected = f"expected a {FRAME}x{FRAME} grey PNG as in {ARCHIVE}.zip; take that from {URL}."
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:

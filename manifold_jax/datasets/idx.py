@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from manifold_jax.datasets import files
+from manifold_jax import _files as files
 
 Place = str | os.PathLike[str] | None
 

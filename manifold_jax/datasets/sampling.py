@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from manifold_jax._blocks import map_blocks
+from manifold_jax._linalg import map_blocks
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold
 

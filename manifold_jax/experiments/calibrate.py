@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from manifold_jax._files import Progress
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
 from manifold_jax.experiments.cells import Cells, cell_name
 from manifold_jax.experiments.experiment import Outcome
@@ -20,7 +21,6 @@ from manifold_jax.fitting.calibration_table import Rank, Row
 from manifold_jax.fitting.truth import exact_field, exact_total
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import new_figure
 

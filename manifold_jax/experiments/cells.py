@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from manifold_jax.experiments.measure.report import write_text
+from manifold_jax._files import write_text
 
 VERSION = 2
 """Part of every cell's name: raise it when a fit, an estimator or the defaults of one change."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from manifold_jax.experiments.measure.report import as_text, write_text
-from manifold_jax.geometry.storage import write_dataset
+from manifold_jax._files import write_dataset, write_text
+from manifold_jax.experiments.measure.report import as_text
 from manifold_jax.plotting.geometry import save_figure
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._rows import flat, floating, whole
+from manifold_jax._checks import flat, floating, whole
 from manifold_jax.fitting.nearest_points import NearestPoints as NearestPoints
 from manifold_jax.fitting.nearest_points import components, nearest_points
 from manifold_jax.geometry.manifold import Manifold

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._rows import flat_points, whole
+from manifold_jax._checks import flat_points, whole
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
 from manifold_jax.geometry import reach_from_samples
 from manifold_jax.geometry.local_fit import (

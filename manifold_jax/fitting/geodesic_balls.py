@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from manifold_jax._rows import flat_points, whole
+from manifold_jax._checks import flat_points, whole
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
 MOST_POINTS = 5000

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from manifold_jax._rows import flat, floating, matmul, positive_or_none, whole
+from manifold_jax._checks import flat, floating, positive, whole
+from manifold_jax._linalg import matmul, safe_sqrt
 from manifold_jax.fitting.projections import DEGENERATE, OK, LocalFit, Projection, as_project
-from manifold_jax.geometry.neighbours import safe_root
 
 WEIGHTS = ("gaussian", "exponential")
 
@@ -84,7 +84,7 @@ def local_pca_projection(
         raise ValueError(
             f"local_pca_projection: weights must be 'gaussian' or 'exponential', got {weights!r}."
         )
-    positive_or_none("local_pca_projection", "sigma", sigma)
+    positive("local_pca_projection", "sigma", sigma)
     if block_size is not None:
         block_size = whole("local_pca_projection", "block_size", block_size)
     adaptive = sigma is None and weights == "gaussian"
@@ -121,8 +121,8 @@ def _plane(settings: _Settings, sigma: Array, r: Array, near: Array) -> Projecti
     difference = near - r
     squares = jnp.sum(difference**2, axis=1)
     if settings.adaptive:
-        sigma = safe_root(jnp.max(squares)) / 2
-    lengths = squares if settings.weights == "gaussian" else safe_root(squares)
+        sigma = safe_sqrt(jnp.max(squares)) / 2
+    lengths = squares if settings.weights == "gaussian" else safe_sqrt(squares)
     exponent = -lengths / (2 * sigma**2)
     # A common factor changes nothing, and without it all weights may underflow.
     root = jnp.exp((exponent - jax.lax.stop_gradient(jnp.max(exponent))) / 2)

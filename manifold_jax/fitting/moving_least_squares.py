@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from manifold_jax._rows import flat, floating, matmul, positive_or_none, whole
+from manifold_jax._checks import flat, floating, positive, whole
+from manifold_jax._linalg import matmul, safe_sqrt
 from manifold_jax.fitting.local_pca import centred_rows, checked_count, checked_dimension
 from manifold_jax.fitting.projections import (
     DEGENERATE,
@@ -23,7 +24,6 @@ from manifold_jax.fitting.projections import (
     Projection,
     as_project,
 )
-from manifold_jax.geometry.neighbours import safe_root
 
 _TANGENT_STEPS = 40
 
@@ -113,8 +113,8 @@ def moving_least_squares(
     dimension = checked_dimension("moving_least_squares", dimension, rows)
     degree = whole("moving_least_squares", "degree", degree)
     terms = math.comb(dimension + degree, degree)
-    positive_or_none("moving_least_squares", "bandwidth", bandwidth)
-    positive_or_none("moving_least_squares", "tolerance", tolerance)
+    positive("moving_least_squares", "bandwidth", bandwidth)
+    positive("moving_least_squares", "tolerance", tolerance)
     if bandwidth is not None and neighbours is not None:
         raise ValueError(
             "moving_least_squares: give a bandwidth, the same everywhere, or a number of neighbours that "
@@ -179,7 +179,7 @@ def weight_root(squares: Float[Array, "k"]) -> Float[Array, "k"]:
 
 def _radius(settings: _Settings, squares: Array, bandwidth: Array) -> Array:
     """b: as given, or the distance of the last sample of the support."""
-    return safe_root(jnp.sort(squares)[settings.support - 1]) if settings.support else bandwidth
+    return safe_sqrt(jnp.sort(squares)[settings.support - 1]) if settings.support else bandwidth
 
 
 def _local(settings: _Settings, plane: _Plane, y: Array, bandwidth: Array) -> tuple[Array, Array, Array]:
@@ -219,7 +219,7 @@ def _leading_rows(centred: Array, dimension: int) -> tuple[Array, Array]:
 def _orthonormal(rows: Float[Array, "d f"]) -> Float[Array, "d f"]:
     """Orthonormal rows with the span of rows, by Cholesky; rows that are orthonormal stay as they are."""
     for _ in range(2):
-        scale = safe_root(jnp.sum(rows**2, axis=1, keepdims=True))
+        scale = safe_sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
         rows = rows / jnp.where(scale > 0, scale, 1)
         lower = jnp.linalg.cholesky(matmul(rows, rows.T))
         rows = jax.scipy.linalg.solve_triangular(lower, rows, lower=True)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax._blocks import map_blocks
-from manifold_jax._rows import block_rows, matmul, positive_or_none, query_rows, whole
+from manifold_jax._checks import positive, query_rows, whole
+from manifold_jax._linalg import block_rows, map_blocks, matmul, safe_sqrt
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold, is_union
-from manifold_jax.geometry.neighbours import DIRECT_FEATURES, direct_squares, product_squares, safe_root
+from manifold_jax.geometry.neighbours import DIRECT_FEATURES, direct_squares, product_squares
 from manifold_jax.geometry.source import as_partial
 
 _LARGEST_DAMPING = 1e10
@@ -97,7 +97,7 @@ def nearest_points(
     parts = components("nearest_points", manifold)
     starts = whole("nearest_points", "starts", starts)
     max_steps = whole("nearest_points", "max_steps", max_steps)
-    positive_or_none("nearest_points", "tolerance", tolerance)
+    positive("nearest_points", "tolerance", tolerance)
     if block_size is not None:
         block_size = whole("nearest_points", "block_size", block_size)
     shape = jnp.shape(points)
@@ -293,7 +293,7 @@ def _search(
     value, point = half_square(u)
     begin = _State(u, point, value, jnp.zeros((), y.dtype), jnp.zeros((), bool), jnp.zeros((), int))
     last = jax.lax.while_loop(unfinished, step, begin)
-    distance = safe_root(jnp.where(jnp.isfinite(last.value), 2 * last.value, jnp.nan))
+    distance = safe_sqrt(jnp.where(jnp.isfinite(last.value), 2 * last.value, jnp.nan))
     distance = jnp.where(jnp.isfinite(last.value), distance, jnp.nan)
     return NearestPoints(last.u, last.point, distance, last.done, jnp.zeros((), int))
 
@@ -322,7 +322,7 @@ def _newton_move(
     move = jnp.linalg.solve(jnp.where(both, metric + bend + state.damping * damper, identity), downhill)
     small = 4 * jnp.finfo(y.dtype).eps * damper
     along = jnp.sum(downhill * jnp.linalg.solve(jnp.where(both, metric + small, identity), downhill))
-    tangential = safe_root(jnp.maximum(along, 0))
+    tangential = safe_sqrt(jnp.maximum(along, 0))
     rounding = 8 * _rounding(state.point, y)
     length = jnp.sqrt(jnp.sum(residual**2))
     regular = jnp.all(jnp.sqrt(jnp.diagonal(metric)) >= _SINGULAR * scale)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._blocks import map_blocks
-from manifold_jax._rows import block_rows, query_rows
+from manifold_jax._checks import query_rows
+from manifold_jax._linalg import block_rows, map_blocks
 from manifold_jax.geometry.neighbours import neighbour_indices
 
 STATUS = ("ok", "not converged", "too few samples in the support", "degenerate")

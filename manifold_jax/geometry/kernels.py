@@ -18,26 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import contract, map_blocks, safe_sqrt
 from manifold_jax.geometry.jet import JetGram
-
-
-def contract(subscripts: str, *operands: Array) -> Array:
-    """Einsum of small tensors as a broadcast product and a sum.
-
-    Under vmap this stays one fused loop over points. Dot products of tiny matrices would instead become a
-    batched matrix product, slow on CPUs and of reduced precision on accelerators.
-    """
-    inputs, output = subscripts.split("->")
-    terms = inputs.split(",")
-    letters = output + "".join(sorted(set("".join(terms)) - set(output)))
-    total: Array | float = 1.0
-    for term, operand in zip(terms, operands, strict=True):
-        order = [c for c in letters if c in term]
-        moved = jnp.transpose(operand, [term.index(c) for c in order])
-        shape = [operand.shape[term.index(c)] if c in term else 1 for c in letters]
-        total = total * moved.reshape(shape)
-    return jnp.sum(jnp.asarray(total), axis=tuple(range(len(output), len(letters))))
-
 
 BATCH = 8192
 """Most points whose tensors are held at once."""
@@ -53,20 +35,7 @@ def map_points(kernel: Callable[..., Any], *arguments: Any) -> Any:
     Returns:
         What ``kernel`` returns, with that axis in front.
     """
-    points = jax.tree.leaves(arguments)[0].shape[0]
-    least = max(1, -(-points // BATCH))
-    # Batches without a remainder where that is easily had: the rest is padding.
-    count = next((c for c in range(least, 2 * least) if points % c == 0), least)
-    if count == 1:
-        return jax.vmap(kernel)(*arguments)
-    size = -(-points // count)
-
-    def split(x: Array) -> Array:
-        padding = [(0, count * size - points)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, padding, mode="edge").reshape(count, size, *x.shape[1:])
-
-    stacked = jax.lax.map(lambda batch: jax.vmap(kernel)(*batch), jax.tree.map(split, arguments))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:points], stacked)
+    return map_blocks(jax.vmap(kernel), BATCH, *arguments)
 
 
 def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
@@ -81,12 +50,6 @@ def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> A
     arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
     result = map_points(kernel, flat, *arguments)
     return result.reshape(*batch, *result.shape[1:])
-
-
-def sqrt(x: Array) -> Array:
-    """Square root that is 0 with derivative 0 at and below 0, and passes NaN on."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), jnp.where(jnp.isnan(x), x, 0.0))
 
 
 def cholesky(g: Float[Array, "d d"]) -> tuple[list[list[Array]], list[Array]]:
@@ -128,7 +91,7 @@ def point_volume_element(gram: JetGram) -> Float[Array, ""]:
         lost = jnp.zeros((), bool)
         for earlier in pivots[:k]:
             lost = lost | (earlier == 0)
-        total = total * jnp.where(lost, 0.0, sqrt(pivot))
+        total = total * jnp.where(lost, 0.0, safe_sqrt(pivot))
     return total
 
 
@@ -187,12 +150,12 @@ def point_scalar_curvature(gram: JetGram) -> Float[Array, ""]:
 
 def point_mean_curvature(gram: JetGram) -> Float[Array, ""]:
     """|H|, divided by d."""
-    return sqrt(traces(second_form_gram(gram))[0]) / gram.metric.shape[0]
+    return safe_sqrt(traces(second_form_gram(gram))[0]) / gram.metric.shape[0]
 
 
 def point_second_form_norm(gram: JetGram) -> Float[Array, ""]:
     """|II|."""
-    return sqrt(traces(second_form_gram(gram))[1])
+    return safe_sqrt(traces(second_form_gram(gram))[1])
 
 
 def sectional(gram: JetGram, u: Float[Array, "d"], v: Float[Array, "d"]) -> Float[Array, ""]:

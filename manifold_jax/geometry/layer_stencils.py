@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from manifold_jax._files import Progress
 from manifold_jax.geometry.blocks import BlockGrams, function_window, reassemble, window_block
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold
 from manifold_jax.geometry.measure import report_on
 from manifold_jax.geometry.plan import BlockPlan, Stencil
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.quantities import PointMeasures, grid_measures
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.sensitivity import (

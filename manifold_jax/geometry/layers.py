@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._files import Progress
 from manifold_jax.geometry.error_bars import check_tolerance
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors, unpack_gram
 from manifold_jax.geometry.layer_stencils import layers_by_stencils
 from manifold_jax.geometry.manifold import Manifold
 from manifold_jax.geometry.measure import report_on
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.quantities import PointMeasures, chart_ranges, exact_measures
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.source import as_partial, stencil_of

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax._blocks import map_blocks
-from manifold_jax._rows import flat_points
+from manifold_jax._checks import flat_points
+from manifold_jax._linalg import map_blocks
 from manifold_jax.geometry import (
     Jet,
     JetGram,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from manifold_jax._files import PartialResult, Progress, fingerprint
 from manifold_jax.geometry.blocks import host_block, map_blocks, reassemble
 from manifold_jax.geometry.error_bars import (
     Estimate,
@@ -28,7 +29,6 @@ from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
 from manifold_jax.geometry.plan import BlockPlan, Stencil
-from manifold_jax.geometry.progress import PartialResult, Progress, fingerprint
 from manifold_jax.geometry.quantities import (
     Fields,
     PointMeasures,

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._blocks import map_blocks
-from manifold_jax._rows import block_rows, flat, floating, matmul, whole
+from manifold_jax._checks import flat, floating, whole
+from manifold_jax._linalg import block_rows, map_blocks, matmul, safe_sqrt
 
 METHODS = ("exact", "approximate")
 
@@ -273,18 +273,12 @@ def _measured(samples: Array, queries: Array, indices: Array, block_size: int | 
 
     def one(query: Array, rows: Array) -> Neighbours:
         squares = jnp.sum((samples[rows] - query) ** 2, axis=1)
-        distances = safe_root(jnp.where(jnp.isnan(squares), jnp.inf, squares))
+        distances = safe_sqrt(jnp.where(jnp.isnan(squares), jnp.inf, squares))
         order = jnp.argsort(distances)
         return Neighbours(distances[order], rows[order])
 
     block = block_rows(indices.shape[1] * samples.shape[1], block_size)
     return map_blocks(jax.vmap(one), block, queries, indices)
-
-
-def safe_root(squares: Array) -> Array:
-    """Square root with derivative 0 at 0."""
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
 
 
 def _approximate(samples: Array, queries: Array, count: int) -> Array:

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import contract, safe_sqrt, symmetric_eigenvectors
 from manifold_jax.geometry.jet import JetGram
-from manifold_jax.geometry.kernels import contract, pointwise, second_form_gram, sqrt
+from manifold_jax.geometry.kernels import pointwise, second_form_gram
 
 _ANGLES = 32
 _NEWTON_STEPS = 8
 _ASCENT_STEPS = 24
-_JACOBI_SWEEPS = 6
 
 
 def _surface_maximum(c: Float[Array, "2 2 2 2"]) -> Float[Array, ""]:
@@ -49,39 +49,8 @@ def _surface_maximum(c: Float[Array, "2 2 2 2"]) -> Float[Array, ""]:
     return jnp.maximum(squared_length(start), squared_length(best))
 
 
-def _eigenvectors(a: Float[Array, "d d"]) -> tuple[Float[Array, "d"], Float[Array, "d d"]]:
-    """Eigenvalues and (in columns) eigenvectors of a small symmetric matrix, by Jacobi rotations.
-
-    Golub & Van Loan, Matrix Computations, 4th ed., section 8.5. Under vmap this is one fused loop, whereas
-    batched LAPACK calls are slow on accelerators and two of them at once block each other for ever on a
-    machine with two cores (seen with jaxlib 0.10.1).
-    """
-    d = a.shape[0]
-    eye = jnp.eye(d, dtype=a.dtype)
-
-    def rotate(a: Array, vectors: Array, p: int, q: int) -> tuple[Array, Array]:
-        off = a[p, q]
-        some = off != 0
-        ratio = (a[q, q] - a[p, p]) / (2 * jnp.where(some, off, 1.0))
-        sign = jnp.where(ratio >= 0, 1.0, -1.0).astype(a.dtype)
-        tangent = jnp.where(some, sign / (jnp.abs(ratio) + jnp.sqrt(ratio**2 + 1)), 0.0)
-        cos = jax.lax.rsqrt(1 + tangent**2)
-        sin = tangent * cos
-        turn = eye.at[p, p].set(cos).at[q, q].set(cos).at[p, q].set(sin).at[q, p].set(-sin)
-        return contract("ki,kl,lj->ij", turn, a, turn), contract("ik,kj->ij", vectors, turn)
-
-    def sweep(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        for p in range(d - 1):
-            for q in range(p + 1, d):
-                state = rotate(*state, p, q)
-        return state
-
-    diagonal, vectors = jax.lax.fori_loop(0, _JACOBI_SWEEPS, sweep, (a, eye))
-    return jnp.diagonal(diagonal), vectors
-
-
 def _top_eigenvector(a: Float[Array, "d d"]) -> Float[Array, "d"]:
-    values, vectors = _eigenvectors(a)
+    values, vectors = symmetric_eigenvectors(a)
     return vectors[:, jnp.argmax(values)]
 
 
@@ -142,13 +111,15 @@ def bounds_of(c: Float[Array, "d d d d"]) -> tuple[Float[Array, ""], Float[Array
     """Largest normal curvature found and its upper bound, from C_abcd = <II_ab, II_cd> in a frame."""
     d = c.shape[0]
     if d <= 2:
-        exact = sqrt(c[0, 0, 0, 0] if d == 1 else _surface_maximum(c))
+        exact = safe_sqrt(c[0, 0, 0, 0] if d == 1 else _surface_maximum(c))
         return exact, exact
     bend = jnp.einsum("ikjk->ij", c)
-    values, vectors = _eigenvectors(jax.lax.stop_gradient(bend))
+    values, vectors = symmetric_eigenvectors(jax.lax.stop_gradient(bend))
     v = jax.lax.stop_gradient(_best_direction(jax.lax.stop_gradient(c), vectors))
     top = vectors[:, jnp.argmax(values)]
-    return sqrt(contract("ijkl,i,j,k,l->", c, v, v, v, v)), sqrt(contract("ij,i,j->", bend, top, top))
+    return safe_sqrt(contract("ijkl,i,j,k,l->", c, v, v, v, v)), safe_sqrt(
+        contract("ij,i,j->", bend, top, top)
+    )
 
 
 def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:

@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import contract, safe_sqrt
 from manifold_jax.geometry.blocks import BlockGrams
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.jet import JetGram, unpack_gram
 from manifold_jax.geometry.kernels import (
-    contract,
     frame,
     frame_mixed,
     map_points,
     point_volume_element,
     second_form_gram,
-    sqrt,
     traces,
 )
 from manifold_jax.geometry.normal_curvature import bounds_of
@@ -31,7 +30,7 @@ class Fields(NamedTuple):
     """Every pointwise measure, in the order of reports: arrays, or estimates with error bars.
 
     Attributes:
-        volume_element: sqrt(det g).
+        volume_element: safe_sqrt(det g).
         scalar_curvature: S.
         mean_curvature: |H|.
         second_form_norm: |II|.
@@ -77,7 +76,7 @@ def plain_fields(gram: JetGram) -> tuple[Array, Array, Array, Array]:
 
 def _plain(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Array, Array, Array]:
     mean, norm = traces(c)
-    return point_volume_element(gram), mean - norm, sqrt(mean) / c.shape[0], sqrt(norm)
+    return point_volume_element(gram), mean - norm, safe_sqrt(mean) / c.shape[0], safe_sqrt(norm)
 
 
 def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]) -> Fields:
@@ -94,12 +93,12 @@ def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array
     tangential = contract("abc,abc->", *(2 * [frame_mixed(gram, basis)]))
     normal = traces(second_form_gram(gram))[1]
     squares = basis**2
-    tilt = sqrt(contract("ai,i->", squares, first**2)) + 4 * eps
-    bend = sqrt(contract("ai,bj,ij->", squares, squares, second**2))
-    noise = bend + (sqrt(tangential) + sqrt(normal)) * tilt
+    tilt = safe_sqrt(contract("ai,i->", squares, first**2)) + 4 * eps
+    bend = safe_sqrt(contract("ai,bj,ij->", squares, squares, second**2))
+    noise = bend + (safe_sqrt(tangential) + safe_sqrt(normal)) * tilt
     # |II|^2 is a difference of products of the size of the tangential part.
-    squared = 2 * sqrt(normal) * noise + noise**2 + 4 * eps * (tangential + normal)
-    length = squared / jnp.maximum(sqrt(normal), jnp.sqrt(squared))
+    squared = 2 * safe_sqrt(normal) * noise + noise**2 + 4 * eps * (tangential + normal)
+    length = squared / jnp.maximum(safe_sqrt(normal), jnp.sqrt(squared))
     volume = point_volume_element(gram) * d**0.5 * tilt
     return Fields(volume, squared, length, length, length, length)
 
@@ -169,7 +168,7 @@ def exact_measures(gram: JetGram, ranges: Float[Array, "d"]) -> PointMeasures:
     extent = _extent(gram, ranges)
     # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
     first = jnp.maximum(_lengths(gram), extent[:, None] / ranges)
-    bend = sqrt(jnp.einsum("...ijij->...ij", gram.second))
+    bend = safe_sqrt(jnp.einsum("...ijij->...ij", gram.second))
     second = jnp.maximum(bend, extent[:, None, None] / (ranges[:, None] * ranges))
     rounding = map_points(_point_rounding, gram, noise * first, noise * second)
     return PointMeasures(values, values, rounding, extent)
@@ -177,7 +176,7 @@ def exact_measures(gram: JetGram, ranges: Float[Array, "d"]) -> PointMeasures:
 
 def _lengths(gram: JetGram) -> Array:
     """|X_i|."""
-    return sqrt(jnp.diagonal(gram.metric, axis1=-2, axis2=-1))
+    return safe_sqrt(jnp.diagonal(gram.metric, axis1=-2, axis2=-1))
 
 
 def _spread(per_axis: list[Array]) -> Array:
@@ -187,4 +186,4 @@ def _spread(per_axis: list[Array]) -> Array:
 
 
 def _extent(gram: JetGram, ranges: Float[Array, "d"]) -> Array:
-    return sqrt(jnp.sum((_lengths(gram) * ranges) ** 2, axis=-1))
+    return safe_sqrt(jnp.sum((_lengths(gram) * ranges) ** 2, axis=-1))

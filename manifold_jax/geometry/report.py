@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import require
+from manifold_jax._files import read_dataset, write_dataset
 from manifold_jax.geometry.error_bars import Estimate
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.plan import Stencil
 from manifold_jax.geometry.quantities import Fields
-from manifold_jax.geometry.storage import read_dataset, require, write_dataset
 
 if TYPE_CHECKING:
     from manifold_jax.geometry.reach.result import Reach

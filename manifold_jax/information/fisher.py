@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import singular_rows
 from manifold_jax.information.local_data import score_product, score_square, weighted_rows
 from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
-from manifold_jax.information.rows import singular_rows
 
 Apply = Callable[[Any, Any], Array]
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._blocks import map_blocks
+from manifold_jax._linalg import HIGHEST, OrthonormalRows, map_blocks, orthonormal_rows, safe_sqrt
 from manifold_jax.information.fisher import Apply, at_input
 from manifold_jax.information.local_data import rank_tolerance
 from manifold_jax.information.log_prob import (
@@ -26,7 +26,6 @@ from manifold_jax.information.log_prob import (
     checked_vector,
     scores,
 )
-from manifold_jax.information.rows import HIGHEST, OrthonormalRows, orthonormal_rows, safe_sqrt
 
 
 def span(rows: Float[Array, "C n"], rtol: float | None = None) -> OrthonormalRows:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax._blocks import map_blocks
+from manifold_jax._linalg import map_blocks, norm
 from manifold_jax.information.log_prob import (
     LogProb,
     as_input,
@@ -16,7 +16,6 @@ from manifold_jax.information.log_prob import (
     checked_batch_size,
 )
 from manifold_jax.information.paths import common, share, two_points
-from manifold_jax.information.rows import norm
 from manifold_jax.information.walker import (
     PathStatus,
     Plan,

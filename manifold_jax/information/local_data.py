@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from manifold_jax._linalg import HIGHEST, orthonormal_rows, singular_rows
 from manifold_jax.information.log_prob import (
     LogProb,
     centred,
@@ -21,7 +22,6 @@ from manifold_jax.information.log_prob import (
     map_scores,
     scores,
 )
-from manifold_jax.information.rows import HIGHEST, orthonormal_rows, singular_rows
 
 
 class LocalDataRank(NamedTuple):

@@ -11,16 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._blocks import map_blocks
+from manifold_jax._checks import is_traced
+from manifold_jax._linalg import map_blocks
 
 LogProb = Callable[[Any], Array]
 
 _NUMBERS_AT_ONCE = 2**22
-
-
-def is_traced(*trees: Any) -> bool:
-    """Whether any leaf is a tracer, so that values cannot be looked at."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def as_input(x: Any, name: str = "x") -> Array:

@@ -12,8 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import HIGHEST, norm, orthonormal_rows, scale_of, singular_rows
 from manifold_jax.information.log_prob import LogProb
-from manifold_jax.information.rows import HIGHEST, norm, orthonormal_rows, scale_of, singular_rows
 
 
 def _checked_pair(tangents: Any, rows: Any, name: str) -> tuple[Float[Array, "d n"], Float[Array, "C n"]]:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from manifold_jax._checks import is_traced
+from manifold_jax._linalg import norm, unit
 from manifold_jax.information.foliation import project, reject, span
-from manifold_jax.information.log_prob import LogProb, is_traced, scores
-from manifold_jax.information.rows import norm, unit
+from manifold_jax.information.log_prob import LogProb, scores
 
 Step = Literal["fixed", "full", "decreasing", "controlled"]
 STEPS = ("fixed", "full", "decreasing", "controlled")

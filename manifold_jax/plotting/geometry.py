@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manifold_jax._files import replacing
 from manifold_jax.geometry import Geometry
 from manifold_jax.plotting.points import plot_pca as plot_pca
 from manifold_jax.plotting.points import plot_samples as plot_samples
@@ -56,16 +57,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         ValueError: The file cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside:
         figure.savefig(aside)
-        aside.replace(path)
-    except OSError as error:
-        raise ValueError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        if aside.exists():
-            aside.unlink()
     return path
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._blocks import map_blocks
+from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import Task, Trial, sample
 from manifold_jax.experiments.classifier.walks import PAPER, How, add_noise, confidence, steps_axis
 from manifold_jax.experiments.experiment import Outcome, Row

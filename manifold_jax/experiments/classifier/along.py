@@ -11,12 +11,12 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from manifold_jax._linalg import HIGHEST, unit
 from manifold_jax.experiments.classifier.pairs import in_blocks, outputs
 from manifold_jax.experiments.classifier.task import Progress
 from manifold_jax.information import HorizontalPath, PathStatus, horizontal_path
 from manifold_jax.information.foliation import project, span
 from manifold_jax.information.log_prob import scores
-from manifold_jax.information.rows import HIGHEST, unit
 
 Images = Float[np.ndarray, "n *shape"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from manifold_jax._blocks import map_blocks
+from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.pairs import predictions
 from manifold_jax.experiments.classifier.task import (
     Trial,

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._blocks import map_blocks
+from manifold_jax._linalg import map_blocks
 from manifold_jax.datasets import sprite
 from manifold_jax.experiments.sprites import FACTORS, LARGEST, SMALLEST, draw, render, sprite_charts
 from manifold_jax.geometry import (

@@ -12,6 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from manifold_jax._files import Progress
 from manifold_jax.datasets import circle, torus
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.fits.data import Setting, known_setting
@@ -27,7 +28,6 @@ from manifold_jax.experiments.fits.run import Series, check_feasible, check_plan
 from manifold_jax.experiments.fits.sweeps import LATTICE, LOCAL, MAJOR, Settings, computed, small_plan
 from manifold_jax.experiments.fits.toys import geometric
 from manifold_jax.geometry import Axis, Grid, Manifold
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import LENGTH, new_figure, panels
 

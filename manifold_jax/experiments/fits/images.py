@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manifold_jax._files import Progress
 from manifold_jax.datasets import sprite
 from manifold_jax.datasets.coil20 import coil20
 from manifold_jax.datasets.sampling import _volume_element, map_points, sample_uniform
@@ -20,7 +21,6 @@ from manifold_jax.experiments.fits.run import Plan, check_feasible, check_plan
 from manifold_jax.experiments.fits.toys import study
 from manifold_jax.experiments.layers.data import DATA, VIEWS
 from manifold_jax.geometry import Manifold
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.reach.samples import reach_from_samples
 
 FACTORS = ("orientation", "scale", "y", "x")

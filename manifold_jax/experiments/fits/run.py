@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from manifold_jax._files import Progress
 from manifold_jax.experiments.cells import Cells, Values, cell_name
 from manifold_jax.experiments.fits.data import Probes, Setting, _key, probe_points, training_samples
 from manifold_jax.experiments.fits.fits import FITS, fitted
 from manifold_jax.fitting.distances import fit_distances, summarise_distances
-from manifold_jax.geometry.progress import Progress
 
 MEASURES = {
     "hausdorff": "Hausdorff distance, both directions",

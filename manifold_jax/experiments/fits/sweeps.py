@@ -11,6 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from manifold_jax._files import Progress
 from manifold_jax.datasets import torus
 from manifold_jax.experiments.cells import Cells
 from manifold_jax.experiments.experiment import Outcome, Row
@@ -36,7 +37,6 @@ from manifold_jax.experiments.fits.run import (
 from manifold_jax.experiments.fits.toys import geometric
 from manifold_jax.fitting.slopes import slope
 from manifold_jax.geometry import Manifold
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import LENGTH, new_figure, panels
 

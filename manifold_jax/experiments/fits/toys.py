@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from manifold_jax._files import Progress
 from manifold_jax.datasets import circle, sphere, torus, two_moons
 from manifold_jax.experiments.cells import Cells
 from manifold_jax.experiments.experiment import Outcome
@@ -23,7 +24,6 @@ from manifold_jax.experiments.fits.report import (
     words,
 )
 from manifold_jax.experiments.fits.run import MEASURES, Plan, check_feasible, check_plan, run_cells, series
-from manifold_jax.geometry.progress import Progress
 
 TOYS = ("circle", "moons", "sphere", "torus")
 _LATTICE = 32

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from manifold_jax._checks import require
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.layers.measures import (
     POWERS,
@@ -20,7 +21,6 @@ from manifold_jax.experiments.layers.measures import (
 )
 from manifold_jax.experiments.layers.task import Trial, layer_arrays
 from manifold_jax.experiments.sprites import draw
-from manifold_jax.geometry.storage import require
 from manifold_jax.models import network_layers
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import new_figure

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from manifold_jax._files import Progress
 from manifold_jax.geometry import (
     Geometry,
     Grid,
@@ -20,7 +21,6 @@ from manifold_jax.geometry import (
 )
 from manifold_jax.geometry.layers import jet_measures
 from manifold_jax.geometry.measure import report_on
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.quantities import chart_ranges
 from manifold_jax.models import Layers
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import typer
 
+from manifold_jax._files import fingerprint
 from manifold_jax.experiments.measure import data as measure_data
 from manifold_jax.experiments.measure import reach_report
 from manifold_jax.experiments.measure import report as measure_report
@@ -21,7 +22,6 @@ from manifold_jax.experiments.terminal import console, plain_errors, progress_ba
 from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import stencil_of
-from manifold_jax.geometry.progress import fingerprint
 from manifold_jax.plotting.geometry import plot_reach, save_figure
 
 app = typer.Typer(

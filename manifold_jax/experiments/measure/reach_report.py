@@ -11,9 +11,9 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from manifold_jax._files import write_dataset
 from manifold_jax.experiments.measure.report import new_table, number, with_bar
 from manifold_jax.geometry import Manifold, Reach
-from manifold_jax.geometry.storage import write_dataset
 
 _SCALARS = ("value", "error", "local", "local_error", "bottleneck", "bottleneck_error")
 

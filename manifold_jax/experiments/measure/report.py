@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manifold_jax import plotting
+from manifold_jax._files import write_text
 from manifold_jax.geometry import Geometry, Manifold
 from manifold_jax.geometry.report import FIELDS, TOTALS, Verdict
 from manifold_jax.plotting.style import compare
@@ -282,14 +283,6 @@ def summary(parts: list[Part], arguments: dict[str, Any], version: str) -> dict[
         "arguments": arguments,
         "manifolds": [_part_entry(part) for part in parts],
     }
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file aside and rename it."""
-    aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-    return path
 
 
 def write_results(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manifold_jax.geometry.reach.projection import principal_directions
+from manifold_jax._linalg import principal_directions
 from manifold_jax.geometry.reach.screen import DIRECT_FEATURES
 
 _PROJECTION = 48

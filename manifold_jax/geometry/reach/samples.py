@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._files import Progress
 from manifold_jax.geometry.error_bars import check_tolerance
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.reach.cloud import Cloud, make_cloud, norms
 from manifold_jax.geometry.reach.pairs import (
     Rows,

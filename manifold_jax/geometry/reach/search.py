@@ -20,11 +20,11 @@ import jax
 import jax.core
 import numpy as np
 
+from manifold_jax._files import Progress
 from manifold_jax.geometry.error_bars import check_tolerance
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import is_union, points_and_grid
 from manifold_jax.geometry.measure import measure
-from manifold_jax.geometry.progress import Progress
 from manifold_jax.geometry.reach.cloud import Cloud, make_cloud, norms
 from manifold_jax.geometry.reach.lattice import (
     Component,
