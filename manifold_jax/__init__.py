@@ -1,4 +1,12 @@
-"""Measure data manifolds in JAX."""
+"""Measure data manifolds in JAX.
+
+The geometry of manifolds and of classifiers is here by name; the rooms ``datasets``, ``fitting``, ``models``
+and ``plotting`` are imported when they are first used.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from manifold_jax.geometry import Axis as Axis
 from manifold_jax.geometry import Estimate as Estimate
@@ -67,3 +75,21 @@ from manifold_jax.information import principal_angles as principal_angles
 from manifold_jax.information import pulled_back as pulled_back
 from manifold_jax.information import vertical_projection as vertical_projection
 from manifold_jax.information import vertical_walk as vertical_walk
+
+if TYPE_CHECKING:
+    from manifold_jax import datasets as datasets
+    from manifold_jax import fitting as fitting
+    from manifold_jax import models as models
+    from manifold_jax import plotting as plotting
+
+_LAZY = ("datasets", "fitting", "models", "plotting")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -11,7 +11,12 @@ import pytest
 import manifold_jax
 from manifold_jax import geometry, information
 
-HEAVY = ("flax", "matplotlib", "xarray", "PIL", "pooch", "typer", "rich", "optax")
+LAZY = ("datasets", "fitting", "models", "plotting")
+HEAVY = (
+    *("scipy", "flax", "optax", "orbax", "chex", "matplotlib", "xarray", "h5py", "h5netcdf", "zarr"),
+    *("PIL", "pooch", "typer", "rich", "sklearn", "pandas", "pynndescent"),
+    *(f"manifold_jax.{room}" for room in (*LAZY, "experiments")),
+)
 PUBLIC = {
     name: value
     for room in (geometry, information)
@@ -32,11 +37,24 @@ EXPECTED = [
 # fmt: on
 
 
-def test_import_is_light():
-    code = f"import sys, manifold_jax; print([m for m in {HEAVY!r} if m in sys.modules])"
+def fresh(code):
+    """What a new interpreter prints."""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    return result.stdout.strip()
+
+
+def test_import_is_light():
+    assert fresh(f"import sys, manifold_jax; print([m for m in {HEAVY!r} if m in sys.modules])") == "[]"
+
+
+def test_rooms_are_imported_when_they_are_used():
+    assert set(LAZY) <= set(fresh("import manifold_jax; print(*dir(manifold_jax))").split())
+    assert fresh(
+        "import manifold_jax as mj; print(mj.datasets.circle().name, mj.plotting.plot_maps.__name__)"
+    ) == ("circle plot_maps")
+    with pytest.raises(AttributeError, match="module 'manifold_jax' has no attribute 'nothing'"):
+        manifold_jax.nothing  # noqa: B018
 
 
 def test_import_sets_no_flag_and_starts_no_backend():
@@ -45,9 +63,7 @@ def test_import_sets_no_flag_and_starts_no_backend():
         "from jax._src import xla_bridge\n"
         "print({k: v for k, v in after.items() if before.get(k) != v}, xla_bridge.backends_are_initialized())"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "{} False"
+    assert fresh(code) == "{} False"
     assert jax.config.jax_enable_x64 is False
 
 
