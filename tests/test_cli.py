@@ -5,11 +5,11 @@ import pytest
 import xarray
 from typer.testing import CliRunner
 
+from manifold_jax import _files as progress
 from manifold_jax import load_geometry
 from manifold_jax.experiments import cli
 from manifold_jax.experiments.measure import command as measure_command
 from manifold_jax.experiments.measure import data as measure_data
-from manifold_jax.geometry import progress
 
 pytestmark = pytest.mark.slow
 

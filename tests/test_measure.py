@@ -21,7 +21,7 @@ from manifold_jax import (
     scalar_curvature,
     volume_element,
 )
-from manifold_jax.geometry import progress as progress_module
+from manifold_jax import _files as progress_module
 from manifold_jax.geometry.report import FIELDS, TOTALS
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 24, periodic=True), Axis("v", 0.2, 1.5, 20)))
