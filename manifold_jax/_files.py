@@ -62,8 +62,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+        elif aside.exists():
+            aside.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:

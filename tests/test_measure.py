@@ -1,4 +1,4 @@
-"""The one call: sources, options, jit, unions, interruption."""
+"""The one call: sources, options, jit, interruption."""
 
 import math
 
@@ -13,6 +13,7 @@ from manifold_jax import (
     Geometry,
     Grid,
     Manifold,
+    _files,
     datasets,
     gram_from_grid,
     integrate,
@@ -21,7 +22,6 @@ from manifold_jax import (
     scalar_curvature,
     volume_element,
 )
-from manifold_jax import _files as progress_module
 from manifold_jax.geometry.report import FIELDS, TOTALS
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 24, periodic=True), Axis("v", 0.2, 1.5, 20)))
@@ -137,14 +137,9 @@ def test_exact_is_exact(x64):
     assert all(verdict.resolved for verdict in measured.verdicts().values())
 
 
-def test_union_is_a_tuple():
-    parts = datasets.parallel_circles()
-    measured = measure(parts)
-    assert isinstance(measured, tuple)
-    assert [g.name for g in measured] == [m.name for m in parts]
-    for g, m in zip(measured, parts, strict=True):
-        assert float(g.total_volume.value) == pytest.approx(m.known["total_volume"], rel=1e-4)
-    assert len(measure(list(parts)[:1])) == 1
+def test_a_sequence_is_refused():
+    with pytest.raises(ValueError, match="measure takes one manifold, got a sequence of 3: measure each"):
+        measure([datasets.circle()] * 3)
 
 
 def test_grid_and_name_of_a_manifold_can_be_replaced():
@@ -188,7 +183,7 @@ def interrupt_after(points):
 
 @pytest.fixture
 def eager_saves(monkeypatch):
-    monkeypatch.setattr(progress_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(_files, "SAVE_EVERY", 0.0)
 
 
 def interrupted(points, folder, **options):

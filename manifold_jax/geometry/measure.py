@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.core
@@ -27,7 +27,7 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.manifold import Manifold, is_union, points_and_grid
+from manifold_jax.geometry.manifold import Manifold, points_and_grid
 from manifold_jax.geometry.plan import BlockPlan, Stencil
 from manifold_jax.geometry.quantities import (
     Fields,
@@ -40,9 +40,6 @@ from manifold_jax.geometry.report import TOTALS, Geometry
 from manifold_jax.geometry.sensitivity import axis_sensitivity
 from manifold_jax.geometry.source import PointSource, plan_for, point_source, stencil_of
 
-if TYPE_CHECKING:
-    from manifold_jax.geometry.reach.result import Reach
-
 
 def measure(
     points_or_manifold: Any,
@@ -52,25 +49,23 @@ def measure(
     stride: int | tuple[int, ...] = 1,
     exact: bool = False,
     tolerance: float = 0.1,
-    reach: bool = False,
     block_size: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | Path | None = None,
     name: str | None = None,
-) -> Any:
-    """Volume and curvatures of a manifold with error bars.
+) -> Geometry:
+    """Volume and curvatures of one manifold with error bars; :func:`reach` gives its reach.
 
     Args:
         points_or_manifold: A :class:`Manifold`; or an array ``(*grid.shape, *features)``, in memory or
-            memory-mapped; or an embedding, a function of one chart point. A sequence of Manifolds is a union
-            and gives a tuple of results.
+            memory-mapped; or an embedding, a function of one chart point. The components of a union are
+            measured one by one.
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
         stride: Spacing of the stencils in samples.
         exact: Differentiate the embedding automatically instead; errors are then rounding alone.
         tolerance: Error relative to the natural scale of a measure (itself for volumes, |II| for curvatures,
             |II|^2 for the scalar curvature) up to which it counts as resolved.
-        reach: Search the reach too, as :func:`reach` does without further options; of the whole, for a union.
         block_size: Points differentiated at once; by default set by memory.
         progress: Called as ``progress(points done, points)`` after every group of blocks.
         checkpoint: Folder in which finished blocks are kept while the measurement runs; called again with the
@@ -79,11 +74,11 @@ def measure(
 
     Returns:
         A :class:`Geometry`: fields and totals as :class:`Estimate` (value, error, resolved), a pytree. Works
-        under ``jit`` (without reach, progress and checkpoint) for arrays and embeddings.
+        under ``jit`` (without progress and checkpoint) for arrays and embeddings.
 
     Raises:
-        ValueError: Points and grid do not fit, the points hold NaN or infinite values, ``exact`` is asked for
-            an array, or an option is out of range.
+        ValueError: A sequence of manifolds is given, points and grid do not fit, the points hold NaN or
+            infinite values, ``exact`` is asked for an array, or an option is out of range.
 
     Example:
         >>> import math
@@ -95,20 +90,17 @@ def measure(
         >>> print(f"{perimeter.value:.3f}", bool(perimeter.error < 0.01), bool(perimeter.resolved))
         9.688 True True
     """
-    options = {"accuracy": accuracy, "stride": stride, "tolerance": tolerance}
-    options |= {"block_size": block_size, "progress": progress}
-    if isinstance(points_or_manifold, Sequence) and not points_or_manifold:
-        raise ValueError("measure got an empty sequence; a union needs at least one Manifold.")
-    if is_union(points_or_manifold):
-        return _measure_union(points_or_manifold, reach, options, exact=exact, checkpoint=checkpoint)
+    if isinstance(points_or_manifold, Sequence) and not grid:
+        raise ValueError(
+            f"measure takes one manifold, got a sequence of {len(points_or_manifold)}: measure each, and "
+            "pass the sequence to reach."
+        )
     points, grid = points_and_grid(points_or_manifold, grid, "measure")
     title, attributes = _described(points_or_manifold, name)
     check_tolerance(tolerance)
     source = point_source(points, grid, exact=exact)
     stencil = stencil_of(grid, accuracy, stride)
     traced = _is_traced(source, grid)
-    if reach and traced:
-        raise ValueError("reach=True searches on the host and cannot be traced: call measure outside of jit.")
     if source.kind == "array" and not traced:
         _refuse_nonfinite(source.points, grid)
     partial_result = None
@@ -136,24 +128,7 @@ def measure(
     )
     if partial_result is not None:
         partial_result.remove()
-    return result.with_reach(_search_reach(points, grid, result, options)) if reach else result
-
-
-def _measure_union(
-    parts: Sequence[Manifold], reach: bool, options: dict[str, Any], **others: Any
-) -> tuple[Geometry, ...]:
-    results = tuple(measure(part, **options, **others) for part in parts)
-    if not reach:
-        return results
-    found = _search_reach(parts, None, results, options)
-    return tuple(result.with_reach(found) for result in results)
-
-
-def _search_reach(points: Any, grid: Grid | None, results: Any, options: dict[str, Any]) -> Reach:
-    # The search measures curvature where it is not given, and so imports this module.
-    from manifold_jax.geometry.reach.search import reach
-
-    return reach(points, grid, geometry=results, **options)
+    return result
 
 
 def _described(points: Any, name: str | None) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,6 @@ from manifold_jax.geometry.error_bars import Estimate
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.plan import Stencil
 from manifold_jax.geometry.quantities import Fields
-
-if TYPE_CHECKING:
-    from manifold_jax.geometry.reach.result import Reach
 
 FIELDS = Fields._fields
 TOTALS = (
@@ -72,7 +69,6 @@ class Geometry:
         axis_sensitivity: Relative change of each measure when the stencil is lowered on one axis, median over
             sampled points, ``(measures, d)``.
         rounding: Part of each error bar that is rounding.
-        reach: The reach (of the whole, for a component of a union); None where it was not searched.
         name: Title.
         grid: The lattice.
         stencil: ``(accuracy, stride)`` per axis; None for exact jets.
@@ -92,7 +88,6 @@ class Geometry:
     total_negative_curvature: Estimate
     axis_sensitivity: Float[Array, "measures d"]
     rounding: Fields
-    reach: Estimate | None = None
     name: str = field(default="manifold", metadata=_STATIC)
     grid: Grid = field(kw_only=True, metadata=_STATIC)
     stencil: Stencil | None = field(default=None, metadata=_STATIC)
@@ -103,11 +98,6 @@ class Geometry:
     def exact(self) -> bool:
         """Whether the jets are exact (automatic differentiation)."""
         return self.stencil is None
-
-    def with_reach(self, found: Reach) -> Geometry:
-        """The same with the reach that was found."""
-        scalars = (jnp.asarray(x) for x in (found.value, found.error, found.resolved))
-        return replace(self, reach=Estimate(*scalars))
 
     def verdict(self, measure: str) -> Verdict:
         """Whether a field or total is resolved, and which axes are to blame if not.
@@ -219,11 +209,6 @@ class Geometry:
                 f"  {measure:26s} {middle: .5g} +- {error:.1e}  [{low:.4g}, {high:.4g}]  "
                 f"{self.verdict(measure).sentence}"
             )
-        if self.reach is not None:
-            mark = "resolved." if self.reach.resolved else "not resolved."
-            lines.append(
-                f"  {'reach':26s} {float(self.reach.value): .5g} +- {float(self.reach.error):.1e}  {mark}"
-            )
         return "\n".join(lines)
 
     def to_xarray(self) -> Any:
@@ -267,15 +252,11 @@ def _provenance(geometry: Geometry) -> dict[str, Any]:
     }
 
 
-def _estimates(with_reach: bool) -> tuple[str, ...]:
-    return FIELDS + TOTALS + (("reach",) if with_reach else ())
-
-
 def _to_xarray(geometry: Geometry) -> Any:
     xarray = require("xarray", "report")
     names = geometry.grid.names
     data: dict[str, Any] = {}
-    for measure in _estimates(geometry.reach is not None):
+    for measure in FIELDS + TOTALS:
         estimate = getattr(geometry, measure)
         dimensions = names if measure in FIELDS else ()
         data[measure] = (dimensions, np.asarray(estimate.value), {"long_name": LABELS[measure]})
@@ -320,7 +301,7 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
             jnp.asarray(dataset[f"{measure}_error"].values),
             jnp.asarray(dataset[f"{measure}_resolved"].values.astype(bool)),
         )
-        for measure in _estimates("reach" in dataset)
+        for measure in FIELDS + TOTALS
     }
     return Geometry(
         **estimates,
@@ -369,6 +350,5 @@ LABELS = {
     "total_scalar_curvature": "total scalar curvature",
     "total_positive_curvature": "its positive part",
     "total_negative_curvature": "its negative part",
-    "reach": "reach",
 }
 """What each measure is called in reports and plots."""

@@ -14,7 +14,7 @@ from manifold_jax.experiments.layers.evolution import Claim, rank_correlation
 from manifold_jax.experiments.layers.measures import means
 from manifold_jax.experiments.layers.task import Trial, forward
 from manifold_jax.experiments.sprites import render
-from manifold_jax.geometry import Grid, measure
+from manifold_jax.geometry import Grid, measure, reach
 from manifold_jax.models import Layers, Pure, network_layers
 
 
@@ -79,9 +79,10 @@ def _decoder(layers: Layers, latents: jax.Array, grid: Grid) -> list[list[float]
     behind = layers.functions[layers.names.index("latent") + 1 :]
     found = []
     for array in (latents, *forward(behind, latents)):
-        geometry = measure(array.reshape(*grid.shape, -1), grid, accuracy=2, reach=True)
+        points = array.reshape(*grid.shape, -1)
+        geometry = measure(points, grid, accuracy=2)
         part = means([geometry])
-        found.append([part["volume"], part["bend"], float(geometry.reach.value)])
+        found.append([part["volume"], part["bend"], reach(points, grid, accuracy=2, geometry=geometry).value])
     return found
 
 

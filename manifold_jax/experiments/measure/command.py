@@ -170,7 +170,6 @@ def _run(
     written = []
     if with_reach:
         found, seconds = _search_reach(parts, options["tolerance"])
-        parts = [part._replace(geometry=part.geometry.with_reach(found)) for part in parts]
         tables.append(reach_report.reach_table(found))
         console.print(tables[-1])
         record["reach"] = reach_report.reach_entry(found, seconds)
