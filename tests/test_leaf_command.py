@@ -33,7 +33,7 @@ def test_every_experiment_has_a_smaller_size():
     [
         (("walk",), "no experiment 'walk': choose from rank, history"),
         (("rank", "--preset", "small"), "--preset must be reduced or full, got 'small'"),
-        (("rank", "--pairs", 3), "--pairs does not belong to this experiment, which has images"),
+        (("rank", "--pairs", 3), "--pairs does not belong to rank: leave it out."),
         (
             ("rank", "--data", "sounds"),
             "data must be one of mnist, fashion-mnist, cifar10, digits, got 'sounds'",

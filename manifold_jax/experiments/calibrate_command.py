@@ -12,7 +12,7 @@ import typer
 
 from manifold_jax.experiments.calibrate import PLACES, REDUCED, Settings, run
 from manifold_jax.experiments.cells import Cells
-from manifold_jax.experiments.classifier.command import run_and_write
+from manifold_jax.experiments.experiment import given_options, preset_of, run_and_write
 from manifold_jax.experiments.terminal import plain_errors, results_folder
 
 _PRESETS = {"full": Settings(), "reduced": REDUCED}
@@ -35,10 +35,9 @@ def calibrate_command(
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
-    arguments: dict[str, Any] = {key: str(value) for key, value in locals().items() if value is not None}
+    arguments = given_options(locals())
     with plain_errors():
-        if preset not in _PRESETS:
-            raise ValueError(f"--preset must be reduced or full, got {preset!r}.")
+        chosen = preset_of(preset, _PRESETS)
         unknown = [name for name in manifolds or () if name not in PLACES]
         if unknown:
             raise ValueError(f"no manifold {unknown[0]!r}: choose from {', '.join(PLACES)}.")
@@ -47,12 +46,12 @@ def calibrate_command(
                 'intrinsic dimension needs scikit-dimension: pip install "manifold_jax[estimators]".'
             )
         given = {"manifolds": manifolds and tuple(manifolds), "sizes": sizes and tuple(sizes), "seeds": seeds}
-        settings = _PRESETS[preset]._replace(**{k: v for k, v in given.items() if v})
+        settings = chosen._replace(**{k: v for k, v in given.items() if v})
         with results_folder(out), jax.enable_x64(not single):
             cells = Cells(out / f"cells-{'float32' if single else 'float64'}.jsonl")
             try:
                 task = partial(_run, settings, cells, seed)
-                run_and_write("calibrate", task, out, arguments | {"settings": settings._asdict()})
+                run_and_write("calibrate", task, out, arguments, settings)
             finally:
                 cells.save()
 

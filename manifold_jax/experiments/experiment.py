@@ -1,17 +1,21 @@
-"""What an experiment gives: a table, figures, numbers; and how they are written."""
+"""The registry of experiments, what each one gives, and the one loop that runs, shows and writes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 from rich.table import Table
 
 from manifold_jax._files import write_dataset, write_text
-from manifold_jax.experiments.measure.report import as_text
+from manifold_jax.experiments.terminal import as_text, console, progress_bar
 from manifold_jax.plotting.geometry import save_figure
 
 if TYPE_CHECKING:
@@ -19,7 +23,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+PRESETS = ("reduced", "full")
+
 _WIDTH = 200
+"""Characters a line of the text files."""
 
 
 class Outcome(NamedTuple):
@@ -42,40 +49,202 @@ class Outcome(NamedTuple):
     dataset: Any = None
 
 
-def _shown(value: Any) -> str:
-    """A value in a table."""
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (float, np.floating)):
-        return "-" if not np.isfinite(value) else f"{value:.4g}"
-    return "-" if value is None else str(value)
+# --- the registry ------------------------------------------------------------------------------------------
 
 
-def _wide(columns: Sequence[Sequence[str]]) -> int:
-    """Characters that a table of such columns needs."""
-    return 1 + sum(max(map(len, column)) + 3 for column in columns)
+def accept(settings: Any) -> None:
+    """Refuse nothing: the check of an experiment that has none."""
 
 
-def table(outcome: Outcome, width: int) -> Table:
-    """The rows as a table for the terminal and for text files.
+def replace_field(settings: Any, option: str, value: Any) -> Any:
+    """Settings with one field changed, or None where they have no such field."""
+    return settings._replace(**{option: value}) if option in settings._fields else None
+
+
+class Experiment(NamedTuple):
+    """One experiment of a command.
+
+    Attributes:
+        about: One line of ``--help``.
+        full: Settings, a NamedTuple, as in the paper.
+        reduced: Settings that take minutes on two cores.
+        run: Called with the context of the command (what was trained, a folder, ...), the settings,
+            ``progress=`` and the options below; returns an :class:`Outcome`.
+        check: Raises ValueError for settings that make no sense, before anything starts.
+        options: Options of the command that ``run`` takes besides its settings.
+        change: Settings with one option of the command line put in, or None where they have no such option.
+    """
+
+    about: str
+    full: Any
+    reduced: Any
+    run: Callable[..., Outcome]
+    check: Callable[[Any], None] = accept
+    options: tuple[str, ...] = ()
+    change: Callable[[Any, str, Any], Any] = replace_field
+
+
+Experiments = Mapping[str, Experiment]
+
+
+def describe(experiments: Experiments, **others: str) -> str:
+    """Text of ``--help``: the experiments, what else may be asked for, and ``all``."""
+    abouts = {name: experiment.about for name, experiment in experiments.items()}
+    abouts |= others | {"all": "all of them"}
+    return "; ".join(f"{name}: {about}" for name, about in abouts.items()) + "."
+
+
+def select(experiments: Experiments, name: str, *others: str) -> list[str]:
+    """Names of the experiments to run.
 
     Args:
-        outcome: What was found.
-        width: Characters a line; rows become columns where that is too little.
+        experiments: Those of the command.
+        name: One of them, ``"all"``, or one of ``others``.
+        others: What else may be asked for, which runs no experiment.
 
     Returns:
-        The table.
+        The one, all of them, or none.
+
+    Raises:
+        ValueError: There is no such experiment.
     """
-    names = list(outcome.rows[0])
-    lines = [names, *([_shown(value) for value in row.values()] for row in outcome.rows)]
-    upright = list(zip(*lines, strict=True))
-    columns = upright if _wide(upright) < width or _wide(upright) <= _wide(lines) else lines
-    found = Table(title=outcome.title, title_justify="left")
-    for k, column in enumerate(columns):
-        found.add_column(column[0], justify="left" if k == 0 else "right")
-    for row in zip(*(column[1:] for column in columns), strict=True):
-        found.add_row(*row)
-    return found
+    if name == "all":
+        return list(experiments)
+    if name in others:
+        return []
+    if name not in experiments:
+        names = ", ".join((*experiments, *others))
+        raise ValueError(f"no experiment {name!r}: choose from {names}, or all.")
+    return [name]
+
+
+def preset_of(preset: str, choices: Mapping[str, Any]) -> Any:
+    """What belongs to a preset.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"--preset must be {' or '.join(PRESETS)}, got {preset!r}.")
+    return choices[preset]
+
+
+def settings_for(
+    experiments: Experiments, name: str, preset: str, changes: Mapping[str, Any], *, strict: bool = True
+) -> Any:
+    """Settings of a preset, with what was given on the command line, checked.
+
+    Args:
+        experiments: Those of the command.
+        name: One of them.
+        preset: ``"reduced"`` or ``"full"``.
+        changes: Options by name; None where one was not given.
+        strict: Whether to refuse an option that the settings do not have, rather than to leave it out.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ValueError: The preset is unknown, an option does not belong to the experiment, or its check refuses
+            the settings.
+    """
+    experiment = experiments[name]
+    settings = preset_of(preset, {"reduced": experiment.reduced, "full": experiment.full})
+    for option, value in changes.items():
+        if value is None:
+            continue
+        changed = experiment.change(settings, option, value)
+        if changed is not None:
+            settings = changed
+        elif strict:
+            raise ValueError(f"--{option.replace('_', '-')} does not belong to {name}: leave it out.")
+    experiment.check(settings)
+    return settings
+
+
+# --- running and writing -----------------------------------------------------------------------------------
+
+
+def _portable(value: Any) -> Any:
+    """A value for the record: settings by name, paths as text."""
+    if hasattr(value, "_asdict"):
+        return {name: _portable(inner) for name, inner in value._asdict().items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a command for the record: those that were given."""
+    return {name: _portable(value) for name, value in options.items() if value is not None}
+
+
+def run_experiments(
+    experiments: Experiments,
+    settings: Mapping[str, Any],
+    context: Any,
+    out: Path,
+    arguments: dict[str, Any],
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Run experiments one after the other; show and write the outcome of each.
+
+    Args:
+        experiments: Those of the command.
+        settings: By name of the experiments to run.
+        context: First argument of every experiment.
+        out: Folder of the results.
+        arguments: What was asked for, for the record.
+        options: Other options of the command, of which each experiment is given its own.
+    """
+    for name, chosen in settings.items():
+        taken = {key: (options or {})[key] for key in experiments[name].options}
+        run = partial(experiments[name].run, context, chosen, **taken)
+        run_and_write(name, run, out, arguments, chosen)
+
+
+def run_and_write(
+    name: str, run: Callable[..., Outcome], out: Path, arguments: dict[str, Any], settings: Any
+) -> None:
+    """Run one experiment with a bar, show its table, write JSON, text, figures and data set.
+
+    Args:
+        name: Name of the experiment, and of the files.
+        run: Called with ``progress=``, a function to report progress to.
+        out: Folder of the results.
+        arguments: What was asked for, for the record.
+        settings: What it runs with, for the record.
+    """
+    began = time.perf_counter()
+    with progress_bar(name) as advance:
+        outcome = run(progress=advance)
+    seconds = time.perf_counter() - began
+    console.print(table(outcome, console.width), *outcome.notes, sep="\n")
+    record = arguments | {"settings": _portable(settings), "seconds": seconds}
+    record |= {"device": str(jax.devices()[0]), "version": version("manifold_jax")}
+    files = write(outcome, out, name, record)
+    names = ", ".join(path.name for path in files)
+    console.print(f"{seconds:.0f} s. Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
+
+
+def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:
+    """Write ``name.json``, ``name.txt``, the figures, and ``name.nc`` where there is a data set.
+
+    Args:
+        outcome: Result of the experiment.
+        out: Folder.
+        name: Name of the experiment.
+        arguments: What it was called with, for the record.
+
+    Returns:
+        The files.
+    """
+    record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
+    record |= {"notes": list(outcome.notes), "data": outcome.data}
+    content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
+    text = as_text([table(outcome, _WIDTH)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
+    written = [write_text(out / f"{name}.json", content), write_text(out / f"{name}.txt", text)]
+    if outcome.dataset is not None:
+        written.append(write_dataset(outcome.dataset, out / f"{name}.nc"))
+    return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]
 
 
 def plain(value: Any) -> Any:
@@ -91,23 +260,39 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:
-    """Write ``name.json``, ``name.txt``, the figures, and ``name.nc`` where there is a data set.
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+def _cell(value: Any) -> str:
+    """A value as text."""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)):
+        return "-" if not np.isfinite(value) else f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    """Characters that a table of such columns needs."""
+    return 1 + sum(max(map(len, column)) + 3 for column in columns)
+
+
+def table(outcome: Outcome, width: int) -> Table:
+    """The rows as a table for the terminal and for text files.
 
     Args:
-        outcome: What was found.
-        out: Folder.
-        name: Of the experiment.
-        arguments: What it was called with, for the record.
+        outcome: Result of an experiment.
+        width: Characters a line; rows become columns where that is too little.
 
     Returns:
-        The files.
+        The table.
     """
-    record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
-    record |= {"notes": list(outcome.notes), "data": outcome.data}
-    content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
-    text = as_text([table(outcome, _WIDTH)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
-    written = [write_text(out / f"{name}.json", content), write_text(out / f"{name}.txt", text)]
-    if outcome.dataset is not None:
-        written.append(write_dataset(outcome.dataset, out / f"{name}.nc"))
-    return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]
+    lines = [list(outcome.rows[0]), *([_cell(value) for value in row.values()] for row in outcome.rows)]
+    upright = list(zip(*lines, strict=True))
+    columns = upright if _width(upright) < width or _width(upright) <= _width(lines) else lines
+    shown = Table(title=outcome.title, title_justify="left")
+    for k, column in enumerate(columns):
+        shown.add_column(column[0], justify="left" if k == 0 else "right")
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        shown.add_row(*row)
+    return shown

@@ -1,16 +1,18 @@
-"""What the commands share: errors in one sentence, whole files or none, bars with time left."""
+"""What the commands share: options, errors in one sentence, whole files or none, bars with time left."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -23,6 +25,22 @@ from rich.progress import (
 console = Console()
 
 INTERRUPTED = 130
+"""Exit status of a command that was stopped by Ctrl-C."""
+
+# --- options -----------------------------------------------------------------------------------------------
+
+Preset = Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (published sizes).")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps [default: the preset's].")]
+Coil20 = Annotated[
+    Path | None,
+    typer.Option("--path", help="Where COIL-20 is [default: MANIFOLD_JAX_DATA, else downloaded]."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the results [default: a folder of that name in runs/].")
+]
+
+# --- errors and files --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -71,3 +89,12 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
         task = bar.add_task(f"{label} (compiling)", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
+
+
+def as_text(parts: Sequence[RenderableType], width: int = 110) -> str:
+    """Tables and sentences as plain text, at most so many columns wide."""
+    stream = io.StringIO()
+    paper = Console(file=stream, width=width, color_system=None)
+    for part in parts:
+        paper.print(part)
+    return stream.getvalue()

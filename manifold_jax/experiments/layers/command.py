@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
-from manifold_jax.experiments.classifier.command import run_and_write
-from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.experiments.experiment import Outcome, given_options, preset_of, run_and_write
 from manifold_jax.experiments.layers import checks as layer_checks
 from manifold_jax.experiments.layers import evolution as layer_evolution
 from manifold_jax.experiments.layers import latents as layer_latents
@@ -83,14 +82,13 @@ def layers_command(
 
     Interrupted and called again with the same --out, the training goes on where it was.
     """
-    arguments: dict[str, Any] = {key: str(value) for key, value in locals().items() if value is not None}
+    arguments = given_options(locals())
     with plain_errors():
         names = _names(experiment, network)
-        if preset not in _PRESETS:
-            raise ValueError(f"--preset must be reduced or full, got {preset!r}.")
+        chosen_settings = preset_of(preset, _PRESETS)
         changes = {"steps": steps, "seeds": seeds, "images": images, "factors": factors}
         changes |= {"learning_rate": learning_rate, "beta": beta, "gamma": gamma}
-        settings = _PRESETS[preset]._replace(**{k: v for k, v in changes.items() if v is not None})
+        settings = chosen_settings._replace(**{k: v for k, v in changes.items() if v is not None})
         if variant is not None and network != "vae":
             raise ValueError("--variant is for the beta-VAE: leave it out, or take --network vae.")
         chosen = variant or ("H" if data == "coil20" else "B")
@@ -106,7 +104,7 @@ def layers_command(
             trial, metrics = _trained(found, folder / "checkpoints", seed)
             for name in names:
                 run = partial(_run, name, trial, metrics, make, folder, preset)
-                run_and_write(name, run, folder, arguments | {"settings": settings._asdict()})
+                run_and_write(name, run, folder, arguments, settings)
 
 
 def _names(experiment: str, network: str) -> list[str]:

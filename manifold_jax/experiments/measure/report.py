@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import platform
@@ -13,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from manifold_jax import plotting
 from manifold_jax._files import write_text
+from manifold_jax.experiments.terminal import as_text
 from manifold_jax.geometry import Geometry, Manifold
 from manifold_jax.geometry.report import FIELDS, TOTALS, Verdict
 from manifold_jax.plotting.style import compare
@@ -215,16 +215,6 @@ def tables(parts: list[Part]) -> list[RenderableType]:
     """All tables of a run."""
     both = [table for part in parts for table in (summary_table(part), comparison_table(part))]
     return [table for table in both if table is not None]
-
-
-def as_text(tables: list[RenderableType], width: int = 110) -> str:
-    """Tables as plain text, at most so many columns wide."""
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    for table in tables:
-        console.print(table)
-    stream = console.file
-    assert isinstance(stream, io.StringIO)
-    return stream.getvalue()
 
 
 # --- files -------------------------------------------------------------------------------------------------
