@@ -44,11 +44,9 @@ from manifold_jax.geometry import second_fundamental_form as second_fundamental_
 from manifold_jax.geometry import sectional_curvature as sectional_curvature
 from manifold_jax.geometry import tangent_ball_radius as tangent_ball_radius
 from manifold_jax.geometry import volume_element as volume_element
-from manifold_jax.information import HorizontalPath as HorizontalPath
-from manifold_jax.information import LeafProjection as LeafProjection
 from manifold_jax.information import LocalDataRank as LocalDataRank
+from manifold_jax.information import Path as Path
 from manifold_jax.information import PathStatus as PathStatus
-from manifold_jax.information import VerticalWalk as VerticalWalk
 from manifold_jax.information import check_log_prob as check_log_prob
 from manifold_jax.information import factor_visibility as factor_visibility
 from manifold_jax.information import fisher_factor as fisher_factor

@@ -61,11 +61,11 @@ def test_other_steps_end_at_the_same_place(x64):
     np.testing.assert_allclose(sizes, 0.03 / (1 + np.arange(len(sizes)) / 100), rtol=1e-9)
     np.testing.assert_allclose(slow.points[-1], X + move, atol=1e-12)
     # Full steps go to and fro about the end, and never stall.
-    restless = mj.horizontal_path(linear(w), X, Y, max_steps=200, step="full")
-    lengths = np.linalg.norm(np.diff(restless.points, axis=0), axis=1)
+    full = mj.horizontal_path(linear(w), X, Y, max_steps=200, step="full")
+    lengths = np.linalg.norm(np.diff(full.points, axis=0), axis=1)
     np.testing.assert_allclose(lengths, 0.03, rtol=1e-9)
-    assert (int(restless.status), int(restless.steps)) == (PathStatus.STEPS_USED, 200)
-    assert 0 < np.linalg.norm(restless.points[-1] - X - move) <= 0.03
+    assert (int(full.status), int(full.steps)) == (PathStatus.STEPS_USED, 200)
+    assert 0 < np.linalg.norm(full.points[-1] - X - move) <= 0.03
     # The error control goes half of the rest of the way, until 1e-3 of the chord is left horizontal.
     careful = mj.horizontal_path(linear(w), X, Y, max_steps=400, step="controlled")
     assert int(careful.status) == PathStatus.STALLED
@@ -396,9 +396,9 @@ log_softmax, A, B = jax.nn.log_softmax, np.float32([0.1, 0.2]), np.float32([0.8,
         (lambda: mj.horizontal_path(log_softmax, A, B, clip=True), "clip must be None or a pair"),
         (
             lambda: mj.horizontal_path(log_softmax, A, 9 * B, clip=(0, 1)),
-            "destination has values from 7",
+            "destination must lie inside clip .* from 7",
         ),
-        (lambda: mj.vertical_walk(log_softmax, 9 * A, B, clip=(0, 1)), "x has values .* outside of clip"),
+        (lambda: mj.vertical_walk(log_softmax, 9 * A, B, clip=(0, 1)), "x must lie inside clip"),
         (lambda: mj.vertical_walk(log_softmax, A, B, steps=-1), "steps must be a whole number"),
         (lambda: mj.vertical_walk(log_softmax, A, B, step="euler"), "step must be one of"),
         (lambda: mj.vertical_walk(log_softmax, A, B[:1]), "direction .* must be"),

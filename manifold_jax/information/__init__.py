@@ -9,10 +9,7 @@ from manifold_jax.information.foliation import horizontal_basis as horizontal_ba
 from manifold_jax.information.foliation import horizontal_projection as horizontal_projection
 from manifold_jax.information.foliation import involutivity_defect as involutivity_defect
 from manifold_jax.information.foliation import vertical_projection as vertical_projection
-from manifold_jax.information.lengths import LeafProjection as LeafProjection
 from manifold_jax.information.lengths import fisher_rao_distance as fisher_rao_distance
-from manifold_jax.information.lengths import leaf_distance as leaf_distance
-from manifold_jax.information.lengths import leaf_projection as leaf_projection
 from manifold_jax.information.lengths import output_length as output_length
 from manifold_jax.information.lengths import path_length as path_length
 from manifold_jax.information.local_data import LocalDataRank as LocalDataRank
@@ -23,11 +20,12 @@ from manifold_jax.information.local_data import local_data_rank as local_data_ra
 from manifold_jax.information.local_data import local_data_spectrum as local_data_spectrum
 from manifold_jax.information.local_data import local_data_trace as local_data_trace
 from manifold_jax.information.log_prob import check_log_prob as check_log_prob
-from manifold_jax.information.paths import HorizontalPath as HorizontalPath
-from manifold_jax.information.paths import VerticalWalk as VerticalWalk
 from manifold_jax.information.paths import horizontal_path as horizontal_path
+from manifold_jax.information.paths import leaf_distance as leaf_distance
+from manifold_jax.information.paths import leaf_projection as leaf_projection
 from manifold_jax.information.paths import vertical_walk as vertical_walk
 from manifold_jax.information.tangents import factor_visibility as factor_visibility
 from manifold_jax.information.tangents import principal_angles as principal_angles
 from manifold_jax.information.tangents import pulled_back as pulled_back
+from manifold_jax.information.walker import Path as Path
 from manifold_jax.information.walker import PathStatus as PathStatus

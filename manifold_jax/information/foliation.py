@@ -15,7 +15,15 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._linalg import HIGHEST, OrthonormalRows, map_blocks, orthonormal_rows, safe_sqrt
+from manifold_jax._linalg import (
+    HIGHEST,
+    OrthonormalRows,
+    map_blocks,
+    norm,
+    orthonormal_rows,
+    safe_sqrt,
+    unit,
+)
 from manifold_jax.information.fisher import Apply, at_input
 from manifold_jax.information.local_data import rank_tolerance
 from manifold_jax.information.log_prob import (
@@ -26,6 +34,9 @@ from manifold_jax.information.log_prob import (
     checked_vector,
     scores,
 )
+
+_STILL = 1e-6
+"""Share of a direction below which nothing of it is left."""
 
 
 def span(rows: Float[Array, "C n"], rtol: float | None = None) -> OrthonormalRows:
@@ -42,6 +53,22 @@ def reject(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"
     """V - Q^T Q v, twice, so that it is orthogonal to the last digit."""
     v = v - project(basis, v)
     return v - project(basis, v)
+
+
+def keep_label(
+    log_p: Float[Array, "C"],
+    rows: Float[Array, "C n"],
+    basis: Float[Array, "C n"],
+    label: Int[Array, ""],
+    w: Float[Array, "n"],
+) -> Float[Array, "n"]:
+    """The part of w in D_x, less what would lower log p of a label to first order; see the walk."""
+    u, length = unit(project(basis, w))
+    others = jax.nn.softmax(jnp.where(jnp.arange(log_p.shape[0]) == label, -jnp.inf, log_p))
+    s, _ = unit(-jnp.matmul(others, rows, precision=HIGHEST))
+    kept = u - jnp.minimum(jnp.sum(u * s), 0.0) * s
+    # What is left of a direction opposite to s is rounding noise.
+    return jnp.where(norm(kept) > _STILL, length * kept, 0.0)
 
 
 def _basis(

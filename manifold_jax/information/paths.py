@@ -1,4 +1,4 @@
-"""Paths across and along the leaves of a classifier's foliation.
+"""Paths across and along the leaves of a classifier's foliation, and the nearest point of a leaf.
 
 Algorithm 1 of Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) and what it lacks: a step that adapts,
 the drift off the leaf, a reason why it ended. Lengths are Euclidean, in the units of the input.
@@ -10,114 +10,94 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Float
 
+from manifold_jax._checks import choice, is_traced, positive, whole
+from manifold_jax._linalg import norm
 from manifold_jax.information.log_prob import LogProb, as_input, checked_input, checked_vector
-from manifold_jax.information.walker import (
-    PathStatus,
-    Plan,
-    Step,
-    Track,
-    checked_clip,
-    checked_count,
-    checked_positive,
-    checked_step,
-    follow,
-    settings_of,
-)
+from manifold_jax.information.walker import STEPS, FieldName, Path, PathStatus, Plan, Settings, Step, follow
 
-_STATIONARY = 1e-3
+STATIONARY = 1e-3
+"""Horizontal share of a chord at which it counts as vertical."""
+
+_ERROR_SHARE = 1 / 30
+"""Error of one step that the error control allows, by default, a share of the longest step."""
+
+_LOST_DIGITS = 100
+"""A vertical part below this many machine epsilons is rounding noise."""
 
 
-class HorizontalPath(NamedTuple):
-    """A path on (or near) one leaf, from :func:`horizontal_path`.
+class PathOptions(NamedTuple):
+    """Options that all paths share, as :func:`horizontal_path` describes them."""
 
-    Attributes:
-        points: Every ``save_every``-th point, from the source on ``(saved, *shape)``; after the end of the
-            path the last point is repeated.
-        distances: Distance of each to the destination ``(saved,)``.
-        steps: Steps tried.
-        converged: Whether the destination came within the tolerance.
-        status: The reason why it ended, a :class:`PathStatus`.
-        log_probs: Log-probabilities at the saved points ``(saved, C)``.
-        horizontal: At the end, the horizontal part of the rest of the way, |P(d - x)| / |d - x|; 0 where the
-            path cannot come nearer.
-        length: Of the path.
-        drift: Summed estimates of how far each step left the leaf, to be compared with ``length``. First
-            order: what later steps make of an early departure is not in it.
-        clipped: Summed length that the clip undid; 0 without a clip.
-        clip: Whether values were clipped after every step, which leaves the leaf.
-        rejected: Steps tried in vain, by the error control.
-    """
-
-    points: Float[Array, "saved *shape"]
-    distances: Float[Array, "saved"]
-    steps: Int[Array, ""]
-    converged: Bool[Array, ""]
-    status: Int[Array, ""]
-    log_probs: Float[Array, "saved C"]
-    horizontal: Float[Array, ""]
-    length: Float[Array, ""]
-    drift: Float[Array, ""]
-    clipped: Float[Array, ""]
-    clip: Bool[Array, ""]
-    rejected: Int[Array, ""]
+    step_size: float
+    max_steps: int
+    save_every: int
+    step: Step
+    clip: tuple[float, float] | None
+    error_tolerance: float | None
+    rtol: float | None
 
 
-class VerticalWalk(NamedTuple):
-    """A path orthogonal to the distribution, from :func:`vertical_walk`.
-
-    Attributes:
-        points: Every ``save_every``-th point, from the source on ``(saved, *shape)``.
-        distances: Distance of each to the source, the level of the noise ``(saved,)``.
-        steps: Steps tried.
-        status: The reason why it ended, a :class:`PathStatus`; ``STALLED`` where D_x is everything.
-        log_probs: Log-probabilities at the saved points ``(saved, C)``; constant but for the error of steps.
-        length: Of the path.
-        drift: Summed estimates of the horizontal part of the error of each step.
-        clipped: Summed length that the clip undid; 0 without a clip.
-        clip: Whether values were clipped after every step.
-        rejected: Steps tried in vain, by the error control.
-    """
-
-    points: Float[Array, "saved *shape"]
-    distances: Float[Array, "saved"]
-    steps: Int[Array, ""]
-    status: Int[Array, ""]
-    log_probs: Float[Array, "saved C"]
-    length: Float[Array, ""]
-    drift: Float[Array, ""]
-    clipped: Float[Array, ""]
-    clip: Bool[Array, ""]
-    rejected: Int[Array, ""]
+def _ends_of(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
+    """The ends of the clip, infinite ones without a clip; points that lie outside are refused."""
+    if clip is None:
+        return -np.inf, np.inf
+    if not isinstance(clip, tuple | list) or len(clip) != 2 or not clip[0] < clip[1]:
+        raise ValueError(f"{caller}: clip must be None or a pair (low, high) with low < high, got {clip!r}.")
+    low, high = float(clip[0]), float(clip[1])
+    for name, x in points.items():
+        if not is_traced(x) and (np.min(x) < low or np.max(x) > high):
+            raise ValueError(
+                f"{caller}: {name} must lie inside clip = ({low:g}, {high:g}), got values from "
+                f"{float(np.min(x)):.3g} to {float(np.max(x)):.3g}: scale the images or widen the clip."
+            )
+    return low, high
 
 
-def two_points(log_prob: LogProb, first: Any, second: Any, names: tuple[str, str]) -> tuple[Array, Array]:
-    """Two inputs of one shape and one dtype."""
+def _walk(
+    caller: str,
+    field: FieldName,
+    log_prob: LogProb,
+    points: dict[str, Array],
+    goal: Array,
+    options: PathOptions,
+    *,
+    tolerance: Any = 0.0,
+    stationarity: Any = 0.0,
+    label: Any = 0,
+) -> Path:
+    """Check the options and follow a field from the first of the points."""
+    source = next(iter(points.values()))
+    low, high = _ends_of(caller, options.clip, points)
+    size = positive(caller, "step_size", options.step_size)
+    error = size * _ERROR_SHARE if options.error_tolerance is None else options.error_tolerance
+    positive(caller, "error_tolerance", error)
+    scalars = (size, tolerance, stationarity, error, low, high)
+    settings = Settings(*(jnp.asarray(value, source.dtype) for value in scalars), label=jnp.asarray(label))
+    plan = Plan(
+        field,
+        choice(caller, "step", options.step, STEPS),
+        whole(caller, "max_steps", options.max_steps),
+        whole(caller, "save_every", options.save_every),
+        options.clip is not None,
+        options.rtol,
+    )
+    return follow(log_prob, source, goal, settings, plan)
+
+
+def _two_points(
+    caller: str, log_prob: LogProb, first: Any, second: Any, names: tuple[str, str]
+) -> dict[str, Array]:
+    """Two inputs of one shape and one dtype, by name."""
     a, b = as_input(first, names[0]), as_input(second, names[1])
     if a.shape != b.shape:
-        raise ValueError(f"{names[0]} and {names[1]} must have one shape, got {a.shape} and {b.shape}.")
+        raise ValueError(
+            f"{caller}: {names[0]} and {names[1]} must have one shape, got {a.shape} and {b.shape}."
+        )
     dtype = jnp.promote_types(a.dtype, b.dtype)
-    return checked_input(log_prob, a.astype(dtype), names[0]), b.astype(dtype)
-
-
-def share(part: Array, whole: Array) -> Array:
-    """Part / whole, 0 where both vanish."""
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)
-
-
-def common(track: Track, clip: Any) -> dict[str, Array]:
-    """What all results have of the end of a walk."""
-    end = track.end
-    return {
-        "steps": end.steps,
-        "status": end.status,
-        "length": end.length,
-        "drift": end.drift,
-        "clipped": end.clipped,
-        "clip": jnp.asarray(clip is not None),
-        "rejected": end.rejected,
-    }
+    return {names[0]: checked_input(log_prob, a.astype(dtype), names[0]), names[1]: b.astype(dtype)}
 
 
 def horizontal_path(
@@ -132,9 +112,9 @@ def horizontal_path(
     save_every: int = 1,
     step: Step = "fixed",
     error_tolerance: float | None = None,
-    stationarity: float = _STATIONARY,
+    stationarity: float = STATIONARY,
     rtol: float | None = None,
-) -> HorizontalPath:
+) -> Path:
     """Follow the leaf of ``source`` towards ``destination``.
 
     x <- x + h P_x(d - x) / |P_x(d - x)|, P_x the projection on D_x: Algorithm 1 of Grementieri & Fioresi
@@ -178,26 +158,19 @@ def horizontal_path(
         >>> print(path.status, path.steps, path.points[-1].round(3))
         2 24 [ 0.5 -0.5]
     """
-    source, destination = two_points(log_prob, source, destination, ("source", "destination"))
-    ends = checked_clip(clip, {"source": source, "destination": destination})
-    settings = settings_of(
-        source,
-        step_size,
-        ends,
-        tolerance=checked_positive(tolerance, "tolerance"),
-        stationarity=checked_positive(stationarity, "stationarity"),
-        error_tolerance=error_tolerance,
-    )
-    steps, every = checked_count(max_steps, "max_steps"), checked_count(save_every, "save_every")
-    plan = Plan(True, checked_step(step), steps, every, clip is not None, rtol)
-    track = follow(log_prob, source, destination, settings, plan)
-    return HorizontalPath(
-        points=track.points.reshape(-1, *source.shape),
-        distances=track.distances,
-        log_probs=track.log_probs,
-        converged=track.end.status == PathStatus.CONVERGED,
-        horizontal=share(track.end.pull, track.end.distance),
-        **common(track, clip),
+    caller = "horizontal_path"
+    points = _two_points(caller, log_prob, source, destination, ("source", "destination"))
+    positive(caller, "stationarity", stationarity)
+    options = PathOptions(step_size, max_steps, save_every, step, clip, error_tolerance, rtol)
+    return _walk(
+        caller,
+        "horizontal",
+        log_prob,
+        points,
+        points["destination"],
+        options,
+        tolerance=positive(caller, "tolerance", tolerance),
+        stationarity=0.0 if step == "full" else stationarity,
     )
 
 
@@ -223,7 +196,7 @@ def vertical_walk(
     step: Step = "fixed",
     error_tolerance: float | None = None,
     rtol: float | None = None,
-) -> VerticalWalk:
+) -> Path:
     """Walk across the leaves: x <- x + h V_x(w) / |V_x(w)|, V_x the projection orthogonal to D_x.
 
     p does not change along it but for the error of the steps, so that noise w is added which the classifier
@@ -257,17 +230,122 @@ def vertical_walk(
         >>> print(walk.points[-1].round(2), jnp.exp(walk.log_probs[-1]).round(2))
         [0.21 0.21] [0.5 0.5]
     """
+    caller = "vertical_walk"
     x = checked_input(log_prob, x)
     w = _direction_of(direction, x)
-    ends = checked_clip(clip, {"x": x})
-    stationary = 100 * float(jnp.finfo(x.dtype).eps)
-    settings = settings_of(x, step_size, ends, stationarity=stationary, error_tolerance=error_tolerance)
-    count, every = checked_count(steps, "steps"), checked_count(save_every, "save_every")
-    plan = Plan(False, checked_step(step), count, every, clip is not None, rtol)
-    track = follow(log_prob, x, w, settings, plan)
-    return VerticalWalk(
-        points=track.points.reshape(-1, *x.shape),
-        distances=track.distances,
-        log_probs=track.log_probs,
-        **common(track, clip),
+    options = PathOptions(
+        step_size, whole(caller, "steps", steps), save_every, step, clip, error_tolerance, rtol
     )
+    stationarity = _LOST_DIGITS * float(jnp.finfo(x.dtype).eps)
+    return _walk(caller, "vertical", log_prob, {"x": x}, w, options, stationarity=stationarity)
+
+
+def leaf_projection(
+    log_prob: LogProb,
+    anchor: Float[Array, "*shape"],
+    x: Float[Array, "*shape"],
+    *,
+    step_size: float = 0.03,
+    max_steps: int = 5000,
+    tolerance: float = 1e-3,
+    clip: tuple[float, float] | None = None,
+    step: Step = "fixed",
+    error_tolerance: float | None = None,
+    rtol: float | None = None,
+) -> Path:
+    """Start from an anchor and follow its leaf towards x until the chord is vertical.
+
+    The end is a critical point of the distance to ``x`` on the leaf, found by going downhill from the anchor:
+    the nearest point where the leaf is flat, and a local minimum elsewhere.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        anchor: A point of the leaf, any shape.
+        x: The input to project.
+        step_size: Largest step.
+        max_steps: Most steps to try.
+        tolerance: Horizontal share of the chord at which it counts as vertical; also the distance, relative
+            to that of the anchor, at which ``x`` counts as lying on the leaf.
+        clip: As for :func:`horizontal_path`.
+        step: As for :func:`horizontal_path`. Steps to and fro across a kink of a ReLU network slide along it
+            and off the leaf: ``drift`` says how far.
+        error_tolerance: As for :func:`horizontal_path`.
+        rtol: As for :func:`horizontal_basis`.
+
+    Returns:
+        The projection.
+
+    Raises:
+        ValueError: As :func:`horizontal_path`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import leaf_projection
+        >>> found = leaf_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]))
+        >>> print(found.point.round(3), found.distance.round(3), found.converged)
+        [ 0.5 -0.5] 0.707 True
+    """
+    caller = "leaf_projection"
+    points = _two_points(caller, log_prob, anchor, x, ("anchor", "x"))
+    positive(caller, "tolerance", tolerance)
+    options = PathOptions(step_size, max_steps, max_steps, step, clip, error_tolerance, rtol)
+    path = _walk(
+        caller,
+        "horizontal",
+        log_prob,
+        points,
+        points["x"],
+        options,
+        tolerance=tolerance * norm(jnp.ravel(points["x"] - points["anchor"])),
+        stationarity=0.0 if step == "full" else tolerance,
+    )
+    vertical = (path.status == PathStatus.STALLED) & (path.horizontal <= tolerance)
+    return path._replace(converged=path.converged | vertical)
+
+
+def leaf_distance(
+    log_prob: LogProb,
+    anchor: Float[Array, "*shape"],
+    x: Float[Array, "*shape"],
+    *,
+    step_size: float = 0.03,
+    max_steps: int = 5000,
+    tolerance: float = 1e-3,
+    clip: tuple[float, float] | None = None,
+    step: Step = "fixed",
+) -> Float[Array, ""]:
+    """Distance of x to the leaf of an anchor: that of :func:`leaf_projection`, NaN where that has not ended.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        anchor: A point of the leaf, any shape.
+        x: The input.
+        step_size: Largest step.
+        max_steps: Most steps to try.
+        tolerance: As for :func:`leaf_projection`.
+        clip: As for :func:`horizontal_path`.
+        step: As for :func:`horizontal_path`.
+
+    Returns:
+        A scalar, NaN where ``max_steps`` were not enough.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import leaf_distance
+        >>> print(leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))
+        1.414
+    """
+    path = leaf_projection(
+        log_prob,
+        anchor,
+        x,
+        step_size=step_size,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        clip=clip,
+        step=step,
+    )
+    ended = (path.status == PathStatus.CONVERGED) | (path.status == PathStatus.STALLED)
+    return jnp.where(ended, path.distance, jnp.nan)

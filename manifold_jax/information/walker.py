@@ -1,4 +1,4 @@
-"""One compiled loop that follows a horizontal or vertical direction field; the engine of all paths."""
+"""One compiled loop that follows a direction field of a classifier's foliation; the engine of all paths."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax._checks import is_traced
 from manifold_jax._linalg import norm, unit
-from manifold_jax.information.foliation import project, reject, span
+from manifold_jax.information.foliation import keep_label, project, reject, span
 from manifold_jax.information.log_prob import LogProb, scores
 
+FieldName = Literal["horizontal", "vertical", "label-keeping"]
 Step = Literal["fixed", "full", "decreasing", "controlled"]
 STEPS = ("fixed", "full", "decreasing", "controlled")
 
 _SMALLEST = 2.0**-10
+"""Shortest step of the error control, a share of the longest: below it a step is accepted as it is."""
+
 _DECAY = 100
+"""Steps after which a decreasing step has half of its length."""
+
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 2.0
+"""Safety factor and bounds of the change of a step's length (Hairer, Norsett & Wanner, section II.4)."""
 
 
 class PathStatus(enum.IntEnum):
@@ -31,7 +35,7 @@ class PathStatus(enum.IntEnum):
         STEPS_USED: All steps were made (the normal end of a vertical walk).
         CONVERGED: The destination is within the tolerance.
         STALLED: There is nowhere to go: the wanted direction is orthogonal to the distribution (or, for a
-            vertical walk, inside of it), or the clip undoes the whole step.
+            vertical walk, inside it), or the clip undoes the whole step.
         NOT_FINITE: The network returned NaN or infinite values.
     """
 
@@ -41,10 +45,62 @@ class PathStatus(enum.IntEnum):
     NOT_FINITE = 3
 
 
+class Path(NamedTuple):
+    """A path of :func:`horizontal_path`, :func:`vertical_walk` or :func:`leaf_projection`.
+
+    Arrays of paths (under ``jax.vmap``) have the axes of the batch first, ``point`` and ``distance`` too.
+
+    Attributes:
+        points: Every ``save_every``-th point, from the source on ``(saved, *shape)``; after the end of the
+            path the last point is repeated. A leaf projection keeps its two ends.
+        distances: Distance of each to the destination; of a vertical walk to the source, the level of the
+            noise ``(saved,)``.
+        steps: Steps tried.
+        converged: Whether the destination came within the tolerance; of a leaf projection, whether its chord
+            is vertical, to the tolerance, or vanishes.
+        status: The reason why it ended, a :class:`PathStatus`.
+        log_probs: Log-probabilities at the saved points ``(saved, C)``; along a vertical walk they are
+            constant but for the error of the steps.
+        horizontal: Horizontal share of the wanted direction w at the end, |P(w)| / |w|: w is the rest of the
+            chord to the destination (0 where the path cannot come nearer), or the direction of a walk.
+        length: Length of the path.
+        drift: Summed estimates of how far each step left the field, to be compared with ``length``: off the
+            leaf, or (vertical) across the leaves. First order: what later steps make of an early departure
+            is not in it.
+        clipped: Summed length that the clip undid; 0 without a clip.
+        clip: Whether values were clipped after every step, which leaves the leaf.
+        rejected: Steps tried in vain, by the error control.
+    """
+
+    points: Float[Array, "saved *shape"]
+    distances: Float[Array, "saved"]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+    status: Int[Array, ""]
+    log_probs: Float[Array, "saved C"]
+    horizontal: Float[Array, ""]
+    length: Float[Array, ""]
+    drift: Float[Array, ""]
+    clipped: Float[Array, ""]
+    clip: Bool[Array, ""]
+    rejected: Int[Array, ""]
+
+    @property
+    def point(self) -> Float[Array, "*shape"]:
+        """The last point; of a leaf projection, the projection."""
+        batch = (slice(None),) * (self.distances.ndim - 1)
+        return self.points[(*batch, -1)]
+
+    @property
+    def distance(self) -> Float[Array, ""]:
+        """Distance of the last point; of a leaf projection, the leaf distance."""
+        return self.distances[..., -1]
+
+
 class Plan(NamedTuple):
     """What is fixed when the loop is compiled."""
 
-    horizontal: bool
+    field: FieldName
     step: Step
     max_steps: int
     save_every: int
@@ -53,7 +109,7 @@ class Plan(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What may change without compiling anew: scalars, and the ends of the clip."""
+    """What may change without compiling anew: scalars, among them the ends of the clip and a class."""
 
     step_size: Array
     tolerance: Array
@@ -61,34 +117,43 @@ class Settings(NamedTuple):
     error_tolerance: Array
     low: Array
     high: Array
+    label: Array
 
 
-class Walk(NamedTuple):
-    """Where a walk is, with everything known there; features are flat.
+class _View(NamedTuple):
+    """What is known at a point; features are flat.
 
     Attributes:
-        x: Point ``(n,)``.
-        log_p: Log-probabilities there ``(C,)``.
-        basis: Of D_x ``(C, n)``.
+        log_p: Log-probabilities ``(C,)``.
+        basis: Orthonormal basis of D_x ``(C, n)``.
         heading: Unit vector to follow ``(n,)``.
-        pull: Length of the part of the aim that can be followed.
-        distance: To the destination, or of a vertical walk to the source.
-        size: Length of the next step.
-        steps: Steps tried; -1 before the source was looked at.
-        rejected: Steps tried in vain.
-        length: Of the path so far.
-        drift: Summed estimates of how far each step left the leaf.
-        clipped: Summed length that the clip undid.
-        status: A :class:`PathStatus`.
+        component: Length of the part of the target that can be followed.
+        distance: Distance to the destination, or of a walk to the source.
     """
 
-    x: Array
     log_p: Array
     basis: Array
     heading: Array
-    pull: Array
+    component: Array
     distance: Array
-    size: Array
+
+
+class _Walk(NamedTuple):
+    """Where a walk is, and what it has behind it.
+
+    Attributes:
+        x: Point ``(n,)``.
+        view: What is known there.
+        step_length: Length of the next step.
+        steps: Steps tried; -1 before the source was looked at.
+        status: A :class:`PathStatus`.
+
+    The others are those of :class:`Path`.
+    """
+
+    x: Array
+    view: _View
+    step_length: Array
     steps: Array
     rejected: Array
     length: Array
@@ -97,105 +162,106 @@ class Walk(NamedTuple):
     status: Array
 
 
-class Track(NamedTuple):
-    """A walk and what was saved along it, every leaf stacked."""
-
-    end: Walk
-    points: Float[Array, "saved n"]
-    distances: Float[Array, "saved"]
-    log_probs: Float[Array, "saved C"]
-
-
 class _Field(NamedTuple):
-    """The direction field: what to aim at (a destination or a direction), and which part of it to follow."""
+    """The direction field: the part of a target vector that a walk follows.
+
+    The target of a horizontal path is the chord to its destination; walks have a fixed direction.
+    """
 
     log_prob: LogProb
     plan: Plan
+    label: Array
     source: Array
-    target: Array
+    goal: Array
 
-    def look(self, x: Array) -> tuple[Array, Array, Array, Array, Array]:
-        """Log p, basis, heading, pull and distance at a point."""
+    @property
+    def is_horizontal(self) -> bool:
+        """Whether there is a destination."""
+        return self.plan.field == "horizontal"
+
+    def target(self, x: Array) -> Array:
+        """The vector to follow as far as the field allows."""
+        return self.goal - x if self.is_horizontal else self.goal
+
+    def look(self, x: Array) -> _View:
+        """All that is known at a point."""
         log_p, rows = scores(self.log_prob, x)
         basis = span(rows, self.plan.rtol).basis
-        if self.plan.horizontal:
-            heading, pull = unit(project(basis, self.target - x))
-            return log_p, basis, heading, pull, norm(self.target - x)
-        heading, pull = unit(reject(basis, self.target))
-        return log_p, basis, heading, pull, norm(x - self.source)
-
-    def aim_length(self, x: Array) -> Array:
-        """Length of the whole aim, of which ``pull`` is the part that can be followed."""
-        return norm(self.target - x) if self.plan.horizontal else norm(self.target)
+        target = self.target(x)
+        if self.is_horizontal:
+            return _View(log_p, basis, *unit(project(basis, target)), norm(target))
+        if self.plan.field == "vertical":
+            part = reject(basis, target)
+        else:
+            part = keep_label(log_p, rows, basis, self.label, target)
+        return _View(log_p, basis, *unit(part), norm(x - self.source))
 
     def off(self, basis: Array, chord: Array) -> Array:
-        """The part of a chord that leaves the leaf."""
-        return reject(basis, chord) if self.plan.horizontal else project(basis, chord)
+        """The part of a chord that leaves the field."""
+        return project(basis, chord) if self.plan.field == "vertical" else reject(basis, chord)
 
-    def reach(self, walk: Walk) -> Array:
+    def next_length(self, walk: _Walk) -> Array:
         """Length of the next step: a horizontal one never passes the nearest point of the plane D_x.
 
         There the direction turns round, so that the error control, which looks ahead, goes half of the way.
         A full step is never shortened.
         """
-        if self.plan.horizontal and self.plan.step != "full":
-            return jnp.minimum(walk.size, walk.pull / 2 if self.plan.step == "controlled" else walk.pull)
-        return jnp.where(walk.pull > 0, walk.size, 0.0)
+        component = walk.view.component
+        if self.is_horizontal and self.plan.step != "full":
+            return jnp.minimum(
+                walk.step_length, component / 2 if self.plan.step == "controlled" else component
+            )
+        return jnp.where(component > 0, walk.step_length, 0.0)
 
 
-def _propose(field: _Field, walk: Walk, settings: Settings) -> tuple[Array, Array, Array]:
-    """Move, whether it is accepted, and the size of the next step (the embedded pair Euler-Heun).
+def _propose(field: _Field, walk: _Walk, settings: Settings) -> tuple[Array, Array, Array]:
+    """Move, whether it is accepted, and the length of the next step (the embedded pair Euler-Heun).
 
     The local error of Euler's method is estimated by its distance to Heun's, |h (u(x + h u) - u(x)) / 2|
     (Hairer, Norsett & Wanner, Solving ordinary differential equations I, section II.4).
     """
-    h = field.reach(walk)
-    move = h * walk.heading
+    h, heading = field.next_length(walk), walk.view.heading
+    move = h * heading
     if field.plan.step == "decreasing":
         # A divergent sum goes everywhere; the sum of squares, which bounds the drift, converges.
         return move, jnp.asarray(True), settings.step_size / (1 + (walk.steps + 1) / _DECAY)
     if field.plan.step in ("fixed", "full"):
-        return move, jnp.asarray(True), walk.size
-    ahead = field.look(walk.x + move)[2]
-    error = norm(ahead - walk.heading) * h / 2
+        return move, jnp.asarray(True), walk.step_length
+    ahead = field.look(walk.x + move).heading
+    error = norm(ahead - heading) * h / 2
     smallest = _SMALLEST * settings.step_size
     accepted = (error <= settings.error_tolerance) | (h <= smallest) | jnp.isnan(error)
     ratio = settings.error_tolerance / jnp.where(error > 0, error, 1.0)
     factor = jnp.where(error > 0, jnp.clip(_SAFETY * jnp.sqrt(ratio), _LEAST, _MOST), _MOST)
-    size = jnp.where(accepted & (h < walk.size), walk.size, jnp.maximum(h * factor, smallest))
-    move = jnp.where(accepted, h / 2 * (walk.heading + ahead), 0.0)
-    return move, accepted, jnp.minimum(size, settings.step_size)
+    shortened = accepted & (h < walk.step_length)
+    length = jnp.where(shortened, walk.step_length, jnp.maximum(h * factor, smallest))
+    move = jnp.where(accepted, h / 2 * (heading + ahead), 0.0)
+    return move, accepted, jnp.minimum(length, settings.step_size)
 
 
-def _advance(field: _Field, walk: Walk, settings: Settings) -> Walk:
-    """Move along the heading found before, then look around at the new place.
+def _advance(field: _Field, walk: _Walk, settings: Settings) -> _Walk:
+    """Move along the heading known before, then look around at the new place.
 
     The departure from the leaf in a step with chord c is estimated by |V(c) + V'(c)| / 2, V and V' the
     projections off the leaf at both ends: for two points on one leaf it is O(|c|^3), and for Euler's step it
     is the vertical part of the local error.
     """
-    move, accepted, size = _propose(field, walk, settings)
+    move, accepted, step_length = _propose(field, walk, settings)
     wanted = walk.x + move
     x = jnp.clip(wanted, settings.low, settings.high) if field.plan.clip else wanted
     chord = x - walk.x
-    log_p, basis, heading, pull, distance = field.look(x)
+    view = field.look(x)
     begun = walk.steps >= 0
-    off = norm(field.off(walk.basis, chord) + field.off(basis, chord)) / 2
+    off = norm(field.off(walk.view.basis, chord) + field.off(view.basis, chord)) / 2
     blocked = begun & accepted & (norm(chord) == 0)
-    restless = field.plan.horizontal and field.plan.step == "full"
-    least = 0.0 if restless else settings.stationarity * field.aim_length(x)
-    lost = (pull <= least) | blocked
-    arrived = (distance <= settings.tolerance) & field.plan.horizontal
-    finite = jnp.isfinite(pull) & jnp.isfinite(distance) & jnp.isfinite(log_p).all()
+    lost = (view.component <= settings.stationarity * norm(field.target(x))) | blocked
+    arrived = (view.distance <= settings.tolerance) & field.is_horizontal
+    finite = jnp.isfinite(view.component) & jnp.isfinite(view.distance) & jnp.isfinite(view.log_p).all()
     status = jnp.where(arrived, PathStatus.CONVERGED, jnp.where(lost, PathStatus.STALLED, 0))
-    return Walk(
+    return _Walk(
         x=x,
-        log_p=log_p,
-        basis=basis,
-        heading=heading,
-        pull=pull,
-        distance=distance,
-        size=size,
+        view=view,
+        step_length=step_length,
         steps=walk.steps + 1,
         rejected=walk.rejected + ~accepted,
         length=walk.length + norm(chord),
@@ -205,117 +271,69 @@ def _advance(field: _Field, walk: Walk, settings: Settings) -> Walk:
     )
 
 
-def _start(log_prob: LogProb, source: Array, settings: Settings) -> Walk:
+def _start(log_prob: LogProb, source: Array, settings: Settings) -> _Walk:
     """A walk that has not looked around yet: its first step has length 0."""
     log_p = jax.eval_shape(log_prob, source)
     zero, none = jnp.zeros((), source.dtype), jnp.zeros((), int)
-    return Walk(
-        x=source,
+    view = _View(
         log_p=jnp.zeros(log_p.shape, log_p.dtype),
         basis=jnp.zeros((log_p.shape[0], source.size), source.dtype),
         heading=jnp.zeros_like(source),
-        pull=zero,
+        component=zero,
         distance=zero + jnp.inf,
-        size=settings.step_size,
-        steps=none - 1,
-        rejected=none,
-        length=zero,
-        drift=zero,
-        clipped=zero,
-        status=none,
     )
+    return _Walk(source, view, settings.step_size, none - 1, none, zero, zero, zero, none)
 
 
-def _follow(log_prob: Any, source: Array, target: Array, settings: Settings, plan: Plan) -> Track:
-    """Steps in a while loop that ends early, inside of a scan over the saved points.
+def _follow(log_prob: Any, source: Array, goal: Array, settings: Settings, plan: Plan) -> Path:
+    """Steps in a while loop that ends early, inside a scan over the saved points.
 
     The saved points are outputs of the scan and not part of the loop's state, which ``vmap`` would copy at
     every step for the members that have ended.
     """
     flat = lambda x: log_prob(x.reshape(source.shape))  # noqa: E731
     begin = _start(flat, jnp.ravel(source), settings)
-    field = _Field(flat, plan, begin.x, jnp.ravel(target))
+    field = _Field(flat, plan, settings.label, begin.x, jnp.ravel(goal))
 
-    def save(walk: Walk, slot: Int[Array, ""]) -> tuple[Walk, tuple[Array, Array, Array]]:
+    def save(walk: _Walk, slot: Int[Array, ""]) -> tuple[_Walk, tuple[Array, Array, Array]]:
         last = jnp.minimum(slot * plan.save_every, plan.max_steps)
 
-        def unfinished(w: Walk) -> Bool[Array, ""]:
+        def unfinished(w: _Walk) -> Bool[Array, ""]:
             return (w.status == PathStatus.STEPS_USED) & (w.steps < last)
 
         walk = jax.lax.while_loop(unfinished, lambda w: _advance(field, w, settings), walk)
-        return walk, (walk.x, walk.distance, walk.log_p)
+        return walk, (walk.x, walk.view.distance, walk.view.log_p)
 
     slots = -(-plan.max_steps // plan.save_every) + 1
-    end, saved = jax.lax.scan(save, begin, jnp.arange(slots))
-    return Track(end, *saved)
+    end, (points, distances, log_probs) = jax.lax.scan(save, begin, jnp.arange(slots))
+    target = field.target(end.x)
+    whole = norm(target)
+    part = end.view.component if field.is_horizontal else norm(project(end.view.basis, target))
+    return Path(
+        points=points.reshape(-1, *source.shape),
+        distances=distances,
+        steps=end.steps,
+        converged=end.status == PathStatus.CONVERGED,
+        status=end.status,
+        log_probs=log_probs,
+        horizontal=jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0),
+        length=end.length,
+        drift=end.drift,
+        clipped=end.clipped,
+        clip=jnp.asarray(plan.clip),
+        rejected=end.rejected,
+    )
 
 
 _compiled_follow = partial(jax.jit, static_argnames="plan")(_follow)
 
 
-def follow(log_prob: LogProb, source: Array, target: Array, settings: Settings, plan: Plan) -> Track:
-    """Follow the field from ``source``.
+def follow(log_prob: LogProb, source: Array, goal: Array, settings: Settings, plan: Plan) -> Path:
+    """Follow the field from ``source`` towards a destination or along a direction.
 
     A ``jax.tree_util.Partial`` is compiled once, whatever its parameters. Any other function is traced anew
     at every call: one that reads a model trained in place must not be remembered with its old weights.
     """
     if isinstance(log_prob, jax.tree_util.Partial):
-        return _compiled_follow(log_prob, source, target, settings, plan)
-    return _follow(log_prob, source, target, settings, plan)
-
-
-def checked_clip(clip: Any, points: dict[str, Array]) -> tuple[float, float] | None:
-    """The ends of the clip; points that lie outside of it are refused."""
-    if clip is None:
-        return None
-    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not clip[0] < clip[1]:
-        raise ValueError(f"clip must be None or a pair (low, high) with low < high, got {clip!r}.")
-    low, high = float(clip[0]), float(clip[1])
-    for name, x in points.items():
-        if not is_traced(x) and (np.min(x) < low or np.max(x) > high):
-            raise ValueError(
-                f"{name} has values from {float(np.min(x)):.3g} to {float(np.max(x)):.3g}, outside of clip = "
-                f"({low:g}, {high:g}): scale the images or widen the clip."
-            )
-    return low, high
-
-
-def checked_positive(value: Any, name: str) -> Any:
-    """A finite positive number, or a tracer."""
-    if is_traced(value):
-        return value
-    number = np.asarray(value)
-    if number.ndim or number.dtype.kind not in "iuf" or not 0 < number < np.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}.")
-    return value
-
-
-def checked_count(value: Any, name: str) -> int:
-    """A whole number, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}.")
-    return int(value)
-
-
-def checked_step(step: Any) -> Step:
-    """One of the step rules."""
-    if step not in STEPS:
-        raise ValueError(f"step must be one of {', '.join(map(repr, STEPS))}, got {step!r}.")
-    return step
-
-
-def settings_of(
-    x: Array,
-    step_size: Any,
-    clip: tuple[float, float] | None,
-    *,
-    tolerance: Any = 0.0,
-    stationarity: Any = 0.0,
-    error_tolerance: Any = None,
-) -> Settings:
-    """Scalars in the dtype of x."""
-    step_size = checked_positive(step_size, "step_size")
-    if error_tolerance is None:
-        error_tolerance = step_size / 30
-    values = (step_size, tolerance, stationarity, checked_positive(error_tolerance, "error_tolerance"))
-    return Settings(*(jnp.asarray(v, x.dtype) for v in (*values, *(clip or (-np.inf, np.inf)))))
+        return _compiled_follow(log_prob, source, goal, settings, plan)
+    return _follow(log_prob, source, goal, settings, plan)

@@ -13,7 +13,7 @@ from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import Task, Trial, sample
 from manifold_jax.experiments.classifier.walks import PAPER, How, add_noise, confidence, steps_axis
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import VerticalWalk, vertical_projection
+from manifold_jax.information import Path, vertical_projection
 from manifold_jax.information.log_prob import scores
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -64,7 +64,7 @@ def fast_gradient_departure(
     return map_blocks(jax.vmap(one), 16, images, labels)
 
 
-def _row(walk: VerticalWalk, how: How, slot: int, std: float, pixels: int) -> Row:
+def _row(walk: Path, how: How, slot: int, std: float, pixels: int) -> Row:
     """What is known after one number of steps; lengths in normalised units."""
     log_probs = np.asarray(walk.log_probs)
     first, now = log_probs[:, 0], log_probs[:, slot]
@@ -86,7 +86,7 @@ def _slots(how: How) -> list[int]:
     return list(dict.fromkeys(step // how.every for step in _COLUMNS if step <= how.max_steps))
 
 
-def _strips(title: str, walk: VerticalWalk, how: How, task: Task, labels: np.ndarray) -> Any:
+def _strips(title: str, walk: Path, how: How, task: Task, labels: np.ndarray) -> Any:
     """Images along the first few walks."""
     slots = _slots(how)
     images, captions = [], []

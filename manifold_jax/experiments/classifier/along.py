@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._linalg import HIGHEST, unit
 from manifold_jax.experiments.classifier.pairs import in_blocks, outputs
 from manifold_jax.experiments.classifier.task import Progress
-from manifold_jax.information import HorizontalPath, PathStatus, horizontal_path
+from manifold_jax.information import Path, PathStatus, horizontal_path
 from manifold_jax.information.foliation import project, span
 from manifold_jax.information.log_prob import scores
 
@@ -75,7 +75,7 @@ def fisher_rao_lengths(log_probs: Float[np.ndarray, "n saved C"]) -> Float[np.nd
 @partial(jax.jit, static_argnames=("most", "save_every"))
 def _paths(
     log_prob: Partial, sources: Any, targets: Any, size: Any, stationarity: Any, most: int, save_every: int
-) -> HorizontalPath:
+) -> Path:
     one = partial(
         horizontal_path,
         log_prob,
@@ -195,7 +195,7 @@ def walks(
     units = directions / norms(directions).reshape(wide)
     targets = np.concatenate([destinations, sources + np.float32(_FAR) * units])
 
-    def one(a: Any, b: Any) -> HorizontalPath:
+    def one(a: Any, b: Any) -> Path:
         return _paths(log_prob, a, b, steps.size, steps.stationarity, steps.most, steps.save_every)
 
     def another(a: Any, b: Any, label: Any) -> tuple[Array, Array, Array]:

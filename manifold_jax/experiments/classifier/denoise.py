@@ -29,7 +29,7 @@ from manifold_jax.plotting.style import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from manifold_jax.information.lengths import LeafProjection
+    from manifold_jax.information import Path
 
 Images = Float[np.ndarray, "n *shape"]
 
@@ -177,7 +177,7 @@ class _Leaf(NamedTuple):
 
     anchors: np.ndarray
     before: np.ndarray
-    found: LeafProjection
+    found: Path
     predicted: np.ndarray
 
 

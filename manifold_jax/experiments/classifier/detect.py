@@ -42,7 +42,7 @@ from manifold_jax.plotting.style import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from manifold_jax.information.lengths import LeafProjection
+    from manifold_jax.information import Path as LeafPath
 
 Images = Float[np.ndarray, "n *shape"]
 
@@ -137,7 +137,7 @@ class _Found(NamedTuple):
     """Scores ``(n,)`` of all sets in a row, and the projections of the first anchor and the others."""
 
     scores: dict[str, np.ndarray]
-    projections: dict[str, LeafProjection]
+    projections: dict[str, LeafPath]
 
 
 def _leaf(

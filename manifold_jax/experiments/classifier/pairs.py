@@ -13,8 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Float, Int, Num
 
 from manifold_jax.experiments.classifier.task import Progress
-from manifold_jax.information import leaf_projection
-from manifold_jax.information.lengths import LeafProjection
+from manifold_jax.information import Path, leaf_projection
 from manifold_jax.models import Apply, pixels
 
 ANCHORS = {
@@ -74,7 +73,7 @@ def in_blocks(function: Callable[..., Any], *pairs: Any, block: int, progress: P
 @partial(jax.jit, static_argnames="max_steps")
 def _projections(
     log_prob: Partial, anchors: Any, images: Any, step_size: Any, tolerance: Any, max_steps: int
-) -> LeafProjection:
+) -> Path:
     one = partial(leaf_projection, log_prob, step_size=step_size, tolerance=tolerance, max_steps=max_steps)
     return jax.vmap(one)(anchors, images)
 
@@ -89,7 +88,7 @@ def projections(
     tolerance: float,
     block: int,
     progress: Progress | None = None,
-) -> LeafProjection:
+) -> Path:
     """:func:`leaf_projection` of every image from its anchor.
 
     Args:
@@ -106,7 +105,7 @@ def projections(
         The projections, all attributes with an axis of pairs.
     """
 
-    def one(a: Any, b: Any) -> LeafProjection:
+    def one(a: Any, b: Any) -> Path:
         return _projections(log_prob, a, b, step_size, tolerance, max_steps)
 
     return in_blocks(one, anchors, images, block=block, progress=progress)

@@ -35,7 +35,7 @@ from manifold_jax.experiments.classifier.walks import (
     walk,
 )
 from manifold_jax.experiments.experiment import Outcome
-from manifold_jax.information import HorizontalPath
+from manifold_jax.information import Path as LeafPath
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -74,7 +74,7 @@ class _Cell(NamedTuple):
 
     name: str
     how: How
-    path: HorizontalPath
+    path: LeafPath
     destinations: Any
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax.experiments.classifier.pairs import in_blocks
 from manifold_jax.experiments.classifier.task import Progress
-from manifold_jax.information import HorizontalPath, PathStatus, VerticalWalk, horizontal_path, vertical_walk
+from manifold_jax.information import Path, PathStatus, horizontal_path, vertical_walk
 from manifold_jax.information.walker import Step
 
 BLOCK = 25
@@ -54,10 +54,8 @@ STRIP = ("source", "1/6", "1/3", "1/2", "2/3", "5/6", "end", "destination")
 
 
 @partial(jax.jit, static_argnames=("how", "std"))
-def _horizontal(
-    log_prob: Any, sources: Array, destinations: Array, *, how: How, std: float
-) -> HorizontalPath:
-    def one(source: Array, destination: Array) -> HorizontalPath:
+def _horizontal(log_prob: Any, sources: Array, destinations: Array, *, how: How, std: float) -> Path:
+    def one(source: Array, destination: Array) -> Path:
         return horizontal_path(
             log_prob,
             source,
@@ -74,8 +72,8 @@ def _horizontal(
 
 
 @partial(jax.jit, static_argnames=("how", "std"))
-def _vertical(log_prob: Any, images: Array, directions: Array, *, how: How, std: float) -> VerticalWalk:
-    def one(image: Array, direction: Array) -> VerticalWalk:
+def _vertical(log_prob: Any, images: Array, directions: Array, *, how: How, std: float) -> Path:
+    def one(image: Array, direction: Array) -> Path:
         return vertical_walk(
             log_prob,
             image,
@@ -97,7 +95,7 @@ def walk(
     how: How,
     std: float,
     progress: Progress | None = None,
-) -> HorizontalPath:
+) -> Path:
     """Horizontal paths between pairs, 25 at a time.
 
     Args:
@@ -122,7 +120,7 @@ def add_noise(
     how: How,
     std: float,
     progress: Progress | None = None,
-) -> VerticalWalk:
+) -> Path:
     """Walks across the leaves in one random direction each: noise that the classifier does not see.
 
     Args:
@@ -146,7 +144,7 @@ def confidence(log_probs: Any) -> np.ndarray:
     return np.exp(np.asarray(log_probs).max(-1))
 
 
-def summary(path: HorizontalPath, how: How, std: float) -> dict[str, Any]:
+def summary(path: Path, how: How, std: float) -> dict[str, Any]:
     """The line of a table for one set of paths; lengths in normalised units."""
     start, end = path.distances[:, 0] / std, path.distances[:, -1] / std
     statuses = [PathStatus(int(status)).name.lower() for status in path.status]
@@ -169,7 +167,7 @@ def summary(path: HorizontalPath, how: How, std: float) -> dict[str, Any]:
     }
 
 
-def record(path: HorizontalPath, how: How, std: float) -> dict[str, Any]:
+def record(path: Path, how: How, std: float) -> dict[str, Any]:
     """Every path in numbers, for JSON."""
     return {
         "how": how._asdict(),
@@ -187,7 +185,7 @@ def record(path: HorizontalPath, how: How, std: float) -> dict[str, Any]:
 
 
 def strip(
-    path: HorizontalPath, index: int, destination: Any, names: tuple[str, ...], std: float
+    path: Path, index: int, destination: Any, names: tuple[str, ...], std: float
 ) -> tuple[list[Any], list[str]]:
     """Images along one path, and last its destination; label, confidence and distance of each."""
     images, captions = [], []
