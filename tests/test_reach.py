@@ -327,10 +327,13 @@ def test_points_go_on_where_only_the_metric_repeats(x64):
 def test_a_union_counts_witnesses_through_its_parts(x64):
     found = reach(D.parallel_circles(1.0, 0.5, size=32))
     assert isinstance(found, Reach)
-    first, second = found.witness
+    first, second = (component.witness for component in found.components)
     np.testing.assert_array_equal(first, np.arange(32, 64))
     np.testing.assert_array_equal(second, np.arange(32))
-    assert {number for number, _ in found.pair} == {0, 1}
+    assert {end.component for end in found.ends} == {0, 1}
+    for name in ("pointwise", "pointwise_error", "witness", "upper_bound", "pair"):
+        with pytest.raises(ValueError, match=f"Reach: {name} is that of a single manifold.* components"):
+            getattr(found, name)
 
 
 def test_a_coarse_grid_is_said_to_be_unresolved(x64):

@@ -28,10 +28,10 @@ from manifold_jax.geometry.manifold import Manifold as Manifold
 from manifold_jax.geometry.measure import measure as measure
 from manifold_jax.geometry.normal_curvature import normal_curvature as normal_curvature
 from manifold_jax.geometry.normal_curvature import normal_curvature_bounds as normal_curvature_bounds
-from manifold_jax.geometry.reach.result import Reach as Reach
-from manifold_jax.geometry.reach.samples import reach_from_samples as reach_from_samples
-from manifold_jax.geometry.reach.samples import tangent_ball_radius as tangent_ball_radius
-from manifold_jax.geometry.reach.search import reach as reach
+from manifold_jax.geometry.reach import Reach as Reach
+from manifold_jax.geometry.reach import reach as reach
+from manifold_jax.geometry.reach import reach_from_samples as reach_from_samples
+from manifold_jax.geometry.reach import tangent_ball_radius as tangent_ball_radius
 from manifold_jax.geometry.report import Geometry as Geometry
 from manifold_jax.geometry.report import Verdict as Verdict
 from manifold_jax.geometry.report import geometry_from_xarray as geometry_from_xarray

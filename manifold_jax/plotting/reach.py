@@ -32,7 +32,7 @@ def plot_reach(manifolds: Manifold | Sequence[Manifold], found: Reach) -> Figure
         Below, a histogram of tau(x).
     """
     parts = [manifolds] if isinstance(manifolds, Manifold) else list(manifolds)
-    fields = found.pointwise if isinstance(found.pointwise, tuple) else (found.pointwise,)
+    fields = [component.pointwise for component in found.components]
     if len(parts[0].feature_shape) == 2:
         return _images(parts, fields, found)
     return _chords(parts, fields, found)
@@ -57,7 +57,7 @@ def _other_pairs(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found:
     repeats = any(axis.periodic and not axis.wrap for part in parts for axis in part.grid.axes)
     if repeats:
         return []  # a witness may lie a period away from its grid point
-    witnesses = found.witness if isinstance(found.witness, tuple) else (found.witness,)
+    witnesses = [component.witness for component in found.components]
     starts = np.cumsum([0, *[part.grid.size for part in parts]])
     coordinates = [np.asarray(part.grid.coordinates(jnp.result_type(float))) for part in parts]
     flat = [c.reshape(-1, c.shape[-1]) for c in coordinates]
@@ -83,7 +83,7 @@ def _other_pairs(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found:
 
 
 def _images(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reach) -> Figure:
-    pairs = [(found.value, *found.ends()), *_other_pairs(parts, fields, found)]
+    pairs = [(found.value, *found.ends), *_other_pairs(parts, fields, found)]
     rows = len(pairs)
     figure = new_figure(9.5, 2.9 * rows + 2.6, _title(parts, found))
     grid = figure.add_gridspec(rows + 1, 3)
@@ -133,7 +133,7 @@ def _chords(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reac
         points = evaluate_points(part.embedding, _thin(coordinates), coordinates.dtype)[:, :3]
         colour = _thin(np.asarray(field).ravel())
         axes.scatter(*points.T, c=colour, s=10, norm=norm, cmap="viridis")
-    chord = np.stack([_point(parts[number], u).ravel()[:3] for number, u in found.ends()])
+    chord = np.stack([_point(parts[number], u).ravel()[:3] for number, u in found.ends])
     axes.plot(*chord.T, "o-", color=COLOURS[0], lw=2, ms=8, label="deciding pair")
     axes.legend(loc="upper right")
     if flat:

@@ -173,7 +173,7 @@ def _run(
         tables.append(reach_report.reach_table(found))
         console.print(tables[-1])
         record["reach"] = reach_report.reach_entry(found, seconds)
-        written += reach_report.save_reach(manifolds, found, [part.mark for part in parts], out)
+        written += reach_report.save_reach(found, [part.mark for part in parts], out)
         drawings.append(("reach.png", lambda: plot_reach(manifolds, found)))
     written += measure_report.write_results(parts, out, record, tables)
     if plots:

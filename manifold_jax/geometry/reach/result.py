@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
+from manifold_jax._checks import require
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.reach.bottleneck import largest_curvature, refine_bottleneck
 from manifold_jax.geometry.reach.cloud import Cloud
@@ -23,12 +25,61 @@ from manifold_jax.geometry.reach.lattice import (
 )
 from manifold_jax.geometry.reach.pairs import Pairs, mutual
 
+if TYPE_CHECKING:
+    import xarray
+
 _BATCH = 8
 _TRIED = 24
 
 
+class End(NamedTuple):
+    """One of the two points that decide.
+
+    Attributes:
+        component: Number of its component, from 0.
+        coordinates: Chart point ``(d,)``; of samples the point itself; empty where nothing decides.
+    """
+
+    component: int
+    coordinates: Float[np.ndarray, "d"]
+
+
+class ComponentReach(NamedTuple):
+    """Tangent balls of one manifold, at every grid point, or at every sample ``(n,)``.
+
+    Attributes:
+        name: Of the manifold.
+        grid: Its lattice; None for samples.
+        pointwise: Radius of the largest empty tangent ball ``(*shape,)``; not the local feature size. NaN
+            where the metric is degenerate.
+        pointwise_error: Its bar ``(*shape,)``, infinite where there is no ball.
+        witness: Flat index ``(*shape,)`` of the point that the ball meets, the point itself where curvature
+            decides, -1 where there is none; indices count through all components of a union.
+        upper_bound: Mask ``(*shape,)`` of points at the border of an open axis: there the tangent span stands
+            for the tangent cone, and the ball may be too large.
+    """
+
+    name: str
+    grid: Grid | None
+    pointwise: Float[np.ndarray, "*shape"]
+    pointwise_error: Float[np.ndarray, "*shape"]
+    witness: Int[np.ndarray, "*shape"]
+    upper_bound: Bool[np.ndarray, "*shape"]
+
+
+CASES = {
+    "local": "the largest normal curvature decides",
+    "global": "two far points decide",
+    "tie": "curvature and a bottleneck tie",
+}
+"""What each case of a :class:`Reach` says."""
+
+SCALARS = ("value", "error", "local", "local_error", "bottleneck", "bottleneck_error")
+"""Lengths that are saved with the fields of every component."""
+
+
 class Reach(NamedTuple):
-    """Reach of a manifold, with witnesses and error bars.
+    """Reach of a manifold or a union, with witnesses and error bars.
 
     Attributes:
         value: The reach, the smaller of the local and the global part.
@@ -43,18 +94,12 @@ class Reach(NamedTuple):
             to ``searched``.
         bottleneck_error: Its bar.
         searched: Half length up to which bottlenecks were looked for; longer ones cannot decide.
-        pointwise: Radius of the largest empty tangent ball at every grid point, ``(*shape,)``; not the local
-            feature size. NaN where the metric is degenerate. A tuple for a union.
-        pointwise_error: Its bar.
-        witness: Flat index of the point that the ball meets, the point itself where curvature decides, -1
-            where the metric is degenerate; for a union, indices count through all components.
-        pair: Chart coordinates ``(2, d)`` of the two points that decide (equal for the local case); for a
-            union a pair of ``(component, coordinates)``.
-        upper_bound: Mask ``(*shape,)`` of points at the border of an open axis: there the tangent span stands
-            for the tangent cone, and the ball may be too large.
-        coincident: Number of ordered pairs of different grid points at the same place; they are left out. A
+        ends: The two points that decide, equal for the local case.
+        coincident: Number of ordered pairs of different points at the same place; they are left out. A
             multiple cover: declare it with ``copies``.
         pruned: Share of all pairs that were excluded by their projected distance.
+        components: The tangent balls of every manifold, in the order given. Of a single one they are also at
+            ``pointwise``, ``pointwise_error``, ``witness`` and ``upper_bound`` of the Reach itself.
     """
 
     value: float
@@ -67,36 +112,90 @@ class Reach(NamedTuple):
     bottleneck: float
     bottleneck_error: float
     searched: float
-    pointwise: Any
-    pointwise_error: Any
-    witness: Any
-    pair: Any
-    upper_bound: Any
+    ends: tuple[End, End]
     coincident: int
     pruned: float
+    components: tuple[ComponentReach, ...]
 
-    def ends(self) -> list[tuple[int, np.ndarray]]:
-        """Component (0 if there is only one) and chart point of both ends of ``pair``."""
-        if isinstance(self.pair, tuple):
-            return [(int(number), np.asarray(u)) for number, u in self.pair]
-        return [(0, np.asarray(u)) for u in self.pair]
+    def only(self, name: str) -> ComponentReach:
+        """The only component, from which ``name`` is asked.
+
+        Raises:
+            ValueError: There are several.
+        """
+        if len(self.components) != 1:
+            raise ValueError(
+                f"Reach: {name} is that of a single manifold, and this is a union: ask each of its "
+                f"{len(self.components)} components."
+            )
+        return self.components[0]
+
+    @property
+    def pointwise(self) -> Float[np.ndarray, "*shape"]:
+        """Radius of the largest empty tangent ball; ValueError for a union."""
+        return self.only("pointwise").pointwise
+
+    @property
+    def pointwise_error(self) -> Float[np.ndarray, "*shape"]:
+        """Bar of ``pointwise``; ValueError for a union."""
+        return self.only("pointwise_error").pointwise_error
+
+    @property
+    def witness(self) -> Int[np.ndarray, "*shape"]:
+        """Flat index of the point that the ball meets; ValueError for a union."""
+        return self.only("witness").witness
+
+    @property
+    def upper_bound(self) -> Bool[np.ndarray, "*shape"]:
+        """Mask of points at a border; ValueError for a union."""
+        return self.only("upper_bound").upper_bound
+
+    @property
+    def pair(self) -> Float[np.ndarray, "2 d"]:
+        """Chart coordinates of ``ends``; ValueError for a union."""
+        self.only("pair")
+        return np.stack([end.coordinates for end in self.ends])
 
     def sentence(self) -> str:
         """One sentence for people."""
-        how = {
-            "local": "the largest normal curvature decides",
-            "global": "two far points decide",
-            "tie": "curvature and a bottleneck tie",
-        }
-        text = f"reach {self.value:.5g} +- {self.error:.1e}: {how[self.case]}"
-        masks = self.upper_bound if isinstance(self.upper_bound, tuple) else (self.upper_bound,)
+        text = f"reach {self.value:.5g} +- {self.error:.1e}: {CASES[self.case]}"
         if not self.resolved:
             text += "; not resolved: refine the grid"
-        if any(np.asarray(mask).any() for mask in masks):
+        if any(component.upper_bound.any() for component in self.components):
             text += "; an upper bound, since the manifold has a border"
         if self.coincident:
             text += f"; {self.coincident} pairs coincide and are left out (a cover? declare copies)"
         return text + "."
+
+    def to_xarray(self, component: int = 0) -> xarray.Dataset:
+        """Labelled tangent balls of one component, with the numbers of the whole.
+
+        Args:
+            component: Its number, from 0.
+
+        Returns:
+            The data set, with the axes of the grid as coordinates; of samples with one dimension ``point``.
+
+        Raises:
+            ImportError: xarray is not installed.
+
+        Example:
+            >>> from manifold_jax import reach
+            >>> from manifold_jax.datasets import ellipse
+            >>> dict(reach(ellipse(size=32)).to_xarray().sizes)
+            {'angle': 32}
+        """
+        module = require("xarray", "report", "A labelled reach")
+        part = self.components[component]
+        axes = () if part.grid is None else part.grid.axes
+        names = ("point",) if part.grid is None else part.grid.names
+        fields = {name: (names, getattr(part, name)) for name in ("pointwise", "pointwise_error", "witness")}
+        # NetCDF has no booleans.
+        fields["upper_bound"] = (names, part.upper_bound.astype(np.int8))
+        scalars = {name: ((), getattr(self, name)) for name in SCALARS}
+        coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in axes}
+        attributes = {"title": part.name, "case": self.case, "sentence": self.sentence()}
+        return module.Dataset(fields | scalars, coordinates, attributes)
 
 
 class Part(NamedTuple):
@@ -118,10 +217,10 @@ class Found(NamedTuple):
 
     value: float
     error: float
-    ends: tuple[Any, Any]
+    ends: tuple[End, End]
 
 
-NOWHERE = ((0, np.zeros(0)), (0, np.zeros(0)))
+NOWHERE = (End(0, np.zeros(0)), End(0, np.zeros(0)))
 
 
 def _prefer(fine: Found, coarse: Found) -> Found:
@@ -139,7 +238,6 @@ def assemble(
     drop: np.ndarray,
     searched: float,
     tolerance: float,
-    whole: bool,
 ) -> Reach:
     """The reach from the pairs and the curvature of all components.
 
@@ -150,7 +248,6 @@ def assemble(
         drop: How far R(x, .) may fall below its smallest sample, for every point of the cloud.
         searched: Half length up to which bottlenecks were looked for.
         tolerance: Relative error that counts as resolved.
-        whole: The components are a union: fields are tuples.
 
     Returns:
         The reach.
@@ -168,12 +265,11 @@ def assemble(
     upper = max(float(np.nanmax(p.component.geometry.normal_curvature_upper.value)) for p in parts)
     points = sum(p.component.grid.size / math.prod(p.component.copies.values()) for p in parts)
 
-    def shaped(k: int) -> Any:
-        arrays = [np.reshape(f[k], p.component.grid.shape) for f, p in zip(fields, parts, strict=True)]
-        return tuple(arrays) if whole else arrays[0]
-
-    masks = [np.reshape(p.border, p.component.grid.shape) for p in parts]
-    ends = best.ends if whole else np.stack([np.asarray(end[1]) for end in best.ends])
+    balls = []
+    for part, field in zip(parts, fields, strict=True):
+        grid, name = part.component.grid, part.component.geometry.name
+        arrays = (np.reshape(values, grid.shape) for values in (*field, part.border))
+        balls.append(ComponentReach(name, grid, *arrays))
     return Reach(
         value=best.value,
         error=best.error,
@@ -185,13 +281,10 @@ def assemble(
         bottleneck=narrow.value,
         bottleneck_error=narrow.error,
         searched=searched,
-        pointwise=shaped(0),
-        pointwise_error=shaped(1),
-        witness=shaped(2),
-        pair=ends,
-        upper_bound=tuple(masks) if whole else masks[0],
+        ends=best.ends,
         coincident=len(pairs.coincident),
         pruned=max(0.0, 1 - pairs.looked_at / (points * len(cloud.points))),
+        components=tuple(balls),
     )
 
 
@@ -240,7 +333,7 @@ def _local(part: Part, number: int) -> Found:
     u = np.asarray(c.grid.coordinates(c.source.dtype)).reshape(-1, c.grid.ndim)[index]
     value, error = float(part.local[index]), float(part.local_error[index])
     if not math.isfinite(value):
-        return Found(math.inf, 0.0, ((number, u), (number, u)))
+        return Found(math.inf, 0.0, (End(number, u), End(number, u)))
     if c.stencil is None:
         place, bend, noise = largest_curvature(c.source.points, jnp.asarray(u, c.source.dtype), c.grid)
         # Curvature from stencils is only where to start.
@@ -252,15 +345,17 @@ def _local(part: Part, number: int) -> Found:
         error += float(vertex_drop(np.array([value]), *_beside(c.grid, part.local, index))[0])
         # Where the curvature is not resolved it may be larger: by what is seen there.
         error += max(0.0, value - float(part.local.min()))
-    return Found(value, error, ((number, u), (number, u)))
+    return Found(value, error, (End(number, u), End(number, u)))
 
 
-def _locate(parts: Sequence[Part], position: int) -> tuple[int, np.ndarray]:
+def _locate(parts: Sequence[Part], position: int) -> End:
     """Component number and chart point of a position in the cloud."""
     number = max(k for k, p in enumerate(parts) if position >= p.offset)
     c = parts[number].component
     index = np.unravel_index(position - parts[number].offset, c.lattice.shape)
-    return number, np.array([a.start + a.spacing * i for a, i in zip(c.lattice.axes, index, strict=True)])
+    return End(
+        number, np.array([a.start + a.spacing * i for a, i in zip(c.lattice.axes, index, strict=True)])
+    )
 
 
 def _bottleneck(parts: Sequence[Part], cloud: Cloud, pairs: Pairs) -> Found:
@@ -335,7 +430,9 @@ def _refined(parts: Sequence[Part], cloud: Cloud, pair: np.ndarray, length: floa
     error = new / 2 * (defect**2 + 32 * eps)
     for deviations in missed:
         error += np.abs(deviations @ chord).sum() / length / 2
-    return Found(new / 2, float(error), tuple((n, u) for (n, _), u in zip(ends, places, strict=True)))
+    return Found(
+        new / 2, float(error), (End(ends[0].component, places[0]), End(ends[1].component, places[1]))
+    )
 
 
 def chords(points: np.ndarray, witness: np.ndarray) -> np.ndarray:
@@ -370,6 +467,8 @@ def _smallest_pairs(
         drop = vertex_drop(pairs.radius[[best]], *_beside(part.component.grid, values, index))
         error = float(pairs.error[best] + fields[number][1][index] + drop[0])
         found.append(
-            Found(float(pairs.radius[best]), error, ((number, u), _locate(parts, int(pairs.witness[best]))))
+            Found(
+                float(pairs.radius[best]), error, (End(number, u), _locate(parts, int(pairs.witness[best])))
+            )
         )
     return found[0], found[1]

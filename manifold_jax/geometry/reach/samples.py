@@ -22,7 +22,7 @@ from manifold_jax.geometry.reach.pairs import (
     compact_order,
     tile_shape,
 )
-from manifold_jax.geometry.reach.result import NOWHERE, Reach, chords
+from manifold_jax.geometry.reach.result import NOWHERE, ComponentReach, End, Reach, chords
 
 
 def tangent_ball_radius(
@@ -284,7 +284,8 @@ def _result(points: np.ndarray, found: Any, angle: np.ndarray, tolerance: float)
     near, wide = parts["local"], parts["global"]
     if math.isfinite(near[0] + wide[0]) and abs(near[0] - wide[0]) <= near[1] + wide[1] <= tolerance * value:
         case = "tie"
-    ends = points[[best, found.witness[best]]] if best >= 0 else np.stack([NOWHERE[0][1]] * 2)
+    ends = (End(0, points[best]), End(0, points[found.witness[best]])) if best >= 0 else NOWHERE
+    balls = ComponentReach("samples", None, pointwise, error, found.witness, np.zeros(len(points), bool))
     return Reach(
         value=value,
         error=bar,
@@ -296,11 +297,8 @@ def _result(points: np.ndarray, found: Any, angle: np.ndarray, tolerance: float)
         bottleneck=wide[0],
         bottleneck_error=wide[1],
         searched=math.inf,
-        pointwise=pointwise,
-        pointwise_error=error,
-        witness=found.witness,
-        pair=ends,
-        upper_bound=np.zeros(len(points), bool),
+        ends=ends,
         coincident=len(found.coincident),
         pruned=max(0.0, 1 - found.looked_at / len(points) ** 2),
+        components=(balls,),
     )

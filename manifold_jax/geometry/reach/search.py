@@ -103,11 +103,10 @@ def reach(
     Example:
         >>> from manifold_jax import reach
         >>> from manifold_jax.datasets import ellipse
-        >>> found = reach(ellipse((2.0, 1.0)))
-        >>> print(found.case, f"{found.value:.4f}")
+        >>> result = reach(ellipse((2.0, 1.0)))
+        >>> print(result.case, f"{result.value:.4f}")
         local 0.5000
     """
-    whole = isinstance(points_or_manifold, Sequence)
     options: dict[str, Any] = {"accuracy": accuracy, "stride": stride, "block_size": block_size}
     components = _components(points_or_manifold, grid, exact, geometry, copies or {}, periods, options)
     _check_sizes(tile_size, tolerance, longest)
@@ -131,7 +130,7 @@ def reach(
         allowed=_allowed(parts),
         after=lambda tile, found: _lattice_error(cloud, parts, tile, found, drop),
     )
-    return assemble(parts, cloud, pairs, drop, searched, tolerance, whole)
+    return assemble(parts, cloud, pairs, drop, searched, tolerance)
 
 
 # --- checks and preparation --------------------------------------------------------------------------------
@@ -177,6 +176,7 @@ def _component(
     periods: int,
     options: dict[str, Any],
 ) -> Component:
+    given = points
     points, grid = points_and_grid(points, grid, "reach")
     source = point_source(points, grid, exact=bool(exact))
     if isinstance(source.points, jax.core.Tracer):
@@ -191,7 +191,7 @@ def _component(
                 f"copies of axis {name!r} must be a whole number dividing its {sizes[name].size} samples, "
                 f"and the axis periodic; got {times!r}."
             )
-    known = measure(points, grid, exact=exactly, **options) if geometry is None else geometry
+    known = measure(given, grid, exact=exactly, **options) if geometry is None else geometry
     if not isinstance(known, Geometry) or known.grid != grid:
         raise ValueError("geometry must be the result of measure on the same grid.")
     stencil = None if exactly else stencil_of(grid, options["accuracy"], options["stride"])
