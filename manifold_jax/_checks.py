@@ -75,6 +75,38 @@ def positive(caller: str, name: str, value: Any, *, zero: bool = False, below: f
     return value
 
 
+def numbers(caller: str, name: str, values: Any, count: int) -> tuple[float, ...]:
+    """So many finite numbers, as Python floats.
+
+    Raises:
+        ValueError: They are something else.
+
+    Example:
+        >>> numbers("two_moons", "offset", (1.0, float("inf")), 2)
+        Traceback (most recent call last):
+            ...
+        ValueError: two_moons: offset must be 2 finite numbers, got (1.0, inf).
+    """
+    try:
+        entries = tuple(_number(value, "iuf") for value in values)
+    except TypeError:
+        entries = ()
+    if len(entries) != count or any(entry is None or not math.isfinite(entry) for entry in entries):
+        raise ValueError(f"{caller}: {name} must be {count} finite numbers, got {values!r}.")
+    return tuple(map(float, entries))
+
+
+def instance(caller: str, name: str, value: Any, kind: type, remedy: str = "") -> None:
+    """Refuse a value of another type.
+
+    Raises:
+        ValueError: It is no instance of ``kind``; the message ends with how to mend it.
+    """
+    if not isinstance(value, kind):
+        hint = f": {remedy}" if remedy else ""
+        raise ValueError(f"{caller}: {name} must be a {kind.__name__}, got {type(value).__name__}{hint}.")
+
+
 def choice(caller: str, name: str, value: Any, known: Iterable[Any]) -> Any:
     """One of the known values, as it came.
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
+import re
 import shutil
+import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +290,66 @@ def find(path: str | os.PathLike[str] | None, names: Sequence[str], pattern: str
     if source == "path":
         raise FileNotFoundError(f"{place} holds no {wanted}")
     return None
+
+
+_DAMAGE = (
+    *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    *(EOFError, NotImplementedError, RuntimeError),
+)
+"""What the standard library raises for archives that are truncated, damaged, encrypted or of another kind."""
+
+
+def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
+    """Contents of files in a folder, or anywhere in a zip or tar archive; gzipped ones are decompressed.
+
+    Args:
+        place: The folder or archive; one whose name ends in ``.zip`` is opened as a zip file.
+        names: What the files are called, without folders and without the ``.gz`` that may follow.
+        remedy: What a message says is to be done about a bad place.
+
+    Returns:
+        The contents, in the order of the names.
+
+    Raises:
+        FileNotFoundError: Some of the files are missing.
+        ValueError: The archive, or a gzipped file, is truncated, damaged or of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> size = (Path(folder.name) / "a.txt.gz").write_bytes(gzip.compress(b"text"))
+        >>> read_members(Path(folder.name), ["a.txt"], "pack it again.")
+        [b'text']
+    """
+    contents, at = [], place
+    try:
+        with contextlib.ExitStack() as opened:
+            readers = _readers(place, opened)
+            members = [name if name in readers else f"{name}.gz" for name in names]
+            missing = [name for name, member in zip(names, members, strict=True) if member not in readers]
+            if missing:
+                raise FileNotFoundError(
+                    f"{place} lacks {len(missing)} of {len(names)} files, first {missing[0]}: {remedy}"
+                )
+            for member in members:
+                at = place / member if place.is_dir() else place
+                content = readers[member]()
+                contents.append(gzip.decompress(content) if member.endswith(".gz") else content)
+    except _DAMAGE as error:
+        raise ValueError(f"{at} is not a whole archive ({error}): {remedy}") from error
+    return contents
+
+
+def _readers(place: Path, opened: contextlib.ExitStack) -> dict[str, Callable[[], bytes]]:
+    """A function that reads it for every file of a folder or archive, by its name without folders."""
+    if place.is_dir():
+        return {file.name: file.read_bytes for file in place.iterdir() if file.is_file()}
+    if place.suffix.lower() == ".zip":
+        archive = opened.enter_context(zipfile.ZipFile(place))
+        return {re.split(r"[/\\]", name)[-1]: partial(archive.read, name) for name in archive.namelist()}
+    tape = opened.enter_context(tarfile.TarFile.open(place, "r:*"))
+    files = ((member.name, tape.extractfile(member)) for member in tape)
+    return {Path(name).name: file.read for name, file in files if file is not None}
 
 
 def download(url: str, checksum: str, name: str) -> Path:

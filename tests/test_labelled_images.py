@@ -135,7 +135,7 @@ def spoil(folder, name, change):
         (
             "images-idx3",
             lambda c: c[:-5],
-            r"train-images-idx3-ubyte.gz holds 5483 bytes where .* \(7, 28, 28\)",
+            r"train-images-idx3-ubyte holds 5483 bytes where .* \(7, 28, 28\)",
         ),
         ("images-idx3", lambda c: c[:9], "has 9 bytes, fewer than the 16 of an idx header"),
         ("images-idx3", lambda c: b"", "has 0 bytes, fewer than the 16"),
@@ -154,16 +154,16 @@ def test_bad_idx_files_are_refused_by_name(name, change, message, tmp_path):
     folder = spoil(write_mnist(tmp_path), f"train-{name}-ubyte.gz", change)
     with pytest.raises(ValueError, match=message) as caught:
         mnist(folder)
-    assert f"train-{name}-ubyte.gz" in str(caught.value)
+    assert f"train-{name}-ubyte" in str(caught.value)
 
 
 def test_a_truncated_gzip_file_is_refused_by_name(tmp_path):
     file = write_mnist(tmp_path) / "train-labels-idx1-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-6])
-    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz is no whole gzip file"):
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz is not a whole archive"):
         mnist(tmp_path)
     file.write_bytes(b"no gzip at all")
-    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz is no whole gzip file"):
+    with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte.gz is not a whole archive"):
         mnist(tmp_path)
 
 
@@ -171,15 +171,13 @@ def test_missing_idx_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="nor a folder mnist with it"):
         mnist(tmp_path)
     (write_mnist(tmp_path) / "train-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(FileNotFoundError, match="lacks train-labels-idx1-ubyte"):
+    with pytest.raises(FileNotFoundError, match="lacks 1 of 2 files, first train-labels-idx1-ubyte"):
         mnist(tmp_path)
 
 
 def test_bad_cifar_files_are_refused_by_name(tmp_path):
     folder = write_cifar(tmp_path, [1, 2])
-    with pytest.raises(
-        FileNotFoundError, match=r"lacks data_batch_3.bin, .*holds data_batch_1.bin, .*batches="
-    ):
+    with pytest.raises(FileNotFoundError, match=r"lacks 3 of 5 files, first data_batch_3.bin: .*batches="):
         cifar10(folder)
     spoil(folder, "data_batch_1.bin", lambda c: c[:-1])
     with pytest.raises(ValueError, match=r"data_batch_1.bin has 15364 bytes, not a multiple of the 3073"):
@@ -194,13 +192,13 @@ def test_bad_cifar_files_are_refused_by_name(tmp_path):
 def test_bad_cifar_archives(tmp_path):
     archive = tmp_path / "cifar-10-binary.tar.gz"
     archive.write_bytes(b"no archive at all")
-    with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz is no whole tar archive"):
+    with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz is not a whole archive"):
         cifar10(archive)
     with tarfile.open(archive, "w:gz") as file:
         info = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
         info.size = 3
         file.addfile(info, io.BytesIO(b"abc"))
-    with pytest.raises(FileNotFoundError, match=r"lacks data_batch_1.bin"):
+    with pytest.raises(FileNotFoundError, match=r"lacks 5 of 5 files, first data_batch_1.bin"):
         cifar10(archive)
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -9,10 +9,17 @@ import pytest
 from jax import export
 from scipy import stats
 
-from manifold_jax.datasets import sampling
+from manifold_jax import _linalg
 from manifold_jax.datasets.compose import warped
 from manifold_jax.datasets.curves import ellipse, two_moons
-from manifold_jax.datasets.sampling import farthest_points, sample_grid, sample_uniform, train_test_split
+from manifold_jax.datasets.sampling import (
+    farthest_points,
+    map_points,
+    sample_grid,
+    sample_uniform,
+    train_test_split,
+    volume_elements,
+)
 from manifold_jax.datasets.surfaces import sphere, torus
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
@@ -105,7 +112,7 @@ def test_volume_element_does_not_overflow_in_float32():
         lambda u: 1e12 * jnp.stack([u[0] + u[1], u[1]]),
         Grid((Axis("x", 0.0, 1.0, 3), Axis("y", 0.0, 1.0, 3))),
     )
-    assert float(sampling._volume_element(big, jnp.zeros(2))) == pytest.approx(1e24, rel=1e-5)
+    assert float(volume_elements(big, jnp.zeros((1, 2)))[0]) == pytest.approx(1e24, rel=1e-5)
 
 
 def test_float64_when_x64_is_on():
@@ -168,7 +175,7 @@ def test_farthest_points_stay_distinct_and_take_bad_points_last():
 
 def test_farthest_points_hold_no_distance_matrix():
     n = 20_000
-    lowered = sampling._farthest.lower(jax.ShapeDtypeStruct((n, 3), jnp.float32), 50, 0)
+    lowered = jax.jit(partial(farthest_points, count=50)).lower(jax.ShapeDtypeStruct((n, 3), jnp.float32))
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 16 * n
 
 
@@ -205,27 +212,45 @@ KEY = jax.random.PRNGKey(0)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sample_uniform(KEY, two_moons(), 3), "sample_uniform takes one Manifold, got tuple"),
+        (
+            lambda: sample_uniform(KEY, two_moons(), 3),
+            "manifold must be a Manifold, got tuple",
+        ),
         (
             lambda: sample_uniform(KEY, sphere(), 0),
-            "sample_uniform: count must be a whole number from 1, got 0",
+            "sample_uniform: count must be a whole number, at least 1, got 0",
         ),
-        (lambda: sample_uniform(KEY, sphere(), 2.0), "count must be a whole number from 1, got 2.0"),
-        (lambda: sample_uniform(KEY, sphere(), 3, max_rounds=0), "max_rounds must be a whole number from 1"),
-        (lambda: sample_grid(KEY, jnp.ones(3), 4), "sample_grid: count is 4, but the grid has only 3 points"),
-        (lambda: sample_grid(KEY, jnp.ones(3), True), "sample_grid: count must be a whole number from 1"),
-        (lambda: farthest_points(jnp.ones((3, 2)), 4), "count is 4, but there are only 3 points"),
-        (lambda: farthest_points(jnp.ones((3, 2)), 2, start=3), "start is 3, but the last point is 2"),
+        (lambda: sample_uniform(KEY, sphere(), 2.0), "count must be a whole number, at least 1, got 2.0"),
+        (
+            lambda: sample_uniform(KEY, sphere(), 3, max_rounds=0),
+            "max_rounds must be a whole number",
+        ),
+        (
+            lambda: sample_grid(KEY, jnp.ones(3), 4),
+            "sample_grid: count must be .*, from 1 to 3, got 4",
+        ),
+        (
+            lambda: sample_grid(KEY, jnp.ones(3), True),
+            "count must be a whole number, .* got True",
+        ),
+        (lambda: farthest_points(jnp.ones((3, 2)), 4), "count must be a whole number, from 1 to 3, got 4"),
+        (
+            lambda: farthest_points(jnp.ones((3, 2)), 2, start=3),
+            "start must be .*, from 0 to 2, got 3",
+        ),
         (
             lambda: farthest_points(jnp.ones((3, 2)), 2, start=-1),
-            "start must be a whole number from 0, got -1",
+            "start must be a whole number, from 0 to 2, got -1",
         ),
         (
             lambda: farthest_points(jnp.ones(()), 1),
-            r"needs points of shape \(n, \*features\), got shape \(\)",
+            r"points must have shape \(n, \*features\), got \(\)",
         ),
-        (lambda: farthest_points(jnp.ones((0, 2)), 1), r"got shape \(0, 2\)"),
-        (lambda: train_test_split(KEY, 1), "train_test_split: count must be a whole number from 2, got 1"),
+        (lambda: farthest_points(jnp.ones((0, 2)), 1), r"got \(0, 2\)"),
+        (
+            lambda: train_test_split(KEY, 1),
+            "train_test_split: count must be .*, at least 2, got 1",
+        ),
         (lambda: train_test_split(KEY, 10, 1.0), "some of the 10 points on both sides, got 1.0"),
         (lambda: train_test_split(KEY, 10, 0.01), "some of the 10 points on both sides, got 0.01"),
     ],
@@ -238,14 +263,14 @@ def test_wrong_arguments_are_named(call, message):
 def test_a_map_over_points_is_one_program_for_all_rows(monkeypatch):
     # A rest of another size would be a second decomposition beside the first: on two cores they block each
     # other for ever.
-    monkeypatch.setattr(sampling, "BATCH_NUMBERS", 40)
+    monkeypatch.setattr(_linalg, "BLOCK_NUMBERS", 40)
     manifold = ellipse()
     chart = jnp.linspace(0.0, 1.0, 25)[:, None]
 
     def frame(u):
         return jnp.linalg.qr(jax.jacfwd(manifold.embedding)(u))[0][:, 0]
 
-    text = jax.jit(lambda u: sampling.map_points(manifold, frame, u)).lower(chart).as_text()
+    text = jax.jit(lambda u: map_points(manifold, frame, u)).lower(chart).as_text()
     assert text.count("geqrf") == 1
     expected = jax.vmap(frame)(chart)
-    np.testing.assert_allclose(sampling.map_points(manifold, frame, chart), expected, rtol=1e-6)
+    np.testing.assert_allclose(map_points(manifold, frame, chart), expected, rtol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from manifold_jax.datasets._closed_forms import carlson_rg
+from manifold_jax.datasets.closed_forms import carlson_rg
 from manifold_jax.datasets.compose import product, warped
 from manifold_jax.datasets.curves import circle, ellipse, helix, parallel_circles, two_moons
 from manifold_jax.datasets.quadrics import ellipsoid, hyperboloid
@@ -358,35 +358,41 @@ def test_sizes_and_defaults():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: circle(0.0), "circle: radius must be positive and finite, got 0"),
-        (lambda: circle("wide"), "circle: radius must be a number, got 'wide'"),
-        (lambda: circle(math.nan), "circle: radius must be positive and finite, got nan"),
+        (lambda: circle(0.0), "circle: radius must be a positive finite number, got 0"),
+        (lambda: circle("wide"), "circle: radius must be a positive finite number, got 'wide'"),
+        (lambda: circle(math.nan), "circle: radius must be a positive finite number, got nan"),
         (lambda: circle(size=(3, 4)), r"circle: size must be one whole number or 1 of them, got \(3, 4\)"),
         (lambda: circle(size=1), "Axis 'angle' has 1 sample"),
-        (lambda: ellipse((1.0, -2.0)), r"ellipse: semi_axes\[1\] must be positive and finite, got -2"),
-        (lambda: ellipse((1.0, 2.0, 3.0)), "ellipse: semi_axes must be 2 positive numbers, got 3"),
-        (lambda: ellipse(2.0), "ellipse: semi_axes must be 2 positive numbers, got 2.0"),
-        (lambda: helix(turns=-1), "helix: turns must be positive and finite, got -1"),
-        (lambda: helix(pitch=0), "helix: pitch must be positive"),
-        (lambda: two_moons(offset=1.0), "two_moons: offset must be two numbers, got 1.0"),
-        (lambda: two_moons(offset=(1.0, math.inf)), "two_moons: offset must be two finite numbers"),
-        (lambda: parallel_circles(gap=0), "parallel_circles: gap must be positive"),
-        (lambda: sphere(5), "sphere: dimension must be 1, 2, 3 or 4, got 5"),
-        (lambda: sphere(True), "sphere: dimension must be 1, 2, 3 or 4, got True"),
-        (lambda: sphere(2, -1), "sphere: radius must be positive and finite, got -1"),
+        (lambda: ellipse((1.0, -2.0)), r"ellipse: semi_axes\[1\] must be a positive finite number, got -2"),
+        (
+            lambda: ellipse((1.0, 2.0, 3.0)),
+            "ellipse: semi_axes must be 2 finite numbers, got",
+        ),
+        (lambda: ellipse(2.0), "ellipse: semi_axes must be 2 finite numbers, got 2.0"),
+        (lambda: helix(turns=-1), "helix: turns must be a positive finite number, got -1"),
+        (lambda: helix(pitch=0), "helix: pitch must be a positive"),
+        (lambda: two_moons(offset=1.0), "two_moons: offset must be 2 finite numbers, got 1.0"),
+        (lambda: two_moons(offset=(1.0, math.inf)), "two_moons: offset must be 2 finite numbers"),
+        (lambda: parallel_circles(gap=0), "parallel_circles: gap must be a positive"),
+        (lambda: sphere(5), "sphere: dimension must be a whole number, from 1 to 4, got 5"),
+        (lambda: sphere(True), "sphere: dimension must be a whole number, from 1 to 4, got True"),
+        (lambda: sphere(2, -1), "sphere: radius must be a positive finite number, got -1"),
         (lambda: sphere(2, size=(4, 4, 4)), "sphere: size must be one whole number or 2 of them"),
         (lambda: torus(0.5, 2.0), "minor must be below major, got minor 2 and major 0.5.*swap"),
-        (lambda: ellipsoid((1.0, 2.0)), "ellipsoid: semi_axes must be 3 positive numbers, got 2"),
-        (lambda: hyperboloid(3), "hyperboloid: sheets must be 1 or 2, got 3"),
-        (lambda: hyperboloid(1, extent=0), "hyperboloid: extent must be positive"),
-        (lambda: flat_torus(0), "flat_torus: dimension must be a whole number from 1, got 0"),
-        (lambda: flat_torus(2.5), "flat_torus: dimension must be a whole number from 1, got 2.5"),
-        (lambda: flat_torus(3, (1.0, 2.0)), "flat_torus: radii must be 3 positive numbers, got 2"),
-        (lambda: veronese(-1.0), "veronese: radius must be positive"),
+        (lambda: ellipsoid((1.0, 2.0)), "ellipsoid: semi_axes must be 3 finite numbers, got"),
+        (lambda: hyperboloid(3), "hyperboloid: sheets must be a whole number, from 1 to 2, got 3"),
+        (lambda: hyperboloid(1, extent=0), "hyperboloid: extent must be a positive"),
+        (lambda: flat_torus(0), "flat_torus: dimension must be a whole number, at least 1, got 0"),
+        (lambda: flat_torus(2.5), "flat_torus: dimension must be a whole number, at least 1, got 2.5"),
+        (lambda: flat_torus(3, (1.0, 2.0)), "flat_torus: radii must be 3 finite numbers, got"),
+        (lambda: veronese(-1.0), "veronese: radius must be a positive"),
         (lambda: swiss_roll(5.0, 4.0), "swiss_roll: stop must be above start, got start 5 and stop 4"),
         (lambda: product(), "product needs at least one Manifold"),
-        (lambda: product(circle(), two_moons()), "product multiplies Manifolds, got tuple"),
-        (lambda: warped(two_moons()), "warped takes one Manifold, got tuple"),
+        (
+            lambda: product(circle(), two_moons()),
+            "product: every factor must be a Manifold, got tuple",
+        ),
+        (lambda: warped(two_moons()), "warped: manifold must be a Manifold, got tuple: warp the members"),
         (lambda: warped(circle(), 1.0), "warped: strength must lie between -1 and 1, got 1"),
     ],
 )

@@ -5,10 +5,7 @@ A record is one byte for the class and 3072 for the pixels: the red plane of 32x
 
 from __future__ import annotations
 
-import tarfile
-import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -41,7 +38,7 @@ def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = 
         ValueError: A batch is truncated or damaged or holds another number of classes, or ``batches`` are
             not from 1 to 5.
         FileNotFoundError: A batch is missing, or the download failed.
-        ModuleNotFoundError: pooch is not installed, for a download.
+        ImportError: pooch is not installed, for a download.
 
     Example:
         >>> objects = cifar10("cifar-10-binary.tar.gz", train=False)  # doctest: +SKIP
@@ -49,52 +46,21 @@ def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = 
         ((10000, 32, 32, 3), 'cat')
     """
     if not batches or any(batch not in _BATCHES for batch in batches):
-        raise ValueError(f"batches must be some of {_BATCHES}, got {batches!r}.")
+        raise ValueError(f"cifar10: batches must be some of {_BATCHES}, got {batches!r}.")
     names = [f"data_batch_{batch}.bin" for batch in batches] if train else ["test_batch.bin"]
-    place = _locate(path)
-    contents = (_archive_contents if place.is_file() else _folder_contents)(place, names)
+    wanted = (
+        f"CIFAR-10: expected {ARCHIVE}, a folder {FOLDER}, or data_batch_1.bin ... test_batch.bin in it; the "
+        f"archive is at {URL}."
+    )
+    place = files.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", wanted)
+    place = place or files.download(URL, CHECKSUM, ARCHIVE)
+    remedy = f"take the archive from {URL}, or read some of the training batches with batches=(1,)."
+    contents = files.read_members(place, names, remedy)
     records = [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
     whole = np.concatenate(records)
     planes = whole[:, 1:].reshape(-1, 3, SIDE, SIDE)
     images = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
     return LabelledImages(images, whole[:, 0].copy(), NAMES)
-
-
-def _locate(path: Place) -> Path:
-    """The archive or the folder of batches."""
-    wanted = (
-        f"CIFAR-10: expected {ARCHIVE}, a folder {FOLDER}, or data_batch_1.bin ... test_batch.bin in it; the "
-        f"archive is at {URL}."
-    )
-    return files.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", wanted) or files.download(
-        URL, CHECKSUM, ARCHIVE
-    )
-
-
-def _folder_contents(place: Path, names: Sequence[str]) -> list[bytes]:
-    missing = [name for name in names if not (place / name).is_file()]
-    if missing:
-        there = sorted(file.name for file in place.glob("*_batch*.bin"))
-        raise FileNotFoundError(
-            f"{place} lacks {', '.join(missing)} (it holds {', '.join(there)}): take the archive from {URL}, "
-            "or read some of the training batches with batches=(1,)."
-        )
-    return [(place / name).read_bytes() for name in names]
-
-
-def _archive_contents(place: Path, names: Sequence[str]) -> list[bytes]:
-    try:
-        with tarfile.open(place, "r:*") as archive:
-            members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
-            missing = [name for name in names if name not in members]
-            if missing:
-                raise FileNotFoundError(f"{place} lacks {', '.join(missing)}: take it again from {URL}.")
-            opened = [archive.extractfile(members[name]) for name in names]
-            return [file.read() for file in opened if file is not None]
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{place} is no whole tar archive ({error}): take it again from {URL}.") from error
 
 
 def _records(content: bytes, label: str) -> np.ndarray:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax.datasets._closed_forms import Field
+from manifold_jax._checks import instance
+from manifold_jax.datasets.closed_forms import Field
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
@@ -24,7 +25,7 @@ INVARIANTS = (
     "second_form_norm",
     "normal_curvature",
 )
-"""Pointwise measures that do not depend on the parametrisation."""
+"""Pointwise quantities that do not depend on the parametrisation."""
 
 
 def product(*manifolds: Manifold) -> Manifold:
@@ -56,11 +57,7 @@ def product(*manifolds: Manifold) -> Manifold:
     if not manifolds:
         raise ValueError("product needs at least one Manifold, got none.")
     for factor in manifolds:
-        if not isinstance(factor, Manifold):
-            raise ValueError(
-                f"product multiplies Manifolds, got {type(factor).__name__}; "
-                "multiply the members of a union one by one."
-            )
+        instance("product", "every factor", factor, Manifold, "multiply the members of a union one by one")
     split = _splitter(manifolds)
 
     def embedding(u):
@@ -94,18 +91,11 @@ def _distinct(axes: list[Axis]) -> tuple[Axis, ...]:
 def _product_known(
     manifolds: tuple[Manifold, ...], split: Callable[[jax.Array], list[jax.Array]]
 ) -> dict[str, Field | float]:
+    """What is known of a product because it is known of every factor."""
     dimensions = [factor.grid.ndim for factor in manifolds]
-    d = sum(dimensions)
-
-    def each(measure: str) -> Callable[[jax.Array], list[Any]]:
-        fields = [cast(Field, factor.known[measure]) for factor in manifolds]
-        return lambda u: [field(v) for field, v in zip(fields, split(u), strict=True)]
-
-    def numbers(measure: str) -> list[float]:
-        return [cast(float, factor.known[measure]) for factor in manifolds]
 
     def mean(values):
-        return jnp.sqrt(sum((n * h) ** 2 for n, h in zip(dimensions, values, strict=True))) / d
+        return jnp.sqrt(sum((n * h) ** 2 for n, h in zip(dimensions, values, strict=True))) / sum(dimensions)
 
     combine: dict[str, Callable[[list[Any]], Any]] = {
         "metric": lambda values: jax.scipy.linalg.block_diag(*values),
@@ -115,26 +105,27 @@ def _product_known(
         "mean_curvature": mean,
         "normal_curvature": lambda values: jnp.max(jnp.stack(values)),
     }
-    known: dict[str, Field | float] = {}
-    shared = set.intersection(*(set(factor.known) for factor in manifolds))
-    for measure in shared & set(combine):
-        known[measure] = _composed(combine[measure], each(measure))
-    if d == 2 and "scalar_curvature" in known:
-        scalar = cast(Field, known["scalar_curvature"])
-        known["gaussian_curvature"] = lambda u: 0.5 * scalar(u)
+    shared: dict[str, list[Any]] = {
+        name: [factor.known[name] for factor in manifolds]
+        for name in manifolds[0].known
+        if all(name in factor.known for factor in manifolds)
+    }
+
+    def composed(name: str) -> Field:
+        return lambda u: combine[name]([form(v) for form, v in zip(shared[name], split(u), strict=True)])
+
+    known: dict[str, Any] = {name: composed(name) for name in shared if name in combine}
+    if sum(dimensions) == 2 and "scalar_curvature" in known:
+        known["gaussian_curvature"] = lambda u: 0.5 * known["scalar_curvature"](u)
     if "reach" in shared:
-        known["reach"] = min(numbers("reach"))
+        known["reach"] = min(shared["reach"])
     if "total_volume" in shared:
-        volumes = numbers("total_volume")
+        volumes = shared["total_volume"]
         known["total_volume"] = math.prod(volumes)
         if "total_scalar_curvature" in shared:
-            means = [s / v for s, v in zip(numbers("total_scalar_curvature"), volumes, strict=True)]
+            means = [s / v for s, v in zip(shared["total_scalar_curvature"], volumes, strict=True)]
             known["total_scalar_curvature"] = sum(means) * math.prod(volumes)
     return known
-
-
-def _composed(outer: Callable[[Any], Any], inner: Callable[[jax.Array], Any]) -> Field:
-    return lambda u: outer(inner(u))
 
 
 def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
@@ -162,18 +153,13 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
         >>> warped(circle()).known["reach"]
         1.0
     """
-    if not isinstance(manifold, Manifold):
-        raise ValueError(
-            f"warped takes one Manifold, got {type(manifold).__name__}; "
-            "warp the members of a union one by one."
-        )
+    instance("warped", "manifold", manifold, Manifold, "warp the members of a union one by one")
     strength = float(strength)
     if not abs(strength) < 1.0:
         raise ValueError(f"warped: strength must lie between -1 and 1, got {strength:g}; a larger one folds.")
-    starts = [axis.start for axis in manifold.grid.axes]
-    rates = [
-        (2.0 if axis.periodic else 1.0) * math.pi / (axis.stop - axis.start) for axis in manifold.grid.axes
-    ]
+    axes = manifold.grid.axes
+    starts = [axis.start for axis in axes]
+    rates = [(2.0 if axis.periodic else 1.0) * math.pi / (axis.stop - axis.start) for axis in axes]
 
     def phase(u):
         return jnp.asarray(rates, u.dtype) * (u - jnp.asarray(starts, u.dtype))
@@ -184,13 +170,13 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
     def slopes(u):
         return 1.0 + strength * jnp.cos(phase(u))
 
-    known: dict[str, Field | float] = {}
-    for measure, form in manifold.known.items():
-        if not callable(form):
-            known[measure] = form
-        elif measure in INVARIANTS:
-            known[measure] = _composed(form, warp)
-    metric, volume = manifold.known.get("metric"), manifold.known.get("volume_element")
+    def composed(form: Any) -> Field:
+        return lambda u: form(warp(u))
+
+    given = manifold.known
+    known: dict[str, Field | float] = {name: form for name, form in given.items() if not callable(form)}
+    known |= {name: composed(given[name]) for name in INVARIANTS if name in given}
+    metric, volume = given.get("metric"), given.get("volume_element")
     if callable(metric):
         known["metric"] = lambda u: metric(warp(u)) * jnp.outer(slopes(u), slopes(u))
     if callable(volume):

@@ -10,63 +10,46 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from manifold_jax.datasets._closed_forms import (
+from manifold_jax._checks import numbers
+from manifold_jax.datasets.closed_forms import (
     TURN,
     Field,
     Size,
+    Vector,
+    angle,
     bisect,
     carlson_rg,
-    constant,
-    curvature_forms,
     grid_sizes,
-    positive,
-    positives,
+    known_quantities,
+    length,
+    lengths,
 )
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
+
+
+def _vector(value: Field | float) -> Vector:
+    """A function or constant as a function with values ``(1,)``."""
+    return lambda u: jnp.reshape(value(u), (1,)) if callable(value) else jnp.full_like(u, value)
 
 
 def _curve(
     name: str,
     embedding: Callable[[jax.Array], jax.Array],
     axis: Axis,
+    attributes: Mapping[str, Any],
     *,
-    speed: Field,
-    curvature: Field,
-    length: float,
+    speed: Field | float,
+    curvature: Field | float,
     reach: float,
-    attributes: Mapping[str, Any],
+    length: float = math.nan,
 ) -> Manifold:
-    """A curve from its speed |X'(u)| and curvature; its metric is (speed^2)."""
-    known: dict[str, Field | float] = {
-        "metric": lambda u: jnp.reshape(speed(u) ** 2, (1, 1)),
-        "volume_element": speed,
-        "total_volume": length,
-        "total_scalar_curvature": 0.0,
-        "reach": reach,
-        **curvature_forms(lambda u: jnp.reshape(curvature(u), (1,)), 1),
-    }
+    """A curve from its speed |X'(u)|, curvature and reach; a constant speed tells the length."""
+    if not callable(speed):
+        length = speed * (axis.stop - axis.start)
+    totals = {"total_volume": length, "total_scalar_curvature": 0.0, "reach": reach}
+    known = known_quantities(_vector(speed), _vector(curvature), 1, totals)
     return Manifold(name, embedding, Grid((axis,)), known, attributes)
-
-
-def _arc(
-    name: str,
-    embedding: Callable[[jax.Array], jax.Array],
-    axis: Axis,
-    radius: float,
-    attributes: Mapping[str, Any],
-) -> Manifold:
-    """A circle or an arc of at least half a circle."""
-    return _curve(
-        name,
-        embedding,
-        axis,
-        speed=constant(radius),
-        curvature=constant(1.0 / radius),
-        length=radius * (axis.stop - axis.start),
-        reach=radius,
-        attributes=attributes,
-    )
 
 
 # Parameters of an embedding are leaves of a Partial: one compiled program serves all curves of a kind.
@@ -101,9 +84,9 @@ def circle(radius: float = 1.0, *, size: Size = None) -> Manifold:
         >>> circle(2.0).known["reach"]
         2.0
     """
-    r = positive("circle", "radius", radius)
-    axis = Axis("angle", 0.0, TURN, grid_sizes("circle", size, 1)[0], periodic=True, unit="rad")
-    return _arc("circle", Partial(_conic, r, r), axis, r, {"radius": r})
+    r = length("circle", "radius", radius)
+    axis = angle("angle", *grid_sizes("circle", size, 1))
+    return _curve("circle", Partial(_conic, r, r), axis, {"radius": r}, speed=r, curvature=1.0 / r, reach=r)
 
 
 def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -> Manifold:
@@ -129,7 +112,7 @@ def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -
         >>> curve.known["reach"], round(curve.known["total_volume"], 6)
         (0.5, 9.688448)
     """
-    a, b = positives("ellipse", "semi_axes", semi_axes, 2)
+    a, b = lengths("ellipse", "semi_axes", semi_axes, 2)
 
     def speed(u):
         return jnp.sqrt((a * jnp.sin(u[0])) ** 2 + (b * jnp.cos(u[0])) ** 2)
@@ -137,12 +120,12 @@ def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -
     return _curve(
         "ellipse",
         Partial(_conic, a, b),
-        Axis("angle", 0.0, TURN, grid_sizes("ellipse", size, 1)[0], periodic=True, unit="rad"),
+        angle("angle", *grid_sizes("ellipse", size, 1)),
+        {"semi_axes": (a, b)},
         speed=speed,
         curvature=lambda u: a * b / speed(u) ** 3,
-        length=8.0 * carlson_rg(0.0, a * a, b * b),
         reach=min(a, b) ** 2 / max(a, b),
-        attributes={"semi_axes": (a, b)},
+        length=8.0 * carlson_rg(0.0, a * a, b * b),
     )
 
 
@@ -181,23 +164,22 @@ def helix(
         >>> round(helix(1.0, 6.0).known["reach"], 4)  # loose: the radius of curvature
         1.9119
     """
-    r = positive("helix", "radius", radius)
-    c = positive("helix", "pitch", pitch) / TURN
-    stop = TURN * positive("helix", "turns", turns)
+    r, c = length("helix", "radius", radius), length("helix", "pitch", pitch) / TURN
+    stop = TURN * length("helix", "turns", turns)
     speed = math.hypot(r, c)
     return _curve(
         "helix",
         Partial(_screw, r, c),
         Axis("angle", 0.0, stop, grid_sizes("helix", size, 1)[0], unit="rad"),
-        speed=constant(speed),
-        curvature=constant(r / speed**2),
-        length=stop * speed,
+        {"radius": r, "pitch": c * TURN, "turns": stop / TURN},
+        speed=speed,
+        curvature=r / speed**2,
         reach=_helix_reach(r, c, stop),
-        attributes={"radius": r, "pitch": c * TURN, "turns": stop / TURN},
     )
 
 
 def _helix_reach(r: float, c: float, stop: float) -> float:
+    """The radius of curvature, or half the shortest chord to another turn."""
     ratio = (c / r) ** 2
     local = (r * r + c * c) / r
 
@@ -241,9 +223,9 @@ def two_moons(
         >>> upper.name, lower.name
         ('upper moon', 'lower moon')
     """
-    r = positive("two_moons", "radius", radius)
-    east, north = _offset(offset)
-    axis = Axis("angle", 0.0, math.pi, grid_sizes("two_moons", size, 1)[0], unit="rad")
+    r = length("two_moons", "radius", radius)
+    east, north = numbers("two_moons", "offset", offset, 2)
+    axis = angle("angle", *grid_sizes("two_moons", size, 1), stop=math.pi)
 
     def upper(u):
         return r * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])])
@@ -254,20 +236,11 @@ def two_moons(
     attributes: dict[str, Any] = {"radius": r, "offset": (east, north)}
     if (east, north) == (1.0, 0.5):
         attributes["union_reach"] = r / 4.0
+    facts: dict[str, float] = {"speed": r, "curvature": 1.0 / r, "reach": r}
     return (
-        _arc("upper moon", upper, axis, r, attributes),
-        _arc("lower moon", lower, axis, r, attributes),
+        _curve("upper moon", upper, axis, attributes, **facts),
+        _curve("lower moon", lower, axis, attributes, **facts),
     )
-
-
-def _offset(offset: tuple[float, float]) -> tuple[float, float]:
-    try:
-        east, north = (float(entry) for entry in offset)
-    except (TypeError, ValueError):
-        raise ValueError(f"two_moons: offset must be two numbers, got {offset!r}.") from None
-    if not (math.isfinite(east) and math.isfinite(north)):
-        raise ValueError(f"two_moons: offset must be two finite numbers, got {offset!r}.")
-    return east, north
 
 
 def parallel_circles(
@@ -296,15 +269,15 @@ def parallel_circles(
         >>> lower.known["reach"], lower.attributes["union_reach"]
         (1.0, 0.25)
     """
-    r = positive("parallel_circles", "radius", radius)
-    h = positive("parallel_circles", "gap", gap)
-    axis = Axis("angle", 0.0, TURN, grid_sizes("parallel_circles", size, 1)[0], periodic=True, unit="rad")
+    r, h = length("parallel_circles", "radius", radius), length("parallel_circles", "gap", gap)
+    axis = angle("angle", *grid_sizes("parallel_circles", size, 1))
 
     def at(height):
         return lambda u: jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), jnp.full_like(u[0], height)])
 
     attributes = {"radius": r, "gap": h, "union_reach": min(r, h / 2.0)}
+    facts: dict[str, float] = {"speed": r, "curvature": 1.0 / r, "reach": r}
     return (
-        _arc("lower circle", at(0.0), axis, r, attributes),
-        _arc("upper circle", at(h), axis, r, attributes),
+        _curve("lower circle", at(0.0), axis, attributes, **facts),
+        _curve("upper circle", at(h), axis, attributes, **facts),
     )

@@ -7,11 +7,9 @@ the bytes. H. Xiao, K. Rasul & R. Vollgraf, Fashion-MNIST, arXiv:1708.07747.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import zlib
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +28,7 @@ class LabelledImages(NamedTuple):
 
     Attributes:
         images: ``(n, height, width)`` or ``(n, height, width, 3)``, grey levels 0 ... 255; divide by 255 for
-            the pixels in [0, 1] that networks and measures of this package take.
+            the pixels in [0, 1] that this package takes.
         labels: ``(n,)``, 0 ... 9.
         names: What the classes are called.
     """
@@ -89,7 +87,7 @@ def mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
         ValueError: A file is truncated or damaged, is no idx file, or images and labels do not belong
             together.
         FileNotFoundError: The path lacks a file, or the download failed.
-        ModuleNotFoundError: pooch is not installed, for a download.
+        ImportError: pooch is not installed, for a download.
 
     Example:
         >>> digits = mnist("mnist", train=False)  # doctest: +SKIP
@@ -112,7 +110,7 @@ def fashion_mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
     Raises:
         ValueError: As :func:`mnist`.
         FileNotFoundError: As :func:`mnist`.
-        ModuleNotFoundError: As :func:`mnist`.
+        ImportError: As :func:`mnist`.
 
     Example:
         >>> clothes = fashion_mnist("fashion-mnist", train=False)  # doctest: +SKIP
@@ -123,53 +121,34 @@ def fashion_mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
 
 
 def _read(source: _Source, path: Place, train: bool) -> LabelledImages:
-    part = "train" if train else "t10k"
-    folder = _folder(source, path, f"{part}-images-idx3-ubyte")
-    images, at = _array(source, folder, f"{part}-images-idx3-ubyte", 3)
-    labels, beside = _array(source, folder, f"{part}-labels-idx1-ubyte", 1)
+    part, again = "train" if train else "t10k", f"take it from {source.url}."
+    names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
+    wanted = (
+        f"{names[0]} or {names[0]}.gz, nor a folder {source.folder} with it; the files are at {source.url}."
+    )
+    place = files.find(path, (source.folder,), f"{names[0]}*", wanted)
+    contents = files.read_members(place, names, again) if place else _downloads(source, names, again)
+    at, labels_at = (f"{place or source.url}: {name}" for name in names)
+    images, labels = parse_idx(contents[0], 3, at, again), parse_idx(contents[1], 1, labels_at, again)
     if images.shape[1:] != (SIDE, SIDE):
         raise ValueError(f"{at} holds images of {images.shape[1:]} pixels, expected {SIDE}x{SIDE}.")
     if len(images) != len(labels):
         raise ValueError(
-            f"{at} holds {len(images)} images, but {beside} {len(labels)} labels: take both from one place."
+            f"{at} holds {len(images)} images, but {labels_at} {len(labels)} labels: take both together."
         )
     if len(labels) and labels.max() >= CLASSES:
-        raise ValueError(f"{beside} holds the label {labels.max()}, expected 0 to {CLASSES - 1}.")
+        raise ValueError(f"{labels_at} holds the label {labels.max()}, expected 0 to {CLASSES - 1}.")
     return LabelledImages(images, labels, source.names)
 
 
-def _folder(source: _Source, path: Place, name: str) -> Path | None:
-    """Folder of the files, None where they are to be downloaded."""
-    place, told = files.given_place(path)
-    if place is None:
-        return None
-    for candidate in (place / source.folder, place):
-        if any((candidate / f"{name}{suffix}").is_file() for suffix in ("", ".gz")):
-            return candidate
-    if told == "path":
-        raise FileNotFoundError(
-            f"{place} holds no {name} or {name}.gz, nor a folder {source.folder} with it; the files are at "
-            f"{source.url}."
-        )
-    return None
-
-
-def _array(source: _Source, folder: Path | None, name: str, dimensions: int) -> tuple[np.ndarray, Path]:
-    """One file as an array, and where it is."""
-    archive = f"{name}.gz"
-    if folder is None:
-        url, checksum = source.url + archive, f"md5:{source.checksums[name]}"
-        file = files.download(url, checksum, f"{source.folder}-{archive}")
-    else:
-        file = next((f for f in (folder / name, folder / archive) if f.is_file()), folder / archive)
-        if not file.is_file():
-            raise FileNotFoundError(f"{folder} lacks {name} or {archive}; the files are at {source.url}.")
-    again = f"take it from {source.url}."
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is no whole gzip file ({error}): {again}") from error
-    return parse_idx(content, dimensions, str(file), again), file
+def _downloads(source: _Source, names: Sequence[str], remedy: str) -> list[bytes]:
+    """Contents of downloaded files; their names in the cache begin with the data set, as those of all do."""
+    contents = []
+    for name in names:
+        checksum = f"md5:{source.checksums[name]}"
+        file = files.download(f"{source.url}{name}.gz", checksum, f"{source.folder}-{name}.gz")
+        contents += files.read_members(file.parent, [file.name], remedy)
+    return contents
 
 
 def parse_idx(content: bytes, dimensions: int, label: str, remedy: str) -> UInt8[np.ndarray, "*shape"]:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from manifold_jax._checks import choice, floating, positive
+from manifold_jax._linalg import matmul
 from manifold_jax.datasets.sampling import map_points
 from manifold_jax.geometry.manifold import Manifold
 
@@ -39,12 +41,8 @@ def ambient_noise(
         >>> ambient_noise(jax.random.key(0), jnp.zeros((3, 2)), 0.1).shape
         (3, 2)
     """
-    points = jnp.asarray(points)
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        raise ValueError(
-            f"ambient_noise needs floating-point points, got {points.dtype}; convert them first."
-        )
-    _check_scale("ambient_noise", scale)
+    points = floating("ambient_noise", "points", points, least_ndim=0)
+    positive("ambient_noise", "scale", scale, zero=True)
     noise = jax.random.normal(key, points.shape, points.dtype)
     return points + jnp.asarray(scale, points.dtype) * noise
 
@@ -91,9 +89,8 @@ def normal_noise(
         >>> bool(jnp.all(jnp.abs(jnp.linalg.norm(noisy, axis=1) - 1) < 0.1001))
         True
     """
-    if kind not in KINDS:
-        raise ValueError(f"normal_noise: kind must be 'gaussian' or 'uniform', got {kind!r}.")
-    _check_scale("normal_noise", scale)
+    choice("normal_noise", "kind", kind, KINDS)
+    positive("normal_noise", "scale", scale, zero=True)
     coordinates, d = jnp.asarray(coordinates), manifold.grid.ndim
     coordinates = coordinates.astype(jnp.result_type(coordinates, float))
     if coordinates.ndim != 2 or coordinates.shape[1] != d:
@@ -129,14 +126,5 @@ def _normal_part(manifold: Manifold, u: Float[Array, "d"], vector: Float[Array, 
     pivots = jnp.abs(jnp.diag(triangle))
     floor = 8.0 * jnp.finfo(jacobian.dtype).eps * jacobian.shape[0] ** 0.5
     for _ in range(2):
-        vector = vector - _matvec(basis, _matvec(basis.T, vector))
+        vector = vector - matmul(basis, matmul(basis.T, vector))
     return jnp.where(jnp.min(pivots) > floor * jnp.max(pivots), vector, jnp.nan)
-
-
-def _matvec(matrix, vector):
-    return jnp.matmul(matrix, vector, precision=jax.lax.Precision.HIGHEST)
-
-
-def _check_scale(function: str, scale: float | Float[Array, ""]) -> None:
-    if isinstance(scale, int | float) and not 0.0 <= scale < float("inf"):
-        raise ValueError(f"{function}: scale must be at least 0 and finite, got {scale!r}.")

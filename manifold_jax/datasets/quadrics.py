@@ -7,33 +7,29 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from manifold_jax.datasets._closed_forms import (
+from manifold_jax._checks import whole
+from manifold_jax.datasets.closed_forms import (
     TURN,
     Size,
+    Vector,
+    angle,
     carlson_rg,
     curvature_forms,
     grid_sizes,
-    positive,
-    positives,
+    length,
+    lengths,
 )
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
 
-def _quadric_curvatures(m: tuple[float, float, float]) -> Callable[[jax.Array], Float[Array, "2"]]:
-    """Principal curvatures of the quadric sum_i m_i x_i^2 = const at an ambient point x.
+def _quadric_curvatures(m: tuple[float, float, float]) -> Vector:
+    """Principal curvatures ``(2,)`` of the quadric sum_i m_i x_i^2 = const at an ambient point x ``(3,)``.
 
     They are k = s / |M x| for the roots s of sum_i n_i^2 / (m_i - s) = 0, where n is the unit normal.
     Shifted by the middle m_i the quadratic equation has a product of roots that is never positive, so
     that its discriminant is a sum of squares: no digit is lost at umbilics.
-
-    Args:
-        m: The coefficients, in any order and of any sign.
-
-    Returns:
-        Function from an ambient point ``(3,)`` to ``(2,)``.
     """
     low, middle, high = sorted(range(3), key=lambda i: m[i])
     below, above = m[low] - m[middle], m[high] - m[middle]
@@ -65,7 +61,7 @@ def _quadric(
     """
     a, b, c = semi_axes
     along = _quadric_curvatures((signs[0] / a**2, signs[1] / b**2, signs[2] / c**2))
-    grid = Grid((axis, Axis("azimuth", 0.0, TURN, azimuth_size, periodic=True, unit="rad")))
+    grid = Grid((axis, angle("azimuth", azimuth_size)))
 
     def embedding(u):
         p, _, q, _ = profile(u[0])
@@ -118,7 +114,7 @@ def ellipsoid(semi_axes: tuple[float, float, float] = (1.5, 1.2, 1.0), *, size: 
         >>> egg.known["reach"], round(egg.known["total_volume"], 4)
         (0.5, 21.4784)
     """
-    a, b, c = positives("ellipsoid", "semi_axes", semi_axes, 3)
+    a, b, c = lengths("ellipsoid", "semi_axes", semi_axes, 3)
     sizes = grid_sizes("ellipsoid", size, 2)
     totals = {
         "total_volume": 4.0 * math.pi * carlson_rg((a * b) ** 2, (a * c) ** 2, (b * c) ** 2),
@@ -130,7 +126,7 @@ def ellipsoid(semi_axes: tuple[float, float, float] = (1.5, 1.2, 1.0), *, size: 
         (a, b, c),
         (1.0, 1.0, 1.0),
         lambda v: (jnp.sin(v), jnp.cos(v), jnp.cos(v), -jnp.sin(v)),
-        Axis("polar", 0.0, math.pi, sizes[0], unit="rad"),
+        angle("polar", sizes[0], math.pi),
         sizes[1],
         totals,
     )
@@ -176,10 +172,9 @@ def hyperboloid(
         >>> hyperboloid(1, (2.0, 1.0, 1.0)).known["reach"], hyperboloid(2, (2.0, 1.0, 1.0)).known["reach"]
         (0.5, 1.0)
     """
-    if isinstance(sheets, bool) or sheets not in (1, 2):
-        raise ValueError(f"hyperboloid: sheets must be 1 or 2, got {sheets!r}.")
-    a, b, c = positives("hyperboloid", "semi_axes", semi_axes, 3)
-    top = positive("hyperboloid", "extent", extent)
+    sheets = whole("hyperboloid", "sheets", sheets, 1, 2)
+    a, b, c = lengths("hyperboloid", "semi_axes", semi_axes, 3)
+    top = length("hyperboloid", "extent", extent)
     sizes = grid_sizes("hyperboloid", size, 2)
     totals = {"reach": min(b, a, c) ** 2 / max(a, b) if sheets == 1 else min(a, b) ** 2 / c}
     if a == b:

@@ -8,15 +8,17 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from manifold_jax.datasets._closed_forms import (
+from manifold_jax._checks import whole
+from manifold_jax.datasets.closed_forms import (
     TURN,
     Size,
+    angle,
     bisect,
     constant,
-    curvature_forms,
     grid_sizes,
-    positive,
-    positives,
+    known_quantities,
+    length,
+    lengths,
 )
 from manifold_jax.datasets.compose import product
 from manifold_jax.datasets.curves import circle
@@ -67,27 +69,20 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
         >>> ball.grid.names, ball.grid.shape, ball.known["reach"]
         (('polar', 'azimuth'), (64, 64), 2.0)
     """
-    if isinstance(dimension, bool) or dimension not in (1, 2, 3, 4):
-        raise ValueError(f"sphere: dimension must be 1, 2, 3 or 4, got {dimension!r}.")
-    r, n = positive("sphere", "radius", radius), int(dimension)
-    sizes = grid_sizes("sphere", size, n)
+    n, r = whole("sphere", "dimension", dimension, 1, 4), length("sphere", "radius", radius)
+    *polar_sizes, azimuth_size = grid_sizes("sphere", size, n)
     polar = ["polar"] if n == 2 else [f"polar_{i + 1}" for i in range(n - 1)]
-    axes = [Axis(name, 0.0, math.pi, count, unit="rad") for name, count in zip(polar, sizes, strict=False)]
-    axes.append(Axis("azimuth", 0.0, TURN, sizes[-1], periodic=True, unit="rad"))
+    axes = [angle(name, count, math.pi) for name, count in zip(polar, polar_sizes, strict=True)]
+    axes.append(angle("azimuth", azimuth_size))
 
     def scales(u):  # |X_i| = r sin u_1 ... sin u_(i-1)
         sines = jnp.append(jnp.full_like(u[:1], r), jnp.sin(u[: n - 1]))
         return jnp.cumprod(sines)
 
     volume = 2.0 * math.pi ** ((n + 1) / 2.0) / math.gamma((n + 1) / 2.0) * r**n
-    known = {
-        "metric": lambda u: jnp.diag(scales(u) ** 2),
-        "volume_element": lambda u: jnp.abs(jnp.prod(scales(u))),
-        "total_volume": volume,
-        "total_scalar_curvature": n * (n - 1) / r**2 * volume,
-        "reach": r,
-        **curvature_forms(lambda u: jnp.full_like(u, 1.0 / r), n),
-    }
+    curvature = n * (n - 1) / r**2 * volume
+    totals = {"total_volume": volume, "total_scalar_curvature": curvature, "reach": r}
+    known = known_quantities(scales, lambda u: jnp.full_like(u, 1.0 / r), n, totals)
     return Manifold(f"sphere S^{n}", Partial(_sphere, r), Grid(tuple(axes)), known, {"radius": r})
 
 
@@ -114,30 +109,24 @@ def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manif
         >>> torus(2.0, 0.5).known["reach"]
         0.5
     """
-    big, r = positive("torus", "major", major), positive("torus", "minor", minor)
+    big, r = length("torus", "major", major), length("torus", "minor", minor)
     if r >= big:
         raise ValueError(
             f"torus: minor must be below major, got minor {r:g} and major {big:g}; "
             "the surface would meet itself. Did you swap them?"
         )
-    names, sizes = ("toroidal", "poloidal"), grid_sizes("torus", size, 2)
-    axes = (Axis(n, 0.0, TURN, k, periodic=True, unit="rad") for n, k in zip(names, sizes, strict=True))
+    axes = tuple(map(angle, ("toroidal", "poloidal"), grid_sizes("torus", size, 2)))
 
     def distance(u):  # from the axis of revolution
         return big + r * jnp.cos(u[1])
 
-    def principal(u):
-        return jnp.stack([jnp.cos(u[1]) / distance(u), jnp.full_like(u[1], 1.0 / r)])
-
-    known = {
-        "metric": lambda u: jnp.diag(jnp.stack([distance(u) ** 2, jnp.full_like(u[1], r * r)])),
-        "volume_element": lambda u: r * distance(u),
-        "total_volume": TURN**2 * big * r,
-        "total_scalar_curvature": 0.0,
-        "reach": min(r, big - r),
-        **curvature_forms(principal, 2),
-    }
-    return Manifold("torus", Partial(_torus, big, r), Grid(tuple(axes)), known, {"major": big, "minor": r})
+    known = known_quantities(
+        lambda u: jnp.stack([distance(u), jnp.full_like(u[1], r)]),
+        lambda u: jnp.stack([jnp.cos(u[1]) / distance(u), jnp.full_like(u[1], 1.0 / r)]),
+        2,
+        {"total_volume": TURN**2 * big * r, "total_scalar_curvature": 0.0, "reach": min(r, big - r)},
+    )
+    return Manifold("torus", Partial(_torus, big, r), Grid(axes), known, {"major": big, "minor": r})
 
 
 def flat_torus(dimension: int = 2, radii: float | tuple[float, ...] = 1.0, *, size: Size = None) -> Manifold:
@@ -164,13 +153,12 @@ def flat_torus(dimension: int = 2, radii: float | tuple[float, ...] = 1.0, *, si
         >>> flat_torus(3, (1.0, 2.0, 3.0)).feature_shape
         (6,)
     """
-    if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
-        raise ValueError(f"flat_torus: dimension must be a whole number from 1, got {dimension!r}.")
+    dimension = whole("flat_torus", "dimension", dimension)
     given = (radii,) * dimension if isinstance(radii, int | float) else radii
-    lengths = positives("flat_torus", "radii", given, dimension)
+    chosen = lengths("flat_torus", "radii", given, dimension)
     sizes = grid_sizes("flat_torus", size, dimension)
-    parts = product(*(circle(r, size=k) for r, k in zip(lengths, sizes, strict=True)))
-    return replace(parts, name=f"flat torus T^{dimension}", attributes={"radii": lengths})
+    parts = product(*(circle(r, size=k) for r, k in zip(chosen, sizes, strict=True)))
+    return replace(parts, name=f"flat torus T^{dimension}", attributes={"radii": chosen})
 
 
 def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
@@ -203,12 +191,9 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
         >>> round(veronese().known["reach"], 4)
         0.866
     """
-    r = positive("veronese", "radius", radius)
+    r = length("veronese", "radius", radius)
     sizes = grid_sizes("veronese", (33, 65) if size is None else size, 2)
-    axes = (
-        Axis("polar", 0.0, math.pi / 2.0, sizes[0], unit="rad"),
-        Axis("azimuth", 0.0, TURN, sizes[1], periodic=True, unit="rad"),
-    )
+    axes = (angle("polar", sizes[0], math.pi / 2.0), angle("azimuth", sizes[1]))
     root, side = math.sqrt(3.0), math.sqrt(3.0) * r
 
     def embedding(u):  # x, y, z on the unit sphere: X is quadratic, so the factor 3 comes out
@@ -217,19 +202,19 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
         last = (x * x + y * y - 2.0 * z * z) / (2.0 * root)
         return side * jnp.stack([y * z, x * z, x * y, 0.5 * (x * x - y * y), last])
 
-    area = 2.0 * math.pi * side**2
-    known = {
-        "metric": lambda u: side**2 * jnp.diag(jnp.stack([jnp.ones_like(u[0]), jnp.sin(u[0]) ** 2])),
-        "volume_element": lambda u: side**2 * jnp.abs(jnp.sin(u[0])),
-        "gaussian_curvature": constant(1.0 / side**2),
-        "scalar_curvature": constant(2.0 / side**2),
-        "mean_curvature": constant(1.0 / r),
-        "second_form_norm": constant(math.sqrt(10.0 / 3.0) / r),
-        "normal_curvature": constant(2.0 / side),
-        "total_volume": area,
-        "total_scalar_curvature": 4.0 * math.pi,
-        "reach": side / 2.0,
+    curvatures = {
+        "gaussian_curvature": 1.0 / side**2,
+        "scalar_curvature": 2.0 / side**2,
+        "mean_curvature": 1.0 / r,
+        "second_form_norm": math.sqrt(10.0 / 3.0) / r,
+        "normal_curvature": 2.0 / side,
     }
+    known = known_quantities(
+        lambda u: side * jnp.stack([jnp.ones_like(u[0]), jnp.sin(u[0])]),
+        None,
+        2,
+        {"total_volume": TURN * side**2, "total_scalar_curvature": 2.0 * TURN, "reach": side / 2.0},
+    ) | {name: constant(value) for name, value in curvatures.items()}
     return Manifold("Veronese surface", embedding, Grid(axes), known, {"radius": r})
 
 
@@ -265,8 +250,8 @@ def swiss_roll(
         >>> round(swiss_roll().known["reach"], 3)
         3.111
     """
-    low, high = positive("swiss_roll", "start", start), positive("swiss_roll", "stop", stop)
-    width = positive("swiss_roll", "height", height)
+    low, high = length("swiss_roll", "start", start), length("swiss_roll", "stop", stop)
+    width = length("swiss_roll", "height", height)
     if low >= high:
         raise ValueError(f"swiss_roll: stop must be above start, got start {low:g} and stop {high:g}.")
     sizes = grid_sizes("swiss_roll", size, 2)
@@ -276,17 +261,14 @@ def swiss_roll(
         square = u[0] ** 2
         return jnp.stack([(square + 2.0) / (1.0 + square) ** 1.5, jnp.zeros_like(square)])
 
-    def length(t):
+    def scales(u):
+        return jnp.stack([jnp.sqrt(1.0 + u[0] ** 2), jnp.ones_like(u[0])])
+
+    def arc_length(t):
         return 0.5 * (t * math.hypot(1.0, t) + math.asinh(t))
 
-    known = {
-        "metric": lambda u: jnp.diag(jnp.stack([1.0 + u[0] ** 2, jnp.ones_like(u[0])])),
-        "volume_element": lambda u: jnp.sqrt(1.0 + u[0] ** 2),
-        "total_volume": width * (length(high) - length(low)),
-        "total_scalar_curvature": 0.0,
-        **_spiral_reach(low, high),
-        **curvature_forms(principal, 2),
-    }
+    totals = {"total_volume": width * (arc_length(high) - arc_length(low)), "total_scalar_curvature": 0.0}
+    known = known_quantities(scales, principal, 2, totals | _spiral_reach(low, high))
     return Manifold(
         "swiss roll",
         lambda u: jnp.stack([u[0] * jnp.cos(u[0]), u[1], u[0] * jnp.sin(u[0])]),

@@ -13,7 +13,7 @@ import numpy as np
 from manifold_jax._files import Progress
 from manifold_jax.datasets import sprite
 from manifold_jax.datasets.coil20 import coil20
-from manifold_jax.datasets.sampling import _volume_element, map_points, sample_uniform
+from manifold_jax.datasets.sampling import map_points, sample_uniform, volume_elements
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.experiments.fits.data import Setting
 from manifold_jax.experiments.fits.fits import FITS
@@ -142,7 +142,7 @@ def image_setting(name: str, dimension: int, settings: Settings, seed: int) -> S
     low, high = (np.array(ends) for ends in zip(*((a.start, a.stop) for a in axes), strict=True))
     key = jax.random.key(seed)
     chart = jax.random.uniform(key, (count, dimension), minval=jnp.asarray(low), maxval=jnp.asarray(high))
-    elements = map_points(manifold, lambda u: _volume_element(manifold, u), chart)
+    elements = volume_elements(manifold, chart)
     drawn = sample_uniform(jax.random.fold_in(key, 1), manifold, count)
     tangents = map_points(manifold, lambda u: _tangents(manifold, u), drawn.coordinates)
     reach = reach_from_samples(np.asarray(drawn.points), np.asarray(tangents), dimension=dimension)

@@ -1,9 +1,9 @@
-"""Pieces that the surfaces share: argument checks, curvature forms, elliptic integrals, roots."""
+"""What the surfaces share: checks of arguments, axes, known quantities, elliptic integrals, roots."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -11,41 +11,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import numbers, positive
+from manifold_jax.geometry.grid import Axis
+
 Field = Callable[[jax.Array], Any]
 """A closed form: one chart point ``(d,)`` to its value."""
 
 Size = int | tuple[int, ...] | None
 """Samples per axis: one number for all, one per axis, or the default."""
 
+Vector = Callable[[jax.Array], Float[Array, "d"]]
+"""One chart point ``(d,)`` to one number for each direction."""
+
 TURN = 2.0 * math.pi
+
 DEFAULT_SIZES = {1: 128, 2: 64, 3: 24, 4: 16}
+"""Samples of an axis by dimension, 8 beyond: some ten thousand points, whatever the dimension."""
 
 
-def positive(surface: str, name: str, value: float) -> float:
-    """Check that a length is a positive finite number and return it as a Python float."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{surface}: {name} must be a number, got {value!r}.") from None
-    if not (math.isfinite(number) and number > 0.0):
-        raise ValueError(
-            f"{surface}: {name} must be positive and finite, got {number:g}; pass a length above 0."
-        )
-    return number
+def length(surface: str, name: str, value: Any) -> float:
+    """A positive finite number as a Python float."""
+    return float(positive(surface, name, value))
 
 
-def positives(surface: str, name: str, values: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """Check that there are ``count`` positive finite numbers."""
-    try:
-        entries = tuple(values)
-    except TypeError:
-        raise ValueError(f"{surface}: {name} must be {count} positive numbers, got {values!r}.") from None
-    if len(entries) != count:
-        raise ValueError(
-            f"{surface}: {name} must be {count} positive numbers, got {len(entries)}: {entries!r}; "
-            "pass one per direction."
-        )
-    return tuple(positive(surface, f"{name}[{i}]", entry) for i, entry in enumerate(entries))
+def lengths(surface: str, name: str, values: Any, count: int) -> tuple[float, ...]:
+    """So many positive finite numbers as Python floats."""
+    entries = numbers(surface, name, values, count)
+    return tuple(length(surface, f"{name}[{i}]", entry) for i, entry in enumerate(entries))
 
 
 def grid_sizes(surface: str, size: Size, dimension: int) -> tuple[int, ...]:
@@ -59,24 +51,45 @@ def grid_sizes(surface: str, size: Size, dimension: int) -> tuple[int, ...]:
     return tuple(size)
 
 
+def angle(name: str, size: int, stop: float = TURN) -> Axis:
+    """An angle from 0: periodic if it is a full turn, else open."""
+    return Axis(name, 0.0, stop, size, periodic=stop == TURN, unit="rad")
+
+
 def constant(value: float) -> Field:
     """The closed form that has the same value everywhere."""
     return lambda u: jnp.full_like(u[0], value)
 
 
-def curvature_forms(principal: Callable[[jax.Array], Float[Array, "d"]], dimension: int) -> dict[str, Field]:
-    """Curvature measures of a hypersurface (or of a curve) from its principal curvatures k_i.
+def known_quantities(
+    scales: Vector, principal: Vector | None, dimension: int, totals: Mapping[str, float]
+) -> dict[str, Field | float]:
+    """Known quantities of a hypersurface (or of a curve) in an orthogonal chart.
+
+    Args:
+        scales: Lengths |X_i| of the coordinate vectors; the metric is diag(|X_i|^2).
+        principal: Principal curvatures, for :func:`curvature_forms`; None leaves curvatures out.
+        dimension: d.
+        totals: Totals and reach by name.
+
+    Returns:
+        Closed forms and totals by name.
+    """
+    return {
+        "metric": lambda u: jnp.diag(scales(u) ** 2),
+        "volume_element": lambda u: jnp.abs(jnp.prod(scales(u))),
+        **totals,
+        **(curvature_forms(principal, dimension) if principal else {}),
+    }
+
+
+def curvature_forms(principal: Vector, dimension: int) -> dict[str, Field]:
+    """Curvatures of a hypersurface (or of a curve) from its principal curvatures k_i, by name.
 
     In a principal orthonormal frame II = diag(k_i) n, so H = mean k_i, |II|^2 = sum k_i^2,
     max |II(v, v)| = max |k_i| and, by the Gauss equation, S = 2 sum_{i<j} k_i k_j (do Carmo,
     *Riemannian Geometry*, chapter 6). For a curve k is the curvature with respect to its principal normal.
-
-    Args:
-        principal: One chart point ``(d,)`` to the principal curvatures ``(d,)``.
-        dimension: d.
-
-    Returns:
-        Closed forms by measure name; the Gaussian curvature is among them if d = 2.
+    The Gaussian curvature is among them if d = 2.
     """
 
     def scalar(u):
