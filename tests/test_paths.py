@@ -11,6 +11,7 @@ from classifier import centred_projector, linear
 
 import manifold_jax as mj
 from manifold_jax import PathStatus
+from manifold_jax.information import label_keeping_projection, label_keeping_walk
 
 PARAMS = classifier.weights(n=8, hidden=12, classes=4, scale=2.0)
 RNG = np.random.default_rng(1)
@@ -267,6 +268,50 @@ def test_without_a_vertical_direction_the_walk_stalls(x64):
     walk = mj.vertical_walk(full, X[:2], V[:2], steps=5)
     assert (int(walk.status), float(walk.length)) == (PathStatus.STALLED, 0.0)
     np.testing.assert_array_equal(walk.points, np.tile(X[:2], (6, 1)))
+
+
+# --- walks that keep a label -----------------------------------------------------------------------------
+
+
+def test_label_keeping_projection_is_horizontal_and_never_lowers_the_label(x64):
+    w = classifier.weights(n=6, hidden=8, classes=4)
+    projection = jax.jit(label_keeping_projection)
+    rng = np.random.default_rng(0)
+    lowered = 0
+    for _ in range(8):
+        x, direction = rng.normal(size=6), rng.normal(size=6)
+        rows = classifier.score_rows(w, x)
+        u = centred_projector(rows) @ direction
+        if rows[1] @ u < 0:
+            lowered += 1
+            u -= (u @ rows[1]) * rows[1] / (rows[1] @ rows[1])
+        part = projection(classifier.network(w), jnp.asarray(x), jnp.asarray(direction), jnp.asarray(1))
+        np.testing.assert_allclose(part, u, atol=1e-8)
+        assert rows[1] @ np.asarray(part) > -1e-9
+    assert 0 < lowered < 8
+
+
+def test_label_keeping_walk_keeps_the_label_and_stalls_where_it_must_lower_it(x64):
+    log_prob = classifier.network(PARAMS)
+    label = int(jnp.argmax(log_prob(X)))
+    options = {"steps": 40, "step_size": 0.02, "save_every": 8}
+    walk = label_keeping_walk(log_prob, X, V, label, **options)
+    own = np.asarray(walk.log_probs)[:, label]
+    assert int(walk.status) == PathStatus.STEPS_USED
+    assert np.all(np.diff(own) > -1e-3)
+    assert float(walk.length) == pytest.approx(0.8, rel=1e-12)
+    np.testing.assert_allclose(walk.distances, np.linalg.norm(walk.points - X, axis=1), atol=1e-12)
+    # Euler's method by hand.
+    x = jnp.asarray(X)
+    for _ in range(8):
+        part = label_keeping_projection(log_prob, x, V, label)
+        x = x + 0.02 * part / jnp.linalg.norm(part)
+    np.testing.assert_allclose(walk.points[1], x, atol=1e-12)
+    two = linear(np.random.default_rng(0).normal(size=(2, 8)))
+    down = np.asarray(mj.horizontal_basis(two, X)[0])
+    down = down if float(two(X + down)[0]) < float(two(X)[0]) else -down
+    assert int(label_keeping_walk(two, X, down, 0, **options).status) == PathStatus.STALLED
+    assert int(label_keeping_walk(two, X, down, 1, **options).status) == PathStatus.STEPS_USED
 
 
 # --- leaf projection, lengths ----------------------------------------------------------------------------

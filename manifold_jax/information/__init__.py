@@ -8,6 +8,7 @@ from manifold_jax.information.foliation import fisher_involutivity_defect as fis
 from manifold_jax.information.foliation import horizontal_basis as horizontal_basis
 from manifold_jax.information.foliation import horizontal_projection as horizontal_projection
 from manifold_jax.information.foliation import involutivity_defect as involutivity_defect
+from manifold_jax.information.foliation import label_keeping_projection as label_keeping_projection
 from manifold_jax.information.foliation import vertical_projection as vertical_projection
 from manifold_jax.information.lengths import fisher_rao_distance as fisher_rao_distance
 from manifold_jax.information.lengths import output_length as output_length
@@ -21,6 +22,7 @@ from manifold_jax.information.local_data import local_data_spectrum as local_dat
 from manifold_jax.information.local_data import local_data_trace as local_data_trace
 from manifold_jax.information.log_prob import check_log_prob as check_log_prob
 from manifold_jax.information.paths import horizontal_path as horizontal_path
+from manifold_jax.information.paths import label_keeping_walk as label_keeping_walk
 from manifold_jax.information.paths import leaf_distance as leaf_distance
 from manifold_jax.information.paths import leaf_projection as leaf_projection
 from manifold_jax.information.paths import vertical_walk as vertical_walk

@@ -62,7 +62,7 @@ def keep_label(
     label: Int[Array, ""],
     w: Float[Array, "n"],
 ) -> Float[Array, "n"]:
-    """The part of w in D_x, less what would lower log p of a label to first order; see the walk."""
+    """The part of w in D_x, less what would lower log p of a label to first order."""
     u, length = unit(project(basis, w))
     others = jax.nn.softmax(jnp.where(jnp.arange(log_p.shape[0]) == label, -jnp.inf, log_p))
     s, _ = unit(-jnp.matmul(others, rows, precision=HIGHEST))
@@ -167,6 +167,50 @@ def vertical_projection(
     x = checked_input(log_prob, x)
     v = checked_vector(v, x)
     return reject(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
+
+
+def label_keeping_projection(
+    log_prob: LogProb,
+    x: Float[Array, "*shape"],
+    v: Float[Array, "*shape"],
+    label: Int[Array, ""] | int,
+    *,
+    rtol: float | None = None,
+) -> Float[Array, "*shape"]:
+    """The part of v in D_x, less what would lower log p of a label to first order.
+
+    u = P_x(v), then u - min(0, <u, s>) s / |s|^2, where s = grad log p_label lies in D_x. Since
+    E_y[grad log p_y] = 0, s is along - sum_y p_y grad log p_y over the others, which keeps its digits where p
+    saturates.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        x: One input of any shape.
+        v: A vector in the shape of ``x``.
+        label: The class to keep.
+        rtol: As for :func:`horizontal_basis`.
+
+    Returns:
+        In the shape of ``x``; 0 where u is opposite to s.
+
+    Raises:
+        ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.information import label_keeping_projection
+        >>> v = jnp.array([1.0, 0.0])
+        >>> for label in (0, 1):
+        ...     print(label_keeping_projection(jax.nn.log_softmax, jnp.zeros(2), v, label).round(3))
+        [ 0.5 -0.5]
+        [0. 0.]
+    """
+    x = checked_input(log_prob, x)
+    v = checked_vector(v, x)
+    log_p, rows = scores(log_prob, x)
+    part = keep_label(log_p, rows, span(rows, rtol).basis, jnp.asarray(label), jnp.ravel(v))
+    return part.reshape(x.shape)
 
 
 def _bracket_squares(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import choice, is_traced, positive, whole
 from manifold_jax._linalg import norm
@@ -238,6 +238,59 @@ def vertical_walk(
     )
     stationarity = _LOST_DIGITS * float(jnp.finfo(x.dtype).eps)
     return _walk(caller, "vertical", log_prob, {"x": x}, w, options, stationarity=stationarity)
+
+
+def label_keeping_walk(
+    log_prob: LogProb,
+    x: Float[Array, "*shape"],
+    direction: Any,
+    label: Int[Array, ""] | int,
+    *,
+    step_size: float = 0.03,
+    steps: int = 250,
+    clip: tuple[float, float] | None = None,
+    save_every: int = 1,
+    step: Step = "fixed",
+    error_tolerance: float | None = None,
+    rtol: float | None = None,
+) -> Path:
+    """Walk along the leaf of x in a direction, without lowering the probability of a label to first order.
+
+    x <- x + h u / |u|, u = :func:`label_keeping_projection` of the direction at x.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        x: Where to start, any shape.
+        direction: As for :func:`vertical_walk`.
+        label: The class to keep.
+        step_size: h, Euclidean, in units of the input; the largest h where it adapts.
+        steps: Steps to make.
+        clip: As for :func:`horizontal_path`.
+        save_every: Steps from one saved point to the next.
+        step: As for :func:`vertical_walk`.
+        error_tolerance: As for :func:`horizontal_path`.
+        rtol: As for :func:`horizontal_basis`.
+
+    Returns:
+        The walk; it has stalled where every horizontal part of the direction lowers the label.
+
+    Raises:
+        ValueError: As :func:`horizontal_path`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.information import label_keeping_walk
+        >>> walk = label_keeping_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), 0, steps=10)
+        >>> print(walk.point.round(2))
+        [ 0.21 -0.21]
+    """
+    caller = "label_keeping_walk"
+    x = checked_input(log_prob, x)
+    w = _direction_of(direction, x)
+    steps = whole(caller, "steps", steps)
+    options = PathOptions(step_size, steps, save_every, step, clip, error_tolerance, rtol)
+    return _walk(caller, "label-keeping", log_prob, {"x": x}, w, options, label=label)
 
 
 def leaf_projection(
