@@ -75,6 +75,18 @@ def positive(caller: str, name: str, value: Any, *, zero: bool = False, below: f
     return value
 
 
+def number(caller: str, name: str, value: Any) -> float:
+    """A finite number as a Python float.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    entry = _number(value, "iuf")
+    if entry is None or not math.isfinite(entry):
+        raise ValueError(f"{caller}: {name} must be a finite number, got {value!r}.")
+    return float(entry)
+
+
 def numbers(caller: str, name: str, values: Any, count: int) -> tuple[float, ...]:
     """So many finite numbers, as Python floats.
 

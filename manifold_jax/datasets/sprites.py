@@ -25,19 +25,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import choice, whole
+from manifold_jax._linalg import matmul
+from manifold_jax.datasets.factors import chosen_factors, factor_axes, fixed_values
 from manifold_jax.datasets.outlines import SQUARE_HALF_SIDE, Nodes, Outline, outline_nodes, signed_area
-from manifold_jax.geometry import Axis, Grid, Manifold
+from manifold_jax.geometry.grid import Axis, Grid
+from manifold_jax.geometry.manifold import Manifold
 
 FACTORS = ("scale", "orientation", "y", "x", "aspect", "shear", "blur", "contrast")
 LAYOUTS = ("dense", "balanced", "original")
-_RANGES = {
-    "scale": (0.5, 1.0),
-    "aspect": (0.8, 1.25),
-    "shear": (-0.3, 0.3),
-    "blur": (0.8, 1.6),
-    "contrast": (0.5, 1.0),
-}
-_UNITS = {"orientation": "rad", "y": "px", "x": "px", "blur": "px"}
+
+_ORIGINAL = {"scale": 6, "orientation": 40, "y": 32, "x": 32}
+"""Samples of dSprites."""
+
+_DENSE_STEP = 0.6
+"""Largest displacement of the outline per sample of the dense layout, in blur widths."""
+
+_FARTHEST = 13.4
+"""Largest distance of a built-in outline from its centre at scale 1, pixels."""
+
+_SHARPEST = 0.8
+"""Least blur where the blur is a factor, pixels."""
+
+_PROBES = (0.23, 0.61, 0.87)
+"""Chart points, as shares of the axes, at which factors are compared; no symmetry holds there."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +88,26 @@ def _distribution(z: Array) -> Array:
     return 0.5 * (1 + jax.lax.erf(z * math.sqrt(0.5)))
 
 
-def _linear_map(f: dict[str, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Linear part: scale R(orientation) [[1, shear], [0, 1]] diag(sqrt aspect, 1/sqrt aspect)."""
-    cos, sin = f["scale"] * jnp.cos(f["orientation"]), f["scale"] * jnp.sin(f["orientation"])
-    wide = jnp.sqrt(f["aspect"])
+def _moved_outline(f: Mapping[str, Any], nodes: Sequence[Any], xp: Any = jnp) -> tuple[Any, ...]:
+    """Outline and increments (q_x, q_y, dq_x, dq_y) at some factors, in JAX or in NumPy."""
+    x, y, dx, dy = nodes
+    cos, sin = f["scale"] * xp.cos(f["orientation"]), f["scale"] * xp.sin(f["orientation"])
+    wide = xp.sqrt(f["aspect"])
     tall = 1 / wide
-    return (cos * wide, (cos * f["shear"] - sin) * tall), (sin * wide, (sin * f["shear"] + cos) * tall)
+    # scale R(orientation) [[1, shear], [0, 1]] diag(sqrt aspect, 1 / sqrt aspect)
+    a, b, c, d = cos * wide, (cos * f["shear"] - sin) * tall, sin * wide, (sin * f["shear"] + cos) * tall
+    return f["x"] + a * x + b * y, f["y"] + c * x + d * y, a * dx + b * dy, c * dx + d * dy
 
 
 def _outline_image(renderer: SpriteRenderer, f: dict[str, Array], pixels: Array) -> Array:
     """Green's theorem on the outline."""
     nodes = [jnp.asarray(column, pixels.dtype) for column in renderer.nodes]
-    (a, b), (c, d) = _linear_map(f)
-    qx = f["x"] + a * nodes[0] + b * nodes[1]
-    qy = f["y"] + c * nodes[0] + d * nodes[1]
-    dqy = c * nodes[2] + d * nodes[3]
+    qx, qy, _, dqy = _moved_outline(f, nodes)
     sigma = f["blur"]
     inside = _distribution((qx[:, None] - pixels[None, :]) / sigma)
     z = (qy[None, :] - pixels[:, None]) / sigma
     density = jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * sigma) * dqy[None, :]
-    image = jnp.matmul(density, inside, precision=jax.lax.Precision.HIGHEST)
-    return math.copysign(1.0, signed_area(renderer.nodes)) * image
+    return math.copysign(1.0, signed_area(renderer.nodes)) * matmul(density, inside)
 
 
 def _square_image(renderer: SpriteRenderer, f: dict[str, Array], pixels: Array) -> Array:
@@ -163,76 +173,27 @@ def sprite(
         >>> bool(abs(image.max() - 1) < 1e-2)
         True
     """
-    factors = _check_factors(factors)
-    if isinstance(size, bool) or int(size) != size or size < 8:
-        raise ValueError(f"size must be a whole number of pixels, at least 8, got {size!r}.")
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}.")
-    constants = _check_fixed(fixed, factors, int(size), blur)
-    symmetry = _symmetry(shape, factors, constants)
-    axes = tuple(
-        _axis(name, layout, int(size), symmetry, constants, full_turn, ranges or {}, sizes or {})
-        for name in factors
-    )
-    _check_keys("ranges", ranges, factors)
-    _check_keys("sizes", sizes, factors)
-    limits = {axis.name: (axis.start, axis.stop) for axis in axes}
-    renderer = _renderer(shape, factors, constants, limits, int(size))
+    names = chosen_factors("sprite", factors, FACTORS)
+    size = whole("sprite", "size", size, 8)
+    choice("sprite", "layout", layout, LAYOUTS)
+    centre = (size - 1) / 2
+    defaults = {"scale": 1.0, "orientation": 0.0, "y": centre, "x": centre, "aspect": 1.0, "shear": 0.0}
+    constants = fixed_values("sprite", fixed, names, defaults | {"blur": blur, "contrast": 1.0})
+    symmetry = _symmetry(shape, constants)
+    turn = 2 * math.pi if full_turn or layout == "original" else symmetry
+    every = _layout_axes(layout, size, constants.get("blur", _SHARPEST), turn)
+    axes = factor_axes("sprite", [every[name] for name in names], ranges, sizes)
+    renderer = _renderer(shape, names, constants, axes, size)
     _refuse_redundant(renderer, axes, shape)
     name = shape if isinstance(shape, str) else getattr(shape, "__name__", "polygon")
     turn = next((axis.stop - axis.start for axis in axes if axis.name == "orientation"), symmetry)
     cover = max(1, round(turn / symmetry))
-    attributes = {
-        "dataset": "sprites",
-        "shape": name,
-        "layout": layout,
-        "size": int(size),
-        "fixed": dict(constants),
-        "cover": cover,
-    }
     title = f"{name} sprite" + (f" ({cover}-fold cover)" if cover > 1 else "")
-    return Manifold(title, renderer, Grid(axes), {}, attributes)
+    attributes = {"dataset": "sprites", "shape": name, "layout": layout, "size": size, "fixed": constants}
+    return Manifold(title, renderer, Grid(axes), {}, attributes | {"cover": cover})
 
 
-def _check_factors(factors: Sequence[str]) -> tuple[str, ...]:
-    factors = (factors,) if isinstance(factors, str) else tuple(factors)
-    unknown = [name for name in factors if name not in FACTORS]
-    if unknown or not factors:
-        raise ValueError(f"factors must be chosen from {FACTORS}, got {unknown or factors}.")
-    if len(set(factors)) != len(factors):
-        raise ValueError(f"factors must be distinct, got {factors}.")
-    return factors
-
-
-def _check_keys(label: str, values: Mapping[str, Any] | None, factors: tuple[str, ...]) -> None:
-    unknown = [name for name in values or {} if name not in factors]
-    if unknown:
-        raise ValueError(f"{label} names {unknown}, but the factors are {factors}.")
-
-
-def _check_fixed(
-    fixed: Mapping[str, float] | None, factors: tuple[str, ...], size: int, blur: float
-) -> dict[str, float]:
-    """Value of every factor that is not an axis."""
-    centre = (size - 1) / 2
-    constants = {"scale": 1.0, "orientation": 0.0, "y": centre, "x": centre, "aspect": 1.0}
-    constants |= {"shear": 0.0, "blur": float(blur), "contrast": 1.0}
-    for name, value in (fixed or {}).items():
-        if name not in FACTORS:
-            raise ValueError(f"fixed names {name!r}, which is not one of {FACTORS}.")
-        if name in factors:
-            raise ValueError(f"{name!r} is both a factor and fixed: leave it out of one of them.")
-        constants[name] = float(value)
-    for name in ("scale", "aspect", "blur", "contrast"):
-        if not constants[name] > 0:
-            raise ValueError(f"{name} must be positive, got {constants[name]}.")
-    for name, value in constants.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}.")
-    return {name: value for name, value in constants.items() if name not in factors}
-
-
-def _symmetry(shape: Outline, factors: tuple[str, ...], constants: Mapping[str, float]) -> float:
+def _symmetry(shape: Outline, constants: Mapping[str, float]) -> float:
     """Smallest turn that maps every image of the family to itself."""
     upright = constants.get("aspect") == 1.0 and constants.get("shear") == 0.0
     if isinstance(shape, str) and shape == "square":
@@ -240,79 +201,51 @@ def _symmetry(shape: Outline, factors: tuple[str, ...], constants: Mapping[str, 
     return math.pi if isinstance(shape, str) and shape == "ellipse" else 2 * math.pi
 
 
-def _axis(
-    name: str,
-    layout: str,
-    size: int,
-    symmetry: float,
-    constants: Mapping[str, float],
-    full_turn: bool,
-    ranges: Mapping[str, tuple[float, float]],
-    sizes: Mapping[str, int],
-) -> Axis:
-    """One axis of a layout; a given range opens it."""
-    unit = _UNITS.get(name, "")
-    blur = constants.get("blur", _RANGES["blur"][0])
-    default = _sample_count(name, layout, size / 64, symmetry, blur, full_turn)
-    count = sizes.get(name, default)
-    if name in ranges:
-        start, stop = ranges[name]
-        if name in ("scale", "aspect", "blur", "contrast") and not start > 0:
-            raise ValueError(f"{name} must stay positive, got the range ({start}, {stop}).")
-        return Axis(name, start, stop, count, unit=unit)
-    if name == "orientation":
-        if layout == "original":
-            return Axis(name, 0.0, 2 * math.pi, count, unit=unit)
-        return Axis(name, 0.0, 2 * math.pi if full_turn else symmetry, count, True, unit)
-    if name in ("y", "x"):
-        centre = (size - 1) / 2
-        if layout == "dense":
-            return Axis(name, centre, centre + 1.0, count, True, unit, wrap=False)
-        return Axis(name, centre - size / 4, centre + size / 4, count, unit=unit)
-    return Axis(name, *_RANGES[name], count, unit=unit)
-
-
-_DENSE_STEP = 0.6
-"""Largest displacement of the outline per sample of the dense layout, in blur widths."""
-
-_FARTHEST = 13.4
-"""Largest distance of a built-in outline from its centre at scale 1, pixels."""
-
-
-def _sample_count(name: str, layout: str, unit: float, symmetry: float, blur: float, full_turn: bool) -> int:
-    """Samples of one axis in a layout; dense ones are even on periodic axes and odd on open ones."""
-    if layout == "original":
-        return {"scale": 6, "orientation": 40, "y": 32, "x": 32}.get(name, 16)
-    if layout == "balanced":
-        return 16
+def _layout_axes(layout: str, size: int, blur: float, turn: float) -> dict[str, Axis]:
+    """Every axis of a layout; dense ones have an even number of samples if periodic, else an odd one."""
+    dense, centre = layout == "dense", (size - 1) / 2
+    place = (centre, centre + 1.0) if dense else (centre - size / 4, centre + size / 4)
     step = _DENSE_STEP * blur
-    radius = _FARTHEST * unit
-    if name in ("y", "x"):
-        return 2 * max(1, math.ceil(0.5 / step))
-    if name == "orientation":
-        turn = 2 * math.pi if full_turn else symmetry
-        return 2 * max(8, math.ceil(turn * radius / step / 2))
-    start, stop = _RANGES[name]
-    if name in ("scale", "shear"):
-        return 1 + 2 * max(4, math.ceil((stop - start) * radius / step / 2))
-    if name == "aspect":
-        return 1 + 2 * max(4, math.ceil(math.log(stop / start) * radius / step / 4))
-    return 1 + 2 * max(4, math.ceil(4 * math.log(stop / start)))
+    radius = _FARTHEST * size / 64 / step
+    # Range of each factor, and the path of the outline over it in dense steps.
+    table = {
+        "scale": (0.5, 1.0, 0.5 * radius),
+        "orientation": (0.0, turn, turn * radius),
+        "y": (*place, 1 / step),
+        "x": (*place, 1 / step),
+        "aspect": (0.8, 1.25, 0.5 * math.log(1.25 / 0.8) * radius),
+        "shear": (-0.3, 0.3, 0.6 * radius),
+        "blur": (_SHARPEST, 2 * _SHARPEST, 8 * math.log(2)),
+        "contrast": (0.5, 1.0, 8 * math.log(2)),
+    }
+    axes = {}
+    for name, (start, stop, path) in table.items():
+        angle, shift = name == "orientation", name in ("y", "x")
+        periodic = (dense and shift) or (angle and layout != "original")
+        count = (
+            {"scale": 6, "orientation": 40, "y": 32, "x": 32}.get(name, 16) if layout == "original" else 16
+        )
+        if dense:
+            least = 8 if angle else 1 if shift else 4
+            count = 2 * max(least, math.ceil(path / 2)) + (not periodic)
+        unit = "rad" if angle else "px" if shift or name == "blur" else ""
+        axes[name] = Axis(name, start, stop, count, periodic, unit, wrap=not (dense and shift))
+    return axes
 
 
 def _renderer(
     shape: Outline,
     factors: tuple[str, ...],
     constants: dict[str, float],
-    limits: dict[str, tuple[float, float]],
+    axes: tuple[Axis, ...],
     size: int,
 ) -> SpriteRenderer:
-    def extreme(name: str) -> tuple[float, float]:
-        return limits.get(name) or (constants[name], constants[name])
-
-    wide = max(max(extreme("aspect")), 1 / min(extreme("aspect"))) ** 0.5
-    stretch = max(extreme("scale")) * wide * (1 + max(map(abs, extreme("shear"))))
-    nodes = outline_nodes(shape, stretch, min(extreme("blur")), size / 64)
+    """The renderer, with nodes that suffice wherever the factors go."""
+    ends = {name: (value, value) for name, value in constants.items()}
+    ends |= {axis.name: (axis.start, axis.stop) for axis in axes}
+    wide = max(max(ends["aspect"]), 1 / min(ends["aspect"])) ** 0.5
+    stretch = max(ends["scale"]) * wide * (1 + max(map(abs, ends["shear"])))
+    nodes = outline_nodes(shape, stretch, min(ends["blur"]), size / 64)
     closed_form = isinstance(shape, str) and shape == "square" and constants.get("shear") == 0.0
     half_side = SQUARE_HALF_SIDE * size / 64 if closed_form else 0.0
     return SpriteRenderer(factors, tuple(constants.items()), size, nodes, half_side)
@@ -327,44 +260,33 @@ def _refuse_redundant(renderer: SpriteRenderer, axes: tuple[Axis, ...], shape: O
     geometric = [k for k, name in enumerate(renderer.factors) if name not in ("blur", "contrast")]
     if not geometric:
         return
-    x, y, dx, dy = (np.asarray(column) for column in renderer.nodes)
+    nodes = np.array(renderer.nodes)
     rank = 0
-    for fraction in (0.23, 0.61, 0.87):
-        u = np.array([axis.start + fraction * (axis.stop - axis.start) for axis in axes])
-        velocities = _normal_velocities(renderer, u, geometric, (x, y, dx, dy))
+    for share in _PROBES:
+        u = np.array([axis.start + share * (axis.stop - axis.start) for axis in axes])
+        velocities = np.stack([_normal_velocity(renderer, u, k, nodes) for k in geometric])
         lengths = np.linalg.norm(velocities, axis=1, keepdims=True)
         # Below this length a velocity is the noise of its difference quotient: the outline does not move.
-        moving = lengths > 1e-7 * np.abs(np.stack([x, y])).max()
+        moving = lengths > 1e-7 * np.abs(nodes[:2]).max()
         unit = np.where(moving, velocities / np.where(moving, lengths, 1.0), 0.0)
         singular = np.linalg.svd(unit, compute_uv=False)
         rank = max(rank, int(np.sum(singular > 1e-6)))
     if rank < len(geometric):
         names = tuple(renderer.factors[k] for k in geometric)
         raise ValueError(
-            f"factors {names} are redundant for shape {shape!r}: their images have rank {rank}, not "
+            f"sprite: factors {names} are redundant for shape {shape!r}: their images have rank {rank}, not "
             f"{len(geometric)}, because the outline moves in dependent directions. Leave one of them out."
         )
 
 
-def _normal_velocities(
-    renderer: SpriteRenderer, u: np.ndarray, geometric: list[int], nodes: tuple[np.ndarray, ...]
-) -> np.ndarray:
-    """Velocity of the outline along its normal for each geometric factor, by central differences."""
-    x, y, dx, dy = nodes
+def _normal_velocity(renderer: SpriteRenderer, u: np.ndarray, k: int, nodes: np.ndarray) -> np.ndarray:
+    """Velocity of the outline along its normal with factor k, by central differences."""
 
-    def outline(point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def outline(shift: float) -> np.ndarray:
+        point = np.where(np.arange(len(u)) == k, u + shift, u)
         f = dict(renderer.fixed) | dict(zip(renderer.factors, point, strict=True))
-        angle, wide = f["orientation"], math.sqrt(f["aspect"])
-        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        stretch = np.array([[wide, f["shear"] / wide], [0.0, 1 / wide]])
-        matrix = f["scale"] * rotation @ stretch
-        return np.array([[f["x"]], [f["y"]]]) + matrix @ np.stack([x, y]), matrix @ np.stack([dx, dy])
+        return np.stack(_moved_outline(f, list(nodes), np))
 
-    tangent = outline(u)[1]
-    normal = np.stack([tangent[1], -tangent[0]])
-    rows = []
-    for k in geometric:
-        step = np.zeros(len(u))
-        step[k] = 1e-5
-        rows.append(np.sum((outline(u + step)[0] - outline(u - step)[0]) / 2e-5 * normal, axis=0))
-    return np.stack(rows)
+    _, _, dx, dy = outline(0.0)
+    x, y = (outline(1e-5) - outline(-1e-5))[:2] / 2e-5
+    return x * dy - y * dx

@@ -5,33 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from manifold_jax._checks import choice, positive, whole
+from manifold_jax._linalg import matmul
+from manifold_jax.datasets.factors import chosen_factors, factor_axes, fixed_values
 from manifold_jax.datasets.resample import VIEW_BASES, Ring, prepare_ring, render
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
-TURN = 2 * math.pi
-FACTORS = ("view", "zoom", "rotation", "y", "x")
-UNITS = {"view": "rad", "zoom": "", "rotation": "rad", "y": "px", "x": "px"}
-RANGES = {
-    "view": (0.0, TURN),
-    "zoom": (0.8, 1.2),
-    "rotation": (0.0, TURN),
-    "y": (-4.0, 4.0),
-    "x": (-4.0, 4.0),
+
+class Factor(NamedTuple):
+    """What a layout says of a factor.
+
+    Attributes:
+        fixed: Value where the factor does not vary.
+        start: First sample where it does.
+        stop: Last sample; of an angle, the end of the turn.
+        unit: Unit, ``"rad"`` of a periodic axis.
+        views: Samples in the layout ``"views"``; of the view axis, one for each view instead.
+        dense: Samples in the layout ``"dense"``.
+    """
+
+    fixed: float
+    start: float
+    stop: float
+    unit: str
+    views: int
+    dense: int
+
+
+FACTORS = {
+    "view": Factor(0.0, 0.0, 2 * math.pi, "rad", 72, 288),
+    "zoom": Factor(1.0, 0.8, 1.2, "", 9, 33),
+    "rotation": Factor(0.0, 0.0, 2 * math.pi, "rad", 64, 256),
+    "y": Factor(0.0, -4.0, 4.0, "px", 9, 17),
+    "x": Factor(0.0, -4.0, 4.0, "px", 9, 17),
 }
-FIXED = {"view": 0.0, "zoom": 1.0, "rotation": 0.0, "y": 0.0, "x": 0.0}
-LAYOUTS = {
-    "views": {"view": 72, "zoom": 9, "rotation": 64, "y": 9, "x": 9},
-    "balanced": dict.fromkeys(FACTORS, 16),
-    "dense": {"view": 288, "zoom": 33, "rotation": 256, "y": 17, "x": 17},
-}
-GHOSTS = 4  # zoom steps beyond the end of the axis that can still be rendered
+LAYOUTS = ("views", "balanced", "dense")
+GHOSTS = 4
+"""Zoom steps beyond the end of the axis that can still be rendered."""
 
 
 def turntable(
@@ -99,32 +117,36 @@ def turntable(
         True
     """
     frames = _check_views(views)
-    names = _check_factors(factors)
-    _check_choice("view", view, VIEW_BASES)
-    _check_choice("layout", layout, LAYOUTS)
-    for label, given in (("sizes", sizes), ("ranges", ranges), ("fixed", fixed)):
-        _check_keys(label, given or {}, names)
-    samples = LAYOUTS[layout] | ({"view": len(frames)} if layout == "views" else {}) | dict(sizes or {})
-    grid = Grid(
-        tuple(_axis(factor, samples[factor], (RANGES | dict(ranges or {}))[factor]) for factor in names)
-    )
-    constants = {factor: float(value) for factor, value in (FIXED | dict(fixed or {})).items()}
-    for factor, value in constants.items():
-        if not math.isfinite(value):
-            raise ValueError(f"fixed: {factor!r} must be finite, got {value}.")
-    largest_zoom = _largest_zoom(grid, constants)
+    names = chosen_factors("turntable", factors, tuple(FACTORS))
+    choice("turntable", "view", view, VIEW_BASES)
+    choice("turntable", "layout", layout, LAYOUTS)
+    axes = [_axis(factor, layout, len(frames)) for factor in names]
+    grid = Grid(factor_axes("turntable", axes, ranges, sizes, turns=True))
+    held = fixed_values("turntable", fixed, names, {name: factor.fixed for name, factor in FACTORS.items()})
+    zoom = next((axis for axis in grid.axes if axis.name == "zoom"), None)
+    largest_zoom = zoom.stop + GHOSTS * zoom.spacing if zoom else held["zoom"]
     _check_resolution(size, blur, frames.shape[-1], largest_zoom)
-    translated = any(factor in names or constants[factor] for factor in ("y", "x"))
-    centred = not translated and size % 2 == 0
+    centred = held.get("y") == held.get("x") == 0.0 and size % 2 == 0
     embedding = jax.tree_util.Partial(
         _image(view, centred),
         prepare_ring(frames, size, blur, largest_zoom, view, centred=centred),
-        jnp.asarray([0.0 if factor in names else constants[factor] for factor in FACTORS]),
+        jnp.asarray([held.get(factor, 0.0) for factor in FACTORS]),
         jnp.asarray(np.array([[float(factor == other) for other in names] for factor in FACTORS])),
     )
-    held = {factor: constants[factor] for factor in FACTORS if factor not in names}
     attributes = {"factors": names, "size": size, "blur": float(blur), "view": view, "layout": layout}
     return Manifold(name, embedding, grid, attributes=attributes | {"views": len(frames), "fixed": held})
+
+
+def _axis(name: str, layout: str, views: int) -> Axis:
+    """The axis of a factor in a layout."""
+    factor = FACTORS[name]
+    samples = {
+        "balanced": 16,
+        "dense": factor.dense,
+        "views": views if name == "view" else factor.views,
+    }
+    angle = factor.unit == "rad"
+    return Axis(name, factor.start, factor.stop, samples[layout], angle, factor.unit)
 
 
 @cache
@@ -137,7 +159,7 @@ def _image(view: str, centred: bool) -> Callable[..., Array]:
         u = jnp.asarray(u)
         dtype = u.dtype if jnp.issubdtype(u.dtype, jnp.floating) else jnp.result_type(float)
         ring, constants, selection = jax.tree.map(lambda a: a.astype(dtype), (ring, constants, selection))
-        factors = constants + jnp.matmul(selection, u.astype(dtype), precision=jax.lax.Precision.HIGHEST)
+        factors = constants + matmul(selection, u.astype(dtype))
         basis = VIEW_BASES[view](factors[0], ring.coefficients.shape[0])
         return render(ring, basis, factors[1:], centred=centred)
 
@@ -148,78 +170,27 @@ def _image(view: str, centred: bool) -> Callable[..., Array]:
 
 
 def _check_views(views: Shaped[np.ndarray | Array, "n frame frame"]) -> Float[np.ndarray, "n frame frame"]:
+    """The views as floating-point frames."""
     given = np.asarray(views)
     if given.ndim != 3 or given.shape[1] != given.shape[2] or min(given.shape) < 8:
         raise ValueError(
-            "views must be at least 8 square frames of at least 8x8 pixels, of shape (n, frame, frame), "
-            f"got shape {given.shape}."
+            "turntable: views must be at least 8 square frames (n, frame, frame) of at least 8x8 pixels, got "
+            f"shape {given.shape}."
         )
     frames = given / 255.0 if given.dtype == np.uint8 else given.astype(float)
     if not np.isfinite(frames).all():
-        raise ValueError("views must be finite, but some of their pixels are NaN or infinite.")
+        raise ValueError("turntable: views must be finite, but some of their pixels are NaN or infinite.")
     return frames
 
 
-def _check_factors(factors: Sequence[str]) -> tuple[str, ...]:
-    names = (factors,) if isinstance(factors, str) else tuple(factors)
-    if not names:
-        raise ValueError(f"factors is empty: name at least one of {', '.join(FACTORS)}.")
-    for factor in names:
-        _check_choice("factor", factor, FACTORS)
-        if names.count(factor) > 1:
-            raise ValueError(
-                f"factors names {factor!r} {names.count(factor)} times; each can vary only once."
-            )
-    return names
-
-
-def _check_choice(label: str, value: object, known: Sequence[str] | Mapping[str, object]) -> None:
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{label} must be one of {', '.join(known)}, got {value!r}.")
-
-
-def _check_keys(label: str, given: Mapping[str, object], names: tuple[str, ...]) -> None:
-    for factor in given:
-        _check_choice(f"{label}: each key", factor, FACTORS)
-        if label == "fixed" and factor in names:
-            raise ValueError(f"fixed holds {factor!r}, which is among the factors {names} that vary.")
-        if label != "fixed" and factor not in names:
-            raise ValueError(
-                f"{label} holds {factor!r}, which is not among the factors {names}: "
-                "add it there or use fixed."
-            )
-
-
-def _axis(factor: str, samples: int, limits: tuple[float, float]) -> Axis:
-    if len(limits) != 2:
-        raise ValueError(f"ranges: {factor!r} needs a pair (start, stop), got {limits!r}.")
-    start, stop = limits
-    angle = UNITS[factor] == "rad"
-    periodic = angle and math.isclose(stop - start, TURN, rel_tol=1e-6)
-    if angle and not periodic and stop - start > TURN:
-        raise ValueError(f"ranges: {factor!r} spans {stop - start:g} rad, more than one turn (2 pi).")
-    return Axis(factor, start, stop, samples, periodic=periodic, unit=UNITS[factor])
-
-
-def _largest_zoom(grid: Grid, constants: Mapping[str, float]) -> float:
-    least = largest = constants["zoom"]
-    for axis in grid.axes:
-        if axis.name == "zoom":
-            least, largest = axis.start, axis.stop + GHOSTS * axis.spacing
-    if not least > 0:
-        raise ValueError(f"zoom must be positive, got {least:g}.")
-    return largest
-
-
 def _check_resolution(size: int, blur: float, frame: int, largest_zoom: float) -> None:
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 8:
-        raise ValueError(f"size must be a whole number of pixels, at least 8, got {size!r}.")
-    if isinstance(blur, bool) or not isinstance(blur, int | float | np.number) or not 0 < blur < math.inf:
-        raise ValueError(f"blur must be a positive number of pixels, got {blur!r}.")
+    """Refuse a blur that shows the pixels of the frames."""
+    whole("turntable", "size", size, 8)
+    positive("turntable", "blur", blur)
     finest = 0.5 * largest_zoom * size / frame
     if blur < finest:
         raise ValueError(
-            f"blur {blur:g} px shows the pixels of the {frame}x{frame} frames at size {size} and zoom "
-            f"{largest_zoom:g} ({GHOSTS} steps past the range): take at least {finest:.3g}, a smaller size "
-            "or a smaller zoom."
+            f"turntable: blur {blur:g} px shows the pixels of the {frame}x{frame} frames at size {size} and "
+            f"zoom {largest_zoom:g} ({GHOSTS} steps past the range): take at least {finest:.3g}, a smaller "
+            "size or a smaller zoom."
         )
