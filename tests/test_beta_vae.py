@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from typer.testing import CliRunner
 
+from manifold_jax.experiments.cli import application
 from manifold_jax.experiments.layers.command import EXPERIMENTS, _names
 from manifold_jax.models import (
     BetaVAE,
@@ -167,12 +168,7 @@ def test_metrics_with_axes_survive_an_interruption(tmp_path):
 
 
 def run(*arguments):
-    from manifold_jax.experiments.layers.command import layers_command
-    from manifold_jax.experiments.measure.command import app
-
-    if not any(command.name == "layers" for command in app.registered_commands):
-        app.command("layers")(layers_command)
-    return CliRunner().invoke(app, ["layers", *map(str, arguments)])
+    return CliRunner().invoke(application("layers"), ["layers", *map(str, arguments)])
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ import pytest
 import xarray
 from typer.testing import CliRunner
 
-from manifold_jax import _files as progress
-from manifold_jax import load_geometry
+from manifold_jax import _files, load_geometry
 from manifold_jax.experiments import cli
 from manifold_jax.experiments.measure import command as measure_command
 from manifold_jax.experiments.measure import data as measure_data
@@ -19,7 +18,7 @@ SPRITES = ("sprites", "--axes", "x", "--size", "16", "--samples", "x=16", "--blo
 
 
 def run(*arguments):
-    return CliRunner().invoke(measure_command.app, ["measure", *map(str, arguments)])
+    return CliRunner().invoke(cli.application("measure"), ["measure", *map(str, arguments)])
 
 
 def text(result):
@@ -31,7 +30,7 @@ def names(folder):
 
 
 def test_version():
-    result = CliRunner().invoke(measure_command.app, ["--version"])
+    result = CliRunner().invoke(cli.application(), ["--version"])
     assert result.exit_code == 0
     assert result.output.startswith("manifold_jax 0.")
 
@@ -150,7 +149,7 @@ def watched(monkeypatch):
 
 
 def test_interrupted_and_called_again_it_goes_on(tmp_path, monkeypatch, watched):
-    monkeypatch.setattr(progress, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(_files, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(sys, "argv", ["manifold-jax", "measure", *SPRITES, "--out", str(tmp_path)])
     arguments = (*SPRITES, "--no-plots", "--out", tmp_path)
     first, original = watched(after=3)

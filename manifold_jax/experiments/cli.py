@@ -3,6 +3,41 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+_HOME = "manifold_jax.experiments"
+COMMANDS = {
+    "measure": (f"{_HOME}.measure.command", "Measure volume, curvature and reach with error bars."),
+    "leaf": (f"{_HOME}.classifier.command", "Look at the manifold that a classifier sees."),
+    "layers": (f"{_HOME}.layers.command", "Measure a known manifold in every layer of a network."),
+    "bounds": (f"{_HOME}.fits.command", "Fit manifolds from samples, beside rates and bounds."),
+    "calibrate": (f"{_HOME}.calibrate_command", "Compare estimators from samples with what is known."),
+}
+"""By name: the module that holds ``NAME_command``, and a line of ``--help``."""
+
+
+def application(asked: str | None = None) -> typer.Typer:
+    """The commands. Only the module of the one that is asked for is imported; the others are listed.
+
+    Args:
+        asked: Name of the command that will run, if any.
+
+    Returns:
+        The application.
+    """
+    from manifold_jax.experiments.terminal import new_application
+
+    app = new_application("Measure data manifolds: volume, curvature and reach with error bars.")
+    for name, (module, about) in COMMANDS.items():
+        if name == asked:
+            app.command(name)(getattr(import_module(module), f"{name}_command"))
+        else:
+            app.command(name, help=about)(lambda: None)
+    return app
 
 
 def main() -> None:
@@ -15,14 +50,4 @@ def main() -> None:
             'Error: the command line needs typer and rich: pip install "manifold_jax[cli]"', file=sys.stderr
         )
         raise SystemExit(2) from None
-    from manifold_jax.experiments.calibrate_command import calibrate_command
-    from manifold_jax.experiments.classifier.command import leaf_command
-    from manifold_jax.experiments.fits.command import bounds_command
-    from manifold_jax.experiments.layers.command import layers_command
-    from manifold_jax.experiments.measure.command import app
-
-    app.command("bounds")(bounds_command)
-    app.command("calibrate")(calibrate_command)
-    app.command("leaf")(leaf_command)
-    app.command("layers")(layers_command)
-    app()
+    application(sys.argv[1] if len(sys.argv) > 1 else None)()

@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,31 @@ Coil20 = Annotated[
 Out = Annotated[
     Path | None, typer.Option(help="Folder of the results [default: a folder of that name in runs/].")
 ]
+
+
+# --- the application ---------------------------------------------------------------------------------------
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"manifold_jax {version('manifold_jax')}")
+        raise typer.Exit
+
+
+def _root(
+    show: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options of no command."""
+
+
+def new_application(about: str) -> typer.Typer:
+    """An application without commands; it knows ``--help`` and ``--version``."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback(help=about)(_root)
+    return app
+
 
 # --- errors and files --------------------------------------------------------------------------------------
 

@@ -24,30 +24,7 @@ from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import stencil_of
 from manifold_jax.plotting.geometry import plot_reach, save_figure
 
-app = typer.Typer(
-    help="Measure data manifolds: volume, curvature and reach with error bars.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"manifold_jax {version('manifold_jax')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    show: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Measure data manifolds: volume, curvature and reach with error bars."""
-
-
-@app.command("measure")
 def measure_command(
     dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(measure_data.NAMES)}.")],
     shape: Annotated[str | None, typer.Option(help="Sprite: ellipse, square or heart.")] = None,
