@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import pytest
@@ -9,8 +10,6 @@ from manifold_jax import _files, load_geometry
 from manifold_jax.experiments import cli
 from manifold_jax.experiments.measure import command as measure_command
 from manifold_jax.experiments.measure import data as measure_data
-
-pytestmark = pytest.mark.slow
 
 PLOTS = {"samples.png", "histograms.png", "pairs.png", "maps.png", "pca.png"}
 # Equal sprites compile once for all tests; 16 positions in blocks of 4 are 4 steps.
@@ -81,6 +80,7 @@ def test_curve_with_every_file(tmp_path):
         assert float(fields["value"]) == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_exact_compares_and_a_later_run_removes_what_it_did_not_write(tmp_path):
     result = run(*SPRITES, "--exact", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -118,7 +118,7 @@ def test_union(tmp_path):
     assert summary["reach"]["value"] == pytest.approx(0.25, abs=summary["reach"]["error"])
     assert {end["component"] for end in summary["reach"]["pair"]} == {0, 1}
     assert [entry["name"] for entry in summary["manifolds"]] == [
-        part.name for part in measure_data.build(measure_data.Choice("two_moons"))
+        part.name for part in measure_data.build("two_moons", {})
     ]
 
 
@@ -173,7 +173,7 @@ def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure_command.measure_report, "write_results", interrupt)
+    monkeypatch.setattr(measure_command.report, "write_results", interrupt)
     assert run(*arguments).exit_code == 130
     assert sorted(name.split("-")[0] for name in names(tmp_path)) == ["finished", "finished"]
     monkeypatch.undo()
@@ -186,7 +186,7 @@ def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
     ("arguments", "message"),
     [
         (["tarus"], "no data set 'tarus'"),
-        (["sprites", "--shape", "circle"], "--shape must be ellipse, square or heart"),
+        (["sprites", "--shape", "circle"], "shape must be one of 'ellipse', 'square', 'heart'"),
         (["sprites", "--layout", "fine"], "layout must be one of"),
         (["sprites", "--axes", "orientation,z"], "factors must be chosen from"),
         (["sprites", "--axes", "x,x"], "factors must be distinct"),
@@ -231,19 +231,34 @@ def test_unwritable_folder(tmp_path):
 
 
 def test_missing_package_is_said_first(tmp_path, monkeypatch):
-    find = measure_command.importlib.util.find_spec
-    monkeypatch.setattr(
-        measure_command.importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
-    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("torus", "--out", tmp_path / "results")
     assert result.exit_code == 2
-    assert "this needs matplotlib" in text(result)
+    assert 'This command needs matplotlib: pip install "manifold_jax[cli]"' in text(result)
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("name", measure_data.SURFACES)
-def test_every_surface_has_a_name_that_another_process_recognises(name):
-    first, again = (measure_data.build(measure_data.Choice(name)) for _ in range(2))
-    assert [repr(part.embedding) for part in first] == [repr(part.embedding) for part in again]
-    assert len({repr(part.embedding) for part in first}) == len(first)
-    assert all(part.feature_shape for part in first)
+def test_every_surface_is_built_by_name_with_its_samples(name):
+    natural = measure_data.build(name, {})
+    axis = natural[0].grid.axes[0].name
+    for part in measure_data.build(name, {"samples": {axis: 12}}):
+        assert part.grid.shape == (12, *natural[0].grid.shape[1:])
+        assert part.feature_shape
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name):
+    result = CliRunner().invoke(cli.application(name), [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "--out" in result.output
+
+
+def test_the_list_of_commands_imports_no_networks():
+    code = (
+        "import sys; from manifold_jax.experiments import cli; "
+        "cli.application()(['--help'], standalone_mode=False); "
+        "assert not {'flax', 'optax', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in cli.COMMANDS)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,20 +11,20 @@ import jax
 import numpy as np
 import typer
 
+from manifold_jax._checks import require
 from manifold_jax._files import fingerprint
-from manifold_jax.experiments.measure import data as measure_data
-from manifold_jax.experiments.measure import reach_report
-from manifold_jax.experiments.measure import report as measure_report
+from manifold_jax.experiments.experiment import given_options
+from manifold_jax.experiments.measure import report
+from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
 from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import stencil_of
-from manifold_jax.plotting.geometry import plot_reach, save_figure
 
 
 def measure_command(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(measure_data.NAMES)}.")],
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(OPTIONS)}.")],
     shape: Annotated[str | None, typer.Option(help="Sprite: ellipse, square or heart.")] = None,
     layout: Annotated[
         str | None,
@@ -66,133 +64,107 @@ def measure_command(
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
-    arguments = {key: value for key, value in locals().items() if value is not None}
-    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
+    arguments = given_options(locals())
     with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
-        choice = measure_data.Choice(
-            dataset,
-            shape,
-            layout,
-            tuple(name.strip() for name in axes.split(",")) if axes is not None else (),
-            size,
-            blur,
-            measure_data.parse_pairs(samples, "--samples", int),
-            measure_data.parse_pairs(ranges, "--range", measure_data.parse_range),
-            measure_data.parse_pairs(fixed, "--fixed", float),
-            object_id,
-            data,
-        )
-        _require("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else []))
-        options = {"accuracy": _accuracy(accuracy), "stride": stride, "tolerance": tolerance}
+        given = {
+            "shape": shape,
+            "layout": layout,
+            "axes": None if axes is None else tuple(name.strip() for name in axes.split(",")),
+            "size": size,
+            "samples": parse_pairs(samples, "--samples", int),
+            "range": parse_pairs(ranges, "--range", parse_range),
+            "fixed": parse_pairs(fixed, "--fixed", float),
+            "blur": blur,
+            "object": object_id,
+            "data": data,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
+            require(module, "cli", "This command")
+        options = {"accuracy": _parse_accuracy(accuracy), "stride": stride, "tolerance": tolerance}
         options["block_size"] = block_size
-        manifolds = _checked(measure_data.build(choice), options)
-        folder = out or Path("runs") / choice.folder
+        manifolds = build(dataset, given)
+        _check_options(manifolds, options)
+        folder = out or Path("runs") / default_folder(dataset, given)
         with results_folder(folder):
-            _run(manifolds, folder, options, exact, with_reach, plots, arguments)
+            parts, finished = _measure_parts(manifolds, folder, options, exact)
+            _report(parts, folder, tolerance if with_reach else None, plots, arguments)
+            for path in finished:
+                path.unlink(missing_ok=True)
 
 
-# --- checks ------------------------------------------------------------------------------------------------
-
-
-def _require(*modules: str) -> None:
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f'this needs {" and ".join(missing)}: pip install "manifold_jax[cli]"')
-
-
-def _accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
+def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
     parts = [part.strip() for part in text.split(",")]
     orders: list[Accuracy] = [int(part) if part.isdigit() else part for part in parts]
     return tuple(orders) if len(orders) > 1 else orders[0]
 
 
-def _checked(manifolds: tuple[Manifold, ...], options: dict[str, Any]) -> tuple[Manifold, ...]:
+def _check_options(manifolds: Sequence[Manifold], options: dict[str, Any]) -> None:
     """Refuse options that do not fit before anything is computed."""
     if not 0 < options["tolerance"] < 1:
         raise ValueError(f"--tolerance must lie between 0 and 1, got {options['tolerance']}.")
     for manifold in manifolds:
         stencil_of(manifold.grid, options["accuracy"], options["stride"])
-    return manifolds
 
 
-# --- stages ------------------------------------------------------------------------------------------------
-
-
-def _run(
-    manifolds: tuple[Manifold, ...],
-    out: Path,
-    options: dict[str, Any],
-    exact: bool,
-    with_reach: bool,
-    plots: bool,
-    arguments: dict[str, Any],
-) -> None:
-    """Measure, report and draw."""
+def _measure_parts(
+    manifolds: Sequence[Manifold], out: Path, options: dict[str, Any], exact: bool
+) -> tuple[list[Part], list[Path]]:
+    """Every component, and the files that keep what is measured until the whole command is done."""
     parts, finished = [], []
     for k, manifold in enumerate(manifolds):
-        stages = {"exact": True, "stencil": False} if exact else {"stencil": False}
         results, seconds = {}, {}
-        for stage, exactly in stages.items():
+        for stage in ("exact", "stencil") if exact else ("stencil",):
             began = time.perf_counter()
-            results[stage], path = _stage(manifold, out, options | {"exact": exactly}, k)
+            results[stage], path = _measure_stage(manifold, out, options | {"exact": stage == "exact"}, k)
             seconds[stage] = time.perf_counter() - began
             finished.append(path)
-        mark = f"_{k + 1}" if len(manifolds) > 1 else ""
         main, other = (results["exact"], results["stencil"]) if exact else (results["stencil"], None)
-        parts.append(Part(manifold, main, other, seconds, mark))
-    tables = measure_report.tables(parts)
-    console.print(*tables, sep="\n")
-    record = measure_report.summary(parts, arguments, version("manifold_jax"))
-    drawings = [drawing for part in parts for drawing in measure_report.figures(part)]
-    written = []
-    if with_reach:
-        found, seconds = _search_reach(parts, options["tolerance"])
-        tables.append(reach_report.reach_table(found))
-        console.print(tables[-1])
-        record["reach"] = reach_report.reach_entry(found, seconds)
-        written += reach_report.save_reach(found, [part.mark for part in parts], out)
-        drawings.append(("reach.png", lambda: plot_reach(manifolds, found)))
-    written += measure_report.write_results(parts, out, record, tables)
-    if plots:
-        written += _draw(drawings, out)
-    measure_report.remove_stale(out, written)
-    for path in finished:
-        path.unlink(missing_ok=True)
-    console.print(
-        f"Results in [bold]{out}[/bold]: {', '.join(path.name for path in written)}", soft_wrap=True
-    )
+        parts.append(Part(manifold, main, other, seconds, f"_{k + 1}" if len(manifolds) > 1 else ""))
+    return parts, finished
 
 
-def _stage(manifold: Manifold, out: Path, options: dict[str, Any], number: int) -> tuple[Geometry, Path]:
-    """One measurement; finished ones are kept until the whole command is done."""
+def _measure_stage(
+    manifold: Manifold, out: Path, options: dict[str, Any], number: int
+) -> tuple[Geometry, Path]:
+    """One measurement, or the kept one, and the file that keeps it."""
     dtype = str(jax.numpy.result_type(float))
     attributes = sorted(manifold.attributes.items())
     parts = (manifold.name, manifold.grid, attributes, options, dtype, number)
-    key = fingerprint(None, np.zeros(0), *parts)
-    path = out / f"finished-{key}.nc"
+    path = out / f"finished-{fingerprint(None, np.zeros(0), *parts)}.nc"
     if path.exists():
         return load_geometry(path), path
-    how = "automatic differentiation" if options["exact"] else "stencils"
-    with progress_bar(f"{manifold.name}, {how}") as advance:
+    method = "automatic differentiation" if options["exact"] else "stencils"
+    with progress_bar(f"{manifold.name}, {method}") as advance:
         geometry = measure(manifold, progress=advance, checkpoint=out, **options)
     geometry.save(path)
     return geometry, path
 
 
-def _search_reach(parts: list[Part], tolerance: float) -> tuple[Reach, float]:
+def _report(
+    parts: list[Part], out: Path, tolerance: float | None, plots: bool, arguments: dict[str, Any]
+) -> None:
+    """Show tables, search the reach if a tolerance is given for it, write files and pictures."""
+    tables = report.tables_of(parts)
+    console.print(*tables, sep="\n")
+    result, began = None, time.perf_counter()
+    if tolerance is not None:
+        result = _search_reach(parts, tolerance)
+        tables.append(report.reach_table(result))
+        console.print(tables[-1])
+    record = report.summary(parts, arguments, result, time.perf_counter() - began)
+    written = report.write_results(parts, out, record, tables, result)
+    if plots:
+        written += report.write_figures(parts, out, result)
+    report.remove_stale(out, written)
+    names = ", ".join(path.name for path in written)
+    console.print(f"Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
+
+
+def _search_reach(parts: list[Part], tolerance: float) -> Reach:
     """Reach of everything that was measured, by exact tangents and the curvature already known."""
     manifolds, known = [part.manifold for part in parts], [part.geometry for part in parts]
-    began = time.perf_counter()
     with progress_bar("reach, all pairs") as advance:
-        searched, measured = (manifolds, known) if len(parts) > 1 else (manifolds[0], known[0])
-        found = reach(searched, geometry=measured, tolerance=tolerance, progress=advance)
-    return found, time.perf_counter() - began
-
-
-def _draw(drawings: list[tuple[str, Callable[[], Any]]], out: Path) -> list[Path]:
-    """Draw and save every picture."""
-    written = []
-    for name, draw in drawings:
-        with console.status(f"drawing {name}"):
-            written.append(save_figure(draw(), out / name))
-    return written
+        if len(parts) > 1:
+            return reach(manifolds, geometry=known, tolerance=tolerance, progress=advance)
+        return reach(manifolds[0], geometry=known[0], tolerance=tolerance, progress=advance)
