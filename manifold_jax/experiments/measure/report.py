@@ -318,9 +318,7 @@ def write_results(
         if part.stencil is not None:
             written.append(part.stencil.save(out / f"geometry_stencil{part.mark}.nc"))
         if reach is not None:
-            written.append(
-                write_dataset(_reach_dataset(part.manifold, reach, k), out / f"reach{part.mark}.nc")
-            )
+            written.append(write_dataset(reach.to_xarray(k), out / f"reach{part.mark}.nc"))
     text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
     return [
         *written,
