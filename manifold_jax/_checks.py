@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -119,6 +119,15 @@ def instance(caller: str, name: str, value: Any, kind: type, remedy: str = "") -
         raise ValueError(f"{caller}: {name} must be a {kind.__name__}, got {type(value).__name__}{hint}.")
 
 
+def optional(check: Callable[..., Any], caller: str, name: str, value: Any, *limits: Any) -> Any:
+    """What a check of this file returns, or None for None: the default is chosen elsewhere.
+
+    Raises:
+        ValueError: As ``check``.
+    """
+    return None if value is None else check(caller, name, value, *limits)
+
+
 def choice(caller: str, name: str, value: Any, known: Iterable[Any]) -> Any:
     """One of the known values, as it came.
 
@@ -166,6 +175,44 @@ def floating(caller: str, name: str, values: Any, least_ndim: int = 2) -> Array:
             f"{caller}: {name} must be a floating-point array{shape} that is not empty, got {array.dtype} of "
             f"shape {array.shape}."
         )
+    return array
+
+
+def reals(caller: str, name: str, values: Any, least: float = -math.inf, below: float = math.inf) -> Array:
+    """A floating-point array of any shape, its values finite and within limits; traced ones pass.
+
+    A Python number stays weakly typed: its type follows the arrays that it meets.
+
+    Args:
+        caller: Function that was called.
+        name: Its argument.
+        values: Numbers; whole ones become floating-point.
+        least: Least value; 0 itself is refused.
+        below: Values are below this.
+
+    Raises:
+        ValueError: A value is something else.
+
+    Example:
+        >>> reals("rate", "n", [3, 1], 2)
+        Traceback (most recent call last):
+            ...
+        ValueError: rate: n must be finite and at least 2, got 1 at index (1,).
+    """
+    array = jnp.asarray(float(values) if isinstance(values, int | float) else values)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(float)
+    if is_traced(array):
+        return array
+    given = np.asarray(array)
+    enough = given > 0 if least == 0 else given >= least
+    bad = np.argwhere(~(np.isfinite(given) & enough & (given < below)))
+    if len(bad):
+        place = tuple(bad[0].tolist())
+        kind = "positive" if least == 0 else f"at least {least:g}"
+        limit = "finite and " + kind if below == math.inf else f"{kind} and below {below:g}"
+        where = f" at index {place}" if place else ""
+        raise ValueError(f"{caller}: {name} must be {limit}, got {given[place]:g}{where}.")
     return array
 
 

@@ -1,12 +1,14 @@
 """Linear algebra that the whole package shares: block maps, products, lengths, factors of small matrices.
 
-No LAPACK under ``vmap``: two batched LAPACK calls in one program block each other for ever on a machine with
-two cores (seen with jaxlib 0.10.1), so small matrices are decomposed by rotations and Gram-Schmidt.
+No two independent LAPACK calls under ``vmap``: in one program they block each other for ever on a machine
+with two cores (seen with jaxlib 0.10.1). So small matrices are decomposed by rotations and Gram-Schmidt, and
+those of :func:`leading_rows`, which may be larger, by calls that follow each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -114,6 +116,82 @@ def scale_of(rows: Float[Array, "m n"]) -> Float[Array, ""]:
     """Largest magnitude, 1 for a zero matrix; keeps squares from overflow and underflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows)))
     return jnp.where(largest == 0, 1.0, largest)
+
+
+def damping_matrix(metric: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """What the damping of a Levenberg-Marquardt step multiplies: a diagonal in the units of the metric.
+
+    A thousandth of the trace keeps directions that the metric has lost from moving without bound (Marquardt,
+    SIAM J. Appl. Math. 11, 1963).
+    """
+    return jnp.diag(jnp.diagonal(metric) + 1e-3 * jnp.trace(metric))
+
+
+# --- principal components ------------------------------------------------------------
+
+
+def _squared_rows(rows: Array) -> tuple[Array, Array]:
+    """Eigenvalues of A^T A, ascending, and rows sqrt(lambda_j) v_j; by the smaller of A A^T and A^T A."""
+    if rows.shape[0] < rows.shape[1]:
+        values, vectors = jnp.linalg.eigh(matmul(rows, rows.T))
+        return values, matmul(vectors.T, rows)
+    values, vectors = jnp.linalg.eigh(matmul(rows.T, rows))
+    return values, safe_sqrt(values)[:, None] * vectors.T
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def leading_rows(rows: Float[Array, "k f"], count: int) -> tuple[Float[Array, "s"], Float[Array, "d f"]]:
+    """Principal components: the leading right singular vectors of a matrix A.
+
+    Args:
+        rows: A, k centred rows.
+        count: d, at most min(k, f).
+
+    Returns:
+        Eigenvalues of A^T A, ascending, the s = min(k, f) that need not vanish; they count as constant. And d
+        orthonormal rows, that of the largest eigenvalue last. Their derivative has no turn within their span:
+        right for what depends on the span only, and defined where eigenvalues within it are equal.
+    """
+    values, scaled = _squared_rows(rows)
+    return values, _orthonormal_leading(scaled, count)
+
+
+def _orthonormal_leading(scaled: Array, count: int) -> Array:
+    """By QR rather than by division: orthonormal also where the leading eigenvalues differ much."""
+    columns, triangle = jnp.linalg.qr(scaled[-count:].T)
+    return (columns * jnp.where(jnp.diagonal(triangle) < 0, -1, 1)).T
+
+
+@leading_rows.defjvp
+def _leading_rows_jvp(count: int, primals: Any, tangents: Any) -> Any:
+    """First-order perturbation: dv_i = sum_j v_j <v_j, dS v_i> / (lambda_i - lambda_j) over j not leading.
+
+    With 1 / (lambda_i - lambda_j) = 1 / lambda_i + lambda_j / (lambda_i (lambda_i - lambda_j)) the null space
+    of S = A^T A needs no basis, and nothing is divided by a small lambda_j.
+    """
+    (rows,), (change,) = primals, tangents
+    values, scaled = _squared_rows(rows)
+    frame, rest = _orthonormal_leading(scaled, count), scaled[:-count]
+    turned = matmul(matmul(frame, change.T), rows) + matmul(matmul(frame, rows.T), change)
+    turned = turned - matmul(matmul(turned, frame.T), frame)
+    low, top = values[:-count], values[-count:, None]
+    gap = jnp.where(top > low, top - low, jnp.inf)
+    moved = turned + matmul(matmul(turned, rest.T) / gap, rest)
+    return (values, frame), (jnp.zeros_like(values), moved / jnp.where(top > 0, top, jnp.inf))
+
+
+def principal_plane(
+    points: Float[Array, "k f"], root: Float[Array, "k"], count: int
+) -> tuple[Float[Array, "f"], Float[Array, "s"], Float[Array, "d f"]]:
+    """Weighted mean and leading principal components of points; ``root`` holds the roots of the weights.
+
+    Returns:
+        The mean, eigenvalues up to a common factor, and rows, both as :func:`leading_rows` gives them.
+    """
+    weights = root[:, None] ** 2
+    mean = jnp.sum(weights * points, axis=0) / jnp.sum(weights)
+    rows = root[:, None] * (points - mean)
+    return mean, *leading_rows(rows / scale_of(rows), count)
 
 
 # --- rotations ------------------------------------------------------------

@@ -12,9 +12,16 @@ from scipy import stats
 from manifold_jax.datasets import sphere
 from manifold_jax.fitting import bounds
 from manifold_jax.fitting.bounds import agnostic_mean_squared_bound, agnostic_sample_complexity, unit_ball
-from manifold_jax.fitting.curves import explicit, fit_constant
-from manifold_jax.fitting.rate_table import RATES, smooth_rate
-from manifold_jax.fitting.slopes import Slope, compare_rates, effective_slope, slope, supports
+from manifold_jax.fitting.rates import RATES, smooth_rate
+from manifold_jax.fitting.slopes import (
+    Slope,
+    compare_rates,
+    effective_slope,
+    explicit,
+    fit_constant,
+    slope,
+    supports,
+)
 
 ln = np.log
 
@@ -424,46 +431,58 @@ def samples(epsilon=0.1, volume=6.0, reach=0.5, dimension=2, constant=1.0, delta
     [
         (
             lambda: RATE(100.0, 0),
-            "noiseless_hausdorff_lower: the dimension must be a whole number from 1, got 0",
+            "noiseless_hausdorff_lower: dimension must be a whole number, at least 1, got 0",
         ),
-        (lambda: RATE(100.0, 1.5), "the dimension must be a whole number from 1, got 1.5"),
-        (lambda: RATE(100.0, True), "the dimension must be a whole number from 1, got True"),
-        (lambda: RATE.decreases_from(-1), "the dimension must be a whole number from 1, got -1"),
-        (lambda: RATE(np.array([5.0, 1.0]), 2), "number of samples must be finite and at least 2, got 1"),
+        (lambda: RATE(100.0, 1.5), "dimension must be a whole number, at least 1, got 1.5"),
+        (lambda: RATE(100.0, True), "dimension must be a whole number, at least 1, got True"),
+        (lambda: RATE.decreases_from(-1), "dimension must be a whole number, at least 1, got -1"),
+        (lambda: RATE(np.array([5.0, 1.0]), 2), "number of samples must be finite and at least 2, got 1 at"),
         (lambda: RATE(np.nan, 2), "number of samples must be finite and at least 2, got nan"),
-        (lambda: smooth_rate("reach", 2, "upper"), "smooth_rate knows hausdorff, tangents, curvature"),
-        (lambda: smooth_rate("hausdorff", 2, "both"), "sides lower, upper; got 'hausdorff', 'both'"),
+        (
+            lambda: smooth_rate("reach", 2, "upper"),
+            "smooth_rate: what must be one of 'hausdorff', 'tangents', 'curvature', got 'reach'",
+        ),
+        (
+            lambda: smooth_rate("hausdorff", 2, "both"),
+            "smooth_rate: side must be one of 'lower', 'upper', got 'both'",
+        ),
         (
             lambda: smooth_rate("hausdorff", 1, "lower"),
-            "k must be a whole number from 2 for hausdorff, got 1",
+            "k must be a whole number, at least 2, got 1",
         ),
         (
             lambda: smooth_rate("curvature", 2, "lower"),
-            "k must be a whole number from 3 for curvature, got 2",
+            "k must be a whole number, at least 3, got 2",
         ),
-        (lambda: samples(epsilon=1.0), r"The epsilon must lie in \(0, 1\), got 1"),
-        (lambda: samples(epsilon=0.0), r"The epsilon must lie in \(0, 1\), got 0"),
-        (lambda: samples(epsilon=np.array([0.5, -0.1])), r"The epsilon must lie in \(0, 1\), got -0.1"),
-        (lambda: samples(epsilon=np.nan), r"The epsilon must lie in \(0, 1\), got nan"),
-        (lambda: samples(delta=1.5), r"The delta must lie in \(0, 1\), got 1.5"),
-        (lambda: samples(volume=-1.0), "The volume must be positive and finite, got -1"),
-        (lambda: samples(reach=np.inf), "The reach must be positive and finite, got inf"),
-        (lambda: samples(constant=0), "The constant must be positive and finite, got 0"),
-        (lambda: samples(dimension=0), "the dimension must be a whole number from 1, got 0"),
-        (lambda: bound(samples=1), "number of samples must be finite and at least 2, got 1"),
-        (lambda: bound(volume=0.0), "The volume must be positive and finite, got 0"),
-        (lambda: bound(reach=-0.5), "The reach must be positive and finite, got -0.5"),
-        (lambda: bound(radius=0.0), "The radius must be positive and finite, got 0"),
-        (lambda: bound(delta=0.0), r"The delta must lie in \(0, 1\), got 0"),
-        (lambda: bound(dimension=0), "unit_ball: the dimension must be a whole number from 1, got 0"),
+        (lambda: samples(epsilon=1.0), "epsilon must be positive and below 1, got 1"),
+        (lambda: samples(epsilon=0.0), "epsilon must be positive and below 1, got 0"),
+        (lambda: samples(epsilon=np.array([0.5, -0.1])), "epsilon must be positive and below 1, got -0.1"),
+        (lambda: samples(epsilon=np.nan), "epsilon must be positive and below 1, got nan"),
+        (lambda: samples(delta=1.5), "delta must be positive and below 1, got 1.5"),
+        (lambda: samples(volume=-1.0), "volume must be finite and positive, got -1"),
+        (lambda: samples(reach=np.inf), "reach must be finite and positive, got inf"),
+        (lambda: samples(constant=0), "constant must be finite and positive, got 0"),
+        (lambda: samples(dimension=0), "dimension must be a whole number, at least 1, got 0"),
+        (lambda: bound(samples=1), "samples must be finite and at least 2, got 1"),
+        (lambda: bound(volume=0.0), "volume must be finite and positive, got 0"),
+        (lambda: bound(reach=-0.5), "reach must be finite and positive, got -0.5"),
+        (lambda: bound(radius=0.0), "radius must be finite and positive, got 0"),
+        (lambda: bound(delta=0.0), "delta must be positive and below 1, got 0"),
+        (lambda: bound(dimension=0), "unit_ball: dimension must be a whole number, at least 1, got 0"),
         (
             lambda: explicit(RATE, 2, constant=-1.0),
-            "explicit: the constant must be positive and finite, got -1",
+            "explicit: constant must be a positive finite number, got -1",
         ),
-        (lambda: explicit(RATE, 0, constant=1.0), "the dimension must be a whole number from 1, got 0"),
+        (lambda: explicit(RATE, 0, constant=1.0), "dimension must be a whole number, at least 1, got 0"),
         (lambda: fit_constant(TWO, np.ones(3), RATE, 2), r"errors must have shape \(2,\) or \(2, seeds\)"),
-        (lambda: fit_constant(TWO, np.zeros(2), RATE, 2), r"must be positive and finite, got 0 at \(0,\)"),
-        (lambda: fit_constant(TWO, GOOD, RATE, 2, kind="max"), "kind must be 'least squares' or 'quantile'"),
+        (
+            lambda: fit_constant(TWO, np.zeros(2), RATE, 2),
+            r"must be finite and positive, got 0 at index \(0,\)",
+        ),
+        (
+            lambda: fit_constant(TWO, GOOD, RATE, 2, kind="max"),
+            "kind must be one of 'least squares', 'quantile'",
+        ),
         (
             lambda: fit_constant(TWO, GOOD, RATE, 2, kind="quantile", level=99),
             r"level must lie in \[0, 1\], got 99",
@@ -473,17 +492,23 @@ def samples(epsilon=0.1, volume=6.0, reach=0.5, dimension=2, constant=1.0, delta
         (lambda: slope(TWO, np.ones(2), key=KEY), "errors must hold at least 2 seeds"),
         (
             lambda: slope(TWO, -GOOD, key=KEY),
-            r"slope: errors must be positive and finite, got -1 at \(0, 0\)",
+            r"slope: errors must be finite and positive, got -1 at index \(0, 0\)",
         ),
-        (lambda: slope(TWO, np.nan * GOOD, key=KEY), r"positive and finite, got nan at \(0, 0\)"),
+        (lambda: slope(TWO, np.nan * GOOD, key=KEY), r"finite and positive, got nan at index \(0, 0\)"),
         (lambda: slope(TWO[:1], GOOD[:1], key=KEY), r"at least 2 numbers, got shape \(1,\)"),
         (lambda: slope(TWO * 0 + 7, GOOD, key=KEY), "all sizes are 7: a slope needs two different ones"),
         (
             lambda: slope(TWO / 100, GOOD, key=KEY),
-            "slope: the number of samples must be finite and at least 2",
+            "slope: sizes must be finite and at least 2",
         ),
-        (lambda: slope(TWO, GOOD, key=KEY, resamples=1), "resamples must be a whole number from 2, got 1"),
-        (lambda: slope(TWO, GOOD, key=KEY, level=95), r"level must lie in \(0, 1\), got 95"),
+        (
+            lambda: slope(TWO, GOOD, key=KEY, resamples=1),
+            "resamples must be a whole number, at least 2, got 1",
+        ),
+        (
+            lambda: slope(TWO, GOOD, key=KEY, level=95),
+            "level must be a positive finite number below 1, got 95",
+        ),
         (lambda: effective_slope(RATE, 100.0, 2), r"at least 2 numbers, got shape \(\)"),
         (
             lambda: compare_rates(Slope(-1.0, -1.1, -0.9, 0.95, TWO), 2, loss="rms"),

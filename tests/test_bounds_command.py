@@ -19,7 +19,7 @@ from manifold_jax.experiments.fits.fits import FITS, fitted
 from manifold_jax.experiments.fits.report import judge, rate_of, usable
 from manifold_jax.experiments.fits.run import Plan, Series, jobs, run_cells, series
 from manifold_jax.experiments.fits.toys import toy
-from manifold_jax.fitting.rate_table import smooth_rate
+from manifold_jax.fitting.rates import smooth_rate
 from manifold_jax.fitting.slopes import supports
 from manifold_jax.geometry import Manifold
 

@@ -58,7 +58,7 @@ def test_the_command_writes_its_tables_and_goes_on(tmp_path, monkeypatch):
 def test_the_grid_is_measured_on_the_scale_of_the_samples():
     # A translated sprite: S is 1e-4 of |II|^2, so that errors of S are divided by |II|^2 in both.
     place = calibrate_run._sprites({"y": 12, "x": 12}, {})
-    found = {row.measure: row for row in calibrate_run._by_grid(place, 144)}
+    found = {row.quantity: row for row in calibrate_run._by_grid(place, 144)}
     assert found["scalar_curvature"].reference == "RMS of |II|^2"
     assert found["second_form_norm"].reference == "RMS of the exact field"
     assert found["scalar_curvature"].rmse < 0.2

@@ -12,7 +12,7 @@ import pytest
 
 from manifold_jax import Axis, Grid, Manifold, gram_from_function, reach_from_samples, scalar_curvature
 from manifold_jax.datasets import circle, flat_torus, hyperboloid, sphere, torus
-from manifold_jax.fitting.calibration import calibrate, largest_angle
+from manifold_jax.fitting.calibration import calibrate
 from manifold_jax.fitting.calibration_table import Calibration, Row, error_curves, ranking
 from manifold_jax.fitting.estimators import (
     Estimator,
@@ -21,7 +21,7 @@ from manifold_jax.fitting.estimators import (
     volume_from_samples,
 )
 from manifold_jax.fitting.geodesic_balls import ball_volume, graph_distances, scalar_curvature_from_balls
-from manifold_jax.fitting.truth import exact_field, exact_total
+from manifold_jax.fitting.truth import exact_field, exact_total, largest_angle
 from manifold_jax.geometry.local_fit import (
     curvature_from_samples,
     local_pca_tangents,
@@ -102,8 +102,8 @@ def test_fits_match_an_independent_regression(ambient, x64):
 def test_curvature_is_invariant_under_isometries_and_scales_as_it_should(x64):
     points = jnp.asarray(on_torus(300)[0])
     turn = jnp.asarray(np.linalg.qr(RNG(3).normal(size=(10, 3)))[0].T)
-    for measure, power in (("scalar_curvature", 2), ("mean_curvature", 1)):
-        find = partial(curvature_from_samples, dimension=2, measure=measure)
+    for quantity, power in (("scalar_curvature", 2), ("mean_curvature", 1)):
+        find = partial(curvature_from_samples, dimension=2, quantity=quantity)
         plain = find(points)
         np.testing.assert_allclose(find(points @ turn + 1), plain, rtol=1e-6)
         np.testing.assert_allclose(find(3 * points), plain / 3**power, rtol=1e-6)
@@ -121,11 +121,9 @@ def test_quadratic_regression_converges_on_the_sphere_and_the_torus(x64):
 
 @pytest.mark.slow
 def test_quadratic_regression_converges_in_three_dimensions(x64):
-    for measure, true in (("scalar_curvature", 6.0), ("mean_curvature", 1.0), ("second_form_norm", 3**0.5)):
-        errors = [
-            rms(curvature_from_samples(jnp.asarray(on_sphere(n, 3)), dimension=3, measure=measure) / true - 1)
-            for n in (500, 4000)
-        ]
+    for quantity, true in (("scalar_curvature", 6.0), ("mean_curvature", 1.0), ("second_form_norm", 3**0.5)):
+        find = partial(curvature_from_samples, dimension=3, quantity=quantity)
+        errors = [rms(find(jnp.asarray(on_sphere(n, 3))) / true - 1) for n in (500, 4000)]
         assert errors[1] < 0.1
         assert errors[0] / errors[1] > 3  # O(n^(-2/3)) is 4
 
@@ -328,7 +326,7 @@ def exact_samples(manifold, size):
 
 
 @pytest.mark.parametrize(
-    ("measure", "function", "bias"),
+    ("quantity", "function", "bias"),
     [
         ("volume", lambda x, dimension: 1.1 * 2 * math.pi, 0.1),
         ("reach", lambda x, dimension: 0.5, -0.5),
@@ -340,10 +338,10 @@ def exact_samples(manifold, size):
         ("fit", lambda x, dimension: lambda y: 1.25 * y, 0.25),
     ],
 )
-def test_every_measure_on_the_circle(measure, function, bias):
-    row = one((measure, function), CIRCLE, 200)
+def test_every_quantity_on_the_circle(quantity, function, bias):
+    row = one((quantity, function), CIRCLE, 200)
     # The RMS distance from the centroid of a sample is 1 up to O(1/n).
-    assert row.bias == pytest.approx(bias, abs=1e-2 if measure == "fit" else 2e-6)
+    assert row.bias == pytest.approx(bias, abs=1e-2 if quantity == "fit" else 2e-6)
     assert row.failed == 0.0
 
 
@@ -416,7 +414,7 @@ def test_the_first_seed_is_called_twice_so_that_all_times_are_warm():
 
 
 @pytest.mark.parametrize(
-    ("noise", "spread"),
+    ("noise", "deviation"),
     [
         (None, 0.0),
         (("ambient", 0.1), 0.1),
@@ -425,10 +423,10 @@ def test_the_first_seed_is_called_twice_so_that_all_times_are_warm():
         (lambda key, part, u, x: 1.1 * x, 0.1),
     ],
 )
-def test_noise_moves_the_points_and_not_the_truth(noise, spread):
+def test_noise_moves_the_points_and_not_the_truth(noise, deviation):
     radial = Estimator("radius", "mean_curvature", lambda x, dimension: jnp.linalg.norm(x, axis=1))
     row = one(radial, CIRCLE, 1000, noise=noise)
-    assert row.rmse == pytest.approx(spread, abs=0.01)  # the truth is 1
+    assert row.rmse == pytest.approx(deviation, abs=0.01)  # the truth is 1
     assert (row.noise == "") == (noise is None)
 
 
@@ -470,7 +468,7 @@ def test_failures_are_sentences(recwarn):
         ValueError, match=r"'<lambda>' must return numbers of shape \(40,\) for 'mean_curvature', got"
     ):
         one(("mean_curvature", lambda x, dimension: jnp.ones(3)), CIRCLE, on_error="record")
-    with pytest.raises(ValueError, match=r"for 'reach', got a Reach that is no array"):
+    with pytest.raises(ValueError, match=r"for 'reach', got a Reach, which is not an array"):
         one(("reach", reach_from_samples), CIRCLE, on_error="record")
     with pytest.raises(ValueError, match=r"must return numbers of shape \(40, 1, 2\) for 'tangent'"):
         one(("tangent", lambda x, dimension: x), CIRCLE)
@@ -481,7 +479,7 @@ def test_failures_are_sentences(recwarn):
 @pytest.mark.slow
 def test_built_in_estimators_are_close_to_the_truth():
     table = calibrate(builtin_estimators(), hyperboloid(), [400], key=KEY, warm_up=False)
-    error = {(row.measure, row.estimator): row.median for row in table.rows}
+    error = {(row.quantity, row.estimator): row.median for row in table.rows}
     del error["scalar_curvature", "geodesic balls"]  # a boundary is beyond them
     assert len(error) == 10
     assert max(error.values()) < 0.3
@@ -541,9 +539,12 @@ VOLUME = ("volume", lambda x, dimension: 1.0)
     ("call", "message"),
     [
         (lambda: local_pca_tangents(CLOUD, dimension=3), "dimension must be below the 3 feature"),
-        (lambda: local_pca_tangents(CLOUD, dimension=0), "dimension must be a whole number from 1, got 0"),
-        (lambda: local_pca_tangents(jnp.ones(4), dimension=1), r"must be a floating-point array \(n, \*feat"),
-        (lambda: local_quadratic_fit(CLOUD, dimension=2), "neighbours must be a whole number from 6 to 19"),
+        (
+            lambda: local_pca_tangents(CLOUD, dimension=0),
+            "dimension must be a whole number, at least 1, got 0",
+        ),
+        (lambda: local_pca_tangents(jnp.ones(4), dimension=1), r"floating-point array of shape \(n, \*feat"),
+        (lambda: local_quadratic_fit(CLOUD, dimension=2), "neighbours must be a whole number, from 6 to 19"),
         (lambda: local_quadratic_fit(CLOUD, dimension=2, weights="gauss"), "weights must be one of"),
         (
             lambda: local_quadratic_fit(CLOUD, dimension=2, neighbours=8, radius=np.ones(3)),
@@ -555,19 +556,28 @@ VOLUME = ("volume", lambda x, dimension: 1.0)
         ),
         (
             lambda: local_quadratic_fit(CLOUD, dimension=2, neighbours=8, block_size=0),
-            "block_size must be at",
+            "block_size must be a whole",
         ),
-        (lambda: curvature_from_samples(CLOUD, dimension=2, measure="torsion"), "measure must be one of"),
-        (lambda: volume_from_samples(CLOUD.at[3].set(jnp.nan), dimension=2), "1 of 20 points hold NaN"),
-        (lambda: intrinsic_dimension(CLOUD, neighbours=0), "neighbours must be a whole number from 2"),
+        (lambda: curvature_from_samples(CLOUD, dimension=2, quantity="torsion"), "quantity must be one of"),
+        (
+            lambda: volume_from_samples(CLOUD.at[3].set(jnp.nan), dimension=2),
+            "NaN or infinite values at 1 of 20 points",
+        ),
+        (lambda: intrinsic_dimension(CLOUD, neighbours=0), "neighbours must be a whole number, at least 2"),
         (lambda: scalar_curvature_from_balls(dimension=0, distances=jnp.eye(9)), "dimension must be a whole"),
         (
             lambda: scalar_curvature_from_balls(APART, dimension=1, neighbours=2),
             "in 10 components: take more",
         ),
-        (lambda: volume_from_samples(CLOUD, dimension=2, neighbours=20), "whole number from 1 to 19, got 20"),
+        (
+            lambda: volume_from_samples(CLOUD, dimension=2, neighbours=20),
+            "whole number, from 1 to 19, got 20",
+        ),
         (lambda: intrinsic_dimension(CLOUD, method="PCA"), "method must be one of"),
-        (lambda: graph_distances(CLOUD, neighbours=20), "neighbours must be from 1 to 19, got 20"),
+        (
+            lambda: graph_distances(CLOUD, neighbours=20),
+            "neighbours must be a whole number, from 1 to 19, got 20",
+        ),
         (lambda: scalar_curvature_from_balls(CLOUD, dimension=2, most=10), "takes up to 10 points, got 20"),
         (lambda: scalar_curvature_from_balls(dimension=2), "give points or a matrix of distances"),
         (lambda: scalar_curvature_from_balls(dimension=2, distances=CLOUD), r"shape \(n, n\)"),
@@ -583,22 +593,31 @@ VOLUME = ("volume", lambda x, dimension: 1.0)
             lambda: scalar_curvature_from_balls(CLOUD, dimension=2, neighbours=5, density=[1.0]),
             "density must have",
         ),
-        (lambda: Estimator("e", "torsion", len), "estimator 'e': measure must be one of"),
-        (lambda: Estimator("e", "volume", 3), "estimator 'e' needs a function of samples"),
-        (lambda: Estimator("e", "volume", len, needs=("seed",)), "estimator 'e': needs must be among"),
-        (lambda: builtin_estimators("torsion"), "measures must be among"),
+        (lambda: Estimator("e", "torsion", len), "estimator 'e': quantity must be one of"),
+        (lambda: Estimator("e", "volume", 3), "estimator 'e': function must be a function of samples"),
+        (
+            lambda: Estimator("e", "volume", len, needs=("seed",)),
+            "estimator 'e': needs may hold 'dimension', 'key', got 'seed'",
+        ),
+        (lambda: builtin_estimators("torsion"), "quantities may hold"),
         (lambda: one([], CIRCLE), "give at least one estimator"),
         (lambda: one([len], CIRCLE), "an estimator is an Estimator or a pair"),
         (lambda: one([VOLUME, VOLUME], CIRCLE), "two estimators of 'volume' have the name '<lambda>'"),
-        (lambda: one(VOLUME, "sphere"), "manifolds must be a Manifold or a sequence"),
+        (lambda: one(VOLUME, "sphere"), "calibrate needs a Manifold or a sequence of them, got str"),
         (lambda: one(VOLUME, [CIRCLE, CIRCLE]), "manifolds need different names"),
-        (lambda: one(VOLUME, [(CIRCLE, sphere())]), "components of a union must agree"),
-        (lambda: one(VOLUME, CIRCLE, 1), "sizes must be different whole numbers from 2"),
-        (lambda: one(VOLUME, CIRCLE, seeds=[1, 1]), "seeds must be different whole numbers from 0"),
-        (lambda: one(VOLUME, CIRCLE, noise=("salt", 0.1)), "noise must be a function or a pair of a kind"),
-        (lambda: one(VOLUME, CIRCLE, noise=("normal", -1)), "scale of the noise must be a finite number"),
-        (lambda: one(VOLUME, CIRCLE, noise=("ambient", "a")), "scale of the noise must be a finite number"),
-        (lambda: one(VOLUME, CIRCLE, on_error="ignore"), "on_error must be 'raise' or 'record'"),
+        (lambda: one(VOLUME, [(CIRCLE, sphere())]), "the parts of a union need one feature shape"),
+        (lambda: one(VOLUME, CIRCLE, 1), "every one of sizes must be a whole number, at least 2"),
+        (lambda: one(VOLUME, CIRCLE, seeds=[1, 1]), "seeds must be different whole numbers"),
+        (lambda: one(VOLUME, CIRCLE, noise=("salt", 0.1)), "kind of noise must be one of 'ambient'"),
+        (
+            lambda: one(VOLUME, CIRCLE, noise=("normal", -1)),
+            "scale of the noise must be a finite number, at least 0",
+        ),
+        (
+            lambda: one(VOLUME, CIRCLE, noise=("ambient", "a")),
+            "scale of the noise must be a finite number, at least 0",
+        ),
+        (lambda: one(VOLUME, CIRCLE, on_error="ignore"), "on_error must be one of 'raise', 'record'"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):

@@ -21,10 +21,9 @@ from manifold_jax.fitting.distances import (
     hausdorff_distance,
     summarise_distances,
 )
-from manifold_jax.fitting.local_pca import local_pca_projection
 from manifold_jax.fitting.moving_least_squares import moving_least_squares
 from manifold_jax.fitting.nearest_points import nearest_points
-from manifold_jax.fitting.projections import STATUS, project_with_status
+from manifold_jax.fitting.projections import STATUS, local_pca_projection, project_with_status
 from manifold_jax.geometry import neighbours as search
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
@@ -159,7 +158,7 @@ def test_approximate_neighbours_are_measured_and_sorted(monkeypatch):
 def test_approximate_neighbours_say_what_is_missing(monkeypatch):
     cloud = jnp.ones((5, 2))
     monkeypatch.setitem(sys.modules, "pynndescent", None)
-    with pytest.raises(ValueError, match=r"needs pynndescent: pip install 'manifold_jax\[neighbours\]'"):
+    with pytest.raises(ImportError, match=r'needs pynndescent: pip install "manifold_jax\[neighbours\]"'):
         nearest_neighbours(cloud, cloud, 1, method="approximate")
     with pytest.raises(ValueError, match="cannot be traced; call it outside of jit"):
         jax.jit(lambda x: nearest_neighbours(x, x, 1, method="approximate"))(cloud)
@@ -718,27 +717,45 @@ PROJECT = local_pca_projection(CLOUD, dimension=1)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: nearest_neighbours(CLOUD, CLOUD, 10), "count is 10, but there are only 9 samples"),
-        (lambda: nearest_neighbours(CLOUD, CLOUD, 0), "count must be a whole number from 1, got 0"),
+        (lambda: nearest_neighbours(CLOUD, CLOUD, 10), "count must be a whole number, from 1 to 9, got 10"),
+        (lambda: nearest_neighbours(CLOUD, CLOUD, 0), "count must be a whole number, from 1 to 9, got 0"),
         (lambda: nearest_neighbours(CLOUD, CLOUD[:, :2], 1), r"same feature shape, got \(3,\) and \(2,\)"),
         (lambda: nearest_neighbours(CLOUD.astype(int), CLOUD, 1), "samples must be a floating-point array"),
-        (lambda: nearest_neighbours(CLOUD, CLOUD, 1, method="tree"), "must be 'exact' or 'approximate'"),
+        (
+            lambda: nearest_neighbours(CLOUD, CLOUD, 1, method="tree"),
+            "method must be one of 'exact', 'approximate'",
+        ),
         (lambda: nearest_neighbours(CLOUD, CLOUD, 1, block_size=0), "block_size must be a whole number"),
-        (lambda: local_pca_projection(CLOUD, dimension=3), "below the 3 features of a point, got 3"),
-        (lambda: local_pca_projection(CLOUD, dimension=1, neighbours=1), "at least 2 neighbours, got 1"),
+        (lambda: local_pca_projection(CLOUD, dimension=3), r"below the 3 feature\(s\) of a point, got 3"),
+        (
+            lambda: local_pca_projection(CLOUD, dimension=1, neighbours=1),
+            "neighbours must be a whole number, from 2 to 9, got 1",
+        ),
         (
             lambda: local_pca_projection(CLOUD, dimension=1, neighbours=10),
-            "only 9 samples: give more samples",
+            "neighbours must be a whole number, from 2 to 9, got 10",
         ),
-        (lambda: local_pca_projection(CLOUD, dimension=1, weights="box"), "'gaussian' or 'exponential'"),
-        (lambda: local_pca_projection(CLOUD, dimension=1, sigma=-1.0), "sigma must be positive and finite"),
-        (lambda: moving_least_squares(CLOUD, dimension=2, degree=0), "degree must be a whole number from 1"),
+        (
+            lambda: local_pca_projection(CLOUD, dimension=1, weights="box"),
+            "weights must be one of 'gaussian', 'exponential'",
+        ),
+        (
+            lambda: local_pca_projection(CLOUD, dimension=1, sigma=-1.0),
+            "sigma must be a positive finite number",
+        ),
+        (
+            lambda: moving_least_squares(CLOUD, dimension=2, degree=0),
+            "degree must be a whole number, at least 1",
+        ),
         (
             lambda: moving_least_squares(CLOUD, dimension=2, degree=3),
             r"degree 3 in dimension 2 needs at least 11 samples, got 9",
         ),
-        (lambda: moving_least_squares(CLOUD, dimension=2, neighbours=6), "at least 7 neighbours, got 6"),
-        (lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=0.0), "bandwidth must be positive"),
+        (
+            lambda: moving_least_squares(CLOUD, dimension=2, neighbours=6),
+            "neighbours must be a whole number, from 7 to 9, got 6",
+        ),
+        (lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=0.0), "bandwidth must be a positive"),
         (
             lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=1.0, neighbours=5),
             "a bandwidth, the same everywhere, or a number of neighbours",
@@ -752,11 +769,11 @@ PROJECT = local_pca_projection(CLOUD, dimension=1)
         (lambda: nearest_points("circle", CLOUD), "needs a Manifold or a sequence of them, got str"),
         (lambda: nearest_points((circle(), sphere()), CLOUD), "the parts of a union need one feature shape"),
         (lambda: nearest_points(sphere(), CLOUD[0]), r"points must have shape \(q, \*features\), got \(3,\)"),
-        (lambda: nearest_points(sphere(), CLOUD, starts=0), "starts must be a whole number from 1"),
+        (lambda: nearest_points(sphere(), CLOUD, starts=0), "starts must be a whole number, at least 1"),
         (lambda: hausdorff_distance(CLOUD, CLOUD[:, :2]), "both clouds must have the same feature shape"),
         (
             lambda: summarise_distances(CLOUD),
-            r"floating-point vector with at least one entry, got float32 of",
+            r"values must be a vector, got shape \(9, 3\)",
         ),
         (
             lambda: fit_distances(lambda x: x[:3], sphere(), CLOUD),

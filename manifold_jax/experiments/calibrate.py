@@ -16,9 +16,8 @@ from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, t
 from manifold_jax.experiments.cells import Cells, cell_name
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.fitting import Calibration, Estimator, builtin_estimators, calibrate, error_curves, ranking
-from manifold_jax.fitting.calibration import field_scale
 from manifold_jax.fitting.calibration_table import Rank, Row
-from manifold_jax.fitting.truth import exact_field, exact_total
+from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
 from manifold_jax.plotting.images import PALETTE
@@ -132,8 +131,8 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
 def _winners(ranks: Sequence[Rank]) -> list[str]:
     """The best method of every measure, where there is a choice."""
     sentences = []
-    for name in dict.fromkeys(rank.measure for rank in ranks):
-        here = [rank for rank in ranks if rank.measure == name]
+    for name in dict.fromkeys(rank.quantity for rank in ranks):
+        here = [rank for rank in ranks if rank.quantity == name]
         best: dict[str, str] = {}
         for rank in here:
             if np.isfinite(rank.error):
@@ -164,7 +163,7 @@ def _estimators(settings: Settings) -> tuple[Estimator, ...]:
     """All built-in ones; methods of intrinsic dimension that are slow stop early."""
     slow = set(settings.dimensions) - {"TwoNN", "MLE"}
     return tuple(
-        dataclasses.replace(e, most=settings.most) if e.measure == "dimension" and e.name in slow else e
+        dataclasses.replace(e, most=settings.most) if e.quantity == "dimension" and e.name in slow else e
         for e in builtin_estimators(dimensions=settings.dimensions)
     )
 
@@ -245,9 +244,9 @@ def _relative(name: str, mine: np.ndarray, true: np.ndarray, bend: np.ndarray, w
 def _table(calibration: Calibration, sizes: Sequence[int], single: int) -> list[dict[str, Any]]:
     """One line for every measure, manifold and method."""
     table = []
-    for curve in sorted(error_curves(calibration), key=lambda c: (c.measure, c.manifold)):
-        same = (curve.measure, curve.manifold, curve.estimator)
-        rows = [r for r in calibration.rows if (r.measure, r.manifold, r.estimator) == same]
+    for curve in sorted(error_curves(calibration), key=lambda c: (c.quantity, c.manifold)):
+        same = (curve.quantity, curve.manifold, curve.estimator)
+        rows = [r for r in calibration.rows if (r.quantity, r.manifold, r.estimator) == same]
         errors = dict(zip(map(int, curve.sizes), curve.error, strict=True))
         timed = [r for r in rows if r.warm and r.size <= single and np.isfinite(r.seconds)]
         most = max((r.size for r in timed), default=0)
@@ -267,12 +266,12 @@ def _table(calibration: Calibration, sizes: Sequence[int], single: int) -> list[
 def _figure(calibration: Calibration) -> Figure:
     """A panel for every measure, a colour for every manifold, a line style for every method."""
     curves = [curve for curve in error_curves(calibration) if len(curve.sizes) and (curve.error > 0).all()]
-    measures = list(dict.fromkeys(curve.measure for curve in curves))
+    measures = list(dict.fromkeys(curve.quantity for curve in curves))
     manifolds = list(dict.fromkeys(curve.manifold for curve in curves))
     figure = new_figure(15.0, 9.0, "Relative error of estimators from samples (dotted: stencils on a grid)")
     axes = np.atleast_1d(figure.subplots(2, -(-len(measures) // 2), squeeze=False)).ravel()
     for at, name in zip(axes, measures, strict=False):
-        here = [curve for curve in curves if curve.measure == name]
+        here = [curve for curve in curves if curve.quantity == name]
         methods = list(dict.fromkeys(c.estimator for c in here if c.estimator not in (GRID, EXACT)))
         for curve in here:
             if curve.estimator == EXACT:

@@ -24,12 +24,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax.fitting.rates import as_sizes, check_dimension
+from manifold_jax._checks import reals, whole
 
 VERIFIED = False
 """Whether theorem 1, with its exponents, was read in the paper."""
@@ -53,10 +51,10 @@ class MeanSquaredBound(NamedTuple):
     Attributes:
         epsilon: Excess mean squared distance in units of the squared radius, infinite where the bound is
             vacuous.
-        mean_squared: The same in the units of the data, epsilon R^2. Never to be set beside a Hausdorff
-            distance, which it does not bound.
-        root_mean_square: Its root: beside the measured root mean square distance of noise-free data, for
-            which the least possible distance is 0.
+        mean_squared: The same in the units of the data, epsilon R^2. Never to be compared with a
+            Hausdorff distance, which it does not bound.
+        root_mean_square: Its root: to be compared with the measured root mean square distance of noise-free
+            data, for which the least possible distance is 0.
         vacuous: Where the bound says nothing: epsilon would be at least 1, hence the mean squared distance at
             least R^2, and the centre of the ball does as well.
         least_samples: The number of samples from which it says something, s(1).
@@ -91,13 +89,13 @@ def unit_ball(volume: Any, reach: Any, dimension: int, *, radius: Any) -> UnitBa
 
     Example:
         >>> import math
-        >>> from manifold_jax.fitting.bounds import unit_ball
+        >>> from manifold_jax.fitting import unit_ball
         >>> volume, reach = unit_ball(4 * math.pi * 9, 3.0, 2, radius=6.0)  # a sphere of radius 3
         >>> print(f"{volume:.3f} {reach:.3f}")
         3.142 0.500
     """
-    check_dimension("unit_ball", dimension)
-    volume, reach, radius = _positive(volume=volume, reach=reach, radius=radius)
+    whole("unit_ball", "dimension", dimension)
+    volume, reach, radius = _positive("unit_ball", volume=volume, reach=reach, radius=radius)
     return UnitBall(jnp.exp(jnp.log(volume) - dimension * jnp.log(radius)), reach / radius)
 
 
@@ -126,14 +124,15 @@ def agnostic_sample_complexity(
 
     Example:
         >>> import math
-        >>> from manifold_jax.fitting.bounds import agnostic_sample_complexity
+        >>> from manifold_jax.fitting import agnostic_sample_complexity
         >>> s = agnostic_sample_complexity(0.1, 2 * math.pi, 1.0, 1, constant=1.0, delta=0.05)
         >>> print(f"{s:.3e}")  # a circle of radius 1
         2.511e+06
     """
-    check_dimension("agnostic_sample_complexity", dimension)
-    volume, reach, constant = _positive(volume=volume, reach=reach, constant=constant)
-    epsilon, delta = _share("epsilon", epsilon), _share("delta", delta)
+    name = "agnostic_sample_complexity"
+    whole(name, "dimension", dimension)
+    volume, reach, constant = _positive(name, volume=volume, reach=reach, constant=constant)
+    epsilon, delta = reals(name, "epsilon", epsilon, 0, 1), reals(name, "delta", delta, 0, 1)
     return jnp.exp(_log_samples(jnp.log(epsilon), volume, reach, constant, delta, dimension))
 
 
@@ -163,18 +162,18 @@ def agnostic_mean_squared_bound(
 
     Example:
         >>> import math
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.bounds import agnostic_mean_squared_bound
+        >>> from manifold_jax.fitting import agnostic_mean_squared_bound
         >>> sizes = jnp.array([100.0, 1e4, 1e6])
         >>> stated = dict(radius=1.0, constant=1.0, delta=0.05)
         >>> bound = agnostic_mean_squared_bound(sizes, 2 * math.pi, 1.0, 1, **stated)  # the unit circle
         >>> print(bound.vacuous.tolist(), [f"{rms:.2f}" for rms in bound.root_mean_square])
         [True, False, False] ['inf', '0.69', '0.36']
     """
+    name = "agnostic_mean_squared_bound"
     ball = unit_ball(volume, reach, dimension, radius=radius)
-    samples = as_sizes("agnostic_mean_squared_bound", samples)
-    radius, constant = _positive(radius=radius, constant=constant)
-    return _inverse(samples, ball, radius, constant, _share("delta", delta), dimension)
+    samples, delta = reals(name, "samples", samples, 2), reals(name, "delta", delta, 0, 1)
+    radius, constant = _positive(name, radius=radius, constant=constant)
+    return _inverse(samples, ball, radius, constant, delta, dimension)
 
 
 @partial(jax.jit, static_argnames="dimension")
@@ -227,30 +226,5 @@ def _decreasing_root(function: Callable[[Array], Array], target: Array, low: Arr
     return root - (function(root) - target) / slope
 
 
-def _positive(**values: Any) -> list[Array]:
-    """Floating-point arrays, refused if a number is not positive and finite."""
-    arrays = [_floating(value) for value in values.values()]
-    for name, array in zip(values, arrays, strict=True):
-        _refuse(array, lambda x: np.isfinite(x) & (x > 0), f"The {name} must be positive and finite")
-    return arrays
-
-
-def _share(name: str, value: Any) -> Array:
-    array = _floating(value)
-    _refuse(array, lambda x: (x > 0) & (x < 1), f"The {name} must lie in (0, 1)")
-    return array
-
-
-def _floating(value: Any) -> Array:
-    # A Python number stays weakly typed: the type follows the arrays beside it.
-    array = jnp.asarray(float(value) if isinstance(value, (int, float)) else value)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
-
-
-def _refuse(array: Array, good: Callable[[np.ndarray], np.ndarray], message: str) -> None:
-    if isinstance(array, jax.core.Tracer):
-        return
-    values = np.asarray(array)
-    bad = values[~good(values)]
-    if bad.size:
-        raise ValueError(f"{message}, got {bad.flat[0]:g}.")
+def _positive(caller: str, **values: Any) -> list[Array]:
+    return [reals(caller, name, value, 0) for name, value in values.items()]

@@ -13,7 +13,7 @@ class Row(NamedTuple):
 
     Attributes:
         estimator: Its name.
-        measure: What it estimates.
+        quantity: What it estimates.
         manifold: Name of the manifold, or names of the components joined by ``+``.
         dimension: d.
         features: f.
@@ -25,7 +25,7 @@ class Row(NamedTuple):
         median: Median of the absolute error.
         largest: Largest absolute error.
         failed: Share of points without a finite estimate.
-        scale: What errors are divided by, in the units of the measure.
+        scale: What errors are divided by, in the units of the quantity.
         reference: What ``scale`` is, in words.
         seconds: Wall time of one call; for a fit, of fitting and projecting.
         warm: Whether that call came after another with the same shapes, so that compilation is not in it.
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     """
 
     estimator: str
-    measure: str
+    quantity: str
     manifold: str
     dimension: int
     features: int
@@ -74,10 +74,10 @@ class Calibration(NamedTuple):
 
 
 class Rank(NamedTuple):
-    """Place of an estimator among those of the same measure on one manifold.
+    """Place of an estimator among those of the same quantity on one manifold.
 
     Attributes:
-        measure: What is estimated.
+        quantity: What is estimated.
         manifold: Where.
         noise: Label of the noise.
         estimator: Name.
@@ -85,7 +85,7 @@ class Rank(NamedTuple):
         error: Median over seeds of the penalised error at the largest size.
     """
 
-    measure: str
+    quantity: str
     manifold: str
     noise: str
     estimator: str
@@ -93,11 +93,11 @@ class Rank(NamedTuple):
     error: float
 
 
-class Curve(NamedTuple):
+class ErrorCurve(NamedTuple):
     """Error of one estimator on one manifold against the number of samples.
 
     Attributes:
-        measure: What is estimated.
+        quantity: What is estimated.
         manifold: Where.
         noise: Label of the noise.
         estimator: Name.
@@ -108,7 +108,7 @@ class Curve(NamedTuple):
         slope: Slope of log error against log size by least squares; NaN for fewer than two sizes.
     """
 
-    measure: str
+    quantity: str
     manifold: str
     noise: str
     estimator: str
@@ -120,7 +120,7 @@ class Curve(NamedTuple):
 
 
 def ranking(calibration: Calibration) -> tuple[Rank, ...]:
-    """Estimators of the same measure on the same manifold, the best first.
+    """Estimators of the same quantity on the same manifold, the best first.
 
     At every size they are ranked by the median over seeds of the penalised error, in which a failed point
     counts as an error of 1 and a missing result as infinite; the mean of these ranks decides.
@@ -129,28 +129,29 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
         calibration: The table.
 
     Returns:
-        Ranks, ordered by measure, manifold and noise as they first appear in the table, then by rank.
+        Ranks, ordered by quantity, manifold and noise as they first appear in the table, then by rank.
 
     Example:
         >>> import jax
         >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting.calibration import calibrate
-        >>> from manifold_jax.fitting.calibration_table import ranking
-        >>> from manifold_jax.fitting.estimators import builtin_estimators
+        >>> from manifold_jax.fitting import builtin_estimators, calibrate, ranking
         >>> table = calibrate(builtin_estimators("tangent"), circle(), [100], key=jax.random.key(0))
         >>> ranking(table)[0].estimator
         'quadratic regression'
     """
+    # Late: JAX itself installs SciPy, but its statistics take long to import.
+    from scipy.stats import rankdata
+
     ranks = []
-    for group in _grouped(calibration.rows, ("measure", "manifold", "noise")):
+    for group in _grouped(calibration.rows, ("quantity", "manifold", "noise")):
         sizes = sorted({row.size for row in group})
         table = _grouped(group, ("estimator",))
         errors = np.array([[_penalised(rows, size) for size in sizes] for rows in table])
-        places = np.mean([_tied_ranks(column) for column in errors.T], axis=0)
+        places = rankdata(errors, axis=0).mean(axis=1)
         for i in np.argsort(places, kind="stable"):
             row = table[i][0]
             place, error = float(places[i]), float(errors[i, -1])
-            ranks.append(Rank(row.measure, row.manifold, row.noise, row.estimator, place, error))
+            ranks.append(Rank(row.quantity, row.manifold, row.noise, row.estimator, place, error))
     return tuple(ranks)
 
 
@@ -160,7 +161,7 @@ def _penalised(rows: Sequence[Row], size: int) -> float:
     return float(np.median(errors)) if errors else np.inf
 
 
-def error_curves(calibration: Calibration) -> tuple[Curve, ...]:
+def error_curves(calibration: Calibration) -> tuple[ErrorCurve, ...]:
     """Error of every estimator on every manifold against the number of samples.
 
     Args:
@@ -172,28 +173,24 @@ def error_curves(calibration: Calibration) -> tuple[Curve, ...]:
     Example:
         >>> import jax
         >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting.calibration import calibrate
-        >>> from manifold_jax.fitting.calibration_table import error_curves
-        >>> from manifold_jax.fitting.estimators import builtin_estimators
+        >>> from manifold_jax.fitting import builtin_estimators, calibrate, error_curves
         >>> tangents = builtin_estimators("tangent")[0]
         >>> table = calibrate(tangents, circle(), [100, 400], key=jax.random.key(0))
         >>> error_curves(table)[0].slope < -0.5
         True
     """
     curves = []
-    for group in _grouped(calibration.rows, ("measure", "manifold", "noise", "estimator")):
-        found = [row for row in group if np.isfinite(row.rmse)]
-        by_size = sorted(_grouped(found, ("size",)), key=lambda rows: rows[0].size)
+    for group in _grouped(calibration.rows, ("quantity", "manifold", "noise", "estimator")):
+        finished = [row for row in group if np.isfinite(row.rmse)]
+        by_size = sorted(_grouped(finished, ("size",)), key=lambda rows: rows[0].size)
         sizes = np.array([rows[0].size for rows in by_size])
         errors = [np.array([row.rmse for row in rows]) for rows in by_size]
-        error = np.array([np.median(e) for e in errors])
-        low, high = np.array([e.min() for e in errors]), np.array([e.max() for e in errors])
+        error, low, high = (np.array([f(e) for e in errors]) for f in (np.median, np.min, np.max))
         sloped = len(sizes) > 1 and bool((error > 0).all())
         slope = float(np.polyfit(np.log(sizes), np.log(error), 1)[0]) if sloped else np.nan
         row = group[0]
-        curves.append(
-            Curve(row.measure, row.manifold, row.noise, row.estimator, sizes, error, low, high, slope)
-        )
+        named = (row.quantity, row.manifold, row.noise, row.estimator)
+        curves.append(ErrorCurve(*named, sizes, error, low, high, slope))
     return tuple(curves)
 
 
@@ -202,10 +199,3 @@ def _grouped(rows: Sequence[Row], names: tuple[str, ...]) -> list[list[Row]]:
     for row in rows:
         groups.setdefault(tuple(getattr(row, name) for name in names), []).append(row)
     return list(groups.values())
-
-
-def _tied_ranks(errors: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal errors share their mean rank."""
-    below = np.sum(errors[None, :] < errors[:, None], axis=1)
-    same = np.sum(errors[None, :] == errors[:, None], axis=1)
-    return below + (same + 1) / 2

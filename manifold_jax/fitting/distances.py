@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import flat, floating, whole
-from manifold_jax.fitting.nearest_points import NearestPoints as NearestPoints
-from manifold_jax.fitting.nearest_points import components, nearest_points
+from manifold_jax._checks import flat, floating, optional, whole
+from manifold_jax._linalg import norm
+from manifold_jax.fitting.nearest_points import NearestPoints, components, nearest_points
 from manifold_jax.geometry.manifold import Manifold
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
@@ -83,32 +83,19 @@ def summarise_distances(
     nearest: Int[Any, "q"] | None = None,
     unconverged: Int[Any, ""] | int = 0,
 ) -> Distances:
-    """Maximum, mean and root mean square of distances; those that are NaN are counted and left out.
+    """Maximum, mean and root mean square of distances ``(q,)``; those that are NaN are counted and left out.
 
     Args:
-        values: Distances ``(q,)``.
+        values: Distances.
         nearest: Row of the nearest point in the other set, for the witness.
         unconverged: Passed on.
 
-    Returns:
-        :class:`Distances`.
-
     Raises:
         ValueError: ``values`` is not a floating-point vector with at least one entry.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.distances import summarise_distances
-        >>> found = summarise_distances(jnp.array([1.0, 7.0, jnp.nan]))
-        >>> float(found.maximum), float(found.mean), float(found.rms), int(found.failed)
-        (7.0, 4.0, 5.0, 1)
     """
-    values = jnp.asarray(values)
-    if values.ndim != 1 or values.size == 0 or not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(
-            f"summarise_distances: values must be a floating-point vector with at least one entry, got "
-            f"{values.dtype} of shape {values.shape}."
-        )
+    values = floating("summarise_distances", "values", values, 1)
+    if values.ndim != 1:
+        raise ValueError(f"summarise_distances: values must be a vector, got shape {values.shape}.")
     counts = ~jnp.isnan(values)
     kept = jnp.where(counts, values, 0)
     number = jnp.sum(counts)
@@ -149,29 +136,28 @@ def hausdorff_distance(
         ValueError: Shapes or types do not fit.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.distances import hausdorff_distance
-        >>> found = hausdorff_distance(jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [5.0]]))
-        >>> float(found.forward.maximum), float(found.backward.maximum), found.backward.witness.tolist()
+        >>> from manifold_jax.fitting import hausdorff_distance
+        >>> a, b = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [5.0]])
+        >>> value, forward, backward = hausdorff_distance(a, b)
+        >>> float(forward.maximum), float(backward.maximum), backward.witness.tolist()
         (1.0, 4.0, [1, 1])
     """
-    first = floating("hausdorff_distance", "first", first)
-    second = floating("hausdorff_distance", "second", second)
+    name = "hausdorff_distance"
+    first, second = floating(name, "first", first), floating(name, "second", second)
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(
-            f"hausdorff_distance: both clouds must have the same feature shape, got {first.shape[1:]} and "
+            f"{name}: both clouds must have the same feature shape, got {first.shape[1:]} and "
             f"{second.shape[1:]}."
         )
-    if block_size is not None:
-        block_size = whole("hausdorff_distance", "block_size", block_size)
+    block_size = optional(whole, name, "block_size", block_size)
     forward, backward = _one_sided(first, second, block_size), _one_sided(second, first, block_size)
     return Hausdorff(jnp.maximum(forward.maximum, backward.maximum), forward, backward)
 
 
 @partial(jax.jit, static_argnames="block_size")
 def _one_sided(points: Array, others: Array, block_size: int | None) -> Distances:
-    found = nearest_neighbours(others, points, 1, block_size=block_size)
-    return summarise_distances(found.distances[:, 0], nearest=found.indices[:, 0])
+    nearest = nearest_neighbours(others, points, 1, block_size=block_size)
+    return summarise_distances(nearest.distances[:, 0], nearest=nearest.indices[:, 0])
 
 
 def distances_to_manifold(
@@ -191,18 +177,17 @@ def distances_to_manifold(
         ValueError: As :func:`nearest_points`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting.distances import distances_to_manifold
-        >>> found = distances_to_manifold(circle(), jnp.array([[3.0, 4.0], [0.0, 0.9]]))
-        >>> print(f"{found.maximum:.3f} {found.mean:.3f}")
+        >>> from manifold_jax.fitting import distances_to_manifold
+        >>> distances = distances_to_manifold(circle(), jnp.array([[3.0, 4.0], [0.0, 0.9]]))
+        >>> print(f"{distances.maximum:.3f} {distances.mean:.3f}")
         4.000 2.050
     """
-    return _summed(nearest_points(manifold, points, **options))
+    return _summarise_feet(nearest_points(manifold, points, **options))
 
 
 @jax.jit
-def _summed(feet: NearestPoints) -> Distances:
+def _summarise_feet(feet: NearestPoints) -> Distances:
     lost = ~feet.converged & ~jnp.isnan(feet.distances)
     return summarise_distances(feet.distances, unconverged=jnp.sum(lost))
 
@@ -234,33 +219,31 @@ def fit_distances(
         ValueError: The fit does not keep the shape of its input, or shapes do not fit.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting.distances import fit_distances
+        >>> from manifold_jax.fitting import fit_distances
         >>> truth = circle()
         >>> points = truth.embedding(jnp.linspace(0.0, 6.0, 50)[None]).T
-        >>> found = fit_distances(lambda x: 1.1 * x, truth, points)
-        >>> print(f"{found.forward.maximum:.3f} {found.projected.rms:.3f} {found.hausdorff:.3f}")
+        >>> fit = fit_distances(lambda x: 1.1 * x, truth, points)
+        >>> print(f"{fit.forward.maximum:.3f} {fit.projected.rms:.3f} {fit.hausdorff:.3f}")
         0.100 0.100 0.100
     """
     components("fit_distances", manifold)
+    options["block_size"] = block_size
     test_points = floating("fit_distances", "test_points", test_points)
-    tested = _images(project, test_points)
     if true_points is None:
-        true_points = nearest_points(manifold, test_points, block_size=block_size, **options).points
+        true_points = nearest_points(manifold, test_points, **options).points
     true_points = floating("fit_distances", "true_points", true_points)
     images = _images(project, true_points)
-    fitted = jnp.concatenate([tested, images])
-    projected = jnp.linalg.norm(flat(images) - flat(true_points), axis=1)
-    forward = distances_to_manifold(manifold, fitted, block_size=block_size, **options)
+    fitted = jnp.concatenate([_images(project, test_points), images])
+    forward = distances_to_manifold(manifold, fitted, **options)
     # A true point whose own image failed still has a nearest fitted point.
     backward = _one_sided(true_points, fitted, block_size)
-    return FitDistances(
-        forward, backward, summarise_distances(projected), jnp.maximum(forward.maximum, backward.maximum)
-    )
+    projected = summarise_distances(norm(flat(images - true_points)))
+    return FitDistances(forward, backward, projected, jnp.maximum(forward.maximum, backward.maximum))
 
 
 def _images(project: Callable[[Array], Array], points: Array) -> Array:
+    """Images under the fit, of the shape of the points."""
     images = jnp.asarray(project(points))
     if images.shape != points.shape:
         raise ValueError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import flat_points, whole
+from manifold_jax._checks import choice, flat_points, keys, require, whole
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
 from manifold_jax.geometry import reach_from_samples
 from manifold_jax.geometry.local_fit import (
@@ -23,25 +23,15 @@ from manifold_jax.geometry.local_fit import (
 )
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
-MEASURES = ("tangent", *CURVATURES, "volume", "reach", "dimension", "fit")
+QUANTITIES = ("tangent", *CURVATURES, "volume", "reach", "dimension", "fit")
 """What an estimator can estimate."""
 
 DIMENSION_METHODS = (
-    "TwoNN",
-    "MLE",
-    "lPCA",
-    "CorrInt",
-    "MOM",
-    "TLE",
-    "KNN",
-    "FisherS",
-    "MADA",
-    "ESS",
-    "DANCo",
-    "MiND_ML",
-    "GRIDE",
-    "PH",
-)
+    "TwoNN", "MLE", "lPCA", "CorrInt", "MOM", "TLE", "KNN",
+    "FisherS", "MADA", "ESS", "DANCo", "MiND_ML", "GRIDE", "PH",
+)  # fmt: skip
+"""Estimators of scikit-dimension, by their names there."""
+
 NEEDS = ("dimension", "key")
 
 
@@ -51,7 +41,7 @@ class Estimator:
 
     Attributes:
         name: For tables; unique within one calibration.
-        measure: One of ``"tangent"``, ``"scalar_curvature"``, ``"mean_curvature"``, ``"second_form_norm"``,
+        quantity: One of ``"tangent"``, ``"scalar_curvature"``, ``"mean_curvature"``, ``"second_form_norm"``,
             ``"normal_curvature"``, ``"volume"``, ``"reach"``, ``"dimension"`` and ``"fit"``.
         function: Called as ``function(points, dimension=d, **options)`` with samples ``(n, f)``. It returns
             frames ``(n, d, f)`` that span the tangent spaces; values ``(n,)`` for curvatures; one number for
@@ -62,35 +52,29 @@ class Estimator:
         options: Further arguments by name.
 
     Raises:
-        ValueError: The measure or a need is unknown, or the function cannot be called.
+        ValueError: The quantity or a need is unknown, or the function cannot be called.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.estimators import Estimator
+        >>> from manifold_jax.fitting import Estimator
         >>> box = Estimator("bounding box", "volume", lambda x: jnp.prod(jnp.ptp(x, axis=0)), needs=())
-        >>> box.measure
+        >>> box.quantity
         'volume'
     """
 
     name: str
-    measure: str
+    quantity: str
     function: Callable[..., Any]
     needs: tuple[str, ...] = ("dimension",)
     most: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.measure not in MEASURES:
-            raise ValueError(
-                f"estimator {self.name!r}: measure must be one of {MEASURES}, got {self.measure!r}."
-            )
+        caller = f"estimator {self.name!r}"
+        choice(caller, "quantity", self.quantity, QUANTITIES)
+        keys(caller, "needs", self.needs, NEEDS)
         if not callable(self.function):
-            raise ValueError(
-                f"estimator {self.name!r} needs a function of samples (n, f), "
-                f"got {type(self.function).__name__}."
-            )
-        if not set(self.needs) <= set(NEEDS):
-            raise ValueError(f"estimator {self.name!r}: needs must be among {NEEDS}, got {self.needs!r}.")
+            kind = type(self.function).__name__
+            raise ValueError(f"{caller}: function must be a function of samples (n, f), got {kind}.")
 
 
 def volume_from_samples(
@@ -123,8 +107,7 @@ def volume_from_samples(
 
     Example:
         >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.estimators import volume_from_samples
+        >>> from manifold_jax.fitting import volume_from_samples
         >>> t = jax.random.uniform(jax.random.key(0), (2000,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> print(f"{volume_from_samples(circle, dimension=1) / (2 * jnp.pi):.2f}")
@@ -132,10 +115,7 @@ def volume_from_samples(
     """
     cloud = flat_points("volume_from_samples", points, dimension)
     n, k = len(cloud), 10 if neighbours is None else neighbours
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k < n:
-        raise ValueError(
-            f"volume_from_samples: neighbours must be a whole number from 1 to {n - 1}, got {k!r}."
-        )
+    k = whole("volume_from_samples", "neighbours", k, 1, n - 1)
     radius = nearest_neighbours(cloud, cloud, k + 1).distances[:, -1]
     return n / k * ball_volume(dimension) * jnp.mean(radius**dimension)
 
@@ -155,44 +135,37 @@ def intrinsic_dimension(
             ``"lPCA"``, ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``,
             ``"DANCo"``, ``"MiND_ML"``, ``"GRIDE"`` or ``"PH"``.
         neighbours: Points of each neighbourhood of ``"lPCA"``; the other methods have their own.
-        options: Arguments of its constructor.
+        options: Further arguments of its constructor.
 
     Returns:
         The dimension, not rounded.
 
     Raises:
         ValueError: There is no such method, or the points are not ``(n, *features)``.
-        ModuleNotFoundError: scikit-dimension is not installed.
+        ImportError: scikit-dimension is not installed.
 
     Example:
         >>> import jax
-        >>> from manifold_jax.fitting.estimators import intrinsic_dimension
+        >>> from manifold_jax.fitting import intrinsic_dimension
         >>> plane = jax.random.normal(jax.random.key(0), (500, 2)) @ jax.numpy.eye(2, 5)
         >>> round(intrinsic_dimension(plane))  # doctest: +SKIP
         2
     """
-    if method not in DIMENSION_METHODS:
-        raise ValueError(f"intrinsic_dimension: method must be one of {DIMENSION_METHODS}, got {method!r}.")
-    neighbours = whole("intrinsic_dimension", "neighbours", neighbours, 2)
-    cloud = np.asarray(flat_points("intrinsic_dimension", points, 1), np.float64)
-    try:
-        import skdim
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'intrinsic_dimension needs scikit-dimension: pip install "manifold_jax[estimators]".'
-        ) from error
+    name = "intrinsic_dimension"
+    choice(name, "method", method, DIMENSION_METHODS)
+    neighbours = whole(name, "neighbours", neighbours, 2)
+    cloud = np.asarray(flat_points(name, points, 1), np.float64)
+    model = getattr(require("skdim", "estimators", name).id, method)(**options)
     with np.errstate(all="ignore"):  # repeated points give 0/0 there; the result is looked at afterwards
-        model = getattr(skdim.id, method)(**options)
-        if method == "lPCA":
-            return float(
-                np.mean(model.fit_pw(cloud, n_neighbors=min(neighbours, len(cloud) - 1)).dimension_pw_)
-            )
-        return float(model.fit(cloud).dimension_)
+        if method != "lPCA":
+            return float(model.fit(cloud).dimension_)
+        local = model.fit_pw(cloud, n_neighbors=min(neighbours, len(cloud) - 1))
+        return float(np.mean(local.dimension_pw_))
 
 
 def _reach(points: Any, *, dimension: int, **options: Any) -> float:
-    found = reach_from_samples(points, dimension=dimension, **options).value
-    return found if math.isfinite(found) else math.nan
+    value = reach_from_samples(points, dimension=dimension, **options).value
+    return value if math.isfinite(value) else math.nan
 
 
 def _ball_curvature(points: Any, *, dimension: int, **options: Any) -> np.ndarray:
@@ -203,40 +176,36 @@ def _quadratic_tangents(points: Any, *, dimension: int, **options: Any) -> Array
     return local_quadratic_fit(points, dimension=dimension, **options).tangents
 
 
-def builtin_estimators(*measures: str, dimensions: Sequence[str] = ("TwoNN", "MLE")) -> tuple[Estimator, ...]:
+def builtin_estimators(
+    *quantities: str, dimensions: Sequence[str] = ("TwoNN", "MLE")
+) -> tuple[Estimator, ...]:
     """The package's own estimators, with their default options.
 
     Args:
-        measures: Only these; all by default. There is none for ``"fit"``.
+        quantities: Estimators of these; of all by default. There is none for ``"fit"``.
         dimensions: Methods of scikit-dimension.
 
     Returns:
         Estimators for :func:`calibrate`.
 
     Raises:
-        ValueError: A measure is unknown.
+        ValueError: A quantity is unknown.
 
     Example:
-        >>> from manifold_jax.fitting.estimators import builtin_estimators
+        >>> from manifold_jax.fitting import builtin_estimators
         >>> [estimator.name for estimator in builtin_estimators("tangent")]
         ['local PCA', 'quadratic regression']
     """
-    unknown = set(measures) - set(MEASURES)
-    if unknown:
-        raise ValueError(f"builtin_estimators: measures must be among {MEASURES}, got {sorted(unknown)}.")
-    found = [
+    keys("builtin_estimators", "quantities", quantities, QUANTITIES)
+    curvatures = {name: partial(curvature_from_samples, quantity=name) for name in CURVATURES}
+    methods = {name: partial(intrinsic_dimension, method=name) for name in dimensions}
+    every = (
         Estimator("local PCA", "tangent", local_pca_tangents),
         Estimator("quadratic regression", "tangent", _quadratic_tangents),
-    ]
-    for measure in CURVATURES:
-        function = partial(curvature_from_samples, measure=measure)
-        found.append(Estimator("quadratic regression", measure, function))
-    found += [
+        *(Estimator("quadratic regression", name, function) for name, function in curvatures.items()),
         Estimator("geodesic balls", "scalar_curvature", _ball_curvature, most=MOST_POINTS),
         Estimator("nearest neighbours", "volume", volume_from_samples),
         Estimator("Federer plug-in", "reach", _reach),
-    ]
-    for method in dimensions:
-        function = partial(intrinsic_dimension, method=method)
-        found.append(Estimator(method, "dimension", function, needs=()))
-    return tuple(e for e in found if not measures or e.measure in measures)
+        *(Estimator(name, "dimension", function, needs=()) for name, function in methods.items()),
+    )
+    return tuple(e for e in every if not quantities or e.quantity in quantities)

@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from manifold_jax._checks import flat_points, whole
+from manifold_jax._checks import flat_points, positive, whole
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
 MOST_POINTS = 5000
 """Points up to which an n x n matrix of distances is held unless more are allowed."""
 
 _RADII = 32
+"""Radii at which volumes are taken."""
+
 _LEAST = 4
+"""Other points that a ball must hold."""
 
 
 class BallCurvature(NamedTuple):
@@ -62,26 +65,15 @@ def graph_distances(
 
     Raises:
         ValueError: There are more points than ``most``, or not more than ``neighbours``.
-        ModuleNotFoundError: SciPy is not installed.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.geodesic_balls import graph_distances
-        >>> line = jnp.stack([jnp.arange(9.0), jnp.zeros(9)], axis=-1)
-        >>> distances, components = graph_distances(line, neighbours=2)
-        >>> float(distances[0, 8]), components
-        (8.0, 1)
     """
     cloud = flat_points("graph_distances", points, 1)
     n = len(cloud)
-    _refuse_many("graph_distances", n, most)
-    if not 1 <= neighbours < n:
-        raise ValueError(f"graph_distances: neighbours must be from 1 to {n - 1}, got {neighbours!r}.")
-    try:
-        from scipy.sparse import csr_matrix
-        from scipy.sparse.csgraph import connected_components, dijkstra
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("graph_distances needs SciPy: pip install scipy.") from error
+    _check_many("graph_distances", n, most)
+    neighbours = whole("graph_distances", "neighbours", neighbours, 1, n - 1)
+    # Late: JAX itself installs SciPy, but only this needs the two modules.
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components, dijkstra
+
     near = nearest_neighbours(cloud, cloud, neighbours + 1)
     columns, lengths = np.asarray(near.indices)[:, 1:], np.asarray(near.distances, np.float64)[:, 1:]
     # A stored zero is an edge only if it is not exactly zero.
@@ -141,11 +133,9 @@ def scalar_curvature_from_balls(
     Raises:
         ValueError: There are more points than ``most`` or too few, shapes do not fit, radii are not
             increasing, or neither points nor distances are given.
-        ModuleNotFoundError: SciPy is needed (for graph distances) and not installed.
 
     Example:
-        >>> import numpy as np
-        >>> from manifold_jax.fitting.geodesic_balls import scalar_curvature_from_balls
+        >>> from manifold_jax.fitting import scalar_curvature_from_balls
         >>> x = np.random.default_rng(0).normal(size=(800, 3))
         >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
         >>> arcs = np.arccos(np.clip(x @ x.T, -1, 1))
@@ -157,56 +147,42 @@ def scalar_curvature_from_balls(
     """
     name = "scalar_curvature_from_balls"
     lengths, components = _distances(name, points, dimension, distances, neighbours, most)
-    n = len(lengths)
-    largest, smallest = _radius(lengths, n ** (8 / (dimension + 8))), None
-    if radii is not None:
-        smallest, largest = (float(r) for r in radii)
-    elif not largest < math.inf:
-        raise ValueError(
-            f"{name}: most points reach too few others, in {components} components: take more neighbours, "
-            "give radii, or measure each component by itself."
-        )
-    smallest = largest / 4 if smallest is None else smallest
-    if not 0 < smallest < largest < math.inf:
-        raise ValueError(f"{name}: radii must increase and be positive, got {smallest:g} and {largest:g}.")
+    n, d = len(lengths), dimension
+    r = _radii(name, lengths, n ** (8 / (d + 8)), radii, components)
     h = math.nan
-    if density is None:
-        h = _radius(lengths, n ** (4 / (dimension + 4))) if bandwidth is None else float(bandwidth)
-        if not 0 < h < math.inf:
-            raise ValueError(f"{name}: bandwidth must be positive, got {h:g}.")
-        rho = _kernel_density(lengths, dimension, h)
-    else:
+    if density is not None:
         rho = np.asarray(density, np.float64)
         if rho.shape != (n,):
             raise ValueError(f"{name}: density must have shape ({n},), got {rho.shape}.")
-    r = np.linspace(smallest, largest, _RADII)
-    inverse = 1 / np.where(rho > 0, rho, np.nan)
-    volumes, held = _ball_volumes(lengths, inverse, r)
-    ratio = volumes / (ball_volume(dimension) * r**dimension)
-    slope = (ratio - 1) @ r**2 / np.sum(r**4)
-    values = -6 * (dimension + 2) * slope
-    ok = np.isfinite(values) & (rho > 0) & (held >= _LEAST)
-    return BallCurvature(np.where(ok, values, np.nan), rho, ok, components, h, largest)
+    else:
+        h = _median_radius(lengths, n ** (4 / (d + 4))) if bandwidth is None else bandwidth
+        h = float(positive(name, "bandwidth", h))
+        rho = _kernel_density(lengths, d, h)
+    volumes, inside = _ball_volumes(lengths, 1 / np.where(rho > 0, rho, np.nan), r)
+    slope = (volumes / (ball_volume(d) * r**d) - 1) @ r**2 / np.sum(r**4)
+    values = -6 * (d + 2) * slope
+    ok = np.isfinite(values) & (rho > 0) & (inside >= _LEAST)
+    return BallCurvature(np.where(ok, values, np.nan), rho, ok, components, h, float(r[-1]))
 
 
 def _distances(
     name: str, points: Any, dimension: int, distances: Any, neighbours: int, most: int
 ) -> tuple[np.ndarray, int]:
+    """Geodesic distances, given or of the graph, and its components."""
+    if distances is None and points is None:
+        raise ValueError(f"{name}: give points or a matrix of distances.")
     if distances is None:
-        if points is None:
-            raise ValueError(f"{name}: give points or a matrix of distances.")
         cloud = flat_points(name, points, dimension)
-        _refuse_many(name, len(cloud), most)
         return graph_distances(cloud, neighbours=neighbours, most=most)
     whole(name, "dimension", dimension)
     lengths = np.asarray(distances, np.float64)
     if lengths.ndim != 2 or lengths.shape[0] != lengths.shape[1]:
         raise ValueError(f"{name}: distances must have shape (n, n), got {lengths.shape}.")
-    _refuse_many(name, len(lengths), most)
+    _check_many(name, len(lengths), most)
     return lengths, 1
 
 
-def _refuse_many(caller: str, n: int, most: int) -> None:
+def _check_many(caller: str, n: int, most: int) -> None:
     if n > most:
         raise ValueError(
             f"{caller} holds an n x n matrix, 8 n^2 bytes, and takes up to {most} points, got {n}: thin the "
@@ -216,34 +192,45 @@ def _refuse_many(caller: str, n: int, most: int) -> None:
         raise ValueError(f"{caller} needs at least {2 * _LEAST} points, got {n}.")
 
 
-def _radius(lengths: np.ndarray, place: float) -> float:
+def _radii(
+    name: str, lengths: np.ndarray, place: float, given: tuple[float, float] | None, components: int
+) -> np.ndarray:
+    """Radii of the fit: between those given, or from a quarter of the largest on."""
+    largest = _median_radius(lengths, place)
+    smallest, largest = (largest / 4, largest) if given is None else map(float, given)
+    if given is None and not largest < math.inf:
+        raise ValueError(
+            f"{name}: most points reach too few others, in {components} components: take more neighbours, "
+            "give radii, or measure each component by itself."
+        )
+    if not 0 < smallest < largest < math.inf:
+        raise ValueError(f"{name}: radii must increase and be positive, got {smallest:g} and {largest:g}.")
+    return np.linspace(smallest, largest, _RADII)
+
+
+def _median_radius(lengths: np.ndarray, place: float) -> float:
     """Median distance to the other point of this place in the order."""
     k = min(max(round(place), 1), len(lengths) - 1)
     return float(np.median(np.partition(lengths, k, axis=1)[:, k]))
 
 
-def _kernel_mass(dimension: int) -> float:
-    """Integral over R^d of the biweight (1 - t^2)^2 on the unit ball."""
-    d = dimension
-    return d * ball_volume(d) * (1 / d - 2 / (d + 2) + 1 / (d + 4))
-
-
 def _kernel_density(lengths: np.ndarray, dimension: int, h: float) -> np.ndarray:
-    """rho_i = sum_(j != i) K(d_ij / h) / ((n - 1) h^d), row by row."""
-    mass = _kernel_mass(dimension) * (len(lengths) - 1) * h**dimension
+    """rho_i = sum_(j != i) K(d_ij / h) / ((n - 1) h^d), row by row, K the normalised biweight."""
+    d = dimension
+    integral = d * ball_volume(d) * (1 / d - 2 / (d + 2) + 1 / (d + 4))  # of (1 - t^2)^2 on the unit ball
     total = np.array([np.sum((1 - np.minimum(row / h, 1) ** 2) ** 2) for row in lengths])
-    return (total - 1) / mass  # the point itself counts 1
+    return (total - 1) / (integral * (len(lengths) - 1) * h**d)  # the point itself counts 1
 
 
 def _ball_volumes(lengths: np.ndarray, inverse: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Volumes ``(n, radii)`` of the balls, and the other points that the largest holds ``(n,)``."""
     n = len(lengths)
-    volumes, held = np.zeros((n, len(r))), np.zeros(n, int)
+    volumes, count = np.zeros((n, len(r))), np.zeros(n, int)
     for i in range(n):  # one row of distances at a time
         inside = np.flatnonzero(lengths[i] <= r[-1])
         inside = inside[inside != i]
         # A point counts in every ball from the first that reaches it.
         first = np.searchsorted(r, lengths[i, inside])
         volumes[i] = np.cumsum(np.bincount(first, inverse[inside], len(r)))
-        held[i] = len(inside)
-    return volumes / (n - 1), held
+        count[i] = len(inside)
+    return volumes / (n - 1), count

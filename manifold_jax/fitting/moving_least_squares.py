@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import flat, floating, positive, whole
-from manifold_jax._linalg import matmul, safe_sqrt
-from manifold_jax.fitting.local_pca import centred_rows, checked_count, checked_dimension
+from manifold_jax._checks import below, flat, floating, optional, positive, whole
+from manifold_jax._linalg import matmul, norm, principal_plane, safe_sqrt
 from manifold_jax.fitting.projections import (
     DEGENERATE,
     NOT_CONVERGED,
@@ -26,6 +25,7 @@ from manifold_jax.fitting.projections import (
 )
 
 _TANGENT_STEPS = 40
+"""Iterations of the derivative of the fixed point: each shrinks its error as one of the search does."""
 
 
 class _Settings(NamedTuple):
@@ -79,7 +79,7 @@ def moving_least_squares(
         degree: m, at least 1.
         bandwidth: b, in units of the features. It must hold more than C(d+m, m) samples everywhere.
         neighbours: Samples in the support for the adaptive bandwidth, the last on its edge with weight 0; by
-            default 2 C(d+m, m) + 2 d. May not be given beside ``bandwidth``.
+            default 2 C(d+m, m) + 2 d. Not together with ``bandwidth``.
         candidates: Samples near r that are looked at; by default half more than ``neighbours`` (they need
             not be the ones nearest to q), or 4 C(d+m, m) + 4 d + 8 for a given bandwidth. Where a given
             bandwidth holds more than these, its farthest samples are left out: fewer than theory has.
@@ -100,43 +100,39 @@ def moving_least_squares(
         ValueError: Shapes, types or ranges do not fit.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.moving_least_squares import moving_least_squares
+        >>> from manifold_jax.fitting import moving_least_squares
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 60, endpoint=False)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> project = moving_least_squares(circle, dimension=1, degree=3)
         >>> print(f"{jnp.linalg.norm(project(jnp.array([0.3, 1.1]))):.3f}")
         1.000
     """
-    samples = floating("moving_least_squares", "samples", samples)
+    name = "moving_least_squares"
+    samples = floating(name, "samples", samples)
     rows = flat(samples)
-    dimension = checked_dimension("moving_least_squares", dimension, rows)
-    degree = whole("moving_least_squares", "degree", degree)
-    terms = math.comb(dimension + degree, degree)
-    positive("moving_least_squares", "bandwidth", bandwidth)
-    positive("moving_least_squares", "tolerance", tolerance)
+    dimension, degree = below(name, dimension, rows), whole(name, "degree", degree)
+    max_iterations = whole(name, "max_iterations", max_iterations)
+    block_size = optional(whole, name, "block_size", block_size)
+    optional(positive, name, "bandwidth", bandwidth)
+    optional(positive, name, "tolerance", tolerance)
+    n, terms = len(rows), math.comb(dimension + degree, degree)
     if bandwidth is not None and neighbours is not None:
         raise ValueError(
-            "moving_least_squares: give a bandwidth, the same everywhere, or a number of neighbours that "
-            "sets it, not both."
+            f"{name}: give a bandwidth, the same everywhere, or a number of neighbours to set it, not both."
         )
-    if len(rows) <= terms:
+    if n <= terms:
         raise ValueError(
-            f"moving_least_squares: degree {degree} in dimension {dimension} needs at least {terms + 1} "
-            f"samples, got {len(rows)}."
+            f"{name}: degree {degree} in dimension {dimension} needs at least {terms + 1} samples, got {n}."
         )
     if bandwidth is None:
         count = 2 * terms + 2 * dimension if neighbours is None else neighbours
-        count = checked_count("moving_least_squares", count, terms + 1, rows)
-        near = min(count + count // 2, len(rows)) if candidates is None else candidates
+        count = whole(name, "neighbours", count, terms + 1, n)
+        near = count + count // 2
     else:
-        count, near = 0, min(4 * terms + 4 * dimension + 8, len(rows)) if candidates is None else candidates
-    near = checked_count("moving_least_squares", near, max(count, terms + 1), rows)
-    if block_size is not None:
-        block_size = whole("moving_least_squares", "block_size", block_size)
-    settings = _Settings(
-        dimension, degree, count, whole("moving_least_squares", "max_iterations", max_iterations), tolerance
-    )
+        count, near = 0, 4 * terms + 4 * dimension + 8
+    near = min(near, n) if candidates is None else candidates
+    near = whole(name, "candidates", near, max(count, terms + 1), n)
+    settings = _Settings(dimension, degree, count, max_iterations, tolerance)
     radius = jnp.asarray(jnp.nan if bandwidth is None else bandwidth, rows.dtype)
     return as_project(LocalFit(rows, radius, _fit, settings, near, samples.shape[1:], block_size))
 
@@ -170,7 +166,7 @@ def _tolerance(settings: _Settings, dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** (2 / 3) if settings.tolerance is None else settings.tolerance
 
 
-def weight_root(squares: Float[Array, "k"]) -> Float[Array, "k"]:
+def _weight_root(squares: Float[Array, "k"]) -> Float[Array, "k"]:
     """Square root of theta(t) = exp(-t^2 / (1 - t^2)), 0 for t >= 1, from t^2; smooth."""
     inside = squares < 1
     s = jnp.where(inside, squares, 0)
@@ -188,7 +184,7 @@ def _local(settings: _Settings, plane: _Plane, y: Array, bandwidth: Array) -> tu
     squares = jnp.sum(z**2, axis=1)
     radius = _radius(settings, squares, bandwidth)
     radius = jnp.where(radius > 0, radius, 1)
-    return z, matmul(z, plane.frame.T) / radius, weight_root(squares / radius**2)
+    return z, matmul(z, plane.frame.T) / radius, _weight_root(squares / radius**2)
 
 
 # --- step 1 ------------------------------------------------------------------------------------------------
@@ -200,26 +196,15 @@ def _start(settings: _Settings, y: Array) -> _Plane:
     radius = jnp.sort(squares)[(settings.support or y.shape[0]) - 1]
     nearest = jnp.min(squares)
     # Distances along the plane, about: those to r less what r is away from the samples.
-    spread = jnp.maximum(radius - nearest, jnp.finfo(y.dtype).tiny)
-    mean, centred = centred_rows(y, weight_root((squares - nearest) / spread))
-    _, frame = _leading_rows(centred, settings.dimension)
+    along = jnp.maximum(radius - nearest, jnp.finfo(y.dtype).tiny)
+    mean, _, frame = principal_plane(y, _weight_root((squares - nearest) / along), settings.dimension)
     return _Plane(mean - matmul(matmul(frame, mean), frame), frame)
-
-
-def _leading_rows(centred: Array, dimension: int) -> tuple[Array, Array]:
-    """Eigenvalues, ascending, and the leading right singular vectors as orthonormal rows."""
-    k, f = centred.shape
-    if k < f:
-        values, vectors = jnp.linalg.eigh(matmul(centred, centred.T))
-        return values, jnp.linalg.qr(matmul(centred.T, vectors[:, -dimension:]))[0].T
-    values, vectors = jnp.linalg.eigh(matmul(centred.T, centred))
-    return values, vectors[:, -dimension:].T
 
 
 def _orthonormal(rows: Float[Array, "d f"]) -> Float[Array, "d f"]:
     """Orthonormal rows with the span of rows, by Cholesky; rows that are orthonormal stay as they are."""
     for _ in range(2):
-        scale = safe_sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
+        scale = norm(rows)[:, None]
         rows = rows / jnp.where(scale > 0, scale, 1)
         lower = jnp.linalg.cholesky(matmul(rows, rows.T))
         rows = jax.scipy.linalg.solve_triangular(lower, rows, lower=True)
@@ -284,7 +269,7 @@ def _base_plane_jvp(settings: _Settings, primals: Any, tangents: Any) -> Any:
 # --- step 2 ------------------------------------------------------------------------------------------------
 
 
-def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
+def _monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
     """All products of coordinates up to a total degree, the constant first."""
     columns = [jnp.ones_like(x[:, 0])]
     for order in range(1, degree + 1):
@@ -294,14 +279,14 @@ def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
 
 
 def _value_at_zero(x: Array, root: Array, degree: int) -> tuple[Array, Array]:
-    """Coefficients a with p(0) = sum a_i z_i for the weighted least-squares polynomial, and a rank measure.
+    """Coefficients a with p(0) = sum a_i z_i for the weighted least-squares polynomial, and a test of rank.
 
     From A = W^(1/2) V = Q R: p(0) = e_0^T R^-1 Q^T W^(1/2) z, the constant being the first column.
 
     Returns:
         a ``(k,)``, and the smallest over the largest pivot of R.
     """
-    q, r = jnp.linalg.qr(root[:, None] * monomials(x, degree))
+    q, r = jnp.linalg.qr(root[:, None] * _monomials(x, degree))
     pivots = jnp.abs(jnp.diagonal(r))
     first = jnp.zeros_like(pivots).at[0].set(1)
     solved = jax.scipy.linalg.solve_triangular(r, first, trans=1)

@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax._checks import positive, query_rows, whole
-from manifold_jax._linalg import block_rows, map_blocks, matmul, safe_sqrt
+from manifold_jax._checks import optional, positive, query_rows, whole
+from manifold_jax._linalg import block_rows, damping_matrix, map_blocks, matmul, norm, safe_sqrt
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold, is_union
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, direct_squares, product_squares
 from manifold_jax.geometry.source import as_partial
 
 _LARGEST_DAMPING = 1e10
+"""Beyond it no step goes down: the search ends."""
 
 _SINGULAR = 1e-5
 """A coordinate direction that is shorter than this share of the longest on the lattice is lost (a pole)."""
@@ -87,29 +88,24 @@ def nearest_points(
         ValueError: The manifold is neither a Manifold nor a sequence of them, or shapes or ranges do not fit.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting.nearest_points import nearest_points
-        >>> found = nearest_points(circle(), jnp.array([[3.0, 4.0], [0.3, 0.4]]))
-        >>> [round(x, 4) for x in found.distances.tolist()], found.converged.tolist()
+        >>> from manifold_jax.fitting import nearest_points
+        >>> feet = nearest_points(circle(), jnp.array([[3.0, 4.0], [0.3, 0.4]]))
+        >>> [round(x, 4) for x in feet.distances.tolist()], feet.converged.tolist()
         ([4.0, 0.5], [True, True])
     """
-    parts = components("nearest_points", manifold)
-    starts = whole("nearest_points", "starts", starts)
-    max_steps = whole("nearest_points", "max_steps", max_steps)
-    positive("nearest_points", "tolerance", tolerance)
-    if block_size is not None:
-        block_size = whole("nearest_points", "block_size", block_size)
+    name = "nearest_points"
+    parts = components(name, manifold)
+    starts, max_steps = whole(name, "starts", starts), whole(name, "max_steps", max_steps)
+    optional(positive, name, "tolerance", tolerance)
+    options = (starts, max_steps, tolerance, optional(whole, name, "block_size", block_size))
     shape = jnp.shape(points)
-    rows, _ = query_rows("nearest_points", points, parts[0].feature_shape)
+    rows, _ = query_rows(name, points, parts[0].feature_shape)
     if len(shape) < 2 or len(rows) != shape[0]:
-        raise ValueError(f"nearest_points: points must have shape (q, *features), got {shape}.")
-    found = [
-        _on_one(as_partial(part.embedding), rows, part.grid, (starts, max_steps, tolerance, block_size))
-        for part in parts
-    ]
-    best = _nearest_component(found)
-    return best._replace(points=best.points.reshape(shape))
+        raise ValueError(f"{name}: points must have shape (q, *features), got {shape}.")
+    feet = [_on_one(as_partial(part.embedding), rows, part.grid, options) for part in parts]
+    nearest = _nearest_component(feet)
+    return nearest._replace(points=nearest.points.reshape(shape))
 
 
 def components(caller: str, manifold: Any) -> tuple[Manifold, ...]:
@@ -124,26 +120,24 @@ def components(caller: str, manifold: Any) -> tuple[Manifold, ...]:
     return tuple(manifold)
 
 
-def _nearest_component(found: list[NearestPoints]) -> NearestPoints:
+def _nearest_component(feet: list[NearestPoints]) -> NearestPoints:
     """The nearest foot among those on each component."""
-    width = max(part.coordinates.shape[1] for part in found)
-    padded = [
-        part._replace(
-            coordinates=jnp.pad(
-                part.coordinates, ((0, 0), (0, width - part.coordinates.shape[1])), constant_values=jnp.nan
-            ),
-            component=jnp.full_like(part.component, number),
-        )
-        for number, part in enumerate(found)
-    ]
-    return _best_of(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *padded))
+    width = max(part.coordinates.shape[1] for part in feet)
+
+    def numbered(number: int, part: NearestPoints) -> NearestPoints:
+        missing = width - part.coordinates.shape[1]
+        coordinates = jnp.pad(part.coordinates, ((0, 0), (0, missing)), constant_values=jnp.nan)
+        return part._replace(coordinates=coordinates, component=jnp.full_like(part.component, number))
+
+    padded = [numbered(number, part) for number, part in enumerate(feet)]
+    return _nearest_of(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *padded))
 
 
-def _best_of(found: NearestPoints) -> NearestPoints:
+def _nearest_of(feet: NearestPoints) -> NearestPoints:
     """Along the second axis, the candidate of smallest distance."""
-    distances = jnp.where(jnp.isnan(found.distances), jnp.inf, found.distances)
-    best = jnp.argmin(distances, axis=1)
-    return jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, best), found)
+    distances = jnp.where(jnp.isnan(feet.distances), jnp.inf, feet.distances)
+    nearest = jnp.argmin(distances, axis=1)
+    return jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, nearest), feet)
 
 
 class _Box(NamedTuple):
@@ -162,12 +156,12 @@ class _Box(NamedTuple):
 
 
 def _box(grid: Grid, dtype: Any) -> _Box:
-    wraps = [axis.wraps for axis in grid.axes]
     inf = math.inf
-    low = [-inf if w else a.start for a, w in zip(grid.axes, wraps, strict=True)]
-    high = [inf if w else a.stop for a, w in zip(grid.axes, wraps, strict=True)]
-    period = [a.stop - a.start if w else inf for a, w in zip(grid.axes, wraps, strict=True)]
-    return _Box(*(jnp.asarray(x, dtype) for x in (low, high, [a.start for a in grid.axes], period)))
+    ends = [
+        (-inf, inf, a.start, a.stop - a.start) if a.wraps else (a.start, a.stop, a.start, inf)
+        for a in grid.axes
+    ]
+    return _Box(*jnp.asarray(ends, dtype).T)
 
 
 @partial(jax.jit, static_argnames=("grid", "options"))
@@ -193,30 +187,31 @@ def _on_one(embedding: Any, rows: Array, grid: Grid, options: tuple[Any, ...]) -
     def block(queries: Array) -> NearestPoints:
         begin = coordinates[_lowest(lattice, singular, queries - centre, grid, starts)]
         search = partial(_search, embedding, box, scale, max_steps, limit)
-        found = jax.vmap(lambda y, u: jax.vmap(partial(search, y))(u))(queries, begin)
-        return _best_of(found)
+        return _nearest_of(jax.vmap(lambda y, u: jax.vmap(partial(search, y))(u))(queries, begin))
 
     size = block_rows(max(grid.size, starts * features * (2 + grid.ndim) ** 2), block_size)
     return map_blocks(block, size, rows)
 
 
+def _shifted(field: Array, grid: Grid, k: int, shift: int, beyond: Any) -> Array:
+    """A field ``(..., *grid.shape)`` one step along axis k; ``beyond`` past the end of an open axis."""
+    axis = grid.axes[k]
+    rolled = jnp.roll(field, shift, axis=k - grid.ndim)
+    if axis.wraps:
+        return rolled
+    end = jnp.arange(axis.size) == (0 if shift == 1 else axis.size - 1)
+    return jnp.where(end.reshape(-1, *(1,) * (grid.ndim - 1 - k)), beyond, rolled)
+
+
 def _lattice_steps(lattice: Array, grid: Grid) -> Float[Array, "n d"]:
     """Distance of each lattice point to the next along each axis, the longer of both sides."""
     index = jnp.arange(grid.size).reshape(grid.shape)
+    batch = block_rows(2 * lattice.shape[1], None)
     columns = []
-    for k, axis in enumerate(grid.axes):
-        beside = jnp.roll(index, -1, axis=k)
-        if not axis.wraps:
-            end = (jnp.arange(axis.size) == axis.size - 1).reshape(-1, *(1,) * (grid.ndim - 1 - k))
-            beside = jnp.where(end, index, beside)
-        batch = block_rows(2 * lattice.shape[1], None)
-        step = map_blocks(
-            lambda i, j: jnp.sqrt(jnp.sum((lattice[j] - lattice[i]) ** 2, axis=1)),
-            batch,
-            index.reshape(-1),
-            beside.reshape(-1),
-        )
-        columns.append(jnp.maximum(step, jnp.roll(step.reshape(grid.shape), 1, axis=k).reshape(-1)))
+    for k in range(grid.ndim):
+        after = _shifted(index, grid, k, -1, index)
+        step = map_blocks(lambda i, j: norm(lattice[j] - lattice[i]), batch, index.ravel(), after.ravel())
+        columns.append(jnp.maximum(step, jnp.roll(step.reshape(grid.shape), 1, axis=k).ravel()))
     return jnp.stack(columns, axis=1)
 
 
@@ -231,16 +226,11 @@ def _lowest(
     squares = jnp.where(jnp.isnan(squares) | singular, jnp.inf, squares)
     field = squares.reshape(-1, *grid.shape)
     lower = jnp.ones(field.shape, bool)
-    for k, axis in enumerate(grid.axes):
+    for k in range(grid.ndim):
         for shift in (1, -1):
-            beside = jnp.roll(field, shift, axis=k + 1)
-            if not axis.wraps:
-                end = jnp.arange(axis.size) == (0 if shift == 1 else axis.size - 1)
-                beside = jnp.where(end.reshape(-1, *(1,) * (grid.ndim - 1 - k)), jnp.inf, beside)
-            lower &= field <= beside
+            lower &= field <= _shifted(field, grid, k, shift, jnp.inf)
     minima = jnp.where(lower.reshape(squares.shape), squares, jnp.inf)
-    count = min(starts, grid.size)
-    value, index = jax.lax.top_k(-minima, count)
+    value, index = jax.lax.top_k(-minima, min(starts, grid.size))
     # Where there are fewer minima, the lowest again.
     return jnp.where(jnp.isfinite(value), index, index[:, :1])
 
@@ -278,15 +268,10 @@ def _search(
         # Near the foot the gain is below rounding, while the gradient still falls.
         noise = 2 * jnp.sqrt(2 * state.value) * _rounding(state.point, y)
         better = (value <= state.value + noise) & ~done
-        keep = partial(jnp.where, better)
         damping = jnp.where(better, state.damping / 8, jnp.maximum(state.damping, 1e-3) * 8)
-        return _State(
-            keep(trial, state.u),
-            keep(point, state.point),
-            keep(value, state.value),
-            damping,
-            done,
-            state.steps + 1,
+        last = state._replace(damping=damping, done=done, steps=state.steps + 1)
+        return jax.tree.map(
+            partial(jnp.where, better), last._replace(u=trial, point=point, value=value), last
         )
 
     u = box.put(u)
@@ -294,7 +279,6 @@ def _search(
     begin = _State(u, point, value, jnp.zeros((), y.dtype), jnp.zeros((), bool), jnp.zeros((), int))
     last = jax.lax.while_loop(unfinished, step, begin)
     distance = safe_sqrt(jnp.where(jnp.isfinite(last.value), 2 * last.value, jnp.nan))
-    distance = jnp.where(jnp.isfinite(last.value), distance, jnp.nan)
     return NearestPoints(last.u, last.point, distance, last.done, jnp.zeros((), int))
 
 
@@ -311,20 +295,19 @@ def _newton_move(
     residual = state.point - y
     gradient = jnp.sum(first * residual, axis=1)
     metric = matmul(first, first.T)
-    bend = jax.jacfwd(lambda v: jax.jacfwd(lambda w: jnp.sum(point_at(w) * residual))(v))(state.u)
+    second = jax.jacfwd(lambda v: jax.jacfwd(lambda w: jnp.sum(point_at(w) * residual))(v))(state.u)
     # An axis at its end that would have to leave the box stays there.
     held = ((state.u <= box.low) & (gradient > 0)) | ((state.u >= box.high) & (gradient < 0))
     free = ~held
     both = free[:, None] & free[None]
     identity = jnp.eye(len(free), dtype=y.dtype)
     downhill = jnp.where(free, gradient, 0)
-    damper = jnp.diag(jnp.diagonal(metric) + 1e-3 * jnp.trace(metric) + jnp.finfo(y.dtype).tiny)
-    move = jnp.linalg.solve(jnp.where(both, metric + bend + state.damping * damper, identity), downhill)
+    damper = damping_matrix(metric) + jnp.finfo(y.dtype).tiny * identity
+    move = jnp.linalg.solve(jnp.where(both, metric + second + state.damping * damper, identity), downhill)
     small = 4 * jnp.finfo(y.dtype).eps * damper
     along = jnp.sum(downhill * jnp.linalg.solve(jnp.where(both, metric + small, identity), downhill))
-    tangential = safe_sqrt(jnp.maximum(along, 0))
-    rounding = 8 * _rounding(state.point, y)
-    length = jnp.sqrt(jnp.sum(residual**2))
+    tangential = safe_sqrt(along)
+    rounding, length = 8 * _rounding(state.point, y), norm(residual)
     regular = jnp.all(jnp.sqrt(jnp.diagonal(metric)) >= _SINGULAR * scale)
     stationary = jnp.isfinite(tangential) & (tangential <= limit * length + rounding)
     return stationary & (regular | (length <= rounding)), move

@@ -1,4 +1,8 @@
-"""What all local fits share: find neighbours, fit one query at a time, say where it failed."""
+"""Local fits: find neighbours, fit one query at a time, say where it failed; local PCA, the simplest of them.
+
+Projection onto one weighted affine plane is called MMLS in places, and is local PCA; the fit with an iterated
+plane and a polynomial over it is in ``moving_least_squares``.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,16 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import query_rows
-from manifold_jax._linalg import block_rows, map_blocks
+from manifold_jax._checks import below, choice, flat, floating, optional, positive, query_rows, whole
+from manifold_jax._linalg import block_rows, map_blocks, matmul, principal_plane, safe_sqrt
 from manifold_jax.geometry.neighbours import neighbour_indices
 
 STATUS = ("ok", "not converged", "too few samples in the support", "degenerate")
 """What the numbers of ``Projection.status`` mean."""
 
 OK, NOT_CONVERGED, TOO_FEW, DEGENERATE = range(4)
+
+WEIGHTS = ("gaussian", "exponential")
 
 
 class Projection(NamedTuple):
@@ -98,14 +104,13 @@ def project_with_status(
         ValueError: ``project`` comes from elsewhere, or shapes do not fit.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.moving_least_squares import moving_least_squares
-        >>> from manifold_jax.fitting.projections import STATUS, project_with_status
+        >>> from manifold_jax.fitting import moving_least_squares, project_with_status
+        >>> from manifold_jax.fitting.projections import STATUS
         >>> x = jnp.linspace(0.0, 1.0, 20)
         >>> line = jnp.stack([x, 2 * x], axis=-1)
         >>> project = moving_least_squares(line, dimension=1, bandwidth=0.3)
-        >>> found = project_with_status(project, jnp.array([[0.5, 1.0], [9.0, 9.0]]))
-        >>> [STATUS[k] for k in found.status.tolist()]
+        >>> projection = project_with_status(project, jnp.array([[0.5, 1.0], [9.0, 9.0]]))
+        >>> [STATUS[k] for k in projection.status.tolist()]
         ['ok', 'too few samples in the support']
     """
     if not isinstance(project, Partial) or project.func is not _project:
@@ -123,20 +128,20 @@ def project_with_status(
                 f"project_with_status: indices must have shape ({len(points)}, {fit.candidates}), got "
                 f"{indices.shape}."
             )
-    found = _fitted(fit, points, indices)
-    rest = jax.tree.map(lambda x: x.reshape(batch), found._replace(points=found.status))
-    return rest._replace(points=found.points.reshape(shape))
+    projection = _fit_queries(fit, points, indices)
+    rest = jax.tree.map(lambda x: x.reshape(batch), projection._replace(points=projection.status))
+    return rest._replace(points=projection.points.reshape(shape))
 
 
 def _project(fit: LocalFit, points: Any) -> Array:
     shape = jnp.shape(points)
     points, _ = query_rows("project", points, fit.features)
-    found = _fitted(fit, points, None)
-    return jnp.where((found.status == OK)[:, None], found.points, jnp.nan).reshape(shape)
+    projection = _fit_queries(fit, points, None)
+    return jnp.where((projection.status == OK)[:, None], projection.points, jnp.nan).reshape(shape)
 
 
 @jax.jit
-def _fitted(fit: LocalFit, points: Float[Array, "q f"], indices: Int[Array, "q c"] | None) -> Projection:
+def _fit_queries(fit: LocalFit, points: Float[Array, "q f"], indices: Int[Array, "q c"] | None) -> Projection:
     dtype = jnp.result_type(points, fit.samples)
     samples, points = fit.samples.astype(dtype), points.astype(dtype)
     bandwidth = jnp.asarray(fit.bandwidth, dtype)
@@ -148,3 +153,94 @@ def _fitted(fit: LocalFit, points: Float[Array, "q f"], indices: Int[Array, "q c
 
     size = block_rows(4 * fit.candidates * samples.shape[1], fit.block_size)
     return map_blocks(block, size, points, indices)
+
+
+# --- local PCA ---------------------------------------------------------------------------------------------
+
+
+class _Settings(NamedTuple):
+    dimension: int
+    weights: str
+    adaptive: bool
+
+
+def local_pca_projection(
+    samples: Float[Any, "n *features"],
+    *,
+    dimension: int,
+    neighbours: int | None = None,
+    weights: str = "gaussian",
+    sigma: float | Float[Array, ""] | None = None,
+    block_size: int | None = None,
+) -> Partial:
+    """Fit a manifold by projecting once onto the weighted principal plane of the k nearest samples.
+
+    With the k samples r_i nearest to a point r and weights w_i,
+
+        mu = sum w_i r_i / sum w_i,   P = projector on the d leading eigenvectors of
+        sum w_i (r_i - mu) (r_i - mu)^T,   r -> mu + P (r - mu).
+
+    The error at interior points is O(h^2), h the size of the neighbourhoods; there is no iterated base point
+    and no polynomial, see :func:`moving_least_squares` for these. Two kinds of weights:
+
+    - ``"gaussian"``: w_i = exp(-|r_i - r|^2 / (2 sigma^2)).
+    - ``"exponential"``: w_i = exp(-|r_i - r| / (2 sigma^2)), the distance *not* squared. With ``sigma=1``
+      this is what manifold-microscope 0.2.0 computes under the name MMLS (arXiv 2606.15760); it takes
+      ``neighbours=6`` by default, 5 for its toy manifolds and 2 * 2^d for images. Note that sigma^2 is a
+      length, and that weights are nearly equal where the neighbourhood is small compared with 2.
+
+    Args:
+        samples: n points of any feature shape.
+        dimension: d, below the number of features.
+        neighbours: k, from d + 1 to n; by default the larger of 6 and 2 * 2^d.
+        weights: ``"gaussian"`` or ``"exponential"``.
+        sigma: Width of the weights; by default half the distance to the k-th neighbour for Gaussian weights,
+            and 1 for exponential ones.
+        block_size: Queries treated at once.
+
+    Returns:
+        ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
+        points of the same shape, NaN where the d-th and the next eigenvalue are equal to rounding and no
+        plane is singled out (:func:`project_with_status` tells). It may be passed through ``jit``
+        (other samples of the same shape do not retrace), ``vmap``, ``jvp`` and ``grad``; the neighbours count
+        as constant.
+
+    Raises:
+        ValueError: Shapes, types or ranges do not fit.
+
+    Example:
+        >>> from manifold_jax.fitting import local_pca_projection
+        >>> t = jnp.linspace(0.0, 2 * jnp.pi, 200, endpoint=False)
+        >>> project = local_pca_projection(jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1), dimension=1)
+        >>> print(f"{jnp.linalg.norm(project(jnp.array([0.0, 1.1]))):.2f}")
+        1.00
+    """
+    name = "local_pca_projection"
+    samples = floating(name, "samples", samples)
+    rows = flat(samples)
+    dimension = below(name, dimension, rows)
+    count = max(6, 2 * 2**dimension) if neighbours is None else neighbours
+    count = whole(name, "neighbours", count, dimension + 1, len(rows))
+    choice(name, "weights", weights, WEIGHTS)
+    optional(positive, name, "sigma", sigma)
+    block_size = optional(whole, name, "block_size", block_size)
+    width = jnp.asarray(1.0 if sigma is None else sigma, rows.dtype)
+    settings = _Settings(dimension, weights, adaptive=sigma is None and weights == "gaussian")
+    return as_project(LocalFit(rows, width, _plane, settings, count, samples.shape[1:], block_size))
+
+
+def _plane(settings: _Settings, sigma: Array, r: Array, near: Array) -> Projection:
+    """One query; see :func:`local_pca_projection`."""
+    difference = near - r
+    squares = jnp.sum(difference**2, axis=1)
+    if settings.adaptive:
+        sigma = safe_sqrt(jnp.max(squares)) / 2
+    lengths = squares if settings.weights == "gaussian" else safe_sqrt(squares)
+    exponent = -lengths / (2 * sigma**2)
+    # A common factor changes nothing, and without it all weights may underflow.
+    root = jnp.exp((exponent - jax.lax.stop_gradient(jnp.max(exponent))) / 2)
+    mean, values, frame = principal_plane(difference, root, settings.dimension)
+    foot = mean - matmul(matmul(frame, mean), frame)
+    gap = values[-settings.dimension] - values[-settings.dimension - 1]
+    status = jnp.where(gap > 16 * jnp.finfo(r.dtype).eps * values[-1], OK, DEGENERATE)
+    return Projection(r + foot, status, jnp.full((), jnp.nan, r.dtype), jnp.zeros((), int))

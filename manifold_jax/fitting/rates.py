@@ -1,9 +1,10 @@
-"""What a rate of manifold estimation is: an error as a function of the number of samples, and what it bounds.
+"""Rates of manifold, tangent, curvature and reach estimation, each with its source and what of it was seen.
 
 Every rate has the form n^-a(d) (log n)^b(d), without its constant: the papers give none that can be computed.
 The name holds the noise model, the loss and the side; :class:`Rate` adds the source and how far the exponents
-were checked against it. A constant is either stated by the caller (:func:`explicit`) or fitted to measured
-errors (:func:`fit_constant`), never assumed. The table is in ``rate_table``.
+were checked against it. One whose ``verified`` is False has exponents that were found neither in the paper
+nor in another one that quotes it: show it as such. A constant is either stated by the caller
+(:func:`explicit`) or fitted to measured errors (:func:`fit_constant`), never assumed.
 """
 
 from __future__ import annotations
@@ -11,16 +12,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
+
+from manifold_jax._checks import choice, reals, whole
 
 Side = Literal["lower", "upper"]
 Evidence = Literal["paper", "quoted", "summary", "memory"]
+
+
+class Power(NamedTuple):
+    """An exponent p / (q d + r) as a function of the dimension d."""
+
+    p: float
+    q: float = 1.0
+    r: float = 0.0
+
+    def __call__(self, dimension: int) -> float:
+        """The exponent in this dimension."""
+        return self.p / (self.q * dimension + self.r)
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Rate:
         note: Which sentence was seen, and what was not.
 
     Example:
-        >>> from manifold_jax.fitting.rate_table import RATES
+        >>> from manifold_jax.fitting import RATES
         >>> rate = RATES["perpendicular_hausdorff_lower"]
         >>> print(rate.exponent(2), f"{rate(100.0, 2):.3f}", rate.verified)
         0.5 0.100 True
@@ -64,20 +76,9 @@ class Rate:
         return self.evidence in ("paper", "quoted")
 
     def log(self, n: Any, dimension: int) -> Float[Array, "*shape"]:
-        """Logarithm of the rate: -a log n + b log log n.
-
-        Args:
-            n: Numbers of samples, any shape, at least 2.
-            dimension: d, a whole number from 1.
-
-        Returns:
-            Array of the shape of ``n``; NaN where a traced ``n`` is below 2.
-
-        Raises:
-            ValueError: d < 1 or n < 2.
-        """
-        check_dimension(self.name, dimension)
-        n = as_sizes(self.name, n)
+        """Logarithm of the rate, -a log n + b log log n; everything else as for the rate itself."""
+        whole(self.name, "dimension", dimension)
+        n = reals(self.name, "number of samples", n, 2)
         a, b = self.exponent(dimension), self.log_exponent(dimension)
         log_n = jnp.log(jnp.maximum(n, 2))
         value = -a * log_n + (b * jnp.log(log_n) if b else 0.0)
@@ -103,45 +104,153 @@ class Rate:
 
     def decreases_from(self, dimension: int) -> float:
         """The n from which the rate decreases, exp(b / a), at least 2."""
-        check_dimension(self.name, dimension)
+        whole(self.name, "dimension", dimension)
         a, b = self.exponent(dimension), self.log_exponent(dimension)
         return max(2.0, math.exp(b / a)) if a > 0 else 2.0
 
 
-def check_dimension(name: str, dimension: Any) -> None:
-    """Refuse a dimension that is not a whole number from 1.
+# --- what was published ------------------------------------------------------------------------------------
+
+_PERPENDICULAR = "Genovese, Perone-Pacifico, Verdinelli & Wasserman, JMLR 13 (2012), arXiv 1007.0549"
+_SINGULAR = "Genovese, Perone-Pacifico, Verdinelli & Wasserman, Ann. Statist. 40 (2012), arXiv 1109.4540"
+_AGNOSTIC = "Fefferman, Mitter & Narayanan, J. AMS 29 (2016), arXiv 1310.0425"
+_PUTATIVE = "Fefferman, Ivanov, Kurylev, Lassas & Narayanan, COLT (2018)"
+_SMOOTH = "Aamari & Levrard, Ann. Statist. 47 (2019), arXiv 1705.00989"
+_REACH = "Aamari, Kim, Chazal, Michel, Rinaldo & Wasserman, EJS 13 (2019), arXiv 1705.04565"
+_GRID = "Koulakis & Seibold, ICML (2026), arXiv 2606.15760"
+
+_NORMAL = "perpendicular: uniform on the normal fibres of radius sigma < reach"
+_FREE = "noiseless, independent samples"
+_FRAMES = "noiseless, independent samples, tangent spaces given"
+_CLUTTER = "clutter: a share pi of the samples on the manifold, the rest uniform; n stands for n pi"
+_ADDITIVE = "additive: Gaussian in all ambient directions, of fixed variance"
+_SMALL = "additive: Gaussian, sigma so small that n is of the order sigma^(-d)"
+_ANY = "none assumed: any law on the unit ball"
+_REGULAR = "noiseless, a regular grid of spacing n^(-1/d)"
+
+_HAUSDORFF = "Hausdorff distance"
+_EXCESS = "excess mean squared distance in the unit ball"
+_BOTTLENECK = "|1/tau_n - 1/tau| of the plug-in, where a bottleneck decides"
+_LOCAL = "|1/tau_n - 1/tau| of the plug-in, where curvature decides"
+_STENCIL = "error of volume element and scalar curvature by second-order differences"
+
+_NO_LOG = Power(0)
+
+# Name: source, noise, loss, exponent a, exponent b of the logarithm, evidence.
+_PUBLISHED: dict[str, tuple[str, str, str, Power, Power, Evidence]] = {
+    "perpendicular_hausdorff_lower": (_PERPENDICULAR, _NORMAL, _HAUSDORFF, Power(2, 1, 2), _NO_LOG, "paper"),
+    "perpendicular_hausdorff_upper": (
+        _PERPENDICULAR, _NORMAL, _HAUSDORFF, Power(2, 1, 2), Power(2, 1, 2), "summary"
+    ),
+    "noiseless_hausdorff_lower": (_SINGULAR, _FREE, _HAUSDORFF, Power(2), _NO_LOG, "quoted"),
+    "noiseless_hausdorff_upper": (_SINGULAR, _FREE, _HAUSDORFF, Power(2), Power(2), "memory"),
+    "clutter_hausdorff_lower": (_SINGULAR, _CLUTTER, _HAUSDORFF, Power(2), _NO_LOG, "memory"),
+    "additive_hausdorff_lower": (_SINGULAR, _ADDITIVE, _HAUSDORFF, Power(0), Power(-1, 0, 1), "quoted"),
+    "small_additive_hausdorff_upper": (_PUTATIVE, _SMALL, _HAUSDORFF, Power(1), Power(1), "summary"),
+    "agnostic_mean_squared_upper": (_AGNOSTIC, _ANY, _EXCESS, Power(2, 1, 4), Power(8, 1, 4), "memory"),
+    "noiseless_inverse_reach_upper_global": (_REACH, _FRAMES, _BOTTLENECK, Power(1), _NO_LOG, "summary"),
+    "noiseless_inverse_reach_upper_local": (_REACH, _FRAMES, _LOCAL, Power(2, 3, -1), _NO_LOG, "quoted"),
+    "grid_scalar_curvature_upper": (_GRID, _REGULAR, _STENCIL, Power(2), _NO_LOG, "summary"),
+}  # fmt: skip
+
+_NOTES = {
+    "perpendicular_hausdorff_lower": (
+        "Abstract: 'the optimal rate of convergence is n^(-2/(2+d))'; theorem 1 is the lower bound."
+    ),
+    "perpendicular_hausdorff_upper": (
+        "The power is in the abstract; the log, C_2 (log n / n)^(2/(2+d)) in theorem 2, was seen only in a "
+        "summary of Koulakis & Seibold (2026)."
+    ),
+    "noiseless_hausdorff_lower": (
+        "Its own statement was not seen; it is the case k = 2 of n^(-k/d), which Tang & Yang (2023) quote as "
+        "minimax from Aamari & Levrard."
+    ),
+    "noiseless_hausdorff_upper": "The power as for the lower bound; the log was not seen.",
+    "clutter_hausdorff_lower": (
+        "The model (1 - pi) U + pi G was seen in the introduction, the rate (n pi)^(-2/d) was not."
+    ),
+    "additive_hausdorff_lower": (
+        "Tang & Yang (2023), before section 3.1: 'lower bounded by O((log n)^(-1))'. The upper bound was not "
+        "seen, and is left out."
+    ),
+    "small_additive_hausdorff_upper": (
+        "A reader's note on the paper: from n = O(sigma^(-d)) samples a distance O(d^7 sigma sqrt(D)), hence "
+        "the power 1/d. H < C (log n / n)^(1/d) was seen in a summary of Koulakis & Seibold (2026)."
+    ),
+    "agnostic_mean_squared_upper": (
+        "The limit of agnostic_mean_squared_bound for many samples: what is said there about N_p applies."
+    ),
+    "noiseless_inverse_reach_upper_global": (
+        "O(n^(-1/d)) in the global regime was seen in a summary of Koulakis & Seibold (2026)."
+    ),
+    "noiseless_inverse_reach_upper_local": (
+        "Berenfeld, Harvey, Hoffmann & Shankar, DCG 67 (2022): 'achieves the rate n^(-2/(3d-1))'."
+    ),
+    "grid_scalar_curvature_upper": (
+        "O(h^2) = O(n^(-2/d)) was seen in a summary of the paper; the order is that of the differences."
+    ),
+}
+
+
+def _published(name: str) -> Rate:
+    source, noise, loss, power, log, evidence = _PUBLISHED[name]
+    side: Side = "lower" if "_lower" in name else "upper"
+    return Rate(name, source, noise, loss, side, power, log, evidence, _NOTES[name])
+
+
+def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, side: Side) -> Rate:
+    """Rates of Aamari & Levrard for closed C^k manifolds without noise, by local polynomials of degree k - 1.
+
+    Upper bounds: (log n / n)^(k/d) for the manifold, ^((k-1)/d) for tangent spaces, ^((k-2)/d) for the second
+    fundamental form; lower bounds without the logarithm (Ann. Statist. 47, 2019). For the manifold, n^(-k/d)
+    is quoted as the minimax rate by Tang & Yang (Ann. Statist. 51, 2023, section 1). The log was not seen; of
+    (k-1)/d and (k-2)/d only (log n / n)^(3/d) for the curvature of C^5 manifolds, in a summary of Koulakis &
+    Seibold (2026): these are not verified. The term that noise adds is left out.
 
     Args:
-        name: For the message.
-        dimension: d.
-
-    Raises:
-        ValueError: It is not.
-    """
-    whole = isinstance(dimension, (int, np.integer)) and not isinstance(dimension, bool)
-    if not whole or dimension < 1:
-        raise ValueError(f"{name}: the dimension must be a whole number from 1, got {dimension!r}.")
-
-
-def as_sizes(name: str, n: Any) -> Float[Array, "*shape"]:
-    """Numbers of samples as floating-point numbers of at least 2.
-
-    Args:
-        name: For the message.
-        n: Array of any shape; may be traced, then values are not checked.
+        what: ``"hausdorff"`` for the manifold, ``"tangents"`` or ``"curvature"``.
+        k: Smoothness, at least 2, and 3 for curvature.
+        side: ``"lower"`` or ``"upper"``.
 
     Returns:
-        The array, in its own floating type.
+        The rate.
 
     Raises:
-        ValueError: A value is below 2, or not finite.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> from manifold_jax.fitting import smooth_rate
+        >>> print(smooth_rate("hausdorff", 3, "upper").exponent(2))
+        1.5
     """
-    values = jnp.asarray(n)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(float)
-    if not isinstance(values, jax.core.Tracer):
-        good = np.isfinite(values) & (np.asarray(values) >= 2)
-        if not good.all():
-            worst = np.asarray(values)[~good].flat[0]
-            raise ValueError(f"{name}: the number of samples must be finite and at least 2, got {worst:g}.")
-    return values
+    losses = {
+        "hausdorff": (_HAUSDORFF, 0),
+        "tangents": ("largest angle between tangent spaces", 1),
+        "curvature": ("operator norm of the error of the second fundamental form", 2),
+    }
+    choice("smooth_rate", "what", what, losses)
+    choice("smooth_rate", "side", side, ("lower", "upper"))
+    loss, derivative = losses[what]
+    power = Power(whole("smooth_rate", "k", k, max(2, derivative + 1)) - derivative)
+    evidence: Evidence = "memory"
+    note = f"The power (k-{derivative})/d was not seen." if derivative else "The log was not seen."
+    if what == "hausdorff":
+        quoted = "Tang & Yang (2023) quote n^(-k/d) as its minimax rate."
+        note = f"{quoted} {note}" if side == "upper" else quoted
+        evidence = "memory" if side == "upper" else "quoted"
+    elif what == "curvature" and side == "upper":
+        evidence = "summary"
+        note = "Seen as (log n / n)^(3/d) for C^5 manifolds in a summary of Koulakis & Seibold (2026)."
+    log = power if side == "upper" else _NO_LOG
+    return Rate(f"noiseless_{what}_{side}_c{k}", _SMOOTH, _FREE, loss, side, power, log, evidence, note)
+
+
+_TABLE = (
+    *map(_published, _PUBLISHED),
+    *(smooth_rate("hausdorff", k, side) for k in (3, 4) for side in ("lower", "upper")),
+    *(smooth_rate("tangents", k, side) for k in (2, 3) for side in ("lower", "upper")),
+    *(smooth_rate("curvature", k, side) for k in (3, 4) for side in ("lower", "upper")),
+)
+
+RATES: dict[str, Rate] = {rate.name: rate for rate in _TABLE}
+"""All rates by name."""

@@ -1,20 +1,26 @@
-"""Slopes of measured errors with intervals, and which rates they support."""
+"""Slopes of measured errors with intervals, which rates they support, and curves to draw with them.
+
+Two kinds of curves, a constant times a rate, are kept apart by their label: an *explicit* one has a constant
+that the caller states, a *fitted* one has a constant taken from the very errors that it is drawn with.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax.fitting.curves import check_sizes, checked_errors
-from manifold_jax.fitting.rate_table import RATES
-from manifold_jax.fitting.rates import Rate, as_sizes
+from manifold_jax._checks import choice, is_traced, positive, reals, whole
+from manifold_jax.fitting.rates import RATES, Rate
 
 BATCH = 128
+"""Bootstrap samples computed at once."""
 
 
 class Slope(NamedTuple):
@@ -36,7 +42,7 @@ class Slope(NamedTuple):
 
 
 class Support(NamedTuple):
-    """One rate beside a measured slope.
+    """One rate compared with a measured slope.
 
     Attributes:
         rate: The rate.
@@ -62,15 +68,15 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
     & Tibshirani, *An Introduction to the Bootstrap*, 1993). Two corrections make the interval fit for few
     seeds: resampled means spread too little, by the factor (1 - 1/seeds)^(1/2), which is divided out, and the
     ends are moved out by the ratio of Student's t to the normal quantile, with the degrees of freedom of
-    Satterthwaite (*Biometrics Bulletin* 2, 1946). The interval holds the chance of the seeds only: not the
-    bend of a curve that has not reached its asymptote.
+    Satterthwaite (*Biometrics Bulletin* 2, 1946). The interval holds the chance of the seeds only: not
+    that a curve has not reached its asymptote.
 
     Args:
         sizes: Numbers of samples ``(sizes,)``, at least two different ones, each at least 2.
         errors: Positive errors ``(sizes, seeds)``, at least 2 seeds.
         key: Random key.
         resamples: Bootstrap samples, at least 2.
-        level: Of the interval, in (0, 1).
+        level: Level of the interval, in (0, 1).
 
     Returns:
         A :class:`Slope`. Under ``jit``, errors that are not positive give NaN.
@@ -79,22 +85,18 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
         ValueError: Shapes do not fit, errors are not positive and finite, or an option is out of range.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.slopes import slope
+        >>> from manifold_jax.fitting import slope
         >>> sizes = jnp.array([100.0, 200.0, 400.0, 800.0])
         >>> noise = jnp.exp(0.1 * jax.random.normal(jax.random.key(0), (4, 20)))
-        >>> found = slope(sizes, noise / sizes[:, None], key=jax.random.key(1))
-        >>> print(f"{found.value:.2f}", bool(found.lower < -1.0 < found.upper))
+        >>> measured = slope(sizes, noise / sizes[:, None], key=jax.random.key(1))
+        >>> print(f"{measured.value:.2f}", bool(measured.lower < -1.0 < measured.upper))
         -1.01 True
     """
-    sizes, errors = checked_errors("slope", sizes, errors, least=2)
+    sizes, errors = _checked_errors("slope", sizes, errors, 2)
     if errors.shape[1] < 2:
         raise ValueError("slope: errors must hold at least 2 seeds, (sizes, seeds): an interval needs them.")
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 2:
-        raise ValueError(f"slope: resamples must be a whole number from 2, got {resamples!r}.")
-    if not 0 < level < 1:
-        raise ValueError(f"slope: the level must lie in (0, 1), got {level}.")
+    resamples = whole("slope", "resamples", resamples, 2)
+    positive("slope", "level", level, below=1)
     value, lower, upper = _bootstrap(sizes, errors, key, resamples, level)
     return Slope(value, lower, upper, level, sizes)
 
@@ -114,8 +116,8 @@ def _bootstrap(
 
     slopes = jax.lax.map(resampled, jax.random.split(key, resamples), batch_size=min(BATCH, resamples))
     variances = weights**2 * jnp.var(log_errors, axis=1) / (seeds - 1)
-    spread = (slopes - value) * (seeds / (seeds - 1)) ** 0.5 * _widening(variances, seeds, level)
-    ends = jnp.quantile(spread, jnp.stack([(1 - level) / 2, (1 + level) / 2]))
+    errors = (slopes - value) * (seeds / (seeds - 1)) ** 0.5 * _widening(variances, seeds, level)
+    ends = jnp.quantile(errors, jnp.stack([(1 - level) / 2, (1 + level) / 2]))
     return value, value + ends[0], value + ends[1]
 
 
@@ -159,16 +161,13 @@ def effective_slope(rate: Rate, sizes: Any, dimension: int) -> Float[Array, ""]:
         ValueError: Sizes or d are out of range.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.rate_table import RATES
-        >>> from manifold_jax.fitting.slopes import effective_slope
+        >>> from manifold_jax.fitting import RATES, effective_slope
         >>> sizes = jnp.geomspace(100, 10_000, 9)
         >>> print(f"{effective_slope(RATES['noiseless_hausdorff_upper'], sizes, 2):.2f}")
         -0.85
     """
-    values = as_sizes("effective_slope", sizes)
-    check_sizes("effective_slope", values, 2)
-    return jnp.sum(_weights(jnp.log(values)) * rate.log(values, dimension))
+    sizes = _checked_sizes("effective_slope", sizes, 2)
+    return jnp.sum(_weights(jnp.log(sizes)) * rate.log(sizes, dimension))
 
 
 def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
@@ -187,13 +186,11 @@ def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
         A :class:`Support`.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.rate_table import RATES
-        >>> from manifold_jax.fitting.slopes import Slope, supports
+        >>> from manifold_jax.fitting import RATES, Slope, supports
         >>> sizes = jnp.geomspace(100, 10_000, 9)
         >>> measured = Slope(jnp.array(-0.85), jnp.array(-0.9), jnp.array(-0.8), 0.95, sizes)
-        >>> found = supports(measured, RATES["noiseless_hausdorff_upper"], 2)
-        >>> found.supported, found.asymptotic_supported
+        >>> support = supports(measured, RATES["noiseless_hausdorff_upper"], 2)
+        >>> support.supported, support.asymptotic_supported
         (True, False)
     """
     effective = float(effective_slope(rate, measured.sizes, dimension))
@@ -207,7 +204,7 @@ def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
 def compare_rates(
     measured: Slope, dimension: int, *, loss: str, rates: Iterable[Rate] | None = None
 ) -> tuple[Support, ...]:
-    """A measured slope beside every rate of one loss, the nearest effective slope first.
+    """A measured slope and every rate of one loss, the nearest effective slope first.
 
     Args:
         measured: From :func:`slope`.
@@ -216,14 +213,13 @@ def compare_rates(
         rates: By default all of :data:`RATES`.
 
     Returns:
-        One :class:`Support` a rate.
+        One :class:`Support` for each rate.
 
     Raises:
         ValueError: No rate has that loss.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.fitting.slopes import Slope, compare_rates
+        >>> from manifold_jax.fitting import Slope, compare_rates
         >>> sizes = jnp.geomspace(100, 10_000, 9)
         >>> measured = Slope(jnp.array(-1.0), jnp.array(-1.1), jnp.array(-0.9), 0.95, sizes)
         >>> rows = compare_rates(measured, 2, loss="Hausdorff distance")
@@ -237,3 +233,133 @@ def compare_rates(
         raise ValueError(f"compare_rates: no rate has the loss {loss!r}; known are {losses}.")
     rows = [supports(measured, rate, dimension) for rate in chosen]
     return tuple(sorted(rows, key=lambda row: abs(row.effective - float(measured.value))))
+
+
+# --- curves ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A constant times a rate.
+
+    Attributes:
+        rate: The rate.
+        dimension: d.
+        constant: The factor.
+        origin: ``"explicit"``, or ``"fitted by least squares"``, or ``"fitted 0.99 quantile"``.
+    """
+
+    rate: Rate
+    dimension: int
+    constant: float
+    origin: str
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the constant was taken from errors."""
+        return self.origin != "explicit"
+
+    @property
+    def label(self) -> str:
+        """Name, dimension, constant and origin, for legends."""
+        checked = "" if self.rate.verified else ", exponents not verified"
+        return f"{self.rate.name}, d = {self.dimension}, C = {self.constant:.3g} ({self.origin}{checked})"
+
+    def __call__(self, n: Any) -> Float[Array, "*shape"]:
+        """Values at numbers of samples ``n``, as for :class:`Rate`."""
+        return self.constant * self.rate(n, self.dimension)
+
+
+def explicit(rate: Rate, dimension: int, *, constant: float) -> Curve:
+    """A curve whose constant the caller states.
+
+    Args:
+        rate: The rate.
+        dimension: d.
+        constant: C; the papers give none, so there is no default.
+
+    Returns:
+        The curve, labelled as explicit.
+
+    Raises:
+        ValueError: The constant is not positive and finite, or d < 1.
+
+    Example:
+        >>> from manifold_jax.fitting import RATES, explicit
+        >>> print(explicit(RATES["perpendicular_hausdorff_lower"], 2, constant=3.0).label)
+        perpendicular_hausdorff_lower, d = 2, C = 3 (explicit)
+    """
+    positive("explicit", "constant", constant)
+    whole("explicit", "dimension", dimension)
+    return Curve(rate, dimension, float(constant), "explicit")
+
+
+def fit_constant(
+    sizes: Any,
+    errors: Any,
+    rate: Rate,
+    dimension: int,
+    *,
+    kind: Literal["least squares", "quantile"] = "least squares",
+    level: float = 0.99,
+) -> Curve:
+    """The constant with which a rate meets measured errors; the curve says that it is fitted.
+
+    Least squares in the logarithm, C = exp(mean log(error / rate)), or a quantile of error / rate: by
+    construction 99 % of the errors then lie below the curve, whatever the rate. Neither is evidence for it.
+
+    Args:
+        sizes: Numbers of samples ``(sizes,)``, at least 2.
+        errors: Positive errors ``(sizes,)`` or ``(sizes, seeds)``, of the loss of the rate.
+        rate: The rate.
+        dimension: d.
+        kind: ``"least squares"`` or ``"quantile"``.
+        level: Level of the quantile, in [0, 1].
+
+    Returns:
+        The curve.
+
+    Raises:
+        ValueError: Shapes do not fit, errors are not positive, or an option is out of range.
+
+    Example:
+        >>> from manifold_jax.fitting import RATES, fit_constant
+        >>> sizes = jnp.array([100.0, 1000.0, 10000.0])
+        >>> print(fit_constant(sizes, 5.0 / sizes, RATES["noiseless_hausdorff_lower"], 2).label)
+        noiseless_hausdorff_lower, d = 2, C = 5 (fitted by least squares)
+    """
+    sizes, errors = _checked_errors("fit_constant", sizes, errors, 1)
+    choice("fit_constant", "kind", kind, ("least squares", "quantile"))
+    ratio = jnp.log(errors) - rate.log(sizes, dimension)[:, None]
+    if kind == "least squares":
+        return Curve(rate, dimension, float(jnp.exp(jnp.mean(ratio))), "fitted by least squares")
+    if not 0 <= level <= 1:
+        raise ValueError(f"fit_constant: level must lie in [0, 1], got {level}.")
+    return Curve(rate, dimension, float(jnp.quantile(jnp.exp(ratio), level)), f"fitted {level:g} quantile")
+
+
+# --- arguments ---------------------------------------------------------------------------------------------
+
+
+def _checked_sizes(caller: str, sizes: Any, least: int) -> Float[Array, "sizes"]:
+    """A list of sizes, at least so many; from 2 on they must differ, for a slope."""
+    sizes = reals(caller, "sizes", sizes, 2)
+    if sizes.ndim != 1 or len(sizes) < least:
+        raise ValueError(
+            f"{caller}: sizes must be a list of at least {least} numbers, got shape {sizes.shape}."
+        )
+    if least > 1 and not is_traced(sizes) and np.ptp(np.asarray(sizes)) == 0:
+        raise ValueError(f"{caller}: all sizes are {float(sizes[0]):g}: a slope needs two different ones.")
+    return sizes
+
+
+def _checked_errors(caller: str, sizes: Any, errors: Any, least: int) -> tuple[Array, Array]:
+    """Sizes ``(sizes,)`` and errors ``(sizes, seeds)``, in the type of the errors."""
+    errors = reals(caller, "errors", errors, 0)
+    sizes = _checked_sizes(caller, sizes, least).astype(errors.dtype)
+    if errors.ndim not in (1, 2) or len(errors) != len(sizes) or 0 in errors.shape:
+        raise ValueError(
+            f"{caller}: errors must have shape ({len(sizes)},) or ({len(sizes)}, seeds), one row a size, got "
+            f"{errors.shape}."
+        )
+    return sizes, errors.reshape(len(sizes), -1)

@@ -1,18 +1,20 @@
-"""Samples whose geometry is known: uniform by volume, with the exact values beside them."""
+"""Samples whose geometry is known: uniform by volume, with exact values and what errors are divided by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from manifold_jax._linalg import block_rows
 from manifold_jax.datasets.noise import ambient_noise, normal_noise
 from manifold_jax.datasets.sampling import map_points, sample_uniform
+from manifold_jax.fitting.distances import distances_to_manifold, hausdorff_distance
 from manifold_jax.geometry import Manifold, gram_from_function, measure, reach
 from manifold_jax.geometry.local_fit import CURVATURES
 
@@ -21,36 +23,31 @@ Noise = Callable[[PRNGKeyArray, Manifold, Array, Array], Array] | tuple[str, flo
 
 NOISES = ("ambient", "normal", "normal-uniform")
 
+FLAT = 1e-3
+"""A curvature whose RMS is below this share of its natural scale is compared with the natural scale."""
 
-class Cloud(NamedTuple):
+
+class Sample(NamedTuple):
     """Samples of a manifold or a union.
 
     Attributes:
+        parts: The manifold, or the components of the union.
         points: What an estimator sees ``(n, f)``, noise included.
         clean: The same without noise ``(n, f)``.
         coordinates: Chart coordinates ``(n_i, d)`` of every component.
+        held: Further points ``(m, f)`` without noise, on which a fit is judged.
     """
 
+    parts: tuple[Manifold, ...]
     points: Float[Array, "n f"]
     clean: Float[Array, "n f"]
     coordinates: tuple[Array, ...]
-
-
-def components(manifold: Manifold | Sequence[Manifold]) -> tuple[Manifold, ...]:
-    """The components of a union; a manifold is its own only one."""
-    return (manifold,) if isinstance(manifold, Manifold) else tuple(manifold)
-
-
-def total_volume(part: Manifold) -> float:
-    """Volume of one manifold: the closed form, or quadrature of exact volume elements on its grid."""
-    if "total_volume" in part.known:
-        return float(part.known["total_volume"])  # type: ignore[arg-type]
-    return float(measure(part, exact=True).total_volume.value)
+    held: Any = None
 
 
 def draw(
     key: PRNGKeyArray, parts: tuple[Manifold, ...], volumes: Sequence[float], count: int, noise: Noise
-) -> Cloud:
+) -> Sample:
     """Samples uniform by volume; each component of a union gets its share of them, rounded."""
     ends = np.round(np.cumsum(volumes) / np.sum(volumes) * count).astype(int)
     counts = np.diff(ends, prepend=0)
@@ -62,14 +59,14 @@ def draw(
         samples = sample_uniform(place, part, int(share))
         if not bool(jnp.all(samples.accepted)):
             raise ValueError(f"calibrate: {part.name!r} could not be sampled uniformly; see sample_uniform.")
+        moved = _add_noise(shift, part, samples.coordinates, samples.points, noise)
         clean.append(samples.points.reshape(int(share), -1))
-        moved = _noisy(shift, part, samples.coordinates, samples.points, noise)
         noisy.append(moved.reshape(int(share), -1))
         coordinates.append(samples.coordinates)
-    return Cloud(jnp.concatenate(noisy), jnp.concatenate(clean), tuple(coordinates))
+    return Sample(parts, jnp.concatenate(noisy), jnp.concatenate(clean), tuple(coordinates))
 
 
-def _noisy(key: PRNGKeyArray, part: Manifold, coordinates: Array, points: Array, noise: Noise) -> Array:
+def _add_noise(key: PRNGKeyArray, part: Manifold, coordinates: Array, points: Array, noise: Noise) -> Array:
     if noise is None:
         return points
     if callable(noise):
@@ -83,26 +80,30 @@ def _noisy(key: PRNGKeyArray, part: Manifold, coordinates: Array, points: Array,
 # --- exact values ------------------------------------------------------------------------------------------
 
 
-def exact_field(parts: tuple[Manifold, ...], coordinates: tuple[Array, ...], name: str) -> np.ndarray:
-    """Curvature ``(n,)`` or tangent frames ``(n, d, f)`` at chart coordinates, by closed form or AD."""
-    one = tangents_at if name == "tangent" else partial(_curvature_at, name=name)
-    values = [np.asarray(one(part, u)) for part, u in zip(parts, coordinates, strict=True)]
-    return np.concatenate(values)
-
-
 def exact_total(parts: tuple[Manifold, ...], name: str) -> float:
-    """Volume, reach or dimension."""
+    """Volume, reach or dimension: the closed form, or quadrature and search on the grid."""
     if name == "dimension":
         return float(parts[0].grid.ndim)
-    if name == "volume":
-        return sum(total_volume(part) for part in parts)
-    if len(parts) == 1 and "reach" in parts[0].known:
-        return float(parts[0].known["reach"])  # type: ignore[arg-type]
-    return float(reach(parts[0] if len(parts) == 1 else parts).value)
+    if name == "reach" and len(parts) > 1:
+        return float(reach(parts).value)
+    if name == "volume" and len(parts) > 1:
+        return sum(exact_total((part,), name) for part in parts)
+    known = parts[0].known.get("total_volume" if name == "volume" else name)
+    if known is not None:
+        return float(known)  # type: ignore[arg-type]
+    if name == "reach":
+        return float(reach(parts[0]).value)
+    return float(measure(parts[0], exact=True).total_volume.value)
+
+
+def exact_field(parts: tuple[Manifold, ...], coordinates: tuple[Array, ...], name: str) -> np.ndarray:
+    """Curvature ``(n,)`` or tangent frames ``(n, d, f)`` at chart coordinates, by closed form or AD."""
+    one = _tangents_at if name == "tangent" else partial(_curvature_at, name=name)
+    return np.concatenate([np.asarray(one(part, u)) for part, u in zip(parts, coordinates, strict=True)])
 
 
 @partial(jax.jit, static_argnames="part")
-def tangents_at(part: Manifold, coordinates: Float[Array, "n d"]) -> Float[Array, "n d f"]:
+def _tangents_at(part: Manifold, coordinates: Float[Array, "n d"]) -> Float[Array, "n d f"]:
     """Orthonormal frames of the tangent spaces."""
 
     def frame(u: Float[Array, "d"]) -> Float[Array, "d f"]:
@@ -117,3 +118,99 @@ def _curvature_at(part: Manifold, coordinates: Float[Array, "n d"], *, name: str
     if callable(form):
         return jax.vmap(form)(coordinates)
     return CURVATURES[name](gram_from_function(part.embedding, coordinates))
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+class Truth(NamedTuple):
+    """How an estimate of one quantity is judged on one sample.
+
+    Attributes:
+        shapes: Shapes that an estimate may have.
+        errors: Estimate to errors ``(n,)`` or ``(1,)``, in the units of the quantity; NaN where it failed.
+        scale: What errors are divided by.
+        reference: What that is, in words.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    errors: Callable[[np.ndarray], np.ndarray]
+    scale: float
+    reference: str
+
+
+def truth_of(quantity: str, sample: Sample, totals: dict[str, float]) -> Truth:
+    """Exact values of a quantity on a sample; ``totals`` keeps what is the same for all samples."""
+    parts, (n, f) = sample.parts, sample.points.shape
+    if quantity == "tangent":
+        frames = exact_field(parts, sample.coordinates, quantity)
+        shape = (n, parts[0].grid.ndim, f)
+        return Truth((shape,), partial(largest_angle, exact=frames), 1.0, "sine of the angle")
+    if quantity == "fit":
+        centred = np.asarray(sample.clean - jnp.mean(sample.clean, axis=0), np.float64)
+        size = float(np.sqrt(np.mean(np.sum(centred**2, axis=1))))
+        errors = partial(_fit_errors, parts, sample.held)
+        return Truth((sample.held.shape,), errors, size, "RMS distance from the centroid")
+    if quantity in CURVATURES:
+        exact = exact_field(parts, sample.coordinates, quantity)
+        norm = exact_field(parts, sample.coordinates, "second_form_norm")
+        scale, reference = field_scale(quantity, exact, norm, np.ones(n))
+        return Truth(((n,),), lambda values: values.astype(np.float64) - exact, scale, reference)
+    if quantity not in totals:
+        totals[quantity] = exact_total(parts, quantity)
+    total = totals[quantity]
+    shapes = ((), (n,)) if quantity == "dimension" else ((),)
+    return Truth(
+        shapes, lambda values: np.atleast_1d(values.astype(np.float64)) - total, abs(total), "exact value"
+    )
+
+
+def field_scale(
+    name: str, exact: np.ndarray, second_form_norm: np.ndarray, weight: np.ndarray
+) -> tuple[float, str]:
+    """What errors of a curvature are divided by, and its name: the weighted RMS of the exact field.
+
+    Where that is below a thousandth of the natural scale, |II| (squared for S), the latter.
+    """
+    power = 2 if name == "scalar_curvature" else 1
+    scale, natural = _rms(exact, weight), _rms(second_form_norm**power, weight)
+    if scale >= FLAT * natural and scale > 0:
+        return scale, "RMS of the exact field"
+    if natural > 0:
+        return natural, "RMS of |II|^2" if power == 2 else "RMS of |II|"
+    return 1.0, "none: the manifold is flat in its ambient space"
+
+
+def _rms(values: np.ndarray, weight: np.ndarray) -> float:
+    good = np.isfinite(values) & (weight > 0)
+    return float(np.sqrt(np.average(values[good] ** 2, weights=weight[good]))) if good.any() else 0.0
+
+
+def largest_angle(frames: Any, exact: Any) -> np.ndarray:
+    """Sine of the largest principal angle between spans ``(n, d, f)``; NaN where vectors are dependent.
+
+    The second must be orthonormal. The sine is the norm of what an orthonormal frame has outside the other
+    span, which keeps its digits at small angles.
+    """
+    sines = np.full(len(frames), np.nan)
+    step = block_rows(frames[0].size, most=len(frames))
+    for start in range(0, len(frames), step):
+        mine, other = (np.asarray(x[start : start + step], np.float64) for x in (frames, exact))
+        finite = np.flatnonzero(np.isfinite(mine).all(axis=(1, 2)))
+        if len(finite) == 0:
+            continue
+        basis, triangle = np.linalg.qr(np.swapaxes(mine[finite], 1, 2))
+        other = np.swapaxes(other[finite], 1, 2)
+        outside = basis - other @ (np.swapaxes(other, 1, 2) @ basis)
+        sine = np.linalg.norm(outside, ord=2, axis=(1, 2))
+        pivots = np.abs(np.diagonal(triangle, axis1=1, axis2=2))
+        full = pivots.min(axis=1) > 1e-6 * pivots.max(axis=1)
+        sines[start + finite] = np.where(full, np.minimum(sine, 1.0), np.nan)
+    return sines
+
+
+def _fit_errors(parts: tuple[Manifold, ...], held: Array, images: np.ndarray) -> np.ndarray:
+    """Larger of the distances from each image to the manifold and from each point to the images."""
+    onto = distances_to_manifold(parts, jnp.asarray(images).reshape(-1, *parts[0].feature_shape)).values
+    back = hausdorff_distance(held, images).forward.values
+    return np.asarray(jnp.maximum(onto, back), np.float64)  # NaN where the fit gave no point

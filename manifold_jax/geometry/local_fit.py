@@ -11,22 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax._checks import flat_points
-from manifold_jax._linalg import map_blocks
-from manifold_jax.geometry import (
-    Jet,
-    JetGram,
-    gram,
-    mean_curvature,
-    normal_curvature,
-    scalar_curvature,
-    second_form_norm,
-)
+from manifold_jax._checks import choice, flat_points, optional, whole
+from manifold_jax._linalg import block_rows, map_blocks, matmul, principal_plane
+from manifold_jax.geometry.curvature import mean_curvature, scalar_curvature, second_form_norm
+from manifold_jax.geometry.jet import Jet, JetGram, gram
 from manifold_jax.geometry.kernels import frame as orthonormal
 from manifold_jax.geometry.neighbours import nearest_neighbours
-
-MEMORY = 2**27
-"""Bytes that the temporaries of one block may take."""
+from manifold_jax.geometry.normal_curvature import normal_curvature
 
 WEIGHTS = ("uniform", "tricube")
 CURVATURES: dict[str, Callable[[JetGram], Array]] = {
@@ -36,8 +27,6 @@ CURVATURES: dict[str, Callable[[JetGram], Array]] = {
     "normal_curvature": normal_curvature,
 }
 """What :func:`curvature_from_samples` can return, by name."""
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class QuadraticFit(NamedTuple):
@@ -79,8 +68,8 @@ def local_pca_tangents(
     Args:
         points: Samples.
         dimension: d.
-        neighbours: Neighbours beside the point itself, at least d; by default ``2 (d + 1)(d + 2)``.
-        block_size: Points treated at once; by default as many as take 128 MiB.
+        neighbours: Neighbours, the point itself not counted, at least d; by default ``2 (d + 1)(d + 2)``.
+        block_size: Points treated at once; by default about 4 million numbers.
 
     Returns:
         Orthonormal rows ``(n, d, f)``, features flattened, in the dtype of the points; NaN where the
@@ -91,18 +80,17 @@ def local_pca_tangents(
             between 1 and f - 1, or ``neighbours`` is out of range.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.geometry.local_fit import local_pca_tangents
+        >>> from manifold_jax.fitting import local_pca_tangents
         >>> t = jax.random.uniform(jax.random.key(0), (500,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> tangents = local_pca_tangents(circle, dimension=1)[:, 0]
         >>> bool(jnp.max(jnp.abs(jnp.sum(tangents * circle, axis=-1))) < 0.1)
         True
     """
-    cloud = flat_points("local_pca_tangents", points, dimension)
-    count = _count("local_pca_tangents", neighbours, len(cloud), dimension, dimension)
-    return _map_neighbourhoods(partial(_pca_point, dimension), cloud, cloud, count, block_size)
+    name = "local_pca_tangents"
+    cloud = flat_points(name, points, dimension)
+    count = _neighbours(name, neighbours, cloud, dimension, dimension)
+    return _map_neighbourhoods(name, _principal_frame, dimension, cloud, count, block_size)
 
 
 def local_quadratic_fit(
@@ -139,7 +127,7 @@ def local_quadratic_fit(
         weights: ``"uniform"``, or ``"tricube"``: (1 - (r / R)^3)^3 with R the distance of the farthest.
         intercept: Whether the graph may miss the point, as it should for noisy samples.
         tangents: Orthonormal frames to use in place of principal components.
-        block_size: Points treated at once; by default as many as take 128 MiB.
+        block_size: Points treated at once; by default about 4 million numbers.
 
     Returns:
         The fits, in the dtype of the points.
@@ -148,10 +136,8 @@ def local_quadratic_fit(
         ValueError: As :func:`local_pca_tangents`; or weights or the shape of the tangents are unknown.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import scalar_curvature
-        >>> from manifold_jax.geometry.local_fit import local_quadratic_fit
+        >>> from manifold_jax.fitting import local_quadratic_fit
         >>> x = jax.random.normal(jax.random.key(0), (400, 3))
         >>> sphere = x / jnp.linalg.norm(x, axis=1, keepdims=True)
         >>> fit = local_quadratic_fit(sphere, dimension=2)
@@ -159,12 +145,10 @@ def local_quadratic_fit(
         2.2
     """
     name = "local_quadratic_fit"
-    if weights not in WEIGHTS:
-        raise ValueError(f"{name}: weights must be one of {WEIGHTS}, got {weights!r}.")
+    choice(name, "weights", weights, WEIGHTS)
     cloud = flat_points(name, points, dimension)
     n, f = cloud.shape
-    count = _count(name, neighbours, n, monomials(dimension), dimension)
-    kernel = partial(_quadratic_point, dimension, weights, intercept)
+    count = _neighbours(name, neighbours, cloud, monomials(dimension), dimension)
     limit = jnp.inf if radius is None else radius
     if jnp.shape(limit) not in ((), (n,)):
         raise ValueError(f"{name}: radius must be one number or {n} of them, got shape {jnp.shape(limit)}.")
@@ -175,14 +159,15 @@ def local_quadratic_fit(
                 f"{name}: tangents must have shape {(n, dimension, f)}, got {jnp.shape(tangents)}."
             )
         extra.append(jnp.asarray(tangents, cloud.dtype))
-    return _map_neighbourhoods(kernel, cloud, cloud, count, block_size, *extra)
+    settings = _Settings(dimension, weights, intercept)
+    return _map_neighbourhoods(name, _quadratic_graph, settings, cloud, count, block_size, *extra)
 
 
 def curvature_from_samples(
     points: Float[Array, "n *features"],
     *,
     dimension: int,
-    measure: str = "scalar_curvature",
+    quantity: str = "scalar_curvature",
     **options: Any,
 ) -> Float[Array, "n"]:
     """One curvature at every sample, from a local quadratic fit.
@@ -190,7 +175,7 @@ def curvature_from_samples(
     Args:
         points: Samples.
         dimension: d.
-        measure: ``"scalar_curvature"`` S, ``"mean_curvature"`` |H| (divided by d), ``"second_form_norm"``
+        quantity: ``"scalar_curvature"`` S, ``"mean_curvature"`` |H| (divided by d), ``"second_form_norm"``
             |II| or ``"normal_curvature"``, the largest |II(v, v)| over unit v.
         options: As for :func:`local_quadratic_fit`.
 
@@ -198,87 +183,78 @@ def curvature_from_samples(
         ``(n,)``, in inverse feature units, squared for S; NaN where the fit fails.
 
     Raises:
-        ValueError: The measure is unknown, or as :func:`local_quadratic_fit`.
+        ValueError: The quantity is unknown, or as :func:`local_quadratic_fit`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.geometry.local_fit import curvature_from_samples
+        >>> from manifold_jax.fitting import curvature_from_samples
         >>> t = jax.random.uniform(jax.random.key(0), (200,), maxval=2 * jnp.pi)
         >>> circle = 2 * jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        >>> print(f"{curvature_from_samples(circle, dimension=1, measure='mean_curvature').mean():.2f}")
+        >>> print(f"{curvature_from_samples(circle, dimension=1, quantity='mean_curvature').mean():.2f}")
         0.50
     """
-    if measure not in CURVATURES:
-        raise ValueError(
-            f"curvature_from_samples: measure must be one of {tuple(CURVATURES)}, got {measure!r}."
-        )
+    choice("curvature_from_samples", "quantity", quantity, CURVATURES)
     fit = local_quadratic_fit(points, dimension=dimension, **options)
-    return _curvature(fit, measure)
+    return _curvature(fit, quantity)
 
 
-@partial(jax.jit, static_argnames="measure")
-def _curvature(fit: QuadraticFit, measure: str) -> Array:
-    return jnp.where(fit.ok, CURVATURES[measure](fit.gram), jnp.nan)
+@partial(jax.jit, static_argnames="quantity")
+def _curvature(fit: QuadraticFit, quantity: str) -> Array:
+    return jnp.where(fit.ok, CURVATURES[quantity](fit.gram), jnp.nan)
 
 
-# --- one point -------------------------------------------------------------------------------------------
+# --- one point, at the origin ----------------------------------------------------------------------------
 
 
-def _pca_point(dimension: int, differences: Float[Array, "k f"]) -> Float[Array, "d f"]:
-    """Principal components of a point (at the origin) and its neighbours."""
-    own = jnp.concatenate([jnp.zeros_like(differences[:1]), differences])
-    return _principal(own - jnp.mean(own, axis=0), dimension)
+class _Settings(NamedTuple):
+    """Hashable settings of the regression."""
+
+    dimension: int
+    weights: str
+    intercept: bool
 
 
-def _principal(rows: Float[Array, "k f"], dimension: int) -> Float[Array, "d f"]:
-    """Leading right singular vectors, by the smaller of the two Gram matrices; NaN below rank d."""
-    k, f = rows.shape
-    scale = jnp.sqrt(jnp.max(jnp.sum(rows**2, axis=1)))
-    unit = rows / jnp.where(scale > 0, scale, 1.0)
-    small = _product(unit.T, unit) if f <= k else _product(unit, unit.T)
-    values, vectors = jnp.linalg.eigh(small)
-    leading = vectors[:, ::-1][:, :dimension].T
-    top = values[::-1][:dimension]
-    full = top[-1] > 8 * k * jnp.finfo(rows.dtype).eps * jnp.maximum(top[0], 0.0)
-    if f > k:
-        leading = _product(leading, unit) / jnp.sqrt(jnp.where(full, top, 1.0))[:, None]
-    return jnp.where(full, leading, jnp.nan)
+def _principal_frame(dimension: int, differences: Float[Array, "k f"]) -> Float[Array, "d f"]:
+    """Principal components of the point and its neighbours."""
+    return _weighted_frame(dimension, differences, jnp.ones_like(differences[:, 0]))
 
 
-def _quadratic_point(
-    dimension: int,
-    weights: str,
-    intercept: bool,
+def _weighted_frame(dimension: int, differences: Array, root: Float[Array, "k"]) -> Float[Array, "d f"]:
+    """The same with roots of weights, 1 for the point itself; NaN below rank d."""
+    points = jnp.concatenate([differences, jnp.zeros_like(differences[:1])])
+    _, values, frame = principal_plane(points, jnp.append(root, 1.0), dimension)
+    floor = 8 * len(points) * jnp.finfo(points.dtype).eps * jnp.maximum(values[-1], 0.0)
+    return jnp.where(values[-dimension] > floor, frame[::-1], jnp.nan)
+
+
+def _quadratic_graph(
+    settings: _Settings,
     differences: Float[Array, "k f"],
     limit: Float[Array, ""],
     frame: Float[Array, "d f"] | None = None,
 ) -> QuadraticFit:
-    """Quadratic graph through the neighbours of a point at the origin."""
-    d, dtype = dimension, differences.dtype
+    """Quadratic graph through the neighbours."""
+    d, weights, intercept = settings
     distance = jnp.sqrt(jnp.sum(differences**2, axis=1))
     inside = distance <= limit
     radius = jnp.max(jnp.where(inside, distance, 0.0))
     root = jnp.sqrt(_weight(weights, inside, distance, radius))
     if frame is None:
-        own = jnp.append(root, 1.0)[:, None]
-        with_point = jnp.concatenate([differences, jnp.zeros_like(differences[:1])])
-        mean = jnp.sum(own**2 * with_point, axis=0) / jnp.sum(own**2)
-        frame = _principal(own * (with_point - mean), d)
-    t = _product(differences, frame.T)
-    normal = differences - _product(t, frame)
+        frame = _weighted_frame(d, differences, root)
+    t = matmul(differences, frame.T)
+    normal = differences - matmul(t, frame)
     scale = jnp.where(radius > 0, radius, 1.0)
     design = _design(t / scale, intercept)
-    rows = jnp.concatenate([design * root[:, None], _design(jnp.zeros((1, d), dtype), intercept)])
+    origin = _design(jnp.zeros_like(t[:1]), intercept)
+    rows = jnp.concatenate([design * root[:, None], origin])
     values = jnp.concatenate([normal * root[:, None], jnp.zeros_like(normal[:1])])
     coefficients, determined = _least_squares(rows, values)
     ok = determined & (radius > 0)
-    missed = jnp.sum((normal - _product(design, coefficients)) ** 2, axis=1)
+    missed = jnp.sum((normal - matmul(design, coefficients)) ** 2, axis=1)
     residual = jnp.sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
     linear, quadratic = coefficients[-monomials(d) + 1 :][:d], coefficients[-d * (d + 1) // 2 :]
     jet = _graph_jet(frame, linear / scale, quadratic / scale**2)
     products = gram(jet)
-    tangents = _product(orthonormal(products.metric), jet.first)
+    tangents = matmul(orthonormal(products.metric), jet.first)
     fit = QuadraticFit(tangents, products, residual, radius, ok)
     return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(ok, x, jnp.nan), fit)
 
@@ -305,7 +281,7 @@ def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tu
     determined = jnp.min(pivots) > floor * jnp.max(pivots)  # False for NaN
     safe = jnp.where(determined, triangle, jnp.eye(len(triangle), dtype=rows.dtype))
     inverse = jax.scipy.linalg.solve_triangular(safe, basis.T)  # of p x k: there are far more features
-    return _product(inverse, values), determined
+    return matmul(inverse, values), determined
 
 
 def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array, "s f"]) -> Jet:
@@ -318,61 +294,35 @@ def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array
     return Jet(frame + linear, quadratic[place] * twice[:, :, None])
 
 
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_HIGHEST)
-
-
 # --- all points ------------------------------------------------------------------------------------------
 
 
 def _map_neighbourhoods(
+    caller: str,
     kernel: Callable[..., Any],
-    cloud: Float[Array, "n f"],
-    queries: Float[Array, "q f"],
+    settings: Any,
+    cloud: Array,
     count: int,
-    block_size: int | None,
+    block: Any,
     *extra: Array,
 ) -> Any:
-    """Apply a one-point kernel to the differences to the neighbours, the point itself left out."""
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}.")
-    indices = nearest_neighbours(cloud, queries, count + 1).indices[:, 1:]
-    room = MEMORY // (8 * cloud.dtype.itemsize * count * (cloud.shape[1] + count))
-    block = min(block_size or max(1, room), len(queries))
-    return _mapped(_Static(kernel), cloud, queries, indices, extra, block)
+    """Apply a one-point kernel to the differences from every point to its neighbours."""
+    block = block_rows(2 * count * (cloud.shape[1] + count), optional(whole, caller, "block_size", block))
+    indices = nearest_neighbours(cloud, cloud, count + 1).indices[:, 1:]
+    return _mapped(kernel, settings, cloud, indices, extra, block)
 
 
-class _Static:
-    """A partial that hashes by its parts, so that equal kernels share a compiled program."""
+@partial(jax.jit, static_argnames=("kernel", "settings", "block"))
+def _mapped(
+    kernel: Callable[..., Any], settings: Any, cloud: Array, indices: Array, extra: Any, block: int
+) -> Any:
+    def one(point: Array, index: Array, *more: Array) -> Any:
+        return kernel(settings, cloud[index] - point, *more)
 
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
-        self.key = (kernel.func, kernel.args)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Static) and self.key == other.key
+    return map_blocks(jax.vmap(one), block, cloud, indices, *extra)
 
 
-@partial(jax.jit, static_argnames=("static", "block"))
-def _mapped(static: _Static, cloud: Array, queries: Array, indices: Array, extra: Any, block: int) -> Any:
-    def one(query: Array, index: Array, *more: Array) -> Any:
-        return static.kernel(cloud[index] - query, *more)
-
-    return map_blocks(jax.vmap(one), block, queries, indices, *extra)
-
-
-# --- checks ----------------------------------------------------------------------------------------------
-
-
-def _count(caller: str, neighbours: int | None, points: int, least: int, dimension: int) -> int:
-    """Number of neighbours, checked."""
+def _neighbours(caller: str, neighbours: int | None, cloud: Array, least: int, dimension: int) -> int:
+    """Number of neighbours: as asked, if the other points suffice."""
     count = 4 * monomials(dimension) if neighbours is None else neighbours
-    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not least <= count < points:
-        raise ValueError(
-            f"{caller}: neighbours must be a whole number from {least} to {points - 1}, the other points, "
-            f"got {count!r}; take more points or another number of neighbours."
-        )
-    return int(count)
+    return whole(caller, "neighbours", count, least, len(cloud) - 1)

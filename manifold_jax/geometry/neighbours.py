@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import flat, floating, whole
+from manifold_jax._checks import choice, flat, floating, is_traced, optional, require, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, safe_sqrt
 
 METHODS = ("exact", "approximate")
@@ -29,7 +28,10 @@ TILE_NUMBERS = 2**23
 """Numbers of one tile of samples, and of its distances to a block of queries."""
 
 _GROUP = 16
+"""Columns of which only the smallest is looked at first."""
+
 _ONE_BY_ONE = 64
+"""Up to so many smallest entries of float64 are taken one after the other."""
 
 
 class Neighbours(NamedTuple):
@@ -72,43 +74,36 @@ def nearest_neighbours(
 
     Raises:
         ValueError: Shapes or types do not fit, ``count`` is not between 1 and n, the method is unknown, or
-            pynndescent is not installed or is asked for within ``jit``.
+            ``"approximate"`` is asked for within ``jit``.
+        ImportError: ``"approximate"`` is asked for, and pynndescent is not installed.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.geometry.neighbours import nearest_neighbours
+        >>> from manifold_jax.fitting import nearest_neighbours
         >>> samples = jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
-        >>> found = nearest_neighbours(samples, jnp.zeros((1, 2)), 2)
-        >>> found.indices.tolist(), found.distances.tolist()
+        >>> nearest = nearest_neighbours(samples, jnp.zeros((1, 2)), 2)
+        >>> nearest.indices.tolist(), nearest.distances.tolist()
         ([[0, 2]], [[0.0, 1.0]])
     """
-    samples, queries = (
-        floating("nearest_neighbours", name, x) for name, x in (("samples", samples), ("queries", queries))
-    )
+    name = "nearest_neighbours"
+    samples, queries = floating(name, "samples", samples), floating(name, "queries", queries)
     if samples.shape[1:] != queries.shape[1:]:
         raise ValueError(
-            f"nearest_neighbours: samples and queries must have the same feature shape, got "
-            f"{samples.shape[1:]} and {queries.shape[1:]}."
+            f"{name}: samples and queries must have the same feature shape, got {samples.shape[1:]} and "
+            f"{queries.shape[1:]}."
         )
-    count = whole("nearest_neighbours", "count", count)
-    if count > samples.shape[0]:
-        raise ValueError(
-            f"nearest_neighbours: count is {count}, but there are only {samples.shape[0]} samples."
-        )
-    if block_size is not None:
-        block_size = whole("nearest_neighbours", "block_size", block_size)
-    if method not in METHODS:
-        raise ValueError(f"nearest_neighbours: method must be 'exact' or 'approximate', got {method!r}.")
+    count = whole(name, "count", count, 1, len(samples))
+    block_size = optional(whole, name, "block_size", block_size)
+    choice(name, "method", method, METHODS)
     dtype = jnp.result_type(samples, queries)
     samples, queries = flat(samples).astype(dtype), flat(queries).astype(dtype)
     if method == "approximate":
-        return _measured(samples, queries, _approximate(samples, queries, count), block_size)
+        return _by_distance(samples, queries, _approximate(samples, queries, count), block_size)
     return _exact(samples, queries, count, block_size)
 
 
 @partial(jax.jit, static_argnames=("count", "block_size"))
 def _exact(samples: Array, queries: Array, count: int, block_size: int | None) -> Neighbours:
-    return _measured(samples, queries, neighbour_indices(samples, queries, count, block_size), block_size)
+    return _by_distance(samples, queries, neighbour_indices(samples, queries, count, block_size), block_size)
 
 
 def neighbour_indices(
@@ -126,35 +121,17 @@ def neighbour_indices(
     extra = min(n, count + max(8, count // 2))
     tile = min(n, max(extra, TILE_NUMBERS // f))
     block = block_size or max(1, min(1024, TILE_NUMBERS // tile, TILE_NUMBERS // f))
-    centre, largest = _extent(samples, tile)
+    centre, largest = _extent(samples)
     search = partial(_screened, samples, centre, largest, count, extra, tile)
     return map_blocks(search, block, queries)
 
 
-def _extent(samples: Array, tile: int) -> tuple[Array, Array]:
-    """Mean of the finite samples, about, and the largest squared distance from it; tile by tile."""
-    n = samples.shape[0]
-    starts = jnp.minimum(jnp.arange(-(-n // tile)) * tile, n - tile)
-
-    def rows(start: Array) -> tuple[Array, Array]:
-        part = jax.lax.dynamic_slice_in_dim(samples, start, tile)
-        finite = jnp.all(jnp.isfinite(part), axis=1)
-        return jnp.where(finite[:, None], part, 0), finite
-
-    def total(sums: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
-        part, finite = rows(start)
-        return (sums[0] + jnp.sum(part, axis=0), sums[1] + jnp.sum(finite)), None
-
-    def farthest(largest: Array, start: Array) -> tuple[Array, None]:
-        part, finite = rows(start)
-        squares = jnp.where(finite, jnp.sum((part - centre) ** 2, axis=1), 0)
-        return jnp.maximum(largest, jnp.max(squares)), None
-
-    # The overlap of the last tile counts twice: any point near the middle will do.
-    begin = (jnp.zeros_like(samples[0]), jnp.zeros((), int))
-    (summed, number), _ = jax.lax.scan(total, begin, starts)
-    centre = summed / jnp.maximum(number, 1)
-    return centre, jax.lax.scan(farthest, jnp.zeros((), samples.dtype), starts)[0]
+def _extent(samples: Array) -> tuple[Array, Array]:
+    """Mean of the finite samples, and the largest squared distance from it."""
+    finite = jnp.all(jnp.isfinite(samples), axis=1)
+    centre = jnp.sum(jnp.where(finite[:, None], samples, 0), axis=0) / jnp.maximum(jnp.sum(finite), 1)
+    squares = jnp.sum((samples - centre) ** 2, axis=1)
+    return centre, jnp.max(jnp.where(finite, squares, 0))
 
 
 def _screened(
@@ -164,7 +141,7 @@ def _screened(
     eps = jnp.finfo(samples.dtype).eps
     f = samples.shape[1]
     screened, candidates = _smallest(samples, queries, extra, tile, partial(product_squares, centre))
-    squares, indices = _ordered(samples, queries, candidates, count)
+    squares, indices = _sorted_rows(samples, queries, candidates, count)
     # What the screen left out is larger than its last candidate, to its rounding error.
     sizes = largest + jnp.sum((queries - centre) ** 2, axis=1)
     doubt = eps * (8 + f**0.5) * sizes
@@ -172,18 +149,15 @@ def _screened(
     finite = jnp.all(jnp.isfinite(queries), axis=1)
 
     def repair(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        pending, found = state
+        pending, indices = state
         row = jnp.argmax(pending)
-        here = _smallest(samples, queries[row][None], count, _direct_tile(tile), direct_squares)[1]
-        return pending.at[row].set(False), found.at[row].set(here[0].astype(found.dtype))
+        # A quarter of a tile: here differences of all features are held.
+        here = _smallest(samples, queries[row][None], count, tile // 4, direct_squares)[1]
+        return pending.at[row].set(False), indices.at[row].set(here[0].astype(indices.dtype))
 
     # A loop rather than a branch: under vmap a branch would always be taken.
     pending = jnp.logical_not(certain) & finite
     return jax.lax.while_loop(lambda state: jnp.any(state[0]), repair, (pending, indices))[1]
-
-
-def _direct_tile(tile: int) -> int:
-    return max(1, tile // 4)
 
 
 def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: Any) -> tuple[Array, Array]:
@@ -256,45 +230,35 @@ def direct_squares(samples: Array, queries: Array) -> Array:
     return jnp.sum((queries[:, None] - samples[None]) ** 2, axis=-1)
 
 
-def _ordered(samples: Array, queries: Array, candidates: Array, count: int) -> tuple[Array, Array]:
-    """The nearest of the candidates, by differences."""
+def _sorted_rows(
+    samples: Array, queries: Array, candidates: Array, count: int, block_size: int | None = None
+) -> tuple[Array, Array]:
+    """The nearest of the candidates by differences: squared distances, infinite for NaN, and rows."""
 
     def one(query: Array, rows: Array) -> tuple[Array, Array]:
         squares = jnp.sum((samples[rows] - query) ** 2, axis=1)
-        order = jnp.argsort(jnp.where(jnp.isnan(squares), jnp.inf, squares))[:count]
+        squares = jnp.where(jnp.isnan(squares), jnp.inf, squares)
+        order = jnp.argsort(squares)[:count]
         return squares[order], rows[order]
 
-    block = block_rows(candidates.shape[1] * samples.shape[1], None)
+    block = block_rows(candidates.shape[1] * samples.shape[1], block_size)
     return map_blocks(jax.vmap(one), block, queries, candidates)
 
 
-def _measured(samples: Array, queries: Array, indices: Array, block_size: int | None) -> Neighbours:
-    """Distances of the rows found, from differences, sorted."""
-
-    def one(query: Array, rows: Array) -> Neighbours:
-        squares = jnp.sum((samples[rows] - query) ** 2, axis=1)
-        distances = safe_sqrt(jnp.where(jnp.isnan(squares), jnp.inf, squares))
-        order = jnp.argsort(distances)
-        return Neighbours(distances[order], rows[order])
-
-    block = block_rows(indices.shape[1] * samples.shape[1], block_size)
-    return map_blocks(jax.vmap(one), block, queries, indices)
+def _by_distance(samples: Array, queries: Array, indices: Array, block_size: int | None) -> Neighbours:
+    """Rows with their distances, which can be differentiated."""
+    squares, indices = _sorted_rows(samples, queries, indices, indices.shape[1], block_size)
+    return Neighbours(safe_sqrt(squares), indices)
 
 
 def _approximate(samples: Array, queries: Array, count: int) -> Array:
     """Indices by nearest-neighbour descent, on the host."""
-    if isinstance(samples, jax.core.Tracer) or isinstance(queries, jax.core.Tracer):
+    if is_traced(samples, queries):
         raise ValueError(
             "nearest_neighbours: method='approximate' searches on the host and cannot be traced; call it "
             "outside of jit, or take method='exact'."
         )
-    try:
-        import pynndescent  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ValueError(
-            "nearest_neighbours: method='approximate' needs pynndescent: pip install "
-            "'manifold_jax[neighbours]', or take method='exact'."
-        ) from None
+    pynndescent = require("pynndescent", "neighbours", "nearest_neighbours with method='approximate'")
     index = pynndescent.NNDescent(
         np.asarray(samples), n_neighbors=min(len(samples) - 1, max(count, 30)), random_state=0
     )

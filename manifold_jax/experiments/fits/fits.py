@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax.fitting.local_pca import local_pca_projection
 from manifold_jax.fitting.moving_least_squares import moving_least_squares
+from manifold_jax.fitting.projections import local_pca_projection
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 from manifold_jax.models.manifold_fits import denoising_autoencoder, variational_autoencoder
 

@@ -15,10 +15,16 @@ from manifold_jax.experiments.fits.data import Setting, probe_points
 from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.run import Plan, Series
 from manifold_jax.fitting.bounds import MeanSquaredBound, agnostic_mean_squared_bound
-from manifold_jax.fitting.curves import Curve, fit_constant
-from manifold_jax.fitting.rate_table import RATES, smooth_rate
-from manifold_jax.fitting.rates import Rate
-from manifold_jax.fitting.slopes import Slope, Support, compare_rates, effective_slope, slope
+from manifold_jax.fitting.rates import RATES, Rate, smooth_rate
+from manifold_jax.fitting.slopes import (
+    Curve,
+    Slope,
+    Support,
+    compare_rates,
+    effective_slope,
+    fit_constant,
+    slope,
+)
 
 if TYPE_CHECKING:
     pass
