@@ -144,14 +144,14 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_sample_complexity_against_numpy(case, x64):
     epsilon, volume, reach, d, constant, delta = case
-    found = agnostic_sample_complexity(epsilon, volume, reach, d, constant=constant, delta=delta)
-    assert float(found) == pytest.approx(complexity(*case), rel=1e-12)
+    count = agnostic_sample_complexity(epsilon, volume, reach, d, constant=constant, delta=delta)
+    assert float(count) == pytest.approx(complexity(*case), rel=1e-12)
 
 
 def test_sample_complexity_by_hand():
     """Circle, eps = 1/4: N_p = 6 pi, N_p / eps = 24 pi, log = 4.3227, fourth power 349.15."""
-    found = agnostic_sample_complexity(0.25, 2 * math.pi, 1.0, 1, constant=1.0, delta=math.exp(-1))
-    assert float(found) == pytest.approx(96 * math.pi * 349.15 + 16, rel=1e-4)
+    count = agnostic_sample_complexity(0.25, 2 * math.pi, 1.0, 1, constant=1.0, delta=math.exp(-1))
+    assert float(count) == pytest.approx(96 * math.pi * 349.15 + 16, rel=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -248,15 +248,15 @@ def test_bound_in_float32_and_under_jit_and_vmap():
     call = lambda s: agnostic_mean_squared_bound(  # noqa: E731
         s, 6.0, 0.01, 8, radius=1.0, constant=1e-12, delta=0.1
     )
-    found = jax.jit(jax.vmap(call))(sizes)
-    assert found.epsilon.dtype == jnp.float32
+    bound = jax.jit(jax.vmap(call))(sizes)
+    assert bound.epsilon.dtype == jnp.float32
     with jax.enable_x64(True):
         exact = call(np.asarray(sizes, np.float64))
         assert exact.epsilon.dtype == jnp.float64
         assert call(jnp.asarray(np.asarray(sizes))).epsilon.dtype == jnp.float32
-    np.testing.assert_array_equal(found.vacuous, exact.vacuous)
-    assert not found.vacuous.all()
-    np.testing.assert_allclose(found.epsilon, exact.epsilon, rtol=2e-5)
+    np.testing.assert_array_equal(bound.vacuous, exact.vacuous)
+    assert not bound.vacuous.all()
+    np.testing.assert_allclose(bound.epsilon, exact.epsilon, rtol=2e-5)
 
 
 def test_unit_ball_of_a_measured_sphere(x64):
@@ -294,9 +294,9 @@ def test_constants_are_recovered_and_labelled(x64):
 
 def test_slope_of_a_power_law_is_exact(x64):
     errors = np.tile(7.0 * SIZES[:, None] ** -0.37, (1, 20))
-    found = slope(SIZES, errors, key=jax.random.key(0), resamples=500)
-    assert float(found.value) == pytest.approx(-0.37, abs=1e-12)
-    assert float(found.upper - found.lower) == pytest.approx(0.0, abs=1e-12)
+    measured = slope(SIZES, errors, key=jax.random.key(0), resamples=500)
+    assert float(measured.value) == pytest.approx(-0.37, abs=1e-12)
+    assert float(measured.upper - measured.lower) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("seeds", [4, 40])
@@ -304,22 +304,22 @@ def test_slope_and_interval_against_numpy(seeds, x64):
     """A resampled mean is nearly normal, of known deviation: Student's interval, freedom by Satterthwaite."""
     rng = np.random.default_rng(1)
     noise = 0.3 * rng.normal(size=(9, seeds))
-    found = slope(SIZES, np.exp(noise) / SIZES[:, None], key=jax.random.key(0), resamples=8000, level=0.9)
+    measured = slope(SIZES, np.exp(noise) / SIZES[:, None], key=jax.random.key(0), resamples=8000, level=0.9)
     x = ln(SIZES) - ln(SIZES).mean()
     value = np.polyfit(np.repeat(ln(SIZES), seeds), (noise - ln(SIZES)[:, None]).ravel(), 1)[0]
-    assert float(found.value) == pytest.approx(value, abs=1e-12)
+    assert float(measured.value) == pytest.approx(value, abs=1e-12)
     parts = (x / np.sum(x**2)) ** 2 * noise.var(axis=1, ddof=1) / seeds
     freedom = parts.sum() ** 2 / np.sum(parts**2 / (seeds - 1))
-    width = float(found.upper - found.lower) / 2
+    width = float(measured.upper - measured.lower) / 2
     assert width == pytest.approx(stats.t.ppf(0.95, freedom) * np.sqrt(parts.sum()), rel=0.03)
-    assert found.level == 0.9
+    assert measured.level == 0.9
 
 
 def test_slopes_do_not_change_with_units_and_seeds_do_not_mix(x64):
     errors = np.random.default_rng(2).lognormal(size=(9, 20)) / SIZES[:, None]
     draw = lambda e: slope(SIZES, e, key=jax.random.key(3), resamples=500)  # noqa: E731
-    found, scaled = draw(errors), draw(1e6 * errors)
-    for a, b in zip(found[:3], scaled[:3], strict=True):
+    measured, scaled = draw(errors), draw(1e6 * errors)
+    for a, b in zip(measured[:3], scaled[:3], strict=True):
         assert float(a) == pytest.approx(float(b), abs=1e-12)
     # Constant within every size: resampling within sizes leaves nothing to chance.
     still = draw(np.tile(errors[:, :1], (1, 20)))
@@ -334,11 +334,11 @@ def test_logarithms_bend_the_slope(x64):
     errors = FORMULAS[rate.name](SIZES, 2)[:, None] * np.exp(
         0.05 * np.random.default_rng(3).normal(size=(9, 20))
     )
-    found = slope(SIZES, errors, key=jax.random.key(0), resamples=500)
-    row = supports(found, rate, 2)
+    measured = slope(SIZES, errors, key=jax.random.key(0), resamples=500)
+    row = supports(measured, rate, 2)
     assert (row.supported, row.asymptotic_supported) == (True, False)
     assert row.asymptotic == -1.0
-    plain = supports(found, RATES["noiseless_hausdorff_lower"], 2)
+    plain = supports(measured, RATES["noiseless_hausdorff_lower"], 2)
     assert (plain.supported, plain.effective) == (False, pytest.approx(-1.0))
 
 
@@ -379,17 +379,17 @@ def test_slope_keeps_the_type_and_traces():
 def test_intervals_cover_at_their_level(seeds, level, optimised):
     """Skewed noise that differs between sizes. With 3 seeds the normal quantile would cover 90.5 %."""
     trials, sizes = 1000, np.geomspace(50, 5000, 8)
-    spread = np.linspace(0.6, 0.2, 8)[:, None]
+    deviation = np.linspace(0.6, 0.2, 8)[:, None]
 
     @jax.jit
     def covered(key):
         first, second = jax.random.split(key)
-        noise = spread * jax.random.gamma(first, 4.0, (8, seeds)) ** 0.5
-        found = slope(sizes, jnp.exp(noise), key=second, resamples=300, level=level)
+        noise = deviation * jax.random.gamma(first, 4.0, (8, seeds)) ** 0.5
+        measured = slope(sizes, jnp.exp(noise), key=second, resamples=300, level=level)
         # E log error by size gives the true least-squares slope.
-        mean = spread[:, 0] * math.gamma(4.5) / math.gamma(4.0)
+        mean = deviation[:, 0] * math.gamma(4.5) / math.gamma(4.0)
         true = float(np.polyfit(ln(sizes), mean, 1)[0])
-        return (found.lower <= true) & (true <= found.upper)
+        return (measured.lower <= true) & (true <= measured.upper)
 
     hits = jax.lax.map(covered, jax.random.split(jax.random.key(0), trials), batch_size=100)
     assert float(jnp.mean(hits)) == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / trials))

@@ -77,11 +77,11 @@ def numpy_fit(points, i, k, d):
     t = y @ frame.T
     upper = np.triu_indices(d)
     design = np.concatenate([np.ones((k + 1, 1)), t, t[:, upper[0]] * t[:, upper[1]]], axis=1)
-    found = np.linalg.lstsq(design, y - t @ frame, rcond=None)[0]
+    coefficients = np.linalg.lstsq(design, y - t @ frame, rcond=None)[0]
     second = np.zeros((d, d, points.shape[1]))
     for place, (a, b) in enumerate(zip(*upper, strict=True)):
-        second[a, b] = second[b, a] = found[1 + d + place] * (2 if a == b else 1)
-    jet = (frame + found[1 : 1 + d], second)
+        second[a, b] = second[b, a] = coefficients[1 + d + place] * (2 if a == b else 1)
+    jet = (frame + coefficients[1 : 1 + d], second)
     return frame, oracle.geometry(oracle.inner(jet))
 
 
@@ -180,31 +180,31 @@ def test_ball_volumes_give_the_curvature_from_exact_arcs(d, true):
     x = on_sphere(1500, d)
     arcs = np.arccos(np.clip(x @ x.T, -1, 1))
     density = np.full(len(x), 1 / ((d + 1) * ball_volume(d + 1)))
-    found = scalar_curvature_from_balls(dimension=d, distances=arcs, density=density)
+    balls = scalar_curvature_from_balls(dimension=d, distances=arcs, density=density)
     # One point is uncertain by 1/sqrt(points of its ball); the mean over all of them is not.
-    assert np.mean(found.scalar_curvature) == pytest.approx(true, rel=0.06)
+    assert np.mean(balls.scalar_curvature) == pytest.approx(true, rel=0.06)
     larger = scalar_curvature_from_balls(dimension=d, distances=3 * arcs, density=density / 3**d)
-    np.testing.assert_allclose(larger.scalar_curvature, found.scalar_curvature / 9, rtol=1e-9)
+    np.testing.assert_allclose(larger.scalar_curvature, balls.scalar_curvature / 9, rtol=1e-9)
 
 
 def test_ball_volumes_match_plain_sums():
     x = on_sphere(60)
     arcs, d, h = np.arccos(np.clip(x @ x.T, -1, 1)), 2, 0.9
-    found = scalar_curvature_from_balls(dimension=d, distances=arcs, bandwidth=h, radii=(0.5, 1.2))
+    balls = scalar_curvature_from_balls(dimension=d, distances=arcs, bandwidth=h, radii=(0.5, 1.2))
     kernel = np.where(arcs < h, (1 - (arcs / h) ** 2) ** 2, 0)
     np.fill_diagonal(kernel, 0)
     density = kernel.sum(axis=1) / (59 * h**2 * np.pi / 3)  # the biweight integrates to pi/3 over the disk
-    np.testing.assert_allclose(found.density, density)
+    np.testing.assert_allclose(balls.density, density)
     r = np.linspace(0.5, 1.2, 32)
     volumes = np.array([[sum(1 / density[j] for j in range(60) if j != i and arcs[i, j] <= s) for s in r]
                         for i in range(3)]) / 59  # fmt: skip
     slope = [np.linalg.lstsq((r**2)[:, None], v / (np.pi * r**2) - 1, rcond=None)[0][0] for v in volumes]
-    np.testing.assert_allclose(found.scalar_curvature[:3], -24 * np.array(slope))
+    np.testing.assert_allclose(balls.scalar_curvature[:3], -24 * np.array(slope))
 
 
 def test_graph_distances_are_shortest_paths():
     x = on_sphere(40)
-    found, components = graph_distances(jnp.asarray(x), neighbours=5)
+    paths, components = graph_distances(jnp.asarray(x), neighbours=5)
     lengths = np.linalg.norm(x[:, None] - x, axis=2)
     near = np.argsort(lengths, axis=1)[:, 1:6]
     edges = np.full((40, 40), np.inf)
@@ -213,17 +213,17 @@ def test_graph_distances_are_shortest_paths():
         edges[i, row] = edges[row, i] = lengths[i, row]
     for k in range(40):  # Floyd and Warshall
         edges = np.minimum(edges, edges[:, k, None] + edges[k])
-    np.testing.assert_allclose(found, edges, rtol=1e-5)
+    np.testing.assert_allclose(paths, edges, rtol=1e-5)
     assert components == 1
 
 
 def test_a_lost_component_is_marked():
     x = np.concatenate([on_sphere(200), 100 + 1e-3 * on_sphere(3)])
-    found = scalar_curvature_from_balls(jnp.asarray(x), dimension=2, neighbours=2)
-    assert found.components > 1
-    assert not found.ok[-3:].any()
-    assert np.isnan(found.scalar_curvature[-3:]).all()
-    assert found.ok[:200].mean() > 0.8
+    balls = scalar_curvature_from_balls(jnp.asarray(x), dimension=2, neighbours=2)
+    assert balls.components > 1
+    assert not balls.ok[-3:].any()
+    assert np.isnan(balls.scalar_curvature[-3:]).all()
+    assert balls.ok[:200].mean() > 0.8
 
 
 # --- totals ----------------------------------------------------------------------------------------------

@@ -48,10 +48,12 @@ SLOW = pytest.mark.slow
 def test_neighbours_match_a_tree(x64, monkeypatch, features, count):
     monkeypatch.setattr(search, "TILE_NUMBERS", 40 * 130)  # several tiles, the last one overlapping
     samples, queries = random(500, features), random(61, features, seed=1)
-    found = nearest_neighbours(samples.reshape(500, -1, 1), queries.reshape(61, -1, 1), count, block_size=16)
+    nearest = nearest_neighbours(
+        samples.reshape(500, -1, 1), queries.reshape(61, -1, 1), count, block_size=16
+    )
     distances, indices = cKDTree(samples).query(queries, count)
-    np.testing.assert_array_equal(found.indices, indices)
-    np.testing.assert_allclose(found.distances, distances, rtol=1e-13)
+    np.testing.assert_array_equal(nearest.indices, indices)
+    np.testing.assert_allclose(nearest.distances, distances, rtol=1e-13)
 
 
 def test_groups_of_columns_hold_the_smallest(x64):
@@ -66,12 +68,12 @@ def test_float32_neighbours_far_from_the_origin():
     """Two clusters 2e3 apart: the screen cannot tell points of one cluster from each other."""
     side = 1e3 * np.sign(random(400, 1, seed=3))
     cloud = (side + 1e-3 * random(400, 30)).astype(np.float32)
-    found = nearest_neighbours(cloud, cloud[:40], 5)
-    assert found.distances.dtype == jnp.float32
+    nearest = nearest_neighbours(cloud, cloud[:40], 5)
+    assert nearest.distances.dtype == jnp.float32
     exact = cloud.astype(np.float64)
     distances, _ = cKDTree(exact).query(exact[:40], 5)
     assert distances.max() < 0.01
-    np.testing.assert_allclose(found.distances, distances, rtol=1e-5)
+    np.testing.assert_allclose(nearest.distances, distances, rtol=1e-5)
     squares = np.sum(cloud**2, axis=1)
     screen = squares[:40, None] + squares[None] - 2 * cloud[:40] @ cloud.T
     assert np.mean(np.argsort(screen, axis=1)[:, 0] == np.arange(40)) < 0.5  # what would go wrong
@@ -80,9 +82,9 @@ def test_float32_neighbours_far_from_the_origin():
 def test_duplicates_and_points_that_are_not_finite():
     cloud = np.repeat(random(67, 30), 6, axis=0)[:400].astype(np.float32)
     cloud[5] = np.nan
-    found = nearest_neighbours(cloud, cloud[:240:6], 5)  # the shapes of the test above: compiled once
-    np.testing.assert_array_equal(found.distances, 0.0)
-    for row, first in zip(np.asarray(found.indices).tolist(), range(0, 240, 6), strict=True):
+    nearest = nearest_neighbours(cloud, cloud[:240:6], 5)  # the shapes of the test above: compiled once
+    np.testing.assert_array_equal(nearest.distances, 0.0)
+    for row, first in zip(np.asarray(nearest.indices).tolist(), range(0, 240, 6), strict=True):
         assert len(set(row)) == 5
         assert all(first <= k < first + 6 and k != 5 for k in row)
     cloud[4:] = np.nan
@@ -95,9 +97,9 @@ def test_duplicates_and_points_that_are_not_finite():
 def test_block_sizes_jit_and_vmap_agree():
     samples, queries = (jnp.asarray(random(n, 33, seed=n), jnp.float32) for n in (300, 25))
     whole = nearest_neighbours(samples, queries, 6)
-    found = nearest_neighbours(samples, queries, 6, block_size=7)  # the last block is filled up
-    np.testing.assert_array_equal(found.indices, whole.indices)
-    np.testing.assert_allclose(found.distances, whole.distances, rtol=1e-6)
+    nearest = nearest_neighbours(samples, queries, 6, block_size=7)  # the last block is filled up
+    np.testing.assert_array_equal(nearest.indices, whole.indices)
+    np.testing.assert_allclose(nearest.distances, whole.distances, rtol=1e-6)
     one = jax.jit(jax.vmap(lambda q: nearest_neighbours(samples, q[None], 6).indices[0]))(queries)
     np.testing.assert_array_equal(one, whole.indices)
 
@@ -125,14 +127,14 @@ def test_approximate_neighbours_find_nearly_all():
     """Nearly all of the time goes into the compilation of pynndescent."""
     pytest.importorskip("pynndescent")
     cloud = random(1000, 5).astype(np.float32)
-    found = nearest_neighbours(cloud, cloud[:200], 10, method="approximate")
+    nearest = nearest_neighbours(cloud, cloud[:200], 10, method="approximate")
     exact = cKDTree(cloud).query(cloud[:200], 10)[1].tolist()
-    common = [len(set(a) & set(b)) for a, b in zip(found.indices.tolist(), exact, strict=True)]
+    common = [len(set(a) & set(b)) for a, b in zip(nearest.indices.tolist(), exact, strict=True)]
     assert np.mean(common) > 9.5
     np.testing.assert_allclose(
-        found.distances, np.linalg.norm(cloud[found.indices] - cloud[:200, None], axis=2), atol=1e-5
+        nearest.distances, np.linalg.norm(cloud[nearest.indices] - cloud[:200, None], axis=2), atol=1e-5
     )
-    assert np.all(np.diff(found.distances, axis=1) >= 0)
+    assert np.all(np.diff(nearest.distances, axis=1) >= 0)
 
 
 def test_approximate_neighbours_are_measured_and_sorted(monkeypatch):
@@ -149,10 +151,10 @@ def test_approximate_neighbours_are_measured_and_sorted(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=Backwards))
     cloud, queries = random(50, 5).astype(np.float32), random(4, 5, seed=1).astype(np.float32)
-    found = nearest_neighbours(cloud, queries, 3, method="approximate")
+    nearest = nearest_neighbours(cloud, queries, 3, method="approximate")
     distances, indices = cKDTree(cloud).query(queries, 3)
-    np.testing.assert_array_equal(found.indices, indices)
-    np.testing.assert_allclose(found.distances, distances, rtol=1e-6)
+    np.testing.assert_array_equal(nearest.indices, indices)
+    np.testing.assert_allclose(nearest.distances, distances, rtol=1e-6)
 
 
 def test_approximate_neighbours_say_what_is_missing(monkeypatch):
@@ -208,8 +210,8 @@ def test_default_width_of_local_pca(x64):
 @pytest.mark.slow
 def test_defaults_of_local_pca_with_exponential_weights(x64):
     samples, points = random(60, 5), random(4, 5, seed=1)
-    found = local_pca_projection(samples, dimension=2, weights="exponential")(points)
-    np.testing.assert_allclose(found, plane_loop(samples, points, 2, 8, 1.0, 1), atol=1e-12)
+    image = local_pca_projection(samples, dimension=2, weights="exponential")(points)
+    np.testing.assert_allclose(image, plane_loop(samples, points, 2, 8, 1.0, 1), atol=1e-12)
 
 
 @pytest.mark.slow
@@ -314,10 +316,10 @@ def mmls_loop(samples, point, dimension, degree, count):
 def test_moving_least_squares_equals_a_loop(x64):
     samples = space_curve(jittered(64, 0))
     points = samples[5:45] + 0.03 * random(40, 4, seed=2)
-    found = project_with_status(moving_least_squares(samples, **SHAPES), points)
-    assert not found.status.any()
+    projection = project_with_status(moving_least_squares(samples, **SHAPES), points)
+    assert not projection.status.any()
     expected = [mmls_loop(samples, p, 1, 2, 8) for p in points]
-    np.testing.assert_allclose(found.points, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(projection.points, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -332,10 +334,10 @@ def test_other_dimensions_and_degrees_equal_a_loop(x64, dimension, degree, count
     project = moving_least_squares(
         samples, dimension=dimension, degree=degree, neighbours=count, candidates=40, tolerance=1e-13
     )
-    found = project_with_status(project, points)
-    assert not found.status.any()
+    projection = project_with_status(project, points)
+    assert not projection.status.any()
     expected = [mmls_loop(samples, p, dimension, degree, count) for p in points]
-    np.testing.assert_allclose(found.points, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(projection.points, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -400,8 +402,8 @@ def curve_slope(fitter):
         largest = 0.0
         for middle in np.arange(6.0):
             samples = space_curve(middle + spacing * (np.arange(-32, 32) + jitter))
-            found = fitter(samples, dimension=1)(space_curve(middle + spacing * places))
-            largest = max(largest, distance_to_curve(found).max())
+            image = fitter(samples, dimension=1)(space_curve(middle + spacing * places))
+            largest = max(largest, distance_to_curve(image).max())
         errors.append(largest)
     return np.polyfit(np.log(spacings), np.log(errors), 1)[0]
 
@@ -443,10 +445,10 @@ def test_orders_on_a_jittered_torus(x64):
             squares = []
             for middle in np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])[:, :, None]:
                 samples = torus_points(*(middle + h * (lattice + jitter)))
-                found = moving_least_squares(samples, dimension=2, degree=degree)(
+                image = moving_least_squares(samples, dimension=2, degree=degree)(
                     torus_points(*(middle + h * places))
                 )
-                squares.append(np.mean(error(np.asarray(found)) ** 2))
+                squares.append(np.mean(error(np.asarray(image)) ** 2))
             errors.append(np.sqrt(np.mean(squares)))
         slope = np.polyfit(np.log(spacings), np.log(errors), 1)[0]
         assert abs(slope - (degree + 1)) < 0.4, (degree, slope, errors)
@@ -491,9 +493,9 @@ def test_point_without_samples_nearby_has_a_status(x64):
     project = moving_least_squares(samples, dimension=1, degree=2, bandwidth=0.25)
     odd = [4 * [5.0], samples[3], [np.nan, 0.0, 0.0, 0.0]]
     points = np.concatenate([odd, np.tile(samples, (4, 1))])[:400]  # the shapes of the test above
-    found = project_with_status(project, points)
-    assert STATUS[int(found.status[0])] == "too few samples in the support"
-    failed = (found.status != 0).tolist()
+    projection = project_with_status(project, points)
+    assert STATUS[int(projection.status[0])] == "too few samples in the support"
+    failed = (projection.status != 0).tolist()
     assert failed == np.isnan(project(points)).any(axis=1).tolist() == [True, False, True, *397 * [False]]
 
 
@@ -506,8 +508,8 @@ def test_failures_have_a_status(x64):
         (flat, [0.5, 0.0, 0.0], "degenerate"),
         (hasty, list(space_curve(np.array(1.0)) + 0.1), "not converged"),
     ):
-        found = project_with_status(project, jnp.array(point))
-        assert STATUS[int(found.status)] == reason
+        projection = project_with_status(project, jnp.array(point))
+        assert STATUS[int(projection.status)] == reason
         assert np.isnan(project(jnp.array(point))).all()
 
 
@@ -517,9 +519,9 @@ def test_float32_follows_float64():
     points = space_curve(jittered(40, 1)) + 0.02 * random(40, 4)
     with jax.enable_x64(True):
         exact = moving_least_squares(samples, dimension=1, degree=3)(points)
-    found = moving_least_squares(samples.astype(np.float32), dimension=1, degree=3)(points.astype(np.float32))
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, exact, atol=2e-6)
+    image = moving_least_squares(samples.astype(np.float32), dimension=1, degree=3)(points.astype(np.float32))
+    assert image.dtype == jnp.float32
+    np.testing.assert_allclose(image, exact, atol=2e-6)
 
 
 @pytest.mark.slow
@@ -555,10 +557,10 @@ def test_given_neighbours_are_used():
     project = local_pca_projection(samples, dimension=2, neighbours=8)
     points = samples[:6] + np.float32(0.1)
     near = nearest_neighbours(samples, points, 8).indices
-    found = project_with_status(project, points, indices=near)
-    np.testing.assert_allclose(found.points, project(points), atol=1e-6)
+    projection = project_with_status(project, points, indices=near)
+    np.testing.assert_allclose(projection.points, project(points), atol=1e-6)
     others = project_with_status(project, points, indices=near[::-1])
-    assert np.abs(others.points - found.points).max() > 0.1
+    assert np.abs(others.points - projection.points).max() > 0.1
     with pytest.raises(ValueError, match=r"indices must have shape \(6, 8\), got \(6, 7\)"):
         project_with_status(project, points, indices=near[:, :7])
 
@@ -568,15 +570,15 @@ def test_given_neighbours_are_used():
 
 def test_hausdorff_distance_matches_scipy():
     a, b = (random(150, 5, seed=seed).astype(np.float32) for seed in (0, 1))
-    found = hausdorff_distance(a, b)
-    for side, (x, y) in ((found.forward, (a, b)), (found.backward, (b, a))):
+    hausdorff = hausdorff_distance(a, b)
+    for side, (x, y) in ((hausdorff.forward, (a, b)), (hausdorff.backward, (b, a))):
         value, i, j = directed_hausdorff(x, y)
         assert float(side.maximum) == pytest.approx(value, rel=1e-6)
         assert side.witness.tolist() == [i, j]
         nearest = np.linalg.norm(x[:, None] - y, axis=2).min(axis=1)
         assert float(side.mean) == pytest.approx(nearest.mean(), rel=1e-6)
         assert float(side.rms) == pytest.approx(np.sqrt(np.mean(nearest**2)), rel=1e-6)
-    assert float(found.value) == max(float(found.forward.maximum), float(found.backward.maximum))
+    assert float(hausdorff.value) == max(float(hausdorff.forward.maximum), float(hausdorff.backward.maximum))
 
 
 @pytest.mark.slow
@@ -584,9 +586,9 @@ def test_the_two_directions_differ():
     """A half circle and the whole: 0 one way, the diameter's end to the far points the other way."""
     t = np.linspace(0, 2 * np.pi, 401)[:-1]
     whole = np.stack([np.cos(t), np.sin(t)], axis=1).astype(np.float32)
-    found = hausdorff_distance(whole[:201], whole)
-    assert float(found.forward.maximum) == 0.0
-    assert float(found.backward.maximum) == pytest.approx(2**0.5, rel=1e-3)
+    hausdorff = hausdorff_distance(whole[:201], whole)
+    assert float(hausdorff.forward.maximum) == 0.0
+    assert float(hausdorff.backward.maximum) == pytest.approx(2**0.5, rel=1e-3)
 
 
 feet = jax.jit(nearest_points, static_argnums=0)
@@ -595,9 +597,9 @@ compiled_distances = jax.jit(fit_distances, static_argnums=1)
 
 def test_summary_leaves_failures_out_and_counts_them():
     summarise = jax.jit(summarise_distances)
-    found = summarise(jnp.array([jnp.nan, 3e-30, 4e-30]))
-    assert float(found.rms) == pytest.approx(12.5**0.5 * 1e-30, rel=1e-6)
-    assert (int(found.failed), found.witness.tolist()) == (1, [2, -1])
+    summary = summarise(jnp.array([jnp.nan, 3e-30, 4e-30]))
+    assert float(summary.rms) == pytest.approx(12.5**0.5 * 1e-30, rel=1e-6)
+    assert (int(summary.failed), summary.witness.tolist()) == (1, [2, -1])
     assert np.isnan(summarise(jnp.full(3, jnp.nan)).maximum)
 
 
@@ -611,24 +613,24 @@ def test_feet_on_a_warped_torus(x64):
     ring = np.stack([np.cos(u), np.sin(u), 0 * u], axis=1)
     normal = np.cos(v)[:, None] * ring + np.sin(v)[:, None] * [0.0, 0.0, 1.0]
     surface = 2 * ring + 0.5 * normal
-    found = feet(manifold, surface + offset[:, None] * normal)
-    assert bool(found.converged.all())
-    np.testing.assert_allclose(found.distances, np.abs(offset), atol=1e-13)
-    np.testing.assert_allclose(found.points, surface, atol=1e-8)
-    embedded = jax.jit(jax.vmap(manifold.embedding))(found.coordinates)
-    np.testing.assert_allclose(embedded, found.points, atol=1e-12)
-    assert np.all((found.coordinates >= 0) & (found.coordinates <= 2 * np.pi))
+    nearest = feet(manifold, surface + offset[:, None] * normal)
+    assert bool(nearest.converged.all())
+    np.testing.assert_allclose(nearest.distances, np.abs(offset), atol=1e-13)
+    np.testing.assert_allclose(nearest.points, surface, atol=1e-8)
+    embedded = jax.jit(jax.vmap(manifold.embedding))(nearest.coordinates)
+    np.testing.assert_allclose(embedded, nearest.points, atol=1e-12)
+    assert np.all((nearest.coordinates >= 0) & (nearest.coordinates <= 2 * np.pi))
 
 
 def test_feet_on_a_sphere_with_poles():
-    """Points right beside a pole, where the nearest lattice point is the pole itself, and above it."""
+    """Points right next to a pole, where the nearest lattice point is the pole itself, and above it."""
     points = [[0.011, -0.016, 1.0], [-0.002, 0.001, -1.1], [0.3, 0.4, 0.2], [0.0, 0.0, 1.5]]
     points = np.array(points, np.float32)
-    found = feet(sphere(2), points)
-    np.testing.assert_allclose(found.distances, np.abs(np.linalg.norm(points, axis=1) - 1), atol=1e-6)
+    nearest = feet(sphere(2), points)
+    np.testing.assert_allclose(nearest.distances, np.abs(np.linalg.norm(points, axis=1) - 1), atol=1e-6)
     # The foot of the last one is the pole: the chart cannot tell.
-    assert found.converged.tolist() == [True, True, True, False]
-    assert found.distances.dtype == jnp.float32
+    assert nearest.converged.tolist() == [True, True, True, False]
+    assert nearest.distances.dtype == jnp.float32
 
 
 @pytest.mark.slow
@@ -638,10 +640,10 @@ def test_feet_at_the_end_of_an_open_axis_and_in_a_union(x64):
     assert below.coordinates.tolist() == [[0.0]]
     assert bool(below.converged[0])
     assert float(below.distances[0]) == pytest.approx(np.hypot(0.1, 2.0), rel=1e-14)
-    found = feet(two_moons(), jnp.array([[0.0, 2.0], [1.0, -2.0], [jnp.nan, 0.0]]))
-    np.testing.assert_allclose(found.distances, [1.0, 1.5, np.nan], rtol=1e-12)
-    assert found.component.tolist()[:2] == [0, 1]
-    assert found.converged.tolist() == [True, True, False]
+    nearest = feet(two_moons(), jnp.array([[0.0, 2.0], [1.0, -2.0], [jnp.nan, 0.0]]))
+    np.testing.assert_allclose(nearest.distances, [1.0, 1.5, np.nan], rtol=1e-12)
+    assert nearest.component.tolist()[:2] == [0, 1]
+    assert nearest.converged.tolist() == [True, True, False]
 
 
 @pytest.mark.slow
@@ -649,10 +651,10 @@ def test_search_cut_short_is_marked_and_an_upper_bound(x64):
     points = random(50, 3)
     exact = np.abs(np.hypot(np.hypot(points[:, 0], points[:, 1]) - 2, points[:, 2]) - 0.5)
     rough = torus(2.0, 0.5, size=(12, 8))
-    found = jax.jit(partial(distances_to_manifold, rough, max_steps=1))(points)
-    assert int(found.unconverged) == 50
-    assert np.all(found.values >= exact - 1e-12)
-    assert np.max(found.values - exact) > 1e-3
+    distances = jax.jit(partial(distances_to_manifold, rough, max_steps=1))(points)
+    assert int(distances.unconverged) == 50
+    assert np.all(distances.values >= exact - 1e-12)
+    assert np.max(distances.values - exact) > 1e-3
 
 
 @pytest.mark.slow
@@ -666,16 +668,16 @@ def test_fit_distances_of_concentric_circles(x64):
     def project(turned, x):
         return jnp.where(turned > 0, turned_and_failing(x), 1.5 * x)
 
-    found = compiled_distances(Partial(project, 0.0), truth, points)
-    for side in (found.forward, found.backward, found.projected):
+    fit = compiled_distances(Partial(project, 0.0), truth, points)
+    for side in (fit.forward, fit.backward, fit.projected):
         np.testing.assert_allclose([side.maximum, side.mean, side.rms], 1.0, rtol=1e-12)
-    found = compiled_distances(Partial(project, 1.0), truth, points)
-    assert float(found.forward.maximum) < 1e-7
-    assert int(found.forward.failed) == 2 * int(np.sum(points[:, 0] > 1.9))
-    assert float(found.projected.maximum) == pytest.approx(8**0.5)  # images are a quarter turn away
+    fit = compiled_distances(Partial(project, 1.0), truth, points)
+    assert float(fit.forward.maximum) < 1e-7
+    assert int(fit.forward.failed) == 2 * int(np.sum(points[:, 0] > 1.9))
+    assert float(fit.projected.maximum) == pytest.approx(8**0.5)  # images are a quarter turn away
     gap = 2 * np.pi * 4 / 60  # seven images are missing: the middle of their arc is 4 samples away
-    assert float(found.backward.maximum) == pytest.approx(4 * np.sin(gap / 2), rel=1e-9)
-    assert float(found.hausdorff) == float(found.backward.maximum)
+    assert float(fit.backward.maximum) == pytest.approx(4 * np.sin(gap / 2), rel=1e-9)
+    assert float(fit.hausdorff) == float(fit.backward.maximum)
 
 
 @pytest.mark.slow
@@ -686,11 +688,11 @@ def test_fit_distances_of_a_shifted_sphere(x64):
     points[0] = [1.0, 0.0, 0.0]
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     moved = Partial(lambda x: x + jnp.array([0.1, 0.0, 0.0]))
-    found = compiled_distances(moved, sphere(2), points, true_points=points)
+    fit = compiled_distances(moved, sphere(2), points, true_points=points)
     expected = np.abs(np.linalg.norm(points + np.array([0.1, 0, 0]), axis=1) - 1)
-    np.testing.assert_allclose(found.forward.values[:400], expected, atol=1e-7)
-    assert float(found.forward.maximum) == pytest.approx(0.1, abs=1e-9)
-    assert np.all(found.backward.values <= found.projected.values + 1e-12)
+    np.testing.assert_allclose(fit.forward.values[:400], expected, atol=1e-7)
+    assert float(fit.forward.maximum) == pytest.approx(0.1, abs=1e-9)
+    assert np.all(fit.backward.values <= fit.projected.values + 1e-12)
 
 
 # --- everywhere --------------------------------------------------------------------------------------------

@@ -151,8 +151,8 @@ def agnostic_mean_squared_bound(
         reach: Measured reach, in the units of the data.
         dimension: d.
         radius: R, of a ball that contains the data.
-        constant: C, to be stated; the paper gives no number.
-        delta: Probability of failure, in (0, 1).
+        constant: As for :func:`agnostic_sample_complexity`.
+        delta: As there.
 
     Returns:
         A :class:`MeanSquaredBound`, of the common shape of the arguments.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import flat, floating, optional, whole
 from manifold_jax._linalg import norm
-from manifold_jax.fitting.nearest_points import NearestPoints, components, nearest_points
+from manifold_jax.fitting.nearest_points import components, nearest_points
 from manifold_jax.geometry.manifold import Manifold
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
@@ -183,11 +183,7 @@ def distances_to_manifold(
         >>> print(f"{distances.maximum:.3f} {distances.mean:.3f}")
         4.000 2.050
     """
-    return _summarise_feet(nearest_points(manifold, points, **options))
-
-
-@jax.jit
-def _summarise_feet(feet: NearestPoints) -> Distances:
+    feet = nearest_points(manifold, points, **options)
     lost = ~feet.converged & ~jnp.isnan(feet.distances)
     return summarise_distances(feet.distances, unconverged=jnp.sum(lost))
 

@@ -67,7 +67,7 @@ def nearest_points(
     the reach, where Gauss-Newton has the rate distance / reach. A search starts at each of the ``starts``
     lowest local minima of the distance on the lattice of the manifold's grid. Periodic axes are wrapped; open
     ones (and periodic axes whose points do not repeat) are clamped to the box, where an axis that pushes
-    outward counts as converged. What is found is the nearest point if the lattice resolves the manifold; in
+    outward counts as converged. The result is the nearest point if the lattice resolves the manifold; in
     any case it is a point of the manifold and no farther than the lattice point it started from.
 
     The lattice is embedded once per call and held: grid.size * f numbers.

@@ -178,7 +178,7 @@ _NOTES = {
         "the power 1/d. H < C (log n / n)^(1/d) was seen in a summary of Koulakis & Seibold (2026)."
     ),
     "agnostic_mean_squared_upper": (
-        "The limit of agnostic_mean_squared_bound for many samples: what is said there about N_p applies."
+        "The limit of agnostic_mean_squared_bound for many samples: what is stated there about N_p applies."
     ),
     "noiseless_inverse_reach_upper_global": (
         "O(n^(-1/d)) in the global regime was seen in a summary of Koulakis & Seibold (2026)."

@@ -66,7 +66,7 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
 
     Least squares of log error on log n over all sizes and seeds. Seeds are resampled within each size (Efron
     & Tibshirani, *An Introduction to the Bootstrap*, 1993). Two corrections make the interval fit for few
-    seeds: resampled means spread too little, by the factor (1 - 1/seeds)^(1/2), which is divided out, and the
+    seeds: resampled means vary too little, by the factor (1 - 1/seeds)^(1/2), which is divided out, and the
     ends are moved out by the ratio of Student's t to the normal quantile, with the degrees of freedom of
     Satterthwaite (*Biometrics Bulletin* 2, 1946). The interval holds the chance of the seeds only: not
     that a curve has not reached its asymptote.

@@ -213,15 +213,11 @@ class _Settings(NamedTuple):
     intercept: bool
 
 
-def _principal_frame(dimension: int, differences: Float[Array, "k f"]) -> Float[Array, "d f"]:
-    """Principal components of the point and its neighbours."""
-    return _weighted_frame(dimension, differences, jnp.ones_like(differences[:, 0]))
-
-
-def _weighted_frame(dimension: int, differences: Array, root: Float[Array, "k"]) -> Float[Array, "d f"]:
-    """The same with roots of weights, 1 for the point itself; NaN below rank d."""
+def _principal_frame(dimension: int, differences: Array, root: Any = 1.0) -> Float[Array, "d f"]:
+    """Principal components of the point and its neighbours; NaN below rank d. The point has the weight 1."""
     points = jnp.concatenate([differences, jnp.zeros_like(differences[:1])])
-    _, values, frame = principal_plane(points, jnp.append(root, 1.0), dimension)
+    root = jnp.ones_like(points[:, 0]).at[:-1].set(root)
+    _, values, frame = principal_plane(points, root, dimension)
     floor = 8 * len(points) * jnp.finfo(points.dtype).eps * jnp.maximum(values[-1], 0.0)
     return jnp.where(values[-dimension] > floor, frame[::-1], jnp.nan)
 
@@ -239,7 +235,7 @@ def _quadratic_graph(
     radius = jnp.max(jnp.where(inside, distance, 0.0))
     root = jnp.sqrt(_weight(weights, inside, distance, radius))
     if frame is None:
-        frame = _weighted_frame(d, differences, root)
+        frame = _principal_frame(d, differences, root)
     t = matmul(differences, frame.T)
     normal = differences - matmul(t, frame)
     scale = jnp.where(radius > 0, radius, 1.0)
