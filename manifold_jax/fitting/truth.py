@@ -82,18 +82,17 @@ def _add_noise(key: PRNGKeyArray, part: Manifold, coordinates: Array, points: Ar
 
 def exact_total(parts: tuple[Manifold, ...], name: str) -> float:
     """Volume, reach or dimension: the closed form, or quadrature and search on the grid."""
+    first, *others = parts
     if name == "dimension":
-        return float(parts[0].grid.ndim)
-    if name == "reach" and len(parts) > 1:
-        return float(reach(parts).value)
-    if name == "volume" and len(parts) > 1:
-        return sum(exact_total((part,), name) for part in parts)
-    known = parts[0].known.get("total_volume" if name == "volume" else name)
+        return float(first.grid.ndim)
+    if others:
+        return float(reach(parts).value) if name == "reach" else sum(exact_total((p,), name) for p in parts)
+    known = first.known.get("total_volume" if name == "volume" else name)
     if known is not None:
         return float(known)  # type: ignore[arg-type]
     if name == "reach":
-        return float(reach(parts[0]).value)
-    return float(measure(parts[0], exact=True).total_volume.value)
+        return float(reach(first).value)
+    return float(measure(first, exact=True).total_volume.value)
 
 
 def exact_field(parts: tuple[Manifold, ...], coordinates: tuple[Array, ...], name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import damping_matrix, matmul
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.quantities import chart_ranges, exact_measures
@@ -137,8 +138,8 @@ def refine_bottleneck(
         better = found.value < state.best.value
         best = jax.tree.map(partial(jnp.where, better), found, state.best)
         damping = jnp.where(better, state.damping / 4, state.damping * 4)
-        normal = jnp.matmul(best.jacobian.T, best.jacobian, precision=jax.lax.Precision.HIGHEST)
-        matrix = normal + damping * jnp.diag(jnp.diagonal(normal) + 1e-3 * jnp.trace(normal))
+        normal = matmul(best.jacobian.T, best.jacobian)
+        matrix = normal + damping * damping_matrix(normal)
         move = jnp.linalg.solve(matrix, jnp.sum(best.jacobian * best.residual[:, None], axis=0))
         return _Iterate(best, best.z - move, damping, state.tries + 1)
 
