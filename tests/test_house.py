@@ -41,7 +41,7 @@ def crooked(tmp_path):
         "_checks.py": "from manifold_jax.geometry.a import one\n",
         "geometry/__init__.py": "from manifold_jax.geometry.a import one as one\n",
         "geometry/a.py": '"""A."""\nfrom manifold_jax.geometry.b import two\n\n\ndef one():\n    """1."""\n',
-        "geometry/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import manifold_jax.geometry.a\n",
+        "geometry/b.py": "import typing as t\nif t.TYPE_CHECKING:\n    import manifold_jax.geometry.a\n",
         "datasets/__init__.py": "",
         "datasets/c.py": "def _hidden():\n    from manifold_jax.geometry import one\n    found = one\n",
         "datasets/d.py": "from manifold_jax.datasets.c import _hidden\n",
