@@ -1,4 +1,4 @@
-"""Moving across the leaves: what a walk orthogonal to the distribution does to an image; FGSM beside it."""
+"""Moving across the leaves: what a walk orthogonal to the distribution does to an image, next to FGSM."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._linalg import map_blocks
-from manifold_jax.experiments.classifier.task import Task, Trial, sample
-from manifold_jax.experiments.classifier.walks import PAPER, How, add_noise, confidence, steps_axis
+from manifold_jax._files import Progress
+from manifold_jax._linalg import map_blocks, norm
+from manifold_jax.experiments.classifier.task import Trial, sample, stage
+from manifold_jax.experiments.classifier.walks import PathOptions, confidence, name_class, vertical_walks
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import Path, vertical_projection
+from manifold_jax.information import VerticalWalk, vertical_projection
 from manifold_jax.information.log_prob import scores
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -45,7 +46,7 @@ def fast_gradient_departure(
     Args:
         log_prob: The classifier.
         images: ``(k, *shape)``.
-        labels: Of the images ``(k,)``.
+        labels: Classes of the images ``(k,)``.
 
     Returns:
         |V(w)| / |w| for w = sign(grad loss) (FGSM; Goodfellow et al., arXiv 1412.6572), and for
@@ -57,23 +58,33 @@ def fast_gradient_departure(
 
         def share(w: Array) -> Array:
             vertical = vertical_projection(log_prob, image, w)
-            return jnp.linalg.norm(vertical.ravel()) / jnp.maximum(jnp.linalg.norm(w.ravel()), 1e-30)
+            return norm(vertical.ravel()) / jnp.maximum(norm(w.ravel()), 1e-30)
 
         return share(jnp.sign(gradient)), share(gradient)
 
     return map_blocks(jax.vmap(one), 16, images, labels)
 
 
-def _row(walk: Path, how: How, slot: int, std: float, pixels: int) -> Row:
+def options_of(max_steps: int, clip: bool, std: float) -> PathOptions:
+    """The paper's steps; every 50th point is saved, or only the ends of a shorter walk."""
+    save_every = max_steps // max(1, max_steps // 50)
+    return PathOptions(max_steps=max_steps, clip=clip, save_every=save_every, unit=std)
+
+
+def shown_slots(options: PathOptions) -> list[int]:
+    """Which of the saved points are shown."""
+    return list(dict.fromkeys(k // options.save_every for k in _COLUMNS if k <= options.max_steps))
+
+
+def _row(walk: VerticalWalk, options: PathOptions, slot: int) -> Row:
     """What is known after one number of steps; lengths in normalised units."""
-    log_probs = np.asarray(walk.log_probs)
-    first, now = log_probs[:, 0], log_probs[:, slot]
-    level = np.asarray(walk.distances)[:, slot] / std
+    first, now = walk.log_probs[:, 0], walk.log_probs[:, slot]
+    level = float(np.median(walk.distances[:, slot])) / options.unit
     return {
-        "clamp": how.clip,
-        "step": min(slot * how.every, how.max_steps),
-        "noise level": float(np.median(level)),
-        "per pixel": float(np.median(level)) / pixels**0.5,
+        "clamp": options.clip,
+        "step": min(slot * options.save_every, options.max_steps),
+        "noise level": level,
+        "per pixel": level / walk.points[0, 0].size ** 0.5,
         "same label": float(np.mean(first.argmax(-1) == now.argmax(-1))),
         "confidence": float(np.median(confidence(now))),
         "least": float(confidence(now).min()),
@@ -81,62 +92,42 @@ def _row(walk: Path, how: How, slot: int, std: float, pixels: int) -> Row:
     }
 
 
-def _slots(how: How) -> list[int]:
-    """Which of the saved points are shown."""
-    return list(dict.fromkeys(step // how.every for step in _COLUMNS if step <= how.max_steps))
-
-
-def _strips(title: str, walk: Path, how: How, task: Task, labels: np.ndarray) -> Any:
+def _strips(title: str, walk: VerticalWalk, options: PathOptions, rows: list[str], names: Any) -> Any:
     """Images along the first few walks."""
-    slots = _slots(how)
-    images, captions = [], []
-    for k in range(min(_SHOWN, len(labels))):
-        log_probs = np.asarray(walk.log_probs)[k, slots]
-        images.append(list(np.asarray(walk.points)[k, slots]))
-        captions.append([f"{task.test.names[p.argmax()]}  {100 * confidence(p):.1f} %" for p in log_probs])
+    slots = shown_slots(options)
     return image_grid(
-        f"{title}\n{how.words()}",
-        images,
-        rows=[task.test.names[label] for label in labels[: len(images)]],
-        columns=[f"step {slot * how.every}" for slot in slots],
-        captions=captions,
+        f"{title}\n{options.caption}",
+        [list(points[slots]) for points in walk.points[: len(rows)]],
+        rows=rows,
+        columns=[f"step {slot * options.save_every}" for slot in slots],
+        captions=[[name_class(p, names) for p in log_p[slots]] for log_p in walk.log_probs[: len(rows)]],
     )
 
 
-def run(trial: Trial, settings: Settings) -> Outcome:
-    """Walk across the leaves from test images, clamped and not; compare with the sign-gradient attack.
-
-    Args:
-        trial: The network.
-        settings: Size.
-
-    Returns:
-        The outcome.
-    """
-    log_prob = trial.log_prob
+def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+    """Walk across the leaves from test images, clamped and not; compare with the sign-gradient attack."""
+    log_prob, names = trial.log_prob, trial.task.test.names
     images, labels = sample(trial.task.test, settings.images, trial.seed)
-    size = images[0].size
+    directions = jax.random.normal(jax.random.key(trial.seed), images.shape, images.dtype)
     rows, curves, figures, data = [], [], {}, {}
-    title = f"{trial.words}: walks across the leaves"
+    title = f"{trial.title}: walks across the leaves"
     for k, clip in enumerate((True, False)):
-        how = PAPER._replace(max_steps=settings.max_steps, clip=clip, saved=max(1, settings.max_steps // 50))
-        key = jax.random.key(trial.seed)
-        walk = add_noise(log_prob, images, key, how, trial.task.std, trial.stage(k, 2))
-        slots = _slots(how)
-        rows += [_row(walk, how, slot, trial.task.std, size) for slot in slots]
-        x = steps_axis(how, walk.points.shape[1])
-        curves.append(Curves(how.words(), x, confidence(walk.log_probs), {}))
-        data[how.words()] = {
-            "step": x,
-            "noise level": walk.distances / trial.task.std,
+        options = options_of(settings.max_steps, clip, trial.task.std)
+        walk = vertical_walks(log_prob, images, directions, options, stage(progress, k, 2))
+        rows += [_row(walk, options, slot) for slot in shown_slots(options)]
+        steps = options.steps_at(walk.points.shape[1])
+        curves.append(Curves(options.caption, steps, confidence(walk.log_probs), {}))
+        data[options.caption] = {
+            "step": steps,
+            "noise level": walk.distances / options.unit,
             "confidence": confidence(walk.log_probs),
-            "label": np.asarray(walk.log_probs).argmax(-1),
-            "clipped": walk.clipped / trial.task.std,
+            "label": walk.log_probs.argmax(-1),
+            "clipped": walk.clipped / options.unit,
         }
         stem = f"across_{'clamped' if clip else 'free'}"
-        figures[stem] = _strips(title, walk, how, trial.task, labels)
+        figures[stem] = _strips(title, walk, options, [names[label] for label in labels[:_SHOWN]], names)
     figures["across_curves"] = curve_panels(title, curves, "step", "confidence", ylim=(0, 1.02))
-    signs, gradients = (np.asarray(w) for w in fast_gradient_departure(log_prob, images, labels))
+    signs, gradients = (np.asarray(part) for part in fast_gradient_departure(log_prob, images, labels))
     data["vertical share"] = {"sign gradient": signs, "gradient": gradients}
     notes = [
         "Noise level: distance to the image in normalised pixels; 'per pixel' its root mean square.",

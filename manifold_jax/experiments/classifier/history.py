@@ -10,21 +10,23 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
-from manifold_jax.experiments.classifier.pairs import predictions
-from manifold_jax.experiments.classifier.task import (
-    Trial,
-    checkpoints,
-    initial,
-    log_prob_at,
-    network,
-    sample,
-)
+from manifold_jax.experiments.classifier.task import Trial, predictions, sample, stage
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import fisher_trace, local_data_rank, local_data_trace
 from manifold_jax.plotting.style import new_figure, panels
 
 _BLOCK = 16
+_MANY_CLASSES = 100
+"""More classes than 8 x 8 images have pixels: the bound on the rank is then that of the pixels."""
+
+_PANELS = {
+    "trace of G": {"tr G": "mean", "median tr G": "median"},
+    "trace of F": {"tr F": "mean"},
+    "mean rank": {"rank D": "rank D", "rank G": "rank G"},
+}
+_TRACES = ("tr G", "median tr G", "tr F")
 
 
 class Settings(NamedTuple):
@@ -60,109 +62,91 @@ def fisher_traces(params: Any, images: Array, *, apply: Any) -> Array:
     return jax.lax.map(partial(fisher_trace, apply, params), images)
 
 
-def _rank_row(name: str, log_prob: Any, images: Array) -> tuple[Row, dict[str, Any]]:
-    """One line of the table."""
-    found = ranks(log_prob, images)
-    matrix, distribution = np.asarray(found.matrix), np.asarray(found.distribution)
-    bound = jax.eval_shape(log_prob, images[0]).shape[0] - 1
+def _rank_row(name: str, log_prob: Any, images: Array) -> tuple[Row, dict[str, np.ndarray]]:
+    """One line of the table, and the ranks at all images."""
+    rank = ranks(log_prob, images)
+    matrix, distribution = np.asarray(rank.matrix), np.asarray(rank.distribution)
     row = {
         "network": name,
         "pixels": images[0].size,
-        "bound C - 1": bound,
+        "bound C - 1": jax.eval_shape(log_prob, images[0]).shape[0] - 1,
         "rank D: least": distribution.min(),
-        "most": distribution.max(),
+        "rank D: most": distribution.max(),
         "rank G: mean": matrix.mean(),
-        "least ": matrix.min(),
-        "most ": matrix.max(),
+        "rank G: least": matrix.min(),
+        "rank G: most": matrix.max(),
         "tr G": np.asarray(traces(log_prob, images)).mean(),
     }
     return row, {"matrix": matrix, "distribution": distribution}
 
 
-def rank_table(trial: Trial, settings: Settings) -> Outcome:
-    """Rank of G and of the distribution: before and after training, and with a head of 100 classes.
-
-    Args:
-        trial: The network.
-        settings: Size.
-
-    Returns:
-        The outcome.
-    """
+def compare_ranks(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+    """Rank of G and of the distribution: before and after training, and with a head of 100 classes."""
     images, _ = sample(trial.task.test, settings.images, trial.seed)
-    wide = network(trial.task.name, trial.task.train, classes=100, seed=trial.seed, width=trial.task.width)
-    many = initial(wide, trial.seed, trial.task.init)
     networks = {
-        "untrained": Partial(trial.task.apply, trial.task.params),
+        "untrained": Partial(*trial.task.network),
         f"step {trial.step}": trial.log_prob,
-        "untrained, 100 classes": Partial(many.apply, many.params),
+        f"untrained, {_MANY_CLASSES} classes": Partial(*trial.task.rebuild(_MANY_CLASSES)),
     }
     rows, data = [], {}
     for k, (name, log_prob) in enumerate(networks.items()):
         row, data[name] = _rank_row(name, log_prob, images)
         rows.append(row)
-        trial.stage(k, len(networks))(1, 1)
+        stage(progress, k, len(networks))(1, 1)
     title = f"{trial.task.name}: rank of the local data matrix at {settings.images} test images"
-    figure = new_figure(4.0 * len(rows), 3.4, title)
-    for at, (name, found), row in zip(panels(figure, len(rows), 3), data.items(), rows, strict=True):
-        bins = np.arange(row["bound C - 1"] + 2) - 0.5
-        at.hist(found["matrix"], bins, label="rank G", alpha=0.7)
-        at.hist(found["distribution"], bins, label="rank D", histtype="step", lw=2, color="black")
-        at.axvline(row["bound C - 1"], color="tab:red", ls="--", label="C - 1")
-        at.set(title=name, xlabel="numerical rank")
-        at.legend(fontsize=8)
-    figure.axes[0].set_ylabel("test images")
     notes = [
         "D is spanned by the scores and does not depend on p; G weighs them by p, and loses rank to rounding "
         "where p saturates."
     ]
-    return Outcome(title, rows, data, {"rank": figure}, notes)
+    return Outcome(title, rows, data, {"rank": _draw_ranks(title, rows, data)}, notes)
 
 
-def history(trial: Trial, settings: Settings) -> Outcome:
-    """Mean trace and rank of G, and trace of F, at every checkpoint up to ``step``.
+def _draw_ranks(title: str, rows: list[Row], data: dict[str, dict[str, np.ndarray]]) -> Any:
+    """Histograms, a panel for each network."""
+    figure = new_figure(4.0 * len(rows), 3.4, title)
+    for axes, row in zip(panels(figure, len(rows), 3), rows, strict=True):
+        rank, bound = data[row["network"]], row["bound C - 1"]
+        bins = np.arange(bound + 2) - 0.5
+        axes.hist(rank["matrix"], bins, label="rank G", alpha=0.7)
+        axes.hist(rank["distribution"], bins, label="rank D", histtype="step", lw=2, color="black")
+        axes.axvline(bound, color="tab:red", ls="--", label="C - 1")
+        axes.set(title=row["network"], xlabel="numerical rank")
+        axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel("test images")
+    return figure
 
-    Args:
-        trial: The network.
-        settings: Size.
 
-    Returns:
-        The outcome, with the steps where the trace is back at its initial value.
-    """
-    test = trial.task.test
+def follow_training(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+    """Mean trace and rank of G, and trace of F, at every checkpoint; where a trace is back where it began."""
+    test, steps = trial.task.test, trial.checkpoints
     images, _ = sample(test, settings.images, trial.seed)
-    few = images[: settings.fisher_images]
-    found = checkpoints(trial.folder, trial.step)
     rows = []
-    for k, at in enumerate(found):
-        log_prob = log_prob_at(trial.task, trial.folder, at)
-        both = ranks(log_prob, images)
-        trace = np.asarray(traces(log_prob, images))
-        fisher = np.asarray(fisher_traces(log_prob.args[0], few, apply=trial.task.apply))
+    for k, step in enumerate(steps):
+        log_prob = trial.log_prob_at(step)
+        rank, trace = ranks(log_prob, images), np.asarray(traces(log_prob, images))
+        fisher = fisher_traces(log_prob.args[0], images[: settings.fisher_images], apply=log_prob.func)
         rows.append(
             {
-                "step": at,
+                "step": step,
                 "tr G": trace.mean(),
                 "median tr G": np.median(trace),
-                "rank G": np.asarray(both.matrix).mean(),
-                "rank D": np.asarray(both.distribution).mean(),
-                "tr F": fisher.mean(),
+                "rank G": np.asarray(rank.matrix).mean(),
+                "rank D": np.asarray(rank.distribution).mean(),
+                "tr F": np.asarray(fisher).mean(),
                 "test accuracy": np.mean(predictions(log_prob, test.images) == test.labels),
             }
         )
-        trial.stage(k, len(found))(1, 1)
+        stage(progress, k, len(steps))(1, 1)
     title = f"{trial.task.name}: local data matrix and Fisher matrix along the training"
     data: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-    data["back at the initial value"] = back = {
-        name: crossings(data["step"], data[name]) for name in ("tr G", "median tr G", "tr F")
-    }
+    data["back at the initial value"] = back = {name: crossings(steps, data[name]) for name in _TRACES}
     notes = [
-        f"{name} is back at its initial value near step {', '.join(f'{s:.0f}' for s in steps)}."
-        if steps
+        f"{name} is back at its initial value near step {', '.join(f'{at:.0f}' for at in crossed)}."
+        if crossed
         else f"{name} is not back at its initial value up to step {trial.step}."
-        for name, steps in back.items()
+        for name, crossed in back.items()
     ]
-    return Outcome(title, rows, data, {"history": _history_figure(title, data)}, notes)
+    return Outcome(title, rows, data, {"history": _draw_history(title, data)}, notes)
 
 
 def crossings(steps: Any, values: Any) -> list[float]:
@@ -180,31 +164,25 @@ def crossings(steps: Any, values: Any) -> list[float]:
         [2.6666666666666665]
     """
     x, y = np.asarray(steps, float), np.asarray(values, float) - float(values[0])
-    found = [k for k in range(1, len(y) - 1) if y[k] * y[k + 1] <= 0 and y[k] != 0]
-    return [float(x[k] + (x[k + 1] - x[k]) * y[k] / (y[k] - y[k + 1])) for k in found]
+    before = [k for k in range(1, len(y) - 1) if y[k] * y[k + 1] <= 0 and y[k] != 0]
+    return [float(x[k] + (x[k + 1] - x[k]) * y[k] / (y[k] - y[k + 1])) for k in before]
 
 
-def _history_figure(title: str, data: dict[str, Any]) -> Any:
-    """Traces, ranks and accuracy over the steps."""
+def _draw_history(title: str, data: dict[str, Any]) -> Any:
+    """Traces and ranks over the steps."""
     figure = new_figure(12.0, 3.6, title)
-    steps = np.asarray(data["step"])
-    shown = {
-        "trace of G": ("tr G", "median tr G"),
-        "trace of F": ("tr F",),
-        "mean rank": ("rank D", "rank G"),
-    }
-    for at, (name, curves) in zip(panels(figure, 3, 3), shown.items(), strict=True):
-        for curve in curves:
-            at.plot(steps, data[curve], marker=".", label="mean" if curve.startswith("tr") else curve)
-        if name != "mean rank":
-            at.axhline(data[curves[0]][0], color="gray", ls="--", lw=1, label="initial value")
-            for curve, colour in zip(curves, ("tab:red", "tab:orange"), strict=False):
-                for step in data["back at the initial value"][curve]:
-                    word = "mean" if curve.startswith("tr") else "median"
-                    at.axvline(step, color=colour, lw=1, label=f"{word} back at step {step:.0f}")
-        at.set_xscale("symlog", linthresh=10)
-        at.set(title=name, xlabel="training step")
-        at.set_xlim(left=0)
-        at.set_ylim(bottom=0)
-        at.legend(fontsize=8, loc="lower left" if name == "mean rank" else "best")
+    for axes, (name, curves) in zip(panels(figure, 3, 3), _PANELS.items(), strict=True):
+        for key, label in curves.items():
+            axes.plot(data["step"], data[key], marker=".", label=label)
+        first = next(iter(curves))
+        if first in _TRACES:
+            axes.axhline(data[first][0], color="gray", ls="--", lw=1, label="initial value")
+            for (key, label), colour in zip(curves.items(), ("tab:red", "tab:orange"), strict=False):
+                for step in data["back at the initial value"][key]:
+                    axes.axvline(step, color=colour, lw=1, label=f"{label} back at step {step:.0f}")
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set(title=name, xlabel="training step")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8, loc="best" if first in _TRACES else "lower left")
     return figure

@@ -7,46 +7,48 @@ to [0, 1] after every step. Here every combination says which it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
 
-from manifold_jax.experiments.classifier.task import (
-    Task,
-    Trial,
-    checkpoints,
-    different_pairs,
-    log_prob_at,
-    read_images,
-)
+from manifold_jax._files import Progress
+from manifold_jax.experiments.classifier.task import Task, Trial, different_pairs, read_images, stage
 from manifold_jax.experiments.classifier.walks import (
-    PAPER,
-    STRIP,
-    How,
-    add_noise,
-    record,
-    steps_axis,
-    strip,
-    summary,
-    walk,
+    PathOptions,
+    confidence,
+    horizontal_paths,
+    name_class,
+    vertical_walks,
 )
-from manifold_jax.experiments.experiment import Outcome
-from manifold_jax.information import Path as LeafPath
+from manifold_jax.experiments.experiment import Outcome, Row
+from manifold_jax.information import HorizontalPath, PathStatus
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
+_PAPER = PathOptions()
 VARIANTS = (
-    PAPER,
-    PAPER._replace(clip=False),
-    PAPER._replace(step_size=0.02),
-    PAPER._replace(step_size=0.02, clip=False),
-    PAPER._replace(step="controlled", clip=False),
+    _PAPER,
+    _PAPER._replace(clip=False),
+    _PAPER._replace(step_size=0.02),
+    _PAPER._replace(step_size=0.02, clip=False),
+    _PAPER._replace(step="controlled", clip=False),
 )
+STRIP = ("source", "1/6", "1/3", "1/2", "2/3", "5/6", "end", "destination")
+"""Columns of an image strip: how much of the steps is made."""
+
+_SAVED = 50
 _SHOWN = 4
+_SWEPT = (0, 10, 100, 300, 1000, 3000, 10_000, 20_000, 30_000)
+_NOTE = (
+    "Distances in normalised pixels; 'reached' is the share within distance 1, 'horizontal' the share of "
+    "the rest of the way that still lies in the distribution where the path ended, 'drift' the estimated "
+    "distance off the leaf. Clamping leaves the leaf as well."
+)
 
 
 class Settings(NamedTuple):
@@ -69,111 +71,172 @@ class Settings(NamedTuple):
 REDUCED = Settings(pairs=10, max_steps=1000)
 
 
-class _Cell(NamedTuple):
-    """Paths of one kind."""
+class PathSet(NamedTuple):
+    """Paths of one kind.
 
-    name: str
-    how: How
-    path: LeafPath
-    destinations: Any
+    Attributes:
+        kind: What they lead from and to.
+        options: How they went.
+        path: The paths, with an axis of pairs first.
+        destinations: Where they should go ``(pairs, *shape)``.
+    """
+
+    kind: str
+    options: PathOptions
+    path: HorizontalPath
+    destinations: np.ndarray
+
+    @property
+    def distances(self) -> Float[np.ndarray, "pairs saved"]:
+        """Distance to the destination in normalised units, at every saved point."""
+        return self.path.distances / self.options.unit
 
 
-def _cells(
-    log_prob: Any,
-    kinds: dict[str, tuple[Array, Array]],
-    hows: Sequence[How],
+def _with_steps(options: PathOptions, max_steps: int, task: Task) -> PathOptions:
+    """So many steps, in units of the task's normalised pixels."""
+    every = max(1, max_steps // _SAVED)
+    return options._replace(max_steps=max_steps, save_every=every, unit=task.std)
+
+
+def _images(trial: Trial, count: int) -> tuple[Array, Array]:
+    """Test images of different classes: sources and destinations."""
+    test = trial.task.test
+    sources, destinations = different_pairs(test.labels, count, trial.seed)
+    return pixels(test.images[sources]), pixels(test.images[destinations])
+
+
+def _walk_kinds(
     trial: Trial,
-) -> list[_Cell]:
-    """All kinds of pairs, walked in all ways."""
-    found = []
-    total = len(kinds) * len(hows)
-    for name, (sources, destinations) in kinds.items():
-        for how in hows:
-            stage = trial.stage(len(found), total)
-            path = walk(log_prob, sources, destinations, how, trial.task.std, stage)
-            found.append(_Cell(name, how, path, np.asarray(destinations)))
-    return found
+    log_prob: Partial,
+    kinds: dict[str, tuple[Any, Any]],
+    settings: Settings,
+    progress: Progress | None = None,
+) -> Iterator[PathSet]:
+    """Walk between all kinds of pairs, in all ways."""
+    cells = [(kind, options) for kind in kinds for options in VARIANTS[: settings.ways]]
+    for k, (kind, variant) in enumerate(cells):
+        options = _with_steps(variant, settings.max_steps, trial.task)
+        path = horizontal_paths(log_prob, *kinds[kind], options, stage(progress, k, len(cells)))
+        yield PathSet(kind, options, path, np.asarray(kinds[kind][1]))
 
 
-def _outcome(title: str, stem: str, cells: Sequence[_Cell], task: Task, notes: Sequence[str]) -> Outcome:
-    """Table, curves and image strips of a list of cells."""
-    several = len({cell.name for cell in cells}) > 1
-    rows = [
-        ({"paths": cell.name} if several else {}) | summary(cell.path, cell.how, task.std) for cell in cells
+def summarize(paths: PathSet) -> Row:
+    """Shares and medians of a set of paths, a row of the table; lengths in normalised units."""
+    path, options, unit = paths.path, paths.options, paths.options.unit
+    start, end = paths.distances[:, 0], paths.distances[:, -1]
+    return {
+        "step": options.step_size,
+        "kind": options.step,
+        "clamp": options.clip,
+        "pairs": len(end),
+        "reached": float(np.mean(path.status == PathStatus.CONVERGED)),
+        "distance before": float(np.median(start)),
+        "after": float(np.median(end)),
+        "ratio": float(np.median(end / start)),
+        "best ratio": float(np.min(end / start)),
+        "stalled": float(np.mean(path.status == PathStatus.STALLED)),
+        "horizontal": float(np.median(path.horizontal)),
+        "steps": float(np.median(path.steps)),
+        "length": float(np.median(path.length)) / unit,
+        "drift/length": float(np.median(path.drift / np.maximum(path.length, 1e-12))),
+        "confidence min": float(np.median(confidence(path.log_probs).min(1))),
+    }
+
+
+def _record(paths: PathSet) -> dict[str, Any]:
+    """Every path in numbers, for JSON."""
+    path, unit = paths.path, paths.options.unit
+    return {
+        "options": paths.options._asdict(),
+        "distances": paths.distances,
+        "confidence": confidence(path.log_probs),
+        "label": path.log_probs.argmax(-1),
+        "status": [PathStatus(int(status)).name for status in path.status],
+        "steps": path.steps,
+        "horizontal": path.horizontal,
+        "length": path.length / unit,
+        "drift": path.drift / unit,
+        "clipped": path.clipped / unit,
+    }
+
+
+# --- figures -----------------------------------------------------------------------------------------------
+
+
+def _strip(paths: PathSet, k: int, names: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Images along one path and last its destination; class and distance of each."""
+    slots = np.linspace(0, paths.path.points.shape[1] - 1, len(STRIP) - 1).astype(int)
+    captions = [
+        f"{name_class(log_p, names)}, d = {distance:.1f}"
+        for log_p, distance in zip(paths.path.log_probs[k, slots], paths.distances[k, slots], strict=True)
     ]
+    return [*paths.path.points[k, slots], paths.destinations[k]], [*captions, ""]
+
+
+def _draw_strips(title: str, sets: Sequence[PathSet], names: Sequence[str]) -> Any:
+    """The first path of every kind, or the first few of a single kind, as the first variant walks them."""
+    kinds = {paths.kind: paths for paths in reversed(sets)}
+    only = sets[0]
+    if len(kinds) == 1:
+        count = min(_SHOWN, len(only.destinations))
+        rows = {f"pair {k + 1}": _strip(only, k, names) for k in range(count)}
+    else:
+        rows = {kind: _strip(kinds[kind], 0, names) for kind in reversed(kinds)}
+    images, captions = zip(*rows.values(), strict=True)
+    title = f"{title}\n{only.options.caption}; d: distance to the destination, normalised pixels"
+    return image_grid(title, images, rows=list(rows), columns=STRIP, captions=captions)
+
+
+def _draw_distances(title: str, sets: Sequence[PathSet], labels: Sequence[str]) -> Any:
+    """Distance to the destination along all paths, a panel for each set."""
     groups = []
-    for cell in cells:
-        distances = np.asarray(cell.path.distances)
-        start = distances[:, :1]
-        label = f"{cell.name}\n{cell.how.words()}" if several else cell.how.words()
-        marks = {"counts as reached": float(np.median(cell.how.tolerance * task.std / start))}
-        x = steps_axis(cell.how, distances.shape[1])
-        groups.append(Curves(label, x, distances / start, marks))
-    curves = curve_panels(
-        title, groups, "step", "distance to the destination\n/ at the start", ylim=(0, 1.25), columns=2
-    )
-    strips, captions, names = [], [], []
-    first = [cells[k] for k in range(len(cells)) if k == 0 or cells[k].name != cells[k - 1].name]
-    shown = first if several else [first[0]] * _SHOWN
-    for k, cell in enumerate(shown):
-        index = 0 if several else k
-        if index < len(cell.destinations):
-            found = strip(cell.path, index, cell.destinations[index], task.test.names, task.std)
-            strips.append(found[0])
-            captions.append(found[1])
-            names.append(cell.name if several else f"pair {k + 1}")
-    about = f"{title}\n{first[0].how.words()}; d: distance to the destination, normalised pixels"
-    grid = image_grid(about, strips, rows=names, columns=STRIP, captions=captions)
-    figures = {f"{stem}_curves": curves, f"{stem}_images": grid}
-    data = {f"{cell.name}: {cell.how.words()}": record(cell.path, cell.how, task.std) for cell in cells}
+    for label, paths in zip(labels, sets, strict=True):
+        start = paths.distances[:, :1]
+        marks = {"counts as reached": float(np.median(paths.options.tolerance / start))}
+        steps = paths.options.steps_at(paths.distances.shape[1])
+        groups.append(Curves(label, steps, paths.distances / start, marks))
+    y_label = "distance to the destination\n/ at the start"
+    return curve_panels(title, groups, "step", y_label, ylim=(0, 1.25), columns=2)
+
+
+# --- experiments -------------------------------------------------------------------------------------------
+
+
+def _outcome(title: str, stem: str, sets: Sequence[PathSet], task: Task, notes: Sequence[str]) -> Outcome:
+    """Table, curves and image strips of sets of paths."""
+    several = len({paths.kind for paths in sets}) > 1
+    rows = [({"paths": paths.kind} if several else {}) | summarize(paths) for paths in sets]
+    labels = [f"{paths.kind}\n{paths.options.caption}" if several else paths.options.caption for paths in sets]
+    figures = {
+        f"{stem}_curves": _draw_distances(title, sets, labels),
+        f"{stem}_images": _draw_strips(title, sets, task.test.names),
+    }
+    data = {f"{paths.kind}: {paths.options.caption}": _record(paths) for paths in sets}
     return Outcome(title, rows, data, figures, notes)
 
 
-def between_classes(trial: Trial, settings: Settings) -> Outcome:
-    """Paths between test images of different classes, at one checkpoint, with and without the clamp.
-
-    Args:
-        trial: The network.
-        settings: Size.
-
-    Returns:
-        The outcome.
-    """
-    log_prob = trial.log_prob
-    sources, destinations, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
-    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[: settings.ways]]
-    cells = _cells(log_prob, {"other class": (sources, destinations)}, hows, trial)
-    title = f"{trial.words}: horizontal paths between test images of different classes"
-    return _outcome(title, "paths", cells, trial.task, [_NOTE])
+def between_classes(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+    """Paths between test images of different classes, at one checkpoint, with and without the clamp."""
+    kinds = {"other class": _images(trial, settings.pairs)}
+    sets = list(_walk_kinds(trial, trial.log_prob, kinds, settings, progress))
+    title = f"{trial.title}: horizontal paths between test images of different classes"
+    return _outcome(title, "paths", sets, trial.task, [_NOTE])
 
 
-def sweep(trial: Trial, settings: Settings) -> Outcome:
-    """The same at every checkpoint up to ``step``, with the paper's step, with and without the clamp.
-
-    Args:
-        trial: The network.
-        settings: Size.
-
-    Returns:
-        The outcome.
-    """
-    sources, destinations, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
-    found = [k for k in checkpoints(trial.folder, trial.step) if k in (0, trial.step) or k in _SWEPT]
-    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[: settings.ways]]
-    rows, data, curves = [], {}, {how.words(): [] for how in hows}
-    for count, at in enumerate(found):
-        log_prob = log_prob_at(trial.task, trial.folder, at)
-        cells = _cells(
-            log_prob, {"other class": (sources, destinations)}, hows, trial._replace(progress=None)
-        )
-        for cell in cells:
-            rows.append({"checkpoint": at} | summary(cell.path, cell.how, trial.task.std))
-            data[f"{at}: {cell.how.words()}"] = record(cell.path, cell.how, trial.task.std)
-            ends = np.asarray(cell.path.distances)
-            curves[cell.how.words()].append(ends[:, -1] / ends[:, 0])
-        trial.stage(count, len(found))(1, 1)
+def sweep(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+    """The same at every checkpoint up to ``step``, with the paper's step, with and without the clamp."""
+    kinds = {"other class": _images(trial, settings.pairs)}
+    steps = [step for step in trial.checkpoints if step == trial.step or step in _SWEPT]
+    rows, data, ends = [], {}, {}
+    for k, step in enumerate(steps):
+        for paths in _walk_kinds(trial, trial.log_prob_at(step), kinds, settings):
+            caption = paths.options.caption
+            rows.append({"checkpoint": step} | summarize(paths))
+            data[f"{step}: {caption}"] = _record(paths)
+            ends.setdefault(caption, []).append(paths.distances[:, -1] / paths.distances[:, 0])
+        stage(progress, k, len(steps))(1, 1)
     title = f"{trial.task.name}: where horizontal paths end, over the training"
-    groups = [Curves(words, np.array(found), np.array(ends).T, {}) for words, ends in curves.items()]
+    groups = [Curves(caption, np.array(steps), np.array(ratio).T, {}) for caption, ratio in ends.items()]
     y_label = "final distance\n/ initial distance"
     figure = curve_panels(title, groups, "training step", y_label, ylim=(0, 1.05))
     for axes in figure.axes:
@@ -182,27 +245,14 @@ def sweep(trial: Trial, settings: Settings) -> Outcome:
     return Outcome(title, rows, data, {"sweep": figure}, [_NOTE])
 
 
-_SWEPT = (10, 100, 300, 1000, 3000, 10_000, 20_000, 30_000)
-_NOTE = (
-    "Distances in normalised pixels; 'reached' is the share within distance 1, 'horizontal' the share of "
-    "the rest of the way that still lies in the distribution where the path ended, 'drift' the estimated "
-    "distance off the leaf. Clamping leaves the leaf as well."
-)
+def to_other_symbols(
+    trial: Trial, settings: Settings, progress: Progress | None = None, *, letters: Path | None = None
+) -> Outcome:
+    """Paths from digits to symbols that the network never saw: mirrored digits, and letters if there are any.
 
-
-def to_other_symbols(trial: Trial, settings: Settings, *, letters: Path | None = None) -> Outcome:
-    """Paths from digits to symbols that the network never saw: letters, and mirrored digits.
-
-    Args:
-        trial: The network.
-        settings: Size.
-        letters: An ``.npz`` file with ``images``, such as Omniglot's; without it only mirrored digits.
-
-    Returns:
-        The outcome.
+    ``letters`` is an ``.npz`` file with ``images``, such as Omniglot's.
     """
-    log_prob = trial.log_prob
-    sources, others, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
+    sources, others = _images(trial, settings.pairs)
     kinds = {"other class": (sources, others), "mirrored": (sources, others[:, :, ::-1])}
     notes = [_NOTE]
     if letters is None:
@@ -211,42 +261,31 @@ def to_other_symbols(trial: Trial, settings: Settings, *, letters: Path | None =
         images = read_images(letters, trial.task.test.images.shape[1:])
         rows = np.random.default_rng(trial.seed).permutation(len(images))[: len(sources)]
         kinds["letter"] = (sources[: len(rows)], pixels(images[rows]))
-    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[: settings.ways]]
-    cells = _cells(log_prob, kinds, hows, trial)
-    title = f"{trial.words}: horizontal paths to symbols that are not in the data"
-    return _outcome(title, "letters", cells, trial.task, notes)
+    sets = list(_walk_kinds(trial, trial.log_prob, kinds, settings, progress))
+    title = f"{trial.title}: horizontal paths to symbols that are not in the data"
+    return _outcome(title, "letters", sets, trial.task, notes)
 
 
-def from_noise(trial: Trial, settings: Settings) -> Outcome:
+def from_noise(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
     """Paths from a noisy leaf to a valid image and back, and between two images of one level of noise.
 
     The noise is a walk across the leaves, 250 steps of 0.1 in the paper, which finds the way back to a valid
     image impossible within 10 000 steps.
-
-    Args:
-        trial: The network.
-        settings: Size.
-
-    Returns:
-        The outcome.
     """
-    log_prob = trial.log_prob
-    sources, others, *_ = different_pairs(trial.task.test, settings.pairs, trial.seed)
-    noise = PAPER._replace(max_steps=settings.noise_steps)
-    keys = jax.random.split(jax.random.key(trial.seed))
-    walks = [
-        add_noise(log_prob, images, k, noise, trial.task.std)
-        for images, k in zip((sources, others), keys, strict=True)
-    ]
-    noisy, other_noisy = (np.asarray(found.points)[:, -1] for found in walks)
+    log_prob, pair = trial.log_prob, _images(trial, settings.pairs)
+    options = _with_steps(VARIANTS[0], settings.noise_steps, trial.task)
+    walks = []
+    for images, key in zip(pair, jax.random.split(jax.random.key(trial.seed)), strict=True):
+        directions = jax.random.normal(key, images.shape, images.dtype)
+        walks.append(vertical_walks(log_prob, images, directions, options))
+    level = float(np.median(np.concatenate([walk.distances[:, -1] for walk in walks]))) / options.unit
+    (sources, others), (noisy, other_noisy) = pair, (walk.points[:, -1] for walk in walks)
     kinds = {
         "noisy to valid": (noisy, others),
         "noisy to its own image": (noisy, sources),
         "valid to noisy": (sources, other_noisy),
         "noisy to noisy": (noisy, other_noisy),
     }
-    hows = [how._replace(max_steps=settings.max_steps) for how in VARIANTS[: settings.ways]]
-    cells = _cells(log_prob, kinds, hows, trial)
-    level = float(np.median(np.concatenate([found.distances[:, -1] for found in walks]))) / trial.task.std
-    title = f"{trial.words}: horizontal paths from and to noise (level {level:.1f})"
-    return _outcome(title, "noisy", cells, trial.task, [_NOTE])
+    sets = list(_walk_kinds(trial, log_prob, kinds, settings, progress))
+    title = f"{trial.title}: horizontal paths from and to noise (level {level:.1f})"
+    return _outcome(title, "noisy", sets, trial.task, [_NOTE])

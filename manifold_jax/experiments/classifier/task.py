@@ -1,8 +1,9 @@
-"""What the experiments on a classifier start from: a data set, a network, its checkpoints."""
+"""What the experiments on a classifier start from: a data set, a network, its checkpoints, images to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
+from jaxtyping import Float, Int, Num
 
+from manifold_jax._checks import choice, require, whole
+from manifold_jax._files import Progress
 from manifold_jax.datasets import LabelledImages, cifar10, fashion_mnist, mnist
 from manifold_jax.information import check_log_prob
 from manifold_jax.models import (
@@ -32,7 +36,11 @@ from manifold_jax.models import (
 NAMES = ("mnist", "fashion-mnist", "cifar10", "digits")
 INITS = ("flax", "torch")
 
-Progress = Callable[[int, int], None]
+MARKS = (0, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 1500, *range(2000, 10_001, 1000))
+MARKS += tuple(range(12_000, 30_001, 2000))
+"""Steps after which a checkpoint is kept."""
+
+Images = Float[np.ndarray, "n *shape"]
 
 
 class Task(NamedTuple):
@@ -40,84 +48,96 @@ class Task(NamedTuple):
 
     Attributes:
         name: One of ``NAMES``.
-        apply: ``apply(params, x)``, pixels in [0, 1] to ``(C,)`` log-probabilities.
-        params: Initial ones.
+        network: ``apply(params, x)``, pixels in [0, 1] to ``(C,)`` log-probabilities, and initial parameters.
         train: Images to learn from.
-        test: Others.
+        test: Other images.
         std: Pixels in one unit of the network's normalised input: the paper's 0.1 is ``0.1 * std`` here.
-        width: Channels of the first layer of a VGG11-like network.
-        init: How the initial weights are drawn.
+        rebuild: The same network with another number of classes.
     """
 
     name: str
-    apply: Apply
-    params: Any
+    network: Pure
     train: LabelledImages
     test: LabelledImages
     std: float
-    width: int = 16
-    init: str = "flax"
+    rebuild: Callable[[int], Pure]
 
 
 class Trial(NamedTuple):
-    """What an experiment on one trained network is given.
+    """A trained network: what every experiment is run on.
 
     Attributes:
         task: What was learnt.
-        folder: Of the checkpoints.
+        folder: Where the checkpoints are.
         step: The checkpoint, or the last one of a history.
-        seed: Of all choices of images and directions.
-        progress: Called with the work done and all of it.
+        seed: Seed of all choices of images and directions.
     """
 
     task: Task
     folder: Path
     step: int
     seed: int = 0
-    progress: Progress | None = None
+
+    def log_prob_at(self, step: int) -> Partial:
+        """The classifier at a checkpoint; its parameters are the leaves."""
+        params = load_params(self.folder, self.task.network.params, step)
+        return Partial(self.task.network.apply, jax.tree.map(jnp.asarray, params))
 
     @property
     def log_prob(self) -> Partial:
-        """The classifier at the checkpoint."""
-        return log_prob_at(self.task, self.folder, self.step)
+        """The classifier at the checkpoint ``step``."""
+        return self.log_prob_at(self.step)
 
     @property
-    def words(self) -> str:
-        """For titles."""
+    def checkpoints(self) -> list[int]:
+        """Steps of the checkpoints up to ``step``."""
+        return [step for step in checkpoint_steps(self.folder) if step <= self.step]
+
+    @property
+    def title(self) -> str:
+        """How titles of figures and tables begin."""
         return f"{self.task.name}, checkpoint {self.step}"
 
-    def stage(self, k: int, count: int) -> Progress:
-        """Progress of the k-th of so many equal parts."""
-        tell = self.progress or (lambda done, all_: None)
-        return lambda done, all_: tell(k * all_ + done, count * all_)
+
+def stage(progress: Progress | None, k: int, count: int) -> Progress:
+    """Progress of the k-th of so many equal parts."""
+    tell = progress or (lambda done, total: None)
+    return lambda done, total: tell(k * total + done, count * total)
 
 
-def _digits(train: bool) -> LabelledImages:
+# --- data and networks -------------------------------------------------------------------------------------
+
+
+def _read_digits(train: bool) -> LabelledImages:
     """The 8 x 8 digits that come with scikit-learn; every fifth is for testing."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise ImportError('the digits come with scikit-learn: pip install "manifold_jax[cli]".') from None
-    pictures, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    datasets = require("sklearn.datasets", "cli", "The data set of digits")
+    pictures, labels = datasets.load_digits(return_X_y=True)
     rows = (np.arange(len(labels)) % 5 == 0) != train
     images = np.round(pictures[rows].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return LabelledImages(images, labels[rows].astype(np.uint8), tuple("0123456789"))
 
 
-def network(
-    name: str, data: LabelledImages, *, classes: int, seed: int = 0, width: int = 16
-) -> LeNet | VGG11:
-    """LeNet for grey images, a VGG11-like network for 32 x 32 colour ones.
+def _read_cifar10(path: Path | None, train: bool) -> LabelledImages:
+    """All five batches, or the first where a folder holds no more."""
+    try:
+        return cifar10(path, train=train)
+    except FileNotFoundError:
+        return cifar10(path, train=train, batches=(1,))
 
-    Args:
-        name: Of the task.
-        data: Whose mean and deviation normalise the pixels, except MNIST's, which are the published ones.
-        classes: C.
-        seed: Of the initial weights.
-        width: Channels of the first layer of the VGG11-like network.
 
-    Returns:
-        The module.
+def _read(name: str, path: Path | None, train: bool) -> LabelledImages:
+    """One half of one of ``NAMES``."""
+    if name == "digits":
+        return _read_digits(train)
+    if name == "cifar10":
+        return _read_cifar10(path, train)
+    return (mnist if name == "mnist" else fashion_mnist)(path, train=train)
+
+
+def _module(name: str, data: LabelledImages, width: int, seed: int, classes: int) -> LeNet | VGG11:
+    """LeNet for grey images, a VGG11-like network for colour ones.
+
+    The mean and deviation of the data normalise the pixels, except MNIST's, which are the published ones.
     """
     rngs = nnx.Rngs(seed)
     if data.images.ndim == 4:
@@ -128,21 +148,17 @@ def network(
     return LeNet(classes=classes, size=data.images.shape[1], mean=grey.mean(), std=grey.std(), rngs=rngs)
 
 
-def initial(module: LeNet | VGG11, seed: int, init: str) -> Pure:
-    """A network and its initial parameters, drawn as one of ``INITS``."""
-    found = pure(module)
-    return found if init == "flax" else Pure(found.apply, torch_initial(found.params, jax.random.key(seed)))
-
-
-def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16, init: str = "flax") -> Task:
+def make_task(
+    name: str, path: Path | None = None, *, seed: int = 0, width: int = 16, init: str = "flax"
+) -> Task:
     """Read a data set and build the network for it.
 
     Args:
         name: ``mnist``, ``fashion-mnist``, ``cifar10`` or ``digits`` (scikit-learn's, 8 x 8).
         path: Folder of the files; by default ``MANIFOLD_JAX_DATA``, else they are downloaded.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
         width: Channels of the first layer of the VGG11-like network.
-        init: Initial weights as in ``flax`` or as in ``torch``, where the paper's come from.
+        init: How initial weights are drawn: as in ``flax``, or as in ``torch``, where the paper's come from.
 
     Returns:
         The task.
@@ -151,28 +167,19 @@ def task(name: str, path: Path | None = None, *, seed: int = 0, width: int = 16,
         ValueError: The name or ``init`` is unknown, or a file is not what it should be.
         FileNotFoundError: There is no data.
     """
-    if name not in NAMES:
-        raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}.")
-    if init not in INITS:
-        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}.")
-    if name == "digits":
-        learnt, other = _digits(True), _digits(False)
-    elif name == "cifar10":
-        learnt, other = _cifar10(path, True), _cifar10(path, False)
-    else:
-        read = mnist if name == "mnist" else fashion_mnist
-        learnt, other = read(path, train=True), read(path, train=False)
-    module = network(name, learnt, classes=len(learnt.names), seed=seed, width=width)
-    apply, params = initial(module, seed, init)
-    return Task(name, apply, params, learnt, other, float(np.mean(module.std)), width, init)
+    choice("leaf", "data", name, NAMES)
+    choice("leaf", "init", init, INITS)
+    learnt, other = _read(name, path, True), _read(name, path, False)
+    module = partial(_module, name, learnt, width, seed)
 
+    def build(classes: int) -> Pure:
+        network = pure(module(classes))
+        if init == "flax":
+            return network
+        return Pure(network.apply, torch_initial(network.params, jax.random.key(seed)))
 
-def _cifar10(path: Path | None, train: bool) -> LabelledImages:
-    """All five batches, or the first where a folder holds no more."""
-    try:
-        return cifar10(path, train=train)
-    except FileNotFoundError:
-        return cifar10(path, train=train, batches=(1,))
+    classes = len(learnt.names)
+    return Task(name, build(classes), learnt, other, float(np.mean(module(classes).std)), build)
 
 
 def learn(
@@ -180,101 +187,110 @@ def learn(
     folder: Path,
     steps: int,
     *,
-    save_at: Sequence[int] = (),
     seed: int = 0,
+    marks: Sequence[int] = MARKS,
     progress: Progress | None = None,
-) -> dict[str, np.ndarray]:
+) -> Trial:
     """Train up to ``steps``, going on from what the folder holds; SGD 0.01, batches of 60, as in the paper.
 
     Args:
         task: What to learn.
-        folder: Of the checkpoints.
-        steps: In all.
-        save_at: Steps after which to keep a checkpoint.
-        seed: Of the order of the data.
+        folder: Folder of the checkpoints.
+        steps: Steps in all.
+        seed: Seed of the order of the data, and of the trial.
+        marks: Steps after which to keep a checkpoint; the last step is kept too.
         progress: Called with steps done and all steps.
 
     Returns:
-        Loss and accuracy of every step.
+        The trained network.
 
     Raises:
         ValueError: The folder holds another network, or the training diverged.
     """
-    check_log_prob(Partial(task.apply, task.params), jnp.zeros(task.train.images.shape[1:]))
-    data = labelled(task.apply, task.params, task.train.images, task.train.labels)
-    found = train(
-        classification_loss(task.apply),
-        task.params,
-        data,
+    apply, params = task.network
+    check_log_prob(Partial(apply, params), jnp.zeros(task.train.images.shape[1:]))
+    trained = train(
+        classification_loss(apply),
+        params,
+        labelled(apply, params, task.train.images, task.train.labels),
         key=jax.random.key(seed),
         steps=steps,
         chunk=20,
         folder=folder,
-        save_at=save_at,
+        save_at=[mark for mark in marks if mark <= steps],
         save_every=2000,
         progress=progress,
     )
-    if not found.finite:
-        raise ValueError(f"the training diverged within {found.steps} steps: take another seed.")
-    return found.metrics
+    if not trained.finite:
+        raise ValueError(f"the training diverged within {trained.steps} steps: take another seed.")
+    return Trial(task, folder, steps, seed)
 
 
-def log_prob_at(task: Task, folder: Path, step: int | None = None) -> Partial:
-    """The classifier of one checkpoint, by default of the last.
+# --- the network at many images ----------------------------------------------------------------------------
 
-    Args:
-        task: What was learnt.
-        folder: Of the checkpoints.
-        step: Which.
 
-    Returns:
-        One image to ``(C,)`` log-probabilities; the parameters are its leaves.
+@partial(jax.jit, static_argnames="batch_size")
+def _outputs(function: Partial, images: Any, batch_size: int) -> Any:
+    return jax.lax.map(lambda image: function(pixels(image)), images, batch_size=batch_size)
+
+
+def outputs(
+    function: Partial, images: Num[np.ndarray, "n *shape"], *, batch_size: int = 250
+) -> Float[np.ndarray, "n C"]:
+    """A function of one image at many."""
+    return np.asarray(_outputs(function, jnp.asarray(images), min(batch_size, len(images))))
+
+
+def predictions(log_prob: Partial, images: Num[np.ndarray, "n *shape"]) -> Int[np.ndarray, "n"]:
+    """The most likely class of every image."""
+    return outputs(log_prob, images).argmax(axis=1)
+
+
+def layer(log_prob: Partial, method: str) -> Partial:
+    """The ``"logits"`` or ``"features"`` of the network of a classifier, as a function of one image.
+
+    Raises:
+        ValueError: The classifier is not ``Partial(apply, params)`` of :func:`manifold_jax.models.pure`.
     """
-    params = load_params(folder, task.params, step)
-    return Partial(task.apply, jax.tree.map(jnp.asarray, params))
+    if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, Apply):
+        raise ValueError(
+            f"the {method} are needed: log_prob must be Partial(apply, params) of pure(network)."
+        )
+    return Partial(log_prob.func.of(method), *log_prob.args)
 
 
-def checkpoints(folder: Path, steps: int) -> list[int]:
-    """Steps of the checkpoints up to ``steps``."""
-    return [step for step in checkpoint_steps(folder) if step <= steps]
+# --- images ------------------------------------------------------------------------------------------------
 
 
 def sample(data: LabelledImages, count: int, seed: int = 0) -> tuple[jax.Array, np.ndarray]:
     """So many images with pixels in [0, 1] and their labels, the same every time."""
-    if not 1 <= count <= len(data.labels):
-        raise ValueError(f"the number of images must lie between 1 and {len(data.labels)}, got {count}.")
+    whole("leaf", "images", count, most=len(data.labels))
     rows = np.random.default_rng(seed).permutation(len(data.labels))[:count]
     return pixels(data.images[rows]), data.labels[rows]
 
 
 def different_pairs(
-    data: LabelledImages, count: int, seed: int = 0
-) -> tuple[jax.Array, jax.Array, np.ndarray, np.ndarray]:
-    """Sources and destinations of different classes, and the labels of both."""
-    order = np.random.default_rng(seed).permutation(len(data.labels))
-    first = order[:count]
+    labels: Int[np.ndarray, "n"], count: int, seed: int = 0
+) -> tuple[Int[np.ndarray, "count"], list[int]]:
+    """Rows of sources and of destinations of other classes; none occurs twice.
+
+    Raises:
+        ValueError: There are not so many pairs.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    first, rest = order[:count], list(order[count:])
     second = []
-    rest = list(order[count:])
     for row in first:
-        match = next((k for k, other in enumerate(rest) if data.labels[other] != data.labels[row]), None)
-        if match is None:
-            break
-        second.append(rest.pop(match))
+        match = next((k for k, other in enumerate(rest) if labels[other] != labels[row]), None)
+        if match is not None:
+            second.append(rest.pop(match))
     if len(second) < count:
         raise ValueError(f"there are not {count} pairs of different classes among {len(order)} images.")
-    images = data.images
-    return pixels(images[first]), pixels(images[second]), data.labels[first], data.labels[second]
+    return first, second
 
 
 def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Images of an ``.npz`` file, under the name ``images``, as bytes.
-
-    Args:
-        path: The file.
-        shape: Of one image.
-
-    Returns:
-        ``(n, *shape)``.
+    """Bytes ``(n, *shape)`` of an ``.npz`` file, under the name ``images``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -286,7 +302,7 @@ def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:
             images = archive["images"]
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is no .npz file with an array named images ({error}).") from None
+        raise ValueError(f"{path} is not an .npz file with an array named images ({error}).") from None
     if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
         raise ValueError(
             f"the images in {path} must be uint8 of shape (n, {', '.join(map(str, shape))}), got "
