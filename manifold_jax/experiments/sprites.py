@@ -1,4 +1,4 @@
-"""Sprites for the experiments: charts of the shapes, factors drawn from them, images."""
+"""Sprites for the experiments: charts of the shapes, factors drawn from them, images, a smooth network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from manifold_jax.datasets import sprite
 from manifold_jax.geometry import Manifold
 from manifold_jax.geometry.source import as_partial
+from manifold_jax.models import LeNet
 
 FACTORS = ("scale", "orientation", "y", "x")
 SMALLEST, LARGEST = 0.75, 1.5
@@ -60,3 +61,24 @@ def render(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "cou
 @jax.jit
 def _render(embedding: Any, points: Array) -> Array:
     return jax.lax.map(embedding, points, batch_size=64)
+
+
+def draw_images(
+    key: Array, charts: Sequence[Manifold], count: int
+) -> tuple[list[Float[Array, "count d"]], list[Float[Array, "count h w"]]]:
+    """Factors drawn from every chart, ``count`` of each, and their images."""
+    points = [draw(jax.random.fold_in(key, k), chart, count) for k, chart in enumerate(charts)]
+    return points, [render(m.embedding, part) for m, part in zip(charts, points, strict=True)]
+
+
+def _mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
+    """Mean of every 2 x 2 block; an odd last row or column is left out."""
+    high, wide = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    x = x[:, :high:2, :wide] + x[:, 1:high:2, :wide]
+    return (x[:, :, ::2] + x[:, :, 1::2]) / 4
+
+
+class SmoothLeNet(LeNet):
+    """LeNet with means in place of maxima: of a maximum, second derivatives miss the kinks."""
+
+    pool = staticmethod(_mean_pool)

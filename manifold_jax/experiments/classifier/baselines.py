@@ -49,9 +49,7 @@ class Training(NamedTuple):
         """Raise unless there is a training image of every class."""
         missing = np.setdiff1d(classes, self.labels)
         if missing.size:
-            raise ValueError(
-                f"there is no training image of class {missing[0]}: take more training images."
-            )
+            raise ValueError(f"there is no training image of class {missing[0]}: take more training images.")
 
 
 def training_images(data: LabelledImages, rows: Int[np.ndarray, "n"] | None = None) -> Training:
@@ -65,7 +63,9 @@ def split(data: LabelledImages, validation: int, training: int, seed: int) -> tu
     count = len(data.labels)
     whole("leaf", "validation", validation, most=count - 1)
     order = np.random.default_rng(seed).permutation(count)
-    return tuple(training_images(data, rows) for rows in np.split(order, [validation, validation + training])[:2])
+    return tuple(
+        training_images(data, rows) for rows in np.split(order, [validation, validation + training])[:2]
+    )
 
 
 def nearest(

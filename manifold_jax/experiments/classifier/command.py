@@ -2,108 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from manifold_jax.experiments.classifier import across as leaf_across
-from manifold_jax.experiments.classifier import denoise as leaf_denoise
-from manifold_jax.experiments.classifier import detect as leaf_detect
-from manifold_jax.experiments.classifier import generate as leaf_generate
-from manifold_jax.experiments.classifier import history as leaf_history
-from manifold_jax.experiments.classifier import paths as leaf_paths
-from manifold_jax.experiments.classifier import sprites as leaf_sprites
-from manifold_jax.experiments.classifier.task import NAMES, Progress, Task, Trial, learn, read_images, task
+from manifold_jax.experiments.classifier import (
+    across,
+    denoise,
+    detect,
+    generate,
+    history,
+    paths,
+    sprites,
+    sprites_figure,
+)
+from manifold_jax.experiments.classifier.task import NAMES, Task, Trial, learn, make_task, read_images
+from manifold_jax.experiments.classifier.walks import change_path
 from manifold_jax.experiments.experiment import (
     Experiment,
-    Outcome,
     describe,
     given_options,
     preset_of,
-    run_and_write,
+    run_experiments,
     select,
     settings_for,
 )
 from manifold_jax.experiments.terminal import Out, Preset, Seed, plain_errors, progress_bar, results_folder
 
-MARKS = (
-    0,
-    10,
-    20,
-    50,
-    100,
-    200,
-    300,
-    500,
-    700,
-    1000,
-    1500,
-    *range(2000, 10_001, 1000),
-    *range(12_000, 30_001, 2000),
-)
-"""Steps after which a checkpoint is kept."""
-
-
-def _use(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
-    """An experiment on a classifier, as one on a trial."""
-
-    def on_trial(trial: Trial, settings: Any, **options: Any) -> Outcome:
-        return run(trial.task, trial.log_prob, settings, seed=trial.seed, progress=trial.progress, **options)
-
-    return on_trial
-
-
-_PATHS = (leaf_paths.Settings(), leaf_paths.REDUCED)
-_BOTH = (_PATHS[0]._replace(ways=2), _PATHS[1]._replace(ways=2))
+_HISTORY = (history.Settings(), history.REDUCED)
+_PATHS = (paths.Settings(), paths.REDUCED)
+_BOTH = tuple(settings._replace(ways=2) for settings in _PATHS)
 _FROM_NOISE = (_BOTH[0]._replace(max_steps=10_000), _BOTH[1]._replace(max_steps=2000))
-_HISTORY = (leaf_history.Settings(), leaf_history.REDUCED)
 
 EXPERIMENTS = {
-    "rank": Experiment("rank of G and of the distribution, beside C - 1", *_HISTORY, leaf_history.rank_table),
+    "rank": Experiment("rank of G and of the distribution, next to C - 1", *_HISTORY, history.compare_ranks),
     "history": Experiment(
-        "trace and rank of G, trace of F, along the training", *_HISTORY, leaf_history.history
+        "trace and rank of G, trace of F, along the training", *_HISTORY, history.follow_training
     ),
-    "across": Experiment(
-        "walks across the leaves", leaf_across.Settings(), leaf_across.REDUCED, leaf_across.run
-    ),
+    "across": Experiment("walks across the leaves", across.Settings(), across.REDUCED, across.run),
     "paths": Experiment(
-        "horizontal paths between images of different classes", *_PATHS, leaf_paths.between_classes
+        "horizontal paths between images of different classes", *_PATHS, paths.between_classes
     ),
-    "sweep": Experiment("the same over the checkpoints", *_BOTH, leaf_paths.sweep),
+    "sweep": Experiment("the same over the checkpoints", *_BOTH, paths.sweep),
     "letters": Experiment(
         "horizontal paths to letters and mirrored digits",
         *_BOTH,
-        leaf_paths.to_other_symbols,
+        paths.to_other_symbols,
         options=("letters",),
     ),
-    "noisy": Experiment("horizontal paths from and to noise", *_FROM_NOISE, leaf_paths.from_noise),
+    "noisy": Experiment("horizontal paths from and to noise", *_FROM_NOISE, paths.from_noise),
     "denoise": Experiment(
         "denoising by projection on a leaf",
-        leaf_denoise.Settings(),
-        leaf_denoise.REDUCED,
-        _use(leaf_denoise.run),
+        denoise.Settings(),
+        denoise.REDUCED,
+        denoise.run,
+        denoise.check,
+        change=change_path,
     ),
     "detect": Experiment(
         "out-of-distribution detection by the distance to a leaf",
-        leaf_detect.Settings(),
-        leaf_detect.REDUCED,
-        _use(leaf_detect.run),
+        detect.Settings(),
+        detect.REDUCED,
+        detect.run,
+        detect.check,
         options=("letters", "path"),
+        change=change_path,
     ),
     "generate": Experiment(
         "images of the same label along a leaf",
-        leaf_generate.Settings(),
-        leaf_generate.REDUCED,
-        _use(leaf_generate.run),
+        generate.Settings(),
+        generate.REDUCED,
+        generate.run,
+        generate.check,
+        change=change_path,
     ),
     "sprites": Experiment(
-        "tangents of sprites beside the distribution; has a network of its own",
-        leaf_sprites.Settings(),
-        leaf_sprites.REDUCED,
-        leaf_sprites.outcome,
+        "tangents of sprites next to the distribution; has a network of its own",
+        sprites.Settings(),
+        sprites.REDUCED,
+        sprites_figure.run,
+        sprites.check,
     ),
 }
 _STEPS = {"full": 10_000, "reduced": 1000}
@@ -112,10 +91,7 @@ _LONG = ("history", "sweep", "train")
 
 
 def leaf_command(
-    experiment: Annotated[
-        str,
-        typer.Argument(help=describe(EXPERIMENTS, train="only train")),
-    ],
+    experiment: Annotated[str, typer.Argument(help=describe(EXPERIMENTS, train="only train"))],
     data: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}.")] = "digits",
     path: Annotated[
         Path | None, typer.Option(help="Folder of the data [default: MANIFOLD_JAX_DATA, else downloaded].")
@@ -144,34 +120,30 @@ def leaf_command(
     arguments = given_options(locals())
     with plain_errors():
         names = select(EXPERIMENTS, experiment, "train")
-        preset_of(preset, _STEPS)
+        default_steps = preset_of(preset, _HISTORY_STEPS if experiment in _LONG else _STEPS)
         changes = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
-        sizes = {
-            name: settings_for(EXPERIMENTS, name, preset, changes, strict=experiment != "all")
-            for name in names
-        }
-        given = {"steps": steps, "path": path, "letters": letters}
-        _refuse_unused(experiment, {name for name, value in given.items() if value is not None})
-        folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
+        strict = experiment != "all"
+        settings = {name: settings_for(EXPERIMENTS, name, preset, changes, strict=strict) for name in names}
         options = {"letters": letters, "path": path}
+        _refuse_unused(experiment, options | {"steps": steps})
+        folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
         with results_folder(folder):
-            trial = None
             if experiment != "sprites":
-                wanted = steps or (_HISTORY_STEPS if experiment in _LONG else _STEPS)[preset]
-                found = task(data, path, seed=seed, width=width, init=init)
+                task = make_task(data, path, seed=seed, width=width, init=init)
                 if letters is not None:
-                    read_images(letters, found.train.images.shape[1:])  # refused before the training
-                trial = _trained(found, folder, wanted, seed)
-                arguments["training images"] = len(found.train.labels)
-            for name, settings in sizes.items():
-                run = partial(_on, EXPERIMENTS[name], trial, settings, options)
-                if name == "sprites":
-                    run = partial(leaf_sprites.outcome, seed, folder / "sprites", settings)
-                run_and_write(name, run, folder, arguments, settings)
+                    read_images(letters, task.train.images.shape[1:])  # refused before the training
+                arguments["training images"] = len(task.train.labels)
+                trial = _train(task, folder / "checkpoints", steps or default_steps, seed)
+                on_trial = {name: settings[name] for name in names if name != "sprites"}
+                run_experiments(EXPERIMENTS, on_trial, trial, folder, arguments, options)
+            if "sprites" in names:
+                place = sprites_figure.Place(folder / "sprites", seed)
+                run_experiments(EXPERIMENTS, {"sprites": settings["sprites"]}, place, folder, arguments)
 
 
-def _refuse_unused(experiment: str, given: set[str]) -> None:
+def _refuse_unused(experiment: str, options: dict[str, object]) -> None:
     """Options that would do nothing are mistakes."""
+    given = {name for name, value in options.items() if value is not None}
     if experiment == "sprites" and given:
         named = ", ".join(f"--{name}" for name in sorted(given))
         raise ValueError(f"sprites has a data set and a network of its own: leave out {named}.")
@@ -180,18 +152,7 @@ def _refuse_unused(experiment: str, given: set[str]) -> None:
         raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
 
 
-def _trained(found: Task, folder: Path, steps: int, seed: int) -> Trial:
+def _train(task: Task, folder: Path, steps: int, seed: int) -> Trial:
     """Train, or go on, up to so many steps."""
-    marks = [step for step in MARKS if step <= steps]
-    with progress_bar(f"training, {found.name}") as advance:
-        learn(found, folder / "checkpoints", steps, save_at=marks, seed=seed, progress=advance)
-    return Trial(found, folder / "checkpoints", steps, seed)
-
-
-def _on(
-    experiment: Experiment, trial: Trial | None, settings: Any, options: dict[str, Any], progress: Progress
-) -> Outcome:
-    """One experiment on the trained network."""
-    assert trial is not None
-    taken = {key: options[key] for key in experiment.options}
-    return experiment.run(trial._replace(progress=progress), settings, **taken)
+    with progress_bar(f"training, {task.name}") as advance:
+        return learn(task, folder, steps, seed=seed, progress=advance)

@@ -204,7 +204,7 @@ def _notes(
     settings: Settings, values: dict[str, np.ndarray], baselines: _Baselines, leaf: dict[str, Projections]
 ) -> list[str]:
     best = [
-        f"{max(values, key=lambda name: values[name][k].mean())} ({level:g})"  # noqa: B023
+        f"{max(values, key=lambda name: values[name][k].mean())} ({level:g})"
         for k, level in enumerate(settings.levels)
     ]
     gains = []
@@ -249,7 +249,9 @@ def _draw_images(
             images.append([clean[at], *(methods[name][at] for name in names)])
             captions.append(["", *(f"{values[name][j, k]:.1f} dB" for name in names)])
             rows.append(f"{task.test.names[labels[k]]}: sd {level:g}")
-    title = f"Denoising {task.name}: PSNR below each image; class and noise (sd: standard deviation) at the left"
+    title = (
+        f"Denoising {task.name}: PSNR below each image; class and noise (sd: standard deviation) at the left"
+    )
     columns = ["clean", *map(_column, names)]
     return image_grid(title, images, rows=rows, columns=columns, captions=captions)
 

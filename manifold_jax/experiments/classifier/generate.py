@@ -223,10 +223,14 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
 
 
 def _notes(
-    options: PathOptions, walks: dict[str, Walks], summaries: dict[str, dict[str, np.ndarray]], rest: np.ndarray
+    options: PathOptions,
+    walks: dict[str, Walks],
+    summaries: dict[str, dict[str, np.ndarray]],
+    rest: np.ndarray,
 ) -> list[str]:
     drift = [
-        f"{walks[name].drift.sum():.2g} of {walks[name].walked.sum():.3g} ({name})" for name in (CLASS, RANDOM)
+        f"{walks[name].drift.sum():.2g} of {walks[name].walked.sum():.3g} ({name})"
+        for name in (CLASS, RANDOM)
     ]
     near = np.median(summaries["test images"]["to training"])
     return [

@@ -206,7 +206,9 @@ def _outcome(title: str, stem: str, sets: Sequence[PathSet], task: Task, notes: 
     """Table, curves and image strips of sets of paths."""
     several = len({paths.kind for paths in sets}) > 1
     rows = [({"paths": paths.kind} if several else {}) | summarize(paths) for paths in sets]
-    labels = [f"{paths.kind}\n{paths.options.caption}" if several else paths.options.caption for paths in sets]
+    labels = [
+        f"{paths.kind}\n{paths.options.caption}" if several else paths.options.caption for paths in sets
+    ]
     figures = {
         f"{stem}_curves": _draw_distances(title, sets, labels),
         f"{stem}_images": _draw_strips(title, sets, task.test.names),

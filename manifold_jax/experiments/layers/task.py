@@ -17,9 +17,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._files import Progress
-from manifold_jax.experiments.classifier.sprites_run import SmoothLeNet
 from manifold_jax.experiments.layers.data import DATA, SHAPES, VIEWS, Settings, controlled, drawn
-from manifold_jax.experiments.sprites import FACTORS, render
+from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, render
 from manifold_jax.geometry import Manifold
 from manifold_jax.models import (
     Apply,
