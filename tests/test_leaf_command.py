@@ -8,7 +8,8 @@ import typer
 from typer.testing import CliRunner
 
 from manifold_jax.experiments.classifier import command as leaf_command
-from manifold_jax.experiments.classifier.command import EXPERIMENTS, MARKS
+from manifold_jax.experiments.classifier.command import EXPERIMENTS
+from manifold_jax.experiments.classifier.task import MARKS
 
 
 def run(*arguments):
@@ -36,7 +37,7 @@ def test_every_experiment_has_a_smaller_size():
         (("rank", "--pairs", 3), "--pairs does not belong to rank: leave it out."),
         (
             ("rank", "--data", "sounds"),
-            "data must be one of mnist, fashion-mnist, cifar10, digits, got 'sounds'",
+            "data must be one of 'mnist', 'fashion-mnist', 'cifar10', 'digits', got 'sounds'",
         ),
         (("letters", "--letters", "none.npz"), "no file none.npz"),
         (("rank", "--letters", "none.npz"), "--letters does not belong to rank"),

@@ -10,15 +10,10 @@ import pytest
 import manifold_jax as mj
 from manifold_jax.datasets import sprite
 from manifold_jax.experiments.classifier import sprites as ls
-from manifold_jax.experiments.classifier.sprites_report import curvature_quartiles
-from manifold_jax.experiments.classifier.sprites_run import (
-    FactorMap,
-    Meeting,
-    SmoothLeNet,
-    label_of,
-    learn,
-)
-from manifold_jax.experiments.sprites import FACTORS, draw, sprite_charts
+from manifold_jax.experiments.classifier import sprites_figure as reports
+from manifold_jax.experiments.classifier.sprites import FactorMap, Meeting, label_of, learn
+from manifold_jax.experiments.experiment import plain
+from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, draw, sprite_charts
 from manifold_jax.plotting import save_figure
 
 TINY = ls.Settings(
@@ -43,27 +38,27 @@ def made_up(seed=0):
         np.full(points, 0.01),
         rng.uniform(size=points),
     )
-    bend = rng.normal(size=GRID.shape)
-    bend[0, 0] = np.nan
-    found = FactorMap("ellipse", GRID, rng.uniform(1, 2, GRID.shape), bend, bend**2, 3.0, 0.1)
-    maps = (found, found._replace(shape="square"))
+    curvature = rng.normal(size=GRID.shape)
+    curvature[0, 0] = np.nan
+    ellipse = FactorMap("ellipse", GRID, rng.uniform(1, 2, GRID.shape), curvature, curvature**2, 3.0, 0.1)
+    maps = (ellipse, ellipse._replace(shape="square"))
     shapes = np.repeat([0, 1], TINY.points)
     return ls.Result(TINY, np.ones(3), 0.5, shapes, meeting, meeting, maps)
 
 
 def check_reports(result, folder):
-    rows = ls.table(result)
+    rows = reports.table(result)
     quantities = [f"principal angle {k}" for k in (1, 2, 3, 4)]
     quantities += 2 * [f"visibility of {factor}" for factor in FACTORS]
     quantities += 2 * ["scalar curvature of the pull-back", "volume of the pull-back"]
     assert [row["quantity"] for row in rows] == quantities
     assert all(len(row) == 9 for row in rows)
     assert all(row["lower"] <= row["median"] <= row["upper"] for row in rows if row["lower"] is not None)
-    plain = json.loads(json.dumps(ls.data(result), allow_nan=False))
-    assert plain["accuracy"] == result.accuracy
-    assert np.shape(plain["trained"]["angles"]) == (2 * TINY.points, 4)
-    assert np.shape(plain["maps"][1]["volume_element"]) == TINY.map_sizes
-    drawn = ls.figure(result)
+    numbers = json.loads(json.dumps(plain(reports.data(result)), allow_nan=False))
+    assert numbers["accuracy"] == result.accuracy
+    assert np.shape(numbers["trained"]["angles"]) == (2 * TINY.points, 4)
+    assert np.shape(numbers["maps"][1]["volume_element"]) == TINY.map_sizes
+    drawn = reports.figure(result)
     labels = [axes.get_ylabel() for axes in drawn.axes]
     assert labels.count("scale") == 6
     assert "angle [deg]" in labels
@@ -74,17 +69,18 @@ def check_reports(result, folder):
 def test_reports_of_made_up_numbers(tmp_path):
     result = made_up()
     check_reports(result, tmp_path)
-    first = ls.table(result)[0]
+    first = reports.table(result)[0]
     assert first["median"] == pytest.approx(np.degrees(np.median(result.trained.angles[:, 0])))
-    assert ls.data(result)["maps"][0]["scalar_curvature"][0][0] is None
+    assert plain(reports.data(result))["maps"][0]["scalar_curvature"][0][0] is None
 
 
 def test_curvature_counts_by_area():
-    bend, area = np.zeros(GRID.shape), np.full(GRID.shape, 1e-6)
-    bend[:3], bend[3, :4], area[3] = 100.0, 7.0, 1.0
-    found = FactorMap("ellipse", GRID, area, bend, bend, 1.0, 0.0)
-    np.testing.assert_array_equal(curvature_quartiles(found), [0.0, 0.0, 7.0])
-    assert np.isnan(curvature_quartiles(found._replace(scalar_curvature=bend * np.nan))).all()
+    curvature, area = np.zeros(GRID.shape), np.full(GRID.shape, 1e-6)
+    curvature[:3], curvature[3, :4], area[3] = 100.0, 7.0, 1.0
+    factors = FactorMap("ellipse", GRID, area, curvature, curvature, 1.0, 0.0)
+    np.testing.assert_array_equal(reports.curvature_quartiles(factors), [0.0, 0.0, 7.0])
+    unknown = factors._replace(scalar_curvature=curvature * np.nan)
+    assert np.isnan(reports.curvature_quartiles(unknown)).all()
 
 
 def test_classes_are_shapes_and_intervals_of_the_scale():
@@ -101,16 +97,16 @@ def test_factors_are_drawn_from_their_ranges():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"sizes": 2}, "2 shapes of 2 sizes are too few classes"),
+        ({"sizes": 2}, "shapes times sizes must be a whole number, at least 5, got 4"),
         ({"map_sizes": (9, 9)}, "map_sizes must be an odd number from 9 and an even one"),
         ({"map_sizes": (7, 8)}, "map_sizes"),
     ],
 )
-def test_nonsense_is_refused_before_anything_is_run(change, says):
-    with pytest.raises(ValueError, match=says):
-        ls.run(TINY._replace(**change), jax.random.key(0))
+def test_nonsense_is_refused_before_anything_is_run(change, message):
+    with pytest.raises(ValueError, match=message):
+        ls.measure_sprites(TINY._replace(**change), jax.random.key(0))
 
 
 @pytest.mark.slow  # compiles a training and derivatives of a network
@@ -118,10 +114,10 @@ def test_tiny_run(tmp_path, x64):
     stages = []
     with jax.enable_x64(False):
         key = jax.random.key(1)
-        result = ls.run(TINY, key, progress=lambda *stage: stages.append(stage))
+        result = ls.measure_sprites(TINY, key, progress=lambda *told: stages.append(told))
         network = learn(TINY, jax.random.split(key, 4)[0])[1]
-    assert stages[0][0] == "training"
-    assert stages[-1] == ("maps", 2, 2)
+    assert stages[0] == (3, 9)  # all three steps of the training
+    assert stages[-1] == (6, 6)
     assert result.loss.shape == (3,)
     assert not np.array_equal(result.untrained.angles, result.trained.angles)
     for meeting in (result.untrained, result.trained):
@@ -133,16 +129,16 @@ def test_tiny_run(tmp_path, x64):
     check_reports(result, tmp_path)
 
     # The volume element of a map, from the tangents and the factor of G instead.
-    found = result.maps[1]
+    factors = result.maps[1]
     square = sprite("square", factors=("scale", "orientation"), layout="balanced", size=12)
-    u = jnp.asarray(found.grid.coordinates()[4, 3], jnp.float64)
+    u = jnp.asarray(factors.grid.coordinates()[4, 3], jnp.float64)
     log_prob = jax.tree_util.Partial(network.apply, jax.tree.map(jnp.float64, network.params))
     tangents = np.asarray(mj.jet_from_function(square.embedding, u).first)
     rows = tangents @ np.asarray(mj.local_data_factor(log_prob, square.embedding(u))).T
     want = np.sqrt(np.linalg.det(rows @ rows.T))
     # The nodes of the outline differ: they follow the range of the scale.
-    assert found.volume_element[4, 3] == pytest.approx(want, rel=1e-4)
-    assert found.volume_error < 0.1 * found.volume
+    assert factors.volume_element[4, 3] == pytest.approx(want, rel=1e-4)
+    assert factors.volume_error < 0.1 * factors.volume
 
 
 @pytest.mark.slow  # compiles second derivatives of a network

@@ -11,41 +11,36 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from manifold_jax.datasets import LabelledImages
-from manifold_jax.experiments.classifier import denoise as leaf_denoise
-from manifold_jax.experiments.classifier import detect as leaf_detect
-from manifold_jax.experiments.classifier import generate as leaf_generate
-from manifold_jax.experiments.classifier.along import (
-    CLASS,
-    CLASS_LINE,
-    KEPT,
-    RANDOM,
-    RANDOM_LINE,
-    Steps,
-    fisher_rao_lengths,
-    keeping_direction,
-    walks,
-)
-from manifold_jax.experiments.classifier.pairs import (
+from manifold_jax.experiments.classifier import denoise, detect, generate
+from manifold_jax.experiments.classifier.baselines import (
+    Subspace,
     Training,
     anchors_of,
-    in_blocks,
-    layer,
-    nearest,
-    outputs,
-    projections,
-    split,
-)
-from manifold_jax.experiments.classifier.scores import (
     auroc,
-    class_gaussians,
     energy_score,
+    fit_class_gaussians,
     mahalanobis_score,
     max_softmax_score,
+    nearest,
+    principal_subspace,
+    psnr,
     rank_correlation,
+    split,
     subspace_score,
 )
-from manifold_jax.experiments.classifier.task import learn, log_prob_at, task
+from manifold_jax.experiments.classifier.generate import CLASS, CLASS_LINE, KEPT, RANDOM, RANDOM_LINE
+from manifold_jax.experiments.classifier.task import layer, learn, make_task, outputs
+from manifold_jax.experiments.classifier.walks import (
+    LEAF,
+    change_path,
+    fisher_rao_lengths,
+    in_blocks,
+    leaf_projections,
+    moved,
+    walked,
+)
 from manifold_jax.experiments.experiment import table, write
+from manifold_jax.information.paths import label_keeping_walk
 from manifold_jax.models import VGG11, LeNet, pure
 from manifold_jax.plotting.images import image_grid
 
@@ -54,12 +49,13 @@ SHAPE = (3, 4)
 
 @pytest.fixture(scope="module")
 def digits():
-    return task("digits")
+    return make_task("digits")
 
 
 @pytest.fixture(scope="module")
-def untrained(digits):
-    return Partial(digits.apply, digits.params)
+def trial(digits, tmp_path_factory):
+    """LeNet on 8 x 8 digits after 300 steps."""
+    return learn(digits, tmp_path_factory.mktemp("digits"), 300, marks=())
 
 
 @pytest.fixture
@@ -83,12 +79,12 @@ def test_blocks_equal_one_call_and_report_all_rows():
         shapes.append(part.shape)
         return {"twice": part + other}
 
-    found = in_blocks(double, a, a, block=3, progress=lambda done, total: told.append((done, total)))
-    np.testing.assert_array_equal(found["twice"], 2 * a)
+    result = in_blocks(double, a, a, block=3, progress=lambda done, total: told.append((done, total)))
+    np.testing.assert_array_equal(result["twice"], 2 * a)
     assert shapes == [(3,)] * 3
     assert told == [(3, 7), (6, 7), (7, 7)]
     assert in_blocks(double, a, a, block=100)["twice"].shape == (7,)
-    with pytest.raises(ValueError, match="positive block"):
+    with pytest.raises(ValueError, match="block must be a whole number, at least 1, got 0"):
         in_blocks(double, a, a, block=0)
 
 
@@ -96,16 +92,17 @@ def test_projections_of_a_linear_classifier_keep_the_vertical_part_of_the_chord(
     w = linear_weights()
     images = np.random.default_rng(2).random((5, *SHAPE), np.float32)
     anchors = training.images[:5]
-    found = projections(linear(w), anchors, images, step_size=0.5, max_steps=50, tolerance=1e-4, block=2)
+    options = LEAF._replace(step_size=0.5, max_steps=50, stationarity=1e-4, block=2)
+    path = leaf_projections(linear(w), anchors, images, options)
     chords = (images - anchors).reshape(5, -1)
     horizontal = chords @ centred_projector(w.astype(float)).T
-    np.testing.assert_allclose(found.point.reshape(5, -1), anchors.reshape(5, -1) + horizontal, atol=2e-4)
-    np.testing.assert_allclose(found.distance, np.linalg.norm(chords - horizontal, axis=1), rtol=1e-4)
-    assert found.converged.all()
+    np.testing.assert_allclose(path.point.reshape(5, -1), anchors.reshape(5, -1) + horizontal, atol=2e-4)
+    np.testing.assert_allclose(path.distance, np.linalg.norm(chords - horizontal, axis=1), rtol=1e-4)
+    assert path.converged.all()
 
 
 def test_nearest_is_that_of_all_pairs(training, monkeypatch):
-    monkeypatch.setattr("manifold_jax.experiments.classifier.pairs._COLUMNS", 7)
+    monkeypatch.setattr("manifold_jax.experiments.classifier.baselines._COLUMNS", 7)
     images = np.random.default_rng(3).random((6, *SHAPE), np.float32)
     distances = np.linalg.norm((images[:, None] - training.images).reshape(6, 40, -1), axis=2)
     row, distance = nearest(images, training)
@@ -127,9 +124,9 @@ def test_anchors(training):
     assert (training.labels[row] == classes).all()
     mean = anchors_of("mean", images, classes, training)
     np.testing.assert_allclose(mean[0], training.images[3::4].mean(axis=0), rtol=1e-6)
-    with pytest.raises(ValueError, match="class, any, mean"):
+    with pytest.raises(ValueError, match="anchors must be one of 'class', 'any', 'mean', got 'median'"):
         anchors_of("median", images, classes, training)
-    with pytest.raises(ValueError, match="predicted class"):
+    with pytest.raises(ValueError, match="no training image of class"):
         anchors_of("mean", images, classes + 5, training)
 
 
@@ -184,21 +181,31 @@ def test_scores_against_numpy():
     rows = np.linalg.qr(rng.normal(size=(5, 2)))[0].T
     x, mean = rng.normal(size=(6, 5)), rng.normal(size=5)
     solved = [np.linalg.lstsq(rows.T, chord, rcond=None)[1][0] ** 0.5 for chord in x - mean]
-    np.testing.assert_allclose(subspace_score(x, mean, rows), solved)
+    np.testing.assert_allclose(subspace_score(x, Subspace(mean, rows, np.ones(2)), 2), solved)
+
+
+def test_principal_subspace_is_that_of_scikit_learn(training):
+    from sklearn.decomposition import PCA
+
+    pca = PCA(5).fit(training.flat)
+    subspace = principal_subspace(training)
+    np.testing.assert_allclose(subspace.variance[:5], pca.explained_variance_, rtol=1e-5)
+    expected = pca.inverse_transform(pca.transform(training.flat)).reshape(training.images.shape)
+    np.testing.assert_allclose(subspace.project(training.images, 5), expected, atol=1e-5)
 
 
 def test_mahalanobis_against_numpy_also_with_a_dead_unit():
     rng = np.random.default_rng(1)
     labels = np.arange(60) % 3
     features = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) + 3 * labels[:, None]
-    fitted = class_gaussians(features, labels)
+    fitted = fit_class_gaussians(features, labels)
     means = np.stack([features[labels == c].mean(axis=0) for c in range(3)])
     within = np.concatenate([features[labels == c] - means[c] for c in range(3)])
     inverse = np.linalg.inv(within.T @ within / 60)
     test = rng.normal(size=(7, 4)) * 4
     expected = [min((f - m) @ inverse @ (f - m) for m in means) for f in test]
     np.testing.assert_allclose(mahalanobis_score(test, fitted), expected, rtol=1e-8)
-    dead = class_gaussians(np.pad(features, ((0, 0), (0, 1))), labels)
+    dead = fit_class_gaussians(np.pad(features, ((0, 0), (0, 1))), labels)
     np.testing.assert_allclose(mahalanobis_score(np.pad(test, ((0, 0), (0, 1))), dead), expected, rtol=1e-8)
 
 
@@ -229,17 +236,23 @@ def test_psnr_is_that_of_scikit_image():
     rng = np.random.default_rng(0)
     clean, other = rng.random((3, 5, 5)), rng.random((3, 5, 5))
     expected = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(clean, other, strict=True)]
-    np.testing.assert_allclose(leaf_denoise.psnr(other, clean), expected)
-    np.testing.assert_allclose(leaf_denoise.psnr(clean, clean), 100)
+    np.testing.assert_allclose(psnr(other, clean), expected)
+    np.testing.assert_allclose(psnr(clean, clean), 100)
 
 
 # --- walks -------------------------------------------------------------------------------------------------
 
 
-def test_keeping_direction_is_horizontal_and_never_lowers_the_label(x64):
+def keep(log_prob, x, label, direction, step=1e-3):
+    """Direction of the first step of a walk that keeps a label."""
+    walk = label_keeping_walk(log_prob, x, direction, label, step_size=step, steps=1)
+    return (walk.points[1] - walk.points[0]) / step
+
+
+def test_a_walk_that_keeps_a_label_is_horizontal_and_never_lowers_it(x64):
     w = weights(n=6, hidden=8, classes=4)
     log_prob = network(w)
-    along = jax.jit(keeping_direction)
+    along = jax.jit(keep)
     rng = np.random.default_rng(0)
     lowered = 0
     for _ in range(8):
@@ -250,21 +263,21 @@ def test_keeping_direction_is_horizontal_and_never_lowers_the_label(x64):
         if rows[1] @ u < 0:
             lowered += 1
             u -= (u @ rows[1]) * rows[1] / (rows[1] @ rows[1])
-        found = along(log_prob, jnp.asarray(x), jnp.asarray(1), jnp.asarray(direction))
-        np.testing.assert_allclose(found, u / np.linalg.norm(u), atol=1e-8)
-        assert rows[1] @ np.asarray(found) > -1e-9
+        heading = along(log_prob, jnp.asarray(x), jnp.asarray(1), jnp.asarray(direction))
+        np.testing.assert_allclose(heading, u / np.linalg.norm(u), atol=1e-8)
+        assert rows[1] @ np.asarray(heading) > -1e-9
     assert 0 < lowered < 8
 
 
-def test_keeping_direction_where_p_saturates():
+def test_a_label_is_kept_where_p_saturates():
     w = linear_weights(classes=2)
     x = 40 * (w[0] - w[1])
     direction = jnp.asarray((w[1] - w[0]).reshape(SHAPE))
     at = jnp.asarray(x.reshape(SHAPE))
-    along = jax.jit(keeping_direction)
+    along = jax.jit(keep)
     np.testing.assert_array_equal(along(linear(w), at, jnp.asarray(0), direction), 0)
-    there = along(linear(w), at, jnp.asarray(0), -direction)
-    np.testing.assert_allclose(np.linalg.norm(there), 1, rtol=1e-6)
+    there = along(linear(w), at, jnp.asarray(0), -direction, 1.0)
+    np.testing.assert_allclose(np.linalg.norm(there), 1, rtol=1e-5)
 
 
 def test_walks_of_a_linear_classifier():
@@ -273,42 +286,37 @@ def test_walks_of_a_linear_classifier():
     sources, ends, directions = (rng.random((3, *SHAPE), np.float32) for _ in range(3))
     labels = outputs(linear(w), sources).argmax(axis=1)
     told = []
-    found = walks(
+    paths = generate.walk_all_kinds(
         linear(w),
-        sources,
-        labels,
-        ends,
-        directions,
-        Steps(0.1, 20, 5, 1e-3),
-        block=2,
-        progress=lambda done, total: told.append((done, total)),
+        generate.Starts(sources, labels, ends, directions),
+        LEAF._replace(step_size=0.1, max_steps=20, stationarity=1e-3, block=2),
+        lambda done, total: told.append((done, total)),
     )
-    assert list(found) == [CLASS, CLASS_LINE, RANDOM, RANDOM_LINE, KEPT]
+    assert list(paths) == [CLASS, CLASS_LINE, RANDOM, RANDOM_LINE, KEPT]
     assert told[-1] == (9, 9)
     projector = centred_projector(w.astype(float))
     for name in (CLASS, RANDOM, KEPT):
-        chords = (found[name].points[:, -1] - sources).reshape(3, -1)
+        chords = (paths[name].points[:, -1] - sources).reshape(3, -1)
         np.testing.assert_allclose(chords @ projector.T, chords, atol=2e-5)
-        assert found[name].points.shape == (3, 5, *SHAPE)
-        np.testing.assert_allclose(found[name].walked[:, 0], 0)
-    np.testing.assert_allclose(found[RANDOM].walked[:, -1], 2, rtol=1e-4)
-    np.testing.assert_allclose(found[KEPT].walked[:, -1], 2, rtol=1e-4)
+        assert paths[name].points.shape == (3, 5, *SHAPE)
+    np.testing.assert_allclose(walked(paths[RANDOM]), 2, rtol=1e-4)
+    np.testing.assert_allclose(walked(paths[KEPT]), 2, rtol=1e-4)
     along = directions.reshape(3, -1) @ projector.T
-    chords = (found[RANDOM].points[:, -1] - sources).reshape(3, -1)
+    chords = (paths[RANDOM].points[:, -1] - sources).reshape(3, -1)
     expected = 2 * along / np.linalg.norm(along, axis=1, keepdims=True)
     np.testing.assert_allclose(chords, expected, atol=5e-3)  # a destination that is far, not infinitely
-    own = np.take_along_axis(found[KEPT].log_probs, labels[:, None, None], axis=2)[..., 0]
+    own = np.take_along_axis(paths[KEPT].log_probs, labels[:, None, None], axis=2)[..., 0]
     assert (np.diff(own, axis=1) > -5e-3).all()  # second order in the step
-    assert (own[:, -1] > found[RANDOM].log_probs[np.arange(3), -1, labels]).any()
+    assert (own[:, -1] > paths[RANDOM].log_probs[np.arange(3), -1, labels]).any()
     for leaf, line in ((CLASS, CLASS_LINE), (RANDOM, RANDOM_LINE)):
-        np.testing.assert_allclose(found[line].moved, found[leaf].moved, rtol=1e-4)
+        np.testing.assert_allclose(moved(paths[line]), moved(paths[leaf]), rtol=1e-4)
 
 
 def test_fisher_rao_length_from_class_to_class_is_pi():
     t = np.linspace(0, np.pi / 2, 2000)
     log_p = np.log(np.maximum(np.stack([np.cos(t), np.sin(t)], axis=1), 1e-30) ** 2)
-    found = fisher_rao_lengths(log_p[None])
-    np.testing.assert_allclose(found[0, [0, -1]], [0, np.pi], atol=1e-5)
+    lengths = fisher_rao_lengths(log_p[None])
+    np.testing.assert_allclose(lengths[0, [0, -1]], [0, np.pi], atol=1e-5)
 
 
 # --- pictures ----------------------------------------------------------------------------------------------
@@ -341,28 +349,28 @@ def test_image_grid_names_everything():
 
 
 def test_digits_are_told_from_rearranged_ones_and_noise(digits):
-    sets, notes = leaf_detect.image_sets(digits, 20)
+    sets, notes = detect.image_sets(digits, 20)
     assert list(sets) == ["digits test", "permuted pixels", "inverted", "uniform noise", "Gaussian noise"]
     assert notes == []
     for images in sets.values():
         assert images.shape == (20, 8, 8)
         assert images.min() >= 0
         assert images.max() <= 1
-    again = leaf_detect.image_sets(digits, 20)[0]
+    again = detect.image_sets(digits, 20)[0]
     assert all((again[name] == images).all() for name, images in sets.items())
 
 
 def test_letters(digits, tmp_path):
     letters = np.random.default_rng(0).integers(0, 255, (30, 8, 8), np.uint8)
     np.savez(tmp_path / "letters.npz", images=letters)
-    sets, _ = leaf_detect.image_sets(digits, 20, letters=tmp_path / "letters.npz")
+    sets, _ = detect.image_sets(digits, 20, letters=tmp_path / "letters.npz")
     assert list(sets)[:2] == ["digits test", "letters"]
 
 
 def test_missing_sets_are_noted(digits, tmp_path):
     blank = LabelledImages(np.zeros((9, 28, 28), np.uint8), np.zeros(9, np.uint8), ("0", "1"))
     mnist = digits._replace(name="mnist", train=blank, test=blank)
-    sets, notes = leaf_detect.image_sets(mnist, 4, path=tmp_path)
+    sets, notes = detect.image_sets(mnist, 4, path=tmp_path)
     assert list(sets)[1:3] == ["permuted pixels", "inverted"]
     assert any("fashion-mnist" in note for note in notes)
     assert any("letters" in note for note in notes)
@@ -371,100 +379,87 @@ def test_missing_sets_are_noted(digits, tmp_path):
 # --- bad input ---------------------------------------------------------------------------------------------
 
 
-def test_denoise_refuses(digits, untrained):
-    small = leaf_denoise.REDUCED
-    for settings, words in (
-        (small._replace(levels=()), "levels"),
-        (small._replace(levels=(0.1, -1.0)), "levels"),
-        (small._replace(anchors=()), "an anchor"),
-        (small._replace(components=(9999,)), "components"),
-        (small._replace(images=10**6), "number of images"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            leaf_denoise.run(digits, untrained, settings)
+@pytest.mark.parametrize(
+    ("experiment", "change", "message"),
+    [
+        (denoise, {"levels": ()}, "levels"),
+        (denoise, {"levels": (0.1, -1.0)}, "levels must be a positive finite number, got -1.0"),
+        (denoise, {"anchors": ()}, "anchors"),
+        (denoise, {"components": (9999,)}, "components must hold a number below 64"),
+        (denoise, {"images": 10**6}, "images must be a whole number, from 1 to 360"),
+        (detect, {"anchors": ()}, "anchors"),
+        (detect, {"variance": 1.5}, "variance must be a positive finite number below 1"),
+        (detect, {"training": 1}, "training must be a whole number, at least 2"),
+        (generate, {"images": 0}, "images must be a whole number, at least 1"),
+        (generate, {"images": 360}, "classified as labelled"),
+    ],
+)
+def test_nonsense_is_refused(trial, experiment, change, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.run(trial, experiment.REDUCED._replace(**change))
 
 
-def test_detect_refuses(digits, untrained):
-    small = leaf_detect.REDUCED
-    for settings, words in (
-        (small._replace(anchors=()), "an anchor"),
-        (small._replace(variance=1.5), "variance"),
-        (small._replace(training=1), "training"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            leaf_detect.run(digits, untrained, settings)
-
-
-def test_generate_refuses(digits, untrained):
-    small = leaf_generate.REDUCED
-    with pytest.raises(ValueError, match="must be images"):
-        leaf_generate.run(digits, untrained, small._replace(images=0))
-    with pytest.raises(ValueError, match="classified as labelled"):
-        leaf_generate.run(digits, untrained, small._replace(images=300))
+def test_options_of_the_path_can_be_changed():
+    assert change_path(detect.REDUCED, "max_steps", 7).path.max_steps == 7
+    assert change_path(detect.REDUCED, "images", 7).images == 7
+    assert change_path(detect.REDUCED, "pairs", 7) is None
 
 
 # --- whole runs --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def trained(digits, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits")
-    learn(digits, folder, 600)
-    return log_prob_at(digits, folder)
-
-
-def written(outcome, tmp_path, stems):
-    names = {path.name for path in write(outcome, tmp_path, "found", {})}
-    assert names == {"found.json", "found.txt", *(f"{stem}.png" for stem in stems)}
+def check_files(outcome, tmp_path, stems):
+    names = {path.name for path in write(outcome, tmp_path, "numbers", {})}
+    assert names == {"numbers.json", "numbers.txt", *(f"{stem}.png" for stem in stems)}
     assert len({tuple(row) for row in outcome.rows}) == 1
     assert table(outcome, 500).row_count == len(outcome.rows)
 
 
-@pytest.mark.slow
-def test_denoise_run(digits, trained, tmp_path):
-    settings = leaf_denoise.REDUCED._replace(
-        images=12, levels=(0.1, 0.4), anchors=("class", "any", "mean"), block=20
+def test_denoise_run(trial, tmp_path):
+    settings = denoise.REDUCED._replace(
+        images=6, levels=(0.1, 0.4), anchors=("class", "any", "mean"), shown=1
     )
+    settings = settings._replace(path=settings.path._replace(max_steps=20))
     told = []
-    found = leaf_denoise.run(digits, trained, settings, progress=lambda *done: told.append(done))
-    assert told[-1] == (72, 72)
-    rows = {row["method"]: row for row in found.rows}
+    outcome = denoise.run(trial, settings, lambda *done: told.append(done))
+    assert told[-1] == (36, 36)
+    rows = {row["method"]: row for row in outcome.rows}
     assert rows["noisy image"]["sd 0.1"] == pytest.approx(20, abs=0.5)  # -20 log10 0.1
     for name in ("principal components", "total variation"):
         assert rows[name]["sd 0.4"] > rows["noisy image, clipped"]["sd 0.4"]
-    leaf = found.data["leaf"]
+    leaf = outcome.data["leaf"]
+    assert leaf["distance"].shape == (2, 3)
     assert (leaf["distance"] < leaf["anchor_distance"]).all()
-    assert all(np.isfinite(value).all() for value in found.data["psnr"].values())
-    assert found.data["components"][0] > found.data["components"][1]
-    assert found.data["tv_weights"][0] < found.data["tv_weights"][1]
-    written(found, tmp_path, ["leaf_denoise", "leaf_denoise_psnr"])
+    assert all(np.isfinite(value).all() for value in outcome.data["psnr"].values())
+    assert outcome.data["components"][0] > outcome.data["components"][1]
+    assert outcome.data["tv_weights"][0] < outcome.data["tv_weights"][1]
+    check_files(outcome, tmp_path, ["leaf_denoise", "leaf_denoise_psnr"])
 
 
-@pytest.mark.slow
-def test_detect_run(digits, trained, tmp_path):
-    settings = leaf_detect.REDUCED._replace(images=16, anchors=("any", "mean"), block=20)
-    found = leaf_detect.run(digits, trained, settings)
-    rows = {row["score"]: row for row in found.rows}
+def test_detect_run(trial, tmp_path):
+    settings = detect.REDUCED._replace(images=8, anchors=("any", "mean"))
+    settings = change_path(settings, "max_steps", 20)
+    outcome = detect.run(trial, settings)
+    rows = {row["score"]: row for row in outcome.rows}
     assert rows["nearest training image"]["vs inverted"] == 1
     assert rows["leaf distance (nearest image)"]["vs uniform noise"] > 0.9
     near, leaf = (
-        np.concatenate(list(found.data["scores"][name].values()))
+        np.concatenate(list(outcome.data["scores"][name].values()))
         for name in ("nearest training image", "leaf distance (nearest image)")
     )
     assert (leaf <= near + 1e-5).all()
-    ratio = np.concatenate(list(found.data["scores"]["leaf ratio (nearest image)"].values()))
+    ratio = np.concatenate(list(outcome.data["scores"]["leaf ratio (nearest image)"].values()))
     np.testing.assert_allclose(ratio, leaf / near, rtol=1e-4)
-    written(found, tmp_path, ["leaf_detect", "leaf_detect_distances"])
+    check_files(outcome, tmp_path, ["leaf_detect", "leaf_detect_distances"])
 
 
-@pytest.mark.slow
-def test_generate_run(digits, trained, tmp_path):
-    settings = leaf_generate.REDUCED._replace(images=8, max_steps=40)
-    found = leaf_generate.run(digits, trained, settings)
-    rows = {row["way"]: row for row in found.rows}
+def test_generate_run(trial, tmp_path):
+    settings = generate.REDUCED._replace(images=8, shown=1)
+    outcome = generate.run(trial, change_path(settings, "max_steps", 40))
+    rows = {row["way"]: row for row in outcome.rows}
     assert list(rows) == ["test images", CLASS, CLASS_LINE, RANDOM, RANDOM_LINE, KEPT]
     assert rows["test images"]["label kept"] == 1
     assert rows["test images"]["FR length"] == rows["test images"]["out of range"] == 0
     assert rows[KEPT]["label kept"] >= rows[RANDOM]["label kept"]
     assert rows[KEPT]["walked"] == pytest.approx(2, rel=0.01)
-    written(found, tmp_path, ["leaf_generate", "leaf_generate_curves"])
+    check_files(outcome, tmp_path, ["leaf_generate", "leaf_generate_curves"])

@@ -14,7 +14,7 @@ from manifold_jax._linalg import map_blocks, norm
 from manifold_jax.experiments.classifier.task import Trial, sample, stage
 from manifold_jax.experiments.classifier.walks import PathOptions, confidence, name_class, vertical_walks
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import VerticalWalk, vertical_projection
+from manifold_jax.information import Path, vertical_projection
 from manifold_jax.information.log_prob import scores
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -76,7 +76,7 @@ def shown_slots(options: PathOptions) -> list[int]:
     return list(dict.fromkeys(k // options.save_every for k in _COLUMNS if k <= options.max_steps))
 
 
-def _row(walk: VerticalWalk, options: PathOptions, slot: int) -> Row:
+def _row(walk: Path, options: PathOptions, slot: int) -> Row:
     """What is known after one number of steps; lengths in normalised units."""
     first, now = walk.log_probs[:, 0], walk.log_probs[:, slot]
     level = float(np.median(walk.distances[:, slot])) / options.unit
@@ -92,7 +92,7 @@ def _row(walk: VerticalWalk, options: PathOptions, slot: int) -> Row:
     }
 
 
-def _strips(title: str, walk: VerticalWalk, options: PathOptions, rows: list[str], names: Any) -> Any:
+def _strips(title: str, walk: Path, options: PathOptions, rows: list[str], names: Any) -> Any:
     """Images along the first few walks."""
     slots = shown_slots(options)
     return image_grid(

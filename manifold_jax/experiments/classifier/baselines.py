@@ -1,4 +1,4 @@
-"""What leaf projections start from and are compared with: training images, denoisers, scores of unlikeness."""
+"""What leaf projections start from and are compared with: training images, denoisers, scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from manifold_jax._files import Progress
 from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier.task import Images, stage
 from manifold_jax.experiments.classifier.walks import PathOptions, leaf_projections, norms
-from manifold_jax.information import LeafProjection
+from manifold_jax.information import Path
 from manifold_jax.models import pixels
 
 ANCHORS = {
@@ -63,13 +63,12 @@ def split(data: LabelledImages, validation: int, training: int, seed: int) -> tu
     count = len(data.labels)
     whole("leaf", "validation", validation, most=count - 1)
     order = np.random.default_rng(seed).permutation(count)
-    return tuple(
-        training_images(data, rows) for rows in np.split(order, [validation, validation + training])[:2]
-    )
+    rest = order[validation : validation + training]
+    return training_images(data, order[:validation]), training_images(data, rest)
 
 
 def nearest(
-    images: Float[np.ndarray, "k *shape"], training: Training, classes: Int[np.ndarray, "k"] | None = None
+    images: Float[Any, "k *shape"], training: Training, classes: Int[np.ndarray, "k"] | None = None
 ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
     """Nearest training image in Euclidean distance of pixels.
 
@@ -101,7 +100,7 @@ def nearest(
 
 def anchors_of(
     kind: str,
-    images: Float[np.ndarray, "k *shape"],
+    images: Float[Any, "k *shape"],
     predicted: Int[np.ndarray, "k"],
     training: Training,
 ) -> Float[np.ndarray, "k *shape"]:
@@ -137,7 +136,7 @@ class Projections(NamedTuple):
 
     anchors: Images
     before: Float[np.ndarray, "n"]
-    path: LeafProjection
+    path: Path
 
     def caption(self, options: PathOptions) -> str:
         """How many came to an end, and how far they left the leaf."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,7 @@ from manifold_jax.experiments.terminal import Out, Preset, Seed, plain_errors, p
 
 _HISTORY = (history.Settings(), history.REDUCED)
 _PATHS = (paths.Settings(), paths.REDUCED)
-_BOTH = tuple(settings._replace(ways=2) for settings in _PATHS)
+_BOTH = (_PATHS[0]._replace(ways=2), _PATHS[1]._replace(ways=2))
 _FROM_NOISE = (_BOTH[0]._replace(max_steps=10_000), _BOTH[1]._replace(max_steps=2000))
 
 EXPERIMENTS = {
@@ -125,7 +125,7 @@ def leaf_command(
         strict = experiment != "all"
         settings = {name: settings_for(EXPERIMENTS, name, preset, changes, strict=strict) for name in names}
         options = {"letters": letters, "path": path}
-        _refuse_unused(experiment, options | {"steps": steps})
+        _refuse_unused(experiment, letters=letters, path=path, steps=steps)
         folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
         with results_folder(folder):
             if experiment != "sprites":
@@ -141,7 +141,7 @@ def leaf_command(
                 run_experiments(EXPERIMENTS, {"sprites": settings["sprites"]}, place, folder, arguments)
 
 
-def _refuse_unused(experiment: str, options: dict[str, object]) -> None:
+def _refuse_unused(experiment: str, **options: Any) -> None:
     """Options that would do nothing are mistakes."""
     given = {name for name, value in options.items() if value is not None}
     if experiment == "sprites" and given:

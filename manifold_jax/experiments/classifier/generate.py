@@ -15,22 +15,12 @@ from jaxtyping import Float, Int
 
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress
+from manifold_jax.experiments.classifier import walks
 from manifold_jax.experiments.classifier.baselines import Training, nearest, training_images
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, stage
-from manifold_jax.experiments.classifier.walks import (
-    LEAF,
-    LEAF_REDUCED,
-    PathOptions,
-    Walks,
-    fisher_rao_lengths,
-    horizontal_paths,
-    label_keeping_walks,
-    name_class,
-    norms,
-    straight_walks,
-    walks_of,
-)
+from manifold_jax.experiments.classifier.walks import PathOptions, fisher_rao_lengths, moved, norms, walked
 from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.information import Path, PathStatus
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import PALETTE, image_grid
 from manifold_jax.plotting.style import new_figure
@@ -66,12 +56,12 @@ class Settings(NamedTuple):
     """
 
     images: int = 200
-    path: PathOptions = LEAF
+    path: PathOptions = walks.LEAF
     training: int = 60_000
     shown: int = 4
 
 
-REDUCED = Settings(images=24, path=LEAF_REDUCED, shown=3)
+REDUCED = Settings(images=24, path=walks.LEAF_REDUCED, shown=3)
 
 
 def check(settings: Settings) -> None:
@@ -91,7 +81,7 @@ class Starts(NamedTuple):
     """
 
     sources: Images
-    labels: Int[np.ndarray, "n"]
+    labels: Int[Any, "n"]
     destinations: Images
     directions: Images
 
@@ -119,68 +109,60 @@ def _starts(trial: Trial, settings: Settings) -> tuple[Starts, Training]:
 
 def walk_all_kinds(
     log_prob: Partial, starts: Starts, options: PathOptions, progress: Progress | None = None
-) -> dict[str, Walks]:
-    """Horizontal walks to destinations and along directions, and straight ones that move as far.
-
-    Args:
-        log_prob: One image to ``(C,)`` log-probabilities.
-        starts: Where all begin.
-        options: How horizontal walks go.
-        progress: Called with horizontal walks done and all of them.
-
-    Returns:
-        Kind to walks.
-    """
+) -> dict[str, Path]:
+    """Horizontal walks to destinations and along directions, and straight ones that move as far, by kind."""
     sources, labels, destinations, directions = starts
     units = directions / norms(directions).reshape(-1, *(1,) * (sources.ndim - 1))
     far = sources + np.float32(_FAR) * units
     to_class, random = (
-        walks_of(horizontal_paths(log_prob, sources, ends, options, stage(progress, k, 3)))
+        walks.horizontal_paths(log_prob, sources, ends, options, stage(progress, k, 3))
         for k, ends in enumerate((destinations, far))
     )
+    keeping = (sources, units, labels.astype(np.int32))
     return {
         CLASS: to_class,
-        CLASS_LINE: straight_walks(log_prob, to_class, destinations - sources),
+        CLASS_LINE: walks.straighten(log_prob, to_class, destinations - sources),
         RANDOM: random,
-        RANDOM_LINE: straight_walks(log_prob, random, units),
-        KEPT: label_keeping_walks(log_prob, sources, units, labels, options, stage(progress, 2, 3)),
+        RANDOM_LINE: walks.straighten(log_prob, random, units),
+        KEPT: walks.label_keeping_walks(log_prob, keeping, options, stage(progress, 2, 3)),
     }
 
 
-def _has_label(walks: Walks, labels: Int[np.ndarray, "n"]) -> np.ndarray:
+def _has_label(path: Path, labels: Int[Any, "n"]) -> Any:
     """Whether every saved point is classified as the source ``(n, saved)``."""
-    return walks.log_probs.argmax(axis=2) == labels[:, None]
+    return path.log_probs.argmax(axis=2) == labels[:, None]
 
 
-def _p_of_label(walks: Walks, labels: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n saved"]:
+def _p_of_label(path: Path, labels: Int[Any, "n"]) -> Float[np.ndarray, "n saved"]:
     """Probability of the class of the source at every saved point."""
-    return np.exp(np.take_along_axis(walks.log_probs, labels[:, None, None].astype(int), axis=2)[..., 0])
+    own = np.take_along_axis(np.asarray(path.log_probs), labels[:, None, None].astype(int), axis=2)
+    return np.exp(own[..., 0])
 
 
-def _summarize(walks: Walks, labels: Int[np.ndarray, "n"], training: Training) -> dict[str, np.ndarray]:
+def _summarize(path: Path, labels: Int[Any, "n"], training: Training) -> dict[str, Any]:
     """One number a walk."""
-    kept, ends = _has_label(walks, labels), walks.points[:, -1]
+    kept, ends = _has_label(path, labels), path.points[:, -1]
     outside = np.maximum(np.maximum(-ends, ends - 1), 0).reshape(len(ends), -1)
     return {
         "label kept": kept[:, -1],
         "kept all along": kept.all(axis=1),
-        "p(label)": _p_of_label(walks, labels)[:, -1],
-        "FR length": fisher_rao_lengths(walks.log_probs)[:, -1],
-        "walked": walks.walked,
-        "moved": walks.moved,
-        "stalled": walks.stalled,
+        "p(label)": _p_of_label(path, labels)[:, -1],
+        "FR length": fisher_rao_lengths(path.log_probs)[:, -1],
+        "walked": walked(path),
+        "moved": moved(path),
+        "stalled": path.status == PathStatus.STALLED,
         "out of range": np.mean(outside > _VISIBLE, axis=1),
         "furthest": outside.max(axis=1),
         "to training": nearest(ends, training)[1],
     }
 
 
-def _curves(walks: Walks, labels: Int[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+def _curves(path: Path, labels: Int[Any, "n"]) -> dict[str, np.ndarray]:
     """Along the walks: share with the label, mean probability of it, median length."""
     return {
-        "label kept": _has_label(walks, labels).mean(axis=0),
-        "p of the label": _p_of_label(walks, labels).mean(axis=0),
-        "Fisher-Rao length": np.median(fisher_rao_lengths(walks.log_probs), axis=0),
+        "label kept": _has_label(path, labels).mean(axis=0),
+        "p of the label": _p_of_label(path, labels).mean(axis=0),
+        "Fisher-Rao length": np.median(fisher_rao_lengths(path.log_probs), axis=0),
     }
 
 
@@ -193,43 +175,44 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     check(settings)
     task = trial.task
     starts, training = _starts(trial, settings)
-    walks = walk_all_kinds(trial.log_prob, starts, settings.path, progress)
-    first = walks[CLASS]
-    still = Walks(first.points[:, :1], first.log_probs[:, :1], first.drift, np.zeros_like(first.stalled))
+    paths = walk_all_kinds(trial.log_prob, starts, settings.path, progress)
+    first = paths[CLASS]
+    still = first._replace(
+        points=first.points[:, :1],
+        log_probs=first.log_probs[:, :1],
+        status=np.full_like(first.status, PathStatus.STEPS_USED),
+    )
     summaries = {
-        name: _summarize(each, starts.labels, training)
-        for name, each in ({"test images": still} | walks).items()
+        name: _summarize(path, starts.labels, training)
+        for name, path in ({"test images": still} | paths).items()
     }
     rows = [
         {"way": name}
         | {key: float((np.mean if key in _SHARES else np.median)(value)) for key, value in summary.items()}
         for name, summary in summaries.items()
     ]
-    curves = {name: _curves(each, starts.labels) for name, each in walks.items()}
+    curves = {name: _curves(path, starts.labels) for name, path in paths.items()}
     rest = norms(starts.destinations - first.points[:, -1]) / norms(starts.destinations - starts.sources)
     data = {
         "labels": starts.labels,
         "ends": summaries,
         "rest_of_the_way": rest,
-        "drift": {name: walks[name].drift for name in (CLASS, RANDOM)},
+        "drift": {name: paths[name].drift for name in (CLASS, RANDOM)},
         "curves": curves,
     }
     figures = {
-        "leaf_generate": _draw_images(task, settings, walks, starts),
+        "leaf_generate": _draw_images(task, settings, paths, starts),
         "leaf_generate_curves": _draw_curves(task, settings, curves),
     }
     title = f"{len(rest)} walks of each kind from test images of {task.name}: shares and medians at the ends"
-    return Outcome(title, rows, data, figures, _notes(settings.path, walks, summaries, rest))
+    return Outcome(title, rows, data, figures, _notes(settings.path, paths, summaries, rest))
 
 
 def _notes(
-    options: PathOptions,
-    walks: dict[str, Walks],
-    summaries: dict[str, dict[str, np.ndarray]],
-    rest: np.ndarray,
+    options: PathOptions, paths: dict[str, Path], summaries: dict[str, dict[str, np.ndarray]], rest: Any
 ) -> list[str]:
     drift = [
-        f"{walks[name].drift.sum():.2g} of {walks[name].walked.sum():.3g} ({name})"
+        f"{paths[name].drift.sum():.2g} of {walked(paths[name]).sum():.3g} ({name})"
         for name in (CLASS, RANDOM)
     ]
     near = np.median(summaries["test images"]["to training"])
@@ -247,20 +230,20 @@ def _notes(
     ]
 
 
-def _draw_images(task: Task, settings: Settings, walks: dict[str, Walks], starts: Starts) -> Any:
+def _draw_images(task: Task, settings: Settings, paths: dict[str, Path], starts: Starts) -> Any:
     """Frames of some walks, the end of the straight line, and what has changed."""
     names = task.train.names
     images, captions, rows = [], [], []
     for k in range(min(settings.shown, len(starts.labels))):
         for leaf, line, kind in _GRID:
-            points, log_probs = walks[leaf].points[k], walks[leaf].log_probs[k]
+            points, log_probs = paths[leaf].points[k], paths[leaf].log_probs[k]
             frames = np.round(np.linspace(0, len(points) - 1, 4)).astype(int)
+            under = [walks.name_class(log_p, names) for log_p in log_probs[frames]]
             last = starts.destinations[k] if leaf == CLASS else None
-            straight = walks[line].points[k, -1] if line else None
+            straight = paths[line].points[k, -1] if line else None
             images.append([*points[frames], points[-1] - points[0], straight, last])
-            beside = name_class(walks[line].log_probs[k, -1], names) if line else ""
-            change = f"norm {walks[leaf].moved[k]:.2f}"
-            captions.append([*(name_class(p, names) for p in log_probs[frames]), change, beside, ""])
+            straight_caption = walks.name_class(paths[line].log_probs[k, -1], names) if line else ""
+            captions.append([*under, f"norm {moved(paths[leaf])[k]:.2f}", straight_caption, ""])
             rows.append(f"{names[starts.labels[k]]}: {kind}")
     title = f"Horizontal walks on {task.name} (same class, random, random with label kept)\n"
     title += "below: predicted class and its probability"

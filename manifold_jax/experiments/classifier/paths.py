@@ -26,7 +26,8 @@ from manifold_jax.experiments.classifier.walks import (
     vertical_walks,
 )
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import HorizontalPath, PathStatus
+from manifold_jax.information import Path as LeafPath
+from manifold_jax.information import PathStatus
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -83,11 +84,11 @@ class PathSet(NamedTuple):
 
     kind: str
     options: PathOptions
-    path: HorizontalPath
+    path: LeafPath
     destinations: np.ndarray
 
     @property
-    def distances(self) -> Float[np.ndarray, "pairs saved"]:
+    def distances(self) -> Float[Any, "pairs saved"]:
         """Distance to the destination in normalised units, at every saved point."""
         return self.path.distances / self.options.unit
 
@@ -129,7 +130,7 @@ def summarize(paths: PathSet) -> Row:
         "kind": options.step,
         "clamp": options.clip,
         "pairs": len(end),
-        "reached": float(np.mean(path.status == PathStatus.CONVERGED)),
+        "reached": float(np.mean(path.converged)),
         "distance before": float(np.median(start)),
         "after": float(np.median(end)),
         "ratio": float(np.median(end / start)),
@@ -175,15 +176,14 @@ def _strip(paths: PathSet, k: int, names: Sequence[str]) -> tuple[list[Any], lis
 
 def _draw_strips(title: str, sets: Sequence[PathSet], names: Sequence[str]) -> Any:
     """The first path of every kind, or the first few of a single kind, as the first variant walks them."""
-    kinds = {paths.kind: paths for paths in reversed(sets)}
-    only = sets[0]
-    if len(kinds) == 1:
-        count = min(_SHOWN, len(only.destinations))
-        rows = {f"pair {k + 1}": _strip(only, k, names) for k in range(count)}
+    first = [paths for paths in sets if paths.options == sets[0].options]
+    if len(first) == 1:
+        count = min(_SHOWN, len(first[0].destinations))
+        rows = {f"pair {k + 1}": _strip(first[0], k, names) for k in range(count)}
     else:
-        rows = {kind: _strip(kinds[kind], 0, names) for kind in reversed(kinds)}
+        rows = {paths.kind: _strip(paths, 0, names) for paths in first}
     images, captions = zip(*rows.values(), strict=True)
-    title = f"{title}\n{only.options.caption}; d: distance to the destination, normalised pixels"
+    title = f"{title}\n{sets[0].options.caption}; d: distance to the destination, normalised pixels"
     return image_grid(title, images, rows=list(rows), columns=STRIP, captions=captions)
 
 

@@ -25,7 +25,6 @@ from manifold_jax import geometry, information
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
-from manifold_jax.datasets import sprite
 from manifold_jax.experiments.classifier.task import stage
 from manifold_jax.experiments.sprites import (
     FACTORS,
@@ -251,12 +250,8 @@ def factor_map(settings: Settings, shape: str, network: Pure) -> FactorMap:
 
     Where the network is certain, the metric is nearly degenerate, and single precision sees only rounding.
     """
-    factors = FACTORS[:2]
-    sizes = dict(zip(factors, settings.map_sizes, strict=True))
-    ranges = {"scale": (SMALLEST, LARGEST)}
-    manifold = sprite(
-        shape, factors=factors, layout="balanced", size=settings.size, ranges=ranges, sizes=sizes
-    )
+    sizes: dict[str, int] = dict(zip(FACTORS[:2], settings.map_sizes, strict=True))
+    manifold = sprite_charts((shape,), settings.size, settings.shift, FACTORS[:2], sizes)[0]
     grid = manifold.grid
     half = Grid(tuple(dataclasses.replace(axis, size=(axis.size + 1) // 2) for axis in grid.axes))
     with jax.enable_x64(True):
@@ -300,9 +295,10 @@ def measure_sprites(
         meeting = meet(Partial(*network), jnp.concatenate(images), tangents, random)
         meetings.append(jax.tree.map(np.asarray, meeting))
         stage(progress, 1, 3)(k + 1, 2)
+    untrained, trained = meetings
     maps = []
     for k, shape in enumerate(settings.shapes):
         maps.append(factor_map(settings, shape, end))
         stage(progress, 2, 3)(k + 1, len(settings.shapes))
     shapes = np.repeat(np.arange(len(charts)), settings.points)
-    return Result(settings, loss, accuracy, shapes, *meetings, tuple(maps))
+    return Result(settings, loss, accuracy, shapes, untrained, trained, tuple(maps))

@@ -73,8 +73,8 @@ def _median(values: Any) -> float:
 def table(result: Result) -> list[Row]:
     """Rows of numbers: medians and quartiles over points, of the curvature over the area.
 
-    ``untrained`` is the median before the training, ``random`` that for random directions, ``error`` the error
-    bar of the quadrature of a volume.
+    ``untrained`` is the median before the training, ``random`` that for random directions, ``error`` the bar
+    of the quadrature of a volume.
     """
     before, after, rows = result.untrained, result.trained, []
     for k in range(len(FACTORS)):
@@ -189,6 +189,7 @@ def _draw_maps(subfigure: Any, maps: tuple[FactorMap, ...], sizes: int) -> None:
     panels = subfigure.subplots(len(maps), len(columns), squeeze=False)
     scales, turns = maps[0].grid.axes
     edges = np.linspace(scales.start, scales.stop, sizes + 1)[1:-1]
+    shown: Any = None
     for j, (field, label, norm, colours) in enumerate(columns):
         style = {"norm": norm, "cmap": colours, "shading": "nearest", "rasterized": True}
         for axes, factors in zip(panels[:, j], maps, strict=True):

@@ -1,4 +1,4 @@
-"""What the experiments on a classifier start from: a data set, a network, its checkpoints, images to look at."""
+"""What the experiments on a classifier start from: data, a network, its checkpoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ MARKS = (0, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 1500, *range(2000, 10_001
 MARKS += tuple(range(12_000, 30_001, 2000))
 """Steps after which a checkpoint is kept."""
 
-Images = Float[np.ndarray, "n *shape"]
+Images = Float[Any, "n *shape"]
+"""Pixels in [0, 1]."""
 
 
 class Task(NamedTuple):
