@@ -16,8 +16,14 @@ from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
-from manifold_jax.information import Path, PathStatus, horizontal_path, leaf_projection, vertical_walk
-from manifold_jax.information.paths import label_keeping_walk
+from manifold_jax.information import (
+    Path,
+    PathStatus,
+    horizontal_path,
+    label_keeping_walk,
+    leaf_projection,
+    vertical_walk,
+)
 from manifold_jax.information.walker import Step
 
 
