@@ -52,19 +52,19 @@ def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
     assert message in text(result)
 
 
-@pytest.mark.slow
-def test_a_run_leaves_a_table_a_figure_and_json_and_is_not_trained_twice(tmp_path):
-    first = run("rank", "--steps", 20, "--images", 3, "--out", tmp_path)
-    assert first.exit_code == 0, first.output
-    saved = {path.name for path in tmp_path.iterdir()}
-    assert saved == {"checkpoints", "rank.json", "rank.txt", "rank.png"}
-    record = json.loads((tmp_path / "rank.json").read_text())
-    assert record["arguments"]["settings"]["images"] == 3
-    assert len(record["rows"]) == 3
-    assert np.shape(record["data"]["step 20"]["matrix"]) == (3,)
+def test_a_run_leaves_a_table_figures_and_json_and_is_not_trained_twice(tmp_path):
+    trained = run("train", "--steps", 20, "--out", tmp_path)
+    assert trained.exit_code == 0, trained.output
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"0", "10", "20"}
+    asked = ("across", "--steps", 20, "--images", 2, "--max-steps", 10, "--out", tmp_path)
     stamp = (tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
-    again = run("rank", "--steps", 20, "--images", 3, "--out", tmp_path)
-    assert again.exit_code == 0
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+    stems = ("across_clamped.png", "across_free.png", "across_curves.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "across.json", "across.txt", *stems}
+    record = json.loads((tmp_path / "across.json").read_text())
+    assert record["arguments"]["settings"] == {"images": 2, "max_steps": 10}
+    assert np.shape(record["data"]["vertical share"]["gradient"]) == (2,)
     assert (tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == stamp
     other = run("rank", "--steps", 30, "--seed", 1, "--out", tmp_path)
     assert other.exit_code == 2

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks, norm
 from manifold_jax.experiments.classifier.task import Trial, sample, stage
-from manifold_jax.experiments.classifier.walks import PathOptions, confidence, name_class, vertical_walks
+from manifold_jax.experiments.classifier.walks import PathOptions, confidence, name_class, record, walks
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import Path, vertical_projection
+from manifold_jax.information import Path, vertical_projection, vertical_walk
 from manifold_jax.information.log_prob import scores
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -113,17 +113,11 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     title = f"{trial.title}: walks across the leaves"
     for k, clip in enumerate((True, False)):
         options = options_of(settings.max_steps, clip, trial.task.std)
-        walk = vertical_walks(log_prob, images, directions, options, stage(progress, k, 2))
+        walk = walks(vertical_walk, log_prob, (images, directions), options, stage(progress, k, 2))
         rows += [_row(walk, options, slot) for slot in shown_slots(options)]
         steps = options.steps_at(walk.points.shape[1])
         curves.append(Curves(options.caption, steps, confidence(walk.log_probs), {}))
-        data[options.caption] = {
-            "step": steps,
-            "noise level": walk.distances / options.unit,
-            "confidence": confidence(walk.log_probs),
-            "label": walk.log_probs.argmax(-1),
-            "clipped": walk.clipped / options.unit,
-        }
+        data[options.caption] = record(walk, options)
         stem = f"across_{'clamped' if clip else 'free'}"
         figures[stem] = _strips(title, walk, options, [names[label] for label in labels[:_SHOWN]], names)
     figures["across_curves"] = curve_panels(title, curves, "step", "confidence", ylim=(0, 1.02))

@@ -35,6 +35,13 @@ _PATHS = (paths.Settings(), paths.REDUCED)
 _BOTH = (_PATHS[0]._replace(ways=2), _PATHS[1]._replace(ways=2))
 _FROM_NOISE = (_BOTH[0]._replace(max_steps=10_000), _BOTH[1]._replace(max_steps=2000))
 
+
+def _on_leaves(about: str, module: Any, options: tuple[str, ...] = ()) -> Experiment:
+    """An experiment whose settings have a path."""
+    presets = (module.Settings(), module.REDUCED)
+    return Experiment(about, *presets, module.run, module.check, options, change_path)
+
+
 EXPERIMENTS = {
     "rank": Experiment("rank of G and of the distribution, next to C - 1", *_HISTORY, history.compare_ranks),
     "history": Experiment(
@@ -52,31 +59,11 @@ EXPERIMENTS = {
         options=("letters",),
     ),
     "noisy": Experiment("horizontal paths from and to noise", *_FROM_NOISE, paths.from_noise),
-    "denoise": Experiment(
-        "denoising by projection on a leaf",
-        denoise.Settings(),
-        denoise.REDUCED,
-        denoise.run,
-        denoise.check,
-        change=change_path,
+    "denoise": _on_leaves("denoising by projection on a leaf", denoise),
+    "detect": _on_leaves(
+        "out-of-distribution detection by the distance to a leaf", detect, ("letters", "path")
     ),
-    "detect": Experiment(
-        "out-of-distribution detection by the distance to a leaf",
-        detect.Settings(),
-        detect.REDUCED,
-        detect.run,
-        detect.check,
-        options=("letters", "path"),
-        change=change_path,
-    ),
-    "generate": Experiment(
-        "images of the same label along a leaf",
-        generate.Settings(),
-        generate.REDUCED,
-        generate.run,
-        generate.check,
-        change=change_path,
-    ),
+    "generate": _on_leaves("images of the same label along a leaf", generate),
     "sprites": Experiment(
         "tangents of sprites next to the distribution; has a network of its own",
         sprites.Settings(),

@@ -20,7 +20,7 @@ from manifold_jax.experiments.classifier.baselines import Training, nearest, tra
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, stage
 from manifold_jax.experiments.classifier.walks import PathOptions, fisher_rao_lengths, moved, norms, walked
 from manifold_jax.experiments.experiment import Outcome
-from manifold_jax.information import Path, PathStatus
+from manifold_jax.information import Path, PathStatus, label_keeping_walk
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import PALETTE, image_grid
 from manifold_jax.plotting.style import new_figure
@@ -124,7 +124,7 @@ def walk_all_kinds(
         CLASS_LINE: walks.straighten(log_prob, to_class, destinations - sources),
         RANDOM: random,
         RANDOM_LINE: walks.straighten(log_prob, random, units),
-        KEPT: walks.label_keeping_walks(log_prob, keeping, options, stage(progress, 2, 3)),
+        KEPT: walks.walks(label_keeping_walk, log_prob, keeping, options, stage(progress, 2, 3)),
     }
 
 

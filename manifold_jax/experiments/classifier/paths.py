@@ -23,11 +23,12 @@ from manifold_jax.experiments.classifier.walks import (
     confidence,
     horizontal_paths,
     name_class,
-    vertical_walks,
+    record,
+    walks,
 )
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import Path as LeafPath
-from manifold_jax.information import PathStatus
+from manifold_jax.information import PathStatus, vertical_walk
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -144,23 +145,6 @@ def summarize(paths: PathSet) -> Row:
     }
 
 
-def _record(paths: PathSet) -> dict[str, Any]:
-    """Every path in numbers, for JSON."""
-    path, unit = paths.path, paths.options.unit
-    return {
-        "options": paths.options._asdict(),
-        "distances": paths.distances,
-        "confidence": confidence(path.log_probs),
-        "label": path.log_probs.argmax(-1),
-        "status": [PathStatus(int(status)).name for status in path.status],
-        "steps": path.steps,
-        "horizontal": path.horizontal,
-        "length": path.length / unit,
-        "drift": path.drift / unit,
-        "clipped": path.clipped / unit,
-    }
-
-
 # --- figures -----------------------------------------------------------------------------------------------
 
 
@@ -213,7 +197,7 @@ def _outcome(title: str, stem: str, sets: Sequence[PathSet], task: Task, notes: 
         f"{stem}_curves": _draw_distances(title, sets, labels),
         f"{stem}_images": _draw_strips(title, sets, task.test.names),
     }
-    data = {f"{paths.kind}: {paths.options.caption}": _record(paths) for paths in sets}
+    data = {f"{paths.kind}: {paths.options.caption}": record(paths.path, paths.options) for paths in sets}
     return Outcome(title, rows, data, figures, notes)
 
 
@@ -234,7 +218,7 @@ def sweep(trial: Trial, settings: Settings, progress: Progress | None = None) ->
         for paths in _walk_kinds(trial, trial.log_prob_at(step), kinds, settings):
             caption = paths.options.caption
             rows.append({"checkpoint": step} | summarize(paths))
-            data[f"{step}: {caption}"] = _record(paths)
+            data[f"{step}: {caption}"] = record(paths.path, paths.options)
             ends.setdefault(caption, []).append(paths.distances[:, -1] / paths.distances[:, 0])
         stage(progress, k, len(steps))(1, 1)
     title = f"{trial.task.name}: where horizontal paths end, over the training"
@@ -276,12 +260,12 @@ def from_noise(trial: Trial, settings: Settings, progress: Progress | None = Non
     """
     log_prob, pair = trial.log_prob, _images(trial, settings.pairs)
     options = _with_steps(VARIANTS[0], settings.noise_steps, trial.task)
-    walks = []
+    noise = []
     for images, key in zip(pair, jax.random.split(jax.random.key(trial.seed)), strict=True):
         directions = jax.random.normal(key, images.shape, images.dtype)
-        walks.append(vertical_walks(log_prob, images, directions, options))
-    level = float(np.median(np.concatenate([walk.distances[:, -1] for walk in walks]))) / options.unit
-    (sources, others), (noisy, other_noisy) = pair, (walk.points[:, -1] for walk in walks)
+        noise.append(walks(vertical_walk, log_prob, (images, directions), options))
+    level = float(np.median(np.concatenate([walk.distances[:, -1] for walk in noise]))) / options.unit
+    (sources, others), (noisy, other_noisy) = pair, (walk.points[:, -1] for walk in noise)
     kinds = {
         "noisy to valid": (noisy, others),
         "noisy to its own image": (noisy, sources),

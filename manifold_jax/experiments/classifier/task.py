@@ -14,24 +14,12 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Float, Int, Num
 
+from manifold_jax import models
 from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress
 from manifold_jax.datasets import LabelledImages, cifar10, fashion_mnist, mnist
 from manifold_jax.information import check_log_prob
-from manifold_jax.models import (
-    VGG11,
-    Apply,
-    LeNet,
-    Pure,
-    checkpoint_steps,
-    classification_loss,
-    labelled,
-    load_params,
-    pixels,
-    pure,
-    torch_initial,
-    train,
-)
+from manifold_jax.models import VGG11, LeNet, Pure, pixels
 
 NAMES = ("mnist", "fashion-mnist", "cifar10", "digits")
 INITS = ("flax", "torch")
@@ -81,7 +69,7 @@ class Trial(NamedTuple):
 
     def log_prob_at(self, step: int) -> Partial:
         """The classifier at a checkpoint; its parameters are the leaves."""
-        params = load_params(self.folder, self.task.network.params, step)
+        params = models.load_params(self.folder, self.task.network.params, step)
         return Partial(self.task.network.apply, jax.tree.map(jnp.asarray, params))
 
     @property
@@ -92,7 +80,7 @@ class Trial(NamedTuple):
     @property
     def checkpoints(self) -> list[int]:
         """Steps of the checkpoints up to ``step``."""
-        return [step for step in checkpoint_steps(self.folder) if step <= self.step]
+        return [step for step in models.checkpoint_steps(self.folder) if step <= self.step]
 
     @property
     def title(self) -> str:
@@ -109,6 +97,19 @@ def stage(progress: Progress | None, k: int, count: int) -> Progress:
 # --- data and networks -------------------------------------------------------------------------------------
 
 
+def _read(name: str, path: Path | None, train: bool) -> LabelledImages:
+    """One half of one of ``NAMES``."""
+    if name in ("mnist", "fashion-mnist"):
+        return (mnist if name == "mnist" else fashion_mnist)(path, train=train)
+    if name == "digits":
+        return _read_digits(train)
+    try:
+        return cifar10(path, train=train)
+    except FileNotFoundError:
+        # A folder may hold no more than the first of the five batches.
+        return cifar10(path, train=train, batches=(1,))
+
+
 def _read_digits(train: bool) -> LabelledImages:
     """The 8 x 8 digits that come with scikit-learn; every fifth is for testing."""
     datasets = require("sklearn.datasets", "cli", "The data set of digits")
@@ -118,35 +119,18 @@ def _read_digits(train: bool) -> LabelledImages:
     return LabelledImages(images, labels[rows].astype(np.uint8), tuple("0123456789"))
 
 
-def _read_cifar10(path: Path | None, train: bool) -> LabelledImages:
-    """All five batches, or the first where a folder holds no more."""
-    try:
-        return cifar10(path, train=train)
-    except FileNotFoundError:
-        return cifar10(path, train=train, batches=(1,))
-
-
-def _read(name: str, path: Path | None, train: bool) -> LabelledImages:
-    """One half of one of ``NAMES``."""
-    if name == "digits":
-        return _read_digits(train)
-    if name == "cifar10":
-        return _read_cifar10(path, train)
-    return (mnist if name == "mnist" else fashion_mnist)(path, train=train)
-
-
 def _module(name: str, data: LabelledImages, width: int, seed: int, classes: int) -> LeNet | VGG11:
     """LeNet for grey images, a VGG11-like network for colour ones.
 
     The mean and deviation of the data normalise the pixels, except MNIST's, which are the published ones.
     """
-    rngs = nnx.Rngs(seed)
+    rngs, size = nnx.Rngs(seed), data.images.shape[1]
     if data.images.ndim == 4:
         return VGG11(classes=classes, width=width, rngs=rngs)
     if name == "mnist":
-        return LeNet(classes=classes, size=data.images.shape[1], rngs=rngs)
+        return LeNet(classes=classes, size=size, rngs=rngs)
     grey = data.images / 255
-    return LeNet(classes=classes, size=data.images.shape[1], mean=grey.mean(), std=grey.std(), rngs=rngs)
+    return LeNet(classes=classes, size=size, mean=grey.mean(), std=grey.std(), rngs=rngs)
 
 
 def make_task(
@@ -174,10 +158,10 @@ def make_task(
     module = partial(_module, name, learnt, width, seed)
 
     def build(classes: int) -> Pure:
-        network = pure(module(classes))
+        network = models.pure(module(classes))
         if init == "flax":
             return network
-        return Pure(network.apply, torch_initial(network.params, jax.random.key(seed)))
+        return Pure(network.apply, models.torch_initial(network.params, jax.random.key(seed)))
 
     classes = len(learnt.names)
     return Task(name, build(classes), learnt, other, float(np.mean(module(classes).std)), build)
@@ -194,26 +178,18 @@ def learn(
 ) -> Trial:
     """Train up to ``steps``, going on from what the folder holds; SGD 0.01, batches of 60, as in the paper.
 
-    Args:
-        task: What to learn.
-        folder: Folder of the checkpoints.
-        steps: Steps in all.
-        seed: Seed of the order of the data, and of the trial.
-        marks: Steps after which to keep a checkpoint; the last step is kept too.
-        progress: Called with steps done and all steps.
-
-    Returns:
-        The trained network.
+    ``seed`` is that of the order of the data and of the trial. A checkpoint is kept after each of ``marks``
+    and after the last step.
 
     Raises:
         ValueError: The folder holds another network, or the training diverged.
     """
     apply, params = task.network
     check_log_prob(Partial(apply, params), jnp.zeros(task.train.images.shape[1:]))
-    trained = train(
-        classification_loss(apply),
+    trained = models.train(
+        models.classification_loss(apply),
         params,
-        labelled(apply, params, task.train.images, task.train.labels),
+        models.labelled(apply, params, task.train.images, task.train.labels),
         key=jax.random.key(seed),
         steps=steps,
         chunk=20,
@@ -235,10 +211,8 @@ def _outputs(function: Partial, images: Any, batch_size: int) -> Any:
     return jax.lax.map(lambda image: function(pixels(image)), images, batch_size=batch_size)
 
 
-def outputs(
-    function: Partial, images: Num[np.ndarray, "n *shape"], *, batch_size: int = 250
-) -> Float[np.ndarray, "n C"]:
-    """A function of one image at many."""
+def outputs(function: Partial, images: Num[Any, "n *shape"], *, batch_size: int = 250) -> np.ndarray:
+    """A function of one image at many ``(n, ...)``."""
     return np.asarray(_outputs(function, jnp.asarray(images), min(batch_size, len(images))))
 
 
@@ -253,7 +227,7 @@ def layer(log_prob: Partial, method: str) -> Partial:
     Raises:
         ValueError: The classifier is not ``Partial(apply, params)`` of :func:`manifold_jax.models.pure`.
     """
-    if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, Apply):
+    if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, models.Apply):
         raise ValueError(
             f"the {method} are needed: log_prob must be Partial(apply, params) of pure(network)."
         )

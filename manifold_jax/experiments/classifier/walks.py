@@ -12,18 +12,12 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from manifold_jax import information
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
-from manifold_jax.information import (
-    Path,
-    PathStatus,
-    horizontal_path,
-    label_keeping_walk,
-    leaf_projection,
-    vertical_walk,
-)
+from manifold_jax.information import Path, PathStatus
 from manifold_jax.information.walker import Step
 
 
@@ -85,14 +79,7 @@ def in_blocks(
 ) -> Any:
     """Apply a compiled function to blocks of equal length; the last one is filled up by repetition.
 
-    Args:
-        function: Takes blocks ``(block, ...)`` of every array to a pytree of such.
-        arrays: Arrays of one length.
-        block: Rows at once.
-        progress: Called with rows done and all rows.
-
-    Returns:
-        The pytree, as NumPy arrays of all rows.
+    The result of the function, a pytree, comes back as NumPy arrays of all rows.
     """
     total = len(arrays[0])
     size = min(whole("in_blocks", "block", block), whole("in_blocks", "the number of rows", total))
@@ -106,10 +93,12 @@ def in_blocks(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-@partial(jax.jit, static_argnames=("walk", "keywords"))
-def _walk_block(walk: Any, log_prob: Partial, ends: tuple[Array, ...], keywords: tuple[Any, ...]) -> Path:
-    """A walk for every row; keywords as pairs, which can be hashed."""
-    return jax.vmap(partial(walk, log_prob, **dict(keywords)))(*ends)
+@partial(jax.jit, static_argnames=("walk", "fixed"))
+def _walk_block(
+    walk: Any, log_prob: Partial, ends: Sequence[Array], numbers: dict[str, Any], fixed: tuple[Any, ...]
+) -> Path:
+    """A walk for every row; numbers may change without compiling anew, pairs of fixed keywords may not."""
+    return jax.vmap(partial(walk, log_prob, **numbers, **dict(fixed)))(*ends)
 
 
 def _walk(
@@ -118,9 +107,11 @@ def _walk(
     """Walk from ends[0] towards ends[1], a block at a time."""
     keywords |= {"step_size": options.step_size * options.unit, "step": options.step}
     keywords |= {"clip": (0.0, 1.0) if options.clip else None}
+    numbers = {name: value for name, value in keywords.items() if isinstance(value, float)}
+    fixed = tuple((name, value) for name, value in keywords.items() if name not in numbers)
 
     def walk_block(*parts: Array) -> Path:
-        return _walk_block(walk, log_prob, parts, tuple(keywords.items()))
+        return _walk_block(walk, log_prob, parts, numbers, fixed)
 
     return in_blocks(walk_block, *ends, block=options.block, progress=progress)
 
@@ -129,13 +120,10 @@ def horizontal_paths(
     log_prob: Partial, sources: Any, destinations: Any, options: PathOptions, progress: Progress | None = None
 ) -> Path:
     """:func:`horizontal_path` of every pair: NumPy arrays with an axis of pairs first, lengths in pixels."""
-    keywords = {
-        "max_steps": options.max_steps,
-        "tolerance": options.tolerance * options.unit,
-        "stationarity": options.stationarity,
-        "save_every": options.save_every,
-    }
-    return _walk(horizontal_path, log_prob, (sources, destinations), options, progress, **keywords)
+    keywords = {"max_steps": options.max_steps, "save_every": options.save_every}
+    keywords |= {"tolerance": options.tolerance * options.unit, "stationarity": options.stationarity}
+    ends = (sources, destinations)
+    return _walk(information.horizontal_path, log_prob, ends, options, progress, **keywords)
 
 
 def leaf_projections(
@@ -143,26 +131,15 @@ def leaf_projections(
 ) -> Path:
     """:func:`leaf_projection` of every image from its anchor, up to ``stationarity``."""
     keywords = {"max_steps": options.max_steps, "tolerance": options.stationarity}
-    return _walk(leaf_projection, log_prob, (anchors, images), options, progress, **keywords)
+    return _walk(information.leaf_projection, log_prob, (anchors, images), options, progress, **keywords)
 
 
-def vertical_walks(
-    log_prob: Partial, images: Any, directions: Any, options: PathOptions, progress: Progress | None = None
+def walks(
+    walk: Any, log_prob: Partial, starts: Sequence[Any], options: PathOptions, progress: Any = None
 ) -> Path:
-    """:func:`vertical_walk` from every image: noise that the classifier does not see."""
+    """:func:`vertical_walk` or :func:`label_keeping_walk` from all ``starts``: their arguments in a row."""
     keywords = {"steps": options.max_steps, "save_every": options.save_every}
-    return _walk(vertical_walk, log_prob, (images, directions), options, progress, **keywords)
-
-
-def label_keeping_walks(
-    log_prob: Partial,
-    starts: tuple[Images, Images, Int[Any, "n"]],
-    options: PathOptions,
-    progress: Progress | None = None,
-) -> Path:
-    """:func:`label_keeping_walk` from every image, with its direction and its label."""
-    keywords = {"steps": options.max_steps, "save_every": options.save_every}
-    return _walk(label_keeping_walk, log_prob, starts, options, progress, **keywords)
+    return _walk(walk, log_prob, starts, options, progress, **keywords)
 
 
 def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:
@@ -206,6 +183,23 @@ def fisher_rao_lengths(log_probs: Float[Any, "n saved C"]) -> Float[np.ndarray, 
 def confidence(log_probs: Float[Any, "*n C"]) -> Float[np.ndarray, "*n"]:
     """Largest probability."""
     return np.exp(np.asarray(log_probs).max(-1))
+
+
+def record(path: Path, options: PathOptions) -> dict[str, Any]:
+    """Every walk in numbers, for JSON; lengths in ``options.unit``."""
+    return {
+        "options": options._asdict(),
+        "step": options.steps_at(path.points.shape[1]),
+        "distances": path.distances / options.unit,
+        "confidence": confidence(path.log_probs),
+        "label": path.log_probs.argmax(-1),
+        "status": [PathStatus(int(status)).name for status in path.status],
+        "steps": path.steps,
+        "horizontal": path.horizontal,
+        "length": path.length / options.unit,
+        "drift": path.drift / options.unit,
+        "clipped": path.clipped / options.unit,
+    }
 
 
 def name_class(log_p: Float[Any, "C"], names: Sequence[str]) -> str:
