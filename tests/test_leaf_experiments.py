@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from manifold_jax import local_data_rank, local_data_trace, vertical_projection
+from manifold_jax import local_data_rank, local_data_trace, vertical_projection, vertical_walk
 from manifold_jax.experiments.classifier import across, history, paths
 from manifold_jax.experiments.classifier.task import different_pairs, learn, make_task, read_images, sample
-from manifold_jax.experiments.classifier.walks import PathOptions, horizontal_paths, vertical_walks
+from manifold_jax.experiments.classifier.walks import PathOptions, horizontal_paths, walks
 from manifold_jax.experiments.experiment import Outcome, plain, table
 
 
@@ -62,7 +62,8 @@ def test_noise_of_a_linear_classifier_changes_no_probability():
     log_prob = linear_classifier()
     images = jnp.full((4, 6), 0.5)
     options = PathOptions(0.1, 20, clip=False, save_every=5, unit=0.3)
-    walk = vertical_walks(log_prob, images, jax.random.normal(jax.random.key(0), images.shape), options)
+    directions = jax.random.normal(jax.random.key(0), images.shape)
+    walk = walks(vertical_walk, log_prob, (images, directions), options)
     np.testing.assert_allclose(walk.distances[:, -1], 20 * 0.1 * 0.3, rtol=1e-4)
     np.testing.assert_allclose(walk.log_probs[:, -1], walk.log_probs[:, 0], atol=1e-5)
 
