@@ -1,9 +1,5 @@
 """The manifold that a classifier sees; imports nothing of the package outside itself."""
 
-from manifold_jax.information.fisher import fisher_factor as fisher_factor
-from manifold_jax.information.fisher import fisher_matvec as fisher_matvec
-from manifold_jax.information.fisher import fisher_spectrum as fisher_spectrum
-from manifold_jax.information.fisher import fisher_trace as fisher_trace
 from manifold_jax.information.foliation import fisher_involutivity_defect as fisher_involutivity_defect
 from manifold_jax.information.foliation import horizontal_basis as horizontal_basis
 from manifold_jax.information.foliation import horizontal_projection as horizontal_projection
@@ -14,6 +10,10 @@ from manifold_jax.information.lengths import fisher_rao_distance as fisher_rao_d
 from manifold_jax.information.lengths import output_length as output_length
 from manifold_jax.information.lengths import path_length as path_length
 from manifold_jax.information.local_data import LocalDataRank as LocalDataRank
+from manifold_jax.information.local_data import fisher_factor as fisher_factor
+from manifold_jax.information.local_data import fisher_matvec as fisher_matvec
+from manifold_jax.information.local_data import fisher_spectrum as fisher_spectrum
+from manifold_jax.information.local_data import fisher_trace as fisher_trace
 from manifold_jax.information.local_data import local_data_factor as local_data_factor
 from manifold_jax.information.local_data import local_data_matrix as local_data_matrix
 from manifold_jax.information.local_data import local_data_matvec as local_data_matvec

@@ -16,22 +16,23 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._linalg import (
-    HIGHEST,
     OrthonormalRows,
+    block_rows,
     map_blocks,
+    matmul,
     norm,
     orthonormal_rows,
     safe_sqrt,
     unit,
 )
-from manifold_jax.information.fisher import Apply, at_input
-from manifold_jax.information.local_data import rank_tolerance
 from manifold_jax.information.log_prob import (
+    Apply,
     LogProb,
     centred,
-    checked_batch_size,
     checked_input,
+    checked_params,
     checked_vector,
+    rank_tolerance,
     scores,
 )
 
@@ -46,7 +47,7 @@ def span(rows: Float[Array, "C n"], rtol: float | None = None) -> OrthonormalRow
 
 def project(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"]:
     """Q^T Q v."""
-    return jnp.matmul(jnp.matmul(basis, v, precision=HIGHEST), basis, precision=HIGHEST)
+    return matmul(matmul(basis, v), basis)
 
 
 def reject(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"]:
@@ -65,7 +66,7 @@ def keep_label(
     """The part of w in D_x, less what would lower log p of a label to first order."""
     u, length = unit(project(basis, w))
     others = jax.nn.softmax(jnp.where(jnp.arange(log_p.shape[0]) == label, -jnp.inf, log_p))
-    s, _ = unit(-jnp.matmul(others, rows, precision=HIGHEST))
+    s, _ = unit(-matmul(others, rows))
     kept = u - jnp.minimum(jnp.sum(u * s), 0.0) * s
     # What is left of a direction opposite to s is rounding noise.
     return jnp.where(norm(kept) > _STILL, length * kept, 0.0)
@@ -107,7 +108,7 @@ def horizontal_basis(
         [[0.707 0.707]
          [0.    0.   ]]
     """
-    x = checked_input(log_prob, x)
+    x = checked_input("horizontal_basis", log_prob, x, batch_size=batch_size, rtol=rtol)
     return _basis(log_prob, x, rtol, batch_size)
 
 
@@ -135,8 +136,8 @@ def horizontal_projection(
         >>> print(horizontal_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.5 -0.5]
     """
-    x = checked_input(log_prob, x)
-    v = checked_vector(v, x)
+    x = checked_input("horizontal_projection", log_prob, x, rtol=rtol)
+    v = checked_vector("horizontal_projection", v, x)
     return project(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
 
 
@@ -164,8 +165,8 @@ def vertical_projection(
         >>> print(vertical_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [0.5 0.5]
     """
-    x = checked_input(log_prob, x)
-    v = checked_vector(v, x)
+    x = checked_input("vertical_projection", log_prob, x, rtol=rtol)
+    v = checked_vector("vertical_projection", v, x)
     return reject(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
 
 
@@ -206,8 +207,8 @@ def label_keeping_projection(
         [ 0.5 -0.5]
         [0. 0.]
     """
-    x = checked_input(log_prob, x)
-    v = checked_vector(v, x)
+    x = checked_input("label_keeping_projection", log_prob, x, rtol=rtol)
+    v = checked_vector("label_keeping_projection", v, x)
     log_p, rows = scores(log_prob, x)
     part = keep_label(log_p, rows, span(rows, rtol).basis, jnp.asarray(label), jnp.ravel(v))
     return part.reshape(x.shape)
@@ -233,7 +234,7 @@ def _bracket_squares(
         made_of = jnp.sum(there**2) + jnp.sum(back**2)
         return jnp.stack([jnp.sum(bracket**2), jnp.sum(reject(basis, bracket) ** 2), made_of])
 
-    batch = checked_batch_size(batch_size, len(first), x.size)
+    batch = block_rows(x.size, batch_size, most=len(first))
     return jnp.sum(map_blocks(jax.vmap(squares), batch, first, second), axis=0)
 
 
@@ -276,7 +277,7 @@ def involutivity_defect(
         >>> print(involutivity_defect(warped, jnp.array([0.1, 0.2, 0.3])) > 0.1)
         True
     """
-    x = checked_input(log_prob, x)
+    x = checked_input("involutivity_defect", log_prob, x, batch_size=batch_size, rtol=rtol)
     return _defect(lambda z: log_prob(z.reshape(x.shape)), jnp.ravel(x), rtol, batch_size)
 
 
@@ -315,6 +316,7 @@ def fisher_involutivity_defect(
         >>> print(fisher_involutivity_defect(apply, w, jnp.array([1.0, 0.5, -1.0])) > 0.01)
         True
     """
-    function, params = at_input(apply, params, x)
+    caller = "fisher_involutivity_defect"
+    function, params = checked_params(caller, apply, params, x, batch_size=batch_size, rtol=rtol)
     flat, unravel = ravel_pytree(params)
     return _defect(lambda w: function(unravel(w)), flat, rtol, batch_size)

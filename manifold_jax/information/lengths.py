@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._linalg import map_blocks, norm
-from manifold_jax.information.log_prob import (
-    LogProb,
-    as_input,
-    check_log_prob,
-    checked_batch_size,
-)
+from manifold_jax._checks import whole
+from manifold_jax._linalg import block_rows, map_blocks, norm
+from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
 
 
-def _checked_points(log_prob: LogProb, points: Float[Array, "k *shape"]) -> Array:
-    points = as_input(points, "points")
+def _checked_points(caller: str, log_prob: LogProb, points: Any, batch_size: int | None) -> tuple[Array, int]:
+    """Points of a path, checked together with the function, and how many of them go at once."""
+    points = as_input(caller, points, "points")
     if points.ndim < 1 or points.shape[0] < 2:
-        raise ValueError(f"points must hold at least two inputs (k, *shape), got shape {points.shape}.")
+        raise ValueError(
+            f"{caller}: points must be at least two inputs (k, *shape), got shape {points.shape}."
+        )
     check_log_prob(log_prob, points[0])
-    return points
+    size = None if batch_size is None else whole(caller, "batch_size", batch_size)
+    return points, block_rows(points[0].size, size, most=len(points))
 
 
 def path_length(
@@ -50,13 +52,12 @@ def path_length(
         >>> print(f"{path_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
         0.866
     """
-    points = _checked_points(log_prob, points)
+    points, batch = _checked_points("path_length", log_prob, points, batch_size)
 
     def piece(a: Array, b: Array) -> Array:
         log_p, change = jax.jvp(log_prob, ((a + b) / 2,), (b - a,))
         return norm(jnp.exp(log_p / 2) * change)
 
-    batch = checked_batch_size(batch_size, len(points) - 1, points[0].size)
     return jnp.sum(map_blocks(jax.vmap(piece), batch, points[:-1], points[1:]))
 
 
@@ -85,8 +86,7 @@ def output_length(
         >>> print(f"{output_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
         0.866
     """
-    points = _checked_points(log_prob, points)
-    batch = checked_batch_size(batch_size, len(points), points[0].size)
+    points, batch = _checked_points("output_length", log_prob, points, batch_size)
     outputs = 2 * jnp.exp(map_blocks(jax.vmap(log_prob), batch, points) / 2)
     return jnp.sum(norm(outputs[1:] - outputs[:-1]))
 

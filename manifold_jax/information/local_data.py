@@ -1,8 +1,9 @@
-"""The local data matrix G(x) = E_(y ~ p(.|x)) [grad_x log p_y grad_x log p_y^T] of a classifier.
+"""The local data matrix G(x) = E_(y ~ p(.|x)) [grad_x log p_y grad_x log p_y^T] of a classifier, and F.
 
 Grementieri & Fioresi, *Model-centric data manifold* (SIAM J. Imaging Sci. 15, 2022). Everything goes through
 the C x n factor of G: diag(p) - p p^T, which loses all digits where p saturates, is never formed.
-KL(p(x + dx) || p(x)) = 1/2 dx^T G dx + O(|dx|^3).
+KL(p(x + dx) || p(x)) = 1/2 dx^T G dx + O(|dx|^3). The local Fisher matrix F(w) = E_y [grad_w log p_y
+grad_w log p_y^T] is the same of the parameters.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._linalg import HIGHEST, orthonormal_rows, singular_rows
+from manifold_jax._linalg import matmul, orthonormal_rows, singular_rows
 from manifold_jax.information.log_prob import (
+    Apply,
     LogProb,
     centred,
     checked_input,
+    checked_params,
     checked_vector,
     map_scores,
+    rank_tolerance,
     scores,
 )
 
@@ -36,30 +41,45 @@ class LocalDataRank(NamedTuple):
     distribution: Int[Array, ""]
 
 
-def weighted_rows(log_prob: LogProb, at: Any, batch_size: int | None) -> Any:
+# --- of any primal: an input, or a pytree of parameters ----------------------------------------------------
+
+
+def _weighted_scores(function: LogProb, at: Any, batch_size: int | None) -> Any:
     """sqrt(p_y) grad log p_y, stacked over the classes; a pytree like ``at``."""
-    return map_scores(
-        log_prob, at, batch_size, lambda lp, score: jax.tree.map(lambda s: jnp.exp(lp / 2) * s, score)
-    )[1]
+
+    def weight(log_p: Array, score: Any) -> Any:
+        return jax.tree.map(lambda s: jnp.exp(log_p / 2) * s, score)
+
+    return map_scores(function, at, batch_size, weight)[1]
 
 
-def score_square(log_prob: LogProb, at: Any, batch_size: int | None) -> Float[Array, ""]:
-    """sum_y p_y |grad log p_y|^2, a block of classes in memory at a time."""
-
-    def square(lp: Array, score: Any) -> Array:
-        squares = [jnp.sum((jnp.exp(lp / 2) * s) ** 2) for s in jax.tree.leaves(score)]
-        return jnp.sum(jnp.stack(squares))
-
-    return jnp.sum(map_scores(log_prob, at, batch_size, square)[1])
-
-
-def score_product(log_prob: LogProb, at: Any, vector: Any) -> Any:
+def _product(function: LogProb, at: Any, vector: Any) -> Any:
     """sum_y p_y <grad log p_y, vector> grad log p_y: one push-forward, one pull-back."""
-    log_p, pull = jax.vjp(log_prob, at)
-    weighted = jnp.exp(log_p) * jax.jvp(log_prob, (at,), (vector,))[1]
+    log_p, pull_back = jax.vjp(function, at)
+    weighted = jnp.exp(log_p) * jax.jvp(function, (at,), (vector,))[1]
     # They sum to 0 (E_y[score] = 0), which gives the one of the most likely class without cancellation.
     top = jnp.arange(log_p.shape[0]) == jnp.argmax(log_p)
-    return pull(jnp.where(top, -jnp.sum(jnp.where(top, 0.0, weighted)), weighted))[0]
+    return pull_back(jnp.where(top, -jnp.sum(jnp.where(top, 0.0, weighted)), weighted))[0]
+
+
+def _trace(function: LogProb, at: Any, batch_size: int | None) -> Float[Array, ""]:
+    """sum_y p_y |grad log p_y|^2, a block of classes in memory at a time."""
+
+    def square(log_p: Array, score: Any) -> Array:
+        squares = [jnp.sum((jnp.exp(log_p / 2) * s) ** 2) for s in jax.tree.leaves(score)]
+        return jnp.sum(jnp.stack(squares))
+
+    return jnp.sum(map_scores(function, at, batch_size, square)[1])
+
+
+def _spectrum(function: LogProb, at: Any, batch_size: int | None) -> tuple[Array, Float[Array, "C n"]]:
+    """Squared singular values of the factor, and right singular vectors as flat rows."""
+    factor = _weighted_scores(function, at, batch_size)
+    values, vectors = singular_rows(jax.vmap(lambda row: ravel_pytree(row)[0])(factor))
+    return values**2, vectors
+
+
+# --- of an input: the local data matrix --------------------------------------------------------------------
 
 
 def local_data_factor(
@@ -88,8 +108,8 @@ def local_data_factor(
         [[ 0.354 -0.354]
          [-0.354  0.354]]
     """
-    x = checked_input(log_prob, x)
-    rows = weighted_rows(log_prob, x, batch_size)
+    x = checked_input("local_data_factor", log_prob, x, batch_size=batch_size)
+    rows = _weighted_scores(log_prob, x, batch_size)
     return rows.reshape(rows.shape[0], -1)
 
 
@@ -115,7 +135,7 @@ def local_data_matrix(
          [-0.25  0.25]]
     """
     factor = local_data_factor(log_prob, x, batch_size=batch_size)
-    return jnp.matmul(factor.T, factor, precision=HIGHEST)
+    return matmul(factor.T, factor)
 
 
 def local_data_matvec(
@@ -141,8 +161,8 @@ def local_data_matvec(
         >>> print(local_data_matvec(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.25 -0.25]
     """
-    x = checked_input(log_prob, x)
-    return score_product(log_prob, x, checked_vector(v, x))
+    x = checked_input("local_data_matvec", log_prob, x)
+    return _product(log_prob, x, checked_vector("local_data_matvec", v, x))
 
 
 def local_data_trace(
@@ -165,8 +185,8 @@ def local_data_trace(
         >>> print(local_data_trace(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         0.5
     """
-    x = checked_input(log_prob, x)
-    return score_square(log_prob, x, batch_size)
+    x = checked_input("local_data_trace", log_prob, x, batch_size=batch_size)
+    return _trace(log_prob, x, batch_size)
 
 
 def local_data_spectrum(
@@ -194,17 +214,8 @@ def local_data_spectrum(
         >>> print(values.round(3), abs(vectors[0]).round(3))
         [0.5 0. ] [0.707 0.707]
     """
-    values, vectors = singular_rows(local_data_factor(log_prob, x, batch_size=batch_size))
-    return values**2, vectors
-
-
-def rank_tolerance(rtol: float | None, rows: Float[Array, "C n"]) -> float:
-    """The given tolerance, or that of ``numpy.linalg.matrix_rank``, max(C, n) eps."""
-    if rtol is None:
-        return max(rows.shape) * float(jnp.finfo(rows.dtype).eps)
-    if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 <= rtol < 1:
-        raise ValueError(f"rtol must be a number from 0 to below 1, got {rtol!r}.")
-    return float(rtol)
+    x = checked_input("local_data_spectrum", log_prob, x, batch_size=batch_size)
+    return _spectrum(log_prob, x, batch_size)
 
 
 def local_data_rank(
@@ -237,11 +248,130 @@ def local_data_rank(
         >>> int(rank.matrix), int(rank.distribution)
         (1, 2)
     """
-    x = checked_input(log_prob, x)
+    x = checked_input("local_data_rank", log_prob, x, batch_size=batch_size, rtol=rtol)
     log_p, rows = scores(log_prob, x, batch_size)
     tolerance = rank_tolerance(rtol, rows)
     values, _ = singular_rows(jnp.exp(log_p / 2)[:, None] * rows)
     pivots = orthonormal_rows(centred(rows), tolerance).pivots
-    found = [values > tolerance**0.5 * values[0], pivots > 0]
+    ranks = (jnp.sum(values > tolerance**0.5 * values[0]), jnp.sum(pivots > 0))
     finite = jnp.isfinite(log_p).all() & jnp.isfinite(rows).all()
-    return LocalDataRank(*(jnp.where(finite, jnp.sum(f), -1) for f in found))
+    return LocalDataRank(*(jnp.where(finite, rank, -1) for rank in ranks))
+
+
+# --- of parameters: the local Fisher matrix ----------------------------------------------------------------
+
+
+def fisher_factor(
+    apply: Apply, params: Any, x: Float[Array, "*shape"], *, batch_size: int | None = None
+) -> Any:
+    """The factor of the local Fisher matrix: sqrt(p_y) grad_w log p_y for every class y.
+
+    Args:
+        apply: Parameters and one input to ``(C,)`` log-probabilities.
+        params: Pytree of floating-point arrays.
+        x: One input of any shape. On a CPU map over inputs with ``jax.lax.map``: under ``vmap`` the gradients
+            of convolutions become slow grouped convolutions.
+        batch_size: Classes differentiated at once; by default 16 MiB of gradients.
+
+    Returns:
+        A pytree like ``params``, every leaf with a leading axis of length C.
+
+    Raises:
+        ValueError: ``apply`` does not return log-probabilities, or a leaf of ``params`` is not
+            floating-point.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import fisher_factor
+        >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
+        >>> rows = fisher_factor(apply, {"scale": jnp.ones(2)}, jnp.array([1.0, 1.0]))
+        >>> print(rows["scale"].round(3))
+        [[ 0.354 -0.354]
+         [-0.354  0.354]]
+    """
+    function, params = checked_params("fisher_factor", apply, params, x, batch_size=batch_size)
+    return _weighted_scores(function, params, batch_size)
+
+
+def fisher_matvec(apply: Apply, params: Any, x: Float[Array, "*shape"], v: Any) -> Any:
+    """F v without a matrix: one push-forward and one pull-back.
+
+    Args:
+        apply: As for :func:`fisher_factor`.
+        params: Pytree of floating-point arrays.
+        x: One input of any shape.
+        v: A pytree like ``params``.
+
+    Returns:
+        A pytree like ``params``.
+
+    Raises:
+        ValueError: As :func:`fisher_factor`, or ``v`` has another structure or other shapes.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import fisher_matvec
+        >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
+        >>> v = {"scale": jnp.array([1.0, 0.0])}
+        >>> print(fisher_matvec(apply, {"scale": jnp.ones(2)}, jnp.ones(2), v)["scale"].round(3))
+        [ 0.25 -0.25]
+    """
+    function, params = checked_params("fisher_matvec", apply, params, x)
+    return _product(function, params, checked_vector("fisher_matvec", v, params, of="params"))
+
+
+def fisher_trace(
+    apply: Apply, params: Any, x: Float[Array, "*shape"], *, batch_size: int | None = None
+) -> Float[Array, ""]:
+    """Tr F = sum_y p_y |grad_w log p_y|^2, in the memory of ``batch_size`` gradients.
+
+    Args:
+        apply: As for :func:`fisher_factor`.
+        params: Pytree of floating-point arrays.
+        x: One input of any shape.
+        batch_size: Classes differentiated at once.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import fisher_trace
+        >>> apply = lambda w, x: jax.nn.log_softmax(w * x)
+        >>> print(fisher_trace(apply, jnp.ones(2), jnp.ones(2)).round(3))
+        0.5
+    """
+    function, params = checked_params("fisher_trace", apply, params, x, batch_size=batch_size)
+    return _trace(function, params, batch_size)
+
+
+def fisher_spectrum(
+    apply: Apply, params: Any, x: Float[Array, "*shape"], *, batch_size: int | None = None
+) -> tuple[Float[Array, "C"], Any]:
+    """The C largest eigenvalues of F (all others are 0) and their eigenvectors; never |w| x |w|.
+
+    Args:
+        apply: As for :func:`fisher_factor`.
+        params: Pytree of floating-point arrays.
+        x: One input of any shape.
+        batch_size: Classes differentiated at once.
+
+    Returns:
+        Eigenvalues ``(C,)``, descending, and a pytree like ``params``, every leaf with a leading axis of
+        length C; zero past the rank. As for :func:`local_data_spectrum`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import fisher_spectrum
+        >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
+        >>> values, vectors = fisher_spectrum(apply, {"scale": jnp.ones(2)}, jnp.ones(2))
+        >>> print(values.round(3), vectors["scale"].shape)
+        [0.5 0. ] (2, 2)
+    """
+    function, params = checked_params("fisher_spectrum", apply, params, x, batch_size=batch_size)
+    values, vectors = _spectrum(function, params, batch_size)
+    return values, jax.vmap(ravel_pytree(params)[1])(vectors)

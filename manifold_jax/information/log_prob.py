@@ -1,4 +1,7 @@
-"""What a classifier must be: a function from one input to log-probabilities. Checks and derivatives."""
+"""What a classifier must be: a function from one input to log-probabilities. Its checks and its scores.
+
+As a function of its parameters it is checked and differentiated in the same way.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import is_traced
-from manifold_jax._linalg import map_blocks
+from manifold_jax._checks import is_traced, positive, whole
+from manifold_jax._linalg import block_rows, map_blocks
 
 LogProb = Callable[[Any], Array]
+Apply = Callable[[Any, Any], Array]
 
-_NUMBERS_AT_ONCE = 2**22
 
-
-def as_input(x: Any, name: str = "x") -> Array:
+def as_input(caller: str, x: Any, name: str = "x") -> Array:
     """One input as a floating-point array with finite values."""
     x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if x.size == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be a floating-point array, got {x.dtype} of shape {x.shape}: "
-            "scale integer images to [0, 1], as in image / 255."
+            f"{caller}: {name} must be a floating-point array that is not empty, got {x.dtype} of shape "
+            f"{x.shape}: scale integer images to [0, 1], as in image / 255."
         )
-    if x.size == 0:
-        raise ValueError(f"{name} must hold at least one number, got shape {x.shape}.")
     if not is_traced(x) and not np.isfinite(np.asarray(x)).all():
-        raise ValueError(f"{name} holds NaN or infinite values: leave such inputs out.")
+        raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values.")
     return x
 
 
@@ -102,31 +102,60 @@ def _check_values(values: Float[np.ndarray, "C"], dtype: Any) -> None:
     )
 
 
-def checked_input(log_prob: LogProb, x: Any, name: str = "x") -> Array:
-    """One input, checked together with the function."""
-    x = as_input(x, name)
+def _check_options(caller: str, batch_size: Any, rtol: Any) -> None:
+    """Classes at once and the tolerance of ranks; None stands for the default of each."""
+    if batch_size is not None:
+        whole(caller, "batch_size", batch_size)
+    if rtol is not None:
+        positive(caller, "rtol", rtol, zero=True, below=1)
+
+
+def checked_input(
+    caller: str, log_prob: LogProb, x: Any, *, name: str = "x", batch_size: Any = None, rtol: Any = None
+) -> Array:
+    """One input, checked together with the function and the options."""
+    x = as_input(caller, x, name)
     check_log_prob(log_prob, x)
+    _check_options(caller, batch_size, rtol)
     return x
 
 
-def checked_vector(v: Any, x: Array, name: str = "v") -> Array:
-    """A vector in the shape and dtype of x."""
-    v = jnp.asarray(v)
-    if v.shape != x.shape or not jnp.issubdtype(v.dtype, jnp.floating):
+def checked_params(
+    caller: str, apply: Apply, params: Any, x: Any, *, batch_size: Any = None, rtol: Any = None
+) -> tuple[LogProb, Any]:
+    """Log-probabilities as a function of the parameters, and the parameters, checked like an input."""
+    x = as_input(caller, x)
+    params = jax.tree.map(jnp.asarray, params)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"{caller}: params must hold an array, got none: nothing to differentiate.")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{caller}: params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}: "
+                "leave counters and keys out of params."
+            )
+    function = lambda w: apply(w, x)  # noqa: E731
+    check_log_prob(function, params)
+    _check_options(caller, batch_size, rtol)
+    return function, params
+
+
+def checked_vector(caller: str, v: Any, at: Any, *, name: str = "v", of: str = "x") -> Any:
+    """A vector in the structure, shapes and dtypes of an input or of parameters."""
+    v = jnp.asarray(v) if isinstance(at, jax.Array) else v
+    leaves, likes = jax.tree.leaves(v), jax.tree.leaves(at)
+    fits = jax.tree.structure(v) == jax.tree.structure(at) and all(
+        jnp.shape(leaf) == like.shape and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        for leaf, like in zip(leaves, likes, strict=True)
+    )
+    if not fits:
+        described = ", ".join(f"{jnp.result_type(leaf)} of shape {jnp.shape(leaf)}" for leaf in leaves)
         raise ValueError(
-            f"{name} must be a floating-point array in the shape {x.shape} of x, got {v.dtype} of shape "
-            f"{v.shape}."
+            f"{caller}: {name} must be floating-point, in the shape {jax.tree.map(jnp.shape, at)} of {of}, "
+            f"got {described}."
         )
-    return v.astype(x.dtype)
-
-
-def checked_batch_size(batch_size: int | None, classes: int, size: int) -> int:
-    """Classes differentiated at once; by default 16 MiB of gradients in float32."""
-    if batch_size is None:
-        return max(1, min(classes, _NUMBERS_AT_ONCE // max(size, 1)))
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number, at least 1, got {batch_size!r}.")
-    return min(int(batch_size), classes)
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), v, at)
 
 
 def score_cotangent(log_p: Float[Array, "C"], y: Int[Array, ""]) -> Float[Array, "C"]:
@@ -147,7 +176,7 @@ def map_scores(
     """Log p ``(C,)``, and ``of(log p_y, grad log p_y)`` stacked over the classes, a block at a time."""
     log_p, pull = jax.vjp(function, at)
     size = sum(leaf.size for leaf in jax.tree.leaves(at))
-    batch = checked_batch_size(batch_size, log_p.shape[0], size)
+    batch = block_rows(size, batch_size, most=log_p.shape[0])
 
     def one(y: Int[Array, ""]) -> Any:
         return of(log_p[y], pull(score_cotangent(log_p, y))[0])
@@ -165,3 +194,8 @@ def scores(
 def centred(rows: Float[Array, "C n"]) -> Float[Array, "C n"]:
     """Scores less their mean, J_y - mean J: they span D_x and do not depend on p."""
     return rows - jnp.mean(rows, axis=0)
+
+
+def rank_tolerance(rtol: float | None, rows: Float[Array, "C n"]) -> float:
+    """The given tolerance, or that of ``numpy.linalg.matrix_rank``, max(C, n) eps."""
+    return max(rows.shape) * float(jnp.finfo(rows.dtype).eps) if rtol is None else rtol

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import choice, is_traced, positive, whole
 from manifold_jax._linalg import norm
-from manifold_jax.information.log_prob import LogProb, as_input, checked_input, checked_vector
+from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob, checked_input, checked_vector
 from manifold_jax.information.walker import STEPS, FieldName, Path, PathStatus, Plan, Settings, Step, follow
 
 STATIONARY = 1e-3
@@ -91,13 +91,14 @@ def _two_points(
     caller: str, log_prob: LogProb, first: Any, second: Any, names: tuple[str, str]
 ) -> dict[str, Array]:
     """Two inputs of one shape and one dtype, by name."""
-    a, b = as_input(first, names[0]), as_input(second, names[1])
+    a, b = as_input(caller, first, names[0]), as_input(caller, second, names[1])
     if a.shape != b.shape:
         raise ValueError(
             f"{caller}: {names[0]} and {names[1]} must have one shape, got {a.shape} and {b.shape}."
         )
     dtype = jnp.promote_types(a.dtype, b.dtype)
-    return {names[0]: checked_input(log_prob, a.astype(dtype), names[0]), names[1]: b.astype(dtype)}
+    check_log_prob(log_prob, a.astype(dtype))
+    return {names[0]: a.astype(dtype), names[1]: b.astype(dtype)}
 
 
 def horizontal_path(
@@ -174,14 +175,14 @@ def horizontal_path(
     )
 
 
-def _direction_of(direction: Any, x: Array) -> Array:
+def _direction_of(caller: str, direction: Any, x: Array) -> Array:
     """A fixed vector, or a Gaussian one drawn from a key."""
     value = direction if hasattr(direction, "dtype") else jnp.asarray(direction)
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or (
         value.dtype == jnp.uint32 and value.shape == (2,)
     ):
         return jax.random.normal(value, x.shape, x.dtype)
-    return checked_vector(value, x, "direction (a vector or a key)")
+    return checked_vector(caller, value, x, name="direction (a vector or a key)")
 
 
 def vertical_walk(
@@ -231,8 +232,8 @@ def vertical_walk(
         [0.21 0.21] [0.5 0.5]
     """
     caller = "vertical_walk"
-    x = checked_input(log_prob, x)
-    w = _direction_of(direction, x)
+    x = checked_input(caller, log_prob, x, rtol=rtol)
+    w = _direction_of(caller, direction, x)
     options = PathOptions(
         step_size, whole(caller, "steps", steps), save_every, step, clip, error_tolerance, rtol
     )
@@ -286,8 +287,8 @@ def label_keeping_walk(
         [ 0.21 -0.21]
     """
     caller = "label_keeping_walk"
-    x = checked_input(log_prob, x)
-    w = _direction_of(direction, x)
+    x = checked_input(caller, log_prob, x, rtol=rtol)
+    w = _direction_of(caller, direction, x)
     steps = whole(caller, "steps", steps)
     options = PathOptions(step_size, steps, save_every, step, clip, error_tolerance, rtol)
     return _walk(caller, "label-keeping", log_prob, {"x": x}, w, options, label=label)
