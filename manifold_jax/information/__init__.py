@@ -7,6 +7,7 @@ from manifold_jax.information.foliation import involutivity_defect as involutivi
 from manifold_jax.information.foliation import label_keeping_projection as label_keeping_projection
 from manifold_jax.information.foliation import vertical_projection as vertical_projection
 from manifold_jax.information.lengths import fisher_rao_distance as fisher_rao_distance
+from manifold_jax.information.lengths import leaf_distance as leaf_distance
 from manifold_jax.information.lengths import output_length as output_length
 from manifold_jax.information.lengths import path_length as path_length
 from manifold_jax.information.local_data import LocalDataRank as LocalDataRank
@@ -23,7 +24,6 @@ from manifold_jax.information.local_data import local_data_trace as local_data_t
 from manifold_jax.information.log_prob import check_log_prob as check_log_prob
 from manifold_jax.information.paths import horizontal_path as horizontal_path
 from manifold_jax.information.paths import label_keeping_walk as label_keeping_walk
-from manifold_jax.information.paths import leaf_distance as leaf_distance
 from manifold_jax.information.paths import leaf_projection as leaf_projection
 from manifold_jax.information.paths import vertical_walk as vertical_walk
 from manifold_jax.information.tangents import factor_visibility as factor_visibility

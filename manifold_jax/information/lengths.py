@@ -1,4 +1,4 @@
-"""Lengths in the metric G, and lengths of the outputs, which equal them in the limit."""
+"""Lengths in the metric G, lengths of the outputs, which equal them in the limit, and distances."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import whole
 from manifold_jax._linalg import block_rows, map_blocks, norm
 from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
+from manifold_jax.information.paths import leaf_projection
+from manifold_jax.information.walker import PathStatus, Step
 
 
 def _checked_points(caller: str, log_prob: LogProb, points: Any, batch_size: int | None) -> tuple[Array, int]:
@@ -115,3 +117,50 @@ def fisher_rao_distance(
     """
     chord = norm(jnp.exp(log_p / 2) - jnp.exp(log_q / 2))
     return 4 * jnp.arcsin(jnp.minimum(chord / 2, 2**-0.5))
+
+
+def leaf_distance(
+    log_prob: LogProb,
+    anchor: Float[Array, "*shape"],
+    x: Float[Array, "*shape"],
+    *,
+    step_size: float = 0.03,
+    max_steps: int = 5000,
+    tolerance: float = 1e-3,
+    clip: tuple[float, float] | None = None,
+    step: Step = "fixed",
+) -> Float[Array, ""]:
+    """Distance of x to the leaf of an anchor: that of :func:`leaf_projection`, NaN where that has not ended.
+
+    Args:
+        log_prob: One input to ``(C,)`` log-probabilities.
+        anchor: A point of the leaf, any shape.
+        x: The input.
+        step_size: As for :func:`leaf_projection`.
+        max_steps: As for :func:`leaf_projection`.
+        tolerance: As for :func:`leaf_projection`.
+        clip: As for :func:`leaf_projection`.
+        step: As for :func:`leaf_projection`.
+
+    Returns:
+        A scalar, NaN where ``max_steps`` were not enough.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import leaf_distance
+        >>> print(leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))
+        1.414
+    """
+    path = leaf_projection(
+        log_prob,
+        anchor,
+        x,
+        step_size=step_size,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        clip=clip,
+        step=step,
+    )
+    ended = (path.status == PathStatus.CONVERGED) | (path.status == PathStatus.STALLED)
+    return jnp.where(ended, path.distance, jnp.nan)

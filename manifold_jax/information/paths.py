@@ -1,7 +1,8 @@
 """Paths across and along the leaves of a classifier's foliation, and the nearest point of a leaf.
 
 Algorithm 1 of Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) and what it lacks: a step that adapts,
-the drift off the leaf, a reason why it ended. Lengths are Euclidean, in the units of the input.
+the drift off the leaf, a reason why it ended. Lengths are Euclidean, in the units of the input. The options
+that all paths share are described at :func:`horizontal_path`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import choice, is_traced, positive, whole
 from manifold_jax._linalg import norm
-from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob, checked_input, checked_vector
+from manifold_jax.information.log_prob import LogProb, as_input, checked_input, checked_vector
 from manifold_jax.information.walker import STEPS, FieldName, Path, PathStatus, Plan, Settings, Step, follow
 
-STATIONARY = 1e-3
+_VERTICAL = 1e-3
 """Horizontal share of a chord at which it counts as vertical."""
 
 _ERROR_SHARE = 1 / 30
-"""Error of one step that the error control allows, by default, a share of the longest step."""
+"""Error of one step that the error control allows by default, a share of the longest step."""
 
 _LOST_DIGITS = 100
 """A vertical part below this many machine epsilons is rounding noise."""
 
 
 class PathOptions(NamedTuple):
-    """Options that all paths share, as :func:`horizontal_path` describes them."""
+    """Options that all paths share; :func:`horizontal_path` describes them."""
 
     step_size: float
     max_steps: int
@@ -40,8 +41,8 @@ class PathOptions(NamedTuple):
     rtol: float | None
 
 
-def _ends_of(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
-    """The ends of the clip, infinite ones without a clip; points that lie outside are refused."""
+def _clip_ends(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
+    """The ends of the clip, infinite without one; points that lie outside are refused."""
     if clip is None:
         return -np.inf, np.inf
     if not isinstance(clip, tuple | list) or len(clip) != 2 or not clip[0] < clip[1]:
@@ -70,11 +71,10 @@ def _walk(
 ) -> Path:
     """Check the options and follow a field from the first of the points."""
     source = next(iter(points.values()))
-    low, high = _ends_of(caller, options.clip, points)
     size = positive(caller, "step_size", options.step_size)
     error = size * _ERROR_SHARE if options.error_tolerance is None else options.error_tolerance
     positive(caller, "error_tolerance", error)
-    scalars = (size, tolerance, stationarity, error, low, high)
+    scalars = (size, tolerance, stationarity, error, *_clip_ends(caller, options.clip, points))
     settings = Settings(*(jnp.asarray(value, source.dtype) for value in scalars), label=jnp.asarray(label))
     plan = Plan(
         field,
@@ -87,18 +87,55 @@ def _walk(
     return follow(log_prob, source, goal, settings, plan)
 
 
-def _two_points(
-    caller: str, log_prob: LogProb, first: Any, second: Any, names: tuple[str, str]
-) -> dict[str, Array]:
-    """Two inputs of one shape and one dtype, by name."""
-    a, b = as_input(caller, first, names[0]), as_input(caller, second, names[1])
+def _walk_to(
+    caller: str,
+    log_prob: LogProb,
+    ends: dict[str, Any],
+    options: PathOptions,
+    tolerance: Any,
+    stationarity: Any,
+    *,
+    relative: bool = False,
+) -> Path:
+    """A horizontal path from the first to the second of two inputs, made of one shape and dtype.
+
+    The tolerance may be relative to their distance. Full steps never stall.
+    """
+    (first, second), (a, b) = ends, (as_input(caller, x, name) for name, x in ends.items())
     if a.shape != b.shape:
-        raise ValueError(
-            f"{caller}: {names[0]} and {names[1]} must have one shape, got {a.shape} and {b.shape}."
-        )
+        raise ValueError(f"{caller}: {first} and {second} must have one shape, got {a.shape} and {b.shape}.")
     dtype = jnp.promote_types(a.dtype, b.dtype)
-    check_log_prob(log_prob, a.astype(dtype))
-    return {names[0]: a.astype(dtype), names[1]: b.astype(dtype)}
+    a, b = checked_input(caller, log_prob, a.astype(dtype), name=first, rtol=options.rtol), b.astype(dtype)
+    positive(caller, "tolerance", tolerance)
+    positive(caller, "stationarity", stationarity)
+    tolerance = tolerance * norm(jnp.ravel(b - a)) if relative else tolerance
+    stationarity = 0.0 if options.step == "full" else stationarity
+    points = {first: a, second: b}
+    return _walk(
+        caller, "horizontal", log_prob, points, b, options, tolerance=tolerance, stationarity=stationarity
+    )
+
+
+def _walk_along(
+    caller: str,
+    field: FieldName,
+    log_prob: LogProb,
+    x: Any,
+    direction: Any,
+    options: PathOptions,
+    label: Any = 0,
+) -> Path:
+    """A walk along a vector in the shape of x, or along a Gaussian one drawn from a key."""
+    x = checked_input(caller, log_prob, x, rtol=options.rtol)
+    whole(caller, "steps", options.max_steps)
+    w = direction if hasattr(direction, "dtype") else jnp.asarray(direction)
+    legacy_key = w.dtype == jnp.uint32 and w.shape == (2,)
+    if legacy_key or jnp.issubdtype(w.dtype, jax.dtypes.prng_key):
+        w = jax.random.normal(w, x.shape, x.dtype)
+    else:
+        w = checked_vector(caller, w, x, name="direction (a vector or a key)")
+    stationarity = _LOST_DIGITS * float(jnp.finfo(x.dtype).eps)
+    return _walk(caller, field, log_prob, {"x": x}, w, options, stationarity=stationarity, label=label)
 
 
 def horizontal_path(
@@ -113,7 +150,7 @@ def horizontal_path(
     save_every: int = 1,
     step: Step = "fixed",
     error_tolerance: float | None = None,
-    stationarity: float = STATIONARY,
+    stationarity: float = _VERTICAL,
     rtol: float | None = None,
 ) -> Path:
     """Follow the leaf of ``source`` towards ``destination``.
@@ -159,30 +196,9 @@ def horizontal_path(
         >>> print(path.status, path.steps, path.points[-1].round(3))
         2 24 [ 0.5 -0.5]
     """
-    caller = "horizontal_path"
-    points = _two_points(caller, log_prob, source, destination, ("source", "destination"))
-    positive(caller, "stationarity", stationarity)
     options = PathOptions(step_size, max_steps, save_every, step, clip, error_tolerance, rtol)
-    return _walk(
-        caller,
-        "horizontal",
-        log_prob,
-        points,
-        points["destination"],
-        options,
-        tolerance=positive(caller, "tolerance", tolerance),
-        stationarity=0.0 if step == "full" else stationarity,
-    )
-
-
-def _direction_of(caller: str, direction: Any, x: Array) -> Array:
-    """A fixed vector, or a Gaussian one drawn from a key."""
-    value = direction if hasattr(direction, "dtype") else jnp.asarray(direction)
-    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or (
-        value.dtype == jnp.uint32 and value.shape == (2,)
-    ):
-        return jax.random.normal(value, x.shape, x.dtype)
-    return checked_vector(caller, value, x, name="direction (a vector or a key)")
+    ends = {"source": source, "destination": destination}
+    return _walk_to("horizontal_path", log_prob, ends, options, tolerance, stationarity)
 
 
 def vertical_walk(
@@ -208,14 +224,13 @@ def vertical_walk(
         x: Where to start, any shape.
         direction: w, a vector in the shape of ``x``, or a key of ``jax.random`` from which a Gaussian one is
             drawn, once.
-        step_size: h, Euclidean, in units of the input; the largest h where it adapts.
+        step_size: As for :func:`horizontal_path`.
         steps: Steps to make.
-        clip: Range (low, high) of the values, restored after every step. Off by default.
-        save_every: Steps from one saved point to the next.
-        step: ``"fixed"``, ``"full"`` or ``"decreasing"`` (Euler, p constant to first order in h), or
-            ``"controlled"`` (Heun).
+        clip: As for :func:`horizontal_path`.
+        save_every: As for :func:`horizontal_path`.
+        step: As for :func:`horizontal_path`; ``"full"`` is ``"fixed"`` here.
         error_tolerance: As for :func:`horizontal_path`.
-        rtol: As for :func:`horizontal_basis`.
+        rtol: As for :func:`horizontal_path`.
 
     Returns:
         The walk.
@@ -231,14 +246,8 @@ def vertical_walk(
         >>> print(walk.points[-1].round(2), jnp.exp(walk.log_probs[-1]).round(2))
         [0.21 0.21] [0.5 0.5]
     """
-    caller = "vertical_walk"
-    x = checked_input(caller, log_prob, x, rtol=rtol)
-    w = _direction_of(caller, direction, x)
-    options = PathOptions(
-        step_size, whole(caller, "steps", steps), save_every, step, clip, error_tolerance, rtol
-    )
-    stationarity = _LOST_DIGITS * float(jnp.finfo(x.dtype).eps)
-    return _walk(caller, "vertical", log_prob, {"x": x}, w, options, stationarity=stationarity)
+    options = PathOptions(step_size, steps, save_every, step, clip, error_tolerance, rtol)
+    return _walk_along("vertical_walk", "vertical", log_prob, x, direction, options)
 
 
 def label_keeping_walk(
@@ -264,13 +273,13 @@ def label_keeping_walk(
         x: Where to start, any shape.
         direction: As for :func:`vertical_walk`.
         label: The class to keep.
-        step_size: h, Euclidean, in units of the input; the largest h where it adapts.
-        steps: Steps to make.
-        clip: As for :func:`horizontal_path`.
-        save_every: Steps from one saved point to the next.
+        step_size: As for :func:`vertical_walk`.
+        steps: As for :func:`vertical_walk`.
+        clip: As for :func:`vertical_walk`.
+        save_every: As for :func:`vertical_walk`.
         step: As for :func:`vertical_walk`.
-        error_tolerance: As for :func:`horizontal_path`.
-        rtol: As for :func:`horizontal_basis`.
+        error_tolerance: As for :func:`vertical_walk`.
+        rtol: As for :func:`vertical_walk`.
 
     Returns:
         The walk; it has stalled where every horizontal part of the direction lowers the label.
@@ -286,12 +295,8 @@ def label_keeping_walk(
         >>> print(walk.point.round(2))
         [ 0.21 -0.21]
     """
-    caller = "label_keeping_walk"
-    x = checked_input(caller, log_prob, x, rtol=rtol)
-    w = _direction_of(caller, direction, x)
-    steps = whole(caller, "steps", steps)
     options = PathOptions(step_size, steps, save_every, step, clip, error_tolerance, rtol)
-    return _walk(caller, "label-keeping", log_prob, {"x": x}, w, options, label=label)
+    return _walk_along("label_keeping_walk", "label-keeping", log_prob, x, direction, options, label)
 
 
 def leaf_projection(
@@ -316,18 +321,18 @@ def leaf_projection(
         log_prob: One input to ``(C,)`` log-probabilities.
         anchor: A point of the leaf, any shape.
         x: The input to project.
-        step_size: Largest step.
-        max_steps: Most steps to try.
+        step_size: As for :func:`horizontal_path`.
+        max_steps: As for :func:`horizontal_path`.
         tolerance: Horizontal share of the chord at which it counts as vertical; also the distance, relative
             to that of the anchor, at which ``x`` counts as lying on the leaf.
         clip: As for :func:`horizontal_path`.
         step: As for :func:`horizontal_path`. Steps to and fro across a kink of a ReLU network slide along it
             and off the leaf: ``drift`` says how far.
         error_tolerance: As for :func:`horizontal_path`.
-        rtol: As for :func:`horizontal_basis`.
+        rtol: As for :func:`horizontal_path`.
 
     Returns:
-        The projection.
+        The projection with two saved points: ``point`` and ``distance`` are its own, the first is the anchor.
 
     Raises:
         ValueError: As :func:`horizontal_path`.
@@ -336,70 +341,12 @@ def leaf_projection(
         >>> import jax
         >>> import jax.numpy as jnp
         >>> from manifold_jax import leaf_projection
-        >>> found = leaf_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]))
-        >>> print(found.point.round(3), found.distance.round(3), found.converged)
+        >>> path = leaf_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]))
+        >>> print(path.point.round(3), path.distance.round(3), path.converged)
         [ 0.5 -0.5] 0.707 True
     """
-    caller = "leaf_projection"
-    points = _two_points(caller, log_prob, anchor, x, ("anchor", "x"))
-    positive(caller, "tolerance", tolerance)
     options = PathOptions(step_size, max_steps, max_steps, step, clip, error_tolerance, rtol)
-    path = _walk(
-        caller,
-        "horizontal",
-        log_prob,
-        points,
-        points["x"],
-        options,
-        tolerance=tolerance * norm(jnp.ravel(points["x"] - points["anchor"])),
-        stationarity=0.0 if step == "full" else tolerance,
-    )
+    ends = {"anchor": anchor, "x": x}
+    path = _walk_to("leaf_projection", log_prob, ends, options, tolerance, tolerance, relative=True)
     vertical = (path.status == PathStatus.STALLED) & (path.horizontal <= tolerance)
     return path._replace(converged=path.converged | vertical)
-
-
-def leaf_distance(
-    log_prob: LogProb,
-    anchor: Float[Array, "*shape"],
-    x: Float[Array, "*shape"],
-    *,
-    step_size: float = 0.03,
-    max_steps: int = 5000,
-    tolerance: float = 1e-3,
-    clip: tuple[float, float] | None = None,
-    step: Step = "fixed",
-) -> Float[Array, ""]:
-    """Distance of x to the leaf of an anchor: that of :func:`leaf_projection`, NaN where that has not ended.
-
-    Args:
-        log_prob: One input to ``(C,)`` log-probabilities.
-        anchor: A point of the leaf, any shape.
-        x: The input.
-        step_size: Largest step.
-        max_steps: Most steps to try.
-        tolerance: As for :func:`leaf_projection`.
-        clip: As for :func:`horizontal_path`.
-        step: As for :func:`horizontal_path`.
-
-    Returns:
-        A scalar, NaN where ``max_steps`` were not enough.
-
-    Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax import leaf_distance
-        >>> print(leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))
-        1.414
-    """
-    path = leaf_projection(
-        log_prob,
-        anchor,
-        x,
-        step_size=step_size,
-        max_steps=max_steps,
-        tolerance=tolerance,
-        clip=clip,
-        step=step,
-    )
-    ended = (path.status == PathStatus.CONVERGED) | (path.status == PathStatus.STALLED)
-    return jnp.where(ended, path.distance, jnp.nan)

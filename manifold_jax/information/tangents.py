@@ -12,25 +12,29 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._linalg import HIGHEST, norm, orthonormal_rows, scale_of, singular_rows
+from manifold_jax._linalg import matmul, norm, orthonormal_rows, scale_of, singular_rows
 from manifold_jax.information.log_prob import LogProb
 
 
-def _checked_pair(tangents: Any, rows: Any, name: str) -> tuple[Float[Array, "d n"], Float[Array, "C n"]]:
+def _checked_pair(
+    caller: str, tangents: Any, rows: Any, name: str
+) -> tuple[Float[Array, "d n"], Float[Array, "C n"]]:
     """Two floating-point matrices with rows in one space."""
-    tangents, rows = jnp.asarray(tangents), jnp.asarray(rows)
-    for label, a, shape in (("tangents", tangents, "(d, n)"), (name, rows, "(C, n)")):
+    pair = {"tangents": jnp.asarray(tangents), name: jnp.asarray(rows)}
+    for label, a in pair.items():
         if a.ndim != 2 or a.size == 0 or not jnp.issubdtype(a.dtype, jnp.floating):
             raise ValueError(
-                f"{label} must be a floating-point matrix {shape}, vectors as rows, got {a.dtype} of shape "
+                f"{caller}: {label} must be a floating-point matrix, vectors as rows, got {a.dtype} of shape "
                 f"{a.shape}: flatten the axes of an image, and map over points with jax.vmap."
             )
-    if tangents.shape[1] != rows.shape[1]:
+    first, second = pair.values()
+    if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"tangents and {name} must have rows of one length, got {tangents.shape[1]} and {rows.shape[1]}."
+            f"{caller}: tangents and {name} must have rows of one length, got {first.shape[1]} and "
+            f"{second.shape[1]}."
         )
-    dtype = jnp.promote_types(tangents.dtype, rows.dtype)
-    return tangents.astype(dtype), rows.astype(dtype)
+    dtype = jnp.promote_types(first.dtype, second.dtype)
+    return first.astype(dtype), second.astype(dtype)
 
 
 def _of_size_one(rows: Float[Array, "m n"]) -> Float[Array, "m n"]:
@@ -66,13 +70,13 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
         >>> print(principal_angles(plane, line).round(4))
         [0.7854]
     """
-    tangents, basis = _checked_pair(tangents, basis, "basis")
+    tangents, basis = _checked_pair("principal_angles", tangents, basis, "basis")
     count = min(tangents.shape[0], basis.shape[0])
     q, _, pivots = orthonormal_rows(_of_size_one(tangents))
     b = orthonormal_rows(_of_size_one(basis)).basis
-    products = jnp.matmul(q, b.T, precision=HIGHEST)
-    rest = q - jnp.matmul(products, b, precision=HIGHEST)
-    rest = rest - jnp.matmul(jnp.matmul(rest, b.T, precision=HIGHEST), b, precision=HIGHEST)
+    products = matmul(q, b.T)
+    rest = q - matmul(products, b)
+    rest = rest - matmul(matmul(rest, b.T), b)
     sines = singular_rows(rest)[0]
     # Zero rows of q give zero sines, at the end: they are not angles of 0.
     exists = jnp.arange(sines.size) < jnp.sum(pivots != 0)
@@ -105,11 +109,11 @@ def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]
         >>> print(factor_visibility(jnp.array([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]), factor).round(3))
         [1.  0.5 0. ]
     """
-    tangents, factor = _checked_pair(tangents, factor, "factor")
+    tangents, factor = _checked_pair("factor_visibility", tangents, factor, "factor")
     tangents = _of_size_one(tangents)
     factor = factor / scale_of(factor)
     largest = norm(tangents) * singular_rows(factor)[0][0]
-    seen = norm(jnp.matmul(tangents, factor.T, precision=HIGHEST))
+    seen = norm(matmul(tangents, factor.T))
     zero = largest == 0
     # At most 1 but for rounding.
     return jnp.minimum(jnp.where(zero, 0.0, seen / jnp.where(zero, 1.0, largest)) ** 2, 1.0)
@@ -145,5 +149,6 @@ def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callabl
     """
     for name, function in (("log_prob", log_prob), ("embedding", embedding)):
         if not callable(function):
-            raise ValueError(f"{name} must be a function of one point, got {type(function).__name__}.")
+            kind = type(function).__name__
+            raise ValueError(f"pulled_back: {name} must be a function of one point, got {kind}.")
     return lambda u: 2 * jnp.exp(log_prob(embedding(u)) / 2)

@@ -121,37 +121,22 @@ class Settings(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What is known at a point; features are flat.
+    """What is known at a point, all flat; ``component`` is the length of the part that can be followed."""
 
-    Attributes:
-        log_p: Log-probabilities ``(C,)``.
-        basis: Orthonormal basis of D_x ``(C, n)``.
-        heading: Unit vector to follow ``(n,)``.
-        component: Length of the part of the target that can be followed.
-        distance: Distance to the destination, or of a walk to the source.
-    """
-
-    log_p: Array
-    basis: Array
-    heading: Array
+    log_p: Float[Array, "C"]
+    basis: Float[Array, "C n"]
+    heading: Float[Array, "n"]
     component: Array
     distance: Array
 
 
 class _Walk(NamedTuple):
-    """Where a walk is, and what it has behind it.
+    """Where a walk is and what it has behind it, as in :class:`Path`.
 
-    Attributes:
-        x: Point ``(n,)``.
-        view: What is known there.
-        step_length: Length of the next step.
-        steps: Steps tried; -1 before the source was looked at.
-        status: A :class:`PathStatus`.
-
-    The others are those of :class:`Path`.
+    ``steps`` is -1 before the source was looked at.
     """
 
-    x: Array
+    x: Float[Array, "n"]
     view: _View
     step_length: Array
     steps: Array
