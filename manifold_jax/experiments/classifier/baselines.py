@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
+from scipy.stats import rankdata
 
 from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress
@@ -276,8 +277,7 @@ def auroc(inside: Float[np.ndarray, "n"], outside: Float[np.ndarray, "m"]) -> tu
 
 
 def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-    """Spearman's, ties in the order of their places; NaN for a constant."""
+    """Spearman's; NaN for a constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    first, second = (np.argsort(np.argsort(values, kind="stable")) for values in (a, b))
-    return float(np.corrcoef(first, second)[0, 1])
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import rankdata
 
 from manifold_jax._checks import require
 from manifold_jax.experiments.experiment import Outcome, Row
@@ -87,13 +88,6 @@ class Claim(NamedTuple):
         )
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks; equal values share their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    upper = np.cumsum(counts)
-    return (upper - (counts - 1) / 2)[inverse]
-
-
 def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
     """Spearman's correlation of values with their order; NaN where they are all equal or fewer than three.
 
@@ -104,7 +98,7 @@ def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
         Between -1 and 1.
     """
     kept = values[~np.isnan(values)]
-    ranks = _ranks(kept)
+    ranks = rankdata(kept)
     if len(kept) < 3 or np.ptp(ranks) == 0:
         return np.nan
     return float(np.corrcoef(np.arange(len(kept)), ranks)[0, 1])
