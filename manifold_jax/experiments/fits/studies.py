@@ -19,7 +19,7 @@ from manifold_jax._checks import choice, whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets import circle, coil20, sample_uniform, sphere, torus, two_moons
-from manifold_jax.datasets.sampling import _volume_element, map_points
+from manifold_jax.datasets.sampling import map_points, volume_elements
 from manifold_jax.experiments.cells import Cells
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.experiments.fits.fits import FITS
@@ -147,7 +147,7 @@ def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
         return setting
     (manifold,) = setting.parts
     key, count = jax.random.key(seed), min(MEASURED, max(plan.sizes))
-    elements = map_points(manifold, partial(_volume_element, manifold), draw(key, manifold, count))
+    elements = volume_elements(manifold, draw(key, manifold, count))
     chart = math.prod(axis.stop - axis.start for axis in manifold.grid.axes)
     samples = sample_uniform(jax.random.fold_in(key, 1), manifold, count)
     jacobians = map_points(manifold, jax.jacfwd(manifold.embedding), samples.coordinates)
