@@ -353,7 +353,7 @@ def test_many_points_are_taken_in_batches(count, x64, monkeypatch):
         return scalar_curvature(g), riemann(g), normal_curvature_bounds(g), inside, jax.grad(total)(g)
 
     whole = jax.jit(measures)(grams)
-    monkeypatch.setattr("manifold_jax.geometry.kernels.BATCH", 5)
+    monkeypatch.setattr("manifold_jax.geometry.tensors.BATCH", 5)
     batched = jax.jit(lambda g: measures(g))(grams)
     for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12 * np.abs(b).max())

@@ -92,7 +92,7 @@ WRONG = {
     ),
     "zero stride": (
         lambda: gram_from_grid(POINTS, GRID, stride=0),
-        r"stride must be a whole number >= 1.*got 0",
+        r"stride must be a whole number, at least 1, got 0",
     ),
     "fractional stride": (lambda: gram_from_grid(POINTS, GRID, stride=1.5), r"stride must be.*got 1.5"),
     "strides of another grid": (lambda: gram_from_grid(POINTS, GRID, stride=(1, 1, 1)), r"one per axis"),
@@ -124,7 +124,7 @@ WRONG = {
     "no features": (lambda: gram_from_grid(np.ones((9, 12, 0), np.float32), GRID), r"have no features"),
     "zero block": (
         lambda: gram_from_grid(POINTS, GRID, block_size=0),
-        r"block_size must be at least 1, got 0",
+        r"block_size must be a whole number, at least 1, got 0",
     ),
     # functions
     "integer coordinates": (lambda: jet_from_function(flat, jnp.arange(4)), r"floating-point array.*int32"),
@@ -150,10 +150,10 @@ WRONG = {
     ),
     "zero batch": (
         lambda: gram_from_function(flat, jnp.ones((4, 2)), batch_size=0),
-        r"batch_size must be at least 1, got 0",
+        r"batch_size must be a whole number, at least 1, got 0",
     ),
     # curvatures
-    "third kind": (lambda: christoffel(surface(), kind=3), r"must be 1 or 2, got 3"),
+    "third kind": (lambda: christoffel(surface(), kind=3), r"kind must be one of 1, 2, got 3"),
     "sectional curvature of a curve": (
         lambda: sectional_curvature(curve(), jnp.ones(1), jnp.ones(1)),
         r"dimension 2 or more, got d = 1",
@@ -172,12 +172,18 @@ WRONG = {
         r"JetGram.*got Jet",
     ),
     # measure
-    "measure without a grid": (lambda: measure(POINTS), r"needs a grid beside points"),
-    "measure an embedding without a grid": (lambda: measure(flat), r"needs a grid beside points"),
+    "measure without a grid": (
+        lambda: measure(POINTS),
+        r"grid must be .*Grid, got NoneType",
+    ),
+    "measure an embedding without a grid": (
+        lambda: measure(flat),
+        r"grid must be .*Grid, got NoneType",
+    ),
     "measure a shape": (lambda: measure(POINTS, (9, 12)), r"must be a manifold_jax.Grid, got tuple"),
     "nan": (
         lambda: measure(broken((3, 4, 1), np.nan), GRID),
-        r"NaN or infinite.*1 of 108.*\(3, 4\).*'height'",
+        r"measure: points must be finite.*1 of 108.*\(3, 4\)",
     ),
     "infinity on the device": (
         lambda: measure(jnp.asarray(broken((0, 2), np.inf)), GRID),
@@ -187,9 +193,18 @@ WRONG = {
         lambda: measure(POINTS, GRID, exact=True),
         r"exact=True needs an embedding",
     ),
-    "zero tolerance": (lambda: measure(POINTS, GRID, tolerance=0.0), r"between 0 and 1, got 0"),
-    "percent tolerance": (lambda: measure(POINTS, GRID, tolerance=10), r"between 0 and 1, got 10"),
-    "textual tolerance": (lambda: measure(POINTS, GRID, tolerance="low"), r"between 0 and 1, got 'low'"),
+    "zero tolerance": (
+        lambda: measure(POINTS, GRID, tolerance=0.0),
+        r"a positive .*below 1, got 0",
+    ),
+    "percent tolerance": (
+        lambda: measure(POINTS, GRID, tolerance=10),
+        r"positive .*below 1, got 10",
+    ),
+    "textual tolerance": (
+        lambda: measure(POINTS, GRID, tolerance="low"),
+        r"positive .*below 1, got 'low'",
+    ),
     "empty union": (lambda: measure([]), r"takes one manifold, got a sequence of 0"),
     # files
     "no such result": (

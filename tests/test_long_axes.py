@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, gram_from_grid, jet_from_grid, mean_curvature, measure
-from manifold_jax.geometry.plan import LENGTH, plan_blocks
+from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.stencil import SPECTRAL_SIZE
+from manifold_jax.geometry.windows import LENGTH, plan_blocks
 
 TURN = 2 * math.pi
 SIZE = 200_000
@@ -34,7 +35,8 @@ def curve(periodic, turns=32):
 
 def plan_of(grid, accuracy=4, features=2, evaluated=False):
     stencil = tuple((accuracy, 1) for _ in grid.axes)
-    return plan_blocks(grid, (stencil,), features, 8, evaluated=evaluated, whole_features=evaluated)
+    kind = "function" if evaluated else "host"
+    return plan_blocks(Points(kind, None, grid, (features,), np.float64), (stencil,))
 
 
 @pytest.mark.parametrize("periodic", [True, False])
@@ -53,16 +55,16 @@ def test_curvature_of_a_long_curve(source, periodic, x64):
     grid, expected = curve(periodic)
     points = jax.jit(jax.vmap(ellipse))(grid.coordinates())
     given = {"host": np.asarray(points), "array": points, "function": ellipse}[source]
-    found = np.asarray(mean_curvature(gram_from_grid(given, grid)))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * expected.max())
+    curvature = np.asarray(mean_curvature(gram_from_grid(given, grid)))
+    np.testing.assert_allclose(curvature, expected, rtol=0, atol=1e-7 * expected.max())
 
 
 @pytest.mark.slow
 def test_measure_a_long_curve(x64):
     grid, expected = curve(False)
     measured = measure(np.asarray(jax.jit(jax.vmap(ellipse))(grid.coordinates())), grid)
-    found = np.asarray(measured.mean_curvature.value)
-    assert (np.abs(found - expected) <= np.asarray(measured.mean_curvature.error)).mean() >= 0.99
+    curvature = np.asarray(measured.mean_curvature.value)
+    assert (np.abs(curvature - expected) <= np.asarray(measured.mean_curvature.error)).mean() >= 0.99
     assert bool(measured.mean_curvature.resolved.all())
     assert float(measured.total_volume.value) == pytest.approx(32 * 9.688448220547676, rel=1e-9)
 

@@ -22,7 +22,7 @@ from manifold_jax import (
     scalar_curvature,
     volume_element,
 )
-from manifold_jax.geometry.report import FIELDS, TOTALS
+from manifold_jax.geometry.quantities import FIELDS, TOTALS
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 24, periodic=True), Axis("v", 0.2, 1.5, 20)))
 

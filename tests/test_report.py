@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Geometry, Grid, Verdict, geometry_from_xarray, load_geometry, measure
-from manifold_jax.geometry.report import FIELDS, TOTALS
+from manifold_jax.geometry.quantities import FIELDS, TOTALS
 
 GRID = Grid(
     (Axis("height", 0.0, 1.0, 9, unit="px"), Axis("angle", 0.0, 2 * math.pi, 12, periodic=True, unit="rad"))
@@ -228,7 +228,7 @@ def test_verdicts_name_what_they_judge(geometry):
     assert (
         "Undefined at 11.1% of the points (degenerate metric)" in curvature.sentence
     )  # the apex row, 1 of 9
-    with pytest.raises(ValueError, match=r"measure must be one of .*got 'colour'"):
+    with pytest.raises(ValueError, match=r"verdict: name must be one of .*got 'colour'"):
         geometry.verdict("colour")
 
 

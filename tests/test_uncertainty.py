@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, datasets, measure
-from manifold_jax.geometry.error_bars import _thinned_weights, comparison_stencil, neighbourhood_maximum
+from manifold_jax.geometry.error_bars import comparison_stencil, neighbourhood_maximum, thinned_weights
 from manifold_jax.geometry.grid import Axis as GridAxis
-from manifold_jax.geometry.report import FIELDS, TOTALS
+from manifold_jax.geometry.quantities import FIELDS, TOTALS
 
 
 def sphere_patch(n):
@@ -176,7 +176,7 @@ def test_neighbourhood_maximum_wraps_on_periodic_axes_only():
 @pytest.mark.parametrize("accuracy", [2, 4, 6, 8])
 @pytest.mark.parametrize("axis", [GridAxis("t", 0.0, 2.0, n) for n in (9, 12, 33)], ids=lambda a: str(a.size))
 def test_thinned_rules_still_integrate_constants(axis, accuracy):
-    assert _thinned_weights(axis, accuracy).sum() == pytest.approx(2.0, rel=1e-12)
+    assert thinned_weights(axis, accuracy).sum() == pytest.approx(2.0, rel=1e-12)
 
 
 def test_the_bar_of_a_total_covers_bad_quadrature(x64):

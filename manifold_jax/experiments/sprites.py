@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax.datasets import sprite
 from manifold_jax.geometry import Manifold
-from manifold_jax.geometry.source import as_partial
+from manifold_jax.geometry.manifold import as_partial
 from manifold_jax.models import LeNet
 
 FACTORS = ("scale", "orientation", "y", "x")

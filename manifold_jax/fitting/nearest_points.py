@@ -14,9 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from manifold_jax._checks import optional, positive, query_rows, whole
 from manifold_jax._linalg import block_rows, damping_matrix, map_blocks, matmul, norm, safe_sqrt
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.manifold import Manifold, is_union
+from manifold_jax.geometry.manifold import Manifold, as_partial, is_union
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, direct_squares, product_squares
-from manifold_jax.geometry.source import as_partial
 
 _LARGEST_DAMPING = 1e10
 """Beyond it no step goes down: the search ends."""

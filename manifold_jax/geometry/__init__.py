@@ -1,4 +1,4 @@
-"""Measures of a manifold; imports nothing of the package outside itself."""
+"""Geometry of a manifold: jets, curvatures, error bars, reach; rests on the ground files alone."""
 
 from manifold_jax.geometry.curvature import christoffel as christoffel
 from manifold_jax.geometry.curvature import integrate as integrate
@@ -11,11 +11,9 @@ from manifold_jax.geometry.curvature import second_form_norm as second_form_norm
 from manifold_jax.geometry.curvature import second_fundamental_form as second_fundamental_form
 from manifold_jax.geometry.curvature import sectional_curvature as sectional_curvature
 from manifold_jax.geometry.curvature import volume_element as volume_element
-from manifold_jax.geometry.error_bars import Estimate as Estimate
 from manifold_jax.geometry.grid import Axis as Axis
 from manifold_jax.geometry.grid import Grid as Grid
 from manifold_jax.geometry.jet import Jet as Jet
-from manifold_jax.geometry.jet import JetGram as JetGram
 from manifold_jax.geometry.jet import gram as gram
 from manifold_jax.geometry.jet import gram_from_function as gram_from_function
 from manifold_jax.geometry.jet import gram_from_grid as gram_from_grid
@@ -28,11 +26,13 @@ from manifold_jax.geometry.manifold import Manifold as Manifold
 from manifold_jax.geometry.measure import measure as measure
 from manifold_jax.geometry.normal_curvature import normal_curvature as normal_curvature
 from manifold_jax.geometry.normal_curvature import normal_curvature_bounds as normal_curvature_bounds
+from manifold_jax.geometry.quantities import Estimate as Estimate
 from manifold_jax.geometry.reach import Reach as Reach
 from manifold_jax.geometry.reach import reach as reach
 from manifold_jax.geometry.reach import reach_from_samples as reach_from_samples
 from manifold_jax.geometry.reach import tangent_ball_radius as tangent_ball_radius
 from manifold_jax.geometry.report import Geometry as Geometry
-from manifold_jax.geometry.report import Verdict as Verdict
 from manifold_jax.geometry.report import geometry_from_xarray as geometry_from_xarray
 from manifold_jax.geometry.report import load_geometry as load_geometry
+from manifold_jax.geometry.tensors import JetGram as JetGram
+from manifold_jax.geometry.verdict import Verdict as Verdict

@@ -1,7 +1,8 @@
 """Metric, volume element and every curvature, as algebra on the Gram matrix of a 2-jet.
 
-Functions of a JetGram with any batch axes; the equations are in ``kernels``. Signs: R_1212 > 0 on the sphere.
-Where the metric is degenerate (dV = 0) the frame does not exist and curvatures are NaN.
+Functions of a JetGram with any batch axes; each holds its formula at one point, and the small tensors that
+they share are in ``tensors``. Signs: R_1212 > 0 on the sphere. Where the metric is degenerate (dV = 0) the
+frame does not exist and curvatures are NaN.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import choice
+from manifold_jax._linalg import contract, matmul, safe_sqrt
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.jet import Jet, JetGram
-from manifold_jax.geometry.kernels import (
+from manifold_jax.geometry.jet import Jet
+from manifold_jax.geometry.tensors import (
+    JetGram,
     frame,
-    point_christoffel_second_kind,
-    point_mean_curvature,
-    point_ricci,
-    point_riemann,
-    point_scalar_curvature,
-    point_second_form_norm,
+    is_null,
     point_volume_element,
     pointwise,
-    sectional,
+    second_form_gram,
+    traces,
 )
+
+DEPENDENT = 8
+"""Roundings of |u|^2 |v|^2 below which the area of two tangent vectors counts as 0."""
 
 
 def metric(gram: JetGram) -> Float[Array, "*batch d d"]:
@@ -83,9 +86,12 @@ def christoffel(gram: JetGram, *, kind: int = 2) -> Float[Array, "*batch d d d"]
         >>> print(symbols[1, 1, 0], symbols[0, 1, 1])  # -r and 1 / r
         -2.0 0.5
     """
-    if kind not in (1, 2):
-        raise ValueError(f"kind of Christoffel symbols must be 1 or 2, got {kind!r}.")
-    return gram.mixed if kind == 1 else pointwise(point_christoffel_second_kind, gram)
+    choice("christoffel", "kind", kind, (1, 2))
+
+    def second_kind(point: JetGram) -> Array:
+        return contract("kl,ijl->ijk", _inverse_metric(point), point.mixed)
+
+    return gram.mixed if kind == 1 else pointwise(second_kind, gram)
 
 
 def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
@@ -104,7 +110,24 @@ def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
         >>> print(riemann(gram_from_function(bowl, jnp.zeros(2)))[0, 1, 0, 1])
         1.0
     """
-    return pointwise(point_riemann, gram)
+    return pointwise(_riemann, gram)
+
+
+def _riemann(point: JetGram) -> Float[Array, "d d d d"]:
+    c = _chart_second_form_gram(point)
+    return jnp.einsum("ikjl->ijkl", c) - jnp.einsum("iljk->ijkl", c)
+
+
+def _chart_second_form_gram(point: JetGram) -> Float[Array, "d d d d"]:
+    """<II_ij, II_kl> in chart components."""
+    tangential = contract("ck,ijk->ijc", frame(point.metric), point.mixed)
+    return point.second - contract("ijc,klc->ijkl", tangential, tangential)
+
+
+def _inverse_metric(point: JetGram) -> Float[Array, "d d"]:
+    """g^ij."""
+    e = frame(point.metric)
+    return contract("ai,aj->ij", e, e)
 
 
 def ricci(gram: JetGram) -> Float[Array, "*batch d d"]:
@@ -123,7 +146,7 @@ def ricci(gram: JetGram) -> Float[Array, "*batch d d"]:
         >>> ricci(gram_from_function(bowl, jnp.zeros(2)))
         Array([[1., 0.], [0., 1.]], dtype=float32)
     """
-    return pointwise(point_ricci, gram)
+    return pointwise(lambda point: contract("ik,ijkl->jl", _inverse_metric(point), _riemann(point)), gram)
 
 
 def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -143,7 +166,12 @@ def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(scalar_curvature(gram_from_function(saddle, jnp.zeros(2))))
         -2.0
     """
-    return pointwise(point_scalar_curvature, gram)
+
+    def difference(point: JetGram) -> Array:
+        mean, norm = traces(second_form_gram(point))
+        return mean - norm
+
+    return pointwise(difference, gram)
 
 
 def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -162,7 +190,11 @@ def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(mean_curvature(gram_from_function(bowl, jnp.zeros(2))))
         2.0
     """
-    return pointwise(point_mean_curvature, gram)
+
+    def length(point: JetGram) -> Array:
+        return safe_sqrt(traces(second_form_gram(point))[0]) / point.metric.shape[0]
+
+    return pointwise(length, gram)
 
 
 def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
@@ -181,7 +213,7 @@ def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(second_form_norm(gram_from_function(bowl, jnp.zeros(2))).round(4))
         1.4142
     """
-    return pointwise(point_second_form_norm, gram)
+    return pointwise(lambda point: safe_sqrt(traces(second_form_gram(point))[1]), gram)
 
 
 def sectional_curvature(
@@ -215,7 +247,16 @@ def sectional_curvature(
     for name, vector in (("u", u), ("v", v)):
         if vector.shape[-1:] != (d,):
             raise ValueError(f"{name} needs {d} chart components in its last axis, got shape {vector.shape}.")
-    return pointwise(sectional, gram, u, v)
+
+    def of_plane(point: JetGram, u: Array, v: Array) -> Array:
+        g, c = point.metric, _chart_second_form_gram(point)
+        uu, vv, uv = (contract("ij,i,j->", g, a, b) for a, b in ((u, u), (v, v), (u, v)))
+        curvature = contract("ijkl,i,j,k,l->", c, u, u, v, v) - contract("ijkl,i,j,k,l->", c, u, v, u, v)
+        area = uu * vv - uv**2
+        dependent = area <= DEPENDENT * jnp.finfo(g.dtype).eps * uu * vv
+        return jnp.where(dependent, jnp.nan, curvature / jnp.where(dependent, 1.0, area))
+
+    return pointwise(of_plane, gram, u, v)
 
 
 def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:
@@ -238,11 +279,9 @@ def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:
     batch = jet.first.shape[:-2]
 
     def normal_part(first: Array, second: Array) -> Array:
-        high = jax.lax.Precision.HIGHEST
-        e = frame(jnp.matmul(first, first.T, precision=high))
-        tangents = jnp.matmul(e, first, precision=high)
-        inner = jnp.matmul(second.reshape(d * d, f), tangents.T, precision=high)
-        return second - jnp.matmul(inner, tangents, precision=high).reshape(d, d, f)
+        tangents = matmul(frame(matmul(first, first.T)), first)
+        inner = matmul(second.reshape(d * d, f), tangents.T)
+        return second - matmul(inner, tangents).reshape(d, d, f)
 
     result = jax.vmap(normal_part)(jet.first.reshape(-1, d, f), jet.second.reshape(-1, d, d, f))
     return result.reshape(*batch, d, d, f)
@@ -287,9 +326,3 @@ def integrate(
     weights = grid.weights(accuracy, dtype=volume_element.dtype)
     null = is_null(volume_element)
     return jnp.sum(weights * jnp.where(null, 0.0, volume_element) * jnp.where(null, 0.0, values))
-
-
-def is_null(volume_element: Float[Array, "*shape"]) -> Array:
-    """Where the volume element vanishes to rounding: degenerate points, such as the poles of a sphere."""
-    largest = jnp.max(jnp.where(jnp.isnan(volume_element), 0.0, jnp.abs(volume_element)))
-    return jnp.abs(volume_element) <= 16 * jnp.finfo(volume_element.dtype).eps * largest

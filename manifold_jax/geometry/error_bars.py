@@ -1,14 +1,14 @@
-"""Error bars of measures on a grid, from two stencils on the same data.
+"""Error bars of quantities on a grid, from two stencils on the same data, and the axis that is to blame.
 
-A measure m_p at order p is compared with m_(p+2), two orders higher. Their difference is the error of m_p up
-to the smaller error of m_(p+2), so the bar is
+A quantity q_p at order p is compared with q_(p+2), two orders higher. Their difference is the error of q_p up
+to the smaller error of q_(p+2), so the bar is
 
-    SAFETY * max over neighbours of |m_p - m_(p+2)| + rounding.
+    SAFETY * max over neighbours of |q_p - q_(p+2)| + rounding.
 
-Where an axis has too few samples for order p + 2 the comparison is m_(p-2) (for p = 2: twice the spacing),
-whose difference is the larger error of m_(p-2) and is taken as it is. (Two-grid error estimates go back to
+Where an axis has too few samples for order p + 2 the comparison is q_(p-2) (for p = 2: twice the spacing),
+whose difference is the larger error of q_(p-2) and is taken as it is. (Two-grid error estimates go back to
 Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part propagates the noise of stored samples
-through the stencil weights. On a coarse grid two orders may agree by chance in one measure; since all come
+through the stencil weights. On a coarse grid two orders may agree by chance in one quantity; since all come
 from the same jets, where the relative bar of one exceeds the tolerance, every bar is at least that share of
 its scale.
 """
@@ -16,39 +16,57 @@ its scale.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from manifold_jax.geometry.curvature import is_null
+from manifold_jax._checks import positive
+from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights
-from manifold_jax.geometry.plan import Stencil
-from manifold_jax.geometry.quantities import Fields, PointMeasures
+from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.quantities import (
+    FIELDS,
+    TOTALS,
+    Estimate,
+    Fields,
+    PointQuantities,
+    natural_scales,
+    plain_fields,
+)
+from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.tensors import is_null, unpack_gram
+from manifold_jax.geometry.windows import BlockGrams, BlockPlan, plan_blocks
 
 SAFETY = 3.0
 """Factor on the estimated error; its coverage and sharpness are benchmarked."""
 
+LOST = 8
+"""A volume element of so many times its own rounding noise has no digit left: the metric is degenerate."""
 
-class Estimate(NamedTuple):
-    """A measured quantity with its error bar.
+SPECTRAL_COMPARISON = 8
+"""Order with which a spectral axis is compared: the highest there is."""
 
-    Attributes:
-        value: The quantity; NaN where it is not defined (degenerate metric).
-        error: Bar such that the truth lies within value +- error; infinite where unknown.
-        resolved: Whether the bar is below the tolerance, relative to the natural scale of the measure.
-    """
+FLAT = 0.01
+"""Share of |II|^2 below which a total of the scalar curvature counts as that of something flat."""
 
-    value: Float[Array, "*shape"]
-    error: Float[Array, "*shape"]
-    resolved: Bool[Array, "*shape"]
+EXACT_QUADRATURE = 4
+"""Order of the quadrature of exact quantities on open axes."""
+
+PROBED_BLOCKS = 6
+"""Blocks from which the sensitivity to each axis is taken: medians need no more."""
+
+PROBED_POINTS = 64
+"""Points of each of them at most."""
 
 
-def check_tolerance(tolerance: float) -> None:
-    """Refuse a relative error that is none."""
-    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}.")
+def check_tolerance(caller: str, tolerance: float) -> None:
+    """Raise unless 0 < tolerance < 1."""
+    positive(caller, "tolerance", tolerance, below=1)
 
 
 def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Stencil:
@@ -60,7 +78,7 @@ def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Sten
         evaluated: Samples beyond the ends exist.
 
     Returns:
-        The comparison; a spectral axis is compared with order 8.
+        The comparison; a spectral axis is compared with the highest order.
     """
 
     def raised(axis: Axis, accuracy: Accuracy, stride: int) -> bool:
@@ -71,7 +89,7 @@ def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Sten
 
     def other(accuracy: Accuracy, stride: int, raise_it: bool) -> tuple[Accuracy, int]:
         if accuracy == "spectral":
-            return 8, stride
+            return SPECTRAL_COMPARISON, stride
         if raise_it:
             return int(accuracy) + 2, stride
         return (2, 2 * stride) if accuracy == 2 else (int(accuracy) - 2, stride)
@@ -95,16 +113,64 @@ def safety_factor(stencil: Stencil, comparison: Stencil) -> float:
     return SAFETY if any(higher) else 1.0
 
 
-def natural_scales(measures: PointMeasures) -> Fields:
-    """Scale to which the error of each measure is compared.
+# --- which axis is too coarse ----------------------------------------------------------------------------
 
-    The volume element has itself; curvatures have |II|, scalar curvature |II|^2, but not less than what
-    bends visibly within the extent of the manifold.
+
+def axis_sensitivity(
+    points: Points,
+    stencil: Stencil,
+    comparison: Stencil,
+    fields: Callable[[Any, Any], Any] | None = None,
+    *,
+    windows: bool = False,
+) -> Any:
+    """Relative change of each quantity when one axis takes the comparison stencil.
+
+    Args:
+        points: The points.
+        stencil: The main stencil.
+        comparison: What its error bars compare with.
+        fields: What to compute of a block, a pytree of what :func:`stencil_fields` (the default) gives.
+        windows: Hand windows to ``fields``, as :func:`run_blocks` does.
+
+    Returns:
+        ``(quantities, d)``, or a pytree of such: medians over the points of a few small blocks.
     """
-    tiny = jnp.finfo(measures.extent.dtype).tiny
-    flat = 1 / jnp.maximum(measures.extent, tiny)
-    bend = jnp.maximum(measures.value.second_form_norm, flat)
-    return Fields(measures.value.volume_element, bend**2, bend, bend, bend, bend)
+    stencils = (stencil, *(changed_on_axis(stencil, comparison, k) for k in range(points.grid.ndim)))
+    plan = plan_blocks(points, stencils, min(PROBED_POINTS, points.grid.size))
+    chosen = np.unique(np.linspace(0, plan.size - 1, PROBED_BLOCKS).round().astype(int))
+    changes = run_blocks(points, plan, fields or stencil_fields, windows=windows, blocks=chosen, calls=1)
+    return jax.tree.map(_relative_changes, changes)
+
+
+@partial(jax.jit, static_argnames="plan")
+def stencil_fields(block: BlockGrams, plan: BlockPlan) -> Float[Array, "stencils points 4"]:
+    """Volume element, S, |H| and |II| by every stencil of the plan."""
+    packed = block.grams.reshape(-1, *block.grams.shape[-2:])
+    values = jax.vmap(plain_fields)(unpack_gram(packed, plan.grid.ndim))
+    return jnp.stack(values, axis=-1).reshape(len(block.grams), -1, len(values))
+
+
+@jax.jit
+def _relative_changes(fields: Float[Array, "blocks stencils points 4"]) -> Float[Array, "quantities d"]:
+    """Change of each quantity by each axis, relative to its scale: the median over the probed points.
+
+    Normal curvatures, which are searched for, change as |II| does.
+    """
+    main, others = fields[:, 0], jnp.moveaxis(fields[:, 1:], 1, 0)
+    volume, norm = main[..., 0], main[..., 3]
+    scales = jnp.stack([volume, norm**2, norm, norm], axis=-1)
+    changes = jnp.nanmedian(jnp.abs(others - main) / scales, axis=(1, 2)).T
+    return jnp.concatenate([changes, changes[3:], changes[3:]])
+
+
+# --- bars of fields --------------------------------------------------------------------------------------
+
+
+def curvature_scales(quantities: PointQuantities) -> Fields:
+    """Scale of each quantity; curvatures count as at least what is visible within the extent."""
+    tiny = jnp.finfo(quantities.extent.dtype).tiny
+    return natural_scales(quantities.value, 1 / jnp.maximum(quantities.extent, tiny))
 
 
 def neighbourhood_maximum(values: Float[Array, "*shape"], grid: Grid) -> Float[Array, "*shape"]:
@@ -121,12 +187,12 @@ def neighbourhood_maximum(values: Float[Array, "*shape"], grid: Grid) -> Float[A
 
 
 def pointwise_estimates(
-    measures: PointMeasures, grid: Grid, factor: float, tolerance: float
+    quantities: PointQuantities, grid: Grid, factor: float, tolerance: float
 ) -> tuple[Fields, Array]:
     """Every field as an Estimate, and what totals need to know of their bars.
 
     Args:
-        measures: Fields of the grid's shape.
+        quantities: Fields of the grid's shape.
         grid: The grid.
         factor: Factor on the difference of the two stencils; 0 for exact jets.
         tolerance: Largest bar, relative to the natural scale, that counts as resolved.
@@ -135,35 +201,36 @@ def pointwise_estimates(
         Fields of :class:`Estimate`; and the relative error below which no bar may fall, 0 where the jets are
         resolved.
     """
-    volume = measures.value.volume_element
-    null = is_null(volume) | (8 * measures.rounding.volume_element >= volume)
-    scales = natural_scales(measures)
+    values, noise = quantities.value, quantities.rounding
+    volume = values.volume_element
+    null = is_null(volume) | (LOST * noise.volume_element >= volume)
+    scales = curvature_scales(quantities)
     bars = Fields(
         *(
             factor * neighbourhood_maximum(jnp.abs(value - other), grid) if factor else jnp.zeros_like(value)
-            for value, other in zip(measures.value, measures.low, strict=True)
+            for value, other in zip(values, quantities.low, strict=True)
         )
     )
-    # The maximum found by a search says nothing about convergence: leave it out.
-    names = ("volume_element", "scalar_curvature", "mean_curvature", "second_form_norm")
-    relative = jnp.stack([getattr(bars, name) / getattr(scales, name) for name in names])
+    # The maximum that a search finds says nothing about convergence: leave the normal curvatures out.
+    relative = jnp.stack([bar / scale for bar, scale in zip(bars[:4], scales[:4], strict=True)])
     worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)
     failing = jnp.where(worst > tolerance, worst, 0.0)
-    estimates = []
-    for name, value, bar, rounding, scale in zip(
-        Fields._fields, measures.value, bars, measures.rounding, scales, strict=True
-    ):
+
+    def estimate(name: str, value: Array, bar: Array, rounding: Array, scale: Array) -> Estimate:
         error = jnp.maximum(bar, failing * scale) + rounding
         if name == "volume_element":
             # A vanishing volume element is a value, not a failure.
-            error = jnp.where(jnp.isnan(error), bar, error)
-            undefined = jnp.isnan(value)
+            error, undefined = jnp.where(jnp.isnan(error), bar, error), jnp.isnan(value)
         else:
             undefined = null | jnp.isnan(value)
         value = jnp.where(undefined, jnp.nan, value)
         error = jnp.where(undefined | jnp.isnan(error), jnp.inf, error)
-        estimates.append(Estimate(value, error, error <= tolerance * scale))
-    return Fields(*estimates), failing
+        return Estimate(value, error, error <= tolerance * scale)
+
+    return Fields(*map(estimate, FIELDS, values, bars, noise, scales)), failing
+
+
+# --- bars of totals --------------------------------------------------------------------------------------
 
 
 def _integral(values: Array, weights: Array) -> Array:
@@ -177,7 +244,7 @@ def _outer(columns: list[np.ndarray], dtype: DType) -> Array:
     return jnp.asarray(total, dtype)
 
 
-def _thinned_weights(axis: Axis, accuracy: Accuracy) -> np.ndarray:
+def thinned_weights(axis: Axis, accuracy: Accuracy) -> np.ndarray:
     """Weights of a coarser rule on the same samples: every second one, or a lower order."""
     halves = axis.size % 2 == (0 if axis.periodic else 1) and axis.size >= (2 if axis.periodic else 5)
     if axis.periodic:
@@ -230,8 +297,45 @@ def integral_estimate(
     stencil = factor * jnp.abs(_integral(values - low, weights))
     quadrature = jnp.zeros((), dtype)
     for k, axis in enumerate(grid.axes):
-        coarse = [_thinned_weights(axis, accuracy[k]) if j == k else c for j, c in enumerate(columns)]
+        coarse = [thinned_weights(axis, accuracy[k]) if j == k else c for j, c in enumerate(columns)]
         quadrature += jnp.abs(total - _integral(values, _outer(coarse, dtype)))
     summation = jnp.finfo(dtype).eps * math.sqrt(grid.size) * _integral(jnp.abs(values), weights)
     error = stencil + quadrature + _integral(rounding, weights) + summation
     return Estimate(total, error, error <= tolerance * _integral(scale, weights))
+
+
+@partial(jax.jit, static_argnames=("grid", "stencil", "factor", "tolerance"))
+def estimates(
+    quantities: PointQuantities, grid: Grid, stencil: Stencil | None, factor: float, tolerance: float
+) -> tuple[Fields, dict[str, Estimate]]:
+    """Error bars of the fields, and the totals by name; without a stencil the fields are exact."""
+    fields, failing = pointwise_estimates(quantities, grid, factor, tolerance)
+    orders = tuple(a for a, _ in stencil) if stencil else (EXACT_QUADRATURE,) * grid.ndim
+    quadrature = tuple(SPECTRAL_COMPARISON if order == "spectral" else order for order in orders)
+    integral = partial(integral_estimate, factor=factor, grid=grid, accuracy=quadrature, tolerance=tolerance)
+    main, low, noise = quantities.value, quantities.low, quantities.rounding
+    volume = main.volume_element
+    undefined = jnp.isnan(fields.scalar_curvature.value)
+    # Relative to the integral of |S|, but a total that is small next to |II|^2 counts as flat.
+    squared_norm = curvature_scales(quantities).scalar_curvature
+    scale = jnp.abs(main.scalar_curvature) + FLAT * squared_norm
+
+    def curvature(part: Callable[[Array], Array]) -> tuple[Array, ...]:
+        """Integrands: value, comparison, rounding and scale."""
+        value = part(main.scalar_curvature)
+        rounding = (noise.scalar_curvature + failing * squared_norm) * volume
+        rounding += jnp.abs(value) * noise.volume_element
+        lower = part(low.scalar_curvature) * low.volume_element
+        integrands = (value * volume, lower, rounding, scale * volume)
+        return tuple(jnp.where(undefined, 0.0, x) for x in integrands)
+
+    integrands = (
+        (volume, low.volume_element, noise.volume_element + failing * volume, volume),
+        curvature(lambda s: s),
+        curvature(lambda s: jnp.maximum(s, 0.0)),
+        curvature(lambda s: jnp.minimum(s, 0.0)),
+    )
+    # One program for all of them.
+    totals = jax.vmap(integral)(*(jnp.stack(column) for column in zip(*integrands, strict=True)))
+    parts = [Estimate(*(leaf[k] for leaf in totals)) for k in range(len(TOTALS))]
+    return fields, dict(zip(TOTALS, parts, strict=True))

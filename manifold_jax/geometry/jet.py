@@ -15,22 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import (
-    CACHE,
+from manifold_jax._checks import whole
+from manifold_jax._linalg import map_blocks, matmul
+from manifold_jax.geometry.blocks import run_blocks
+from manifold_jax.geometry.grid import Accuracy, Grid
+from manifold_jax.geometry.manifold import Embedding, Source, as_points, feature_size
+from manifold_jax.geometry.stencil import stencil_of
+from manifold_jax.geometry.tensors import JetGram, pair_positions, unpack_gram
+from manifold_jax.geometry.windows import (
+    MEMORY,
     BlockGrams,
-    Cut,
-    Source,
+    BlockPlan,
     Window,
-    derivative_indices,
-    host_block,
-    map_blocks,
-    map_windows,
-    reassemble,
+    locate,
+    longest_block,
+    plan_blocks,
     window_derivatives,
 )
-from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.plan import MEMORY, BlockPlan, longest_block
-from manifold_jax.geometry.source import Embedding, feature_size, plan_for, point_source, stencil_of
+
+CACHE = 16 * 2**20
+"""Bytes of the temporaries of one batch of autodiff on a CPU."""
+
+COPIES = 8
+"""Arrays of the size of the jets that nested forward differentiation holds at once, about."""
 
 
 class Jet(NamedTuple):
@@ -45,38 +52,9 @@ class Jet(NamedTuple):
     second: Float[Array, "*batch d d f"]
 
 
-class JetGram(NamedTuple):
-    """Inner products of the vectors of a jet; every local measure is a function of it.
-
-    Attributes:
-        metric: g_ij = <X_i, X_j>, shape ``(..., d, d)``.
-        mixed: Gamma_ij,k = <X_ij, X_k>, shape ``(..., d, d, d)``.
-        second: <X_ij, X_kl>, shape ``(..., d, d, d, d)``.
-    """
-
-    metric: Float[Array, "*batch d d"]
-    mixed: Float[Array, "*batch d d d"]
-    second: Float[Array, "*batch d d d d"]
-
-
-def _pair_positions(dimension: int) -> np.ndarray:
-    """Position of the vector X_ij in the packed list of :func:`derivative_indices`."""
-    position = {index: k for k, index in enumerate(derivative_indices(dimension))}
-    pairs = [[position[min(i, j), max(i, j)] for j in range(dimension)] for i in range(dimension)]
-    return np.array(pairs)
-
-
-def unpack_gram(packed: Float[Array, "*batch v v"], dimension: int) -> JetGram:
-    """Gram matrix of the v = d + d(d+1)/2 jet vectors to a :class:`JetGram`."""
-    d, pairs = dimension, _pair_positions(dimension)
-    mixed = packed[..., d:, :d][..., pairs - d, :]
-    second = packed[..., d:, d:][..., pairs - d, :][..., pairs - d]
-    return JetGram(packed[..., :d, :d], mixed, second)
-
-
 def _unpack_jet(vectors: Float[Array, "*batch v f"], dimension: int) -> Jet:
     d = dimension
-    return Jet(vectors[..., :d, :], vectors[..., _pair_positions(d), :])
+    return Jet(vectors[..., :d, :], vectors[..., pair_positions(d), :])
 
 
 def gram(jet: Jet) -> JetGram:
@@ -98,8 +76,7 @@ def gram(jet: Jet) -> JetGram:
     d = jet.first.shape[-2]
     upper = np.triu_indices(d)
     packed = jnp.concatenate([jet.first, jet.second[..., upper[0], upper[1], :]], axis=-2)
-    products = jnp.matmul(packed, jnp.swapaxes(packed, -1, -2), precision=jax.lax.Precision.HIGHEST)
-    return unpack_gram(products, d)
+    return unpack_gram(matmul(packed, jnp.swapaxes(packed, -1, -2)), d)
 
 
 # --- from a function -------------------------------------------------------------------------------------
@@ -182,38 +159,32 @@ def gram_from_function(
         6.0
     """
     coordinates = _check_coordinates(coordinates)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if batch_size is not None:
+        whole("gram_from_function", "batch_size", batch_size)
     d = coordinates.shape[-1]
     features = feature_size(embedding, d, coordinates.dtype)
-    flat = coordinates.reshape(-1, d)
     vectors = d * (d + 3) // 2
     # On a CPU the jets of a batch should stay in cache; an accelerator wants it large.
     room = CACHE if jax.default_backend() == "cpu" else MEMORY
-    batch = batch_size or max(1, room // (8 * vectors * max(features, 1) * coordinates.dtype.itemsize))
-    batch = min(batch, max(1, flat.shape[0]))
+    numbers = COPIES * vectors * max(features, 1)
+    batch = batch_size or max(1, room // (numbers * coordinates.dtype.itemsize))
 
-    def packed(points: Array) -> Array:
+    def products(points: Array) -> Array:
         v = jax.vmap(partial(point_vectors, embedding))(points)
-        return jnp.matmul(v, jnp.swapaxes(v, -1, -2), precision=jax.lax.Precision.HIGHEST)
+        return matmul(v, jnp.swapaxes(v, -1, -2))
 
-    count = -(-flat.shape[0] // batch)
-    padded = jnp.pad(flat, ((0, count * batch - flat.shape[0]), (0, 0)), mode="edge")
-    products = packed(flat) if count == 1 else jax.lax.map(packed, padded.reshape(count, batch, d))
-    products = products.reshape(-1, vectors, vectors)[: flat.shape[0]]
-    return unpack_gram(products.reshape(*coordinates.shape[:-1], vectors, vectors), d)
+    packed = map_blocks(products, batch, coordinates.reshape(-1, d))
+    return unpack_gram(packed.reshape(*coordinates.shape[:-1], vectors, vectors), d)
 
 
 # --- from a grid -----------------------------------------------------------------------------------------
 
 
-def _first_gram(block: BlockGrams) -> Array:
+def _first_gram(block: BlockGrams, plan: BlockPlan) -> Array:
     return block.grams[0]
 
 
-@partial(jax.jit, static_argnames="plan")
-def _unpack_blocks(stacked: Array, plan: BlockPlan) -> JetGram:
-    return unpack_gram(reassemble(stacked, plan), plan.grid.ndim)
+_unpack_gram = jax.jit(unpack_gram, static_argnames="dimension")
 
 
 def gram_from_grid(
@@ -256,17 +227,18 @@ def gram_from_grid(
         >>> print(mean_curvature(gram_from_grid(circle, grid)).mean().round(4))
         0.5
     """
-    source = point_source(points, grid)
-    plan = plan_for(source, grid, (stencil_of(grid, accuracy, stride),), block_size)
-    if source.on_host:
-        blocks = (
-            host_block(source.points, plan, b, whole_features=source.kind == "memmap")
-            for b in range(plan.size)
-        )
-        stacked = jnp.stack([_first_gram(block) for block in blocks])
-    else:
-        stacked = map_blocks(source.points, plan, jnp.arange(plan.size), source.dtype, _first_gram)
-    return _unpack_blocks(stacked, plan)
+    checked = as_points("gram_from_grid", points, grid)
+    stencil = stencil_of("gram_from_grid", checked.grid, accuracy, stride)
+    plan = plan_blocks(checked, (stencil,), block_size)
+    return _unpack_gram(run_blocks(checked, plan, _first_gram, calls=1), checked.grid.ndim)
+
+
+@partial(jax.jit, static_argnames="plan")
+def _window_jet(window: Window, plan: BlockPlan) -> Array:
+    """Jet vectors ``(*block, v, f)`` of a block."""
+    matrices = locate(plan, window.block, window.points.dtype).matrices
+    vectors = window_derivatives(window.points, [m[0] for m in matrices])
+    return vectors.reshape(*plan.block, *vectors.shape[1:])
 
 
 def jet_from_grid(
@@ -299,17 +271,11 @@ def jet_from_grid(
         >>> bool(jnp.allclose(jet.second, 2.0, atol=1e-2))
         True
     """
-    source = point_source(points, grid)
-    stencil = stencil_of(grid, accuracy, stride)
+    checked = as_points("jet_from_grid", points, grid)
+    stencil = stencil_of("jet_from_grid", checked.grid, accuracy, stride)
     block = tuple(
-        longest_block(axis, order == "spectral") for axis, (order, _) in zip(grid.axes, stencil, strict=True)
+        longest_block(axis, order == "spectral")
+        for axis, (order, _) in zip(checked.grid.axes, stencil, strict=True)
     )
-    plan = BlockPlan(grid, (stencil,), block, source.kind == "function", source.features)
-    stored = source.points if source.kind == "function" else jnp.asarray(source.points)
-
-    def vectors(cut: Cut, features: int, window: Window) -> Array:
-        derivatives = window_derivatives(cut(0, features), [m[0] for m in window.matrices])
-        return derivatives.reshape(*block, *derivatives.shape[1:])
-
-    stacked = map_windows(stored, plan, jnp.arange(plan.size), source.dtype, vectors)
-    return _unpack_jet(reassemble(stacked, plan), grid.ndim)
+    plan = BlockPlan(checked.grid, (stencil,), block, checked.evaluated, checked.features)
+    return _unpack_jet(run_blocks(checked, plan, _window_jet, windows=True), checked.grid.ndim)

@@ -1,15 +1,17 @@
-"""The geometry of a manifold in every layer of a network: jets are pushed forward from layer to layer.
+"""The geometry of a manifold in every layer of a network: by jets, or by stencils on the activations.
 
 The image of a chart under a function f has the jet
 
     Y_i = Df X_i,    Y_ij = Df X_ij + D^2 f (X_i, X_j),
 
-so that each layer needs the jet of the layer before, not a pass through all of them.
+so that each layer needs the jet of the layer before, not a pass through all of them. By stencils, a window of
+the grid goes from layer to layer and is differentiated in each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,18 +20,34 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import whole
 from manifold_jax._files import Progress
-from manifold_jax.geometry.error_bars import check_tolerance
+from manifold_jax._linalg import matmul
+from manifold_jax.geometry.blocks import run_blocks
+from manifold_jax.geometry.error_bars import (
+    axis_sensitivity,
+    check_tolerance,
+    comparison_stencil,
+    safety_factor,
+    stencil_fields,
+)
 from manifold_jax.geometry.grid import Accuracy
-from manifold_jax.geometry.jet import point_vectors, unpack_gram
-from manifold_jax.geometry.layer_stencils import layers_by_stencils
-from manifold_jax.geometry.manifold import Manifold
-from manifold_jax.geometry.measure import report_on
-from manifold_jax.geometry.quantities import PointMeasures, chart_ranges, exact_measures
-from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.source import as_partial, stencil_of
+from manifold_jax.geometry.jet import point_vectors
+from manifold_jax.geometry.manifold import Manifold, as_partial, as_points
+from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities, grid_quantities
+from manifold_jax.geometry.report import Geometry, report_on
+from manifold_jax.geometry.stencil import Stencil, stencil_of
+from manifold_jax.geometry.tensors import unpack_gram
+from manifold_jax.geometry.windows import BatchPlan, BlockGrams, BlockPlan, Window, plan_blocks, window_grams
 
-_BATCH = 64
+BATCH = 64
+"""Points that go through a layer at once: enough for matrix products, few enough for large activations."""
+
+RENDERED = 8
+"""Points of the input whose jets are made at once: rendered images need many temporaries."""
+
+Layer = Callable[[Any], Any]
+"""One activation of the layer before to one activation."""
 
 
 class LayerJets(NamedTuple):
@@ -55,24 +73,23 @@ class LayerJets(NamedTuple):
         return self.vectors[:, : self.dimension]
 
 
-def _pushed(function: Any, point: Array, vectors: Float[Array, "v f"], dimension: int) -> LayerJets:
-    """A jet behind a function, at one point."""
+def _push_point(function: Any, point: Array, vectors: Float[Array, "v f"], dimension: int) -> LayerJets:
+    """A jet after a function, at one point."""
     i, j = np.triu_indices(dimension)
     shaped = vectors.reshape(-1, *point.shape)
     value, linear = jax.linearize(function, point)
-    straight = jax.vmap(linear)(shaped)
+    first_order = jax.vmap(linear)(shaped)
 
-    def bent(a: Array, b: Array) -> Array:
+    def hessian(a: Array, b: Array) -> Array:
         return jax.jvp(lambda x: jax.jvp(function, (x,), (a,))[1], (point,), (b,))[1]
 
-    bends = jax.vmap(bent)(shaped[i], shaped[j])
-    found = straight.at[dimension:].add(bends)
-    return LayerJets(value, found.reshape(len(found), -1))
+    pushed = first_order.at[dimension:].add(jax.vmap(hessian)(shaped[i], shaped[j]))
+    return LayerJets(value, pushed.reshape(len(pushed), -1))
 
 
 @partial(jax.jit, static_argnames="dimension")
 def _push(function: Any, jets: LayerJets, dimension: int) -> LayerJets:
-    return jax.vmap(lambda x, v: _pushed(function, x, v, dimension))(*jets)
+    return jax.vmap(lambda x, v: _push_point(function, x, v, dimension))(*jets)
 
 
 @jax.jit
@@ -80,12 +97,12 @@ def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
     def one(u: Array) -> LayerJets:
         return LayerJets(embedding(u), point_vectors(embedding, u))
 
-    return jax.lax.map(one, coordinates, batch_size=min(8, len(coordinates)))
+    return jax.lax.map(one, coordinates, batch_size=min(RENDERED, len(coordinates)))
 
 
 def layer_jets(
     embedding: Callable[[Any], Any],
-    functions: Sequence[Callable[[Any], Any]],
+    functions: Sequence[Layer],
     coordinates: Float[Any, "n d"],
 ) -> Iterator[LayerJets]:
     """Points and their first and second derivatives in one layer after the other.
@@ -93,7 +110,7 @@ def layer_jets(
     Args:
         embedding: One chart point ``(d,)`` to one ambient point, the input of the first layer.
         functions: The layers, each of one activation of the layer before. Give ``jax.tree_util.Partial`` of a
-            function and its parameters, where other parameters shall not be compiled anew.
+            function and its parameters, where other parameters are not to be compiled anew.
         coordinates: Chart points ``(n, d)``.
 
     Returns:
@@ -116,16 +133,15 @@ def layer_jets(
 
 
 @jax.jit
-def jet_measures(jets: LayerJets, ranges: Float[Array, "d"]) -> PointMeasures:
-    """Measures of the points of a layer; ``ranges`` are the lengths of the axes of the chart."""
-    vectors = jets.vectors
-    products = jnp.matmul(vectors, jnp.swapaxes(vectors, 1, 2), precision=jax.lax.Precision.HIGHEST)
-    return exact_measures(unpack_gram(products, len(ranges)), ranges)
+def jet_quantities(jets: LayerJets, ranges: Float[Array, "d"]) -> PointQuantities:
+    """Quantities of the points of a layer; ``ranges`` are the lengths of the axes of the chart."""
+    products = matmul(jets.vectors, jnp.swapaxes(jets.vectors, 1, 2))
+    return exact_quantities(unpack_gram(products, len(ranges)), ranges)
 
 
 def measure_layers(
     manifold: Manifold,
-    functions: Sequence[Callable[[Any], Any]],
+    functions: Sequence[Layer],
     names: Sequence[str] | None = None,
     *,
     accuracy: Accuracy | tuple[Accuracy, ...] | None = None,
@@ -142,7 +158,7 @@ def measure_layers(
     Args:
         manifold: Its embedding gives the input of the first layer.
         functions: The layers, as for :func:`layer_jets`.
-        names: Of the layers; by default their numbers.
+        names: Names of the layers; by default their numbers.
         accuracy: Order of the stencils, as for :func:`measure`; exact by default.
         tolerance: As for :func:`measure`.
         batch_size: Points differentiated at once; by default 64, or set by memory for stencils.
@@ -150,7 +166,7 @@ def measure_layers(
 
     Returns:
         One :class:`Geometry` for the input and one for every layer, each as ``measure(..., exact=True)`` or
-        ``measure(..., accuracy=...)`` gives for the composition. Behind ReLU the exact ones are those of the
+        ``measure(..., accuracy=...)`` gives for the composition. After a ReLU the exact ones are those of the
         smooth pieces: kinks do not count. Stencils count them, the more the finer the grid.
 
     Raises:
@@ -164,65 +180,124 @@ def measure_layers(
         >>> exact = measure_layers(circle(), layers, ["three times", "shadow"])
         >>> [f"{geometry.name} {geometry.total_volume.value:.2f}" for geometry in exact][:2]
         ['input 6.28', 'three times 18.85']
-        >>> _, found, _ = measure_layers(circle(), layers, accuracy=4)
-        >>> print(f"{found.name} {found.total_volume.value:.2f}", bool(found.total_volume.error < 0.01))
+        >>> _, first, _ = measure_layers(circle(), layers, accuracy=4)
+        >>> print(f"{first.name} {first.total_volume.value:.2f}", bool(first.total_volume.error < 0.01))
         1 18.85 True
     """
-    check_tolerance(tolerance)
+    check_tolerance("measure_layers", tolerance)
     names = tuple(names or map(str, range(1, len(functions) + 1)))
     if len(names) != len(functions):
-        raise ValueError(f"names must be one for each layer, got {len(names)} for {len(functions)} layers.")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        raise ValueError(
+            f"measure_layers: names must be one for each layer, got {len(names)} for {len(functions)} layers."
+        )
+    if batch_size is not None:
+        whole("measure_layers", "batch_size", batch_size)
     start = jax.ShapeDtypeStruct(manifold.feature_shape, jnp.result_type(float))
-    check_chain(functions, start, names)
-    if accuracy is not None:
-        stencil = stencil_of(manifold.grid, accuracy, 1)
-        return layers_by_stencils(manifold, functions, names, stencil, tolerance, batch_size, progress)
-    return _exactly(manifold, functions, names, tolerance, batch_size, progress)
+    sizes = [start.size, *check_chain(functions, start, names)]
+    names = ("input", *names)
+    if accuracy is None:
+        return _exactly(manifold, functions, names, tolerance, batch_size, progress)
+    stencil = stencil_of("measure_layers", manifold.grid, accuracy, 1)
+    return _by_stencils(manifold, functions, names, max(sizes), stencil, tolerance, batch_size, progress)
 
 
 def _exactly(
     manifold: Manifold,
-    functions: Sequence[Callable[[Any], Any]],
+    functions: Sequence[Layer],
     names: Sequence[str],
     tolerance: float,
     batch_size: int | None,
     progress: Progress | None,
 ) -> tuple[Geometry, ...]:
     """By jets, a batch of points at a time."""
-    grid, dtype = manifold.grid, jnp.result_type(float)
-    size = min(batch_size or _BATCH, grid.size)
-    ranges = chart_ranges(grid, dtype)
-    coordinates = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)
-    # The last batch repeats its last point: one shape, one compilation.
-    padded = np.pad(coordinates, ((0, -grid.size % size), (0, 0)), mode="edge")
-    parts: list[list[PointMeasures]] = [[] for _ in range(len(functions) + 1)]
-    for begin in range(0, grid.size, size):
-        points = padded[begin : begin + size]
-        for found, jets in zip(parts, layer_jets(manifold.embedding, functions, points), strict=True):
-            found.append(jax.device_get(jet_measures(jets, ranges)))
-        if progress is not None:
-            progress(min(begin + size, grid.size), grid.size)
-    reports = []
-    for name, found in zip(("input", *names), parts, strict=True):
-        whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: grid.size], *found)
-        reports.append(report_on(whole, grid, name, tolerance))
-    return tuple(reports)
+    points = as_points("measure_layers", manifold)
+    ranges = chart_ranges(points.grid, points.dtype)
+
+    def job(coordinates: Array, _: BatchPlan) -> list[PointQuantities]:
+        jets = layer_jets(manifold.embedding, functions, coordinates)
+        return [jax.device_get(jet_quantities(part, ranges)) for part in jets]
+
+    plan = BatchPlan(points.grid, min(batch_size or BATCH, points.grid.size))
+    parts = run_blocks(points, plan, job, progress=progress)
+    pairs = zip(names, parts, strict=True)
+    return tuple(report_on(quantities, points.grid, name, tolerance) for name, quantities in pairs)
 
 
-def check_chain(functions: Sequence[Callable[[Any], Any]], start: Any, names: Sequence[str]) -> None:
+def _by_stencils(
+    manifold: Manifold,
+    functions: Sequence[Layer],
+    names: Sequence[str],
+    features: int,
+    stencil: Stencil,
+    tolerance: float,
+    block_size: int | None,
+    progress: Progress | None,
+) -> tuple[Geometry, ...]:
+    """By stencils on the grid of activations; ``features`` are those of the largest layer.
+
+    Samples that a stencil needs beyond the ends of an open axis are evaluated too, as by :func:`measure` for
+    an embedding.
+    """
+    points = as_points("measure_layers", manifold)
+    grid, largest = points.grid, replace(points, feature_shape=(features,))
+    comparison = comparison_stencil(stencil, grid, evaluated=True)
+    factor = safety_factor(stencil, comparison)
+
+    def in_layers(
+        of_block: Callable[[BlockGrams, BlockPlan], Any],
+    ) -> Callable[[Window, BlockPlan], list[Any]]:
+        def job(window: Window, plan: BlockPlan) -> list[Any]:
+            windows = _windows(window, manifold.feature_shape, functions, grid.ndim)
+            return [jax.device_get(of_block(window_grams(part, plan), plan)) for part in windows]
+
+        return job
+
+    changes = axis_sensitivity(largest, stencil, comparison, in_layers(stencil_fields), windows=True)
+    plan = plan_blocks(largest, (stencil, comparison), block_size)
+    parts = run_blocks(points, plan, in_layers(_block_quantities), windows=True, progress=progress)
+    return tuple(
+        report_on(part, grid, name, tolerance, stencil=stencil, factor=factor, sensitivity=factor * change)
+        for name, part, change in zip(names, parts, changes, strict=True)
+    )
+
+
+_block_quantities = jax.jit(grid_quantities, static_argnames="plan")
+
+
+def _windows(
+    window: Window, feature_shape: tuple[int, ...], functions: Sequence[Layer], ndim: int
+) -> Iterator[Window]:
+    """A window of the input, then of one layer after the other."""
+    points = window.points.reshape(*window.points.shape[:ndim], *feature_shape)
+    yield window._replace(points=points)
+    for function in functions:
+        points = _advance(as_partial(function), points, ndim)
+        yield window._replace(points=points)
+
+
+@partial(jax.jit, static_argnames="ndim")
+def _advance(function: Any, points: Array, ndim: int) -> Array:
+    """The points of a window in the next layer."""
+    rows = points.reshape(-1, *points.shape[ndim:])
+    after = jax.lax.map(function, rows, batch_size=min(BATCH, len(rows)))
+    return after.reshape(*points.shape[:ndim], *after.shape[1:])
+
+
+def check_chain(functions: Sequence[Layer], start: Any, names: Sequence[str]) -> list[int]:
     """Refuse layers that do not accept what the one before gives; nothing is computed.
 
     Args:
         functions: The layers.
         start: ``jax.ShapeDtypeStruct`` of the input of the first.
-        names: For the message.
+        names: Names for the message.
+
+    Returns:
+        Number of features of every layer.
 
     Raises:
         ValueError: Which layer, and why.
     """
-    here, before = start, "the input"
+    here, before, sizes = start, "the input", []
     for name, function in zip(names, functions, strict=True):
         try:
             after = jax.eval_shape(function, here)
@@ -234,3 +309,5 @@ def check_chain(functions: Sequence[Callable[[Any], Any]], start: Any, names: Se
         if not hasattr(after, "dtype") or not jnp.issubdtype(after.dtype, jnp.floating):
             raise ValueError(f"layer {name!r} must return one floating-point array, got {after}.")
         here, before = after, f"layer {name!r}"
+        sizes.append(here.size)
+    return sizes

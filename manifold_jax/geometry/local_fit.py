@@ -15,9 +15,9 @@ from manifold_jax._checks import choice, flat_points, optional, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, principal_plane
 from manifold_jax.geometry.curvature import mean_curvature, scalar_curvature, second_form_norm
 from manifold_jax.geometry.jet import Jet, JetGram, gram
-from manifold_jax.geometry.kernels import frame as orthonormal
 from manifold_jax.geometry.neighbours import nearest_neighbours
 from manifold_jax.geometry.normal_curvature import normal_curvature
+from manifold_jax.geometry.tensors import frame as orthonormal
 
 WEIGHTS = ("uniform", "tricube")
 CURVATURES: dict[str, Callable[[JetGram], Array]] = {

@@ -1,15 +1,32 @@
-"""A manifold given by an embedding: the input of every exact measure."""
+"""Where points come from, checked once: a Manifold, an array, a file on disk, or a function.
+
+How points are held is decided by :func:`as_points` and nowhere else, and looked at in ``blocks`` only.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
-from manifold_jax.geometry.grid import Grid
+from manifold_jax._checks import finite, is_traced
+from manifold_jax.geometry.grid import DType, Grid
+
+Embedding = Callable[[Any], Any]
+"""One chart point ``(d,)`` to one ambient point of any shape."""
+
+Source = Any
+"""Array ``(*shape, *features)``, memory-mapped array, function of one chart point, or :class:`Manifold`."""
+
+RENDERED = 256
+"""Points that :func:`evaluate_points` renders at once: enough for all cores, few enough for large images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +37,13 @@ class Manifold:
         name: What it is, for reports.
         embedding: One chart point ``(d,)`` to one ambient point of any feature shape, smooth.
         grid: The lattice on which it is measured by default.
-        known: Closed forms by measure name. Pointwise measures (``"volume_element"``,
+        known: Closed forms by name of the quantity. Pointwise ones (``"volume_element"``,
             ``"scalar_curvature"``, ``"mean_curvature"``, ...) are functions of one chart point ``(d,)``;
             totals (``"total_volume"``, ``"reach"``, ...) are numbers. May be empty.
         attributes: Anything a report should record about how the manifold was made (shape, blur, ...).
 
     Raises:
-        ValueError: The embedding does not map a chart point of the grid to a floating-point array.
+        ValueError: The embedding is not a function, or the grid is not a Grid.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,10 +85,161 @@ def is_union(points: Any) -> bool:
     )
 
 
-def points_and_grid(points: Any, grid: Grid | None, caller: str) -> tuple[Any, Grid]:
-    """Embedding or array, and lattice, of what was given to the function ``caller``."""
+# --- one checked source ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points on a grid, however they are held; made and checked by :func:`as_points`.
+
+    Attributes:
+        kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"memmap"`` (read window by window)
+            or ``"function"`` (evaluated, also beyond the ends of the grid; never stored).
+        values: Array ``(*grid.shape, f)``, or the function as a ``jax.tree_util.Partial``.
+        grid: The lattice.
+        feature_shape: Shape of one point, before it was flattened to ``f`` numbers.
+        dtype: Floating type of the computation.
+        traced: The values depend on a transformation (``jit``, ``grad``, ``vmap``) and cannot be looked at.
+        caller: Public function that was given them, for messages.
+    """
+
+    kind: str
+    values: Any
+    grid: Grid
+    feature_shape: tuple[int, ...]
+    dtype: DType
+    traced: bool = False
+    caller: str = "measure"
+
+    @property
+    def features(self) -> int:
+        """Numbers per point, f."""
+        return math.prod(self.feature_shape)
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the points are a function of the coordinates, so that they exist beyond the ends too."""
+        return self.kind == "function"
+
+    @property
+    def on_host(self) -> bool:
+        """Whether blocks are read by the host."""
+        return self.kind in ("host", "memmap")
+
+    def refuse_nonfinite(self) -> None:
+        """Raise ValueError if an array holds NaN or infinite values."""
+        if not (self.evaluated or self.traced):
+            finite(self.caller, "points", self.values, axes=self.grid.ndim)
+
+
+def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: bool = False) -> Points:
+    """Check that points fit a grid.
+
+    Args:
+        caller: Public function that was given them.
+        points: Manifold, array, memory-mapped array, or function of one chart point.
+        grid: The lattice; for a Manifold by default its own.
+        exact: The points are to be differentiated automatically.
+
+    Returns:
+        The points. An array of JAX is looked at for NaN and infinite values; one on the host is looked at
+        block by block, when it is read.
+
+    Raises:
+        ValueError: The grid is not a Grid; the leading shape is not that of the grid; there are no features;
+            the values are not floating-point or not finite; or an array cannot be differentiated.
+    """
     if isinstance(points, Manifold):
-        return points.embedding, grid or points.grid
-    if grid is None:
-        raise ValueError(f"{caller} needs a grid beside points or an embedding: {caller}(points, Grid(...)).")
-    return points, grid
+        points, grid = points.embedding, grid or points.grid
+    if not isinstance(grid, Grid):
+        raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
+    if callable(points):
+        return _function_points(caller, points, grid)
+    if exact:
+        raise ValueError(
+            f"{caller}: exact=True needs an embedding (a function or a Manifold), not an array of points."
+        )
+    return _array_points(caller, points, grid)
+
+
+def _function_points(caller: str, embedding: Embedding, grid: Grid) -> Points:
+    function, dtype = as_partial(embedding), jnp.result_type(float)
+    shape, constants = _trace(function, grid.ndim, dtype)
+    return Points("function", function, grid, shape, dtype, _is_staged() or is_traced(constants), caller)
+
+
+def _array_points(caller: str, points: Any, grid: Grid) -> Points:
+    values = points if hasattr(points, "shape") else np.asarray(points)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"{caller}: points must be floating-point, got {values.dtype}: convert with .astype(float)."
+        )
+    shape = tuple(values.shape)
+    feature_shape = shape[grid.ndim :]
+    if shape[: grid.ndim] != grid.shape:
+        raise ValueError(
+            f"{caller}: points have shape {shape}, but the grid axes {grid.names} ask for a leading shape "
+            f"{grid.shape}, followed by feature axes."
+        )
+    if 0 in feature_shape:
+        raise ValueError(f"{caller}: points of shape {shape} have no features.")
+    traced, kind = _is_staged() or is_traced(values), "array"
+    if traced:
+        values = jnp.asarray(values)  # what is read while a program is being traced becomes part of it
+    elif isinstance(values, np.ndarray):
+        kind = "memmap" if isinstance(values, np.memmap) else "host"
+    values = values.reshape(*grid.shape, -1)
+    dtype = jax.dtypes.canonicalize_dtype(values.dtype)
+    checked = Points(kind, values, grid, feature_shape, dtype, traced, caller)
+    if kind == "array":
+        checked.refuse_nonfinite()
+    return checked
+
+
+def _is_staged() -> bool:
+    """Whether the caller is being traced by ``jit``, so that nothing can be looked at."""
+    return is_traced(jnp.zeros(()))
+
+
+def _trace(embedding: Embedding, dimension: int, dtype: DType) -> tuple[tuple[int, ...], list[Any]]:
+    """Shape of one point, and the constants that the function holds; nothing is computed."""
+    point = jax.ShapeDtypeStruct((dimension,), dtype)
+    try:
+        closed, value = jax.make_jaxpr(embedding, return_shape=True)(point)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"The embedding does not accept one chart point of shape ({dimension},): {error}"
+        ) from error
+    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"The embedding must return one floating-point array, got {value}.")
+    return tuple(value.shape), closed.consts
+
+
+# --- functions -------------------------------------------------------------------------------------------
+
+
+def feature_size(embedding: Embedding, dimension: int, dtype: DType) -> int:
+    """Number of features, known without computing anything; refuses what cannot be differentiated."""
+    return math.prod(_trace(embedding, dimension, dtype)[0])
+
+
+def as_partial(embedding: Embedding) -> jax.tree_util.Partial:
+    """A function as a pytree, so that it can be an argument of a compiled one."""
+    return embedding if isinstance(embedding, jax.tree_util.Partial) else jax.tree_util.Partial(embedding)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _evaluate(embedding: Any, coordinates: Array, dtype: DType) -> Array:
+    return jax.vmap(lambda u: jnp.ravel(embedding(u)))(coordinates.astype(dtype))
+
+
+def evaluate_points(embedding: Embedding, coordinates: np.ndarray, dtype: DType) -> np.ndarray:
+    """Points ``(n, f)`` on the host at chart points ``(n, d)``, rendered a batch at a time."""
+    function = as_partial(embedding)
+    n = len(coordinates)
+    points = np.empty((n, feature_size(function, coordinates.shape[1], dtype)), dtype)
+    for start in range(0, n, RENDERED):
+        # The last batch overlaps the one before: one shape, one compilation.
+        part = slice(max(0, min(start, n - RENDERED)), start + RENDERED)
+        points[part] = _evaluate(function, coordinates[part], dtype)
+    return points

@@ -8,12 +8,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._linalg import contract, safe_sqrt, symmetric_eigenvectors
-from manifold_jax.geometry.jet import JetGram
-from manifold_jax.geometry.kernels import pointwise, second_form_gram
+from manifold_jax.geometry.tensors import JetGram, pointwise, second_form_gram
 
-_ANGLES = 32
-_NEWTON_STEPS = 8
-_ASCENT_STEPS = 24
+ANGLES = 32
+"""Samples of the curvature ellipse: eight for each of the at most four extrema of its squared radius."""
+
+NEWTON_STEPS = 8
+"""Steps from the best sample, which is close: more than quadratic convergence needs."""
+
+ASCENT_STEPS = 24
+"""Steps of the power method from every start, which converge linearly; the best end is polished."""
+
+POLISH_STEPS = 3
+"""Steps to the largest eigenvector, each of which can only improve the direction."""
 
 
 def _surface_maximum(c: Float[Array, "2 2 2 2"]) -> Float[Array, ""]:
@@ -37,14 +44,14 @@ def _surface_maximum(c: Float[Array, "2 2 2 2"]) -> Float[Array, ""]:
     def newton(_: int, phi: Array) -> Array:
         slope = -2 * ha * jnp.sin(phi) + 2 * hb * jnp.cos(phi)
         slope += (bb - aa) * jnp.sin(2 * phi) + 2 * ab * jnp.cos(2 * phi)
-        bend = -2 * ha * jnp.cos(phi) - 2 * hb * jnp.sin(phi)
-        bend += 2 * (bb - aa) * jnp.cos(2 * phi) - 4 * ab * jnp.sin(2 * phi)
-        step = jnp.where(bend < 0, slope / jnp.where(bend < 0, bend, 1.0), 0.0)
+        second = -2 * ha * jnp.cos(phi) - 2 * hb * jnp.sin(phi)
+        second += 2 * (bb - aa) * jnp.cos(2 * phi) - 4 * ab * jnp.sin(2 * phi)
+        step = jnp.where(second < 0, slope / jnp.where(second < 0, second, 1.0), 0.0)
         return phi - jnp.clip(step, -0.2, 0.2)
 
-    samples = jnp.asarray(np.arange(_ANGLES) * (2 * np.pi / _ANGLES), c.dtype)
+    samples = jnp.asarray(np.arange(ANGLES) * (2 * np.pi / ANGLES), c.dtype)
     start = samples[jnp.argmax(squared_length(samples))]
-    best = jax.lax.stop_gradient(jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start))
+    best = jax.lax.stop_gradient(jax.lax.fori_loop(0, NEWTON_STEPS, newton, start))
     start = jax.lax.stop_gradient(start)
     return jnp.maximum(squared_length(start), squared_length(best))
 
@@ -85,26 +92,26 @@ def _best_direction(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"
     expand[i, j] = expand[j, i] = np.arange(len(i))
     half = jnp.asarray(np.where(i == j, 1.0, 0.5), c.dtype)
 
-    def pull(v: Float[Array, "d"]) -> Float[Array, "d d"]:
+    def inner_form(v: Float[Array, "d"]) -> Float[Array, "d d"]:
         """M_kl = <II(v, v), II_kl>."""
         return (contract("st,t->s", form, v[i] * v[j]) * half)[expand]
 
     def ascend(_: int, v: Float[Array, "d"]) -> Float[Array, "d"]:
-        m = pull(v)
+        m = inner_form(v)
         w = contract("kl,l->k", m, v) + jnp.sqrt(jnp.sum(m * m)) * v
         return w / jnp.maximum(jnp.sqrt(jnp.sum(w * w)), jnp.finfo(c.dtype).tiny)
 
     def value(v: Float[Array, "d"]) -> Float[Array, ""]:
-        return contract("kl,k,l->", pull(v), v, v)
+        return contract("kl,k,l->", inner_form(v), v, v)
 
-    ends = jax.vmap(lambda v: jax.lax.fori_loop(0, _ASCENT_STEPS, ascend, v))(_starts(c, eigenvectors))
+    ends = jax.vmap(lambda v: jax.lax.fori_loop(0, ASCENT_STEPS, ascend, v))(_starts(c, eigenvectors))
     best = ends[jnp.argmax(jax.vmap(value)(ends))]
 
     def polish(_: int, v: Float[Array, "d"]) -> Float[Array, "d"]:
-        w = _top_eigenvector(pull(v))
+        w = _top_eigenvector(inner_form(v))
         return jnp.where(value(w) >= value(v), w, v)
 
-    return jax.lax.fori_loop(0, 3, polish, best)
+    return jax.lax.fori_loop(0, POLISH_STEPS, polish, best)
 
 
 def bounds_of(c: Float[Array, "d d d d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -113,12 +120,12 @@ def bounds_of(c: Float[Array, "d d d d"]) -> tuple[Float[Array, ""], Float[Array
     if d <= 2:
         exact = safe_sqrt(c[0, 0, 0, 0] if d == 1 else _surface_maximum(c))
         return exact, exact
-    bend = jnp.einsum("ikjk->ij", c)
-    values, vectors = symmetric_eigenvectors(jax.lax.stop_gradient(bend))
+    squares = jnp.einsum("ikjk->ij", c)  # <II_ik, II_jk>
+    values, vectors = symmetric_eigenvectors(jax.lax.stop_gradient(squares))
     v = jax.lax.stop_gradient(_best_direction(jax.lax.stop_gradient(c), vectors))
     top = vectors[:, jnp.argmax(values)]
     return safe_sqrt(contract("ijkl,i,j,k,l->", c, v, v, v, v)), safe_sqrt(
-        contract("ij,i,j->", bend, top, top)
+        contract("ij,i,j->", squares, top, top)
     )
 
 

@@ -1,40 +1,45 @@
-"""All pointwise measures of one point at once, and the rounding noise they carry."""
+"""All quantities of one point at once, the rounding noise they carry, and how estimates of them look."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from manifold_jax._linalg import contract, safe_sqrt
-from manifold_jax.geometry.blocks import BlockGrams
 from manifold_jax.geometry.grid import DType, Grid
-from manifold_jax.geometry.jet import JetGram, unpack_gram
-from manifold_jax.geometry.kernels import (
+from manifold_jax.geometry.normal_curvature import bounds_of
+from manifold_jax.geometry.tensors import (
+    JetGram,
     frame,
     frame_mixed,
     map_points,
     point_volume_element,
     second_form_gram,
     traces,
+    unpack_gram,
 )
-from manifold_jax.geometry.normal_curvature import bounds_of
-from manifold_jax.geometry.plan import BlockPlan
+from manifold_jax.geometry.windows import BlockGrams, BlockPlan
+
+TENSOR_ROUNDINGS = 4
+"""Roundings, in eps, of a contraction of small tensors relative to the size of its terms."""
+
+JET_ROUNDINGS = 8
+"""Roundings, in eps, of exact derivatives relative to their size."""
 
 
 class Fields(NamedTuple):
-    """Every pointwise measure, in the order of reports: arrays, or estimates with error bars.
+    """Every quantity of a point, in the order of reports: arrays, or estimates with error bars.
 
     Attributes:
-        volume_element: safe_sqrt(det g).
+        volume_element: sqrt(det g).
         scalar_curvature: S.
         mean_curvature: |H|.
         second_form_norm: |II|.
-        normal_curvature: Largest normal curvature found.
+        normal_curvature: Largest normal curvature, as far as it was searched.
         normal_curvature_upper: Upper bound of the largest normal curvature.
     """
 
@@ -46,13 +51,39 @@ class Fields(NamedTuple):
     normal_curvature_upper: Any
 
 
-class PointMeasures(NamedTuple):
+FIELDS = Fields._fields
+"""Names of the quantities of a point."""
+
+TOTALS = (
+    "total_volume",
+    "total_scalar_curvature",
+    "total_positive_curvature",
+    "total_negative_curvature",
+)
+"""Names of the integrals over a manifold."""
+
+
+class Estimate(NamedTuple):
+    """A measured quantity with its error bar.
+
+    Attributes:
+        value: The quantity; NaN where it is not defined (degenerate metric).
+        error: Bar such that the truth lies within value +- error; infinite where unknown.
+        resolved: Whether the bar is below the tolerance, relative to the natural scale of the quantity.
+    """
+
+    value: Float[Array, "*shape"]
+    error: Float[Array, "*shape"]
+    resolved: Bool[Array, "*shape"]
+
+
+class PointQuantities(NamedTuple):
     """What is kept of every point.
 
     Attributes:
-        value: Measures by the main stencil (or exactly).
-        low: Measures by the comparison stencil.
-        rounding: Rounding noise of each measure.
+        value: Quantities by the main stencil (or exactly).
+        low: Quantities by the comparison stencil.
+        rounding: Rounding noise of each quantity.
         extent: Length of the manifold seen from the point, sqrt(sum_i g_ii range_i^2); radii of curvature
             far beyond it count as flat.
     """
@@ -63,8 +94,25 @@ class PointMeasures(NamedTuple):
     extent: Any
 
 
+def natural_scales(value: Fields, least: Any = 0.0) -> Fields:
+    """Scale to which errors are compared: the volume element itself, |II|^2 for S, |II| for other curvatures.
+
+    Args:
+        value: The quantities.
+        least: |II| counts as at least this.
+
+    Returns:
+        One scale for each.
+    """
+    norm = jnp.maximum(value.second_form_norm, least)
+    return Fields(value.volume_element, norm**2, norm, norm, norm, norm)
+
+
+# --- one point -------------------------------------------------------------------------------------------
+
+
 def point_fields(gram: JetGram) -> Fields:
-    """Measures of one point from its Gram."""
+    """Quantities of one point from its Gram."""
     c = second_form_gram(gram)
     return Fields(*_plain(gram, c), *bounds_of(c))
 
@@ -80,27 +128,24 @@ def _plain(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Array, Arr
 
 
 def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]) -> Fields:
-    """Rounding noise of the measures of one point.
-
-    Args:
-        gram: Its Gram.
-        first: Noise of |X_i|.
-        second: Noise of |X_ij|.
-    """
-    eps = jnp.finfo(gram.metric.dtype).eps
+    """Rounding noise of the quantities of one point, from the noise of |X_i| and of |X_ij|."""
+    eps = TENSOR_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     d = gram.metric.shape[0]
     basis = frame(gram.metric)
     tangential = contract("abc,abc->", *(2 * [frame_mixed(gram, basis)]))
     normal = traces(second_form_gram(gram))[1]
     squares = basis**2
-    tilt = safe_sqrt(contract("ai,i->", squares, first**2)) + 4 * eps
-    bend = safe_sqrt(contract("ai,bj,ij->", squares, squares, second**2))
-    noise = bend + (safe_sqrt(tangential) + safe_sqrt(normal)) * tilt
+    tilt = safe_sqrt(contract("ai,i->", squares, first**2)) + eps
+    moved = safe_sqrt(contract("ai,bj,ij->", squares, squares, second**2))
+    noise = moved + (safe_sqrt(tangential) + safe_sqrt(normal)) * tilt
     # |II|^2 is a difference of products of the size of the tangential part.
-    squared = 2 * safe_sqrt(normal) * noise + noise**2 + 4 * eps * (tangential + normal)
+    squared = 2 * safe_sqrt(normal) * noise + noise**2 + eps * (tangential + normal)
     length = squared / jnp.maximum(safe_sqrt(normal), jnp.sqrt(squared))
     volume = point_volume_element(gram) * d**0.5 * tilt
     return Fields(volume, squared, length, length, length, length)
+
+
+# --- the points of a block -------------------------------------------------------------------------------
 
 
 def stencil_noise(plan: BlockPlan, dtype: DType) -> tuple[tuple[Array, Array], ...]:
@@ -115,8 +160,8 @@ def stencil_noise(plan: BlockPlan, dtype: DType) -> tuple[tuple[Array, Array], .
     return tuple(tables)
 
 
-def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
-    """Measures of every point of a block, by the first two stencils of a plan.
+def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
+    """Quantities of every point of a block, by the first two stencils of a plan.
 
     Args:
         block: Gram matrices by the main and the comparison stencil.
@@ -129,10 +174,11 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
     d = grid.ndim
     main, low = (unpack_gram(g.reshape(-1, *g.shape[-2:]), d) for g in block.grams[:2])
     gains = stencil_noise(plan, dtype)
-    first = _spread([g[0][rows] for g, rows in zip(gains, block.rows, strict=True)])
-    second = _spread([g[1][rows] for g, rows in zip(gains, block.rows, strict=True)])
+    first, second = (
+        _mesh([gain[k][rows] for gain, rows in zip(gains, block.rows, strict=True)]) for k in (0, 1)
+    )
     samples = [jnp.asarray(a.samples(), dtype)[rows] for a, rows in zip(grid.axes, block.rows, strict=True)]
-    coordinates = jnp.abs(_spread(samples))
+    coordinates = jnp.abs(_mesh(samples))
     lengths = _lengths(main)
     # Samples are rounded, and so are the coordinates at which they were taken: a uniform error within half a
     # unit in the last place, of variance eps^2 / 12.
@@ -141,20 +187,14 @@ def grid_measures(block: BlockGrams, plan: BlockPlan) -> PointMeasures:
     noise = jax.vmap(_point_rounding)(main, scale[:, None] * first, scale[:, None, None] * pairs)
     # One program for both stencils compiles in half the time.
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
-    half = math.prod(plan.block)
-    value = jax.tree.map(lambda x: x[:half], both)
-    comparison = jax.tree.map(lambda x: x[half:], both)
-    measures = PointMeasures(value, comparison, noise, _extent(main, chart_ranges(grid, dtype)))
-    return jax.tree.map(lambda leaf: leaf.reshape(plan.block), measures)
+    value = jax.tree.map(lambda x: x[: plan.block_points], both)
+    comparison = jax.tree.map(lambda x: x[plan.block_points :], both)
+    quantities = PointQuantities(value, comparison, noise, _extent(main, chart_ranges(grid, dtype)))
+    return jax.tree.map(lambda leaf: leaf.reshape(plan.block), quantities)
 
 
-def chart_ranges(grid: Grid, dtype: DType) -> Float[Array, "d"]:
-    """Length of every axis."""
-    return jnp.asarray([axis.stop - axis.start for axis in grid.axes], dtype)
-
-
-def exact_measures(gram: JetGram, ranges: Float[Array, "d"]) -> PointMeasures:
-    """Measures of points ``(n,)`` from exact jets; only rounding is uncertain.
+def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:
+    """Quantities of points ``(n,)`` from exact jets; only rounding is uncertain.
 
     Args:
         gram: Grams of the points.
@@ -163,24 +203,29 @@ def exact_measures(gram: JetGram, ranges: Float[Array, "d"]) -> PointMeasures:
     Returns:
         Fields ``(n,)``; the comparison is the value itself.
     """
-    noise = 8 * jnp.finfo(gram.metric.dtype).eps
+    noise = JET_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     values = map_points(point_fields, gram)
     extent = _extent(gram, ranges)
     # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
     first = jnp.maximum(_lengths(gram), extent[:, None] / ranges)
-    bend = safe_sqrt(jnp.einsum("...ijij->...ij", gram.second))
-    second = jnp.maximum(bend, extent[:, None, None] / (ranges[:, None] * ranges))
+    second = safe_sqrt(jnp.einsum("...ijij->...ij", gram.second))
+    second = jnp.maximum(second, extent[:, None, None] / (ranges[:, None] * ranges))
     rounding = map_points(_point_rounding, gram, noise * first, noise * second)
-    return PointMeasures(values, values, rounding, extent)
+    return PointQuantities(values, values, rounding, extent)
 
 
-def _lengths(gram: JetGram) -> Array:
+def chart_ranges(grid: Grid, dtype: DType) -> Float[Array, "d"]:
+    """Length of every axis."""
+    return jnp.asarray([axis.stop - axis.start for axis in grid.axes], dtype)
+
+
+def _lengths(gram: JetGram) -> Float[Array, "n d"]:
     """|X_i|."""
     return safe_sqrt(jnp.diagonal(gram.metric, axis1=-2, axis2=-1))
 
 
-def _spread(per_axis: list[Array]) -> Array:
-    """One value per axis and sample to an array (points, d)."""
+def _mesh(per_axis: list[Array]) -> Float[Array, "n d"]:
+    """One value per axis and sample to rows of points."""
     mesh = jnp.stack(jnp.meshgrid(*per_axis, indexing="ij"), axis=-1)
     return mesh.reshape(-1, len(per_axis))
 

@@ -14,10 +14,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manifold_jax.geometry.grid import Accuracy, Axis
+from manifold_jax._checks import whole
+from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies
 
 SPECTRAL_SIZE = 8192
-"""Most samples of a spectral axis, whose derivative is a dense matrix."""
+"""Most samples of a spectral axis, whose derivative is a dense matrix: 512 MiB in float64."""
+
+Stencil = tuple[tuple[Accuracy, int], ...]
+"""``(accuracy, stride)`` for each axis."""
+
+
+def stencil_of(
+    caller: str, grid: Grid, accuracy: Accuracy | tuple[Accuracy, ...], stride: int | tuple[int, ...]
+) -> Stencil:
+    """Check accuracy and stride and spread them over the axes of a grid."""
+    strides = stride if isinstance(stride, tuple) else (stride,) * grid.ndim
+    if len(strides) != grid.ndim:
+        raise ValueError(
+            f"{caller}: stride must be one number, or one per axis {grid.names}, got {stride!r}."
+        )
+    steps = [whole(caller, "stride", s) for s in strides]
+    return tuple(zip(accuracies(accuracy, grid), steps, strict=True))
 
 
 @cache
@@ -65,7 +82,7 @@ def extrapolation_weights(distance: int, degree: int) -> np.ndarray:
 
 
 def halo(accuracy: Accuracy, stride: int) -> int:
-    """Samples that a stencil reaches beyond a point on each side."""
+    """Samples that a stencil needs beyond a point on each side."""
     return 0 if accuracy == "spectral" else int(accuracy) // 2 * stride
 
 
@@ -155,7 +172,7 @@ def axis_plan(
     n = axis.size
     free = evaluated or axis.wraps
     spectral = any(accuracy == "spectral" for accuracy, _ in specs)
-    reach = max(halo(*spec) for spec in specs)
+    beyond = max(halo(*spec) for spec in specs)
     if spectral and n > SPECTRAL_SIZE:
         raise ValueError(
             f"Axis {axis.name!r} has {n} samples; a spectral derivative is a dense matrix and takes at most "
@@ -169,17 +186,17 @@ def axis_plan(
         windows = np.zeros_like(starts)
         width = n
     elif free:
-        windows = starts - reach
-        width = block + 2 * reach
+        windows = starts - beyond
+        width = block + 2 * beyond
         if not evaluated and width >= n:
             windows, width = np.zeros_like(starts), n
     else:
         support = max((int(accuracy) + 2) * stride for accuracy, stride in specs)
-        width = min(n, max(block + 2 * reach, support))
-        windows = np.clip(starts - reach, 0, n - width)
+        width = min(n, max(block + 2 * beyond, support))
+        windows = np.clip(starts - beyond, 0, n - width)
     rows = starts[:, None] + np.arange(block)
     columns = windows[:, None] + np.arange(width)
-    first, kinds = _kinds(starts, windows, whole=width == n, ghosts=0 if free else reach, end=n - block)
+    first, kinds = _kinds(starts, windows, whole=width == n, ghosts=0 if free else beyond, end=n - block)
     matrices = [
         [
             [_local_matrix(axis, derivative, *spec, rows[k], columns[k], free) for derivative in range(3)]

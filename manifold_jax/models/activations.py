@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from manifold_jax.geometry.layers import check_chain
-from manifold_jax.geometry.source import as_partial
+from manifold_jax.geometry.manifold import as_partial
 from manifold_jax.models.pure import Pure
 
 

@@ -1,1 +1,1 @@
-"""``manifold-jax bounds``: errors of fitted manifolds against rates and bounds."""
+"""Experiments: fits."""

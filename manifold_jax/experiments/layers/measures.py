@@ -19,9 +19,9 @@ from manifold_jax.geometry import (
     layer_jets,
     reach_from_samples,
 )
-from manifold_jax.geometry.layers import jet_measures
-from manifold_jax.geometry.measure import report_on
+from manifold_jax.geometry.layers import jet_quantities
 from manifold_jax.geometry.quantities import chart_ranges
+from manifold_jax.geometry.report import report_on
 from manifold_jax.models import Layers
 
 
@@ -211,7 +211,7 @@ def _layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) -> Measu
     dtype = jets[0].vectors.dtype
     ranges = [chart_ranges(grid, dtype) for grid in grids]
     geometries = [
-        report_on(jet_measures(part, size), grid, name, _TOLERANCE)
+        report_on(jet_quantities(part, size), grid, name, _TOLERANCE)
         for part, size, grid in zip(jets, ranges, grids, strict=True)
     ]
     points = [np.asarray(part.points).reshape(len(part.points), -1) for part in jets]

@@ -20,7 +20,7 @@ from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
 from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
-from manifold_jax.geometry.jet import stencil_of
+from manifold_jax.geometry.stencil import stencil_of
 
 
 def measure_command(
@@ -104,7 +104,7 @@ def _check_options(manifolds: Sequence[Manifold], options: dict[str, Any]) -> No
     if not 0 < options["tolerance"] < 1:
         raise ValueError(f"--tolerance must lie between 0 and 1, got {options['tolerance']}.")
     for manifold in manifolds:
-        stencil_of(manifold.grid, options["accuracy"], options["stride"])
+        stencil_of("measure", manifold.grid, options["accuracy"], options["stride"])
 
 
 def _measure_parts(

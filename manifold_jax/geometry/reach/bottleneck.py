@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from manifold_jax._linalg import damping_matrix, matmul
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.quantities import chart_ranges, exact_measures
+from manifold_jax.geometry.quantities import chart_ranges, exact_quantities
 
 _SEARCH_STEPS = 60
 _FINEST = 2.0**-14
@@ -52,8 +52,8 @@ def _pattern_search(
     moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
 
     def curvature(points: Array) -> tuple[Array, Array]:
-        measures = exact_measures(gram_from_function(embedding, points), ranges)
-        return measures.value.normal_curvature, measures.rounding.normal_curvature
+        quantities = exact_quantities(gram_from_function(embedding, points), ranges)
+        return quantities.value.normal_curvature, quantities.rounding.normal_curvature
 
     def unfinished(state: tuple[Array, ...]) -> Array:
         return (state[4] < _SEARCH_STEPS) & (state[3][0] > _FINEST * spacing[0])

@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.blocks import evaluate_window, host_window, window_derivatives
+from manifold_jax.geometry.blocks import read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.kernels import frame
-from manifold_jax.geometry.plan import BlockPlan, Stencil
+from manifold_jax.geometry.manifold import Points, evaluate_points
 from manifold_jax.geometry.quantities import stencil_noise
 from manifold_jax.geometry.reach.pairs import Rows
 from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.source import PointSource, evaluate_points
+from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.tensors import frame
+from manifold_jax.geometry.windows import BlockPlan, window_derivatives
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -39,7 +40,7 @@ class Component(NamedTuple):
         copies: Covers of the manifold by axis name: only the first of each is looked at.
     """
 
-    source: PointSource
+    source: Points
     grid: Grid
     lattice: Grid
     geometry: Geometry
@@ -60,12 +61,12 @@ def extended(grid: Grid, periods: int) -> Grid:
     return Grid(tuple(axes))
 
 
-def all_points(source: PointSource, lattice: Grid) -> np.ndarray:
+def all_points(source: Points, lattice: Grid) -> np.ndarray:
     """Every point of the lattice, ``(n, f)`` on the host."""
     if source.kind != "function":
-        return np.asarray(source.points).reshape(lattice.size, source.features)
+        return np.asarray(source.values).reshape(lattice.size, source.features)
     coordinates = np.asarray(lattice.coordinates(source.dtype)).reshape(-1, lattice.ndim)
-    return evaluate_points(source.points, coordinates, source.dtype)
+    return evaluate_points(source.values, coordinates, source.dtype)
 
 
 def centres(component: Component) -> np.ndarray:
@@ -190,14 +191,7 @@ def _stencil_frames(
 
 def _window(component: Component, plan: BlockPlan, place: tuple[int, ...]) -> Array:
     """Samples of the block at ``place`` and its halo, ``(m_1, ..., m_d, f)``."""
-    source, grid = component.source, component.grid
-    if source.kind == "function":
-        columns = [jnp.asarray(axis.columns[i]) for axis, i in zip(plan.axes, place, strict=True)]
-        return _evaluate_window(source.points, grid, columns, source.dtype)
-    return jnp.asarray(host_window(np.asarray(source.points), plan, place), source.dtype)
-
-
-_evaluate_window = jax.jit(evaluate_window, static_argnames=("grid", "dtype"))
+    return read_window(component.source, plan, int(np.ravel_multi_index(place, plan.counts))).points
 
 
 @cache
@@ -228,7 +222,7 @@ def local_model(component: Component, points: np.ndarray, position: int) -> tupl
     """
     source, lattice = component.source, component.lattice
     if component.stencil is None:
-        return source.points, np.zeros((0, source.features))
+        return source.values, np.zeros((0, source.features))
     plan = _point_plan(lattice, component.stencil, source.kind == "function", source.features)
     place = tuple(int(k) for k in np.unravel_index(position, lattice.shape))
     window = _window(component._replace(grid=lattice), plan, place)
@@ -313,7 +307,7 @@ TileFrames = Callable[[tuple[int, ...], np.ndarray, float], tuple[Array, Array]]
 def _exact_tiles(component: Component) -> TileFrames:
     grid, source = component.grid, component.source
     coordinates = np.asarray(grid.coordinates(source.dtype)).reshape(-1, grid.ndim)
-    return lambda place, flat, noise: _exact_frames(source.points, jnp.asarray(coordinates[flat]))
+    return lambda place, flat, noise: _exact_frames(source.values, jnp.asarray(coordinates[flat]))
 
 
 def _stencil_tiles(component: Component, block: tuple[int, ...]) -> TileFrames:

@@ -335,7 +335,7 @@ def _local(part: Part, number: int) -> Found:
     if not math.isfinite(value):
         return Found(math.inf, 0.0, (End(number, u), End(number, u)))
     if c.stencil is None:
-        place, bend, noise = largest_curvature(c.source.points, jnp.asarray(u, c.source.dtype), c.grid)
+        place, bend, noise = largest_curvature(c.source.values, jnp.asarray(u, c.source.dtype), c.grid)
         # Curvature from stencils is only where to start.
         better = not c.geometry.exact or 1 / float(bend) < value
         if float(noise) < 0.1 * float(bend) and better:

@@ -108,7 +108,7 @@ def reach_from_samples(
         >>> print(f"{reach_from_samples(circle, tangent, dimension=1).value:.2f}")
         1.00
     """
-    check_tolerance(tolerance)
+    check_tolerance("reach_from_samples", tolerance)
     if separation is not None and not 0 <= separation < math.inf:
         raise ValueError(f"separation must be a length, at least 0 and finite, got {separation!r}.")
     cloud = _checked_points(points, dimension, tile_size)

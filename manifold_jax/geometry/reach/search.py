@@ -16,14 +16,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.core
 import numpy as np
 
 from manifold_jax._files import Progress
 from manifold_jax.geometry.error_bars import check_tolerance
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import is_union, points_and_grid
+from manifold_jax.geometry.manifold import as_points, is_union
 from manifold_jax.geometry.measure import measure
 from manifold_jax.geometry.reach.cloud import Cloud, make_cloud, norms
 from manifold_jax.geometry.reach.lattice import (
@@ -48,7 +46,7 @@ from manifold_jax.geometry.reach.pairs import (
 )
 from manifold_jax.geometry.reach.result import Part, Reach, assemble
 from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.source import point_source, stencil_of
+from manifold_jax.geometry.stencil import stencil_of
 
 _MARGIN = 1.05
 
@@ -138,7 +136,7 @@ def reach(
 
 def _check_sizes(tile_size: int | None, tolerance: float, longest: float | None) -> None:
     check_tile_size(tile_size)
-    check_tolerance(tolerance)
+    check_tolerance("reach", tolerance)
     if longest is not None and not longest > 0:
         raise ValueError(f"longest must be a positive length, got {longest!r}.")
 
@@ -176,10 +174,9 @@ def _component(
     periods: int,
     options: dict[str, Any],
 ) -> Component:
-    given = points
-    points, grid = points_and_grid(points, grid, "reach")
-    source = point_source(points, grid, exact=bool(exact))
-    if isinstance(source.points, jax.core.Tracer):
+    source = as_points("reach", points, grid, exact=bool(exact))
+    grid = source.grid
+    if source.traced:
         raise ValueError("reach searches on the host and cannot be traced: call it outside of jit and vmap.")
     exactly = source.kind == "function" if exact is None else exact
     sizes = {axis.name: axis for axis in grid.axes}
@@ -191,10 +188,10 @@ def _component(
                 f"copies of axis {name!r} must be a whole number dividing its {sizes[name].size} samples, "
                 f"and the axis periodic; got {times!r}."
             )
-    known = measure(given, grid, exact=exactly, **options) if geometry is None else geometry
+    known = measure(points, grid, exact=exactly, **options) if geometry is None else geometry
     if not isinstance(known, Geometry) or known.grid != grid:
         raise ValueError("geometry must be the result of measure on the same grid.")
-    stencil = None if exactly else stencil_of(grid, options["accuracy"], options["stride"])
+    stencil = None if exactly else stencil_of("reach", grid, options["accuracy"], options["stride"])
     lattice = extended(grid, periods) if source.kind == "function" else grid
     return Component(source, grid, lattice, known, stencil, dict(copies))
 

@@ -1,28 +1,68 @@
-"""Local geometry at one point: small tensor algebra on the Gram matrix of a 2-jet.
+"""The Gram matrix of a 2-jet, and the small tensors at one point of which every curvature is made.
 
 In an orthonormal frame e_a = E_a^i X_i of the tangent space (E = L^-1, g = L L^T), with
 II_ab = E_a^i E_b^j (normal part of X_ij), everything follows from the inner products
 
     C_abcd = <II_ab, II_cd> = E E E E <X_ij, X_kl> - sum_e Gamma_ab,e Gamma_cd,e
 
-through the Gauss equation (do Carmo, Riemannian Geometry, 1992, chapter 6). Functions of one point; the
-batched ones are in ``curvature``.
+through the Gauss equation (do Carmo, Riemannian Geometry, 1992, chapter 6).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._linalg import contract, map_blocks, safe_sqrt
-from manifold_jax.geometry.jet import JetGram
 
 BATCH = 8192
 """Most points whose tensors are held at once."""
+
+
+class JetGram(NamedTuple):
+    """Inner products of the vectors of a jet; every local quantity is a function of it.
+
+    Attributes:
+        metric: g_ij = <X_i, X_j>, shape ``(..., d, d)``.
+        mixed: Gamma_ij,k = <X_ij, X_k>, shape ``(..., d, d, d)``.
+        second: <X_ij, X_kl>, shape ``(..., d, d, d, d)``.
+    """
+
+    metric: Float[Array, "*batch d d"]
+    mixed: Float[Array, "*batch d d d"]
+    second: Float[Array, "*batch d d d d"]
+
+
+# --- jet vectors -----------------------------------------------------------------------------------------
+
+
+def derivative_indices(dimension: int) -> list[tuple[int, ...]]:
+    """Multi-indices of the jet: (i,) for X_i, then (i, j) with i <= j for X_ij."""
+    pairs = [(i, j) for i in range(dimension) for j in range(i, dimension)]
+    return [(i,) for i in range(dimension)] + pairs
+
+
+def pair_positions(dimension: int) -> np.ndarray:
+    """Position of the vector X_ij in the packed list of :func:`derivative_indices`."""
+    position = {index: k for k, index in enumerate(derivative_indices(dimension))}
+    pairs = [[position[min(i, j), max(i, j)] for j in range(dimension)] for i in range(dimension)]
+    return np.array(pairs)
+
+
+def unpack_gram(packed: Float[Array, "*batch v v"], dimension: int) -> JetGram:
+    """Gram matrix of the v = d + d(d+1)/2 jet vectors to a :class:`JetGram`."""
+    d, pairs = dimension, pair_positions(dimension)
+    mixed = packed[..., d:, :d][..., pairs - d, :]
+    second = packed[..., d:, d:][..., pairs - d, :][..., pairs - d]
+    return JetGram(packed[..., :d, :d], mixed, second)
+
+
+# --- one-point functions over batches --------------------------------------------------------------------
 
 
 def map_points(kernel: Callable[..., Any], *arguments: Any) -> Any:
@@ -41,15 +81,15 @@ def map_points(kernel: Callable[..., Any], *arguments: Any) -> Any:
 def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
     """Apply a one-point function over the batch axes of a Gram."""
     if not isinstance(gram, JetGram):
-        raise ValueError(f"Measures are functions of a JetGram, got {type(gram).__name__}: use gram(jet).")
-    batch = gram.metric.shape[:-2]
-    d = gram.metric.shape[-1]
-    flat = JetGram(
-        gram.metric.reshape(-1, d, d), gram.mixed.reshape(-1, d, d, d), gram.second.reshape(-1, d, d, d, d)
-    )
+        raise ValueError(f"Curvatures are functions of a JetGram, got {type(gram).__name__}: use gram(jet).")
+    batch, d = gram.metric.shape[:-2], gram.metric.shape[-1]
+    rows = JetGram(*(leaf.reshape(-1, *leaf.shape[len(batch) :]) for leaf in gram))
     arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
-    result = map_points(kernel, flat, *arguments)
+    result = map_points(kernel, rows, *arguments)
     return result.reshape(*batch, *result.shape[1:])
+
+
+# --- the metric at one point -----------------------------------------------------------------------------
 
 
 def cholesky(g: Float[Array, "d d"]) -> tuple[list[list[Array]], list[Array]]:
@@ -95,6 +135,15 @@ def point_volume_element(gram: JetGram) -> Float[Array, ""]:
     return total
 
 
+def is_null(volume_element: Float[Array, "*shape"]) -> Array:
+    """Where the volume element vanishes to rounding: degenerate points, such as the poles of a sphere."""
+    largest = jnp.max(jnp.where(jnp.isnan(volume_element), 0.0, jnp.abs(volume_element)))
+    return jnp.abs(volume_element) <= 16 * jnp.finfo(volume_element.dtype).eps * largest
+
+
+# --- the second fundamental form at one point ------------------------------------------------------------
+
+
 def second_form_gram(gram: JetGram) -> Float[Array, "d d d d"]:
     """C_abcd = <II_ab, II_cd> in the orthonormal frame."""
     e = frame(gram.metric)
@@ -114,60 +163,6 @@ def frame_mixed(gram: JetGram, e: Float[Array, "d d"]) -> Float[Array, "d d d"]:
     return contract("ck,abk->abc", e, mixed)
 
 
-def chart_second_form_gram(gram: JetGram) -> Float[Array, "d d d d"]:
-    """<II_ij, II_kl> in chart components."""
-    tangential = contract("ck,ijk->ijc", frame(gram.metric), gram.mixed)
-    return gram.second - contract("ijc,klc->ijkl", tangential, tangential)
-
-
-def point_riemann(gram: JetGram) -> Float[Array, "d d d d"]:
-    """R_ijkl in chart components (Gauss equation)."""
-    c = chart_second_form_gram(gram)
-    return jnp.einsum("ikjl->ijkl", c) - jnp.einsum("iljk->ijkl", c)
-
-
-def inverse_metric(gram: JetGram) -> Float[Array, "d d"]:
-    """g^ij."""
-    e = frame(gram.metric)
-    return contract("ai,aj->ij", e, e)
-
-
-def point_ricci(gram: JetGram) -> Float[Array, "d d"]:
-    """Ric_jl = g^ik R_ijkl."""
-    return contract("ik,ijkl->jl", inverse_metric(gram), point_riemann(gram))
-
-
 def traces(c: Float[Array, "d d d d"]) -> tuple[Array, Array]:
     """|d H|^2 = C_aabb and |II|^2 = C_abab."""
     return jnp.einsum("aabb->", c), jnp.einsum("abab->", c)
-
-
-def point_scalar_curvature(gram: JetGram) -> Float[Array, ""]:
-    """S = d^2 |H|^2 - |II|^2."""
-    mean, norm = traces(second_form_gram(gram))
-    return mean - norm
-
-
-def point_mean_curvature(gram: JetGram) -> Float[Array, ""]:
-    """|H|, divided by d."""
-    return safe_sqrt(traces(second_form_gram(gram))[0]) / gram.metric.shape[0]
-
-
-def point_second_form_norm(gram: JetGram) -> Float[Array, ""]:
-    """|II|."""
-    return safe_sqrt(traces(second_form_gram(gram))[1])
-
-
-def sectional(gram: JetGram, u: Float[Array, "d"], v: Float[Array, "d"]) -> Float[Array, ""]:
-    """Curvature of the plane of u and v."""
-    g, c = gram.metric, chart_second_form_gram(gram)
-    uu, vv, uv = (contract("ij,i,j->", g, a, b) for a, b in ((u, u), (v, v), (u, v)))
-    curvature = contract("ijkl,i,j,k,l->", c, u, u, v, v) - contract("ijkl,i,j,k,l->", c, u, v, u, v)
-    area = uu * vv - uv**2
-    dependent = area <= 8 * jnp.finfo(g.dtype).eps * uu * vv
-    return jnp.where(dependent, jnp.nan, curvature / jnp.where(dependent, 1.0, area))
-
-
-def point_christoffel_second_kind(gram: JetGram) -> Float[Array, "d d d"]:
-    """Gamma^k_ij, indexed [i, j, k]."""
-    return contract("kl,ijl->ijk", inverse_metric(gram), gram.mixed)

@@ -1,0 +1,360 @@
+"""How a grid is cut into blocks, and what is computed from the window of one: derivatives and their Gram.
+
+A block of output points needs a window of input points, larger by the halo of the stencil. The derivative
+along every axis is a small matrix product, and features are contracted in chunks. Nothing here knows how
+points are held: that is told to ``blocks``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax._checks import whole
+from manifold_jax._linalg import matmul
+from manifold_jax.geometry.grid import Axis, DType, Grid
+from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
+from manifold_jax.geometry.tensors import derivative_indices
+
+MEMORY = 256 * 2**20
+"""Bytes that the temporaries of one block may take when no block size is given."""
+
+CHUNK = 128
+"""Features contracted at a time: long enough for the matrix products, short enough for the cache."""
+
+LENGTH = 256
+"""Most output samples of a block along one axis: its derivative matrix is dense."""
+
+WHOLE_COPIES = 2
+"""Windows of all features held at once: what was rendered or read, and a copy of it in another layout."""
+
+CHUNK_COPIES = 3
+"""Chunks of a window, of its jets and of their Gram held at once: what goes in, what comes out, the sum."""
+
+CACHED_POINTS = (16, 12, 9, 8)
+"""Points whose jets fill the cache of a CPU core, about; the first that divides a block is taken."""
+
+
+# --- the plan --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """How a grid is cut into blocks for stencils; hashable, so usable as a static argument.
+
+    Attributes:
+        grid: The grid.
+        stencils: One or more stencils, evaluated on the same windows.
+        block: Output points per block along each axis.
+        evaluated: The points are a function, so that they exist beyond the ends.
+        chunk: Features contracted at a time.
+    """
+
+    grid: Grid
+    stencils: tuple[Stencil, ...]
+    block: tuple[int, ...]
+    evaluated: bool
+    chunk: int
+
+    @cached_property
+    def axes(self) -> tuple[AxisPlan, ...]:
+        """Plan of every axis, made once."""
+        per_axis = zip(*self.stencils, strict=True)
+        return tuple(
+            axis_plan(axis, tuple(specs), block, evaluated=self.evaluated)
+            for axis, specs, block in zip(self.grid.axes, per_axis, self.block, strict=True)
+        )
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Blocks along each axis."""
+        return tuple(-(-n // b) for n, b in zip(self.grid.shape, self.block, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of blocks."""
+        return math.prod(self.counts)
+
+    @property
+    def block_points(self) -> int:
+        """Output points per block."""
+        return math.prod(self.block)
+
+    def reassemble(self, stacked: Any) -> Any:
+        """``(blocks, *block, ...)`` to ``(*grid.shape, ...)``, in NumPy or JAX."""
+        d = self.grid.ndim
+        rest = stacked.shape[1 + d :]
+        split = stacked.reshape(*self.counts, *self.block, *rest)
+        order = [k for axis in range(d) for k in (axis, d + axis)]
+        merged = split.transpose(*order, *range(2 * d, split.ndim))
+        merged = merged.reshape(*(c * b for c, b in zip(self.counts, self.block, strict=True)), *rest)
+        join = np.concatenate if isinstance(merged, np.ndarray) else jnp.concatenate
+        for axis, (n, b) in enumerate(zip(self.grid.shape, self.block, strict=True)):
+            if n % b:
+                # The last block overlaps the one before it.
+                before = (slice(None),) * axis
+                parts = (slice(0, n - n % b), slice(merged.shape[axis] - n % b, None))
+                merged = join([merged[(*before, part)] for part in parts], axis=axis)
+        return merged
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a grid is cut into batches of points that need no neighbours: exact jets; hashable.
+
+    Attributes:
+        grid: The grid.
+        block_points: Points per batch; the last batch repeats its last point.
+    """
+
+    grid: Grid
+    block_points: int
+
+    @property
+    def size(self) -> int:
+        """Number of batches."""
+        return -(-self.grid.size // self.block_points)
+
+    def coordinates(self, dtype: DType) -> np.ndarray:
+        """Chart points of every batch, ``(batches, points, d)``."""
+        flat = np.asarray(self.grid.coordinates(dtype)).reshape(-1, self.grid.ndim)
+        missing = self.size * self.block_points - self.grid.size
+        padded = np.pad(flat, ((0, missing), (0, 0)), mode="edge")
+        return padded.reshape(self.size, self.block_points, self.grid.ndim)
+
+    def reassemble(self, stacked: Any) -> Any:
+        """``(batches, points, ...)`` to ``(*grid.shape, ...)``, in NumPy or JAX."""
+        rest = stacked.shape[2:]
+        return stacked.reshape(-1, *rest)[: self.grid.size].reshape(*self.grid.shape, *rest)
+
+
+def plan_batches(grid: Grid, batch_size: int | None = None) -> BatchPlan:
+    """Batches of so many points; by default few sizes, so that small grids share a compiled program."""
+    # At least 256 points to fill the cores; at most 64 batches, between which progress is reported.
+    default = max(min(256, 1 << (grid.size - 1).bit_length()), -(-grid.size // 64))
+    return BatchPlan(grid, batch_size or default)
+
+
+def longest_block(axis: Axis, spectral: bool) -> int:
+    """Most output samples of a block along an axis: about :data:`LENGTH`, so that blocks overlap little."""
+    return axis.size if spectral else -(-axis.size // -(-axis.size // LENGTH))
+
+
+def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | None = None) -> BlockPlan:
+    """Choose blocks whose temporaries stay within :data:`MEMORY`.
+
+    Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
+    blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut, so that
+    its matrices stay small.
+
+    Args:
+        points: The points.
+        stencils: Stencils evaluated on the same windows.
+        block_size: Largest number of output points per block; by default set by memory.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: ``block_size`` is not a whole number from 1.
+    """
+    if block_size is not None:
+        whole(points.caller, "block_size", block_size)
+    grid, evaluated, features = points.grid, points.evaluated, points.features
+    vectors = grid.ndim * (grid.ndim + 3) // 2
+    halos = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
+    spectral = [any(s[k][0] == "spectral" for s in stencils) for k in range(grid.ndim)]
+    longest = [longest_block(axis, full) for axis, full in zip(grid.axes, spectral, strict=True)]
+    chunk = min(features, CHUNK)
+
+    def cost(block: Sequence[int]) -> tuple[float, float]:
+        """Window points per output point, and bytes held."""
+        window = math.prod(
+            n if full else (b + 2 * h if evaluated else min(n, b + 2 * h))
+            for b, h, n, full in zip(block, halos, grid.shape, spectral, strict=True)
+        )
+        size = math.prod(block)
+        whole_windows = evaluated or points.kind == "memmap"  # all features of a window are there at once
+        held = WHOLE_COPIES * window * features if whole_windows else CHUNK_COPIES * window * chunk
+        held += CHUNK_COPIES * (vectors * size * chunk + len(stencils) * size * vectors**2)
+        return window / size, held * np.dtype(points.dtype).itemsize
+
+    # Rendering a window costs more than differentiating it: fewer, larger windows there.
+    room = 2 * MEMORY if evaluated else MEMORY
+    block = [1] * grid.ndim
+    while True:
+        options = []
+        for axis, n in enumerate(longest):
+            larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
+            ratio, held = cost(larger)
+            fits = math.prod(larger) <= block_size if block_size else held <= room
+            if block[axis] < n and fits:
+                options.append((ratio if evaluated else -axis, larger))
+        if not options:
+            break
+        block = min(options)[1]
+    return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk)
+
+
+# --- where a block lies ----------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Indices and matrices of one block.
+
+    Attributes:
+        rows: ``(b_k,)`` index of the output samples along each axis.
+        columns: ``(m_k,)`` index of the input samples along each axis.
+        matrices: For each axis and stencil, derivatives 0, 1 and 2, ``(stencils, 3, b_k, m_k)``.
+    """
+
+    rows: tuple[Array, ...]
+    columns: tuple[Array, ...]
+    matrices: tuple[Array, ...]
+
+
+class Window(NamedTuple):
+    """Samples of a block and its halo.
+
+    Attributes:
+        points: ``(m_1, ..., m_d, *features)``.
+        block: Number of the block; :func:`locate` tells where it lies.
+    """
+
+    points: Array
+    block: Array | int
+
+
+class BlockGrams(NamedTuple):
+    """What is kept of one block.
+
+    Attributes:
+        grams: For each stencil, inner products of the jet vectors, ``(stencils, *block, v, v)``.
+        norm: Largest norm of a point in the window, the scale of rounding errors.
+        rows: ``(b_k,)`` index of the block's samples along each axis.
+    """
+
+    grams: Array
+    norm: Array
+    rows: tuple[Array, ...]
+
+
+def locate(plan: BlockPlan, block: Array | int, dtype: DType) -> Place:
+    """Indices and matrices of one block, by its flat number."""
+    index = jnp.unravel_index(jnp.asarray(block), plan.counts)
+    pairs = tuple(zip(plan.axes, index, strict=True))
+    rows = tuple(jnp.asarray(axis.rows)[i] for axis, i in pairs)
+    columns = tuple(jnp.asarray(axis.columns)[i] for axis, i in pairs)
+    kinds = [jnp.asarray(axis.kinds)[i] for axis, i in pairs]
+    matrices = tuple(jnp.asarray(a.matrices, dtype)[:, k] for a, k in zip(plan.axes, kinds, strict=True))
+    return Place(rows, columns, matrices)
+
+
+# --- derivatives and their Gram --------------------------------------------------------------------------
+
+
+def _apply(matrix: Float[Array, "b m"], values: Array, axis: int) -> Array:
+    """Multiply a matrix into one axis of an array, as a batched matrix product."""
+    shape = values.shape
+    lead, tail = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    rows = values.reshape(lead, shape[axis], tail)
+    product = matmul(jnp.broadcast_to(matrix, (lead, *matrix.shape)), rows)
+    return product.reshape(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
+
+
+def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array, "points v f"]:
+    """First and second derivatives on a block from the samples on its window.
+
+    Args:
+        window: ``(m_1, ..., m_d, f)``.
+        matrices: ``(3, b_k, m_k)`` for each axis: derivative 0 (which picks samples), 1 and 2.
+
+    Returns:
+        ``(b_1 * ... * b_d, v, f)`` with the v = d + d(d+1)/2 vectors of ``tensors.derivative_indices``.
+    """
+    d = len(matrices)
+    partials: dict[tuple[int, ...], Array] = {(0,) * d: window}
+    # Axes that shrink most come first: later products then run on fewer points.
+    for axis in sorted(range(d), key=lambda k: matrices[k].shape[1] / matrices[k].shape[2]):
+        size, offset = matrices[axis].shape[1], jnp.argmax(matrices[axis][0, 0])
+        done = {}
+        for orders, values in partials.items():
+            done[orders] = jax.lax.dynamic_slice_in_dim(values, offset, size, axis=axis)
+            for order in range(1, 3 - sum(orders)):
+                product = _apply(matrices[axis][order], values, axis)
+                done[(*orders[:axis], order, *orders[axis + 1 :])] = product
+        partials = done
+    orders = [tuple(index.count(axis) for axis in range(d)) for index in derivative_indices(d)]
+    stacked = jnp.stack([partials[order] for order in orders], axis=d)
+    return stacked.reshape(-1, *stacked.shape[d:])
+
+
+def _inner_products(vectors: Float[Array, "points v f"]) -> Float[Array, "points v v"]:
+    """Gram matrices; on a CPU a few points at a time, to stay in cache."""
+
+    def products(v: Array) -> Array:
+        return matmul(v, jnp.swapaxes(v, -1, -2))
+
+    points, count = vectors.shape[:2]
+    group = next((g for g in CACHED_POINTS if points % g == 0), points)
+    if jax.default_backend() != "cpu" or group == points:
+        return products(vectors)
+    grouped = vectors.reshape(points // group, group, *vectors.shape[1:])
+    return jax.lax.map(products, grouped).reshape(points, count, count)
+
+
+Cut = Callable[[Any, int], Array]
+"""From the first feature and a number of features to their window ``(m_1, ..., m_d, features)``."""
+
+
+def cut_features(window: Array) -> Cut:
+    """The cut of a window ``(m_1, ..., m_d, f)`` of all features."""
+    return lambda start, size: jax.lax.dynamic_slice_in_dim(window, start, size, axis=-1)
+
+
+def sum_chunks(cut: Cut, features: int, matrices: Sequence[Array], chunk: int) -> tuple[Array, Array]:
+    """Gram matrices of a block for every stencil and squared norms of its window, over chunks of features."""
+
+    def contract(start: Any, size: int) -> tuple[Array, Array]:
+        points = cut(start, size)
+        # One stencil after the other: one program for all of them, and the jets of one held at a time.
+        grams = jax.lax.map(lambda m: _inner_products(window_derivatives(points, m)), tuple(matrices))
+        return grams, jnp.sum(jnp.square(points), axis=-1)
+
+    def add(total: Any, start: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, contract(start, chunk)), None
+
+    count, rest = divmod(features, chunk)
+    if count == 1 and not rest:
+        return contract(0, chunk)
+    if rest:
+        total = contract(count * chunk, rest)
+    else:
+        total = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: contract(0, chunk))
+        )
+    return jax.lax.scan(add, total, jnp.arange(count) * chunk)[0]
+
+
+def keep_grams(plan: BlockPlan, grams: Array, squares: Array, rows: tuple[Array, ...]) -> BlockGrams:
+    """What is kept of a block, from its sums over features."""
+    shaped = grams.reshape(len(plan.stencils), *plan.block, *grams.shape[-2:])
+    return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), rows)
+
+
+@partial(jax.jit, static_argnames="plan")
+def window_grams(window: Window, plan: BlockPlan) -> BlockGrams:
+    """Gram matrices of a block from its window, with features of any shape."""
+    points = window.points.reshape(*window.points.shape[: plan.grid.ndim], -1)
+    place, features = locate(plan, window.block, points.dtype), points.shape[-1]
+    sums = sum_chunks(cut_features(points), features, place.matrices, min(plan.chunk, features))
+    return keep_grams(plan, *sums, place.rows)
