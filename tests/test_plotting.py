@@ -73,11 +73,11 @@ def test_units(ring, curve, images):
 
 def test_comparison_counts_covered_points(ring):
     _, stencil, exact = ring
-    found = plotting.compare(stencil, exact)["volume_element"]
+    comparison = plotting.compare(stencil, exact)["volume_element"]
     error = np.abs(stencil.volume_element.value - exact.volume_element.value)
-    assert found.coverage == 0.5
-    assert found.resolved == 1.0
-    assert found.median == pytest.approx(np.median(error / exact.volume_element.value))
+    assert comparison.coverage == 0.5
+    assert comparison.resolved == 1.0
+    assert comparison.median == pytest.approx(np.median(error / exact.volume_element.value))
 
 
 def test_comparison_refuses_different_grids(ring, curve):
@@ -119,7 +119,7 @@ def test_curve(curve, tmp_path):
 def test_images_along_the_axes(images):
     manifold, geometry = images
     figure = plotting.plot_samples(manifold, geometry, columns=4)
-    assert len(figure.get_axes()) == 4 * 4
+    assert len(figure.get_axes()) == 4 * 4 + 1  # and a colour bar
     assert sum("one period" in text for text in labels(figure)) == 2
     first = figure.get_axes()[0].images[0].get_array()
     middle = [axis.samples()[axis.size // 2] for axis in manifold.grid.axes[1:]]
@@ -186,9 +186,9 @@ def test_reach_of_curves_and_images_side_by_side():
     assert any("tangent ball" in text for text in labels(figure))
     pictures = sprite("ellipse", factors=("orientation",), size=16, sizes={"orientation": 24}, full_turn=True)
     figure = plotting.plot_reach(pictures, reach(pictures))
-    titles = [axes.get_title() for axes in figure.get_axes()]
-    assert titles[0].startswith("x: orientation")
-    assert titles[1].startswith("y: orientation")
+    for axes, name in zip(figure.get_axes()[:2], "xy", strict=True):
+        assert axes.get_title() == name
+        assert axes.get_xlabel().startswith("orientation")
 
 
 def test_the_scale_of_what_is_never_negative_begins_at_zero():

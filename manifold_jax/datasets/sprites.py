@@ -222,9 +222,7 @@ def _layout_axes(layout: str, size: int, blur: float, turn: float) -> dict[str, 
     for name, (start, stop, path) in table.items():
         angle, shift = name == "orientation", name in ("y", "x")
         periodic = (dense and shift) or (angle and layout != "original")
-        count = (
-            {"scale": 6, "orientation": 40, "y": 32, "x": 32}.get(name, 16) if layout == "original" else 16
-        )
+        count = _ORIGINAL.get(name, 16) if layout == "original" else 16
         if dense:
             least = 8 if angle else 1 if shift else 4
             count = 2 * max(least, math.ceil(path / 2)) + (not periodic)

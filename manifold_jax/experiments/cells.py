@@ -20,10 +20,10 @@ Values = Any
 
 
 class Cells:
-    """What was found for one (setting, size, seed), by everything that it depends on.
+    """Values of finished cells by name; the name of a cell holds everything that its values depend on.
 
-    The file is a line of JSON a cell, written aside and renamed. Floats are written so that they are read
-    back bit by bit.
+    The file has a line of JSON for each cell, and is written aside and renamed. Floats are written so that
+    they are read back bit by bit. As a context, the cells are saved at its end, whatever ends it.
 
     Args:
         path: The file; what is in it counts as done.
@@ -35,37 +35,40 @@ class Cells:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.saved = time.monotonic()
-        self.found: dict[str, Values] = {}
-        if path.exists():
-            self.found = _read(path)
+        self.values: dict[str, Values] = {}
+        if not path.exists():
+            return
+        try:
+            entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            self.values = {entry["cell"]: entry["values"] for entry in entries}
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{path} is not a file of finished cells: remove it, or choose another folder."
+            ) from None
 
     def __contains__(self, cell: str) -> bool:
-        return cell in self.found
+        return cell in self.values
 
     def __getitem__(self, cell: str) -> Values:
-        return self.found[cell]
+        return self.values[cell]
+
+    def __enter__(self) -> Cells:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.save()
 
     def put(self, cell: str, values: Values) -> None:
         """Keep a finished cell."""
-        self.found[cell] = values
+        self.values[cell] = values
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
         """Write all of them."""
-        lines = (json.dumps({"cell": cell, "values": values}) for cell, values in self.found.items())
+        lines = (json.dumps({"cell": cell, "values": values}) for cell, values in self.values.items())
         write_text(self.path, "".join(f"{line}\n" for line in lines))
         self.saved = time.monotonic()
-
-
-def _read(path: Path) -> dict[str, Values]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return {entry["cell"]: entry["values"] for entry in map(json.loads, lines)}
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(
-            f"{path} is no file of finished cells: remove it, or choose another folder."
-        ) from None
 
 
 def cell_name(**parts: Any) -> str:

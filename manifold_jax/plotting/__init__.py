@@ -10,4 +10,5 @@ from manifold_jax.plotting.points import plot_samples as plot_samples
 from manifold_jax.plotting.points import principal_components as principal_components
 from manifold_jax.plotting.reach import plot_reach as plot_reach
 from manifold_jax.plotting.style import Comparison as Comparison
+from manifold_jax.plotting.style import compare as compare
 from manifold_jax.plotting.style import unit_of as unit_of

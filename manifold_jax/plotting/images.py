@@ -1,20 +1,18 @@
-"""Pictures of rows of images and of what changes along paths, for the experiments on a classifier."""
+"""Pictures of rows of images, and of what changes along paths."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from manifold_jax.plotting.style import PALETTE as PALETTE
 from manifold_jax.plotting.style import new_figure, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Okabe & Ito, 2008, and grey."""
 
 
 def image_grid(
@@ -24,53 +22,52 @@ def image_grid(
     rows: Sequence[str],
     columns: Sequence[str],
     captions: Sequence[Sequence[str]] | None = None,
-    differences: Sequence[int] = (),
+    differences: Collection[int] = (),
     size: float = 1.2,
+    largest: float = 1.0,
+    figure: Any = None,
 ) -> Figure:
-    """Rows of images with names of rows and columns.
+    """Rows of images with names of rows and columns, and a colour bar for each kind of image.
 
     Args:
-        title: Of the figure.
-        images: Rows of images, ``None`` for an empty place; pixels in [0, 1].
+        title: Title of the figure.
+        images: Rows of images, ``None`` for an empty place.
         rows: Names of the rows.
         columns: Names of the columns.
-        captions: A line above every image.
+        captions: A line below every image.
         differences: Columns of differences, drawn in colours about 0 with one scale.
         size: Inches per image.
+        largest: Grey level drawn white; images are clipped to [0, largest].
+        figure: Part of a figure to draw in; by default a new figure.
 
     Returns:
-        The figure, with colour bars for grey levels and for differences.
+        The figure, or the part.
     """
     height = size * (1.22 if captions else 1.05)
-    figure = new_figure(size * len(columns) + 1.8, height * len(images) + 0.9, title)
-    grid = np.atleast_2d(figure.subplots(len(images), len(columns), squeeze=False))
-    shown = [np.abs(row[k]).max() for row in images for k in differences if row[k] is not None]
-    largest = float(max(shown, default=1.0)) or 1.0
+    figure = figure or new_figure(size * len(columns) + 1.8, height * len(images) + 0.9, title)
+    table = figure.subplots(len(images), len(columns), squeeze=False)
+    steps = [np.abs(row[k]).max() for row in images for k in differences if row[k] is not None]
+    steepest = float(max(steps, default=1.0)) or 1.0
     plain, signed = None, None
-    for i, row in enumerate(images):
-        for k, image in enumerate(row):
-            axes = grid[i, k]
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if i == 0:
-                axes.set_title(columns[k], fontsize=9)
-            if k == 0:
-                axes.set_ylabel(rows[i], fontsize=9)
-            if image is None:
-                axes.set_frame_on(False)
-                continue
-            if k in differences:
-                value = np.asarray(image) if np.ndim(image) == 2 else np.asarray(image).mean(axis=-1)
-                signed = axes.imshow(value, cmap="RdBu_r", vmin=-largest, vmax=largest)
-            else:
-                drawn = axes.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1)
-                plain = drawn if np.ndim(image) == 2 else plain
-            if captions and captions[i][k]:
-                axes.set_xlabel(captions[i][k], fontsize=7, labelpad=2)
-    if plain is not None:
-        figure.colorbar(plain, ax=grid, label="pixel, clipped to [0, 1]", shrink=0.6, aspect=40, pad=0.01)
-    if signed is not None:
-        figure.colorbar(signed, ax=grid, label="difference of pixels", shrink=0.6, aspect=40, pad=0.01)
+    for (i, k), axes in np.ndenumerate(table):
+        image = None if images[i][k] is None else np.squeeze(images[i][k])
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(columns[k] if i == 0 else "", fontsize=9)
+        axes.set_ylabel(rows[i] if k == 0 else "", fontsize=9)
+        axes.set_xlabel(captions[i][k] if captions else "", fontsize=7, labelpad=2)
+        if image is None:
+            axes.set_frame_on(False)
+        elif k in differences:
+            value = image if image.ndim == 2 else image.mean(axis=-1)
+            signed = axes.imshow(value, cmap="RdBu_r", vmin=-steepest, vmax=steepest)
+        elif image.ndim == 2:
+            plain = axes.imshow(image, cmap="gray", vmin=0, vmax=largest)
+        else:
+            axes.imshow(np.clip(image / largest, 0, 1))
+    bars = {f"pixel, clipped to [0, {largest:.3g}]": plain, "difference of pixels": signed}
+    for words, drawn in bars.items():
+        if drawn is not None:
+            figure.colorbar(drawn, ax=table, label=words, shrink=0.6, aspect=40, pad=0.01)
     return figure
 
 
@@ -78,7 +75,7 @@ class Curves(NamedTuple):
     """Curves of one panel.
 
     Attributes:
-        title: Of the panel.
+        title: Title of the panel.
         x: ``(k,)``.
         y: ``(curves, k)``: each thin, and their median thick.
         marks: Name to height of dashed lines.
@@ -96,12 +93,12 @@ def curve_panels(
     """One panel for every group of curves, with their median.
 
     Args:
-        title: Of the figure.
+        title: Title of the figure.
         groups: The panels.
-        x_label: Below them.
-        y_label: Beside them.
+        x_label: Name of the horizontal axes.
+        y_label: Name of the vertical axes.
         columns: Panels in a row.
-        limits: ``ylim`` or ``xlim`` of all.
+        limits: ``ylim`` or ``xlim`` of all panels.
 
     Returns:
         The figure.

@@ -1,4 +1,4 @@
-"""Pictures of the reach: the witnesses side by side, and the field of tangent balls."""
+"""Pictures of the reach: the points that decide it side by side, and the field of tangent balls."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from manifold_jax._checks import require
 from manifold_jax.geometry import Manifold, Reach
-from manifold_jax.geometry.manifold import evaluate_points
-from manifold_jax.plotting.style import COLOURS, LENGTH, finite, new_figure
+from manifold_jax.plotting.images import image_grid
+from manifold_jax.plotting.points import MAX_POINTS, grid_coordinates, render
+from manifold_jax.plotting.style import COLOURS, LENGTH, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EXTRA = 3
-"""Pairs drawn beside the deciding one."""
+"""Pairs drawn below the deciding one."""
+
+_CASES = {"local": "local (curvature)", "global": "global (two points)", "tie": "local and global tie"}
 
 
-def plot_reach(manifolds: Manifold | Sequence[Manifold], found: Reach) -> Figure:
+def plot_reach(manifolds: Manifold | Sequence[Manifold], result: Reach) -> Figure:
     """The points that decide the reach: images side by side, or chords on a curve or surface.
 
     Args:
         manifolds: What was measured, one Manifold or the components of a union.
-        found: Its reach.
+        result: Its reach.
 
     Returns:
         The figure: for images, one row per pair (x, y, y - x), the deciding pair first, then the smallest
@@ -32,135 +36,102 @@ def plot_reach(manifolds: Manifold | Sequence[Manifold], found: Reach) -> Figure
         Below, a histogram of tau(x).
     """
     parts = [manifolds] if isinstance(manifolds, Manifold) else list(manifolds)
-    fields = [component.pointwise for component in found.components]
-    if len(parts[0].feature_shape) == 2:
-        return _images(parts, fields, found)
-    return _chords(parts, fields, found)
+    names = " and ".join(dict.fromkeys(part.name for part in parts))
+    title = f"{names}: reach {result.value:.4g} ± {result.error:.1g} {LENGTH}, {_CASES[result.case]}"
+    pictures = len(parts[0].feature_shape) == 2
+    pairs = [(result.value, *result.ends)] + (_other_pairs(parts, result) if pictures else [])
+    height = 2.9 * len(pairs) if pictures else 5.6
+    figure = new_figure(9.5, height + 2.4, title)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 2.4))[:, 0]
+    if pictures:
+        _draw_pairs(above, parts, pairs)
+    else:
+        _draw_chord(above, parts, result)
+    values = _tangent_balls(result)
+    values = values[np.isfinite(values)]
+    top = max(float(np.quantile(values, 0.99)) if len(values) else 1.0, 1.2 * result.value)
+    axes = below.subplots()
+    axes.hist(np.minimum(values, top), bins=40, range=(0, top), color="0.7")
+    axes.axvline(result.value, color=COLOURS[0], lw=2, label=f"reach {result.value:.4g}")
+    axes.set(xlabel=f"radius of the largest empty tangent ball τ(x), {LENGTH}", ylabel="points")
+    axes.legend()
+    return figure
+
+
+def _tangent_balls(result: Reach) -> np.ndarray:
+    """tau(x) at all points of all components."""
+    return np.concatenate([np.ravel(component.pointwise) for component in result.components])
+
+
+def _other_pairs(parts: Sequence[Manifold], result: Reach) -> list[tuple]:
+    """Smallest far pairs ``(radius, (component, u), (component, u))``, no point in two of them."""
+    if any(axis.periodic and not axis.wrap for part in parts for axis in part.grid.axes):
+        return []  # a witness may lie a period away from its grid point
+    starts = np.cumsum([0, *(part.grid.size for part in parts)])
+
+    def place(index: int) -> tuple[int, np.ndarray]:
+        k = int(np.searchsorted(starts, index, side="right")) - 1
+        return k, grid_coordinates(parts[k].grid, index - starts[k])
+
+    values = _tangent_balls(result)
+    witnesses = np.concatenate([np.ravel(component.witness) for component in result.components])
+    far = np.flatnonzero(np.isfinite(values) & (witnesses >= 0) & (witnesses != np.arange(len(values))))
+    pairs: list[tuple] = []
+    seen: set[int] = set()
+    for index in far[np.argsort(values[far])].tolist():
+        if len(pairs) == _EXTRA:
+            break
+        if index not in seen:  # the mirror image of a pair tells nothing new
+            other = int(witnesses[index])
+            seen |= {index, other}
+            pairs.append((values[index], place(index), place(other)))
+    return pairs
 
 
 def _point(part: Manifold, u: np.ndarray) -> np.ndarray:
     return np.asarray(part.embedding(jnp.asarray(u, jnp.result_type(float))))
 
 
-def _title(parts: Sequence[Manifold], found: Reach) -> str:
-    names = " and ".join(dict.fromkeys(part.name for part in parts))
-    how = {"local": "local (curvature)", "global": "global (two points)", "tie": "local and global tie"}
-    return f"{names}: reach {found.value:.4g} ± {found.error:.1g} {LENGTH}, {how[found.case]}"
+def _draw_pairs(figure: Any, parts: Sequence[Manifold], pairs: Sequence[tuple]) -> None:
+    """Rows of images x, y and y - x."""
+    rows, images, captions = [], [], []
+    for k, (radius, *ends) in enumerate(pairs):
+        x, y = (_point(parts[number], u) for number, u in ends)
+        same = float(np.abs(y - x).max()) < 1e-6
+        images.append([x, y, None if same else y - x])
+        rows.append(f"{'decides' if k == 0 else 'a tangent ball'}\nτ(x) = {radius:.3g} {LENGTH}")
+        places = [
+            ", ".join(f"{axis.name} {x:.3g}" for axis, x in zip(parts[number].grid.axes, u, strict=True))
+            for number, u in ends
+        ]
+        chord = f"length {np.linalg.norm(y - x):.3g} {LENGTH}"
+        captions.append([*places, "x = y: the curvature at x decides" if same else chord])
+    largest = max(float(image.max()) for row in images for image in row[:2]) or 1.0
+    columns = ("x", "y", "y − x")
+    options: dict[str, Any] = {"captions": captions, "differences": (2,), "largest": largest}
+    image_grid("", images, rows=rows, columns=columns, figure=figure, **options)
 
 
-def _place(part: Manifold, u: np.ndarray) -> str:
-    return ", ".join(f"{axis.name} {x:.3g}" for axis, x in zip(part.grid.axes, u, strict=True))
-
-
-def _other_pairs(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reach) -> list[tuple]:
-    """Smallest far pairs ``(radius, (component, u), (component, u))``, spread over the manifold."""
-    repeats = any(axis.periodic and not axis.wrap for part in parts for axis in part.grid.axes)
-    if repeats:
-        return []  # a witness may lie a period away from its grid point
-    witnesses = [component.witness for component in found.components]
-    starts = np.cumsum([0, *[part.grid.size for part in parts]])
-    coordinates = [np.asarray(part.grid.coordinates(jnp.result_type(float))) for part in parts]
-    flat = [c.reshape(-1, c.shape[-1]) for c in coordinates]
-    rows = []
-    for k, (field, witness) in enumerate(zip(fields, witnesses, strict=True)):
-        value, target = np.asarray(field).ravel(), np.asarray(witness).ravel()
-        far = np.isfinite(value) & (target >= 0) & (target != starts[k] + np.arange(len(value)))
-        for index in np.flatnonzero(far)[np.argsort(value[far])][: 50 * _EXTRA]:
-            other = int(np.searchsorted(starts, target[index], side="right")) - 1
-            rows.append(
-                (value[index], (k, flat[k][index]), (other, flat[other][target[index] - starts[other]]))
-            )
-    rows.sort(key=lambda row: row[0])
-    chosen: list[tuple] = []
-    for row in rows:
-        # The mirror image of a pair, and the pairs one step beside it, tell nothing new.
-        apart = [np.abs(row[1][1] - old[end][1]).max() > 1e-9 for old in chosen for end in (1, 2)]
-        if all(apart):
-            chosen.append(row)
-        if len(chosen) == _EXTRA:
-            break
-    return chosen
-
-
-def _images(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reach) -> Figure:
-    pairs = [(found.value, *found.ends), *_other_pairs(parts, fields, found)]
-    rows = len(pairs)
-    figure = new_figure(9.5, 2.9 * rows + 2.6, _title(parts, found))
-    grid = figure.add_gridspec(rows + 1, 3)
-    for row, (radius, *ends) in enumerate(pairs):
-        images = [_point(parts[number], u) for number, u in ends]
-        difference = images[1] - images[0]
-        same = float(np.abs(difference).max()) < 1e-6
-        top = max(float(image.max()) for image in images)
-        what = "decides" if row == 0 else "a tangent ball"
-        for column, (image, (number, u), name) in enumerate(zip(images, ends, "xy", strict=True)):
-            axes = figure.add_subplot(grid[row, column])
-            axes.imshow(image, cmap="gray", vmin=0, vmax=top)
-            axes.set_title(f"{name}: {_place(parts[number], u)}", fontsize=8)
-            axes.set_ylabel(f"{what}\nτ(x) = {radius:.3g} {LENGTH}" if column == 0 else "", fontsize=9)
-            axes.set(xticks=[], yticks=[])
-        axes = figure.add_subplot(grid[row, 2])
-        axes.set(xticks=[], yticks=[])
-        if same:
-            text = "x = y: the curvature at x decides,\nno second point is met"
-            axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=9)
-            continue
-        scale = float(np.abs(difference).max())
-        drawn = axes.imshow(difference, cmap="RdBu_r", vmin=-scale, vmax=scale)
-        chord = float(np.linalg.norm(difference))
-        axes.set_title(f"y − x, length {chord:.3g} {LENGTH}", fontsize=8)
-        figure.colorbar(drawn, ax=axes, shrink=0.8)
-    _histogram(figure.add_subplot(grid[rows, :]), fields, found)
-    return figure
-
-
-def _chords(parts: Sequence[Manifold], fields: Sequence[np.ndarray], found: Reach) -> Figure:
+def _draw_chord(figure: Any, parts: Sequence[Manifold], result: Reach) -> None:
     """Points in two or three dimensions, coloured by tau(x), with the chord that decides."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    figure = new_figure(8.5, 8.0, _title(parts, found))
-    grid = figure.add_gridspec(2, 1, height_ratios=[3, 1])
     size = int(np.prod(parts[0].feature_shape))
-    flat = size <= 2
-    axes: Any = figure.add_subplot(grid[0], **({} if flat else {"projection": "3d"}))
-    values = np.concatenate([np.asarray(field).ravel() for field in fields])
-    seen = finite(values)
-    low, high = np.quantile(values[seen], (0.0, 0.95)) if seen.any() else (0.0, 1.0)
-    norm = Normalize(float(low), float(high))
-    for part, field in zip(parts, fields, strict=True):
-        coordinates = np.asarray(part.grid.coordinates(jnp.result_type(float))).reshape(-1, part.grid.ndim)
-        points = evaluate_points(part.embedding, _thin(coordinates), coordinates.dtype)[:, :3]
-        colour = _thin(np.asarray(field).ravel())
-        axes.scatter(*points.T, c=colour, s=10, norm=norm, cmap="viridis")
-    chord = np.stack([_point(parts[number], u).ravel()[:3] for number, u in found.ends])
+    axes: Any = figure.subplots(subplot_kw={"projection": "3d"} if size > 2 else {})
+    values = _tangent_balls(result)
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, (0.0, 0.95)) if len(values) else (0.0, 1.0)
+    norm = require("matplotlib.colors", "plots", "A plot").Normalize(float(low), float(high))
+    drawn = None
+    for part, component in zip(parts, result.components, strict=True):
+        chosen = np.arange(part.grid.size)[:: -(-part.grid.size // (2 * MAX_POINTS))]
+        points = render(part, grid_coordinates(part.grid, chosen))[:, :3]
+        colour = np.ravel(component.pointwise)[chosen]
+        drawn = axes.scatter(*points.T, c=colour, s=10, norm=norm, cmap="viridis")
+    chord = np.stack([_point(parts[number], u).ravel()[:3] for number, u in result.ends])
     axes.plot(*chord.T, "o-", color=COLOURS[0], lw=2, ms=8, label="deciding pair")
     axes.legend(loc="upper right")
-    if flat:
+    if size <= 2:
         axes.set_aspect("equal", adjustable="datalim")
     else:
-        axes.set_box_aspect(
-            [np.ptp(limits) for limits in (axes.get_xlim(), axes.get_ylim(), axes.get_zlim())]
-        )
-        if size > 3:
-            axes.set_title("the first three of the ambient coordinates", fontsize=9)
-    mappable = ScalarMappable(norm, "viridis")
-    figure.colorbar(mappable, ax=axes, label=f"τ(x) in {LENGTH}", extend="max", shrink=0.8)
-    _histogram(figure.add_subplot(grid[1]), fields, found)
-    return figure
-
-
-def _thin(values: np.ndarray, largest: int = 4000) -> np.ndarray:
-    return values[:: max(1, -(-len(values) // largest))]
-
-
-def _histogram(axes: Any, fields: Sequence[np.ndarray], found: Reach) -> None:
-    values = np.concatenate([np.asarray(field).ravel() for field in fields])
-    values = values[np.isfinite(values)]
-    top = np.quantile(values, 0.99) if len(values) else 1.0
-    top = max(float(top), 1.2 * found.value)
-    axes.hist(np.minimum(values, top), bins=40, range=(0, top), color="0.7")
-    axes.axvline(found.value, color=COLOURS[0], lw=2, label=f"reach {found.value:.4g}")
-    axes.set_xlabel(f"radius of the largest empty tangent ball τ(x), {LENGTH}")
-    axes.set_ylabel("points")
-    axes.legend()
+        axes.set_box_aspect([np.ptp(getattr(axes, f"get_{name}lim")()) for name in "xyz"])
+        axes.set_title("the first three of the ambient coordinates" if size > 3 else "", fontsize=9)
+    figure.colorbar(drawn, ax=axes, label=f"τ(x) in {LENGTH}", extend="max", shrink=0.8)

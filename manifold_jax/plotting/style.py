@@ -1,12 +1,14 @@
-"""Words and numbers that plots and reports share: units, labels, ranges, errors against exact values."""
+"""What plots share: figures and panels, colours, units and labels, ranges, errors against exact values."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from manifold_jax._checks import require
 from manifold_jax.geometry import Geometry
 from manifold_jax.geometry.quantities import FIELDS, TOTALS
 
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
 LENGTH = "ℓ"
 """Symbol of the unit of length of the ambient space."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")
-"""Marks, highlights and a third colour, told apart by colour-blind readers (Okabe & Ito, 2008)."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+"""Colours told apart by colour-blind readers (Okabe & Ito, 2008), and grey."""
+
+COLOURS = PALETTE[:3]
+"""Marks, highlights and a third colour."""
 
 MAX_POINTS = 2000
 """Points drawn in a scatter plot, and images held to find principal components."""
@@ -32,13 +37,165 @@ _SHORT = {
     "normal_curvature_upper": "normal curvature, upper bound",
 }
 
+# --- figures and panels ------------------------------------------------------------------------------------
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Empty figure with a title, drawn by Agg without any window; sizes in inches.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure = require("matplotlib.figure", "plots", "A plot").Figure(
+        figsize=(width, height), dpi=110, layout="constrained"
+    )
+    require("matplotlib.backends.backend_agg", "plots", "A plot").FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any]:
+    """So many axes in rows of ``columns``."""
+    rows = -(-count // columns)
+    return [figure.add_subplot(rows, columns, k + 1, **options) for k in range(count)]
+
+
+def quantity_panels(
+    title: str, quantities: Sequence[str], size: tuple[float, float], columns: int = 3, **options: Any
+) -> tuple[Figure, Iterator[tuple[Any, str]]]:
+    """A figure of one panel for each quantity, and the pairs of axes and quantity; ``size`` is of a panel."""
+    columns = min(columns, len(quantities))
+    rows = -(-len(quantities) // columns)
+    figure = new_figure(size[0] * columns, size[1] * rows + 0.5, title)
+    return figure, zip(panels(figure, len(quantities), columns, **options), quantities, strict=True)
+
+
+def subset(count: int, largest: int = MAX_POINTS) -> np.ndarray:
+    """Indices of all points, or of a random subset that is the same every time."""
+    if count <= largest:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, largest, replace=False))
+
+
+# --- quantities, their units and labels --------------------------------------------------------------------
+
+
+def values_of(geometry: Geometry, quantity: str) -> np.ndarray:
+    """Values of a field, of the grid's shape, on the host."""
+    return np.asarray(getattr(geometry, quantity).value)
+
+
+def unit_of(geometry: Geometry, quantity: str) -> str:
+    """Unit of a field or total; ``""`` for a pure number.
+
+    Totals over an axis on which only the metric repeats (``wrap=False``) are per unit of that axis.
+
+    Args:
+        geometry: The result.
+        quantity: Name of a field or total.
+
+    Returns:
+        For example ``"ℓ⁴/(rad px²)"``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax import Axis, Grid, measure
+        >>> from manifold_jax.plotting import unit_of
+        >>> line = measure(lambda u: 2 * u, Grid((Axis("time", 0.0, 1.0, 9, unit="s"),)))
+        >>> unit_of(line, "volume_element"), unit_of(line, "total_volume")
+        ('ℓ/s', 'ℓ')
+    """
+    d = geometry.grid.ndim
+    power = {"volume_element": d, "scalar_curvature": -2, "total_volume": d}
+    length = _power(LENGTH, power.get(quantity, d - 2 if quantity in TOTALS else -1))
+    axes = geometry.grid.axes if quantity == "volume_element" else ()
+    if quantity in TOTALS:
+        axes = tuple(axis for axis in geometry.grid.axes if axis.periodic and not axis.wrap)
+    units = [axis.unit for axis in axes if axis.unit]
+    below = [_power(unit, units.count(unit)) for unit in dict.fromkeys(units)]
+    if not below:
+        return length
+    return f"{length or '1'}/" + (below[0] if len(below) == 1 else f"({' '.join(below)})")
+
+
+def _power(symbol: str, power: int) -> str:
+    return {0: "", 1: symbol}.get(power, symbol + str(power).translate(_SUPERSCRIPT))
+
+
+def label(geometry: Geometry, quantity: str) -> str:
+    """Short name of a field with its unit."""
+    unit = unit_of(geometry, quantity)
+    return f"{_SHORT[quantity]} [{unit}]" if unit else _SHORT[quantity]
+
+
+def axis_label(axis: Any) -> str:
+    """Name of an axis with its unit."""
+    return f"{axis.name} [{axis.unit}]" if axis.unit else axis.name
+
+
+def finite(values: Any) -> np.ndarray:
+    """Mask of finite entries."""
+    return np.isfinite(np.asarray(values))
+
+
+def shown(geometry: Geometry, *, bounds: bool = False) -> tuple[str, ...]:
+    """Fields that say something different: a curve has one curvature, a surface no gap between the bounds."""
+    if geometry.grid.ndim == 1:
+        return ("volume_element", "mean_curvature")
+    return FIELDS if bounds and geometry.grid.ndim > 2 else FIELDS[:-1]
+
+
+def median_bar(geometry: Geometry, quantity: str) -> float:
+    """Median error bar of a field."""
+    error = np.asarray(getattr(geometry, quantity).error)
+    return float(np.median(error[finite(error)])) if finite(error).any() else 0.0
+
+
+# --- ranges and colours ------------------------------------------------------------------------------------
+
+
+def value_range(values: np.ndarray, bar: float) -> tuple[float, float]:
+    """Range of nearly all values, never narrower than the error bar or 1 % of the values on both sides."""
+    low, middle, high = np.percentile(values, (0.2, 50, 99.8))
+    least = max(bar, 0.01 * abs(middle)) or 1.0
+    margin = max(0.04 * (high - low), least - (high - low) / 2, 0.0)
+    return float(low - margin), float(high + margin)
+
+
+def limits(values: np.ndarray, geometry: Geometry, quantity: str, clip: float = 2.0) -> tuple[float, float]:
+    """Range without outliers, never narrower than the error bar or 1 % of the values."""
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return -1.0, 1.0
+    bar = median_bar(geometry, quantity)
+    if quantity == "scalar_curvature":
+        low, high = np.percentile(values, (clip, 100 - clip))
+        largest = max(abs(low), abs(high), bar) or 1.0
+        largest *= 1.4 if high - low < 0.1 * largest else 1.0  # a constant is not the end of the scale
+        return -float(largest), float(largest)
+    low, middle, high = np.percentile(values, (clip, 50, 100 - clip))
+    least = max(bar, 0.01 * abs(middle)) or 1.0
+    centre, half = (low + high) / 2, max((high - low) / 2, least)
+    # All but the scalar curvature are never negative, however wide the bar.
+    return max(0.0, float(centre - half)), float(centre + half)
+
+
+def colours(values: np.ndarray, geometry: Geometry, quantity: str) -> tuple[Any, str]:
+    """Normalisation and name of the colour map; diverging about 0 for the scalar curvature."""
+    normalize = require("matplotlib.colors", "plots", "A plot").Normalize
+    name = "RdBu_r" if quantity == "scalar_curvature" else "viridis"
+    return normalize(*limits(values, geometry, quantity)), name
+
+
+# --- stencils against exact values -------------------------------------------------------------------------
+
 
 class Comparison(NamedTuple):
-    """How far a stencil is from the exact values of one measure.
+    """How far a stencil is from the exact values of one quantity.
 
     Attributes:
         coverage: Share of the resolved points whose error is within the bar (and the bar of the exact value).
-        median: Median error, relative to the natural scale of the measure.
+        median: Median error, relative to the natural scale of the quantity.
         high: 95 % quantile of the same.
         sharpness: Median of bar / error over the resolved points.
         resolved: Share of resolved points.
@@ -49,39 +206,6 @@ class Comparison(NamedTuple):
     high: float
     sharpness: float
     resolved: float
-
-
-def unit_of(geometry: Geometry, measure: str) -> str:
-    """Unit of a field or total; ``""`` for a pure number.
-
-    Totals over an axis on which only the metric repeats (``wrap=False``) are per unit of that axis.
-
-    Args:
-        geometry: The result.
-        measure: Name of a field or total.
-
-    Returns:
-        For example ``"ℓ⁴/(rad px²)"``.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax import Axis, Grid, measure
-        >>> from manifold_jax.plotting.geometry import unit_of
-        >>> line = measure(lambda u: 2 * u, Grid((Axis("time", 0.0, 1.0, 9, unit="s"),)))
-        >>> unit_of(line, "volume_element"), unit_of(line, "total_volume")
-        ('ℓ/s', 'ℓ')
-    """
-    d = geometry.grid.ndim
-    power = {"volume_element": d, "scalar_curvature": -2, "total_volume": d}
-    length = _power(LENGTH, power.get(measure, d - 2 if measure in TOTALS else -1))
-    axes = geometry.grid.axes if measure == "volume_element" else ()
-    if measure in TOTALS:
-        axes = tuple(axis for axis in geometry.grid.axes if axis.periodic and not axis.wrap)
-    units = [axis.unit for axis in axes if axis.unit]
-    below = [_power(unit, units.count(unit)) for unit in dict.fromkeys(units)]
-    if not below:
-        return length
-    return f"{length or '1'}/" + (below[0] if len(below) == 1 else f"({' '.join(below)})")
 
 
 def compare(stencil: Geometry, exact: Geometry) -> dict[str, Comparison]:
@@ -102,11 +226,11 @@ def compare(stencil: Geometry, exact: Geometry) -> dict[str, Comparison]:
     """
     if stencil.grid != exact.grid:
         raise ValueError(f"Results on different grids: {stencil.grid.shape} and {exact.grid.shape}.")
-    return {measure: _compare(stencil, exact, measure) for measure in FIELDS}
+    return {quantity: _compare(stencil, exact, quantity) for quantity in FIELDS}
 
 
-def _compare(stencil: Geometry, exact: Geometry, measure: str) -> Comparison:
-    error, relative, bar, resolved = errors(stencil, exact, measure)
+def _compare(stencil: Geometry, exact: Geometry, quantity: str) -> Comparison:
+    error, relative, bar, resolved = errors(stencil, exact, quantity)
     if not error.size:
         return Comparison(*(math.nan,) * 5)
     bars = bar[resolved] / np.maximum(error[resolved], np.finfo(error.dtype).tiny)
@@ -116,100 +240,15 @@ def _compare(stencil: Geometry, exact: Geometry, measure: str) -> Comparison:
     return Comparison(coverage, float(median), float(high), sharpness, float(resolved.mean()))
 
 
-def errors(stencil: Geometry, exact: Geometry, measure: str) -> tuple[np.ndarray, ...]:
+def errors(stencil: Geometry, exact: Geometry, quantity: str) -> tuple[np.ndarray, ...]:
     """Error, relative error, bar and whether resolved, at the points where both values are defined."""
-    ours, truth = getattr(stencil, measure), getattr(exact, measure)
+    ours, truth = getattr(stencil, quantity), getattr(exact, quantity)
     defined = finite(ours.value) & finite(truth.value)
     value, reference = np.asarray(ours.value)[defined], np.asarray(truth.value)[defined]
-    bend = np.asarray(exact.second_form_norm.value)[defined]
-    scale = {"volume_element": reference, "scalar_curvature": bend**2}.get(measure, bend)
+    size = values_of(exact, "second_form_norm")[defined]
+    scale = {"volume_element": reference, "scalar_curvature": size**2}.get(quantity, size)
     error = np.abs(value - reference)
     # In double precision, where a quotient by next to nothing does not overflow.
     relative = error / np.maximum(scale, np.finfo(error.dtype).tiny, dtype=np.float64)
     bar = np.asarray(ours.error, np.float64)[defined] + np.asarray(truth.error)[defined]
     return error, relative, bar, np.asarray(ours.resolved)[defined]
-
-
-def _power(symbol: str, power: int) -> str:
-    return {0: "", 1: symbol}.get(power, symbol + str(power).translate(_SUPERSCRIPT))
-
-
-def label(geometry: Geometry, measure: str) -> str:
-    """Short name of a field with its unit."""
-    unit = unit_of(geometry, measure)
-    return f"{_SHORT[measure]} [{unit}]" if unit else _SHORT[measure]
-
-
-def axis_label(axis: Any) -> str:
-    """Name of an axis with its unit."""
-    return f"{axis.name} [{axis.unit}]" if axis.unit else axis.name
-
-
-def finite(values: Any) -> np.ndarray:
-    """Mask of finite entries."""
-    return np.isfinite(np.asarray(values))
-
-
-def shown(geometry: Geometry, *, bounds: bool = False) -> tuple[str, ...]:
-    """Fields that say something different: a curve has one curvature, a surface no gap between the bounds."""
-    if geometry.grid.ndim == 1:
-        return ("volume_element", "mean_curvature")
-    return FIELDS if bounds and geometry.grid.ndim > 2 else FIELDS[:-1]
-
-
-def median_bar(geometry: Geometry, measure: str) -> float:
-    """Median error bar of a field."""
-    error = np.asarray(getattr(geometry, measure).error)
-    return float(np.median(error[finite(error)])) if finite(error).any() else 0.0
-
-
-def limits(values: np.ndarray, geometry: Geometry, measure: str, clip: float = 2.0) -> tuple[float, float]:
-    """Range without outliers, never narrower than the error bar or 1 % of the values."""
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return -1.0, 1.0
-    bar = median_bar(geometry, measure)
-    if measure == "scalar_curvature":
-        low, high = np.percentile(values, (clip, 100 - clip))
-        largest = max(abs(low), abs(high), bar) or 1.0
-        largest *= 1.4 if high - low < 0.1 * largest else 1.0  # a constant is not the end of the scale
-        return -float(largest), float(largest)
-    low, middle, high = np.percentile(values, (clip, 50, 100 - clip))
-    least = max(bar, 0.01 * abs(middle)) or 1.0
-    centre, half = (low + high) / 2, max((high - low) / 2, least)
-    # All but the scalar curvature are never negative, however wide the bar.
-    return max(0.0, float(centre - half)), float(centre + half)
-
-
-def colours(values: np.ndarray, geometry: Geometry, measure: str) -> tuple[Any, str]:
-    """Normalisation and name of the colour map; diverging about 0 for the scalar curvature."""
-    from matplotlib.colors import Normalize
-
-    name = "RdBu_r" if measure == "scalar_curvature" else "viridis"
-    return Normalize(*limits(values, geometry, measure)), name
-
-
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """Empty figure with a title, drawn by Agg without any window."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('Plots need matplotlib: pip install "manifold_jax[plots]".') from error
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13)
-    return figure
-
-
-def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any]:
-    """So many axes in rows of ``columns``."""
-    rows = -(-count // columns)
-    return [figure.add_subplot(rows, columns, k + 1, **options) for k in range(count)]
-
-
-def subset(count: int, largest: int = MAX_POINTS) -> np.ndarray:
-    """Indices of all points, or of a random subset that is the same every time."""
-    if count <= largest:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, largest, replace=False))

@@ -1,1 +1,1 @@
-"""Experiments: fits."""
+"""``manifold-jax bounds``: errors of fitted manifolds against rates and bounds."""

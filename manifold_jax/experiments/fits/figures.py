@@ -1,17 +1,17 @@
-"""Figures of measured errors against n, with rates whose constant is fitted or with the explicit bound."""
+"""Figures of measured errors on logarithmic axes, with fitted rates or the explicit bound."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from manifold_jax.experiments.fits.data import Setting
 from manifold_jax.experiments.fits.fits import FITS
-from manifold_jax.experiments.fits.report import Found, ball, explicit_bound, usable
-from manifold_jax.experiments.fits.run import MEASURES, Plan
+from manifold_jax.experiments.fits.report import Results, Trend, explicit_bound, usable
+from manifold_jax.experiments.fits.runner import QUANTITIES
+from manifold_jax.experiments.fits.samples import Setting
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import LENGTH, new_figure, panels
 
@@ -20,122 +20,159 @@ if TYPE_CHECKING:
 
 _MARKS = "osD^vP*"
 
+_LEGEND = 58
+"""Characters in a line of a legend below a panel."""
 
-def _drawn(at: Any, found: Found) -> None:
-    """Median over seeds with the range of the seeds; sizes at which points were lost are hollow."""
-    fits = list(FITS)
-    k = fits.index(found.series.fit)
-    colour, mark = PALETTE[k % len(PALETTE)], _MARKS[k % len(_MARKS)]
-    errors, sizes = found.errors, found.series.sizes
-    any_value = np.isfinite(errors).any(axis=1)
-    if not any_value.any():
-        return
-    errors, sizes, good = errors[any_value], sizes[any_value], usable(found.series, found.measure)[any_value]
-    middle = np.nanmedian(errors, axis=1)
-    at.fill_between(
-        sizes, np.nanmin(errors, axis=1), np.nanmax(errors, axis=1), color=colour, alpha=0.15, lw=0
-    )
-    at.plot(sizes, middle, color=colour, lw=1)
-    at.plot(sizes[good], middle[good], mark, color=colour, ms=4, label=found.series.fit)
-    at.plot(sizes[~good], middle[~good], mark, mec=colour, mfc="white", ms=4)
+_TICKS = 6
+"""Most ticks of the x axis."""
 
 
-def _fitted_curves(at: Any, found: Sequence[Found]) -> None:
-    """Each rate of theory once, its constant fitted to the first fit that it is for."""
-    seen = set()
-    for one in found:
-        curve = one.curve
-        if curve is None or curve.rate.name in seen:
-            continue
-        style = ("--", "-.", ":")[len(seen) % 3]
-        seen.add(curve.rate.name)
-        sizes = one.series.sizes[one.used]
-        n = np.geomspace(sizes[0], sizes[-1], 40)
-        label = textwrap.fill(f"{curve.label}, to {one.series.fit}", 58)
-        at.plot(n, np.asarray(curve(n)), style, color="black", lw=1.2, label=label)
+class Line(NamedTuple):
+    """Errors of one fit: ``x (k,)`` and ``errors (k, seeds)``, drawn as their median and range.
+
+    Marks are hollow where the mask ``good (k,)`` is False, because points were lost.
+    """
+
+    label: str
+    x: np.ndarray
+    errors: np.ndarray
+    colour: str
+    style: str = "o-"
+    good: Any = True
 
 
-def _explicit_curve(at: Any, setting: Setting, plan: Plan, seed: int) -> None:
-    """The explicit bound where it is not vacuous, else a word."""
-    dense = plan._replace(sizes=tuple(np.geomspace(min(plan.sizes), max(plan.sizes), 60).tolist()))
-    bound = explicit_bound(setting, dense, seed)
-    if bound is None:
-        return
-    radius = ball(setting, plan, seed)
-    facts = f"V = {setting.volume:.3g}, tau = {setting.reach:.3g}, R = {radius:.3g}, C = 1"
-    says = f"Fefferman-Mitter-Narayanan RMS, {facts} (explicit, exponents not verified)"
-    least = float(bound.least_samples.max())
-    if bool(bound.vacuous.all()):
-        at.plot([], [], color="red", lw=2, label=textwrap.fill(f"{says}: vacuous below n = {least:.2g}", 58))
-        return
-    keep = ~np.asarray(bound.vacuous)
-    sizes = np.asarray(dense.sizes)[keep]
-    at.plot(sizes, np.asarray(bound.root_mean_square)[keep], color="red", lw=2, label=textwrap.fill(says, 58))
-    at.axvline(least, color="red", ls=":", lw=1, label=f"explicit bound vacuous below n = {least:.2g}")
+class Theory(NamedTuple):
+    """A curve of theory with its long name, which stands below the panel; there may be no point to draw.
+
+    A curve that is ``held`` does not widen the range of the errors.
+    """
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    style: dict[str, Any]
+    held: bool = False
 
 
-def _legends(at: Any) -> None:
-    """Fits inside of the panel, curves with their long names below."""
-    handles, labels = at.get_legend_handles_labels()
-    names = set(FITS)
-    inside = [(h, x) for h, x in zip(handles, labels, strict=True) if x in names]
-    below = [(h, x) for h, x in zip(handles, labels, strict=True) if x not in names]
-    if inside:
-        first = at.legend(*zip(*inside, strict=True), fontsize=7, loc="best", framealpha=0.7)
-        at.add_artist(first)
-    if below:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-        at.legend(*zip(*below, strict=True), fontsize=7, frameon=False, **place)
+class Panel(NamedTuple):
+    """The measured errors of one panel, and what theory says."""
+
+    title: str
+    lines: Sequence[Line]
+    theory: Sequence[Theory] = ()
 
 
-def log_ticks(at: Any, values: Sequence[float], most: int = 6) -> None:
+def error_figure(
+    title: str, groups: Sequence[Panel], x_label: str, y_label: str, *, columns: int = 2, height: float = 5.4
+) -> Figure:
+    """Panels on logarithmic axes, in rows of ``columns`` and so many inches high."""
+    columns = min(columns, len(groups))
+    rows = -(-len(groups) // columns)
+    figure = new_figure(5.2 * columns, height * rows + 0.5, textwrap.fill(title, 52 * columns))
+    for at, panel in zip(panels(figure, len(groups), columns), groups, strict=True):
+        fits = [handle for line in panel.lines for handle in _draw_line(at, line)]
+        at.set(xscale="log", yscale="log", xlabel=x_label, ylabel=f"{y_label} [{LENGTH}]")
+        _tick(at, [x for line in panel.lines for x in line.x])
+        limits = at.get_ylim()
+        curves = [
+            at.plot(curve.x, curve.y, label=textwrap.fill(curve.label, _LEGEND), **curve.style)[0]
+            for curve in panel.theory
+        ]
+        if any(curve.held for curve in panel.theory):
+            at.set_ylim(limits)
+        at.set_title(panel.title, fontsize=10)
+        at.grid(alpha=0.3)
+        if fits:
+            at.add_artist(at.legend(handles=fits, fontsize=7, loc="best", framealpha=0.7))
+        if curves:
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+            at.legend(handles=curves, fontsize=7, frameon=False, **place)
+    return figure
+
+
+def _draw_line(at: Any, line: Line) -> list[Any]:
+    """The line with its band; its handle for the legend, where there is anything to draw."""
+    defined = np.isfinite(line.errors).any(axis=1)
+    if not defined.any():
+        return []
+    x, errors = line.x[defined], line.errors[defined]
+    middle, lost = np.nanmedian(errors, axis=1), ~np.broadcast_to(line.good, defined.shape)[defined]
+    low, high = np.nanmin(errors, axis=1), np.nanmax(errors, axis=1)
+    at.fill_between(x, low, high, color=line.colour, alpha=0.15, lw=0)
+    handles = at.plot(x, middle, line.style, color=line.colour, ms=4, lw=1, label=line.label)
+    at.plot(x[lost], middle[lost], line.style[0], mec=line.colour, mfc="white", ms=4)
+    return handles
+
+
+def _tick(at: Any, values: Sequence[float]) -> None:
     """Ticks at some of the values: less than a decade has few powers of ten, and crowded labels."""
     kept = sorted({float(value) for value in values})
-    kept = [kept[round(k)] for k in np.linspace(0, len(kept) - 1, min(most, len(kept)))]
+    kept = [kept[round(k)] for k in np.linspace(0, len(kept) - 1, min(_TICKS, len(kept)))]
     at.set_xticks(kept, [f"{value:g}" for value in kept])
     at.set_xticks([], minor=True)
 
 
-def error_figure(
-    title: str,
-    groups: Sequence[tuple[Setting, Sequence[Found]]],
-    measure: str,
-    plan: Plan,
-    seed: int,
-    *,
-    columns: int = 2,
-) -> Figure:
-    """Errors against n, one panel a setting.
+# --- errors against n --------------------------------------------------------------------------------------
 
-    Hausdorff errors come with rates whose constant is *fitted*; root mean squares with the *explicit* bound.
 
-    Args:
-        title: Of the figure.
-        groups: Settings with what was found for the measure.
-        measure: One of ``MEASURES``, or that of a region.
-        plan: Of the experiment.
-        seed: Of the experiment.
-        columns: Panels in a row.
+def colour_of(fit: str) -> str:
+    """The colour of a fit, the same in all figures."""
+    return PALETTE[list(FITS).index(fit) % len(PALETTE)]
 
-    Returns:
-        The figure.
-    """
-    columns = min(columns, len(groups))
-    rows = -(-len(groups) // columns)
-    figure = new_figure(5.2 * columns, 5.4 * rows + 0.5, textwrap.fill(title, 52 * columns))
-    for at, (setting, found) in zip(panels(figure, len(groups), columns), groups, strict=True):
-        for one in found:
-            _drawn(at, one)
-        at.set(xscale="log", yscale="log", xlabel="number of samples n")
-        log_ticks(at, [size for one in found for size in one.series.sizes])
-        low, high = at.get_ylim()
-        if measure == "rms":
-            _explicit_curve(at, setting, plan, seed)
-        else:
-            _fitted_curves(at, found)
-            at.set_ylim(low, high)
-        at.set_ylabel(f"{MEASURES.get(measure, measure)} [{LENGTH}]")
-        at.set_title(f"{setting.name}, d = {setting.dimension}", fontsize=10)
-        at.grid(alpha=0.3)
-        _legends(at)
-    return figure
+
+def fit_line(trend: Trend, label: str = "", style: str = "") -> Line:
+    """The errors of a trend, by default under the name and with the mark of its fit."""
+    fit = trend.series.fit
+    style = style or _MARKS[list(FITS).index(fit) % len(_MARKS)] + "-"
+    good = usable(trend.series, trend.quantity)
+    return Line(label or fit, trend.series.sizes, trend.errors, colour_of(fit), style, good)
+
+
+def size_figure(title: str, groups: Sequence[Panel], quantity: str, **options: Any) -> Figure:
+    """Errors against the number of samples."""
+    return error_figure(title, groups, "number of samples n", QUANTITIES[quantity], **options)
+
+
+def setting_panels(results: Results, quantity: str, noise: str = "none") -> list[Panel]:
+    """One panel a setting: RMS come with the *explicit* bound, others with rates of *fitted* constants."""
+    groups = []
+    for setting in results.settings:
+        if setting.noise == noise:
+            trends = results.of(quantity, setting=setting)
+            theory = _bound(setting, results.plan.sizes) if quantity == "rms" else _rates(trends)
+            groups.append(Panel(panel_title(setting), [fit_line(trend) for trend in trends], theory))
+    return groups
+
+
+def panel_title(setting: Setting) -> str:
+    """Name and dimension."""
+    return f"{setting.name}, d = {setting.dimension}"
+
+
+def _rates(trends: Sequence[Trend]) -> list[Theory]:
+    """Each rate of theory once, its constant fitted to the first fit that it is for."""
+    curves: dict[str, Theory] = {}
+    for trend in trends:
+        curve = trend.curve
+        if curve is not None and curve.rate.name not in curves:
+            style = {"ls": ("--", "-.", ":")[len(curves) % 3], "color": "black", "lw": 1.2}
+            sizes = trend.series.sizes[trend.used]
+            n = np.geomspace(sizes[0], sizes[-1], 40)
+            label = f"{curve.label}, to {trend.series.fit}"
+            curves[curve.rate.name] = Theory(label, n, np.asarray(curve(n)), style, held=True)
+    return list(curves.values())
+
+
+def _bound(setting: Setting, sizes: Sequence[int]) -> list[Theory]:
+    """The explicit bound from the size on at which it says something."""
+    n = np.geomspace(min(sizes), max(sizes), 60)
+    bound = explicit_bound(setting, n)
+    if bound is None:
+        return []
+    label = (
+        f"Fefferman-Mitter-Narayanan RMS, V = {setting.volume:.3g}, tau = {setting.reach:.3g}, "
+        f"R = {setting.radius:.3g}, C = 1 (explicit, exponents not verified): vacuous below "
+        f"n = {float(bound.least_samples.max()):.2g}"
+    )
+    keep = ~np.asarray(bound.vacuous)
+    return [Theory(label, n[keep], np.asarray(bound.root_mean_square)[keep], {"color": "red", "lw": 2})]

@@ -1,50 +1,36 @@
-"""Slopes of measured errors, rates beside them, the explicit bound, and their tables."""
+"""Slopes of measured errors, rates next to them, the explicit bound, and their words and numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manifold_jax import fitting
 from manifold_jax.experiments.experiment import Row
-from manifold_jax.experiments.fits.data import Setting, probe_points
 from manifold_jax.experiments.fits.fits import FITS
-from manifold_jax.experiments.fits.run import Plan, Series
-from manifold_jax.fitting.bounds import MeanSquaredBound, agnostic_mean_squared_bound
-from manifold_jax.fitting.rates import RATES, Rate, smooth_rate
-from manifold_jax.fitting.slopes import (
-    Curve,
-    Slope,
-    Support,
-    compare_rates,
-    effective_slope,
-    fit_constant,
-    slope,
-)
-
-if TYPE_CHECKING:
-    pass
+from manifold_jax.experiments.fits.runner import SHARES, Plan, Series
+from manifold_jax.experiments.fits.samples import Setting
 
 LOST = 0.01
 """A size at which a fit has no point for a larger share of the test points is left out of its slope."""
 
 DELTA, CONSTANT = 0.05, 1.0
-"""Of the explicit bound: probability of failure, and C, which the paper does not give."""
+"""Probability of failure of the explicit bound, and its C, which the paper does not give."""
 
-HAUSDORFF = "Hausdorff distance"
-SQUARED = "excess mean squared distance in the unit ball"
+LOSSES = {"hausdorff": "Hausdorff distance", "mean_squared": "excess mean squared distance in the unit ball"}
+"""Quantities that have rates, and the name of their loss in the table of rates."""
 
 
-class Found(NamedTuple):
-    """The slope of one measure of one fit.
+class Trend(NamedTuple):
+    """The slope of one quantity of one fit.
 
     Attributes:
         series: The errors.
-        measure: Which of them.
+        quantity: Which of them.
         used: Mask of the sizes that the slope was taken over.
         slope: None where fewer than two sizes can be used.
         rate: What theory gives for this fit without noise, or for this noise; None for networks.
@@ -52,72 +38,74 @@ class Found(NamedTuple):
     """
 
     series: Series
-    measure: str
+    quantity: str
     used: np.ndarray
-    slope: Slope | None
-    rate: Rate | None
-    supports: tuple[Support, ...]
+    slope: fitting.Slope | None
+    rate: fitting.Rate | None
+    supports: tuple[fitting.Support, ...]
 
     @property
     def errors(self) -> np.ndarray:
         """``(sizes, seeds)``."""
-        return self.series.values[self.measure]
+        return self.series.values[self.quantity]
 
     @property
-    def curve(self) -> Curve | None:
+    def curve(self) -> fitting.Curve | None:
         """The rate with its constant fitted to the errors that the slope was taken over."""
         if self.rate is None or self.slope is None:
             return None
         sizes, errors = self.series.sizes[self.used], self.errors[self.used]
-        return fit_constant(sizes, errors, self.rate, self.series.setting.dimension)
+        return fitting.fit_constant(sizes, errors, self.rate, self.series.setting.dimension)
 
     @property
-    def theory(self) -> str:
-        """Slope of the power of the rate alone, and in brackets with its logarithm over the same sizes."""
-        if self.rate is None or self.effective is None:
-            return "-"
-        return f"{-self.rate.exponent(self.series.setting.dimension):.2f} ({self.effective:.2f})"
-
-    @property
-    def effective(self) -> float | None:
-        """Slope of the rate over the same sizes, with its logarithms."""
+    def theory(self) -> tuple[float, float] | None:
+        """Slope of the power of the rate alone, and with its logarithm over the same sizes."""
         if self.rate is None or self.slope is None:
             return None
-        return float(effective_slope(self.rate, self.slope.sizes, self.series.setting.dimension))
+        dimension = self.series.setting.dimension
+        effective = fitting.effective_slope(self.rate, self.slope.sizes, dimension)
+        return -float(self.rate.exponent(dimension)), float(effective)
+
+    @property
+    def row(self) -> Row:
+        """Columns of a table, of which each study takes its own."""
+        good = usable(self.series, self.quantity)
+        return {
+            "setting": self.series.setting.name,
+            "fit": self.series.fit,
+            "slope [95 %]": slope_words(self.slope),
+            "theory": "{:.2f} ({:.2f})".format(*self.theory) if self.theory else "-",
+            "error": f"{np.median(self.errors[good][-1]):.2e}" if good.any() else "-",
+            "lost": lost_words(self.series.values["failed"][-1]),
+        }
 
 
-def rate_of(setting: Setting, fit: str) -> Rate | None:
+def rate_of(setting: Setting, fit: str) -> fitting.Rate | None:
     """What theory gives: (log n / n)^(k/d) for local fits of order k without noise, else that of the noise.
 
     For normal noise this is an upper bound of minimax fits; for ambient noise of fixed scale a lower bound,
-    which no fit can beat, and which these fits are not said to attain.
-
-    Args:
-        setting: With its noise.
-        fit: Name of the fit.
-
-    Returns:
-        The rate, or None where there is none.
+    which no fit can beat, and which these fits are not said to attain. Networks have none.
     """
     order = FITS[fit].order
     if order is None:
         return None
     if setting.noise == "normal":
-        return RATES["perpendicular_hausdorff_upper"]
+        return fitting.RATES["perpendicular_hausdorff_upper"]
     if setting.noise == "ambient":
-        return RATES["additive_hausdorff_lower"]
-    return RATES["noiseless_hausdorff_upper"] if order == 2 else smooth_rate("hausdorff", order, "upper")
+        return fitting.RATES["additive_hausdorff_lower"]
+    if order == 2:
+        return fitting.RATES["noiseless_hausdorff_upper"]
+    return fitting.smooth_rate("hausdorff", order, "upper")
 
 
-def usable(series: Series, measure: str) -> Any:
-    """Sizes with errors that are positive numbers for every seed, and few points lost."""
-    errors, failed = series.values[measure], series.values["failed"]
-    good = np.isfinite(errors) & (errors > 0) & (failed <= LOST)
-    return np.all(good, axis=1)
+def usable(series: Series, quantity: str) -> np.ndarray:
+    """Mask of the sizes with errors that are positive numbers for every seed, and few points lost."""
+    errors, failed = series.values[quantity], series.values["failed"]
+    return np.all(np.isfinite(errors) & (errors > 0) & (failed <= LOST), axis=1)
 
 
 def _upper_half(sizes: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """The upper half of the usable sizes, on a logarithmic axis; all where these are fewer than three."""
+    """The upper half of the good sizes, on a logarithmic axis; all where these are fewer than three."""
     if good.sum() < 2:
         return np.zeros_like(good)
     kept = sizes[good]
@@ -125,168 +113,151 @@ def _upper_half(sizes: np.ndarray, good: np.ndarray) -> np.ndarray:
     return upper if upper.sum() >= 3 else good
 
 
-def judge(series: Series, measure: str, *, seed: int = 0) -> Found:
-    """Slope of one measure, and the rates beside it.
+def fit_slope(x: np.ndarray, errors: np.ndarray, seed: int) -> fitting.Slope:
+    """Slope of log errors ``(k, seeds)`` on log x, with an interval from the bootstrap."""
+    return fitting.slope(jnp.asarray(x, float), jnp.asarray(errors), key=jax.random.key(seed))
 
-    Args:
-        series: Errors.
-        measure: One of ``MEASURES``, or that of a region.
-        seed: Of the bootstrap.
 
-    Returns:
-        What was found.
-    """
+def trend_of(series: Series, quantity: str, seed: int = 0) -> Trend:
+    """Slope of one quantity, and the rates next to it."""
     setting = series.setting
-    used = _upper_half(series.sizes, usable(series, measure))
+    rate = rate_of(setting, series.fit) if quantity in ("hausdorff", "maximum") else None
+    used = _upper_half(series.sizes, usable(series, quantity))
     if not used.any():
-        return Found(series, measure, used, None, rate_of(setting, series.fit), ())
-    sizes = jnp.asarray(series.sizes[used], float)
-    errors = jnp.asarray(series.values[measure][used])
-    loss = {"hausdorff": HAUSDORFF, "mean_squared": SQUARED}.get(measure)
-    found = slope(sizes, errors, key=jax.random.key(seed))
-    rates = () if loss is None else compare_rates(found, setting.dimension, loss=loss)
-    rate = rate_of(setting, series.fit) if measure in ("hausdorff", "maximum") else None
-    return Found(series, measure, used, found, rate, rates)
+        return Trend(series, quantity, used, None, rate, ())
+    measured = fit_slope(series.sizes[used], series.values[quantity][used], seed)
+    loss = LOSSES.get(quantity)
+    supports = fitting.compare_rates(measured, setting.dimension, loss=loss) if loss else ()
+    return Trend(series, quantity, used, measured, rate, supports)
 
 
-def slope_words(found: Slope | None) -> str:
-    """A slope with its interval."""
-    if found is None:
-        return "-"
-    return f"{float(found.value):.2f} [{float(found.lower):.2f}, {float(found.upper):.2f}]"
+def all_trends(series: Sequence[Series], seed: int) -> list[Trend]:
+    """Trends of all quantities of all fits."""
+    return [trend_of(one, name, seed) for one in series for name in one.values if name not in SHARES]
 
 
-def last_error(found: Found) -> float:
-    """Median error at the largest size that can be used; NaN where there is none."""
-    good = usable(found.series, found.measure)
-    return float(np.median(found.errors[good][-1])) if good.any() else float("nan")
+class Results(NamedTuple):
+    """All errors of a study.
 
-
-def row(found: Found) -> Row:
-    """A line of the table."""
-    return {
-        "setting": found.series.setting.name,
-        "fit": found.series.fit,
-        "slope [95 %]": slope_words(found.slope),
-        "theory": found.theory,
-        "error": "-" if np.isnan(last_error(found)) else f"{last_error(found):.2e}",
-        "lost": f"{100 * np.nanmean(found.series.values['failed'][-1]):.0f} %",
-    }
-
-
-def words(found: Found) -> str:
-    """One sentence: which rates agree with a slope."""
-    name = f"{found.series.setting.name}, {found.series.fit}"
-    if found.slope is None:
-        return f"{name}: fewer than two sizes without lost points, no slope."
-    sizes = found.series.sizes[found.used]
-    agreeing = [
-        support.rate.name + ("" if support.rate.verified else "*")
-        for support in found.supports
-        if support.supported
-    ]
-    says = ", ".join(agreeing) if agreeing else _nearest(found)
-    return f"{name} (n = {sizes[0]} to {sizes[-1]}): {says}."
-
-
-def _nearest(found: Found) -> str:
-    if not found.supports:
-        return "no rate of this loss"
-    nearest = found.supports[0]
-    return f"no rate; the nearest is {nearest.rate.name} with slope {nearest.effective:.2f}"
-
-
-@lru_cache(maxsize=64)
-def explicit_bound(setting: Setting, plan: Plan, seed: int) -> MeanSquaredBound | None:
-    """The bound of Fefferman, Mitter & Narayanan at all sizes, from volume, reach and radius, with C = 1.
-
-    Args:
-        setting: Of what.
-        plan: With the sizes.
-        seed: Of the test points, which give the radius.
-
-    Returns:
-        The bound, or None where the reach is not known, or where no ball holds the samples because their
-        noise is Gaussian.
+    Attributes:
+        name: Name of the study.
+        title: Title of its table.
+        settings: Its manifolds and noises.
+        plan: Its size.
+        seed: Its seed.
+        trends: Slopes of all quantities, by setting and fit.
     """
-    if setting.reach is None or setting.noise == "ambient":
+
+    name: str
+    title: str
+    settings: Sequence[Setting]
+    plan: Plan
+    seed: int
+    trends: Sequence[Trend]
+
+    def of(self, quantity: str, *, setting: Setting | None = None, fit: str = "") -> list[Trend]:
+        """Trends of one quantity, of one setting and of one fit where these are given."""
+        return [
+            trend
+            for trend in self.trends
+            if trend.quantity == quantity
+            and setting in (None, trend.series.setting)
+            and fit in ("", trend.series.fit)
+        ]
+
+
+# --- the explicit bound ------------------------------------------------------------------------------------
+
+
+def explicit_bound(setting: Setting, sizes: Any) -> fitting.MeanSquaredBound | None:
+    """The bound of Fefferman, Mitter & Narayanan at some sizes, from volume, reach and radius, with C = 1.
+
+    There is none where no ball holds the samples because their noise is Gaussian.
+    """
+    if setting.noise == "ambient":
         return None
-    radius = ball(setting, plan, seed)
-    return agnostic_mean_squared_bound(
-        jnp.asarray(plan.sizes, float),
-        setting.volume,
-        setting.reach,
-        setting.dimension,
-        radius=radius,
-        constant=CONSTANT,
-        delta=DELTA,
-    )
+    facts = setting.volume, setting.reach, setting.dimension
+    options = {"radius": setting.radius, "constant": CONSTANT, "delta": DELTA}
+    return fitting.agnostic_mean_squared_bound(jnp.asarray(sizes, float), *facts, **options)
 
 
-def ball(setting: Setting, plan: Plan, seed: int) -> float:
-    """Radius R of a ball that holds the manifold, to the spacing of its lattice, and its normal noise."""
-    return probe_points(setting, plan.tests, seed).radius + setting.scale
-
-
-def bound_words(setting: Setting, found: Sequence[Found], plan: Plan, seed: int) -> str:
+def bound_words(results: Results, setting: Setting) -> str:
     """One sentence: where the explicit bound is vacuous, and how far above the errors it is elsewhere."""
-    bound = explicit_bound(setting, plan, seed)
+    bound = explicit_bound(setting, results.plan.sizes)
     if bound is None:
-        why = "no reach" if setting.reach is None else "no ball holds Gaussian noise"
-        return f"{setting.name}: {why}, no explicit bound."
-    radius = ball(setting, plan, seed)
+        return f"- {setting.name}: no ball holds Gaussian noise, no explicit bound."
     start = (
-        f"{setting.name}: V = {setting.volume:.4g}, tau = {setting.reach:.4g}, R = {radius:.4g}: explicit "
-        f"bound of the RMS (not verified, C = 1) "
+        f"- {setting.name}: V = {setting.volume:.4g}, tau = {setting.reach:.4g}, R = {setting.radius:.4g}: "
+        f"explicit bound of the RMS (not verified, C = 1) vacuous"
     )
     least = float(bound.least_samples.max())
     if bool(bound.vacuous.all()):
-        return start + f"vacuous for all n here: below n = {least:.2g}."
+        return f"{start} for all n here: below n = {least:.2g}."
     ratios = []
-    for one in found:
-        good = usable(one.series, "rms") & np.isin(one.series.sizes, plan.sizes)
-        if good.any():
-            last = int(np.flatnonzero(good)[-1])
-            place = plan.sizes.index(int(one.series.sizes[last]))
-            ratio = float(bound.root_mean_square[place]) / np.median(one.series.values["rms"][last])
-            ratios.append(f"{one.series.fit} {ratio:.2g}" if np.isfinite(ratio) else f"{one.series.fit} -")
-    return start + f"vacuous up to n = {least:.2g}; bound / error at the largest n: {', '.join(ratios)}."
+    for trend in results.of("rms", setting=setting):
+        good = usable(trend.series, "rms")
+        own = explicit_bound(setting, trend.series.sizes)
+        if own is not None and good.any():
+            ratio = np.asarray(own.root_mean_square)[good][-1] / np.median(trend.errors[good][-1])
+            ratios.append(f"{trend.series.fit} " + (f"{ratio:.2g}" if np.isfinite(ratio) else "-"))
+    return f"{start} up to n = {least:.2g}; bound / error at the largest n: {', '.join(ratios)}."
+
+
+# --- words -------------------------------------------------------------------------------------------------
+
+
+def slope_words(measured: fitting.Slope | None) -> str:
+    """A slope with its interval."""
+    if measured is None:
+        return "-"
+    return f"{float(measured.value):.2f} [{float(measured.lower):.2f}, {float(measured.upper):.2f}]"
+
+
+def lost_words(failed: np.ndarray) -> str:
+    """Share of lost test points, the mean over the seeds."""
+    return f"{100 * np.nanmean(failed):.0f} %"
+
+
+def rate_words(trend: Trend) -> str:
+    """One sentence: which rates agree with a slope; a star marks exponents that were not verified."""
+    name = f"- {trend.series.setting.name}, {trend.series.fit}"
+    if trend.slope is None:
+        return f"{name}: fewer than two sizes without lost points, no slope."
+    agreeing = [support.rate for support in trend.supports if support.supported]
+    names = ", ".join(rate.name + ("" if rate.verified else "*") for rate in agreeing)
+    nearest = trend.supports[0]
+    none = f"no rate; the nearest is {nearest.rate.name} with slope {nearest.effective:.2f}"
+    sizes = trend.series.sizes[trend.used]
+    return f"{name} (n = {sizes[0]} to {sizes[-1]}): {names or none}."
 
 
 # --- numbers for JSON --------------------------------------------------------------------------------------
 
 
-def numbers(found: Sequence[Found], plan: Plan, seed: int) -> dict[str, Any]:
-    """Everything for JSON, by setting, fit and measure.
-
-    Args:
-        found: Of all measures.
-        plan: Of the experiment.
-        seed: Of the experiment.
-
-    Returns:
-        Nested dictionaries.
-    """
-    data: dict[str, Any] = {}
-    for one in found:
-        setting = one.series.setting
-        place = data.setdefault(setting.name, {"setting": _facts(setting, plan, seed)})
-        fit = place.setdefault(one.series.fit, {"sizes": one.series.sizes, "errors": one.series.values})
-        fit.setdefault("slopes", {})[one.measure] = _judged(one)
+def numbers(results: Results) -> dict[str, Any]:
+    """Everything for JSON, by setting, fit and quantity."""
+    data: dict[str, Any] = {
+        setting.name: {"setting": _facts(setting, results.plan)} for setting in results.settings
+    }
+    for trend in results.trends:
+        series = trend.series
+        start = {"sizes": series.sizes, "errors": series.values, "slopes": {}}
+        fit = data[series.setting.name].setdefault(series.fit, start)
+        fit["slopes"][trend.quantity] = None if trend.slope is None else _slope_numbers(trend, trend.slope)
     return data
 
 
-def _facts(setting: Setting, plan: Plan, seed: int) -> dict[str, Any]:
-    bound = explicit_bound(setting, plan, seed)
+def _facts(setting: Setting, plan: Plan) -> dict[str, Any]:
     facts = {
         "dimension": setting.dimension,
-        "features": setting.parts[0].feature_shape,
+        "features": setting.features,
         "volume": setting.volume,
         "reach": setting.reach,
-        "radius": None if setting.noise == "ambient" else ball(setting, plan, seed),
+        "radius": None if setting.noise == "ambient" else setting.radius,
         "noise": setting.noise,
         "noise scale": setting.scale,
     }
+    bound = explicit_bound(setting, plan.sizes)
     if bound is not None:
         facts["explicit RMS bound, C = 1, not verified"] = {
             "sizes": plan.sizes,
@@ -297,27 +268,20 @@ def _facts(setting: Setting, plan: Plan, seed: int) -> dict[str, Any]:
     return facts
 
 
-def _judged(found: Found) -> dict[str, Any] | None:
-    if found.slope is None:
-        return None
-    curve = found.curve
+def _slope_numbers(trend: Trend, measured: fitting.Slope) -> dict[str, Any]:
     return {
-        "slope": float(found.slope.value),
-        "interval": [float(found.slope.lower), float(found.slope.upper)],
-        "level": found.slope.level,
-        "sizes": found.slope.sizes,
-        "theory": None if found.rate is None else found.rate.name,
-        "theory slope": found.effective,
-        "fitted curve": None if curve is None else curve.label,
-        "rates": [
-            {
-                "name": support.rate.name,
-                "verified": support.rate.verified,
-                "asymptotic": support.asymptotic,
-                "effective": support.effective,
-                "supported": support.supported,
-                "asymptotic supported": support.asymptotic_supported,
-            }
-            for support in found.supports
-        ],
+        "slope": float(measured.value),
+        "interval": [float(measured.lower), float(measured.upper)],
+        "level": measured.level,
+        "sizes": measured.sizes,
+        "theory": trend.rate and trend.rate.name,
+        "theory slope": trend.theory and trend.theory[1],
+        "fitted curve": trend.curve and trend.curve.label,
+        "rates": [_support_numbers(support) for support in trend.supports],
     }
+
+
+def _support_numbers(support: fitting.Support) -> dict[str, Any]:
+    names = ("asymptotic", "effective", "supported", "asymptotic_supported")
+    tests = {name.replace("_", " "): getattr(support, name) for name in names}
+    return {"name": support.rate.name, "verified": support.rate.verified, **tests}

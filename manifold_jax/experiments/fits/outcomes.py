@@ -1,0 +1,187 @@
+"""What is shown of each study: its table, notes and figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from manifold_jax.experiments.experiment import Outcome, Row
+from manifold_jax.experiments.fits import figures, report
+from manifold_jax.experiments.fits.figures import Line, Panel
+from manifold_jax.experiments.fits.fits import FITS
+from manifold_jax.experiments.fits.report import Results
+from manifold_jax.experiments.fits.runner import QUANTITIES
+from manifold_jax.plotting.images import PALETTE
+from manifold_jax.plotting.style import LENGTH
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _outcome(results: Results, rows: list[Row], notes: list[str], drawn: dict[str, Figure]) -> Outcome:
+    """With the numbers that all studies have; figures come by the ends of their file names."""
+    named = {f"{results.name}{end}": figure for end, figure in drawn.items()}
+    return Outcome(results.title, rows, report.numbers(results), named, notes)
+
+
+def show_slopes(results: Results) -> Outcome:
+    """Slopes of the Hausdorff distance in n; figures of both errors, one for each noise."""
+    trends = results.of("hausdorff")
+    notes = [
+        "slope: of log(Hausdorff) on log n over the upper half of the sizes (on a log axis) at which at most "
+        "1 % of the test points are lost; error: its median at the largest of them; lost: share at the "
+        "largest n.",
+        "theory: slope of n^(-k/d), h^k the order of the fit, and in brackets of (log n / n)^(k/d) over the "
+        "same sizes; with normal noise (+nor) of the minimax upper bound, with ambient noise (+amb) of the "
+        "minimax lower bound, which no fit can beat. A fixed number of test points does not see the largest "
+        "gap, and with it the logarithm, once n is larger.",
+        "Test points lie on the manifold, and as many off it, by up to a tenth of the reach; the Hausdorff "
+        "distance takes both, the other errors the former. In figures hollow marks lost more than 1 %.",
+        *(f"{name}: {FITS[name].about}." for name in results.plan.fits),
+        "Hausdorff slopes agree with (* exponents not verified):",
+        *map(report.rate_words, trends),
+        *(report.bound_words(results, setting) for setting in results.settings),
+    ]
+    captions = {"hausdorff": "rates with fitted constants", "rms": "the explicit bound"}
+    drawn = {}
+    for noise in dict.fromkeys(setting.noise for setting in results.settings):
+        for quantity, caption in captions.items():
+            title = f"{QUANTITIES[quantity]}, {noise.replace('none', 'no')} noise; {caption}"
+            groups = figures.setting_panels(results, quantity, noise)
+            drawn[f"-{quantity}-{noise}"] = figures.size_figure(title, groups, quantity)
+    return _outcome(results, [trend.row for trend in trends], notes, drawn)
+
+
+# --- errors against the reach ------------------------------------------------------------------------------
+
+
+def show_reach(results: Results) -> Outcome:
+    """Slopes of the Hausdorff distance in n for each reach, and in the reach for each n."""
+    fits, sizes = results.plan.fits, results.plan.sizes
+    rows = [_row_in_n(trend.row) for fit in fits for trend in results.of("hausdorff", fit=fit)]
+    rows += [_row_in_tau(results, fit, size) for fit in fits for size in sizes]
+    notes = [
+        "slope in tau: of log(Hausdorff) on log tau at fixed n, over the tori on which at most 1 % of "
+        "the test points are lost. Volume grows with tau here (V = 4 pi^2 R r), so that h^2 grows like tau.",
+        "theory in tau, for h below tau: h^k tau^(1-k) with h^2 = V / n gives tau^(1 - k/2).",
+        *(report.bound_words(results, setting) for setting in results.settings),
+    ]
+    groups = []
+    for fit in fits:
+        curves = [(f"n = {size}", *_over_reach(results, fit, size)) for size in sizes]
+        lines = [Line(*curve, colour) for curve, colour in zip(curves, PALETTE, strict=False)]
+        groups.append(Panel(fit, [line for line in lines if len(line.x)]))
+    title, axis = "Hausdorff error of tori, R = 2", f"reach tau = minor radius [{LENGTH}]"
+    explicit = "Tori of several reach: RMS and the explicit bound"
+    drawn = {
+        "": figures.error_figure(title, groups, axis, "Hausdorff distance", columns=3, height=4.2),
+        "-rms": figures.size_figure(explicit, figures.setting_panels(results, "rms"), "rms"),
+    }
+    return _outcome(results, rows, notes, drawn)
+
+
+def _row_in_n(row: Row) -> Row:
+    fixed = {"fit": row["fit"], "fixed": row["setting"], "in": "n"}
+    return fixed | {name: row[name] for name in ("slope [95 %]", "theory", "error")}
+
+
+def _row_in_tau(results: Results, fit: str, size: int) -> Row:
+    radii, errors = _over_reach(results, fit, size)
+    order = FITS[fit].order
+    # Only ratios count, and the slope is taken over numbers from 2.
+    measured = report.fit_slope(2.0 * radii / radii.min(), errors, results.seed) if len(radii) > 1 else None
+    return {
+        "fit": fit,
+        "fixed": f"n = {size}",
+        "in": "tau",
+        "slope [95 %]": report.slope_words(measured),
+        "theory": "-" if order is None else f"{1 - order / 2:.2f}",
+        "error": f"{np.median(errors[-1]):.2e}" if len(radii) else "-",
+    }
+
+
+def _over_reach(results: Results, fit: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reaches and Hausdorff errors ``(reaches, seeds)`` at one size, where few points are lost."""
+    pairs = [
+        (trend.series.setting.reach, trend.errors[k])
+        for trend in results.of("hausdorff", fit=fit)
+        for k in np.flatnonzero((trend.series.sizes == size) & report.usable(trend.series, "hausdorff"))
+    ]
+    return np.array([reach for reach, _ in pairs]), np.array([errors for _, errors in pairs])
+
+
+# --- errors against the ambient dimension ------------------------------------------------------------------
+
+
+def show_ambient(results: Results) -> Outcome:
+    """Median errors for each ambient dimension, with and without noise."""
+    fits = results.plan.fits
+    rows: list[Row] = [
+        {
+            "fit": fit,
+            "n": int(size),
+            "noise": trend.series.setting.noise,
+            "D": trend.series.setting.features[0],
+            "Hausdorff": float(np.median(trend.errors[k])),
+            "RMS": float(np.median(trend.series.values["rms"][k])),
+            "lost": report.lost_words(trend.series.values["failed"][k]),
+        }
+        for fit in fits
+        for trend in results.of("hausdorff", fit=fit)
+        for k, size in enumerate(trend.series.sizes)
+    ]
+    share = f"{results.plan.noise:g} of the reach"
+    notes = [f"noise: {share} on every coordinate, so that its length grows like D^(1/2)."]
+    lines = []
+    for fit in fits:
+        (dimensions, clean), (_, noisy) = (_over_dimensions(results, fit, n) for n in ("none", "ambient"))
+        change = np.nanmax(np.abs(clean / clean[0] - 1))
+        notes.append(f"{fit}, no noise: RMS changes by at most {change:.1e} of itself over all D.")
+        if len(dimensions) > 1 and np.isfinite(noisy).all():
+            words = report.slope_words(report.fit_slope(dimensions, noisy, results.seed))
+            notes.append(f"{fit}, ambient noise: slope of log RMS on log D {words}.")
+        colour = figures.colour_of(fit)
+        lines.append(Line(f"{fit}, no noise", dimensions, clean, colour))
+        lines.append(Line(f"{fit}, ambient noise", dimensions, noisy, colour, "s--"))
+    title, panel = "Torus in R^D", Panel(f"n = {results.plan.sizes[-1]}", lines)
+    figure = figures.error_figure(title, [panel], "ambient dimension D", QUANTITIES["rms"], height=4.2)
+    return _outcome(results, rows, notes, {"": figure})
+
+
+def _over_dimensions(results: Results, fit: str, noise: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ambient dimensions and RMS errors ``(dimensions, seeds)`` at the largest size."""
+    trends = [trend for trend in results.of("rms", fit=fit) if trend.series.setting.noise == noise]
+    dimensions = np.array([trend.series.setting.features[0] for trend in trends])
+    return dimensions, np.array([trend.errors[-1] for trend in trends])
+
+
+# --- errors in the interior and at the border --------------------------------------------------------------
+
+
+def show_boundary(results: Results) -> Outcome:
+    """Errors of closed and open manifolds; of open ones also in the interior and at the border."""
+    notes = [
+        "RMS and largest |x - fit(x)|: medians over seeds at the largest n; slope: of the RMS; interior: "
+        "middle half of every axis; border: at its ends, where a quarter of the test points lie (the arc "
+        "has two ends).",
+    ]
+    rows, groups = [], []
+    for setting in results.settings:
+        lines = []
+        for fit in results.plan.fits:
+            for region in ("", *setting.regions):
+                names = [f"{quantity} {region}".strip() for quantity in ("rms", "maximum")]
+                rms, largest = (results.of(name, setting=setting, fit=fit)[0] for name in names)
+                rows.append(_region_row(region, rms.row, largest.row))
+                if region or not setting.regions:
+                    label = f"{fit}, {region}" if region else fit
+                    lines.append(figures.fit_line(rms, label, "s--" if region == "border" else "o-"))
+        groups.append(Panel(figures.panel_title(setting), lines))
+    title = "RMS of |x - fit(x)|: closed (left), open with its interior and border (right)"
+    return _outcome(results, rows, notes, {"": figures.size_figure(title, groups, "rms", height=4.2)})
+
+
+def _region_row(region: str, rms: Row, largest: Row) -> Row:
+    place = {"setting": rms["setting"], "fit": rms["fit"], "where": region or "all"}
+    return place | {"slope [95 %]": rms["slope [95 %]"], "RMS": rms["error"], "largest": largest["error"]}

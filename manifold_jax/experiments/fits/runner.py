@@ -1,0 +1,211 @@
+"""Errors of fits, cell by cell: a cell is one fit of one sample of one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from manifold_jax._checks import choice, whole
+from manifold_jax._files import Progress
+from manifold_jax.experiments.cells import Cells, Values, cell_name
+from manifold_jax.experiments.fits.fits import FITS, fit_samples
+from manifold_jax.experiments.fits.samples import Probes, Setting, key_of, probe_points, training_samples
+from manifold_jax.fitting import fit_distances
+from manifold_jax.fitting.distances import summarise_distances
+
+QUANTITIES = {
+    "hausdorff": "Hausdorff distance, both directions",
+    "maximum": "largest |x - fit(x)| at test points",
+    "rms": "root mean square of |x - fit(x)|",
+    "mean_squared": "mean square of |x - fit(x)|",
+}
+"""Errors of a fit; each region of a setting has a ``"maximum REGION"`` and an ``"rms REGION"`` of its own."""
+
+SHARES = ("failed", "unconverged")
+"""Shares next to these errors: of test points that a fit failed on, of foot points that did not converge."""
+
+LEAST_TESTS = 8
+"""Fewer test points say nothing about a maximum."""
+
+
+class Plan(NamedTuple):
+    """Size of a study. The fields after ``network_seeds`` belong to some studies only.
+
+    Attributes:
+        fits: Names of ``FITS``.
+        sizes: Numbers of samples.
+        seeds: Repetitions.
+        tests: Test points on the manifold.
+        steps: Training steps of networks.
+        network_sizes: Numbers of samples of networks; by default the largest size alone.
+        network_seeds: Repetitions of networks; by default as many as of other fits.
+        noises: Kinds of noise, ``"none"`` first.
+        noise: Scale of the noise over the reach.
+        with_noise: Toys that are also sampled with noise.
+        values: What is swept over: minor radii of tori, or ambient dimensions.
+        data: Image data sets.
+        dimensions: Dimensions d of their manifolds, by data set.
+        pixels: Pixels per side of an image.
+        path: Where COIL-20 is.
+    """
+
+    fits: tuple[str, ...]
+    sizes: tuple[int, ...]
+    seeds: int
+    tests: int
+    steps: int = 5000
+    network_sizes: tuple[int, ...] | None = None
+    network_seeds: int | None = None
+    noises: tuple[str, ...] = ("none",)
+    noise: float = 0.1
+    with_noise: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    data: tuple[str, ...] = ()
+    dimensions: Mapping[str, tuple[int, ...]] = {}
+    pixels: int = 64
+    path: Path | None = None
+
+    def sizes_of(self, fit: str, setting: Setting) -> list[int]:
+        """Sizes on which a fit can run."""
+        sizes = (self.network_sizes or self.sizes[-1:]) if FITS[fit].network else self.sizes
+        least = FITS[fit].least(setting.dimension, setting.images)
+        return [size for size in sizes if size >= least]
+
+    def seeds_of(self, fit: str) -> int:
+        """Repetitions of a fit."""
+        return (self.network_seeds if FITS[fit].network else None) or self.seeds
+
+    @property
+    def largest(self) -> int:
+        """Most samples."""
+        return max(*self.sizes, *(self.network_sizes or ()))
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse unknown fits and numbers out of range."""
+    for name in plan.fits:
+        choice("bounds", "fits", name, FITS)
+    for name, least in (("seeds", 2), ("tests", LEAST_TESTS), ("steps", 1)):
+        whole("bounds", name, getattr(plan, name), least)
+    if len(set(plan.sizes)) != len(plan.sizes) or min(plan.sizes) < 2:
+        raise ValueError(f"bounds: sizes must be different whole numbers from 2, got {plan.sizes}.")
+
+
+# --- cells -------------------------------------------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """One cell."""
+
+    setting: Setting
+    fit: str
+    size: int
+    run: int
+
+    def name(self, plan: Plan, seed: int) -> str:
+        """Everything that its errors depend on."""
+        return cell_name(
+            setting=self.setting.name,
+            identity=self.setting.identity,
+            fit=self.fit,
+            size=self.size,
+            run=self.run,
+            seed=seed,
+            tests=plan.tests,
+            # How many samples are drawn, and to what size they are filled up, decides the random numbers.
+            largest=plan.largest,
+            steps=plan.steps if FITS[self.fit].network else None,
+        )
+
+
+def list_jobs(settings: Sequence[Setting], plan: Plan) -> list[Job]:
+    """All cells; those of one training set follow each other."""
+    jobs = []
+    for setting in settings:
+        sizes = {fit: plan.sizes_of(fit, setting) for fit in plan.fits}
+        for size in sorted({size for some in sizes.values() for size in some}):
+            for run in range(max(map(plan.seeds_of, plan.fits))):
+                fits = [fit for fit in plan.fits if size in sizes[fit] and run < plan.seeds_of(fit)]
+                jobs += [Job(setting, fit, size, run) for fit in fits]
+    return jobs
+
+
+class Series(NamedTuple):
+    """Errors of one fit on one setting.
+
+    Attributes:
+        setting: The setting.
+        fit: Name of the fit.
+        sizes: Numbers of samples.
+        values: Errors and ``SHARES`` by name, ``(sizes, seeds)``, NaN where there is none.
+    """
+
+    setting: Setting
+    fit: str
+    sizes: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+def run_cells(
+    settings: Sequence[Setting], plan: Plan, cells: Cells, *, seed: int, progress: Progress | None = None
+) -> list[Series]:
+    """Compute the cells that are not there yet, keep each one, and sort all by setting and fit.
+
+    ``progress`` is called with the number of cells done and of all of them.
+    """
+    jobs = list_jobs(settings, plan)
+    sampled, samples = None, np.empty(0)
+    tables: dict[tuple[Setting, str], dict[int, list[Values]]] = {}
+    with cells:
+        for done, job in enumerate(jobs, start=1):
+            name = job.name(plan, seed)
+            if name not in cells:
+                if sampled != (job.setting, job.size, job.run):
+                    sampled = (job.setting, job.size, job.run)
+                    samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
+                cells.put(name, errors_of(job, samples, plan, seed))
+            tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
+            if progress is not None:
+                progress(done, len(jobs))
+    return [_series(setting, fit, tables[setting, fit]) for setting in settings for fit in plan.fits]
+
+
+def _series(setting: Setting, fit: str, table: dict[int, list[Values]]) -> Series:
+    """Values of the seeds by size, as arrays."""
+    names = next(iter(table.values()))[0]
+    values = {
+        name: np.array([[cell[name] for cell in row] for row in table.values()], float) for name in names
+    }
+    return Series(setting, fit, np.array(list(table)), values)
+
+
+def errors_of(job: Job, samples: np.ndarray, plan: Plan, seed: int) -> Values:
+    """Fit samples and measure the errors of the fit; NaN is kept as null."""
+    setting = job.setting
+    key = key_of(seed, setting.name, job.fit, job.size, job.run)
+    project = fit_samples(job.fit, samples, plan.largest, setting.dimension, key, plan.steps)
+    values = measure_fit(project, setting.truth, probe_points(setting, plan.tests, seed))
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+
+
+def measure_fit(project: Any, truth: Any, probes: Probes) -> dict[str, float]:
+    """Errors of one fit: those of ``QUANTITIES`` and of each region, and ``SHARES``."""
+    distances = fit_distances(project, truth, probes.off, true_points=probes.on)
+    total = len(probes.on) + len(probes.off)
+    values = {
+        "hausdorff": float(distances.hausdorff),
+        "maximum": float(distances.projected.maximum),
+        "rms": float(distances.projected.rms),
+        "mean_squared": float(distances.projected.rms) ** 2,
+        "failed": float(distances.forward.failed) / total,
+        "unconverged": float(distances.forward.unconverged) / total,
+    }
+    for name, inside in probes.regions.items():
+        here = np.asarray(distances.projected.values)[inside]
+        part = summarise_distances(jnp.asarray(here if len(here) else np.full(1, np.nan)))
+        values |= {f"maximum {name}": float(part.maximum), f"rms {name}": float(part.rms)}
+    return values

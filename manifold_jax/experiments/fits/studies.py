@@ -1,0 +1,297 @@
+"""The studies of ``manifold-jax bounds`` as data: what is fitted, how often, and what is shown of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from manifold_jax._checks import choice, whole
+from manifold_jax._files import Progress
+from manifold_jax._linalg import matmul
+from manifold_jax.datasets import circle, coil20, sample_uniform, sphere, torus, two_moons
+from manifold_jax.datasets.sampling import map_points, volume_elements
+from manifold_jax.experiments.cells import Cells
+from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.experiments.fits.fits import FITS
+from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, show_reach, show_slopes
+from manifold_jax.experiments.fits.report import Results, all_trends
+from manifold_jax.experiments.fits.runner import Plan, check_plan, run_cells
+from manifold_jax.experiments.fits.samples import NOISES, Setting, add_noise, known_setting
+from manifold_jax.experiments.sprites import draw, sprite_charts
+from manifold_jax.geometry import Axis, Grid, Manifold, reach_from_samples
+
+LATTICE = 32
+"""Points along each axis of a surface, for its radius and for where distances to it start."""
+
+MAJOR = 2.0
+"""Major radius of the tori."""
+
+MEASURED = 1000
+"""Images of which volume and reach are measured, at most."""
+
+
+class Study(NamedTuple):
+    """One study: errors of fits, their table and figures.
+
+    Attributes:
+        about: One line of ``--help``.
+        title: Title of the table, formatted with the fields of the plan.
+        full: Published sizes.
+        reduced: Sizes that take minutes on two cores.
+        settings: Manifolds and noises of a plan; raises ValueError for one that makes no sense.
+        show: What is shown of its results.
+        options: Fields of the plan that the command line sets for this study, besides those of all studies.
+    """
+
+    about: str
+    title: str
+    full: Plan
+    reduced: Plan
+    settings: Callable[[Plan], list[Setting]]
+    show: Callable[[Results], Outcome]
+    options: tuple[str, ...] = ()
+
+
+def check_study(name: str, plan: Plan) -> None:
+    """Refuse what makes no sense before anything starts."""
+    check_plan(plan)
+    for setting in STUDIES[name].settings(plan):
+        for fit in plan.fits:
+            if not plan.sizes_of(fit, setting):
+                least = FITS[fit].least(setting.dimension, setting.images)
+                needs = f"{fit} needs at least {least} samples for d = {setting.dimension}"
+                raise ValueError(f"bounds: {needs}: raise --sizes.")
+
+
+def run_study(name: str, context: tuple[Path, int], plan: Plan, progress: Progress | None = None) -> Outcome:
+    """Run all cells of a study, and say what their slopes are.
+
+    The context is the folder where finished cells are kept, and the seed of all random choices.
+    """
+    study, (folder, seed) = STUDIES[name], context
+    with jax.enable_x64(True):  # errors of h^4 leave single precision early
+        settings = [measure_setting(setting, plan, seed) for setting in study.settings(plan)]
+        cells = Cells(folder / f"{name}.cells.jsonl")
+        series = run_cells(settings, plan, cells, seed=seed, progress=progress)
+        title = study.title.format(**plan._asdict())
+        return study.show(Results(name, title, settings, plan, seed, all_trends(series, seed)))
+
+
+# --- what is fitted ----------------------------------------------------------------------------------------
+
+TOYS: dict[str, Callable[[], Any]] = {
+    "circle": circle,
+    "moons": two_moons,
+    "sphere": partial(sphere, 2, size=LATTICE),
+    "torus": partial(torus, size=LATTICE),
+}
+
+
+def toys(plan: Plan) -> list[Setting]:
+    """All toys without noise, some of them with each noise."""
+    plain = [known_setting(name, make()) for name, make in TOYS.items()]
+    return [
+        add_noise(setting, noise, plan.noise)
+        for noise in plan.noises
+        for setting in plain
+        if noise == "none" or setting.name in plan.with_noise
+    ]
+
+
+FACTORS = {"sprites": ("orientation", "scale", "y", "x"), "coil20": ("view", "zoom", "rotation")}
+"""Data sets of images, and their factors: a manifold of dimension d has the first d."""
+
+
+def images(plan: Plan) -> list[Setting]:
+    """One shape or object with its first factors, for each data set and dimension."""
+    if plan.pixels % 16:
+        raise ValueError(
+            f"bounds: pixels must be a multiple of 16, four strides halve it, got {plan.pixels}."
+        )
+    settings = []
+    for data in plan.data:
+        choice("bounds", "data", data, FACTORS)
+        for dimension in plan.dimensions[data]:
+            whole("bounds", f"a dimension of {data}", dimension, 1, len(FACTORS[data]))
+            manifold = _image_manifold(data, dimension, plan.pixels, plan.path)
+            settings.append(Setting(f"{data} {dimension}", (manifold,), farthest=True))
+    return settings
+
+
+@cache
+def _image_manifold(data: str, dimension: int, pixels: int, path: Path | None) -> Manifold:
+    factors = FACTORS[data][:dimension]
+    samples: dict[str, int] = dict.fromkeys(factors, {1: 128, 2: 32, 3: 12, 4: 8}[dimension])
+    if data == "coil20":
+        return coil20(path, 1, factors=factors, size=pixels, sizes=samples)
+    return sprite_charts(("ellipse",), pixels, 3.0 * pixels / 32, factors, samples)[0]
+
+
+def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
+    """With volume and reach, where these are not known in closed form.
+
+    The volume is the mean volume element at uniform chart points times the size of the chart; the reach the
+    plug-in of Federer's ratio at points uniform by volume with exact tangents, which is never too small.
+    """
+    if not math.isnan(setting.volume):
+        return setting
+    (manifold,) = setting.parts
+    key, count = jax.random.key(seed), min(MEASURED, max(plan.sizes))
+    elements = volume_elements(manifold, draw(key, manifold, count))
+    chart = math.prod(axis.stop - axis.start for axis in manifold.grid.axes)
+    samples = sample_uniform(jax.random.fold_in(key, 1), manifold, count)
+    jacobians = map_points(manifold, jax.jacfwd(manifold.embedding), samples.coordinates)
+    tangents = np.moveaxis(np.asarray(jacobians), -1, 1)
+    reach = reach_from_samples(np.asarray(samples.points), tangents, dimension=setting.dimension)
+    return replace(setting, volume=float(np.mean(elements)) * chart, reach=float(reach.value))
+
+
+def tori(plan: Plan) -> list[Setting]:
+    """Tori of several minor radii, which are their reach."""
+    return [known_setting(f"r = {r:g}", torus(MAJOR, r, size=LATTICE), stream="torus") for r in plan.values]
+
+
+def embedded_tori(plan: Plan) -> list[Setting]:
+    """The torus in R^3, R^10, ... R^1000: the same chart points, without noise and with ambient noise."""
+    base = torus(size=LATTICE)
+    plain = [
+        known_setting(f"D = {int(d)}", embed_isometrically(base, int(d)), stream="torus") for d in plan.values
+    ]
+    return [*plain, *(add_noise(setting, "ambient", plan.noise) for setting in plain)]
+
+
+def embed_isometrically(manifold: Manifold, dimension: int, seed: int = 0) -> Manifold:
+    """A manifold of features ``(f,)`` in R^D, D at least f, by a random map with orthonormal columns.
+
+    Example:
+        >>> from manifold_jax.datasets import torus
+        >>> embed_isometrically(torus(), 10).feature_shape
+        (10,)
+    """
+    matrix = np.random.default_rng(seed).standard_normal((dimension, manifold.feature_shape[0]))
+    columns = jnp.asarray(np.linalg.qr(matrix)[0], float)
+    embedding = Partial(_embed, manifold.embedding, columns)
+    return Manifold(manifold.name, embedding, manifold.grid, manifold.known, manifold.attributes)
+
+
+def _embed(embedding: Any, columns: Array, u: Array) -> Array:
+    return matmul(columns, embedding(u))
+
+
+def closed_and_open(plan: Plan) -> list[Setting]:
+    """The circle and half of it, the torus and a quarter of it, u and v in [0, pi]."""
+    ring, tube = circle(), torus(size=LATTICE)
+    arc = open_axes("arc", ring, math.pi)
+    patch = open_axes("patch", tube, math.pi**2 * MAJOR * 0.5)  # cos v is odd about pi / 2
+    return [known_setting("circle", ring), arc, known_setting("torus", tube), patch]
+
+
+def open_axes(name: str, manifold: Manifold, volume: float) -> Setting:
+    """The half of every axis of a closed manifold, with open ends; ``volume`` is that of this patch."""
+    axes = tuple(
+        Axis(a.name, a.start, (a.start + a.stop) / 2, a.size, unit=a.unit) for a in manifold.grid.axes
+    )
+    reach: Any = manifold.known["reach"]  # the smallest ball that touches is no smaller on a part
+    patch = Manifold(name, manifold.embedding, Grid(axes))
+    return Setting(name, (patch,), volume, float(reach), open_ends=True)
+
+
+# --- the studies -------------------------------------------------------------------------------------------
+
+
+def geometric(first: int, last: int, count: int) -> tuple[int, ...]:
+    """Whole numbers in geometric progression.
+
+    Example:
+        >>> geometric(5, 5000, 4)
+        (5, 50, 500, 5000)
+    """
+    return tuple(sorted({round(float(x)) for x in np.geomspace(first, last, count)}))
+
+
+_LOCAL = ("pca", "mmls1", "mmls2", "mmls3")
+_RADII = tuple(float(f"{r:.3g}") for r in np.geomspace(0.1, 1.0, 7))
+_TOYS = Plan(tuple(FITS), geometric(5, 5000, 13), 20, 500, noises=NOISES, with_noise=tuple(TOYS))
+_IMAGES = Plan(
+    tuple(FITS),
+    (500, 1000, 2500, 5000, 10_000, 25_000, 50_000),
+    seeds=3,
+    tests=500,
+    steps=20_000,
+    network_sizes=(500, 5000, 50_000),
+    data=tuple(FACTORS),
+    dimensions={data: tuple(range(1, len(factors) + 1)) for data, factors in FACTORS.items()},
+)
+
+STUDIES = {
+    "toys": Study(
+        about="errors against n on circle, moons, sphere, torus",
+        title="Error of fits against n: slopes of the Hausdorff distance",
+        full=_TOYS._replace(network_sizes=(20, 100, 500, 1000, 5000)),
+        reduced=_TOYS._replace(
+            sizes=geometric(20, 2000, 8),
+            seeds=4,
+            tests=100,
+            steps=1000,
+            network_sizes=(20, 200, 2000),
+            network_seeds=2,
+            with_noise=("circle",),
+        ),
+        settings=toys,
+        show=show_slopes,
+        options=("noises", "noise"),
+    ),
+    "images": Study(
+        about="the same on images, sprites and COIL-20",
+        title="Error of fits of images of {pixels} pixels against n",
+        full=_IMAGES,
+        reduced=_IMAGES._replace(
+            fits=("pca", "ref", "mmls1", "mmls2", "dae"),
+            sizes=(50, 100, 300, 1000),
+            tests=100,
+            steps=150,
+            network_sizes=(100, 1000),
+            data=("sprites",),
+            dimensions={"sprites": (1, 2), "coil20": (1,)},
+            pixels=16,
+        ),
+        settings=images,
+        show=show_slopes,
+        options=("data", "dimensions", "path"),
+    ),
+    "reach": Study(
+        about="tori of several reach",
+        title="Error of fits of tori against their reach",
+        full=Plan((*_LOCAL, "dae"), geometric(125, 8000, 7), seeds=20, tests=500, values=_RADII),
+        reduced=Plan(_LOCAL[:3], (250, 1000, 4000), seeds=3, tests=100, values=(0.1, 0.215, 0.464, 1.0)),
+        settings=tori,
+        show=show_reach,
+    ),
+    "ambient": Study(
+        about="a torus in spaces of several dimensions",
+        title="Error of fits of a torus in R^D",
+        full=Plan(_LOCAL, (500, 2000), seeds=20, tests=500, values=(3, 10, 30, 100, 300, 1000)),
+        reduced=Plan(("pca", "mmls2"), (1000,), seeds=3, tests=100, values=(3, 30, 300, 1000)),
+        settings=embedded_tori,
+        show=show_ambient,
+        options=("noise",),
+    ),
+    "boundary": Study(
+        about="open against periodic axes",
+        title="Errors with and without a boundary",
+        full=Plan(_LOCAL, geometric(20, 5000, 9), seeds=20, tests=500),
+        reduced=Plan(_LOCAL[:3], geometric(60, 2000, 5), seeds=4, tests=200),
+        settings=closed_and_open,
+        show=show_boundary,
+    ),
+}
