@@ -39,8 +39,8 @@ def analytic(params, x):
     """p ``(C,)``, J ``(C, n)``, Hessians of the logits ``(C, n, n)`` of the tanh network."""
     t = np.tanh(params["in"] @ x.ravel() + params["bias"])
     jacobian = (params["out"] * (1 - t**2)) @ params["in"]
-    bend = params["out"] * (-2 * t * (1 - t**2))
-    hessians = np.einsum("ck,ki,kj->cij", bend, params["in"], params["in"])
+    second = params["out"] * (-2 * t * (1 - t**2))
+    hessians = np.einsum("ck,ki,kj->cij", second, params["in"], params["in"])
     return probabilities(params["out"] @ t), jacobian, hessians
 
 

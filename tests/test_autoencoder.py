@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from manifold_jax.models import Objective
-from manifold_jax.models.manifold_fits import _decoded, denoising_autoencoder, variational_autoencoder
+from manifold_jax.models.manifold_fits import decode_points, denoising_autoencoder, variational_autoencoder
 
 FITTERS = (denoising_autoencoder, variational_autoencoder)
 
@@ -19,7 +19,7 @@ def circle(count, radius=1.0, centre=(0.0, 0.0)):
 @pytest.mark.parametrize(
     ("fit", "accuracy"), [(denoising_autoencoder, 0.02), (variational_autoencoder, 0.04)]
 )
-def test_a_circle_is_reproduced_and_points_beside_it_are_drawn_to_it(fit, accuracy):
+def test_a_circle_is_reproduced_and_points_near_it_are_drawn_to_it(fit, accuracy):
     # Far from the origin and large: without standardised inputs nothing is learnt in 500 steps.
     centre, radius = jnp.array([40.0, -30.0]), 5.0
     samples = circle(200, radius, centre)
@@ -35,14 +35,14 @@ def test_a_circle_is_reproduced_and_points_beside_it_are_drawn_to_it(fit, accura
 def test_the_key_decides_and_other_samples_do_not_retrace():
     samples = circle(40)
     options = {"dimension": 1, "steps": 30, "width": 8}
-    before = _decoded._cache_size()
+    before = decode_points._cache_size()
     for fit in FITTERS:
         first, again, other = (fit(samples, key=jax.random.key(k), **options)(samples) for k in (0, 0, 1))
         np.testing.assert_array_equal(first, again)
         assert not np.array_equal(first, other)
-    beside = denoising_autoencoder(2 * samples, key=jax.random.key(0), **options)
-    assert beside(samples).shape == samples.shape
-    assert _decoded._cache_size() - before == 1  # both kinds and all samples have one architecture
+    larger = denoising_autoencoder(2 * samples, key=jax.random.key(0), **options)
+    assert larger(samples).shape == samples.shape
+    assert decode_points._cache_size() - before == 1  # both kinds and all samples have one architecture
 
 
 @pytest.mark.slow
@@ -65,12 +65,12 @@ def test_project_is_a_pytree_for_jit_vmap_and_grad(x64):
 def test_images_go_through_convolutions(fit):
     images = jax.random.uniform(jax.random.key(0), (6, 16, 16), minval=-3.0, maxval=7.0)
     project = fit(images, dimension=2, key=jax.random.key(0), steps=2, width=4, channels=2)
-    found = project(images)
-    assert found.shape == images.shape
-    assert float(found.min()) >= -3.0
-    assert float(found.max()) <= 7.0
+    decoded = project(images)
+    assert decoded.shape == images.shape
+    assert float(decoded.min()) >= -3.0
+    assert float(decoded.max()) <= 7.0
     assert "convolutions" in project.args[0].params
-    np.testing.assert_allclose(project(images.reshape(6, 256)).reshape(images.shape), found, atol=1e-5)
+    np.testing.assert_allclose(project(images.reshape(6, 256)).reshape(images.shape), decoded, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_images_go_through_convolutions(fit):
         ({"samples": jnp.zeros((1, 2))}, "at least 2 points"),
         ({"samples": jnp.ones((5, 2))}, "all samples coincide"),
         ({"samples": jnp.array([[0.0, 1.0], [jnp.nan, 0.0]])}, "samples must be finite"),
-        ({"dimension": 2}, "dimension must be below the 2 features"),
-        ({"dimension": 0}, "dimension must be a whole number from 1"),
-        ({"latent": 0}, "latent must be a whole number from 1"),
-        ({"steps": 0}, "steps must be a whole number from 1"),
-        ({"width": 2.5}, "width must be a whole number from 1"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"dimension": 2}, "dimension must be below the 2 feature"),
+        ({"dimension": 0}, "dimension must be a whole number, at least 1"),
+        ({"latent": 0}, "latent must be a whole number, at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number, at least 1"),
+        ({"width": 2.5}, "width must be a whole number, at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be a positive"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(change, message):
@@ -98,9 +98,9 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
 
 
 def test_more_refusals():
-    with pytest.raises(ValueError, match="noise must be positive"):
+    with pytest.raises(ValueError, match="noise must be a positive"):
         denoising_autoencoder(circle(8), dimension=1, key=jax.random.key(0), noise=0.0)
-    with pytest.raises(ValueError, match="latent must be at least the dimension, 2, got 1"):
+    with pytest.raises(ValueError, match="latent must be a whole number, at least 2, got 1"):
         denoising_autoencoder(jnp.ones((4, 3)), dimension=2, latent=1, key=jax.random.key(0))
     wrong = Objective("Z")
     with pytest.raises(ValueError, match="kind must be one of"):

@@ -107,8 +107,8 @@ def test_the_loss_is_the_sum_of_its_terms(objective, step):
     ("options", "words"),
     [
         ({"kind": "Q"}, "kind must be one of"),
-        ({"likelihood": "poisson"}, "bernoulli or gaussian"),
-        ({"beta": -1.0}, "beta must not be negative"),
+        ({"likelihood": "poisson"}, "one of 'bernoulli', 'gaussian'"),
+        ({"beta": -1.0}, "beta must be a finite number, at least 0"),
         ({"capacity_steps": 0}, "capacity_steps must be"),
     ],
 )

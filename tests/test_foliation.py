@@ -74,8 +74,8 @@ def test_defect_of_a_tanh_network_is_that_of_the_oracle(x64):
         assert want > 0.1
         for batch_size in (None, 2):
             defect = jax.jit(partial(mj.involutivity_defect, batch_size=batch_size))
-            found = defect(log_prob, X.reshape(4, 2))
-            assert float(found) == pytest.approx(want, rel=1e-10)
+            value = defect(log_prob, X.reshape(4, 2))
+            assert float(value) == pytest.approx(want, rel=1e-10)
 
 
 def test_defect_of_a_relu_network_is_zero(x64):
@@ -108,5 +108,5 @@ def test_distribution_over_parameters_is_not_involutive(x64):
         left = brackets - brackets @ np.linalg.pinv(rows) @ rows
         want = np.linalg.norm(left) / np.linalg.norm(brackets)
         assert want > 0.05
-        found = jax.jit(partial(mj.fisher_involutivity_defect, apply))(params, X[:3])
-        assert float(found) == pytest.approx(want, rel=1e-9)
+        value = jax.jit(partial(mj.fisher_involutivity_defect, apply))(params, X[:3])
+        assert float(value) == pytest.approx(want, rel=1e-9)

@@ -44,8 +44,8 @@ def test_matrix_is_half_of_the_second_derivative_of_kl(x64):
         return np.sum(np.exp(there) * (there - base))
 
     basis = np.eye(6) * h
-    found = [[(kl(a + b) - kl(a - b) - kl(b - a) + kl(-a - b)) / (4 * h * h) for a in basis] for b in basis]
-    np.testing.assert_allclose(found, mj.local_data_matrix(log_prob, X), atol=1e-6)
+    hessian = [[(kl(a + b) - kl(a - b) - kl(b - a) + kl(-a - b)) / (4 * h * h) for a in basis] for b in basis]
+    np.testing.assert_allclose(hessian, mj.local_data_matrix(log_prob, X), atol=1e-6)
 
 
 def test_remainder_of_kl_is_of_third_order(x64):
@@ -87,9 +87,9 @@ def test_saturated_softmax_keeps_the_distribution():
     assert int(rank.distribution) == 7
     assert int(rank.matrix) < 7
     want = classifier.matrix(params, x)
-    found = np.asarray(mj.local_data_matrix(single, short), np.float64)
-    assert found.dtype == np.float64
-    assert np.abs(found - want).max() < 1e-4 * np.abs(want).max()
+    matrix = np.asarray(mj.local_data_matrix(single, short), np.float64)
+    assert matrix.dtype == np.float64
+    assert np.abs(matrix - want).max() < 1e-4 * np.abs(want).max()
     v = np.random.default_rng(6).normal(size=20)
     product = mj.local_data_matvec(single, short, jnp.asarray(v, jnp.float32))
     assert np.abs(product - want @ v).max() < 1e-4 * np.abs(want @ v).max()

@@ -50,11 +50,11 @@ def test_convolution_and_its_derivatives_are_those_of_the_library(size, kernel, 
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, *size, 3))
     w = jax.random.normal(keys[1], (*kernel, 3, 5))
-    expected, pull = jax.vjp(lambda x, w: library(x, w, strides, padding), x, w)
-    found, our_pull = jax.vjp(lambda x, w: ours(x, w, strides, padding), x, w)
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    expected, pull_back = jax.vjp(lambda x, w: library(x, w, strides, padding), x, w)
+    values, our_pull_back = jax.vjp(lambda x, w: ours(x, w, strides, padding), x, w)
+    np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-12)
     cotangent = jax.random.normal(keys[2], expected.shape)
-    for a, b in zip(our_pull(cotangent), pull(cotangent), strict=True):
+    for a, b in zip(our_pull_back(cotangent), pull_back(cotangent), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
@@ -105,8 +105,8 @@ def test_lenet_is_the_network_of_the_paper():
     image = np.random.default_rng(0).uniform(size=(12, 12)).astype(np.float32)
     np.testing.assert_allclose(apply(params, image), numpy_lenet(params, image), atol=2e-6)
     shapes = jax.eval_shape(lambda: pure(LeNet(rngs=nnx.Rngs(0))).params)
-    found = {name: layer["kernel"].shape for name, layer in shapes.items()}
-    assert found == {
+    kernels = {name: layer["kernel"].shape for name, layer in shapes.items()}
+    assert kernels == {
         "first": (3, 3, 1, 32),
         "second": (3, 3, 32, 64),
         "hidden": (9216, 128),
@@ -195,10 +195,10 @@ def test_the_classifier_learns_and_its_loss_is_the_mean_negative_log_likelihood(
     np.testing.assert_allclose(value, -log_p[np.arange(50), labels].mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(log_p.argmax(1) == labels))
     adam = optax.adam(0.05)
-    found = train(loss, params, data, key=jax.random.key(0), steps=300, batch_size=10, optimizer=adam)
-    assert found.metrics["accuracy"][-20:].mean() > 0.9
-    assert found.finite
-    assert found.steps == 300
+    run = train(loss, params, data, key=jax.random.key(0), steps=300, batch_size=10, optimizer=adam)
+    assert run.metrics["accuracy"][-20:].mean() > 0.9
+    assert run.finite
+    assert run.steps == 300
 
 
 @pytest.mark.parametrize("optimizer", [None, optax.adam(0.01)])
@@ -222,7 +222,7 @@ def test_a_resumed_run_is_bit_by_bit_the_same(tmp_path, optimizer):
 
 def test_a_run_that_diverges_says_so_and_stops():
     params, data = problem()
-    found = train(
+    run = train(
         classification_loss(linear),
         params,
         data,
@@ -232,8 +232,8 @@ def test_a_run_that_diverges_says_so_and_stops():
         chunk=5,
         optimizer=optax.sgd(float("nan")),
     )
-    assert not found.finite
-    assert found.steps == 5
+    assert not run.finite
+    assert run.steps == 5
 
 
 def test_the_initial_parameters_survive_donation():
@@ -253,7 +253,7 @@ def attempt(folder=None, **changes):
     ("changes", "message"),
     [
         ({"steps": 0}, "steps must be a whole number, at least 1, got 0"),
-        ({"batch_size": 51}, "batch_size must be at most the number of data, 50, got 51"),
+        ({"batch_size": 51}, "batch_size must be a whole number, from 1 to 50, got 51"),
         ({"chunk": 1.5}, "chunk must be a whole number"),
         ({"save_at": (-1,), "folder": "unused"}, "save_at must be a whole number, at least 0"),
     ],

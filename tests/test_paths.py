@@ -320,13 +320,13 @@ def test_label_keeping_walk_keeps_the_label_and_stalls_where_it_must_lower_it(x6
 @pytest.mark.slow
 def test_leaf_projection_on_planes_and_hyperbolas(x64):
     w = np.random.default_rng(0).normal(size=(4, 8))
-    found = mj.leaf_projection(linear(w), X, Y)
+    path = mj.leaf_projection(linear(w), X, Y)
     want = X + centred_projector(w) @ (Y - X)
-    np.testing.assert_allclose(found.point, want, atol=1e-10)
-    assert float(found.distance) == pytest.approx(np.linalg.norm(Y - want), rel=1e-12)
-    assert bool(found.converged)
+    np.testing.assert_allclose(path.point, want, atol=1e-10)
+    assert float(path.distance) == pytest.approx(np.linalg.norm(Y - want), rel=1e-12)
+    assert bool(path.converged)
     distance = mj.leaf_distance(linear(w), X, Y)
-    assert float(distance) == pytest.approx(float(found.distance), rel=1e-12)
+    assert float(distance) == pytest.approx(float(path.distance), rel=1e-12)
     # Nearest point of the branch xy = 1 to (1, 3/2), by a dense search.
     t = np.linspace(0.5, 1.5, 2_000_001)
     target = np.array([1.0, 1.5])
@@ -343,9 +343,9 @@ def test_leaf_projection_on_planes_and_hyperbolas(x64):
 def test_leaf_projection_of_a_point_on_the_leaf_and_without_steps(x64):
     w = np.random.default_rng(0).normal(size=(4, 8))
     there = X + centred_projector(w) @ V
-    found = mj.leaf_projection(linear(w), X, there)
-    assert bool(found.converged)
-    assert float(found.distance) < 1e-2
+    path = mj.leaf_projection(linear(w), X, there)
+    assert bool(path.converged)
+    assert float(path.distance) < 1e-2
     early = mj.leaf_projection(linear(w), X, Y, max_steps=2)
     assert not bool(early.converged)
     assert np.isnan(float(mj.leaf_distance(linear(w), X, Y, max_steps=2)))
@@ -397,8 +397,8 @@ def test_a_lift_of_a_great_circle_attains_the_bound(x64):
     root = (np.sin((1 - t) * angle) * np.sqrt(p) + np.sin(t * angle) * np.sqrt(q)) / np.sin(angle)
     lift = 2 * np.log(root)
     for length in (mj.path_length, mj.output_length):
-        found = jax.jit(partial(length, jax.nn.log_softmax))(lift)
-        assert float(found) == pytest.approx(2 * angle, rel=1e-6)
+        value = jax.jit(partial(length, jax.nn.log_softmax))(lift)
+        assert float(value) == pytest.approx(2 * angle, rel=1e-6)
 
 
 def test_repeated_points_add_no_length_and_keep_gradients(x64):

@@ -1,4 +1,4 @@
-"""The data's tangents beside a classifier's distribution: angles, visibility, the pulled-back metric."""
+"""The data's tangents next to a classifier's distribution: angles, visibility, the pulled-back metric."""
 
 from functools import partial
 
@@ -43,10 +43,10 @@ SMALL_AND_LARGE = np.array([1e-4, 1e-2, 0.7, np.pi / 2 - 1e-4])
 
 
 def test_angles_are_those_put_in():
-    found = mj.principal_angles(*tilted(SMALL_AND_LARGE))
-    assert found.dtype == np.float32
+    angles = mj.principal_angles(*tilted(SMALL_AND_LARGE))
+    assert angles.dtype == np.float32
     # Absolute accuracy of the rows; a cosine alone would give 0 or 3e-4 for 1e-4.
-    np.testing.assert_allclose(found, SMALL_AND_LARGE, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(angles, SMALL_AND_LARGE, rtol=0, atol=1e-6)
 
 
 def test_angles_in_double_precision_whichever_span_is_larger(x64):
@@ -66,10 +66,10 @@ def test_missing_directions_count_as_orthogonal():
     sparse = np.concatenate([basis[:4] * [[1], [1], [1], [0]], np.zeros((2, 16), np.float32)])
     plane = np.concatenate([tangents[:2], [tangents[0] - 2 * tangents[1]], np.zeros((1, 16))])
     for rows, columns, rank in ((tangents, sparse, 3), (plane, basis, 2), (plane, sparse, 2)):
-        found = np.asarray(mj.principal_angles(rows.astype(np.float32), columns.astype(np.float32)))
+        angles = np.asarray(mj.principal_angles(rows.astype(np.float32), columns.astype(np.float32)))
         scipy = subspace_angles(rows[: max(rank, 2) if rows is plane else 4].T, columns[np.any(columns, 1)].T)
-        np.testing.assert_allclose(found[:rank], np.sort(scipy)[:rank], atol=2e-6)
-        np.testing.assert_array_equal(found[rank:], np.float32(np.pi / 2))
+        np.testing.assert_allclose(angles[:rank], np.sort(scipy)[:rank], atol=2e-6)
+        np.testing.assert_array_equal(angles[rank:], np.float32(np.pi / 2))
 
 
 def test_angles_do_not_depend_on_lengths_and_pass_nan_on():
@@ -112,9 +112,9 @@ def test_visibility_is_the_quotient_of_the_matrix(factor):
     tangents = np.random.default_rng(2).normal(size=(4, 16)) * np.logspace(-3, 3, 4)[:, None]
     g = classifier.matrix(PARAMS, X)
     want = np.einsum("in,nm,im->i", tangents, g, tangents) / np.sum(tangents**2, axis=1)
-    found = mj.factor_visibility(jnp.asarray(tangents, jnp.float32), factor)
-    np.testing.assert_allclose(found, want / np.linalg.eigvalsh(g)[-1], rtol=1e-5)
-    assert np.all((found > 0) & (found < 1))
+    visible = mj.factor_visibility(jnp.asarray(tangents, jnp.float32), factor)
+    np.testing.assert_allclose(visible, want / np.linalg.eigvalsh(g)[-1], rtol=1e-5)
+    assert np.all((visible > 0) & (visible < 1))
 
 
 def test_visibility_of_eigenvectors_leaves_and_nothing(factor):
@@ -132,8 +132,8 @@ def test_visibility_survives_saturation_and_batches():
     factor[0, 0], factor[1, 1] = 1e-25, 1e-27  # squares underflow
     tangents = np.zeros((2, 4, 16), np.float32)
     tangents[:, 0, 0], tangents[:, 1, 1], tangents[:, 2, :2] = 1e-25, 1, 1
-    found = jax.jit(jax.vmap(mj.factor_visibility, (0, None)))(tangents, factor)
-    np.testing.assert_allclose(found, [[1.0, 1e-4, 0.50005, 0.0]] * 2, rtol=1e-5)
+    visible = jax.jit(jax.vmap(mj.factor_visibility, (0, None)))(tangents, factor)
+    np.testing.assert_allclose(visible, [[1.0, 1e-4, 0.50005, 0.0]] * 2, rtol=1e-5)
 
 
 # --- the pulled-back metric --------------------------------------------------------------------------------
@@ -152,8 +152,8 @@ def gram_of(log_prob, embedding, points):
 def test_pulled_back_metric_is_that_of_the_matrix(network):
     log_prob, embedding = network(5), curved()
     points = np.random.default_rng(4).normal(size=(3, 3))
-    found = mj.metric(gram_of(log_prob, embedding, points))
-    for u, metric in zip(points, found, strict=True):
+    metrics = mj.metric(gram_of(log_prob, embedding, points))
+    for u, metric in zip(points, metrics, strict=True):
         tangents = np.asarray(jax.jacfwd(embedding)(u)).T
         g = np.asarray(mj.local_data_matrix(log_prob, embedding(u)))
         np.testing.assert_allclose(metric, tangents @ g @ tangents.T, rtol=1e-12, atol=1e-14)
@@ -208,7 +208,7 @@ def test_parameters_of_a_pulled_back_map_are_arguments():
 
 @pytest.mark.parametrize("function", [mj.principal_angles, mj.factor_visibility])
 @pytest.mark.parametrize(
-    ("tangents", "rows", "says"),
+    ("tangents", "rows", "message"),
     [
         (jnp.ones(3), jnp.ones((2, 3)), "tangents must be a floating-point matrix"),
         (jnp.ones((2, 3), int), jnp.ones((2, 3)), "got int32"),
@@ -217,8 +217,8 @@ def test_parameters_of_a_pulled_back_map_are_arguments():
         (jnp.ones((0, 3)), jnp.ones((2, 3)), "shape \\(0, 3\\)"),
     ],
 )
-def test_wrong_arrays_are_refused(function, tangents, rows, says):
-    with pytest.raises(ValueError, match=says):
+def test_wrong_arrays_are_refused(function, tangents, rows, message):
+    with pytest.raises(ValueError, match=message):
         function(tangents, rows)
 
 

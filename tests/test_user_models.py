@@ -44,9 +44,9 @@ def in_nnx():
         def __call__(self, x):
             return jax.nn.log_softmax(self.outer(jnp.tanh(self.inner(x))))
 
-    found = pure(Network(nnx.Rngs(0)))
+    network = pure(Network(nnx.Rngs(0)))
     params = {"inner": {"kernel": jnp.asarray(WEIGHTS[0].T)}, "outer": {"kernel": jnp.asarray(WEIGHTS[1].T)}}
-    return found.apply, params
+    return network.apply, params
 
 
 def in_equinox():

@@ -194,7 +194,7 @@ def local_data_spectrum(
 ) -> tuple[Float[Array, "C"], Float[Array, "C n"]]:
     """The C largest eigenvalues of G (all others are 0) and their eigenvectors, from the C x n factor.
 
-    They are the squared singular values of the factor, found by Jacobi rotations: each has its own relative
+    They are the squared singular values of the factor, by Jacobi rotations: each has its own relative
     accuracy, so that small ones survive where p saturates. At most C - 1 are not zero.
 
     Args:
@@ -221,7 +221,7 @@ def local_data_spectrum(
 def local_data_rank(
     log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
 ) -> LocalDataRank:
-    """Numerical rank of G, and the dimension of the distribution D_x beside it.
+    """Numerical rank of G, and the dimension of the distribution D_x next to it.
 
     G is the sum of p_y grad log p_y grad log p_y^T and loses rank to rounding where p saturates. D_x is the
     span of the centred scores J_y - mean J (J the Jacobian of the logits), which do not depend on p.

@@ -38,7 +38,7 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
     """Refuse a function that does not return log-probabilities.
 
     The shape is checked always, the values (``logsumexp == 0``) where they are not traced: call this once,
-    outside of ``jit`` and ``vmap``, before a compiled run.
+    outside ``jit`` and ``vmap``, before a compiled run.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -174,12 +174,12 @@ def map_scores(
     function: LogProb, at: Any, batch_size: int | None, of: Callable[[Array, Any], Any]
 ) -> tuple[Float[Array, "C"], Any]:
     """Log p ``(C,)``, and ``of(log p_y, grad log p_y)`` stacked over the classes, a block at a time."""
-    log_p, pull = jax.vjp(function, at)
+    log_p, pull_back = jax.vjp(function, at)
     size = sum(leaf.size for leaf in jax.tree.leaves(at))
     batch = block_rows(size, batch_size, most=log_p.shape[0])
 
     def one(y: Int[Array, ""]) -> Any:
-        return of(log_p[y], pull(score_cotangent(log_p, y))[0])
+        return of(log_p[y], pull_back(score_cotangent(log_p, y))[0])
 
     return log_p, map_blocks(jax.vmap(one), batch, jnp.arange(log_p.shape[0]))
 

@@ -185,7 +185,7 @@ def horizontal_path(
 
     Raises:
         ValueError: ``log_prob`` does not return log-probabilities, the shapes differ, an input is not
-            floating-point, not finite or outside of ``clip``, or an option is out of range.
+            floating-point, not finite or outside ``clip``, or an option is out of range.
 
     Example:
         >>> import jax
@@ -314,7 +314,7 @@ def leaf_projection(
 ) -> Path:
     """Start from an anchor and follow its leaf towards x until the chord is vertical.
 
-    The end is a critical point of the distance to ``x`` on the leaf, found by going downhill from the anchor:
+    The end is a critical point of the distance to ``x`` on the leaf, downhill from the anchor:
     the nearest point where the leaf is flat, and a local minimum elsewhere.
 
     Args:
@@ -327,7 +327,7 @@ def leaf_projection(
             to that of the anchor, at which ``x`` counts as lying on the leaf.
         clip: As for :func:`horizontal_path`.
         step: As for :func:`horizontal_path`. Steps to and fro across a kink of a ReLU network slide along it
-            and off the leaf: ``drift`` says how far.
+            and off the leaf: ``drift`` tells how far.
         error_tolerance: As for :func:`horizontal_path`.
         rtol: As for :func:`horizontal_path`.
 

@@ -134,7 +134,7 @@ def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callabl
 
     Returns:
         A function of one chart point ``(d,)`` with values ``(C,)``, of length 2. It closes over
-        its arguments: inside of ``jit`` build it from the parameters that are arguments there.
+        its arguments: inside ``jit`` build it from the parameters that are arguments there.
 
     Raises:
         ValueError: An argument is not callable.

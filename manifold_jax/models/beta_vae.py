@@ -13,10 +13,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from manifold_jax.models.classifiers import Activation, as_batch, checked_count
-from manifold_jax.models.primitives import convolve, convolve_transposed
+from manifold_jax._checks import choice, positive, whole
+from manifold_jax.models.classifiers import Activation, as_batch, pixels
+from manifold_jax.models.primitives import Layer, apply_layers, convolve, convolve_transposed
 from manifold_jax.models.pure import Apply
-from manifold_jax.models.training import Loss, pixels
+from manifold_jax.models.training import Loss
 
 
 class _Variant(NamedTuple):
@@ -53,13 +54,13 @@ class BetaVAE(nnx.Module):
     Args:
         variant: ``"B"`` or ``"H"``.
         size: Pixels per side, a multiple of 16.
-        channels: Of the images.
+        channels: Channels of the images.
         latent: Dimension of the latent z.
         width: Channels of the first convolution.
         hidden: Units of a hidden layer.
         activation: Non-linearity, ReLU as published. With it the image of a smooth manifold is only piecewise
             smooth; ``jax.nn.softplus`` and ``jax.nn.silu`` keep it smooth.
-        precision: Of all products.
+        precision: Precision of all products.
         rngs: Keys of the initial weights (He et al., arXiv 1502.01852).
 
     Raises:
@@ -90,13 +91,12 @@ class BetaVAE(nnx.Module):
         precision: str | None = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        if variant not in _VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(_VARIANTS)}, got {variant!r}.")
+        choice("BetaVAE", "variant", variant, _VARIANTS)
         counts = {"channels": channels, "latent": latent, "width": width, "hidden": hidden}
         for name, value in counts.items():
-            checked_count(value, name, 1)
-        if checked_count(size, "size", 16) % 16:
-            raise ValueError(f"size must be a multiple of 16, four strides halve it, got {size}.")
+            whole("BetaVAE", name, value)
+        if whole("BetaVAE", "size", size, 16) % 16:
+            raise ValueError(f"BetaVAE: size must be a multiple of 16, four strides halve it, got {size}.")
         factors, depth = _VARIANTS[variant]
         widths = [channels, *(width * factor for factor in factors)]
         units = [widths[-1] * (size // 16) ** 2, *[hidden] * depth]
@@ -122,56 +122,48 @@ class BetaVAE(nnx.Module):
             for pair in itertools.pairwise(widths[::-1])
         )
 
-    def stages(self) -> dict[str, Callable[[Array], Array]]:
-        """The layers by name, each a function of the activations of a batch in the one before.
+    def stages(self) -> dict[str, Layer]:
+        """The layers by name, each a function of a batch of activations of the one before.
 
-        After their non-linearity; the latent is its mean, without noise.
+        Activations are those after the non-linearity; the latent is its mean, without noise.
         """
-        found: dict[str, Callable[[Array], Array]] = {}
 
-        def bent(layer: Callable[[Array], Array], shape: Callable[[Array], Array] | None = None) -> Any:
-            return lambda x: self.activation(layer(x if shape is None else shape(x)))
+        def activate(layer: Layer, reshape: Layer = lambda x: x) -> Layer:
+            return lambda x: self.activation(layer(reshape(x)))
 
         def flat(x: Array) -> Array:
             return x.reshape(x.shape[0], -1)
 
+        stages: dict[str, Layer] = {}
         for k, layer in enumerate(self.convolutions, start=1):
-            found[f"conv {k}"] = bent(layer, partial(as_batch, shape=self.shape) if k == 1 else None)
+            image = partial(as_batch, shape=self.shape)
+            stages[f"conv {k}"] = activate(layer, image) if k == 1 else activate(layer)
         for k, layer in enumerate(self.encoder, start=1):
-            found[f"dense {k}"] = bent(layer, flat)
-        found["latent"] = lambda x: jnp.split(self.moments(x), 2, axis=-1)[0]
+            stages[f"dense {k}"] = activate(layer, flat)
+        stages["latent"] = lambda x: jnp.split(self.moments(x), 2, axis=-1)[0]
         for k, layer in enumerate(self.decoder, start=len(self.encoder) + 1):
-            found[f"dense {k}"] = bent(layer)
+            stages[f"dense {k}"] = activate(layer)
         *inner, last = self.transposed
         for k, layer in enumerate(inner, start=1):
-            found[f"transposed {k}"] = bent(layer, self._as_corner if k == 1 else None)
-        return found | {"logits": last, "image": jax.nn.sigmoid}
+            stages[f"transposed {k}"] = activate(layer, self._as_corner) if k == 1 else activate(layer)
+        return stages | {"logits": last, "image": jax.nn.sigmoid}
 
     def _as_corner(self, x: Float[Array, "batch m"]) -> Float[Array, "batch h w c"]:
         return x.reshape(x.shape[0], *self.corner)
 
-    def _between(self, x: Array, after: str | None, last: str) -> Array:
-        """From behind one layer to another."""
-        stages = self.stages()
-        names = list(stages)
-        begin = 0 if after is None else names.index(after) + 1
-        for name in names[begin : names.index(last) + 1]:
-            x = stages[name](x)
-        return x
-
     def encode(self, images: Float[Array, "batch h w *c"]) -> tuple[Array, Array]:
         """Mean and log-variance of the latent, ``(batch, z)`` each."""
-        hidden = self._between(images, None, f"dense {len(self.encoder)}")
+        hidden = apply_layers(self.stages(), images, f"dense {len(self.encoder)}")
         mean, log_variance = jnp.split(self.moments(hidden), 2, axis=-1)
         return mean, log_variance
 
     def decode(self, latents: Float[Array, "batch z"]) -> Float[Array, "batch h w c"]:
         """Logits of the pixels."""
-        return self._between(latents, "latent", "logits")
+        return apply_layers(self.stages(), latents, "logits", after="latent")
 
     def __call__(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch h w c"]:
         """Reconstructions, pixels in [0, 1], from the mean of the latent."""
-        return self._between(images, None, "image")
+        return apply_layers(self.stages(), images, "image")
 
 
 class Objective(NamedTuple):
@@ -179,8 +171,8 @@ class Objective(NamedTuple):
 
     Attributes:
         kind: ``"B"``, reconstruction + gamma |KL - C(t)|, or ``"H"``, reconstruction + beta KL.
-        beta: Of H.
-        gamma: Of B.
+        beta: Weight of the KL in H.
+        gamma: Weight of the distance to the capacity in B.
         capacity: C_max of B, nats; reached linearly.
         capacity_steps: Steps until then.
         likelihood: ``"bernoulli"`` (cross-entropy) or ``"gaussian"`` (squared error), summed over pixels.
@@ -194,7 +186,21 @@ class Objective(NamedTuple):
     likelihood: str = "bernoulli"
 
 
+def _squared_pixel_errors(logits: Array, images: Array) -> Array:
+    return jnp.square(jax.nn.sigmoid(logits) - images)
+
+
+_LIKELIHOODS = {"bernoulli": optax.sigmoid_binary_cross_entropy, "gaussian": _squared_pixel_errors}
 _DEFAULT = Objective()
+
+
+def check_objective(caller: str, objective: Objective) -> None:
+    """Refuse what makes no sense before anything starts."""
+    choice(caller, "kind", objective.kind, _VARIANTS)
+    choice(caller, "likelihood", objective.likelihood, _LIKELIHOODS)
+    for name in ("beta", "gamma", "capacity"):
+        positive(caller, name, getattr(objective, name), zero=True)
+    whole(caller, "capacity_steps", objective.capacity_steps)
 
 
 @lru_cache(maxsize=32)
@@ -205,8 +211,8 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
     batch, a tuple with the images as its first part.
 
     Args:
-        apply: Of a :class:`BetaVAE`.
-        objective: Which.
+        apply: The function of a :class:`BetaVAE`, from :func:`pure`.
+        objective: Its kind and its weights.
 
     Returns:
         A loss for :func:`train`, with metrics ``"reconstruction"``, ``"kl"`` and ``"kl_units"``, the KL of
@@ -226,20 +232,20 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
         >>> terms["kl_units"].shape
         (3,)
     """
-    _check(objective)
+    check_objective("beta_vae_loss", objective)
+    return evidence_loss(apply, objective, _LIKELIHOODS[objective.likelihood])
+
+
+def evidence_loss(apply: Apply, objective: Objective, errors: Callable[[Array, Array], Array]) -> Loss:
+    """The loss of an autoencoder with a Gaussian latent, ``errors`` those of decoded latents and inputs."""
     encode, decode = apply.of("encode"), apply.of("decode")
 
     def loss(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
-        images = pixels(batch[0])
-        mean, log_variance = jax.vmap(encode, (None, 0))(params, images)
+        inputs = pixels(batch[0])
+        mean, log_variance = jax.vmap(encode, (None, 0))(params, inputs)
         noise = jax.random.normal(key, mean.shape, mean.dtype)
-        logits = jax.vmap(decode, (None, 0))(params, mean + jnp.exp(log_variance / 2) * noise)
-        images = images.reshape(logits.shape)
-        if objective.likelihood == "bernoulli":
-            errors = optax.sigmoid_binary_cross_entropy(logits, images)
-        else:
-            errors = jnp.square(jax.nn.sigmoid(logits) - images)
-        reconstruction = jnp.sum(errors) / len(images)
+        decoded = jax.vmap(decode, (None, 0))(params, mean + jnp.exp(log_variance / 2) * noise)
+        reconstruction = jnp.sum(errors(decoded, inputs.reshape(decoded.shape))) / len(inputs)
         units = jnp.mean(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance, axis=0) / 2
         kl = jnp.sum(units)
         capacity = objective.capacity * jnp.minimum(step / objective.capacity_steps, 1)
@@ -247,15 +253,3 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
         return reconstruction + weighted, {"reconstruction": reconstruction, "kl": kl, "kl_units": units}
 
     return loss
-
-
-def _check(objective: Objective) -> None:
-    """Refuse what makes no sense before anything starts."""
-    if objective.kind not in _VARIANTS:
-        raise ValueError(f"kind must be one of {', '.join(_VARIANTS)}, got {objective.kind!r}.")
-    if objective.likelihood not in ("bernoulli", "gaussian"):
-        raise ValueError(f"likelihood must be bernoulli or gaussian, got {objective.likelihood!r}.")
-    for name in ("beta", "gamma", "capacity"):
-        if not getattr(objective, name) >= 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(objective, name)}.")
-    checked_count(objective.capacity_steps, "capacity_steps", 1)

@@ -39,7 +39,7 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
     """Write ``folder/<step>``, aside first, then moved into place.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         step: Number of steps made.
         params: Pytree of arrays.
         rest: Another pytree of arrays, what a run needs to go on.
@@ -69,7 +69,7 @@ def checkpoint_steps(folder: Folder) -> list[int]:
     """Steps whose checkpoints are complete, ascending.
 
     Args:
-        folder: Of the run; may be missing.
+        folder: Folder of the run; may be missing.
 
     Returns:
         Step numbers.
@@ -112,8 +112,8 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
         for leaf in sorted(stored.keys() | wanted.keys()):
             if stored.get(leaf) != wanted.get(leaf):
                 has, wants = (
-                    "no such array" if found is None else f"{found[1]} of shape {found[0]}"
-                    for found in (stored.get(leaf), wanted.get(leaf))
+                    "no such array" if kind is None else f"{kind[1]} of shape {kind[0]}"
+                    for kind in (stored.get(leaf), wanted.get(leaf))
                 )
                 raise ValueError(
                     f"the checkpoint {place} is of another architecture: at {leaf} it has {has}, the network "
@@ -137,9 +137,9 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
     """Parameters of one checkpoint.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         like: Parameters of the same architecture, or their ``jax.eval_shape``.
-        step: Which; by default the last.
+        step: The step of the checkpoint; by default the last.
 
     Returns:
         A pytree like ``like``, of NumPy arrays.
@@ -161,7 +161,7 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
 
 
 def load_rest(folder: Folder, like: Any, step: int) -> Any:
-    """What was saved beside the parameters."""
+    """What was saved next to the parameters."""
     return _load(folder, step, _REST, {"rest": like})["rest"]
 
 

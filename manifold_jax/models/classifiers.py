@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Num
 
-from manifold_jax.models.primitives import convolve, max_pool
+from manifold_jax._checks import whole
+from manifold_jax.models.primitives import Layer, apply_layers, convolve, max_pool
+from manifold_jax.models.training import Loss
 
-Activation = Callable[[Array], Array]
+Activation = Layer
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
-
-
-def checked_count(value: Any, name: str, least: int) -> int:
-    """A whole number that is large enough, or a sentence."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}.")
-    return value
 
 
 def as_batch(images: Array, shape: Sequence[int]) -> Array:
@@ -55,7 +51,7 @@ class LeNet(nnx.Module):
         mean: Subtracted from the pixels.
         std: Divides them.
         activation: Non-linearity; ReLU as in the paper. Second derivatives need a smooth one.
-        precision: Of convolutions and products.
+        precision: Precision of convolutions and products.
         rngs: Keys of the initial weights.
 
     Raises:
@@ -81,9 +77,9 @@ class LeNet(nnx.Module):
         precision: str | None = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        checked_count(classes, "classes", 2)
-        checked_count(size, "size", 6)
-        checked_count(channels, "channels", 1)
+        whole("LeNet", "classes", classes, 2)
+        whole("LeNet", "size", size, 6)
+        whole("LeNet", "channels", channels)
         conv = partial(
             nnx.Conv,
             kernel_size=(3, 3),
@@ -102,8 +98,8 @@ class LeNet(nnx.Module):
 
     pool = staticmethod(max_pool)
 
-    def stages(self) -> dict[str, Callable[[Array], Array]]:
-        """The layers by name, each a function of the activations of a batch in the one before."""
+    def stages(self) -> dict[str, Layer]:
+        """The layers by name, each a function of a batch of activations of the one before."""
 
         def first(images: Array) -> Array:
             return self.activation(self.first((as_batch(images, self.shape) - self.mean) / self.std))
@@ -117,25 +113,17 @@ class LeNet(nnx.Module):
             "log-probabilities": jax.nn.log_softmax,
         }
 
-    def _through(self, images: Array, last: str) -> Array:
-        """Activations of one layer."""
-        for name, stage in self.stages().items():
-            images = stage(images)
-            if name == last:
-                break
-        return images
-
     def features(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch 128"]:
         """The hidden units before the last layer."""
-        return self._through(images, "hidden")
+        return apply_layers(self.stages(), images, "hidden")
 
     def logits(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch C"]:
         """The output before the softmax."""
-        return self._through(images, "logits")
+        return apply_layers(self.stages(), images, "logits")
 
     def __call__(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch C"]:
         """Log-probabilities of a batch of images with pixels in [0, 1]."""
-        return self._through(images, "log-probabilities")
+        return apply_layers(self.stages(), images, "log-probabilities")
 
 
 class VGG11(nnx.Module):
@@ -147,17 +135,17 @@ class VGG11(nnx.Module):
     Args:
         classes: C.
         size: Pixels per side, a multiple of 32.
-        channels: Of the images.
+        channels: Channels of the images.
         width: w, 64 in the paper; 16 trains on a laptop.
         mean: Subtracted from the pixels, one number a channel.
         std: Divides them.
         activation: Non-linearity.
-        precision: Of convolutions and products.
+        precision: Precision of convolutions and products.
         rngs: Keys of the initial weights (He et al., arXiv 1502.01852).
 
     Raises:
-        ValueError: ``classes`` is below 2, ``size`` no multiple of 32, ``width`` below 1, or ``mean`` or
-            ``std`` do not fit the channels.
+        ValueError: ``classes`` is below 2, ``size`` is not a multiple of 32, ``width`` is below 1, or
+            ``mean`` or ``std`` do not fit the channels.
 
     Example:
         >>> import jax
@@ -182,14 +170,14 @@ class VGG11(nnx.Module):
         precision: str | None = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        checked_count(classes, "classes", 2)
-        checked_count(width, "width", 1)
-        if checked_count(size, "size", 32) % 32:
-            raise ValueError(f"size must be a multiple of 32, five max pools halve it, got {size}.")
+        whole("VGG11", "classes", classes, 2)
+        whole("VGG11", "width", width)
+        if whole("VGG11", "size", size, 32) % 32:
+            raise ValueError(f"VGG11: size must be a multiple of 32, five max pools halve it, got {size}.")
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
                 raise ValueError(
-                    f"{name} must have one number for each of {channels} channels, got {values}."
+                    f"VGG11: {name} must have one number for each of {channels} channels, got {values}."
                 )
         self.shape = (size, size, channels)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
@@ -213,9 +201,8 @@ class VGG11(nnx.Module):
 
     def features(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch m"]:
         """What the convolutions hand to the last layer."""
-        x = (as_batch(images, self.shape) - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(
-            self.std, images.dtype
-        )
+        mean, std = (jnp.asarray(values, images.dtype) for values in (self.mean, self.std))
+        x = (as_batch(images, self.shape) - mean) / std
         layers = iter(self.convolutions)
         for count in self.pools:
             for _ in range(count):
@@ -230,3 +217,103 @@ class VGG11(nnx.Module):
     def __call__(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
         """Log-probabilities of a batch of images with pixels in [0, 1]."""
         return jax.nn.log_softmax(self.logits(images))
+
+
+# --- what they are trained on ------------------------------------------------------------------------------
+
+
+def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    """Images with pixels in [0, 1]: bytes are divided by 255, others are left alone.
+
+    Args:
+        images: Images of any shape.
+
+    Returns:
+        float32, or the dtype of ``images``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.models import pixels
+        >>> print(pixels(jnp.array([0, 255], "uint8")))
+        [0. 1.]
+    """
+    images = jnp.asarray(images)
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+@lru_cache(maxsize=32)
+def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
+    """Mean negative log-likelihood of batches (images, labels), with the accuracy as a metric.
+
+    Args:
+        apply: ``apply(params, x)``, one input to ``(C,)`` log-probabilities.
+
+    Returns:
+        A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.models import classification_loss
+        >>> loss = classification_loss(lambda w, x: jax.nn.log_softmax(w @ x))
+        >>> batch = jnp.ones((4, 2)), jnp.zeros(4, int)
+        >>> value, metrics = loss(jnp.zeros((3, 2)), batch, jax.random.key(0), 0)
+        >>> print(f"{value:.3f}")
+        1.099
+    """
+
+    def loss(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
+        images, labels = batch
+        log_p = jax.vmap(apply, (None, 0))(params, pixels(images))
+        chosen = jnp.take_along_axis(log_p, labels.astype(jnp.int32)[:, None], axis=1)
+        accuracy = jnp.mean(jnp.argmax(log_p, axis=1) == labels, dtype=log_p.dtype)
+        return -jnp.mean(chosen), {"accuracy": accuracy}
+
+    return loss
+
+
+def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    """Images and labels that fit a classifier, as data for :func:`train` with :func:`classification_loss`.
+
+    Args:
+        apply: ``apply(params, x)``, one input to ``(C,)`` log-probabilities.
+        params: Parameters of the network.
+        images: ``(n, *shape)``, bytes or pixels in [0, 1].
+        labels: ``(n,)``, whole numbers from 0 to C - 1.
+
+    Returns:
+        Both, unchanged.
+
+    Raises:
+        ValueError: Lengths or types do not fit, pixels lie outside [0, 1], or a label is not a class
+            of the network.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.models import labelled
+        >>> apply = lambda w, x: jax.nn.log_softmax(w @ x)
+        >>> labelled(apply, jnp.zeros((3, 2)), jnp.ones((4, 2)), jnp.array([0, 1, 2, 3]))
+        Traceback (most recent call last):
+            ...
+        ValueError: labelled: labels must lie between 0 and 2, the network has 3 classes, got 0 to 3.
+    """
+    pictures, numbers = np.asarray(images), np.asarray(labels)
+    one_each = numbers.ndim == 1 and len(numbers) == len(pictures) > 0
+    if not one_each or numbers.dtype.kind not in "iu":
+        raise ValueError(
+            f"labelled: labels must be whole numbers, one for each of {len(pictures)} images, got "
+            f"{numbers.dtype} of shape {numbers.shape}."
+        )
+    if pictures.dtype != np.uint8 and not (pictures.min() >= 0 and pictures.max() <= 1):
+        raise ValueError(
+            f"labelled: images must be bytes or have pixels in [0, 1], got {pictures.dtype} from "
+            f"{pictures.min():.3g} to {pictures.max():.3g}: scale them, as in images / 255."
+        )
+    classes = jax.eval_shape(apply, params, pixels(pictures[0])).shape[0]
+    if numbers.min() < 0 or numbers.max() >= classes:
+        raise ValueError(
+            f"labelled: labels must lie between 0 and {classes - 1}, the network has {classes} classes, got "
+            f"{numbers.min()} to {numbers.max()}."
+        )
+    return images, labels

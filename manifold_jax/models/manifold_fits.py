@@ -13,18 +13,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from manifold_jax._checks import below, finite, flat, floating, positive, query_rows, whole
 from manifold_jax.models.beta_vae import BetaVAE, Objective, beta_vae_loss
 from manifold_jax.models.point_autoencoder import PointAutoencoder, denoising_loss, variational_loss
 from manifold_jax.models.pure import Apply, Pure, pure
 from manifold_jax.models.training import Loss, train
 
 _BLOCK = 256
+"""Points that go through a network together."""
+
+_CHUNK = 500
+"""Steps compiled together at most."""
 
 
 @partial(
@@ -37,7 +41,7 @@ class NetworkFit:
     """A trained autoencoder with the scaling of its inputs; a pytree whose leaves are arrays.
 
     Attributes:
-        params: Of the network.
+        params: Parameters of the network.
         shift: Subtracted from points, ``(*features)`` or a number.
         scale: Points are divided by it; one number, so that angles and ratios of lengths stay.
         apply: The network, one standardised point to another.
@@ -59,7 +63,17 @@ class _Task(NamedTuple):
     shift: Array
     scale: Array
     features: tuple[int, ...]
-    images: bool
+
+
+class _Options(NamedTuple):
+    """Size of the network and length of the training."""
+
+    latent: int | None
+    width: int
+    channels: int
+    steps: int
+    batch_size: int
+    learning_rate: float
 
 
 def denoising_autoencoder(
@@ -79,7 +93,7 @@ def denoising_autoencoder(
     """Fit a manifold by an autoencoder that learns to take noise away (Vincent et al., ICML 2008).
 
     Minimises E |r(x + noise) - x|^2. What it tends to is E[x | x + noise] (Alain & Bengio, JMLR 15, 2014): on
-    a manifold of curvature kappa that is inside of the curve by about kappa noise^2 / 2, an error that more
+    a manifold of curvature kappa that is inside the curve by about kappa noise^2 / 2, an error that more
     samples do not mend. Points are standardised by their mean and one common scale, images (square, of a
     side that is a multiple of 16) by their least and largest pixel; these travel with the result.
 
@@ -87,16 +101,16 @@ def denoising_autoencoder(
         samples: n points of any feature shape. Square images go through the convolutions of
             :class:`BetaVAE`, all else through a :class:`PointAutoencoder`, with smooth activations.
         dimension: d, below the number of features.
-        key: Of initial weights, order and noise: equal keys give equal fits.
-        steps: Of Adam, with a learning rate that falls to 0 along a cosine.
+        key: Key of initial weights, order and noise: equal keys give equal fits.
+        steps: Steps of Adam, with a learning rate that falls to 0 along a cosine.
         noise: Standard deviation, a share of the standard deviation of all samples about their mean, in the
             root mean square over the features.
         latent: Bottleneck, at least d; by default d + 1: a closed manifold such as a circle has no
             continuous injective map to R^d.
         width: Units of a hidden layer.
-        channels: Of the first convolution, for images.
-        batch_size: Samples a step, or all where there are fewer.
-        learning_rate: At the first step.
+        channels: Channels of the first convolution, for images.
+        batch_size: Samples of a step, or all where there are fewer.
+        learning_rate: Learning rate of the first step.
         progress: Called with the steps made and all of them.
 
     Returns:
@@ -118,16 +132,14 @@ def denoising_autoencoder(
         (64, 2)
     """
     caller = "denoising_autoencoder"
-    _check_options(caller, steps=steps, width=width, channels=channels, batch_size=batch_size)
-    _positive(caller, noise=noise, learning_rate=learning_rate)
+    positive(caller, "noise", noise)
+    options = _Options(latent, width, channels, steps, batch_size, learning_rate)
     key_weights, key_steps = jax.random.split(key)
-    task = _task(caller, samples, dimension, latent, width, channels, key_weights)
-    spread = jnp.sqrt(jnp.mean((task.data - jnp.mean(task.data, axis=0)) ** 2))
-    scales = jnp.full(len(task.data), noise * spread, task.data.dtype)
+    task = _prepare(caller, samples, dimension, options, key_weights)
+    deviation = jnp.sqrt(jnp.mean((task.data - jnp.mean(task.data, axis=0)) ** 2))
+    scales = jnp.full(len(task.data), noise * deviation, task.data.dtype)
     loss = denoising_loss(task.network.apply)
-    return _trained(
-        caller, task, loss, (task.data, scales), key_steps, steps, batch_size, learning_rate, progress
-    )
+    return _train(caller, task, loss, (task.data, scales), key_steps, options, progress)
 
 
 def variational_autoencoder(
@@ -150,22 +162,22 @@ def variational_autoencoder(
     too has a part that more samples do not mend.
 
     Args:
-        samples: n points of any feature shape.
+        samples: As for :func:`denoising_autoencoder`.
         dimension: d, below the number of features.
-        key: Of initial weights, order and noise.
-        steps: Of Adam, with a learning rate that falls to 0 along a cosine.
+        key: As for :func:`denoising_autoencoder`.
+        steps: As for :func:`denoising_autoencoder`.
         latent: Dimension of z, at least d; by default d + 1.
         objective: Weights of the loss. By default H with beta = 0.005, a decoder noise of 0.05 in
             standardised units; for images B with gamma = 100 and a capacity of 20 nats reached at the last
             step, cross-entropy of pixels (Koulakis & Seibold, ICML 2026).
-        width: Units of a hidden layer.
-        channels: Of the first convolution, for images.
-        batch_size: Samples a step, or all where there are fewer.
-        learning_rate: At the first step.
-        progress: Called with the steps made and all of them.
+        width: As for :func:`denoising_autoencoder`.
+        channels: As for :func:`denoising_autoencoder`.
+        batch_size: As for :func:`denoising_autoencoder`.
+        learning_rate: As for :func:`denoising_autoencoder`.
+        progress: As for :func:`denoising_autoencoder`.
 
     Returns:
-        ``project(points)``, as of :func:`denoising_autoencoder`.
+        ``project(points)``, as from :func:`denoising_autoencoder`.
 
     Raises:
         ValueError: Shapes, types or ranges do not fit, all samples coincide, or the training diverged.
@@ -181,92 +193,56 @@ def variational_autoencoder(
         (64, 2)
     """
     caller = "variational_autoencoder"
-    _check_options(caller, steps=steps, width=width, channels=channels, batch_size=batch_size)
-    _positive(caller, learning_rate=learning_rate)
+    options = _Options(latent, width, channels, steps, batch_size, learning_rate)
     key_weights, key_steps = jax.random.split(key)
-    task = _task(caller, samples, dimension, latent, width, channels, key_weights)
+    task = _prepare(caller, samples, dimension, options, key_weights)
+    images = _are_images(task.features)
     if objective is None:
-        objective = Objective("B", capacity_steps=steps) if task.images else Objective("H", beta=0.005)
-    apply = task.network.apply
-    # The first makes the checks of the objective for both.
-    loss = beta_vae_loss(apply, objective)
-    loss = loss if task.images else variational_loss(apply, objective)
-    return _trained(caller, task, loss, (task.data,), key_steps, steps, batch_size, learning_rate, progress)
+        objective = Objective("B", capacity_steps=steps) if images else Objective("H", beta=0.005)
+    loss = (beta_vae_loss if images else variational_loss)(task.network.apply, objective)
+    return _train(caller, task, loss, (task.data,), key_steps, options, progress)
 
 
-def is_image(features: tuple[int, ...]) -> bool:
-    """Whether points of this shape go through convolutions: square, of a side that four strides halve.
-
-    Args:
-        features: Feature shape.
-
-    Example:
-        >>> from manifold_jax.models.manifold_fits import is_image
-        >>> is_image((32, 32)), is_image((3,))
-        (True, False)
-    """
+def _are_images(features: tuple[int, ...]) -> bool:
+    """Whether points of this shape go through convolutions: square, of a side that four strides halve."""
     return len(features) in (2, 3) and features[0] == features[1] and features[0] % 16 == 0
 
 
-def _check_options(caller: str, **counts: Any) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{caller}: {name} must be a whole number from 1, got {value!r}.")
-
-
-def _positive(caller: str, **values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{caller}: {name} must be positive and finite, got {value!r}.")
-
-
-def _task(
-    caller: str, samples: Any, dimension: Any, latent: Any, width: int, channels: int, key: PRNGKeyArray
-) -> _Task:
+def _prepare(caller: str, samples: Any, dimension: Any, options: _Options, key: PRNGKeyArray) -> _Task:
     """Checked and standardised samples, and the network for them."""
-    samples = jnp.asarray(samples)
-    if samples.ndim < 2 or not jnp.issubdtype(samples.dtype, jnp.floating) or len(samples) < 2:
-        raise ValueError(
-            f"{caller}: samples must be a floating-point array (n, *features) of at least 2 points, got "
-            f"{samples.dtype} of shape {samples.shape}."
-        )
+    for name in ("width", "channels", "steps", "batch_size"):
+        whole(caller, name, getattr(options, name))
+    positive(caller, "learning_rate", options.learning_rate)
+    samples = floating(caller, "samples", samples)
+    if len(samples) < 2:
+        raise ValueError(f"{caller}: samples must be at least 2 points, got {len(samples)}.")
+    finite(caller, "samples", samples)
+    dimension = below(caller, dimension, flat(samples))
+    latent = dimension + 1 if options.latent is None else options.latent
+    whole(caller, "latent", latent, dimension)
     features = samples.shape[1:]
-    size = math.prod(features)
-    _check_options(caller, dimension=dimension)
-    if dimension >= size:
-        raise ValueError(
-            f"{caller}: dimension must be below the {size} features of a point, got {dimension}."
-        )
-    latent = dimension + 1 if latent is None else latent
-    _check_options(caller, latent=latent)
-    if latent < dimension:
-        raise ValueError(f"{caller}: latent must be at least the dimension, {dimension}, got {latent}.")
-    if not bool(jnp.all(jnp.isfinite(samples))):
-        raise ValueError(f"{caller}: samples must be finite: leave out those that are not.")
-    images = is_image(features)
-    data, shift, scale = _standardised(samples.astype(jnp.float32), images)
+    images = _are_images(features)
+    data, shift, scale = _standardise(samples.astype(jnp.float32), images)
     if not float(scale) > 0:
         raise ValueError(f"{caller}: all samples coincide: there is nothing to fit.")
     rngs = nnx.Rngs(key)
-    if images:
-        depth = features[2] if len(features) == 3 else 1
-        network = pure(
-            BetaVAE(
-                size=features[0],
-                channels=depth,
-                latent=latent,
-                width=channels,
-                hidden=width,
-                activation=nnx.silu,
-                rngs=rngs,
-            )
+    network = (
+        BetaVAE(
+            size=features[0],
+            channels=features[2] if len(features) == 3 else 1,
+            latent=latent,
+            width=options.channels,
+            hidden=options.width,
+            activation=nnx.silu,
+            rngs=rngs,
         )
-    else:
-        network = pure(PointAutoencoder(features=size, latent=latent, width=width, rngs=rngs))
-    return _Task(network, data, shift, scale, features, images)
+        if images
+        else PointAutoencoder(features=math.prod(features), latent=latent, width=options.width, rngs=rngs)
+    )
+    return _Task(pure(network), data, shift, scale, features)
 
 
-def _standardised(samples: Array, images: bool) -> tuple[Array, Array, Array]:
+def _standardise(samples: Array, images: bool) -> tuple[Array, Array, Array]:
     """Pixels in [0, 1], or rows about 0 with a mean square of 1; with shift and scale."""
     if images:
         shift = jnp.min(samples)
@@ -284,56 +260,46 @@ def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
-def _trained(
+def _train(
     caller: str,
     task: _Task,
     loss: Loss,
     data: Any,
     key: PRNGKeyArray,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
+    options: _Options,
     progress: Callable[[int, int], None] | None,
 ) -> Partial:
     """Train, and wrap the result."""
-    found = train(
+    steps = int(options.steps)
+    run = train(
         loss,
         task.network.params,
         data,
         key=key,
-        steps=int(steps),
-        batch_size=min(int(batch_size), len(task.data)),
-        optimizer=_optimizer(float(learning_rate), int(steps)),
-        chunk=min(int(steps), 500),
+        steps=steps,
+        batch_size=min(int(options.batch_size), len(task.data)),
+        optimizer=_optimizer(float(options.learning_rate), steps),
+        chunk=min(steps, _CHUNK),
         progress=progress,
     )
-    if not found.finite:
+    if not run.finite:
         raise ValueError(
-            f"{caller}: the training diverged after {found.steps} steps: take a smaller learning_rate."
+            f"{caller}: the training diverged after {run.steps} steps: take a smaller learning_rate."
         )
-    return Partial(
-        _project, NetworkFit(found.params, task.shift, task.scale, task.network.apply, task.features)
-    )
+    fit = NetworkFit(run.params, task.shift, task.scale, task.network.apply, task.features)
+    return Partial(_project, fit)
 
 
 def _project(fit: NetworkFit, points: Any) -> Array:
-    points = jnp.asarray(points)
-    size, count = math.prod(fit.features), len(fit.features)
-    fits = points.ndim >= count and points.shape[points.ndim - count :] == fit.features
-    if not (fits or (points.ndim == 2 and points.shape[1] == size)):
-        raise ValueError(
-            f"project: points must have shape (*batch, {', '.join(map(str, fit.features))}) as the samples "
-            f"have, got {points.shape}."
-        )
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        raise ValueError(f"project: points must be floating-point numbers, got {points.dtype}.")
-    return _decoded(fit, points.reshape(-1, *fit.features)).reshape(points.shape)
+    rows, _ = query_rows("project", points, fit.features)
+    return decode_points(fit, rows.reshape(-1, *fit.features)).reshape(jnp.shape(points))
 
 
 @jax.jit
-def _decoded(fit: NetworkFit, points: Float[Array, "q *features"]) -> Float[Array, "q *features"]:
+def decode_points(fit: NetworkFit, points: Float[Array, "q *features"]) -> Float[Array, "q *features"]:
+    """Points through the network, a block at a time, in their own units and dtype."""
     scaled = (points.astype(fit.shift.dtype) - fit.shift) / fit.scale
-    shape = fit.features if is_image(fit.features) else (-1,)
+    shape = fit.features if _are_images(fit.features) else (-1,)
     rows = scaled.reshape(len(points), *shape)
-    found = jax.lax.map(lambda x: fit.apply(fit.params, x), rows, batch_size=min(_BLOCK, len(rows)))
-    return (fit.shift + fit.scale * found.reshape(points.shape)).astype(points.dtype)
+    decoded = jax.lax.map(lambda x: fit.apply(fit.params, x), rows, batch_size=min(_BLOCK, len(rows)))
+    return (fit.shift + fit.scale * decoded.reshape(points.shape)).astype(points.dtype)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from manifold_jax.models.beta_vae import Objective
-from manifold_jax.models.classifiers import Activation, checked_count
+from manifold_jax._checks import whole
+from manifold_jax.models.beta_vae import Objective, check_objective, evidence_loss
+from manifold_jax.models.classifiers import Activation
 from manifold_jax.models.pure import Apply
 from manifold_jax.models.training import Loss
 
@@ -21,12 +22,12 @@ class PointAutoencoder(nnx.Module):
     """Fully connected encoder and decoder between points and a latent.
 
     Args:
-        features: Numbers of a point.
+        features: Number of features of a point.
         latent: Dimension of the latent z.
         width: Units of a hidden layer.
         depth: Hidden layers on each side.
         activation: Smooth, so that the image of the decoder is.
-        precision: Of all products.
+        precision: Precision of all products.
         rngs: Keys of the initial weights.
 
     Raises:
@@ -56,7 +57,7 @@ class PointAutoencoder(nnx.Module):
     ) -> None:
         counts = {"features": features, "latent": latent, "width": width, "depth": depth}
         for name, value in counts.items():
-            checked_count(value, name, 1)
+            whole("PointAutoencoder", name, value)
         units = [features, *[width] * depth]
 
         def dense(inputs: int, outputs: int) -> nnx.Linear:
@@ -93,7 +94,7 @@ def denoising_loss(apply: Apply) -> Loss:
     The batch is (points, standard deviation of the noise of each).
 
     Args:
-        apply: Of an autoencoder.
+        apply: The function of an autoencoder, from :func:`pure`.
 
     Returns:
         A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
@@ -112,8 +113,8 @@ def denoising_loss(apply: Apply) -> Loss:
         points, scale = batch
         noise = jax.random.normal(key, points.shape, points.dtype)
         noise = noise * scale.reshape(-1, *(1,) * (points.ndim - 1))
-        found = jax.vmap(apply, (None, 0))(params, points + noise)
-        return jnp.mean((found.reshape(points.shape) - points) ** 2), {}
+        cleaned = jax.vmap(apply, (None, 0))(params, points + noise)
+        return jnp.mean((cleaned.reshape(points.shape) - points) ** 2), {}
 
     return loss
 
@@ -126,11 +127,14 @@ def variational_loss(apply: Apply, objective: Objective) -> Loss:
     2 s^2 times the negative evidence bound for a decoder with noise s where beta = 2 s^2.
 
     Args:
-        apply: Of a :class:`PointAutoencoder`.
-        objective: Which; its likelihood is not looked at.
+        apply: The function of a :class:`PointAutoencoder`.
+        objective: Its kind and its weights; the likelihood is not looked at.
 
     Returns:
-        A loss for :func:`train`, with metrics ``"reconstruction"`` and ``"kl"``.
+        A loss for :func:`train`, with the metrics of :func:`beta_vae_loss`.
+
+    Raises:
+        ValueError: As :func:`beta_vae_loss`.
 
     Example:
         >>> import jax
@@ -142,19 +146,7 @@ def variational_loss(apply: Apply, objective: Objective) -> Loss:
         >>> loss = variational_loss(apply, Objective("H", beta=0.01))
         >>> value, terms = loss(params, (jnp.zeros((4, 3)),), jax.random.key(0), 0)
         >>> sorted(terms)
-        ['kl', 'reconstruction']
+        ['kl', 'kl_units', 'reconstruction']
     """
-    encode, decode = apply.of("encode"), apply.of("decode")
-
-    def loss(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
-        points = batch[0]
-        mean, log_variance = jax.vmap(encode, (None, 0))(params, points)
-        noise = jax.random.normal(key, mean.shape, mean.dtype)
-        found = jax.vmap(decode, (None, 0))(params, mean + jnp.exp(log_variance / 2) * noise)
-        reconstruction = jnp.sum((found - points) ** 2) / len(points)
-        kl = jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance) / (2 * len(points))
-        capacity = objective.capacity * jnp.minimum(step / objective.capacity_steps, 1)
-        weighted = objective.gamma * jnp.abs(kl - capacity) if objective.kind == "B" else objective.beta * kl
-        return reconstruction + weighted, {"reconstruction": reconstruction, "kl": kl}
-
-    return loss
+    check_objective("variational_loss", objective)
+    return evidence_loss(apply, objective, lambda decoded, points: jnp.square(decoded - points))

@@ -1,14 +1,25 @@
-"""Convolution and pooling as the networks here use them: fast inside of compiled loops on a CPU too."""
+"""What the networks are made of: convolution and pooling, fast inside compiled loops on a CPU too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+Layer = Callable[[Array], Array]
+
+
+def apply_layers(layers: Mapping[str, Layer], x: Array, last: str, after: str | None = None) -> Array:
+    """The output of one layer, from that of another (None: from the input of the first)."""
+    names = list(layers)
+    begin = 0 if after is None else names.index(after) + 1
+    for name in names[begin : names.index(last) + 1]:
+        x = layers[name](x)
+    return x
 
 
 def _patches_convolution(
@@ -58,7 +69,7 @@ def convolve(
 ) -> Float[Array, "b p q o"]:
     """``jax.lax.conv_general_dilated`` for plain two-dimensional layers; on a CPU a product of patches.
 
-    Inside of ``lax.scan`` and ``lax.while_loop`` XLA's CPU backend has no fast gradient of a convolution:
+    Inside ``lax.scan`` and ``lax.while_loop`` XLA's CPU backend has no fast gradient of a convolution:
     that of the weights is tens of times slower than the product. Give it to
     ``flax.nnx.Conv(conv_general_dilated=convolve)``.
 
@@ -67,8 +78,8 @@ def convolve(
         kernel: ``(k, l, c, o)``.
         window_strides: Two strides.
         padding: ``"SAME"``, ``"VALID"`` or two pairs.
-        precision: Of the products.
-        options: Others of ``conv_general_dilated``; to it all is left that is not plain.
+        precision: Precision of the products.
+        options: Others of ``conv_general_dilated``, which does all that is not plain.
 
     Returns:
         ``(b, p, q, o)``.
@@ -111,7 +122,7 @@ def convolve_transposed(
     Args:
         x: Images ``(b, h, w, c)``.
         kernel: ``(4, 4, c, o)``.
-        precision: Of the product.
+        precision: Precision of the product.
 
     Returns:
         ``(b, 2 h, 2 w, o)``.

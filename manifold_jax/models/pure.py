@@ -1,13 +1,19 @@
-"""A Flax NNX module as a pure function of its parameters and one input."""
+"""A Flax NNX module as a pure function of its parameters and one input, whole or layer by layer."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
+
+from manifold_jax.geometry.layers import check_chain
+from manifold_jax.geometry.manifold import as_partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +81,7 @@ def pure(module: nnx.Module) -> Pure:
         ``jax.tree_util.Partial(apply, params)``, a batch ``jax.vmap(apply, (None, 0))``.
 
     Raises:
-        ValueError: ``module`` is no NNX module, or has variables besides its parameters, such as running
+        ValueError: ``module`` is not an NNX module, or has variables besides its parameters, such as running
             means or dropout keys, which a pure function of the parameters cannot update.
 
     Example:
@@ -88,14 +94,14 @@ def pure(module: nnx.Module) -> Pure:
     """
     if not isinstance(module, nnx.Module):
         raise ValueError(
-            f"module must be a flax.nnx.Module, got {type(module).__name__}: any other network serves as a "
-            "function of its parameters and one input."
+            f"pure: module must be a flax.nnx.Module, got {type(module).__name__}: any other network serves "
+            "as a function of its parameters and one input."
         )
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
     others = jax.tree_util.tree_leaves_with_path(rest)
     if others:
         names = ", ".join(jax.tree_util.keystr(path) for path, _ in others)
-        raise ValueError(f"module must have parameters only, got other variables too: {names}.")
+        raise ValueError(f"pure: module must have parameters only, got other variables too: {names}.")
     return Pure(Apply(graphdef), nnx.to_pure_dict(params))
 
 
@@ -106,11 +112,11 @@ def torch_initial(params: Any, key: Array) -> Any:
     trace of G there, depends on it.
 
     Args:
-        params: Of :func:`pure`, layers with ``"kernel"`` and ``"bias"`` at any depth.
-        key: Of the draw.
+        params: Parameters from :func:`pure`, layers with ``"kernel"`` and ``"bias"`` at any depth.
+        key: Key of the draw.
 
     Returns:
-        Others in the same structure.
+        Other parameters in the same structure.
 
     Example:
         >>> import jax
@@ -129,3 +135,115 @@ def torch_initial(params: Any, key: Array) -> Any:
         }
     keys = jax.random.split(key, len(params))
     return {name: torch_initial(layer, k) for k, (name, layer) in zip(keys, params.items(), strict=True)}
+
+
+# --- layer by layer ----------------------------------------------------------------------------------------
+
+
+class Layers(NamedTuple):
+    """The layers of a network at given parameters.
+
+    Attributes:
+        names: Names of the layers, in order.
+        functions: One for each layer, of one activation (no batch axis) of the layer before, the first of one
+            input; ``jax.tree_util.Partial`` objects, pytrees whose leaves are the parameters.
+    """
+
+    names: tuple[str, ...]
+    functions: tuple[Partial, ...]
+
+    def activations(self, x: Array) -> tuple[Array, ...]:
+        """Activations of all layers at one input; what is not used of them is not computed under ``jit``."""
+        activations = []
+        for function in self.functions:
+            x = function(x)
+            activations.append(x)
+        return tuple(activations)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """``layer(params, x)``: one layer of a network; equal ones are compiled once."""
+
+    graphdef: Any
+    number: int
+
+    def __call__(self, params: Any, x: Array) -> Array:
+        stages = _stages(nnx.merge(self.graphdef, params))
+        return list(stages.values())[self.number](x[None])[0]
+
+
+def _stages(module: nnx.Module) -> Mapping[str, Callable[[Array], Array]]:
+    """Layers by name, as functions of batches."""
+    if isinstance(module, nnx.Sequential):
+        return {f"{k} {_kind(layer)}": layer for k, layer in enumerate(module.layers, start=1)}
+    stages = getattr(module, "stages", None)
+    if stages is None:
+        raise ValueError(
+            f"network_layers: {type(module).__name__} must name its layers: give it a method stages, or list "
+            "its layers as functions for chain."
+        )
+    return stages()
+
+
+def _kind(layer: Any) -> str:
+    """The name of a layer: its class or function, in lower case."""
+    named = type(layer).__name__ if isinstance(layer, nnx.Module) else getattr(layer, "__name__", "function")
+    return named.lower()
+
+
+def network_layers(network: Pure) -> Layers:
+    """The layers of a network of this package, or of an ``nnx.Sequential``.
+
+    Args:
+        network: A network from :func:`pure`. A module of yours serves too if it has a method ``stages`` that
+            returns a dictionary, name to function of a batch, in order.
+
+    Returns:
+        The layers. For other parameters of the same architecture nothing is compiled again.
+
+    Raises:
+        ValueError: The module does not name its layers; see :func:`chain` for a list of functions.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from manifold_jax.models import LeNet, network_layers, pure
+        >>> layers = network_layers(pure(LeNet(rngs=nnx.Rngs(0))))
+        >>> [f"{n} {a.shape}" for n, a in zip(layers.names, layers.activations(jnp.zeros((28, 28))))][2:]
+        ['pool (12, 12, 64)', 'hidden (128,)', 'logits (10,)', 'log-probabilities (10,)']
+    """
+    graphdef, params = network.apply.graphdef, network.params
+    names = tuple(_stages(nnx.merge(graphdef, params)))
+    return Layers(names, tuple(Partial(_Layer(graphdef, k), params) for k in range(len(names))))
+
+
+def chain(
+    functions: Mapping[str, Callable[[Array], Array]], shape: Sequence[int], dtype: Any = jnp.float32
+) -> Layers:
+    """A network given as a list of named functions, each of one activation of the one before.
+
+    Args:
+        functions: Name to function, in order; ``jax.tree_util.Partial`` of one with its parameters, where
+            other parameters shall not be compiled anew.
+        shape: Shape of one input.
+        dtype: Its dtype.
+
+    Returns:
+        The layers.
+
+    Raises:
+        ValueError: There are none, or a function does not accept what the one before returns.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.models import chain
+        >>> layers = chain({"double": lambda x: 2 * x, "sum": lambda x: x.sum(0)}, (3, 2))
+        >>> [activation.shape for activation in layers.activations(jnp.ones((3, 2)))]
+        [(3, 2), (2,)]
+    """
+    if not functions:
+        raise ValueError("chain: functions must hold at least one layer, got none.")
+    parts = tuple(as_partial(function) for function in functions.values())
+    check_chain(parts, jax.ShapeDtypeStruct(tuple(shape), dtype), tuple(functions))
+    return Layers(tuple(functions), parts)

@@ -12,14 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
+from manifold_jax._checks import whole
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
 """``loss(params, batch, key, step) -> (scalar, metrics)``, metrics by name, of any shape."""
 
 LEARNING_RATE = 0.01
+"""Of Grementieri & Fioresi, like the batches of 60."""
+
+_DIGESTED_ROWS = 64
+"""Rows of the data that tell one run from another: to read all of them would take long."""
 
 
 class Trained(NamedTuple):
@@ -44,108 +49,6 @@ class _State(NamedTuple):
 
     params: Any
     optimizer: Any
-
-
-def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
-    """Images with pixels in [0, 1]: bytes are divided by 255, others are left alone.
-
-    Args:
-        images: Of any shape.
-
-    Returns:
-        float32, or the dtype of ``images``.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.models import pixels
-        >>> print(pixels(jnp.array([0, 255], "uint8")))
-        [0. 1.]
-    """
-    images = jnp.asarray(images)
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
-
-
-@lru_cache(maxsize=32)
-def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
-    """Mean negative log-likelihood of batches (images, labels), with the accuracy as a metric.
-
-    Args:
-        apply: ``apply(params, x)``, one input to ``(C,)`` log-probabilities.
-
-    Returns:
-        A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
-
-    Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.models import classification_loss
-        >>> loss = classification_loss(lambda w, x: jax.nn.log_softmax(w @ x))
-        >>> batch = jnp.ones((4, 2)), jnp.zeros(4, int)
-        >>> value, metrics = loss(jnp.zeros((3, 2)), batch, jax.random.key(0), 0)
-        >>> print(f"{value:.3f}")
-        1.099
-    """
-
-    def loss(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
-        images, labels = batch
-        log_p = jax.vmap(apply, (None, 0))(params, pixels(images))
-        chosen = jnp.take_along_axis(log_p, labels.astype(jnp.int32)[:, None], axis=1)
-        accuracy = jnp.mean(jnp.argmax(log_p, axis=1) == labels, dtype=log_p.dtype)
-        return -jnp.mean(chosen), {"accuracy": accuracy}
-
-    return loss
-
-
-def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, labels: Any) -> tuple[Any, Any]:
-    """Images and labels that fit a classifier, as data for :func:`train` with :func:`classification_loss`.
-
-    Args:
-        apply: ``apply(params, x)``, one input to ``(C,)`` log-probabilities.
-        params: Of ``apply``.
-        images: ``(n, *shape)``, bytes or pixels in [0, 1].
-        labels: ``(n,)``, whole numbers from 0 to C - 1.
-
-    Returns:
-        Both, unchanged.
-
-    Raises:
-        ValueError: Lengths or types do not fit, pixels lie outside of [0, 1], or a label is no class of the
-            network.
-
-    Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.models import labelled
-        >>> apply = lambda w, x: jax.nn.log_softmax(w @ x)
-        >>> labelled(apply, jnp.zeros((3, 2)), jnp.ones((4, 2)), jnp.array([0, 1, 2, 3]))
-        Traceback (most recent call last):
-            ...
-        ValueError: labels must lie between 0 and 2, the network has 3 classes, got 0 to 3.
-    """
-    pictures, numbers = np.asarray(images), np.asarray(labels)
-    if (
-        numbers.ndim != 1
-        or numbers.dtype.kind not in "iu"
-        or len(numbers) != len(pictures)
-        or not len(numbers)
-    ):
-        raise ValueError(
-            f"labels must be whole numbers, one for each of {len(pictures)} images, got {numbers.dtype} of "
-            f"shape {numbers.shape}."
-        )
-    if pictures.dtype != np.uint8 and not (pictures.min() >= 0 and pictures.max() <= 1):
-        raise ValueError(
-            f"images must be bytes or have pixels in [0, 1], got {pictures.dtype} from {pictures.min():.3g} "
-            f"to {pictures.max():.3g}: scale them, as in images / 255."
-        )
-    first = pixels(pictures[0])
-    classes = jax.eval_shape(apply, params, first).shape[0]
-    if numbers.min() < 0 or numbers.max() >= classes:
-        raise ValueError(
-            f"labels must lie between 0 and {classes - 1}, the network has {classes} classes, got "
-            f"{numbers.min()} to {numbers.max()}."
-        )
-    return images, labels
 
 
 @partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
@@ -197,31 +100,22 @@ def _orders(
     return rows
 
 
-def _count(value: Any, name: str, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}.")
-    return int(value)
-
-
 def _size(data: Any) -> int:
     """Length of the common first axis."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or () in sizes:
-        raise ValueError(f"data must be arrays with one common first axis, got shapes {shapes}.")
+        raise ValueError(f"train: data must be arrays with one common first axis, got shapes {shapes}.")
     return sizes.pop()[0]
-
-
-_ROWS = 64
 
 
 def _digest(tree: Any) -> int:
     """Checksum of the first rows of every array."""
-    found = 0
+    checksum = 0
     for leaf in jax.tree.leaves(tree):
-        rows = np.asarray(leaf[:_ROWS] if np.ndim(leaf) else leaf)
-        found = zlib.crc32(rows.tobytes(), found)
-    return found
+        rows = np.asarray(leaf[:_DIGESTED_ROWS] if np.ndim(leaf) else leaf)
+        checksum = zlib.crc32(rows.tobytes(), checksum)
+    return checksum
 
 
 def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.ndarray]) -> Any:
@@ -293,14 +187,14 @@ def train(
             ``batch_size`` rows of ``data``. The same function object is compiled once.
         params: Pytree of floating-point arrays; left intact.
         data: Pytree of arrays with a common first axis. Each epoch goes through it in an order of its own.
-        key: Of the orders and of all noise in the loss.
+        key: Key of the orders and of all noise in the loss.
         steps: Steps in all, those of earlier runs in ``folder`` included.
-        batch_size: Rows a step; 60 in Grementieri & Fioresi.
-        optimizer: From optax; by default ``sgd(0.01)``, as there.
+        batch_size: Rows of a step; 60 in Grementieri & Fioresi.
+        optimizer: An optimizer of optax; by default ``sgd(0.01)``, as there.
         chunk: Steps compiled together, and between two calls of ``callback``.
         folder: Where checkpoints are written and looked for.
         save_at: Steps after which to write one; 0 is the initial state. The last step is always written.
-        save_every: Also after every so many steps.
+        save_every: Checkpoints are also written after every so many steps.
         callback: Called with the number of steps made and the metrics of the latest ones.
         progress: Called with the number of steps made and of all.
 
@@ -318,15 +212,14 @@ def train(
         >>> def loss(w, batch, key, step):
         ...     return jnp.mean((batch - w) ** 2), {}
         >>> key = jax.random.key(0)
-        >>> found = train(loss, jnp.zeros(2), jnp.ones((8, 2)), key=key, steps=300, batch_size=4)
-        >>> print(found.params.round(2))
+        >>> run = train(loss, jnp.zeros(2), jnp.ones((8, 2)), key=key, steps=300, batch_size=4)
+        >>> print(run.params.round(2))
         [0.95 0.95]
     """
     size = _size(data)
-    steps, chunk = _count(steps, "steps"), _count(chunk, "chunk")
-    if _count(batch_size, "batch_size") > size:
-        raise ValueError(f"batch_size must be at most the number of data, {size}, got {batch_size}.")
-    every = None if save_every is None else _count(save_every, "save_every")
+    steps, chunk = whole("train", "steps", steps), whole("train", "chunk", chunk)
+    batch_size = whole("train", "batch_size", batch_size, most=size)
+    marks = {steps} if folder is None else _marks(steps, save_at, save_every)
     optimizer = _default_optimizer() if optimizer is None else optimizer
     order_key, loss_key = jax.random.split(key)
     run = (size, batch_size, _digest(params), _digest(data))
@@ -334,23 +227,17 @@ def train(
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), _State(params, optimizer.init(params)))
     data = jax.tree.map(jnp.asarray, data)
     metrics = _no_metrics(loss, state.params, data, batch_size, loss_key)
-
-    marks = {_count(step, "save_at", 0) for step in save_at} if folder is not None else set()
-    marks |= set(range(every, steps, every)) if folder is not None and every else set()
-    marks = {step for step in marks if step <= steps} | {steps}
-    done = 0
-    if folder is not None:
-        there = checkpoint_steps(folder)
-        if there:  # also where all are later: runs must not mix
-            latest = max((step for step in there if step <= steps), default=there[0])
-            found = _resume(folder, latest, state, key, run, metrics)
-            if latest <= steps:
-                done, (state, metrics) = latest, found
-        elif 0 in marks:
-            save_checkpoint(folder, 0, state.params, _rest(state, key, run, metrics))
-    stops = sorted({step for step in marks if step > done} | set(range(done + chunk, steps, chunk)))
+    done, saved = 0, [] if folder is None else checkpoint_steps(folder)
+    if folder is not None and saved:  # also where all are later: runs must not mix
+        latest = max((step for step in saved if step <= steps), default=saved[0])
+        resumed = _resume(folder, latest, state, key, run, metrics)
+        if latest <= steps:
+            done, (state, metrics) = latest, resumed
+    elif folder is not None and 0 in marks:
+        save_checkpoint(folder, 0, state.params, _rest(state, key, run, metrics))
+    stops = {step for step in marks if step > done} | set(range(done + chunk, steps, chunk))
     finite = True
-    for begin, end in itertools.pairwise([done, *stops]):
+    for begin, end in itertools.pairwise([done, *sorted(stops)]):
         batches = _orders(order_key, range(begin, end), size, batch_size, chunk)
         state, new = _scan(state, data, batches, loss_key, begin, end - begin, loss=loss, optimizer=optimizer)
         new = {name: np.asarray(value, np.float32)[: end - begin] for name, value in new.items()}
@@ -368,7 +255,72 @@ def train(
     return Trained(state.params, metrics, done, finite)
 
 
+def _marks(steps: int, save_at: Sequence[int], save_every: int | None) -> set[int]:
+    """Steps after which a checkpoint is written."""
+    marks = {whole("train", "save_at", step, 0) for step in save_at} | {steps}
+    if save_every is not None:
+        every = whole("train", "save_every", save_every)
+        marks |= set(range(every, steps, every))
+    return {step for step in marks if step <= steps}
+
+
 @lru_cache(maxsize=1)
 def _default_optimizer() -> optax.GradientTransformation:
     """One object, so that it is compiled once."""
     return optax.sgd(LEARNING_RATE)
+
+
+@lru_cache(maxsize=32)
+def over_seeds(loss: Loss, count: int) -> Loss:
+    """The sum of a loss over ``count`` independent runs whose parameters are stacked, for :func:`train`.
+
+    Every run has its own share of a batch and its own key, so that the runs differ by initial weights, data
+    order and noise. They stay independent under any optimizer that treats every number by itself, as Adam
+    and SGD do. On a CPU one is computed after the other (mapped over weights, convolutions become slow
+    grouped ones there), elsewhere all at once.
+
+    Args:
+        loss: ``loss(params, batch, key, step) -> (scalar, metrics)``.
+        count: Number of runs.
+
+    Returns:
+        A loss for parameters with a leading axis of ``count`` and batches of ``count`` times as many rows;
+        its metrics have a leading axis of ``count`` too, and ``"run_loss"`` is the loss of every run.
+
+    Raises:
+        ValueError: When called: the parameters are of another number of runs, or the rows of a batch cannot
+            be shared out.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from manifold_jax.models import over_seeds
+        >>> def loss(w, batch, key, step):
+        ...     return jnp.mean((batch - w) ** 2), {}
+        >>> value, metrics = over_seeds(loss, 2)(jnp.array([0.0, 1.0]), jnp.ones(6), jax.random.key(0), 0)
+        >>> print(value, metrics["run_loss"])
+        1.0 [1. 0.]
+    """
+
+    def total(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
+        runs = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
+        if runs != {count}:
+            raise ValueError(
+                f"over_seeds: params must have a leading axis of {count} runs, got {sorted(runs)}."
+            )
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        if rows % count:
+            raise ValueError(f"over_seeds: a batch of {rows} rows cannot be shared out to {count} runs.")
+        shares = jax.tree.map(lambda a: a.reshape(count, rows // count, *a.shape[1:]), batch)
+
+        def one(run: tuple[Any, Any, Array]) -> tuple[Array, dict[str, Array]]:
+            return loss(*run, step)
+
+        values, metrics = jax.lax.platform_dependent(
+            (params, shares, jax.random.split(key, count)),
+            cpu=lambda runs: jax.lax.map(one, runs),
+            default=lambda runs: jax.vmap(one)(runs),
+        )
+        return jnp.sum(values), metrics | {"run_loss": values}
+
+    return total
