@@ -58,22 +58,12 @@ Kernel = Callable[[Any, Array, Array, Array], Projection]
 )
 @dataclass(frozen=True)
 class LocalFit:
-    """A fit that looks at the samples near each query; a pytree whose leaves are samples and bandwidth.
-
-    Attributes:
-        samples: ``(n, f)``.
-        bandwidth: Length scale of the weights, NaN where it follows the samples.
-        kernel: The fit of one query.
-        settings: Hashable settings of the kernel.
-        candidates: Samples looked at for each query.
-        features: Feature shape of a point.
-        block_size: Queries of one block.
-    """
+    """A fit that looks at the ``candidates`` nearest samples; a pytree of samples and bandwidth."""
 
     samples: Float[Array, "n f"]
-    bandwidth: Any
+    bandwidth: Any  # NaN where it follows the samples
     kernel: Kernel
-    settings: Any
+    settings: Any  # of the kernel, hashable
     candidates: int
     features: tuple[int, ...]
     block_size: int | None
@@ -121,14 +111,10 @@ def project_with_status(
     fit = project.args[0]
     shape = jnp.shape(points)
     points, batch = query_rows("project", points, fit.features)
-    if indices is not None:
-        indices = jnp.asarray(indices)
-        if indices.shape != (len(points), fit.candidates):
-            raise ValueError(
-                f"project_with_status: indices must have shape ({len(points)}, {fit.candidates}), got "
-                f"{indices.shape}."
-            )
-    projection = _fit_queries(fit, points, indices)
+    wanted = (len(points), fit.candidates)
+    if indices is not None and jnp.shape(indices) != wanted:
+        raise ValueError(f"project_with_status: indices must have shape {wanted}, got {jnp.shape(indices)}.")
+    projection = _fit_queries(fit, points, None if indices is None else jnp.asarray(indices))
     rest = jax.tree.map(lambda x: x.reshape(batch), projection._replace(points=projection.status))
     return rest._replace(points=projection.points.reshape(shape))
 

@@ -28,21 +28,13 @@ FLAT = 1e-3
 
 
 class Sample(NamedTuple):
-    """Samples of a manifold or a union.
-
-    Attributes:
-        parts: The manifold, or the components of the union.
-        points: What an estimator sees ``(n, f)``, noise included.
-        clean: The same without noise ``(n, f)``.
-        coordinates: Chart coordinates ``(n_i, d)`` of every component.
-        held: Further points ``(m, f)`` without noise, on which a fit is judged.
-    """
+    """Samples of a manifold or of the components of a union, with and without noise."""
 
     parts: tuple[Manifold, ...]
-    points: Float[Array, "n f"]
+    points: Float[Array, "n f"]  # what an estimator sees
     clean: Float[Array, "n f"]
-    coordinates: tuple[Array, ...]
-    held: Any = None
+    coordinates: tuple[Array, ...]  # (n_i, d) of every component
+    held: Any = None  # further points (m, f) without noise, on which a fit is judged
 
 
 def draw(
@@ -123,19 +115,12 @@ def _curvature_at(part: Manifold, coordinates: Float[Array, "n d"], *, name: str
 
 
 class Truth(NamedTuple):
-    """How an estimate of one quantity is judged on one sample.
+    """How an estimate of one quantity is judged on one sample; errors are NaN where it failed."""
 
-    Attributes:
-        shapes: Shapes that an estimate may have.
-        errors: Estimate to errors ``(n,)`` or ``(1,)``, in the units of the quantity; NaN where it failed.
-        scale: What errors are divided by.
-        reference: What that is, in words.
-    """
-
-    shapes: tuple[tuple[int, ...], ...]
-    errors: Callable[[np.ndarray], np.ndarray]
-    scale: float
-    reference: str
+    shapes: tuple[tuple[int, ...], ...]  # that an estimate may have
+    errors: Callable[[np.ndarray], np.ndarray]  # (n,) or (1,), in the units of the quantity
+    scale: float  # what errors are divided by
+    reference: str  # what that is, in words
 
 
 def truth_of(quantity: str, sample: Sample, totals: dict[str, float]) -> Truth:

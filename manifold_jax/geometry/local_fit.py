@@ -15,7 +15,7 @@ from manifold_jax._checks import choice, flat_points, optional, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, principal_plane
 from manifold_jax.geometry.curvature import mean_curvature, scalar_curvature, second_form_norm
 from manifold_jax.geometry.jet import Jet, JetGram, gram
-from manifold_jax.geometry.neighbours import nearest_neighbours
+from manifold_jax.geometry.neighbours import neighbour_indices
 from manifold_jax.geometry.normal_curvature import normal_curvature
 from manifold_jax.geometry.tensors import frame as orthonormal
 
@@ -90,7 +90,8 @@ def local_pca_tangents(
     name = "local_pca_tangents"
     cloud = flat_points(name, points, dimension)
     count = _neighbours(name, neighbours, cloud, dimension, dimension)
-    return _map_neighbourhoods(name, _principal_frame, dimension, cloud, count, block_size)
+    block_size = optional(whole, name, "block_size", block_size)
+    return _map_neighbourhoods(_principal_frame, dimension, cloud, [], count, block_size)
 
 
 def local_quadratic_fit(
@@ -146,6 +147,7 @@ def local_quadratic_fit(
     """
     name = "local_quadratic_fit"
     choice(name, "weights", weights, WEIGHTS)
+    block_size = optional(whole, name, "block_size", block_size)
     cloud = flat_points(name, points, dimension)
     n, f = cloud.shape
     count = _neighbours(name, neighbours, cloud, monomials(dimension), dimension)
@@ -160,7 +162,7 @@ def local_quadratic_fit(
             )
         extra.append(jnp.asarray(tangents, cloud.dtype))
     settings = _Settings(dimension, weights, intercept)
-    return _map_neighbourhoods(name, _quadratic_graph, settings, cloud, count, block_size, *extra)
+    return _map_neighbourhoods(_quadratic_graph, settings, cloud, extra, count, block_size)
 
 
 def curvature_from_samples(
@@ -293,29 +295,18 @@ def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array
 # --- all points ------------------------------------------------------------------------------------------
 
 
+@partial(jax.jit, static_argnames=("kernel", "settings", "count", "block_size"))
 def _map_neighbourhoods(
-    caller: str,
-    kernel: Callable[..., Any],
-    settings: Any,
-    cloud: Array,
-    count: int,
-    block: Any,
-    *extra: Array,
+    kernel: Any, settings: Any, cloud: Array, extra: list[Array], count: int, block_size: int | None
 ) -> Any:
     """Apply a one-point kernel to the differences from every point to its neighbours."""
-    block = block_rows(2 * count * (cloud.shape[1] + count), optional(whole, caller, "block_size", block))
-    indices = nearest_neighbours(cloud, cloud, count + 1).indices[:, 1:]
-    return _mapped(kernel, settings, cloud, indices, extra, block)
 
-
-@partial(jax.jit, static_argnames=("kernel", "settings", "block"))
-def _mapped(
-    kernel: Callable[..., Any], settings: Any, cloud: Array, indices: Array, extra: Any, block: int
-) -> Any:
     def one(point: Array, index: Array, *more: Array) -> Any:
         return kernel(settings, cloud[index] - point, *more)
 
-    return map_blocks(jax.vmap(one), block, cloud, indices, *extra)
+    nearest = neighbour_indices(cloud, cloud, count + 1)[:, 1:]
+    block = block_rows(2 * count * (cloud.shape[1] + count), block_size)
+    return map_blocks(jax.vmap(one), block, cloud, nearest, *extra)
 
 
 def _neighbours(caller: str, neighbours: int | None, cloud: Array, least: int, dimension: int) -> int:

@@ -8,6 +8,7 @@ altogether.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -121,17 +122,31 @@ def neighbour_indices(
     extra = min(n, count + max(8, count // 2))
     tile = min(n, max(extra, TILE_NUMBERS // f))
     block = block_size or max(1, min(1024, TILE_NUMBERS // tile, TILE_NUMBERS // f))
-    centre, largest = _extent(samples)
+    centre, largest = _extent(samples, tile)
     search = partial(_screened, samples, centre, largest, count, extra, tile)
     return map_blocks(search, block, queries)
 
 
-def _extent(samples: Array) -> tuple[Array, Array]:
-    """Mean of the finite samples, and the largest squared distance from it."""
-    finite = jnp.all(jnp.isfinite(samples), axis=1)
-    centre = jnp.sum(jnp.where(finite[:, None], samples, 0), axis=0) / jnp.maximum(jnp.sum(finite), 1)
-    squares = jnp.sum((samples - centre) ** 2, axis=1)
-    return centre, jnp.max(jnp.where(finite, squares, 0))
+def _extent(samples: Array, tile: int) -> tuple[Array, Array]:
+    """Mean of the finite samples, about, and the largest squared distance from it.
+
+    Tile by tile: on CPUs the sums over all samples at once would hold a copy of them.
+    """
+    n = samples.shape[0]
+    starts = jnp.minimum(jnp.arange(-(-n // tile)) * tile, n - tile)
+
+    def over_tiles(total: Callable[[Array, Array], Any]) -> Any:
+        def one(start: Array) -> Any:
+            part = jax.lax.dynamic_slice_in_dim(samples, start, tile)
+            return total(part, jnp.all(jnp.isfinite(part), axis=1, keepdims=True))
+
+        return jax.lax.map(one, starts)
+
+    # The overlap of the last tile counts twice: any point near the middle will do.
+    sums = over_tiles(lambda part, finite: (jnp.sum(jnp.where(finite, part, 0), axis=0), jnp.sum(finite)))
+    centre = jnp.sum(sums[0], axis=0) / jnp.maximum(jnp.sum(sums[1]), 1)
+    squares = over_tiles(lambda part, finite: jnp.sum(jnp.where(finite, part - centre, 0) ** 2, axis=1))
+    return centre, jnp.max(squares)
 
 
 def _screened(
