@@ -64,16 +64,10 @@ def constant(value: float) -> Field:
 def known_quantities(
     scales: Vector, principal: Vector | None, dimension: int, totals: Mapping[str, float]
 ) -> dict[str, Field | float]:
-    """Known quantities of a hypersurface (or of a curve) in an orthogonal chart.
+    """Closed forms of a hypersurface (or of a curve) in an orthogonal chart, and totals as they are given.
 
-    Args:
-        scales: Lengths |X_i| of the coordinate vectors; the metric is diag(|X_i|^2).
-        principal: Principal curvatures, for :func:`curvature_forms`; None leaves curvatures out.
-        dimension: d.
-        totals: Totals and reach by name.
-
-    Returns:
-        Closed forms and totals by name.
+    The metric is diag(|X_i|^2), with the lengths |X_i| of the coordinate vectors from ``scales``. Without
+    principal curvatures there are no curvatures.
     """
     return {
         "metric": lambda u: jnp.diag(scales(u) ** 2),

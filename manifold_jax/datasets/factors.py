@@ -43,20 +43,9 @@ def factor_axes(
     *,
     turns: bool = False,
 ) -> tuple[Axis, ...]:
-    """The axes of a layout, or the caller's own ranges and sizes of some.
+    """The axes of a layout, some with ranges and sizes of the caller's own; a range opens a periodic axis.
 
-    Args:
-        caller: Function that was called.
-        axes: Those of the layout.
-        ranges: (start, stop) by factor; such an axis is open.
-        sizes: Samples by factor.
-        turns: Angles with a range of their own are periodic if it is one turn, and not longer than that.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ValueError: A key names no axis, or a range or size makes no sense.
+    With ``turns`` an angle stays periodic if its range is one turn, and must not have a longer one.
     """
     named = {axis.name: axis for axis in axes}
     _checks.keys(caller, "ranges", ranges, named)

@@ -152,19 +152,11 @@ def _downloads(source: _Source, names: Sequence[str], remedy: str) -> list[bytes
 
 
 def parse_idx(content: bytes, dimensions: int, label: str, remedy: str) -> UInt8[np.ndarray, "*shape"]:
-    """The array in an idx file of unsigned bytes.
-
-    Args:
-        content: The file, decompressed.
-        dimensions: How many the array should have.
-        label: What the file is called in messages.
-        remedy: What to do about a bad one.
-
-    Returns:
-        The array, a copy that may be written to.
+    """The array of so many dimensions in an idx file of unsigned bytes, a copy that may be written to.
 
     Raises:
-        ValueError: The magic number is another, or the length is not what the header says.
+        ValueError: The magic number is another, or the length is not what the header says; the message calls
+            the file ``label`` and ends with ``remedy``.
     """
     header = 4 + 4 * dimensions
     magic, expected = int.from_bytes(content[:4], "big"), _UNSIGNED_BYTES + dimensions

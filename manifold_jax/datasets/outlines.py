@@ -65,13 +65,7 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
         outline: Shape.
         stretch: Largest factor by which the outline can be magnified.
         blur: Smallest standard deviation of the blur, pixels.
-        unit: Pixels per outline unit at scale 1.
-
-    Returns:
-        The nodes, in outline units times ``unit``.
-
-    Raises:
-        ValueError: The name is unknown, or the curve is not a closed curve in the plane.
+        unit: Pixels per outline unit at scale 1; the nodes are in pixels.
     """
     if isinstance(outline, str):
         if outline not in SHAPES:

@@ -31,10 +31,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-SHARE = 0.9  # of the blur that is spent on the frame (sigma_1), at the largest zoom
-CUTOFF = 4.3  # the expansion reaches frequency CUTOFF / sigma_1, where the frame's blur leaves 1e-4
-MARGIN = 6.0  # and MARGIN * sigma_1 beyond the frame's corners
-HIGHEST = jax.lax.Precision.HIGHEST
+from manifold_jax._linalg import HIGHEST, matmul
+
+SHARE = 0.9
+"""Part of the blur that is spent on the frame (sigma_1), at the largest zoom."""
+
+CUTOFF = 4.3
+"""The expansion reaches frequency CUTOFF / sigma_1, where the frame's blur leaves 1e-4."""
+
+MARGIN = 6.0
+"""And MARGIN * sigma_1 beyond the frame's corners."""
 
 
 class Ring(NamedTuple):
@@ -86,9 +92,9 @@ def spline_basis(view: Float[Array, ""], count: int) -> Float[Array, " count"]:
     offset = view * (count / (2 * math.pi)) - jnp.arange(count)
     offset = offset - count * jnp.round(offset / count)
     distance = jnp.where(offset < 0, -offset, offset)  # not abs, whose second derivative at 0 is lost
-    reach = jnp.maximum(4 - jnp.arange(4)[:, None] - distance, 0)
-    signs = jnp.asarray([1, -8, 28, -56], reach.dtype)
-    return jnp.sum(signs[:, None] * reach**7, axis=0) / math.factorial(7)
+    inside = jnp.maximum(4 - jnp.arange(4)[:, None] - distance, 0)
+    signs = jnp.asarray([1, -8, 28, -56], inside.dtype)
+    return jnp.sum(signs[:, None] * inside**7, axis=0) / math.factorial(7)
 
 
 VIEW_BASES = {"bandlimited": bandlimited_basis, "spline": spline_basis}
@@ -195,18 +201,11 @@ def prepare_ring(
     *,
     centred: bool = False,
 ) -> Ring:
-    """Expand a ring of views.
+    """Expand square frames, equally spaced over one turn, in JAX's default floating type.
 
-    Args:
-        views: Square frames, equally spaced over one turn; any real values.
-        size: Side of the rendered images in pixels; they show the frame at zoom 1.
-        blur: sigma in output pixels.
-        largest_zoom: Images are NaN for greater zooms.
-        view: Interpolation between the views, a key of ``VIEW_BASES``.
-        centred: Images are never translated, and the size is even: half of the pixels of a side suffice.
-
-    Returns:
-        The arrays that :func:`render` needs, in JAX's default floating type.
+    Images of ``size`` pixels a side show the frame at zoom 1, blurred by sigma = ``blur`` pixels; they are
+    NaN above the largest zoom. ``view`` is a key of ``VIEW_BASES``. A centred ring is never translated and
+    its size is even, so that half of the pixels of a side suffice.
     """
     number, frame = views.shape[:2]
     pitch = size / frame
@@ -264,29 +263,26 @@ def _side(ring: Ring, zoom: Float[Array, ""], shift: Float[Array, ""]) -> Float[
         for nodes in (ring.nodes, -ring.nodes)
     )
     weights = jnp.stack([positive + negative, positive - negative]) * (scale / sigma)
-    return jnp.matmul(weights, ring.hermite, precision=HIGHEST)
+    return matmul(weights, ring.hermite)
 
 
 def _apply(side: Float[Array, "2 pixels rows"], table: Float[Array, "2 rows k"], centred: bool) -> Array:
     """Sum over Hermite functions, split by parity; on a centred side the other half follows from it."""
-    even, odd = jnp.matmul(side, table, precision=HIGHEST)
+    even, odd = matmul(side, table)
     return jnp.concatenate([(even - odd)[::-1], even + odd]) if centred else even + odd
 
 
 def render(
     ring: Ring, basis: Float[Array, " n"], factors: Float[Array, " 4"], *, centred: bool = False
 ) -> Float[Array, "size size"]:
-    """One image, rows downwards.
+    """One image, rows downwards; NaN above the largest zoom of the ring.
 
     Args:
-        ring: From :func:`prepare_ring`.
+        ring: From :func:`prepare_ring`, with the same ``centred``.
         basis: The view basis functions at the wanted view.
         factors: Zoom, rotation (radians, counter-clockwise as displayed), and the translation y
             (downwards) and x (to the right) in output pixels, which comes last.
-        centred: The ring was prepared so: no translation, at half the cost.
-
-    Returns:
-        The image; NaN where the zoom exceeds the limit given to :func:`prepare_ring`.
+        centred: There is no translation, at half the cost.
     """
     zoom, rotation, y, x = factors
     cosine, sine = jnp.tensordot(basis, ring.coefficients, axes=1, precision=HIGHEST)

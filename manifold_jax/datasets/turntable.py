@@ -140,13 +140,9 @@ def turntable(
 def _axis(name: str, layout: str, views: int) -> Axis:
     """The axis of a factor in a layout."""
     factor = FACTORS[name]
-    samples = {
-        "balanced": 16,
-        "dense": factor.dense,
-        "views": views if name == "view" else factor.views,
-    }
-    angle = factor.unit == "rad"
-    return Axis(name, factor.start, factor.stop, samples[layout], angle, factor.unit)
+    least = views if name == "view" else factor.views
+    samples = {"views": least, "balanced": 16, "dense": factor.dense}[layout]
+    return Axis(name, factor.start, factor.stop, samples, factor.unit == "rad", factor.unit)
 
 
 @cache
