@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from manifold_jax._checks import require
-from manifold_jax.geometry import Geometry
-from manifold_jax.geometry.quantities import FIELDS, TOTALS
+from manifold_jax.geometry import Geometry, verdict
+from manifold_jax.geometry.quantities import FIELDS, Fields, natural_scales
+from manifold_jax.geometry.verdict import LABELS
+from manifold_jax.geometry.verdict import LENGTH as LENGTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LENGTH = "ℓ"
-"""Symbol of the unit of length of the ambient space."""
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Colours told apart by colour-blind readers (Okabe & Ito, 2008), and grey."""
@@ -26,16 +25,6 @@ COLOURS = PALETTE[:3]
 
 MAX_POINTS = 2000
 """Points drawn in a scatter plot, and images held to find principal components."""
-
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SHORT = {
-    "volume_element": "volume element",
-    "scalar_curvature": "scalar curvature S",
-    "mean_curvature": "mean curvature |H|",
-    "second_form_norm": "|II|",
-    "normal_curvature": "normal curvature",
-    "normal_curvature_upper": "normal curvature, upper bound",
-}
 
 # --- figures and panels ------------------------------------------------------------------------------------
 
@@ -96,36 +85,14 @@ def unit_of(geometry: Geometry, quantity: str) -> str:
 
     Returns:
         For example ``"ℓ⁴/(rad px²)"``.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax import Axis, Grid, measure
-        >>> from manifold_jax.plotting import unit_of
-        >>> line = measure(lambda u: 2 * u, Grid((Axis("time", 0.0, 1.0, 9, unit="s"),)))
-        >>> unit_of(line, "volume_element"), unit_of(line, "total_volume")
-        ('ℓ/s', 'ℓ')
     """
-    d = geometry.grid.ndim
-    power = {"volume_element": d, "scalar_curvature": -2, "total_volume": d}
-    length = _power(LENGTH, power.get(quantity, d - 2 if quantity in TOTALS else -1))
-    axes = geometry.grid.axes if quantity == "volume_element" else ()
-    if quantity in TOTALS:
-        axes = tuple(axis for axis in geometry.grid.axes if axis.periodic and not axis.wrap)
-    units = [axis.unit for axis in axes if axis.unit]
-    below = [_power(unit, units.count(unit)) for unit in dict.fromkeys(units)]
-    if not below:
-        return length
-    return f"{length or '1'}/" + (below[0] if len(below) == 1 else f"({' '.join(below)})")
-
-
-def _power(symbol: str, power: int) -> str:
-    return {0: "", 1: symbol}.get(power, symbol + str(power).translate(_SUPERSCRIPT))
+    return verdict.unit_of(quantity, geometry.grid)
 
 
 def label(geometry: Geometry, quantity: str) -> str:
-    """Short name of a field with its unit."""
-    unit = unit_of(geometry, quantity)
-    return f"{_SHORT[quantity]} [{unit}]" if unit else _SHORT[quantity]
+    """Name of a field with its unit."""
+    name, unit = LABELS[quantity].name, unit_of(geometry, quantity)
+    return f"{name} [{unit}]" if unit else name
 
 
 def axis_label(axis: Any) -> str:
@@ -154,30 +121,30 @@ def median_bar(geometry: Geometry, quantity: str) -> float:
 # --- ranges and colours ------------------------------------------------------------------------------------
 
 
-def value_range(values: np.ndarray, bar: float) -> tuple[float, float]:
-    """Range of nearly all values, never narrower than the error bar or 1 % of the values on both sides."""
-    low, middle, high = np.percentile(values, (0.2, 50, 99.8))
+def value_range(
+    values: np.ndarray, bar: float, clip: float = 0.2, margin: float = 0.04
+) -> tuple[float, float]:
+    """Range of nearly all values (``clip`` percent are left out at both ends) and a margin.
+
+    It is never narrower than the error bar, or 1 % of the values, on both sides.
+    """
+    low, middle, high = np.percentile(values, (clip, 50, 100 - clip))
     least = max(bar, 0.01 * abs(middle)) or 1.0
-    margin = max(0.04 * (high - low), least - (high - low) / 2, 0.0)
-    return float(low - margin), float(high + margin)
+    wider = max(margin * (high - low), least - (high - low) / 2, 0.0)
+    return float(low - wider), float(high + wider)
 
 
 def limits(values: np.ndarray, geometry: Geometry, quantity: str, clip: float = 2.0) -> tuple[float, float]:
-    """Range without outliers, never narrower than the error bar or 1 % of the values."""
+    """Range of a colour map or axis, without a share of outliers; about 0 for the scalar curvature."""
     values = values[np.isfinite(values)]
     if not values.size:
         return -1.0, 1.0
-    bar = median_bar(geometry, quantity)
+    low, high = value_range(values, median_bar(geometry, quantity), clip, margin=0.0)
     if quantity == "scalar_curvature":
-        low, high = np.percentile(values, (clip, 100 - clip))
-        largest = max(abs(low), abs(high), bar) or 1.0
+        largest = max(abs(low), abs(high))
         largest *= 1.4 if high - low < 0.1 * largest else 1.0  # a constant is not the end of the scale
-        return -float(largest), float(largest)
-    low, middle, high = np.percentile(values, (clip, 50, 100 - clip))
-    least = max(bar, 0.01 * abs(middle)) or 1.0
-    centre, half = (low + high) / 2, max((high - low) / 2, least)
-    # All but the scalar curvature are never negative, however wide the bar.
-    return max(0.0, float(centre - half)), float(centre + half)
+        return -largest, largest
+    return max(0.0, low), high  # all others are never negative, however wide the bar
 
 
 def colours(values: np.ndarray, geometry: Geometry, quantity: str) -> tuple[Any, str]:
@@ -244,10 +211,9 @@ def errors(stencil: Geometry, exact: Geometry, quantity: str) -> tuple[np.ndarra
     """Error, relative error, bar and whether resolved, at the points where both values are defined."""
     ours, truth = getattr(stencil, quantity), getattr(exact, quantity)
     defined = finite(ours.value) & finite(truth.value)
-    value, reference = np.asarray(ours.value)[defined], np.asarray(truth.value)[defined]
-    size = values_of(exact, "second_form_norm")[defined]
-    scale = {"volume_element": reference, "scalar_curvature": size**2}.get(quantity, size)
-    error = np.abs(value - reference)
+    error = np.abs(np.asarray(ours.value) - np.asarray(truth.value))[defined]
+    scales = natural_scales(Fields(*(values_of(exact, name) for name in FIELDS)))
+    scale = np.asarray(getattr(scales, quantity))[defined]
     # In double precision, where a quotient by next to nothing does not overflow.
     relative = error / np.maximum(scale, np.finfo(error.dtype).tiny, dtype=np.float64)
     bar = np.asarray(ours.error, np.float64)[defined] + np.asarray(truth.error)[defined]
