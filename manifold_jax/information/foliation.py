@@ -51,7 +51,7 @@ def project(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n
 
 
 def reject(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"]:
-    """V - Q^T Q v, twice, so that it is orthogonal to the last digit."""
+    """The rest v - Q^T Q v, taken twice, so that it is orthogonal to the last digit."""
     v = v - project(basis, v)
     return v - project(basis, v)
 
@@ -101,8 +101,6 @@ def horizontal_basis(
             finite, or ``rtol`` is not in [0, 1).
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import horizontal_basis
         >>> print(abs(horizontal_basis(jax.nn.log_softmax, jnp.zeros(2))).round(3))
         [[0.707 0.707]
@@ -130,8 +128,6 @@ def horizontal_projection(
         ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import horizontal_projection
         >>> print(horizontal_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.5 -0.5]
@@ -159,8 +155,6 @@ def vertical_projection(
         ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import vertical_projection
         >>> print(vertical_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [0.5 0.5]
@@ -198,8 +192,6 @@ def label_keeping_projection(
         ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.information import label_keeping_projection
         >>> v = jnp.array([1.0, 0.0])
         >>> for label in (0, 1):
@@ -270,8 +262,6 @@ def involutivity_defect(
         ValueError: As :func:`horizontal_basis`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import involutivity_defect
         >>> warped = lambda x: jax.nn.log_softmax(jnp.stack([x[0], x[1] + x[0] * x[2], 0.0]))
         >>> print(involutivity_defect(warped, jnp.array([0.1, 0.2, 0.3])) > 0.1)
@@ -308,8 +298,6 @@ def fisher_involutivity_defect(
         ValueError: As :func:`fisher_factor`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import fisher_involutivity_defect
         >>> apply = lambda w, x: jax.nn.log_softmax(w["out"] @ jnp.tanh(w["in"] @ x))
         >>> w = {"in": jnp.eye(3), "out": jnp.eye(3) + 0.5}

@@ -47,8 +47,6 @@ def path_length(
         ValueError: There are fewer than two points, or as :func:`local_data_factor`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import path_length
         >>> t = jnp.linspace(0.0, 1.0, 50)[:, None]
         >>> print(f"{path_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
@@ -81,8 +79,6 @@ def output_length(
         ValueError: As :func:`path_length`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import output_length
         >>> t = jnp.linspace(0.0, 1.0, 50)[:, None]
         >>> print(f"{output_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
@@ -109,7 +105,6 @@ def fisher_rao_distance(
         ``(...)``, from 0 to pi.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import fisher_rao_distance
         >>> p, q = jnp.array([0.5, 0.5]), jnp.array([0.8, 0.2])
         >>> print(f"{fisher_rao_distance(jnp.log(p), jnp.log(q)):.4f}")
@@ -146,8 +141,6 @@ def leaf_distance(
         A scalar, NaN where ``max_steps`` were not enough.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import leaf_distance
         >>> print(leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))
         1.414

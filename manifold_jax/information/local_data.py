@@ -101,8 +101,6 @@ def local_data_factor(
             finite, or ``batch_size`` is below 1.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import local_data_factor
         >>> print(local_data_factor(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         [[ 0.354 -0.354]
@@ -127,8 +125,6 @@ def local_data_matrix(
         ``(n, n)``.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import local_data_matrix
         >>> print(local_data_matrix(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         [[ 0.25 -0.25]
@@ -155,8 +151,6 @@ def local_data_matvec(
         ValueError: As :func:`local_data_factor`, or ``v`` has another shape.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import local_data_matvec
         >>> print(local_data_matvec(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.25 -0.25]
@@ -179,8 +173,6 @@ def local_data_trace(
         A scalar.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import local_data_trace
         >>> print(local_data_trace(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         0.5
@@ -207,8 +199,6 @@ def local_data_spectrum(
         derivatives of the eigenvalues are exact; the vectors count as constant.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import local_data_spectrum
         >>> values, vectors = local_data_spectrum(jax.nn.log_softmax, jnp.zeros(2))
         >>> print(values.round(3), abs(vectors[0]).round(3))
@@ -241,8 +231,6 @@ def local_data_rank(
         ValueError: As :func:`local_data_factor`, or ``rtol`` is not in [0, 1).
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import local_data_rank
         >>> rank = local_data_rank(jax.nn.log_softmax, jnp.array([0.0, 20.0, 40.0]))
         >>> int(rank.matrix), int(rank.distribution)
@@ -281,8 +269,6 @@ def fisher_factor(
             floating-point.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import fisher_factor
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
         >>> rows = fisher_factor(apply, {"scale": jnp.ones(2)}, jnp.array([1.0, 1.0]))
@@ -310,8 +296,6 @@ def fisher_matvec(apply: Apply, params: Any, x: Float[Array, "*shape"], v: Any) 
         ValueError: As :func:`fisher_factor`, or ``v`` has another structure or other shapes.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import fisher_matvec
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
         >>> v = {"scale": jnp.array([1.0, 0.0])}
@@ -337,8 +321,6 @@ def fisher_trace(
         A scalar.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import fisher_trace
         >>> apply = lambda w, x: jax.nn.log_softmax(w * x)
         >>> print(fisher_trace(apply, jnp.ones(2), jnp.ones(2)).round(3))
@@ -364,8 +346,6 @@ def fisher_spectrum(
         length C; zero past the rank. As for :func:`local_data_spectrum`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import fisher_spectrum
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
         >>> values, vectors = fisher_spectrum(apply, {"scale": jnp.ones(2)}, jnp.ones(2))

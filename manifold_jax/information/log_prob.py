@@ -52,8 +52,6 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
             values look like logits, like probabilities, or hold NaN or -inf.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import check_log_prob
         >>> check_log_prob(jax.nn.softmax, jnp.array([1.0, 2.0, 4.0]))
         Traceback (most recent call last):

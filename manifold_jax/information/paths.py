@@ -188,8 +188,6 @@ def horizontal_path(
             floating-point, not finite or outside ``clip``, or an option is out of range.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import horizontal_path
         >>> source, destination = jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])
         >>> path = horizontal_path(jax.nn.log_softmax, source, destination, max_steps=100)
@@ -239,8 +237,6 @@ def vertical_walk(
         ValueError: As :func:`horizontal_path`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import vertical_walk
         >>> walk = vertical_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), steps=10)
         >>> print(walk.points[-1].round(2), jnp.exp(walk.log_probs[-1]).round(2))
@@ -288,8 +284,6 @@ def label_keeping_walk(
         ValueError: As :func:`horizontal_path`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.information import label_keeping_walk
         >>> walk = label_keeping_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), 0, steps=10)
         >>> print(walk.point.round(2))
@@ -338,8 +332,6 @@ def leaf_projection(
         ValueError: As :func:`horizontal_path`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import leaf_projection
         >>> path = leaf_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]))
         >>> print(path.point.round(3), path.distance.round(3), path.converged)

@@ -64,7 +64,6 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
         ValueError: An argument is no floating-point matrix, or the rows differ in length.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import principal_angles
         >>> plane, line = jnp.eye(3)[:2], jnp.array([[0.0, 1.0, 1.0]])
         >>> print(principal_angles(plane, line).round(4))
@@ -102,8 +101,6 @@ def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]
         ValueError: An argument is no floating-point matrix, or the rows differ in length.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import factor_visibility, local_data_factor
         >>> factor = local_data_factor(jax.nn.log_softmax, jnp.zeros(2))
         >>> print(factor_visibility(jnp.array([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]), factor).round(3))
@@ -140,8 +137,6 @@ def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callabl
         ValueError: An argument is not callable.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, metric, pulled_back
         >>> line = lambda u: jnp.array([1.0, -1.0]) * u[0]
         >>> print(metric(gram_from_function(pulled_back(jax.nn.log_softmax, line), jnp.zeros(1))).round(4))

@@ -1,4 +1,7 @@
-"""Networks as Flax NNX modules and as pure functions of their parameters; training and checkpoints."""
+"""Networks as Flax NNX modules and as pure functions of their parameters; training and checkpoints.
+
+Examples know ``jax`` and ``jax.numpy`` as ``jnp``.
+"""
 
 from manifold_jax.models.beta_vae import BetaVAE as BetaVAE
 from manifold_jax.models.beta_vae import Objective as Objective

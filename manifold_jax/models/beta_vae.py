@@ -67,8 +67,6 @@ class BetaVAE(nnx.Module):
         ValueError: ``variant`` is unknown, the strides cannot halve ``size``, or a number is below 1.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import BetaVAE, pure
         >>> apply, params = pure(BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0)))
@@ -222,8 +220,6 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
         ValueError: A part of the objective is unknown or out of range.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import BetaVAE, beta_vae_loss, pure
         >>> apply, params = pure(BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0)))

@@ -49,7 +49,6 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
 
     Example:
         >>> import tempfile
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import checkpoint_steps, load_params, save_checkpoint
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     saved = save_checkpoint(folder, 10, {"w": jnp.ones(3)})
@@ -150,7 +149,6 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
 
     Example:
         >>> import tempfile
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import load_params, save_checkpoint
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     place = save_checkpoint(folder, 10, {"w": jnp.ones(3)})

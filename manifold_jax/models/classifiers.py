@@ -58,7 +58,6 @@ class LeNet(nnx.Module):
         ValueError: ``classes`` is below 2, or ``size`` below 6.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import LeNet
         >>> LeNet(classes=10, rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28))).shape
@@ -148,8 +147,6 @@ class VGG11(nnx.Module):
             ``mean`` or ``std`` do not fit the channels.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import VGG11, pure
         >>> apply, params = pure(VGG11(classes=10, width=4, rngs=nnx.Rngs(0)))
@@ -232,7 +229,6 @@ def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         float32, or the dtype of ``images``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import pixels
         >>> print(pixels(jnp.array([0, 255], "uint8")))
         [0. 1.]
@@ -252,8 +248,6 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
         A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import classification_loss
         >>> loss = classification_loss(lambda w, x: jax.nn.log_softmax(w @ x))
         >>> batch = jnp.ones((4, 2)), jnp.zeros(4, int)
@@ -289,8 +283,6 @@ def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, label
             of the network.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import labelled
         >>> apply = lambda w, x: jax.nn.log_softmax(w @ x)
         >>> labelled(apply, jnp.zeros((3, 2)), jnp.ones((4, 2)), jnp.array([0, 1, 2, 3]))

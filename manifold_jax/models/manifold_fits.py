@@ -122,8 +122,6 @@ def denoising_autoencoder(
         ValueError: Shapes, types or ranges do not fit, all samples coincide, or the training diverged.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models.manifold_fits import denoising_autoencoder
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 64, endpoint=False)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
@@ -183,8 +181,6 @@ def variational_autoencoder(
         ValueError: Shapes, types or ranges do not fit, all samples coincide, or the training diverged.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models.manifold_fits import variational_autoencoder
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 64, endpoint=False)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)

@@ -34,7 +34,6 @@ class PointAutoencoder(nnx.Module):
         ValueError: A number is below 1.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import pure
         >>> from manifold_jax.models.point_autoencoder import PointAutoencoder
@@ -100,8 +99,6 @@ def denoising_loss(apply: Apply) -> Loss:
         A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models.point_autoencoder import denoising_loss
         >>> loss = denoising_loss(lambda w, x: w * x)
         >>> batch = jnp.ones((4, 2)), jnp.zeros(4)
@@ -137,8 +134,6 @@ def variational_loss(apply: Apply, objective: Objective) -> Loss:
         ValueError: As :func:`beta_vae_loss`.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import Objective, pure
         >>> from manifold_jax.models.point_autoencoder import PointAutoencoder, variational_loss

@@ -85,7 +85,6 @@ def convolve(
         ``(b, p, q, o)``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import convolve
         >>> print(convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), (1, 1), "VALID")[0, ..., 0])
         [[9. 9.]
@@ -131,7 +130,6 @@ def convolve_transposed(
         ValueError: The kernel is not 4 x 4.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import convolve_transposed
         >>> print(convolve_transposed(jnp.ones((1, 1, 2, 1)), jnp.ones((4, 4, 1, 1)))[0, ..., 0])
         [[1. 2. 2. 1.]
@@ -171,7 +169,6 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
         ``(b, h // 2, w // 2, c)``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import max_pool
         >>> print(max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, ..., 0])
         [[ 5.  7.]

@@ -48,7 +48,6 @@ class Apply:
             ``apply(params, x)`` for it; a network without such a method is refused when it is called.
 
         Example:
-            >>> import jax.numpy as jnp
             >>> from flax import nnx
             >>> from manifold_jax.models import LeNet, pure
             >>> apply, params = pure(LeNet(rngs=nnx.Rngs(0)))
@@ -85,7 +84,6 @@ def pure(module: nnx.Module) -> Pure:
             means or dropout keys, which a pure function of the parameters cannot update.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import LeNet, pure
         >>> apply, params = pure(LeNet(rngs=nnx.Rngs(0)))
@@ -119,7 +117,6 @@ def torch_initial(params: Any, key: Array) -> Any:
         Other parameters in the same structure.
 
     Example:
-        >>> import jax
         >>> from flax import nnx
         >>> from manifold_jax.models import LeNet, pure, torch_initial
         >>> params = torch_initial(pure(LeNet(rngs=nnx.Rngs(0))).params, jax.random.key(0))
@@ -206,7 +203,6 @@ def network_layers(network: Pure) -> Layers:
         ValueError: The module does not name its layers; see :func:`chain` for a list of functions.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from manifold_jax.models import LeNet, network_layers, pure
         >>> layers = network_layers(pure(LeNet(rngs=nnx.Rngs(0))))
@@ -236,7 +232,6 @@ def chain(
         ValueError: There are none, or a function does not accept what the one before returns.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import chain
         >>> layers = chain({"double": lambda x: 2 * x, "sum": lambda x: x.sum(0)}, (3, 2))
         >>> [activation.shape for activation in layers.activations(jnp.ones((3, 2)))]

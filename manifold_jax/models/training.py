@@ -206,8 +206,6 @@ def train(
             run of another architecture, optimizer, key or batch size.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import train
         >>> def loss(w, batch, key, step):
         ...     return jnp.mean((batch - w) ** 2), {}
@@ -292,8 +290,6 @@ def over_seeds(loss: Loss, count: int) -> Loss:
             be shared out.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.models import over_seeds
         >>> def loss(w, batch, key, step):
         ...     return jnp.mean((batch - w) ** 2), {}
