@@ -21,7 +21,6 @@ from manifold_jax.datasets.coil20 import coil20, read_coil20
 from manifold_jax.datasets.resample import hermite_functions, rotation_blocks
 from manifold_jax.datasets.turntable import turntable
 
-pytestmark = pytest.mark.slow
 module = sys.modules["manifold_jax.datasets.coil20"]  # the package re-exports a function of the same name
 
 ALL = ("view", "zoom", "rotation", "y", "x")
@@ -257,12 +256,14 @@ def test_official_checksum_has_pooch_syntax():
 # --- rendering -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hermite_functions_are_orthonormal():
     x = np.linspace(-40, 40, 4001)
     table = hermite_functions(x, 400)
     np.testing.assert_allclose(table.T @ table * (x[1] - x[0]), np.eye(400), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 10, 80])
 def test_rotation_blocks_are_orthogonal(count):
     blocks, orders, mask = rotation_blocks(count)
@@ -272,6 +273,7 @@ def test_rotation_blocks_are_orthogonal(count):
     assert mask.sum() == orders.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "blur", "factors", "view"),
     [
@@ -295,6 +297,7 @@ def test_equals_the_direct_sum_at_every_view(size, blur, factors, view):
             np.testing.assert_allclose(rendered[k], expected, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_equal_those_of_the_direct_sum():
     """Along zoom, rotation, y and x, by differences of the direct sum: no ripple of the quadrature."""
     with jax.enable_x64(True):
@@ -307,6 +310,7 @@ def test_derivatives_equal_those_of_the_direct_sum():
             np.testing.assert_allclose(exact, expected, atol=2e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["bandlimited", "spline"])
 def test_stencils_converge_at_their_order(view):
     factors = ALL if view == "bandlimited" else ("view",)
@@ -325,6 +329,7 @@ def test_stencils_converge_at_their_order(view):
             assert np.log2(error(h) / error(h / 2)) == pytest.approx(4, abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_quarter_turn_is_rot90():
     embedding = small().embedding
     u = jnp.array([0.3, 1.1, 0.2]) + jnp.arange(4)[:, None] * jnp.array([0, 0, jnp.pi / 2])
@@ -332,11 +337,13 @@ def test_a_quarter_turn_is_rot90():
         np.testing.assert_allclose(turned, np.rot90(image(embedding, u[0]), turns), atol=5e-6)
 
 
+@pytest.mark.slow
 def test_a_whole_pixel_moves_the_image():
     still, moved = images(small(factors=("y", "x")).embedding, jnp.array([[0, 0], [2.0, -1.0]]))
     np.testing.assert_allclose(moved[2:, :-1], still[:-2, 1:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rotation_is_an_isometry_inside_the_frame():
     with jax.enable_x64(True):
         embedding = small(factors=("rotation",), fixed={"zoom": 0.55}).embedding
@@ -347,6 +354,7 @@ def test_rotation_is_an_isometry_inside_the_frame():
         assert float(speed.max() / speed.min()) < 1.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["bandlimited", "spline"])
 def test_interpolation_turns_full_circle_and_stays_near(view):
     embedding = small(factors=("view",), view=view).embedding
@@ -356,6 +364,7 @@ def test_interpolation_turns_full_circle_and_stays_near(view):
     assert float(jnp.abs(between - (first + second) / 2).max()) < 0.15
 
 
+@pytest.mark.slow
 def test_odd_number_of_views_and_float_frames():
     views = blobs(9, 16) / 255
     for view in ("bandlimited", "spline"):
@@ -364,6 +373,7 @@ def test_odd_number_of_views_and_float_frames():
         np.testing.assert_allclose(rendered, direct(views[4], 8, 1.0, (1, 0, 0, 0)), atol=5e-5)
 
 
+@pytest.mark.slow
 def test_dtype_follows_the_coordinates():
     manifold = small()
     u = np.array([0.3, 1.0, 0.2])
@@ -378,6 +388,7 @@ def test_dtype_follows_the_coordinates():
         np.testing.assert_allclose(single, image(double, jnp.asarray(u)), atol=3e-6)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_reverse_mode():
     embedding = small().embedding
     u = jnp.array([[0.3, 1.0, 0.2], [2.0, 0.8, 5.0], [6.0, 1.2, 3.0]])
@@ -388,6 +399,7 @@ def test_jit_vmap_and_reverse_mode():
     np.testing.assert_allclose(forward, reverse, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_trace_for_all_objects():
     traces = []
 
@@ -402,12 +414,14 @@ def test_one_trace_for_all_objects():
     assert not np.allclose(several[0], several[1])
 
 
+@pytest.mark.slow
 def test_lowers_for_every_platform():
     embedding = small(size=8).embedding
     shape = jax.ShapeDtypeStruct((3,), jnp.float32)
     jax.export.export(jax.jit(lambda u: jax.jacfwd(embedding)(u)), platforms=("cpu", "cuda", "tpu"))(shape)
 
 
+@pytest.mark.slow
 def test_zoom_beyond_the_range_is_nan_not_wrong():
     embedding = small(factors=("zoom",), sizes={"zoom": 5}).embedding  # steps of 0.1
     below, above = images(embedding, jnp.array([[1.6], [1.62]]))
@@ -489,6 +503,8 @@ def real() -> Path:
     pytest.skip("coil-20-proc.zip is neither in MANIFOLD_JAX_DATA nor in ../shared/data")
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("object_id", [1, 20])
 def test_real_object_equals_the_direct_sum(real, object_id):
     views = read_coil20(real, object_id)
@@ -500,6 +516,7 @@ def test_real_object_equals_the_direct_sum(real, object_id):
         np.testing.assert_allclose(rendered, direct(views[k] / 255, 32, 1.0, u), atol=3e-5)
 
 
+@pytest.mark.slow
 def test_real_views_determine_the_interpolant_to_some_percent(real):
     """Halfway between genuine views: both interpolations, which agree at the views, stay close."""
     first, second = (

@@ -16,8 +16,6 @@ from manifold_jax.datasets.surfaces import sphere, torus, veronese
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
-pytestmark = pytest.mark.slow
-
 KINDS = ("gaussian", "uniform")
 
 
@@ -32,11 +30,21 @@ def embed(manifold, coordinates):
     return np.asarray(jax.jit(jax.vmap(manifold.embedding))(coordinates))
 
 
+def test_both_kinds_of_noise_on_a_circle():
+    manifold, key = circle(), jax.random.key(0)
+    for kind in KINDS:
+        moved = normal_noise(key, manifold, jnp.zeros((3, 1)), 0.1, kind=kind)
+        np.testing.assert_allclose(moved[:, 1], 0.0, atol=1e-6)
+        assert np.abs(moved[:, 0] - 1.0).min() > 0
+    assert np.abs(ambient_noise(key, jnp.ones((3, 2)), 0.1) - 1.0).min() > 0
+
+
 def displacement(manifold, coordinates, noisy):
     points = embed(manifold, coordinates)
     return (np.asarray(noisy) - points).reshape(len(coordinates), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [helix, lambda: product(circle(), torus())])
 def test_normal_noise_is_orthogonal_to_the_tangents(make):
     with jax.enable_x64(True):
@@ -51,6 +59,7 @@ def test_normal_noise_is_orthogonal_to_the_tangents(make):
             np.testing.assert_allclose(np.einsum("nf,nfi->ni", moved, jacobian), 0.0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_lengths_have_the_stated_distribution():
     manifold, codimension = veronese(), 3
     coordinates = charts(manifold, 4000)
@@ -62,6 +71,7 @@ def test_lengths_have_the_stated_distribution():
     assert stats.kstest(uniform**codimension, stats.uniform.cdf).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_directions_are_uniform_in_the_normal_space():
     ring = Manifold(
         "ring in R^4",
@@ -78,6 +88,7 @@ def test_directions_are_uniform_in_the_normal_space():
     assert stats.kstest(cosine, stats.uniform(-1, 2).cdf).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_normal_noise_on_images_and_on_whole_numbers():
     image = Manifold(
         "image",
@@ -99,6 +110,7 @@ def test_poles_are_marked_and_nothing_else():
     np.testing.assert_array_equal(np.isnan(noisy).any(axis=1), [True, False, False, True, True])
 
 
+@pytest.mark.slow
 def test_noise_below_the_reach_keeps_the_nearest_point():
     manifold = circle()
     coordinates = charts(manifold, 20)
@@ -107,6 +119,7 @@ def test_noise_below_the_reach_keeps_the_nearest_point():
     np.testing.assert_allclose(angle, np.asarray(coordinates)[:, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ambient_noise():
     points = jnp.ones((2000, 3))
     noisy = ambient_noise(jax.random.key(0), points, 0.5)
@@ -117,6 +130,7 @@ def test_ambient_noise():
     assert ambient_noise(jax.random.key(0), points.astype(jnp.bfloat16), 0.5).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_noise_composes_with_jit_and_vmap_and_depends_on_its_key():
     manifold = torus()
     coordinates = charts(manifold, 20)
@@ -130,6 +144,7 @@ def test_noise_composes_with_jit_and_vmap_and_depends_on_its_key():
     np.testing.assert_allclose(both[0], embed(manifold, coordinates), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_lowers_for_every_platform():
     manifold = sphere()
 

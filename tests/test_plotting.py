@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manifold_jax import Estimate, Geometry, measure, plotting, reach
+from manifold_jax import Estimate, Geometry, Reach, measure, plotting, reach
 from manifold_jax.datasets import ellipse, sprite, torus, two_moons
 from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields
+from manifold_jax.geometry.reach.result import ComponentReach, End
+from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 from manifold_jax.plotting.style import limits, median_bar
-
-pytestmark = pytest.mark.slow
 
 
 def measured(grid, *, exact=False, blank=False):
@@ -85,6 +85,54 @@ def test_comparison_refuses_different_grids(ring, curve):
         plotting.compare(ring[1], curve[1])
 
 
+def reach_by_hand(*parts):
+    """A reach between the first point of the first and the last point of the last manifold."""
+    sizes = [part.grid.size for part in parts]
+    mirror = np.arange(sum(sizes))[::-1]
+    components = tuple(
+        ComponentReach(
+            name=part.name,
+            grid=part.grid,
+            pointwise=np.linspace(1, 2, part.grid.size).reshape(part.grid.shape),
+            pointwise_error=np.full(part.grid.shape, 0.1),
+            witness=witness.reshape(part.grid.shape),
+            upper_bound=np.zeros(part.grid.shape, bool),
+        )
+        for part, witness in zip(parts, np.split(mirror, np.cumsum(sizes)[:-1]), strict=True)
+    )
+    first, last = (
+        End(k, np.array([axis.samples()[i] for axis in part.grid.axes]))
+        for k, part, i in ((0, parts[0], 0), (len(parts) - 1, parts[-1], -1))
+    )
+    lengths = dict.fromkeys(("value", "local", "bottleneck", "searched"), 1.0)
+    errors = dict.fromkeys(("error", "local_error", "bottleneck_error"), 0.1)
+    counts = {"coincident": 0, "pruned": 0.0}
+    facts = {"resolved": True, "case": "global", "local_bounds": (1.0, 1.0), "ends": (first, last)}
+    return Reach(**lengths, **errors, **counts, **facts, components=components)
+
+
+def test_every_kind_of_plot_is_drawn_without_a_window(ring, curve, images):
+    manifold, stencil, exact = ring
+    moons = two_moons(size=8)
+    turning = sprite("heart", factors=("orientation",), size=8, sizes={"orientation": 8})
+    number_of_axes = {
+        plotting.plot_samples(manifold, exact): 2,
+        plotting.plot_samples(images[0], columns=3): 3 * 4 + 1,
+        plotting.plot_histograms(stencil): 5,
+        plotting.plot_pairs(stencil): 25,
+        plotting.plot_maps(stencil): 10,
+        plotting.plot_maps(curve[1]): 2,
+        plotting.plot_pca(manifold, stencil): 10,
+        plotting.plot_comparison(stencil, exact): 15,
+        plotting.plot_reach(moons, reach_by_hand(*moons)): 3,
+        plotting.plot_reach(turning, reach_by_hand(turning)): 4 * 3 + 3,
+        image_grid("title", [[np.ones((2, 2)), None]], rows=["row"], columns=["a", "b"]): 3,
+        curve_panels("title", [Curves("panel", np.arange(3.0), np.ones((2, 3)), {})], "x", "y"): 1,
+    }
+    assert [len(figure.get_axes()) for figure in number_of_axes] == list(number_of_axes.values())
+
+
+@pytest.mark.slow
 def test_every_figure_of_a_surface_is_saved(ring, tmp_path):
     manifold, stencil, exact = ring
     figures = {
@@ -103,6 +151,7 @@ def test_every_figure_of_a_surface_is_saved(ring, tmp_path):
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
+@pytest.mark.slow
 def test_curve(curve, tmp_path):
     manifold, geometry = curve
     for figure in (
@@ -116,6 +165,7 @@ def test_curve(curve, tmp_path):
         assert labels(figure)
 
 
+@pytest.mark.slow
 def test_images_along_the_axes(images):
     manifold, geometry = images
     figure = plotting.plot_samples(manifold, geometry, columns=4)
@@ -127,6 +177,7 @@ def test_images_along_the_axes(images):
     np.testing.assert_allclose(first, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_four_axes(images, tmp_path):
     figure = plotting.plot_maps(images[1])
     assert not any(
@@ -135,6 +186,7 @@ def test_four_axes(images, tmp_path):
     plotting.save_figure(figure, tmp_path / "maps.png")
 
 
+@pytest.mark.slow
 def test_points_instead_of_a_manifold(images):
     manifold, geometry = images
     rng = np.random.default_rng(0)
@@ -151,12 +203,14 @@ def test_principal_components_agree_with_both_gram_matrices():
     np.testing.assert_allclose(np.abs(a), np.abs(b), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_scalar_curvature_is_centred_on_zero(ring):
     image = next(c for axes in plotting.plot_maps(ring[2]).get_axes()[1:2] for c in axes.collections)
     low, high = image.get_clim()
     assert low == -high < 0
 
 
+@pytest.mark.slow
 def test_undefined_points_are_left_blank(tmp_path):
     manifold = torus(size=(8, 6))
     geometry, exact = (measured(manifold.grid, exact=exact, blank=True) for exact in (False, True))
@@ -173,12 +227,14 @@ def test_missing_matplotlib_is_one_sentence(curve, monkeypatch):
         plotting.plot_histograms(curve[1])
 
 
+@pytest.mark.slow
 def test_unwritable_path(curve, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="Cannot write"):
         plotting.save_figure(plotting.plot_histograms(curve[1]), tmp_path / "file" / "a.png")
 
 
+@pytest.mark.slow
 def test_reach_of_curves_and_images_side_by_side():
     moons = two_moons(size=24)
     figure = plotting.plot_reach(moons, reach(moons))
@@ -191,6 +247,7 @@ def test_reach_of_curves_and_images_side_by_side():
         assert axes.get_xlabel().startswith("orientation")
 
 
+@pytest.mark.slow
 def test_the_scale_of_what_is_never_negative_begins_at_zero():
     geometry = measure(ellipse((3.0, 1.0), size=8))
     values = np.asarray(geometry.mean_curvature.value)

@@ -24,16 +24,29 @@ from manifold_jax.datasets.surfaces import sphere, torus
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
-pytestmark = pytest.mark.slow
-
 
 def line(embedding, size=2):
     return Manifold("line", embedding, Grid((Axis("x", -1.0, 1.0, size),)))
 
 
+def test_every_sampler_on_a_torus():
+    manifold, key = torus(2.0, 0.5, size=6), jax.random.key(0)
+    samples = sample_uniform(key, manifold, 6)
+    assert samples.accepted.all()
+    from_core = np.hypot(np.hypot(*np.asarray(samples.points)[:, :2].T) - 2.0, samples.points[:, 2])
+    np.testing.assert_allclose(from_core, 0.5, atol=1e-5)
+    np.testing.assert_allclose(volume_elements(manifold, jnp.zeros((1, 2))), 1.25, rtol=1e-5)
+    chosen = sample_grid(key, jnp.arange(1.0, 7.0), 3)
+    assert len(set(chosen.tolist())) == 3
+    assert farthest_points(samples.points, 3).shape == (3,)
+    train, test = train_test_split(key, 6)
+    assert (train.size, test.size) == (5, 1)
+
+
 # --- uniform in volume -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_height_on_the_sphere_is_uniform_in_any_chart():
     samples = sample_uniform(jax.random.key(1), warped(sphere(2), 0.6), 4000)
     assert bool(samples.accepted.all())
@@ -44,6 +57,7 @@ def test_height_on_the_sphere_is_uniform_in_any_chart():
     assert stats.kstest(angle, stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_torus_areas_by_chi_square():
     manifold = torus(1.5, 1.0)
     samples = sample_uniform(jax.random.key(2), manifold, 5000)
@@ -57,6 +71,7 @@ def test_torus_areas_by_chi_square():
     assert float(samples.bound) == pytest.approx(2.5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_peak_that_the_grid_misses_raises_the_bound():
     manifold = line(lambda u: jnp.tanh(8.0 * u))  # at both probes the speed is 4e-6 of the peak
     samples = sample_uniform(jax.random.key(3), manifold, 3000)
@@ -64,6 +79,7 @@ def test_a_peak_that_the_grid_misses_raises_the_bound():
     assert stats.kstest(np.asarray(samples.points)[:, 0], stats.uniform(-1, 2).cdf).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_equal_keys_give_equal_samples():
     manifold = ellipse((2.0, 0.5))
     draw = partial(sample_uniform, manifold=manifold, count=50)
@@ -74,6 +90,7 @@ def test_equal_keys_give_equal_samples():
     np.testing.assert_allclose(both.points[1], first.points, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_left_empty_are_marked():
     spike = line(lambda u: jnp.tanh(1000.0 * u))
     samples = sample_uniform(jax.random.key(0), spike, 256, max_rounds=1)
@@ -83,6 +100,7 @@ def test_rows_left_empty_are_marked():
     np.testing.assert_array_equal(np.isfinite(samples.coordinates)[:, 0], accepted)
 
 
+@pytest.mark.slow
 def test_no_volume_gives_no_point():
     flat_or_nan = line(lambda u: jnp.where(u < 0, 0.0 * u, u * jnp.nan))
     samples = sample_uniform(jax.random.key(0), flat_or_nan, 10, max_rounds=2)
@@ -91,6 +109,7 @@ def test_no_volume_gives_no_point():
     assert float(samples.bound) == 0.0
 
 
+@pytest.mark.slow
 def test_second_call_does_not_trace_again_and_images_keep_their_shape():
     traces = []
 
@@ -106,6 +125,7 @@ def test_second_call_does_not_trace_again_and_images_keep_their_shape():
     assert len(traces) == count
 
 
+@pytest.mark.slow
 def test_volume_element_does_not_overflow_in_float32():
     big = Manifold(
         "big",
@@ -115,6 +135,7 @@ def test_volume_element_does_not_overflow_in_float32():
     assert float(volume_elements(big, jnp.zeros((1, 2)))[0]) == pytest.approx(1e24, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_float64_when_x64_is_on():
     with jax.enable_x64(True):
         samples = sample_uniform(jax.random.key(0), sphere(2), 8)
@@ -126,6 +147,7 @@ def test_float64_when_x64_is_on():
 # --- grids -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_grid_points_are_drawn_by_volume_without_replacement():
     weights = np.array([[1.0, 2.0, 0.0], [3.0, 4.0, np.nan]])
     keys = jax.random.split(jax.random.key(4), 6000)
@@ -139,11 +161,13 @@ def test_grid_points_are_drawn_by_volume_without_replacement():
     assert stats.chisquare(observed[expected > 0], 6000 * expected[expected > 0]).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_grid_points_run_out():
     chosen = sample_grid(jax.random.key(0), jnp.array([0.0, 2.0, -1.0, 1.0, jnp.inf]), 4)
     assert sorted(chosen.tolist()) == [-1, -1, 1, 3]
 
 
+@pytest.mark.slow
 def test_all_grid_points():
     chosen = sample_grid(jax.random.key(0), jnp.ones((4, 5)), 20)
     assert sorted(chosen.tolist()) == list(range(20))
@@ -161,6 +185,7 @@ def naive_farthest(points, count, start):
     return chosen
 
 
+@pytest.mark.slow
 def test_farthest_points_match_the_naive_algorithm():
     points = np.random.default_rng(0).normal(size=(300, 2, 3)).astype(np.float32)
     chosen = farthest_points(jnp.asarray(points), 40, start=7)
@@ -173,6 +198,7 @@ def test_farthest_points_stay_distinct_and_take_bad_points_last():
     assert farthest_points(jnp.array([200, 10, 0], jnp.uint8), 2).tolist() == [0, 2]
 
 
+@pytest.mark.slow
 def test_farthest_points_hold_no_distance_matrix():
     n = 20_000
     lowered = jax.jit(partial(farthest_points, count=50)).lower(jax.ShapeDtypeStruct((n, 3), jnp.float32))
@@ -193,6 +219,7 @@ def test_split_is_a_partition():
 # --- everywhere --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_kernels_lower_for_every_platform():
     key = jax.random.PRNGKey(0)
     manifold = sphere(2)
@@ -260,6 +287,7 @@ def test_wrong_arguments_are_named(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_a_map_over_points_is_one_program_for_all_rows(monkeypatch):
     # A rest of another size would be a second decomposition beside the first: on two cores they block each
     # other for ever.

@@ -17,8 +17,6 @@ from manifold_jax.datasets.surfaces import flat_torus, sphere, swiss_roll, torus
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
-pytestmark = pytest.mark.slow
-
 CASES = {
     "circle": partial(circle, 1.7),
     "ellipse": partial(ellipse, (0.8, 2.1)),
@@ -138,7 +136,12 @@ def oracle(first, second):
     }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("circle", "S2", "warped torus")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+)
 def test_closed_forms_match_the_second_fundamental_form(case):
     manifold = CASES[case]()
     first, second, forms = evaluate(manifold, interior_points(manifold))
@@ -171,6 +174,7 @@ def refined(manifold, size):
     return Grid(tuple(axes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_totals_are_the_integrals_of_the_closed_forms(case):
     manifold = CASES[case]()
@@ -200,6 +204,7 @@ def test_gauss_bonnet():
         assert total == pytest.approx(4 * math.pi * characteristic)
 
 
+@pytest.mark.slow
 def test_ellipsoid_has_the_textbook_gaussian_curvature():
     a, b, c = 1.6, 1.2, 0.9
     surface = ellipsoid((a, b, c))
@@ -210,6 +215,7 @@ def test_ellipsoid_has_the_textbook_gaussian_curvature():
     np.testing.assert_allclose(values, 1.0 / (a * b * c * p) ** 2)
 
 
+@pytest.mark.slow
 def test_umbilics_keep_their_digits_in_float32():
     ball = ellipsoid((1.0, 1.0, 1.0))
     points = interior_points(ball, 50).astype(np.float32)
@@ -285,6 +291,7 @@ REACH_CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REACH_CASES)
 def test_reach_is_the_infimum_of_federers_ratio(case):
     make, sizes = REACH_CASES[case]
@@ -295,6 +302,7 @@ def test_reach_is_the_infimum_of_federers_ratio(case):
     assert measured <= reach * 1.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("union", [two_moons(1.4), parallel_circles(1.2, 0.7), parallel_circles(0.3, 0.7)])
 def test_union_reach(union):
     measured = federer_reach(*(sample_with_tangents(part, 401) for part in union))
@@ -309,6 +317,7 @@ def test_unknown_reaches_are_left_out():
 # --- compositions ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_warp_keeps_ends_and_periods_and_is_not_symmetric():
     line = Manifold("line", lambda u: u, Grid((Axis("x", -1.0, 3.0, 9),)))
     turn = Manifold("turn", lambda u: u, Grid((Axis("x", 1.0, 3.0, 8, periodic=True),)))
