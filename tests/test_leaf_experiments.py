@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from manifold_jax import local_data_rank, local_data_trace, vertical_projection, vertical_walk
+from manifold_jax import (
+    horizontal_path,
+    local_data_rank,
+    local_data_trace,
+    vertical_projection,
+    vertical_walk,
+)
 from manifold_jax.experiments.classifier import across, history, paths
 from manifold_jax.experiments.classifier.task import different_pairs, learn, make_task, read_images, sample
-from manifold_jax.experiments.classifier.walks import PathOptions, horizontal_paths, walks
+from manifold_jax.experiments.classifier.walks import PathOptions, walk_all
 from manifold_jax.experiments.experiment import Outcome, plain, table
 
 
@@ -46,7 +52,8 @@ def test_paths_of_a_linear_classifier_end_where_the_rest_is_vertical():
     sources, destinations = (jnp.asarray(rng.uniform(size=(30, 6)), jnp.float32) for _ in range(2))
     options = PathOptions(0.02, 300, clip=False, step="fixed", tolerance=1e-3, save_every=100, unit=0.5)
     told = []
-    path = horizontal_paths(log_prob, sources, destinations, options, lambda *at: told.append(at))
+    ends = (sources, destinations)
+    path = walk_all(horizontal_path, log_prob, ends, options, lambda *at: told.append(at))
     assert told == [(25, 30), (30, 30)]
     rest = jax.vmap(lambda s, d: vertical_projection(log_prob, s, d - s))(sources, destinations)
     np.testing.assert_allclose(path.points[:, -1], destinations - rest, atol=2e-3)
@@ -63,7 +70,7 @@ def test_noise_of_a_linear_classifier_changes_no_probability():
     images = jnp.full((4, 6), 0.5)
     options = PathOptions(0.1, 20, clip=False, save_every=5, unit=0.3)
     directions = jax.random.normal(jax.random.key(0), images.shape)
-    walk = walks(vertical_walk, log_prob, (images, directions), options)
+    walk = walk_all(vertical_walk, log_prob, (images, directions), options)
     np.testing.assert_allclose(walk.distances[:, -1], 20 * 0.1 * 0.3, rtol=1e-4)
     np.testing.assert_allclose(walk.log_probs[:, -1], walk.log_probs[:, 0], atol=1e-5)
 

@@ -14,11 +14,9 @@ from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier import denoise, detect, generate
 from manifold_jax.experiments.classifier.baselines import (
     Subspace,
-    Training,
     anchors_of,
     auroc,
     energy_score,
-    fit_class_gaussians,
     mahalanobis_score,
     max_softmax_score,
     nearest,
@@ -26,7 +24,6 @@ from manifold_jax.experiments.classifier.baselines import (
     psnr,
     rank_correlation,
     split,
-    subspace_score,
 )
 from manifold_jax.experiments.classifier.generate import CLASS, CLASS_LINE, KEPT, RANDOM, RANDOM_LINE
 from manifold_jax.experiments.classifier.task import layer, learn, make_task, outputs
@@ -35,12 +32,12 @@ from manifold_jax.experiments.classifier.walks import (
     change_path,
     fisher_rao_lengths,
     in_blocks,
-    leaf_projections,
     moved,
+    walk_all,
     walked,
 )
 from manifold_jax.experiments.experiment import table, write
-from manifold_jax.information import label_keeping_projection
+from manifold_jax.information import label_keeping_projection, leaf_projection
 from manifold_jax.models import VGG11, LeNet, pure
 from manifold_jax.plotting.images import image_grid
 
@@ -61,7 +58,7 @@ def trial(digits, tmp_path_factory):
 @pytest.fixture
 def training():
     rng = np.random.default_rng(0)
-    return Training(rng.random((40, *SHAPE), np.float32), np.arange(40) % 4)
+    return LabelledImages(rng.random((40, *SHAPE), np.float32), np.arange(40) % 4, tuple("0123"))
 
 
 def linear_weights(seed=1, classes=4):
@@ -93,7 +90,7 @@ def test_projections_of_a_linear_classifier_keep_the_vertical_part_of_the_chord(
     images = np.random.default_rng(2).random((5, *SHAPE), np.float32)
     anchors = training.images[:5]
     options = LEAF._replace(step_size=0.5, max_steps=50, stationarity=1e-4, block=2)
-    path = leaf_projections(linear(w), anchors, images, options)
+    path = walk_all(leaf_projection, linear(w), (anchors, images), options)
     chords = (images - anchors).reshape(5, -1)
     horizontal = chords @ centred_projector(w.astype(float)).T
     np.testing.assert_allclose(path.point.reshape(5, -1), anchors.reshape(5, -1) + horizontal, atol=2e-4)
@@ -181,16 +178,20 @@ def test_scores_against_numpy():
     rows = np.linalg.qr(rng.normal(size=(5, 2)))[0].T
     x, mean = rng.normal(size=(6, 5)), rng.normal(size=5)
     solved = [np.linalg.lstsq(rows.T, chord, rcond=None)[1][0] ** 0.5 for chord in x - mean]
-    np.testing.assert_allclose(subspace_score(x, Subspace(mean, rows, np.ones(2)), 2), solved)
+    chords = x - Subspace(mean, rows, np.ones(2)).project(x, 2)
+    np.testing.assert_allclose(np.linalg.norm(chords, axis=1), solved)
 
 
 def test_principal_subspace_is_that_of_scikit_learn(training):
     from sklearn.decomposition import PCA
 
-    pca = PCA(5).fit(training.flat)
+    flat = training.images.reshape(40, -1)
+    pca = PCA(5).fit(flat)
     subspace = principal_subspace(training)
     np.testing.assert_allclose(subspace.variance[:5], pca.explained_variance_, rtol=1e-5)
-    expected = pca.inverse_transform(pca.transform(training.flat)).reshape(training.images.shape)
+    expected = pca.inverse_transform(pca.transform(training.images.reshape(40, -1))).reshape(
+        training.images.shape
+    )
     np.testing.assert_allclose(subspace.project(training.images, 5), expected, atol=1e-5)
 
 
@@ -198,15 +199,14 @@ def test_mahalanobis_against_numpy_also_with_a_dead_unit():
     rng = np.random.default_rng(1)
     labels = np.arange(60) % 3
     features = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) + 3 * labels[:, None]
-    fitted = fit_class_gaussians(features, labels)
     means = np.stack([features[labels == c].mean(axis=0) for c in range(3)])
     within = np.concatenate([features[labels == c] - means[c] for c in range(3)])
     inverse = np.linalg.inv(within.T @ within / 60)
     test = rng.normal(size=(7, 4)) * 4
     expected = [min((f - m) @ inverse @ (f - m) for m in means) for f in test]
-    np.testing.assert_allclose(mahalanobis_score(test, fitted), expected, rtol=1e-8)
-    dead = fit_class_gaussians(np.pad(features, ((0, 0), (0, 1))), labels)
-    np.testing.assert_allclose(mahalanobis_score(np.pad(test, ((0, 0), (0, 1))), dead), expected, rtol=1e-8)
+    np.testing.assert_allclose(mahalanobis_score(test, features, labels), expected, rtol=1e-8)
+    more, dead = (np.pad(rows, ((0, 0), (0, 1))) for rows in (test, features))
+    np.testing.assert_allclose(mahalanobis_score(more, dead, labels), expected, rtol=1e-8)
 
 
 def test_auroc_and_its_error():

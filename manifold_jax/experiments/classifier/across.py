@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks, norm
 from manifold_jax.experiments.classifier.task import Trial, sample, stage
-from manifold_jax.experiments.classifier.walks import PathOptions, confidence, name_class, record, walks
+from manifold_jax.experiments.classifier.walks import PathOptions, confidence, name_class, record, walk_all
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import Path, vertical_projection, vertical_walk
 from manifold_jax.information.log_prob import scores
@@ -113,7 +113,8 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     title = f"{trial.title}: walks across the leaves"
     for k, clip in enumerate((True, False)):
         options = options_of(settings.max_steps, clip, trial.task.std)
-        walk = walks(vertical_walk, log_prob, (images, directions), options, stage(progress, k, 2))
+        ends = (images, directions)
+        walk = walk_all(vertical_walk, log_prob, ends, options, stage(progress, k, 2))
         rows += [_row(walk, options, slot) for slot in shown_slots(options)]
         steps = options.steps_at(walk.points.shape[1])
         curves.append(Curves(options.caption, steps, confidence(walk.log_probs), {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,9 @@ from scipy.stats import rankdata
 from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress
 from manifold_jax.datasets import LabelledImages
-from manifold_jax.experiments.classifier.task import Images, stage
-from manifold_jax.experiments.classifier.walks import PathOptions, leaf_projections, norms
-from manifold_jax.information import Path
+from manifold_jax.experiments.classifier.task import Images, predictions, stage
+from manifold_jax.experiments.classifier.walks import PathOptions, walk_all
+from manifold_jax.information import Path, leaf_projection
 from manifold_jax.models import pixels
 
 ANCHORS = {
@@ -30,36 +31,26 @@ _LEAST_ERROR = 1e-10
 """Mean squared error of 100 dB, the most that is told apart."""
 
 
-class Training(NamedTuple):
-    """Training images as baselines and anchors use them.
-
-    Attributes:
-        images: Pixels in [0, 1] ``(n, *shape)``.
-        labels: ``(n,)``.
-    """
-
-    images: Float[np.ndarray, "n *shape"]
-    labels: Int[np.ndarray, "n"]
-
-    @property
-    def flat(self) -> Float[np.ndarray, "n m"]:
-        """One row an image."""
-        return self.images.reshape(len(self.images), -1)
-
-    def require_classes(self, classes: Int[np.ndarray, "k"]) -> None:
-        """Raise unless there is a training image of every class."""
-        missing = np.setdiff1d(classes, self.labels)
-        if missing.size:
-            raise ValueError(f"there is no training image of class {missing[0]}: take more training images.")
+def training_images(data: LabelledImages, rows: Any = slice(None)) -> LabelledImages:
+    """Some rows of a data set, with pixels in [0, 1]."""
+    return data._replace(images=np.asarray(pixels(data.images[rows])), labels=data.labels[rows])
 
 
-def training_images(data: LabelledImages, rows: Int[np.ndarray, "n"] | None = None) -> Training:
-    """Some rows of a data set, or all."""
-    images, labels = (data.images, data.labels) if rows is None else (data.images[rows], data.labels[rows])
-    return Training(np.asarray(pixels(images)), labels)
+def _flat(images: Images) -> Float[Any, "n m"]:
+    """One row an image."""
+    return images.reshape(len(images), -1)
 
 
-def split(data: LabelledImages, validation: int, training: int, seed: int) -> tuple[Training, Training]:
+def require_classes(classes: Int[Any, "k"], training: LabelledImages) -> None:
+    """Raise unless there is a training image of every class."""
+    missing = np.setdiff1d(classes, training.labels)
+    if missing.size:
+        raise ValueError(f"there is no training image of class {missing[0]}: take more training images.")
+
+
+def split(
+    data: LabelledImages, validation: int, training: int, seed: int
+) -> tuple[LabelledImages, LabelledImages]:
     """Training images drawn at random: some to choose options by, then at most ``training`` others."""
     count = len(data.labels)
     whole("leaf", "validation", validation, most=count - 1)
@@ -69,24 +60,16 @@ def split(data: LabelledImages, validation: int, training: int, seed: int) -> tu
 
 
 def nearest(
-    images: Float[Any, "k *shape"], training: Training, classes: Int[np.ndarray, "k"] | None = None
+    images: Images, training: LabelledImages, classes: Int[Any, "k"] | None = None
 ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-    """Nearest training image in Euclidean distance of pixels.
-
-    Args:
-        images: Images to look for.
-        training: Where to look.
-        classes: Look among images of this class only.
-
-    Returns:
-        Rows of the training images, and distances.
+    """Rows of the nearest training images, of given classes if there are any, and Euclidean distances.
 
     Raises:
         ValueError: There is no training image of a class.
     """
-    rows, flat = images.reshape(len(images), -1), training.flat
+    rows, flat = _flat(images), _flat(training.images)
     if classes is not None:
-        training.require_classes(classes)
+        require_classes(classes, training)
     best, least = np.zeros(len(rows), int), np.full(len(rows), np.inf)
     for begin in range(0, len(flat), _COLUMNS):
         part = flat[begin : begin + _COLUMNS]
@@ -99,19 +82,14 @@ def nearest(
     return best, np.linalg.norm(rows - flat[best], axis=1)
 
 
-def anchors_of(
-    kind: str,
-    images: Float[Any, "k *shape"],
-    predicted: Int[np.ndarray, "k"],
-    training: Training,
-) -> Float[np.ndarray, "k *shape"]:
+def anchors_of(kind: str, images: Images, predicted: Int[Any, "k"], training: LabelledImages) -> Images:
     """Where leaf projections start: training images, on the leaf of valid data, or class means.
 
     Args:
         kind: One of ``ANCHORS``.
         images: Images to project.
         predicted: Their predicted classes.
-        training: What to choose from.
+        training: What to choose from, pixels in [0, 1].
 
     Returns:
         An anchor for every image.
@@ -121,49 +99,43 @@ def anchors_of(
     """
     if choice("leaf", "anchors", kind, ANCHORS) != "mean":
         return training.images[nearest(images, training, predicted if kind == "class" else None)[0]]
-    training.require_classes(predicted)
+    require_classes(predicted, training)
     classes, of = np.unique(predicted, return_inverse=True)
     return np.stack([training.images[training.labels == c].mean(axis=0) for c in classes])[of]
 
 
-class Projections(NamedTuple):
-    """Leaf projections of images from anchors of one kind.
-
-    Attributes:
-        anchors: ``(n, *shape)``.
-        before: Distances of the images to their anchors ``(n,)``.
-        path: The projections, with an axis of images first.
-    """
-
-    anchors: Images
-    before: Float[np.ndarray, "n"]
-    path: Path
-
-    def caption(self, options: PathOptions) -> str:
-        """How many came to an end, and how far they left the leaf."""
-        return (
-            f"{np.mean(self.path.converged):.0%} of the chords were vertical (horizontal share at most "
-            f"{options.stationarity:g}) within {options.max_steps} steps of {options.step_size:g}; drift off "
-            f"the leaf {np.sum(self.path.drift):.2g} of {np.sum(self.path.length):.3g} walked"
-        )
+def require_anchors(caller: str, kinds: Sequence[str]) -> None:
+    """Raise unless there are kinds of anchors."""
+    if not kinds:
+        raise ValueError(f"{caller}: anchors must hold some of {', '.join(ANCHORS)}, got none.")
+    for kind in kinds:
+        choice(caller, "anchors", kind, ANCHORS)
 
 
 def project_from_anchors(
     log_prob: Partial,
     images: Images,
-    training: Training,
-    predicted: Int[np.ndarray, "n"],
+    training: LabelledImages,
     settings: Any,
     progress: Progress | None = None,
-) -> dict[str, Projections]:
+) -> dict[str, Path]:
     """Project images on the leaves of their anchors, for every kind in ``settings.anchors``."""
-    projections = {}
+    predicted, projections = predictions(log_prob, images), {}
     for k, kind in enumerate(settings.anchors):
-        anchors = anchors_of(kind, images, predicted, training)
+        ends = (anchors_of(kind, images, predicted, training), images)
         tell = stage(progress, k, len(settings.anchors))
-        path = leaf_projections(log_prob, anchors, images, settings.path, tell)
-        projections[kind] = Projections(anchors, norms(images - anchors), path)
+        projections[kind] = walk_all(leaf_projection, log_prob, ends, settings.path, tell)
     return projections
+
+
+def describe_projections(path: Path, options: PathOptions) -> str:
+    """How many came to an end, and how far they left the leaf."""
+    return (
+        f"{np.mean(path.converged):.0%} of the chords were vertical (horizontal share at most "
+        f"{options.stationarity:g}) within {options.max_steps} steps of {options.step_size:g}; median "
+        f"horizontal share {np.median(path.horizontal):.3f}; drift off the leaf {np.sum(path.drift):.2g} of "
+        f"{np.sum(path.length):.3g} walked"
+    )
 
 
 # --- denoising ---------------------------------------------------------------------------------------------
@@ -171,7 +143,7 @@ def project_from_anchors(
 
 def psnr(images: Images, clean: Images) -> Float[np.ndarray, "n"]:
     """Peak signal-to-noise ratio -10 log10(mean squared error) of pixels in [0, 1], in dB; at most 100."""
-    errors = np.mean((images - clean).reshape(len(images), -1) ** 2, axis=1)
+    errors = np.mean(_flat(images - clean) ** 2, axis=1)
     return -10 * np.log10(np.maximum(errors, _LEAST_ERROR))
 
 
@@ -185,13 +157,13 @@ class Subspace(NamedTuple):
     def project(self, images: Images, count: int) -> Images:
         """Orthogonal projection on the mean and the first ``count`` components."""
         rows = self.rows[:count]
-        flat = images.reshape(len(images), -1) - self.mean
+        flat = _flat(images) - self.mean
         return (self.mean + flat @ rows.T @ rows).reshape(images.shape).astype(images.dtype)
 
 
-def principal_subspace(training: Training) -> Subspace:
+def principal_subspace(training: LabelledImages) -> Subspace:
     """The principal components of training images, by descending variance."""
-    flat = training.flat.astype(np.float64)
+    flat = _flat(training.images).astype(np.float64)
     mean = flat.mean(axis=0)
     covariance = (flat.T @ flat - len(flat) * np.outer(mean, mean)) / (len(flat) - 1)
     variance, columns = np.linalg.eigh(covariance)
@@ -222,37 +194,21 @@ def energy_score(logits: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n"]:
     return -np.logaddexp.reduce(logits, axis=1)
 
 
-class ClassGaussians(NamedTuple):
-    """Class means ``(C, m)`` with the pseudo-inverse of the covariance within classes ``(m, m)``."""
+def mahalanobis_score(
+    features: Float[Any, "n m"], training: Float[Any, "k m"], labels: Int[Any, "k"]
+) -> Float[np.ndarray, "n"]:
+    """min_c (f - mean_c)^T precision (f - mean_c) (Lee et al., NeurIPS 2018, section 2.1 and equation 2).
 
-    means: Float[np.ndarray, "C m"]
-    precision: Float[np.ndarray, "m m"]
-
-
-def fit_class_gaussians(features: Float[np.ndarray, "n m"], labels: Int[np.ndarray, "n"]) -> ClassGaussians:
-    """Means of the classes that occur and one covariance (Lee et al., NeurIPS 2018, section 2.1).
-
+    Means of the classes that occur and the one covariance are those of the features of training images.
     Directions without variance, such as units that never fire, do not count.
     """
-    features = features.astype(np.float64)
+    training = training.astype(np.float64)
     classes, of = np.unique(labels, return_inverse=True)
-    means = np.stack([features[of == k].mean(axis=0) for k in range(len(classes))])
-    within = features - means[of]
-    covariance = within.T @ within / len(features)
-    return ClassGaussians(means, np.linalg.pinv(covariance, rcond=1e-8, hermitian=True))
-
-
-def mahalanobis_score(
-    features: Float[np.ndarray, "n m"], gaussians: ClassGaussians
-) -> Float[np.ndarray, "n"]:
-    """min_c (f - mean_c)^T precision (f - mean_c) (Lee et al., NeurIPS 2018, equation 2)."""
-    chords = features.astype(np.float64)[:, None] - gaussians.means
-    return np.einsum("nci,ij,ncj->nc", chords, gaussians.precision, chords, optimize=True).min(axis=1)
-
-
-def subspace_score(images: Images, subspace: Subspace, count: int) -> Float[np.ndarray, "n"]:
-    """Distance to the affine subspace of the first ``count`` principal components."""
-    return norms(images - subspace.project(images, count))
+    means = np.stack([training[of == k].mean(axis=0) for k in range(len(classes))])
+    within = training - means[of]
+    precision = np.linalg.pinv(within.T @ within / len(training), rcond=1e-8, hermitian=True)
+    chords = features.astype(np.float64)[:, None] - means
+    return np.einsum("nci,ij,ncj->nc", chords, precision, chords, optimize=True).min(axis=1)
 
 
 def auroc(inside: Float[np.ndarray, "n"], outside: Float[np.ndarray, "m"]) -> tuple[float, float]:

@@ -8,38 +8,31 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from manifold_jax._checks import choice, positive
+from manifold_jax._checks import positive
 from manifold_jax._files import Progress
+from manifold_jax.experiments.classifier import baselines
 from manifold_jax.experiments.classifier.baselines import (
     ANCHORS,
-    Projections,
     Subspace,
-    Training,
     denoise_tv,
-    principal_subspace,
-    project_from_anchors,
+    describe_projections,
     psnr,
-    split,
 )
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, sample
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions
 from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.information import Path
 from manifold_jax.plotting.images import PALETTE, image_grid
 from manifold_jax.plotting.style import new_figure
 
-_SHORT = {
-    "noisy image": "noisy",
-    "principal components": "PCA",
-    "total variation": "total\nvariation",
-    "nearest training image of the predicted class": "nearest\nof class",
-    "nearest training image": "nearest",
-    "mean of the predicted class": "class mean",
-}
-"""Titles of columns."""
-
+_COLUMNS = {"noisy image": "noisy", "principal components": "PCA", "total variation": "total\nvariation"}
+for _kind, _short in {"class": "nearest\nof class", "any": "nearest", "mean": "class mean"}.items():
+    _COLUMNS[f"anchor: {ANCHORS[_kind]}"] = f"anchor:\n{_short}"
+    _COLUMNS[f"leaf from the {ANCHORS[_kind]}"] = f"leaf from\n{_short}"
 _MARKS = "osD^v<>P*X"
 
 
@@ -83,53 +76,37 @@ REDUCED = Settings(
 
 def check(settings: Settings) -> None:
     """Raise unless there are levels, anchors and weights."""
-    if not (settings.levels and settings.anchors and settings.weights):
-        raise ValueError(f"denoise: there must be levels, anchors and weights, got {settings}.")
+    if not (settings.levels and settings.weights):
+        raise ValueError(
+            f"denoise: there must be levels and weights, got {settings.levels} and {settings.weights}."
+        )
     for level in settings.levels:
         positive("denoise", "levels", level)
-    for kind in settings.anchors:
-        choice("denoise", "anchors", kind, ANCHORS)
-
-
-class _Baselines(NamedTuple):
-    """Principal components, and options chosen on validation images, one for each level."""
-
-    subspace: Subspace
-    components: list[int]
-    weights: list[float]
-
-
-def _choose(settings: Settings, validation: Training, training: Training, rng: Any) -> _Baselines:
-    """The numbers of components and the weights with the best PSNR on validation images."""
-    counts = [k for k in settings.components if k < min(training.flat.shape)]
-    if not counts:
-        raise ValueError(
-            f"denoise: components must hold a number below {min(training.flat.shape)}, got "
-            f"{settings.components}."
-        )
-    chosen = _Baselines(principal_subspace(training), [], [])
-    for level in settings.levels:
-        noisy = _add_noise(validation.images, level, rng)
-
-        def score(estimate: Images) -> float:
-            return float(np.mean(psnr(np.clip(estimate, 0, 1), validation.images)))
-
-        chosen.components.append(max(counts, key=lambda k: score(chosen.subspace.project(noisy, k))))
-        chosen.weights.append(max(settings.weights, key=lambda w: score(denoise_tv(noisy, w))))
-    return chosen
+    baselines.require_anchors("denoise", settings.anchors)
 
 
 def _add_noise(images: Images, level: float, rng: np.random.Generator) -> Images:
     return (images + level * rng.standard_normal(images.shape)).astype(np.float32)
 
 
-def _smooth(noisy: list[Images], baselines: _Baselines) -> dict[str, Images]:
-    """Both baselines at all levels."""
-    each = list(zip(noisy, baselines.components, baselines.weights, strict=True))
-    return {
-        "principal components": np.concatenate([baselines.subspace.project(part, k) for part, k, _ in each]),
-        "total variation": np.concatenate([denoise_tv(part, weight) for part, _, weight in each]),
-    }
+def _choose(
+    settings: Settings, clean: Images, subspace: Subspace, rng: np.random.Generator
+) -> list[tuple[int, float]]:
+    """By level, the number of components and the weight with the best PSNR on validation images."""
+    most = len(subspace.rows)
+    counts = [k for k in settings.components if k < most]
+    if not counts:
+        raise ValueError(f"denoise: components must hold a number below {most}, got {settings.components}.")
+    choices = []
+    for level in settings.levels:
+        noisy = _add_noise(clean, level, rng)
+
+        def score(estimate: Images) -> float:
+            return float(np.mean(psnr(np.clip(estimate, 0, 1), clean)))
+
+        count = max(counts, key=lambda k: score(subspace.project(noisy, k)))
+        choices.append((count, max(settings.weights, key=lambda w: score(denoise_tv(noisy, w)))))
+    return choices
 
 
 def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
@@ -138,71 +115,65 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     All estimates are clipped to [0, 1] before they are compared with the clean image; paths are not.
     """
     check(settings)
-    task, log_prob, levels = trial.task, trial.log_prob, settings.levels
-    rng = np.random.default_rng(trial.seed)
+    task, levels, rng = trial.task, settings.levels, np.random.default_rng(trial.seed)
     images, labels = sample(task.test, settings.images, trial.seed)
     clean = np.concatenate([np.asarray(images)] * len(levels))
-    validation, training = split(task.train, settings.validation, settings.training, trial.seed)
-    baselines = _choose(settings, validation, training, rng)
+    validation, training = baselines.split(task.train, settings.validation, settings.training, trial.seed)
+    subspace = baselines.principal_subspace(training)
+    choices = _choose(settings, validation.images, subspace, rng)
     parts = [_add_noise(np.asarray(images), level, rng) for level in levels]
-    noisy = np.concatenate(parts)
-    predicted = predictions(log_prob, noisy)
-    leaf = project_from_anchors(log_prob, noisy, training, predicted, settings, progress)
-    methods = {"noisy image": noisy, "noisy image, clipped": noisy} | _smooth(parts, baselines)
-    for kind, projections in leaf.items():
-        methods[f"anchor: {ANCHORS[kind]}"] = projections.anchors
-        methods[f"leaf from the {ANCHORS[kind]}"] = projections.path.point
-    methods = {name: m if name == "noisy image" else np.clip(m, 0, 1) for name, m in methods.items()}
+    noisy, chosen = np.concatenate(parts), list(zip(parts, choices, strict=True))
+    leaf = baselines.project_from_anchors(trial.log_prob, noisy, training, settings, progress)
+    methods: dict[str, Any] = {
+        "noisy image, clipped": noisy,
+        "principal components": np.concatenate([subspace.project(part, k) for part, (k, _) in chosen]),
+        "total variation": np.concatenate([denoise_tv(part, weight) for part, (_, weight) in chosen]),
+    }
+    for kind, path in leaf.items():
+        methods[f"anchor: {ANCHORS[kind]}"] = path.points[:, 0]
+        methods[f"leaf from the {ANCHORS[kind]}"] = path.point
+    methods = {"noisy image": noisy} | {name: np.clip(m, 0, 1) for name, m in methods.items()}
     values = {name: psnr(m, clean).reshape(len(levels), -1) for name, m in methods.items()}
-    right = np.mean(predicted.reshape(len(levels), -1) == labels, axis=1)
+    right = np.mean(predictions(trial.log_prob, noisy).reshape(len(levels), -1) == labels, axis=1)
     rows = [
         {"method": name} | {f"sd {s:g}": float(v.mean()) for s, v in zip(levels, value, strict=True)}
         for name, value in values.items()
     ]
-    data = _data(settings, values, baselines, leaf) | {"accuracy_on_noisy": right}
+    data = {
+        "levels": levels,
+        "psnr": values,
+        "standard_error": {name: _errors(value, ddof=1) for name, value in values.items()},
+        "components": [count for count, _ in choices],
+        "tv_weights": [weight for _, weight in choices],
+        "anchors": settings.anchors,
+        "accuracy_on_noisy": right,
+        "leaf": _average(leaf, len(levels)),
+    }
     figures = {
         "leaf_denoise": _draw_images(task, settings, labels, clean, methods, values),
         "leaf_denoise_psnr": _draw_psnr(task, settings, values),
     }
     title = f"Denoising {len(labels)} test images of {task.name}: mean PSNR in dB by level of noise"
-    right_words = f"Noisy images classified as labelled, by level: {', '.join(f'{r:.0%}' for r in right)}."
-    return Outcome(title, rows, data, figures, [*_notes(settings, values, baselines, leaf), right_words])
+    return Outcome(title, rows, data, figures, _notes(settings, data, leaf))
 
 
-def _errors(value: Float[np.ndarray, "levels n"]) -> Float[np.ndarray, "levels"]:
-    """Standard errors of the means."""
-    return value.std(axis=1) / np.sqrt(value.shape[1])
+def _errors(value: Float[np.ndarray, "levels n"], ddof: int = 0) -> Any:
+    """Standard errors of the means; None where there is one value only."""
+    count = value.shape[1]
+    return value.std(axis=1, ddof=ddof) / np.sqrt(count) if count > ddof else None
 
 
-def _data(
-    settings: Settings, values: dict[str, np.ndarray], baselines: _Baselines, leaf: dict[str, Projections]
-) -> dict[str, Any]:
-    """What goes to JSON; means by level and anchor."""
-
-    def by_level(of: Any) -> np.ndarray:
-        parts = [np.asarray(of(p)).reshape(len(settings.levels), -1).mean(axis=1) for p in leaf.values()]
-        return np.stack(parts, axis=1)
-
+def _average(leaf: dict[str, Path], levels: int) -> dict[str, Float[np.ndarray, "levels anchors"]]:
+    """Means over the images."""
+    path = jax.tree.map(lambda *parts: np.stack(parts, axis=1), *leaf.values())
     kept = ("distance", "horizontal", "length", "drift", "steps", "converged")
-    count = next(iter(values.values())).shape[1]
-    return {
-        "levels": settings.levels,
-        "psnr": values,
-        "standard_error": {
-            name: _errors(value) * np.sqrt(count / (count - 1)) if count > 1 else None
-            for name, value in values.items()
-        },
-        "components": baselines.components,
-        "tv_weights": baselines.weights,
-        "anchors": settings.anchors,
-        "leaf": {name: by_level(lambda p, name=name: getattr(p.path, name)) for name in kept}
-        | {"anchor_distance": by_level(lambda p: p.before)},
-    }
+    by_image = {name: getattr(path, name) for name in kept} | {"anchor_distance": path.distances[..., 0]}
+    return {name: value.reshape(levels, -1, len(leaf)).mean(axis=1) for name, value in by_image.items()}
 
 
-def _notes(
-    settings: Settings, values: dict[str, np.ndarray], baselines: _Baselines, leaf: dict[str, Projections]
-) -> list[str]:
+def _notes(settings: Settings, data: dict[str, Any], leaf: dict[str, Path]) -> list[str]:
+    """Sentences below the table."""
+    values = data["psnr"]
     best = [
         f"{max(values, key=lambda name: values[name][k].mean())} ({level:g})"
         for k, level in enumerate(settings.levels)
@@ -211,25 +182,19 @@ def _notes(
     for name in (ANCHORS[kind] for kind in leaf):
         gain = (values[f"leaf from the {name}"] - values[f"anchor: {name}"]).mean(axis=1)
         gains.append(f"from the {name} {', '.join(f'{g:+.2f}' for g in gain)} dB")
-    largest = max(float(_errors(value).max()) for value in values.values())
+    largest = max(np.max(_errors(value)) for value in values.values())
+    right = ", ".join(f"{share:.0%}" for share in data["accuracy_on_noisy"])
     return [
         f"Best by level: {'; '.join(best)}.",
         f"What the leaf adds to its anchor, by level: {'; '.join(gains)}.",
         f"Chosen on {settings.validation} validation images, by level: "
-        f"{', '.join(map(str, baselines.components))} components; "
-        f"weights {', '.join(f'{w:g}' for w in baselines.weights)} of the total variation.",
-        *(f"From the {ANCHORS[kind]}: {p.caption(settings.path)}." for kind, p in leaf.items()),
+        f"{', '.join(map(str, data['components']))} components; "
+        f"weights {', '.join(f'{w:g}' for w in data['tv_weights'])} of the total variation.",
+        *(f"From the {ANCHORS[kind]}: {describe_projections(p, settings.path)}." for kind, p in leaf.items()),
+        f"Noisy images classified as labelled, by level: {right}.",
         f"Standard errors of the means are at most {largest:.2f} dB. All but the first line are clipped to "
         "[0, 1]; paths are not.",
     ]
-
-
-def _column(name: str) -> str:
-    """Name of a method as the title of a column."""
-    for start in ("anchor: ", "leaf from the "):
-        if name.startswith(start):
-            return f"{start.removesuffix(': ').removesuffix(' the ')}\n{_SHORT[name.removeprefix(start)]}"
-    return _SHORT[name]
 
 
 def _draw_images(
@@ -252,7 +217,7 @@ def _draw_images(
     title = (
         f"Denoising {task.name}: PSNR below each image; class and noise (sd: standard deviation) at the left"
     )
-    columns = ["clean", *map(_column, names)]
+    columns = ["clean", *(_COLUMNS[name] for name in names)]
     return image_grid(title, images, rows=rows, columns=columns, captions=captions)
 
 

@@ -12,34 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.tree_util import Partial
 
-from manifold_jax._checks import choice, positive, whole
+from manifold_jax._checks import positive, whole
 from manifold_jax._files import Progress
-from manifold_jax.datasets import fashion_mnist, mnist
-from manifold_jax.experiments.classifier.baselines import (
-    ANCHORS,
-    Training,
-    auroc,
-    energy_score,
-    fit_class_gaussians,
-    mahalanobis_score,
-    max_softmax_score,
-    nearest,
-    principal_subspace,
-    project_from_anchors,
-    rank_correlation,
-    subspace_score,
-    training_images,
-)
-from manifold_jax.experiments.classifier.task import (
-    Images,
-    Task,
-    Trial,
-    layer,
-    outputs,
-    read_images,
-    sample,
-)
-from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions
+from manifold_jax.datasets import LabelledImages, fashion_mnist, mnist
+from manifold_jax.experiments.classifier import baselines
+from manifold_jax.experiments.classifier.baselines import ANCHORS, nearest, training_images
+from manifold_jax.experiments.classifier.task import Images, Task, Trial, layer, outputs, read_images, sample
+from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions, norms
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import PALETTE
@@ -78,10 +57,7 @@ REDUCED = Settings(
 
 def check(settings: Settings) -> None:
     """Raise unless there are anchors, and the variance and the training images suffice."""
-    if not settings.anchors:
-        raise ValueError(f"detect: anchors must hold some of {', '.join(ANCHORS)}, got none.")
-    for kind in settings.anchors:
-        choice("detect", "anchors", kind, ANCHORS)
+    baselines.require_anchors("detect", settings.anchors)
     positive("detect", "variance", settings.variance, below=1)
     whole("detect", "training", settings.training, least=2)
 
@@ -145,23 +121,22 @@ def image_sets(
 
 
 def _other_scores(
-    log_prob: Partial, images: Images, training: Training, settings: Settings, seed: int
+    log_prob: Partial, images: Images, training: LabelledImages, settings: Settings, seed: int
 ) -> dict[str, np.ndarray]:
     """The scores that need no leaf."""
     rows = np.random.default_rng([seed, 2]).permutation(len(training.labels))[: settings.training]
-    fitted = Training(training.images[rows], training.labels[rows])
-    features = layer(log_prob, "features")
-    gaussians = fit_class_gaussians(outputs(features, fitted.images), fitted.labels)
-    subspace = principal_subspace(fitted)
+    fitted = training_images(training, rows)
+    logits, features = layer(log_prob, "logits"), layer(log_prob, "features")
+    learnt = outputs(features, fitted.images)
+    subspace = baselines.principal_subspace(fitted)
     held = np.cumsum(subspace.variance) / subspace.variance.sum()
+    count = int(np.searchsorted(held, settings.variance)) + 1
     return {
-        "max softmax": max_softmax_score(outputs(log_prob, images)),
-        "energy": energy_score(outputs(layer(log_prob, "logits"), images)),
-        "Mahalanobis": mahalanobis_score(outputs(features, images), gaussians),
+        "max softmax": baselines.max_softmax_score(outputs(log_prob, images)),
+        "energy": baselines.energy_score(outputs(logits, images)),
+        "Mahalanobis": baselines.mahalanobis_score(outputs(features, images), learnt, fitted.labels),
         _NEAREST: nearest(images, training)[1],
-        "principal subspace": subspace_score(
-            images, subspace, int(np.searchsorted(held, settings.variance)) + 1
-        ),
+        "principal subspace": norms(images - subspace.project(images, count)),
     }
 
 
@@ -175,37 +150,24 @@ def run(
 ) -> Outcome:
     """Tell test images from others by several scores.
 
-    Args:
-        trial: The network.
-        settings: What to run.
-        progress: Called with projections done and all of them.
-        path: Folder of MNIST and Fashion-MNIST; by default ``MANIFOLD_JAX_DATA``.
-        letters: An ``.npz`` file with ``images``, bytes in the shape of the task's.
-
-    Returns:
-        Areas under the receiver operating characteristic, by score and set.
-
-    Raises:
-        ValueError: A setting is out of range, or the classifier has no logits.
-        FileNotFoundError: There is no such file of letters.
+    ``path`` is the folder of MNIST and Fashion-MNIST, ``letters`` a file of letters, see :func:`read_images`.
     """
     check(settings)
     task, log_prob = trial.task, trial.log_prob
     sets, notes = image_sets(task, settings.images, seed=trial.seed, path=path, letters=letters)
     images, training = np.concatenate(list(sets.values())), training_images(task.train)
     others = _other_scores(log_prob, images, training, settings, trial.seed)
-    predicted = outputs(log_prob, images).argmax(axis=1)
-    leaf = project_from_anchors(log_prob, images, training, predicted, settings, progress)
+    leaf = baselines.project_from_anchors(log_prob, images, training, settings, progress)
     pooled = {}
-    for kind, projections in leaf.items():
-        distance = pooled[f"leaf distance ({_SHORT[kind]})"] = projections.path.distance
+    for kind, p in leaf.items():
+        before = p.distances[:, 0]
+        pooled[f"leaf distance ({_SHORT[kind]})"] = p.distance
         # 1 where an image is its own anchor: nothing shortens a chord of length 0.
-        before = np.where(projections.before > 0, projections.before, 1.0)
-        pooled[f"leaf ratio ({_SHORT[kind]})"] = distance / before
-        correlation = rank_correlation(np.asarray(distance), others[_NEAREST])
+        pooled[f"leaf ratio ({_SHORT[kind]})"] = p.distance / np.where(before > 0, before, 1.0)
+        correlation = baselines.rank_correlation(np.asarray(p.distance), others[_NEAREST])
         notes.append(
-            f"From the {ANCHORS[kind]}: {projections.caption(settings.path)}; rank correlation of leaf "
-            f"distance and distance to the {_NEAREST} {correlation:.3f}."
+            f"From the {ANCHORS[kind]}: {baselines.describe_projections(p, settings.path)}; rank correlation "
+            f"of leaf distance and distance to the {_NEAREST} {correlation:.3f}."
         )
     ends = np.cumsum([len(part) for part in sets.values()])[:-1]
     scores = {
@@ -217,7 +179,7 @@ def run(
         for name, by_set in areas.items()
     ]
     kept = ("horizontal", "length", "drift", "steps", "status")
-    paths = {kind: {name: getattr(p.path, name) for name in kept} for kind, p in leaf.items()}
+    paths = {kind: {name: getattr(p, name) for name in kept} for kind, p in leaf.items()}
     title = f"Telling {ends[0]} test images of {task.name} from others: area under the ROC curve"
     figures = {
         "leaf_detect": _draw_areas(task, settings, areas),
@@ -230,8 +192,8 @@ def run(
 def _areas(by_set: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     """Area and standard error of the first set against every other and all of them."""
     (_, inside), *outside = by_set.items()
-    areas = {name: auroc(inside, values) for name, values in outside}
-    return areas | {"all": auroc(inside, np.concatenate([values for _, values in outside]))}
+    areas = {name: baselines.auroc(inside, values) for name, values in outside}
+    return areas | {"all": baselines.auroc(inside, np.concatenate([values for _, values in outside]))}
 
 
 def _best(areas: Areas) -> str:
@@ -277,6 +239,6 @@ def _draw_distances(task: Task, settings: Settings, scores: dict[str, dict[str, 
         axes.set_xlabel("distance [norm of pixels in 0 to 1]")
         axes.set_ylabel("images")
         axes.yaxis.get_major_locator().set_params(integer=True)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    legend = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*legend, loc="outside lower center", ncols=len(legend[1]), fontsize=9)
     return figure

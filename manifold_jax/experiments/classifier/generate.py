@@ -15,12 +15,23 @@ from jaxtyping import Float, Int
 
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress
-from manifold_jax.experiments.classifier import walks
-from manifold_jax.experiments.classifier.baselines import Training, nearest, training_images
+from manifold_jax.datasets import LabelledImages
+from manifold_jax.experiments.classifier.baselines import nearest, require_classes, training_images
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, stage
-from manifold_jax.experiments.classifier.walks import PathOptions, fisher_rao_lengths, moved, norms, walked
+from manifold_jax.experiments.classifier.walks import (
+    LEAF,
+    LEAF_REDUCED,
+    PathOptions,
+    fisher_rao_lengths,
+    moved,
+    name_class,
+    norms,
+    straighten,
+    walk_all,
+    walked,
+)
 from manifold_jax.experiments.experiment import Outcome
-from manifold_jax.information import Path, PathStatus, label_keeping_walk
+from manifold_jax.information import Path, PathStatus, horizontal_path, label_keeping_walk
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import PALETTE, image_grid
 from manifold_jax.plotting.style import new_figure
@@ -51,17 +62,17 @@ class Settings(NamedTuple):
     Attributes:
         images: Test images to start from, classified as labelled.
         path: How walks go.
-        training: Training images among which destinations and nearest images are looked for.
+        training: LabelledImages images among which destinations and nearest images are looked for.
         shown: Images in the figure.
     """
 
     images: int = 200
-    path: PathOptions = walks.LEAF
+    path: PathOptions = LEAF
     training: int = 60_000
     shown: int = 4
 
 
-REDUCED = Settings(images=24, path=walks.LEAF_REDUCED, shown=3)
+REDUCED = Settings(images=24, path=LEAF_REDUCED, shown=3)
 
 
 def check(settings: Settings) -> None:
@@ -86,7 +97,7 @@ class Starts(NamedTuple):
     directions: Images
 
 
-def _starts(trial: Trial, settings: Settings) -> tuple[Starts, Training]:
+def _starts(trial: Trial, settings: Settings) -> tuple[Starts, LabelledImages]:
     """Test images, others of their classes, and the training images those are among."""
     test, rng = trial.task.test, np.random.default_rng(trial.seed)
     # Most are classified as labelled, so that twice as many are enough to look at.
@@ -100,7 +111,7 @@ def _starts(trial: Trial, settings: Settings) -> tuple[Starts, Training]:
     rows = rows[right][: settings.images]
     labels, data = test.labels[rows], trial.task.train
     training = training_images(data, rng.permutation(len(data.labels))[: settings.training])
-    training.require_classes(labels)
+    require_classes(labels, training)
     others = [rng.choice(np.flatnonzero(training.labels == label)) for label in labels]
     sources = np.asarray(pixels(test.images[rows]))
     directions = np.random.default_rng([trial.seed, 1]).standard_normal(sources.shape).astype(np.float32)
@@ -115,16 +126,16 @@ def walk_all_kinds(
     units = directions / norms(directions).reshape(-1, *(1,) * (sources.ndim - 1))
     far = sources + np.float32(_FAR) * units
     to_class, random = (
-        walks.horizontal_paths(log_prob, sources, ends, options, stage(progress, k, 3))
+        walk_all(horizontal_path, log_prob, (sources, ends), options, stage(progress, k, 3))
         for k, ends in enumerate((destinations, far))
     )
     keeping = (sources, units, labels.astype(np.int32))
     return {
         CLASS: to_class,
-        CLASS_LINE: walks.straighten(log_prob, to_class, destinations - sources),
+        CLASS_LINE: straighten(log_prob, to_class, destinations - sources),
         RANDOM: random,
-        RANDOM_LINE: walks.straighten(log_prob, random, units),
-        KEPT: walks.walks(label_keeping_walk, log_prob, keeping, options, stage(progress, 2, 3)),
+        RANDOM_LINE: straighten(log_prob, random, units),
+        KEPT: walk_all(label_keeping_walk, log_prob, keeping, options, stage(progress, 2, 3)),
     }
 
 
@@ -139,7 +150,7 @@ def _p_of_label(path: Path, labels: Int[Any, "n"]) -> Float[np.ndarray, "n saved
     return np.exp(own[..., 0])
 
 
-def _summarize(path: Path, labels: Int[Any, "n"], training: Training) -> dict[str, Any]:
+def _summarize(path: Path, labels: Int[Any, "n"], training: LabelledImages) -> dict[str, Any]:
     """One number a walk."""
     kept, ends = _has_label(path, labels), path.points[:, -1]
     outside = np.maximum(np.maximum(-ends, ends - 1), 0).reshape(len(ends), -1)
@@ -238,11 +249,11 @@ def _draw_images(task: Task, settings: Settings, paths: dict[str, Path], starts:
         for leaf, line, kind in _GRID:
             points, log_probs = paths[leaf].points[k], paths[leaf].log_probs[k]
             frames = np.round(np.linspace(0, len(points) - 1, 4)).astype(int)
-            under = [walks.name_class(log_p, names) for log_p in log_probs[frames]]
+            under = [name_class(log_p, names) for log_p in log_probs[frames]]
             last = starts.destinations[k] if leaf == CLASS else None
             straight = paths[line].points[k, -1] if line else None
             images.append([*points[frames], points[-1] - points[0], straight, last])
-            straight_caption = walks.name_class(paths[line].log_probs[k, -1], names) if line else ""
+            straight_caption = name_class(paths[line].log_probs[k, -1], names) if line else ""
             captions.append([*under, f"norm {moved(paths[leaf])[k]:.2f}", straight_caption, ""])
             rows.append(f"{names[starts.labels[k]]}: {kind}")
     title = f"Horizontal walks on {task.name} (same class, random, random with label kept)\n"
@@ -266,6 +277,5 @@ def _draw_curves(task: Task, settings: Settings, curves: dict[str, dict[str, np.
         axes.grid(alpha=0.3)
         if key != "Fisher-Rao length":
             axes.set_ylim(-0.03, 1.03)
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     return figure

@@ -14,7 +14,7 @@ from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import Trial, predictions, sample, stage
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import fisher_trace, local_data_rank, local_data_trace
+from manifold_jax.information import LocalDataRank, fisher_trace, local_data_rank, local_data_trace
 from manifold_jax.plotting.style import new_figure, panels
 
 _BLOCK = 16
@@ -45,15 +45,13 @@ REDUCED = Settings(images=64, fisher_images=8)
 
 
 @jax.jit
-def ranks(log_prob: Any, images: Array) -> Any:
-    """Rank of G and of the distribution at every image."""
-    return map_blocks(jax.vmap(partial(local_data_rank, log_prob)), _BLOCK, images)
+def ranks_and_traces(log_prob: Any, images: Array) -> tuple[LocalDataRank, Array]:
+    """Rank of G and of the distribution, and trace of G, at every image."""
 
+    def one(image: Array) -> tuple[LocalDataRank, Array]:
+        return local_data_rank(log_prob, image), local_data_trace(log_prob, image)
 
-@jax.jit
-def traces(log_prob: Any, images: Array) -> Array:
-    """Trace of G at every image."""
-    return jax.lax.map(partial(local_data_trace, log_prob), images, batch_size=_BLOCK)
+    return map_blocks(jax.vmap(one), _BLOCK, images)
 
 
 @partial(jax.jit, static_argnames="apply")
@@ -64,7 +62,7 @@ def fisher_traces(params: Any, images: Array, *, apply: Any) -> Array:
 
 def _rank_row(name: str, log_prob: Any, images: Array) -> tuple[Row, dict[str, np.ndarray]]:
     """One line of the table, and the ranks at all images."""
-    rank = ranks(log_prob, images)
+    rank, trace = ranks_and_traces(log_prob, images)
     matrix, distribution = np.asarray(rank.matrix), np.asarray(rank.distribution)
     row = {
         "network": name,
@@ -75,7 +73,7 @@ def _rank_row(name: str, log_prob: Any, images: Array) -> tuple[Row, dict[str, n
         "rank G: mean": matrix.mean(),
         "rank G: least": matrix.min(),
         "rank G: most": matrix.max(),
-        "tr G": np.asarray(traces(log_prob, images)).mean(),
+        "tr G": np.asarray(trace).mean(),
     }
     return row, {"matrix": matrix, "distribution": distribution}
 
@@ -123,15 +121,15 @@ def follow_training(trial: Trial, settings: Settings, progress: Progress | None 
     rows = []
     for k, step in enumerate(steps):
         log_prob = trial.log_prob_at(step)
-        rank, trace = ranks(log_prob, images), np.asarray(traces(log_prob, images))
+        rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
         fisher = fisher_traces(log_prob.args[0], images[: settings.fisher_images], apply=log_prob.func)
         rows.append(
             {
                 "step": step,
                 "tr G": trace.mean(),
                 "median tr G": np.median(trace),
-                "rank G": np.asarray(rank.matrix).mean(),
-                "rank D": np.asarray(rank.distribution).mean(),
+                "rank G": rank.matrix.mean(),
+                "rank D": rank.distribution.mean(),
                 "tr F": np.asarray(fisher).mean(),
                 "test accuracy": np.mean(predictions(log_prob, test.images) == test.labels),
             }

@@ -21,14 +21,13 @@ from manifold_jax.experiments.classifier.task import Task, Trial, different_pair
 from manifold_jax.experiments.classifier.walks import (
     PathOptions,
     confidence,
-    horizontal_paths,
     name_class,
     record,
-    walks,
+    walk_all,
 )
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import Path as LeafPath
-from manifold_jax.information import PathStatus, vertical_walk
+from manifold_jax.information import PathStatus, horizontal_path, vertical_walk
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -74,14 +73,7 @@ REDUCED = Settings(pairs=10, max_steps=1000)
 
 
 class PathSet(NamedTuple):
-    """Paths of one kind.
-
-    Attributes:
-        kind: What they lead from and to.
-        options: How they went.
-        path: The paths, with an axis of pairs first.
-        destinations: Where they should go ``(pairs, *shape)``.
-    """
+    """Paths of one kind, an axis of pairs first, how they went and where they should go."""
 
     kind: str
     options: PathOptions
@@ -118,7 +110,7 @@ def _walk_kinds(
     cells = [(kind, options) for kind in kinds for options in VARIANTS[: settings.ways]]
     for k, (kind, variant) in enumerate(cells):
         options = _with_steps(variant, settings.max_steps, trial.task)
-        path = horizontal_paths(log_prob, *kinds[kind], options, stage(progress, k, len(cells)))
+        path = walk_all(horizontal_path, log_prob, kinds[kind], options, stage(progress, k, len(cells)))
         yield PathSet(kind, options, path, np.asarray(kinds[kind][1]))
 
 
@@ -152,7 +144,7 @@ def _strip(paths: PathSet, k: int, names: Sequence[str]) -> tuple[list[Any], lis
     """Images along one path and last its destination; class and distance of each."""
     slots = np.linspace(0, paths.path.points.shape[1] - 1, len(STRIP) - 1).astype(int)
     captions = [
-        f"{name_class(log_p, names)}, d = {distance:.1f}"
+        f"{name_class(log_p, names)}\nd = {distance:.1f}"
         for log_p, distance in zip(paths.path.log_probs[k, slots], paths.distances[k, slots], strict=True)
     ]
     return [*paths.path.points[k, slots], paths.destinations[k]], [*captions, ""]
@@ -263,7 +255,7 @@ def from_noise(trial: Trial, settings: Settings, progress: Progress | None = Non
     noise = []
     for images, key in zip(pair, jax.random.split(jax.random.key(trial.seed)), strict=True):
         directions = jax.random.normal(key, images.shape, images.dtype)
-        noise.append(walks(vertical_walk, log_prob, (images, directions), options))
+        noise.append(walk_all(vertical_walk, log_prob, (images, directions), options))
     level = float(np.median(np.concatenate([walk.distances[:, -1] for walk in noise]))) / options.unit
     (sources, others), (noisy, other_noisy) = pair, (walk.points[:, -1] for walk in noise)
     kinds = {

@@ -267,19 +267,9 @@ def factor_map(settings: Settings, shape: str, network: Pure) -> FactorMap:
 def measure_sprites(
     settings: Settings, key: Array, folder: Path | None = None, progress: Progress | None = None
 ) -> Result:
-    """Train the network and measure.
+    """Train the network, or go on from its checkpoints in ``folder``, and measure.
 
-    Args:
-        settings: What to run; ``REDUCED`` takes about a minute on two cores, the default about five.
-        key: Key of everything random.
-        folder: Folder for the checkpoints of the training, from which it goes on.
-        progress: Called with the work done and all of it: training, tangents and maps, a third each.
-
-    Returns:
-        The result.
-
-    Raises:
-        ValueError: A setting makes no sense, or the training diverged.
+    ``REDUCED`` takes about a minute on two cores, the default settings about five.
     """
     check(settings)
     learn_key, test_key, point_key, random_key = jax.random.split(key, 4)

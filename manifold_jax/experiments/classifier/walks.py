@@ -12,12 +12,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax import information
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
-from manifold_jax.information import Path, PathStatus
+from manifold_jax.information import Path, PathStatus, horizontal_path, leaf_projection
 from manifold_jax.information.walker import Step
 
 
@@ -101,45 +100,37 @@ def _walk_block(
     return jax.vmap(partial(walk, log_prob, **numbers, **dict(fixed)))(*ends)
 
 
-def _walk(
-    walk: Any, log_prob: Partial, ends: Sequence[Any], options: PathOptions, progress: Any, **keywords: Any
+def walk_all(
+    walk: Any, log_prob: Partial, ends: Sequence[Any], options: PathOptions, progress: Progress | None = None
 ) -> Path:
-    """Walk from ends[0] towards ends[1], a block at a time."""
-    keywords |= {"step_size": options.step_size * options.unit, "step": options.step}
-    keywords |= {"clip": (0.0, 1.0) if options.clip else None}
-    numbers = {name: value for name, value in keywords.items() if isinstance(value, float)}
-    fixed = tuple((name, value) for name, value in keywords.items() if name not in numbers)
+    """Make a walk of the package from many images.
+
+    Args:
+        walk: :func:`horizontal_path`, :func:`leaf_projection` (up to ``stationarity``), :func:`vertical_walk`
+            or :func:`label_keeping_walk`.
+        log_prob: The classifier.
+        ends: Its other arguments: sources first, then destinations or directions, ``(n, ...)`` each.
+        options: How to walk.
+        progress: Called with the walks made and all of them.
+
+    Returns:
+        The walks, NumPy arrays with an axis of images first; lengths in pixels.
+    """
+    numbers = {"step_size": options.step_size * options.unit}
+    fixed = {"step": options.step, "clip": (0.0, 1.0) if options.clip else None}
+    has_destination = walk in (horizontal_path, leaf_projection)
+    fixed["max_steps" if has_destination else "steps"] = options.max_steps
+    if walk is horizontal_path:
+        numbers |= {"tolerance": options.tolerance * options.unit, "stationarity": options.stationarity}
+    if walk is leaf_projection:
+        numbers["tolerance"] = options.stationarity
+    else:
+        fixed["save_every"] = options.save_every
 
     def walk_block(*parts: Array) -> Path:
-        return _walk_block(walk, log_prob, parts, numbers, fixed)
+        return _walk_block(walk, log_prob, parts, numbers, tuple(fixed.items()))
 
     return in_blocks(walk_block, *ends, block=options.block, progress=progress)
-
-
-def horizontal_paths(
-    log_prob: Partial, sources: Any, destinations: Any, options: PathOptions, progress: Progress | None = None
-) -> Path:
-    """:func:`horizontal_path` of every pair: NumPy arrays with an axis of pairs first, lengths in pixels."""
-    keywords = {"max_steps": options.max_steps, "save_every": options.save_every}
-    keywords |= {"tolerance": options.tolerance * options.unit, "stationarity": options.stationarity}
-    ends = (sources, destinations)
-    return _walk(information.horizontal_path, log_prob, ends, options, progress, **keywords)
-
-
-def leaf_projections(
-    log_prob: Partial, anchors: Any, images: Any, options: PathOptions, progress: Progress | None = None
-) -> Path:
-    """:func:`leaf_projection` of every image from its anchor, up to ``stationarity``."""
-    keywords = {"max_steps": options.max_steps, "tolerance": options.stationarity}
-    return _walk(information.leaf_projection, log_prob, (anchors, images), options, progress, **keywords)
-
-
-def walks(
-    walk: Any, log_prob: Partial, starts: Sequence[Any], options: PathOptions, progress: Any = None
-) -> Path:
-    """:func:`vertical_walk` or :func:`label_keeping_walk` from all ``starts``: their arguments in a row."""
-    keywords = {"steps": options.max_steps, "save_every": options.save_every}
-    return _walk(walk, log_prob, starts, options, progress, **keywords)
 
 
 def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:
