@@ -1,53 +1,96 @@
-"""From a lattice to the exact place: the largest normal curvature, and bottlenecks, of an embedding."""
+"""From a lattice to the exact place: the largest normal curvature, and the shortest bottleneck."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._linalg import damping_matrix, matmul
-from manifold_jax.geometry.grid import Grid
+from manifold_jax._linalg import damping_matrix, matmul, norm
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.quantities import chart_ranges, exact_quantities
+from manifold_jax.geometry.reach.frames import local_model
+from manifold_jax.geometry.reach.lattice import NOWHERE, Component, End, drop_on_grid, locate
+from manifold_jax.geometry.reach.pairs import PairSearch
 
-_SEARCH_STEPS = 60
-_FINEST = 2.0**-14
-_MARQUARDT_STEPS = 40
-_FARTHEST = 8.0
+SEARCH_STEPS = 60  # of the search for the largest curvature at most; a smooth maximum takes about thirty
+FINEST = 2.0**-14  # lattice steps at which it ends: a smooth maximum is then known to rounding in float32
+CERTAIN = 0.1  # relative error up to which a radius of curvature is taken for what it says
+
+MARQUARDT_STEPS = 40  # at most; an isolated bottleneck takes about five
+FIRST_DAMPING, LARGEST_DAMPING = 4e-2, 1e4  # relative to the diagonal: at first, and where no step helps
+FARTHEST = 8.0  # lattice steps from its start beyond which an iteration is given up
+
+BATCH, TRIED = 8, 24  # lattice pairs refined before the shortest is taken, and in all if none ends well
+EQUAL = 1e-9  # relative difference of cosines that is rounding, as between the pairs of two circles
+COSINE = 1e3  # largest at a bottleneck, in eps^(3/4): its square, the error of the length, is below 1e6 eps
+MOVED_EXACT, MOVED_STENCIL = 4, 1  # lattice steps of an end: a Taylor polynomial is only good for one
+SHRUNK = 0.5  # least length relative to the lattice pair: a point would soon be paired with itself
+OUTSIDE = 1e-3  # lattice steps by which an end may overstep the end of an open axis, by rounding
+EVALUATION = 32  # error of an evaluated length, in eps
 
 
+class Candidate(NamedTuple):
+    """A value that the reach may have, with its bar and the two places that attain it."""
+
+    value: float
+    error: float
+    ends: tuple[End, End]
+
+
+NONE = Candidate(math.inf, math.inf, NOWHERE)
+"""What a search returns that ends nowhere."""
+
+
+# --- curvature ---------------------------------------------------------------------------------------------
+
+
+def smallest_radius(component: Component) -> Candidate:
+    """Smallest radius of curvature of a component, refined where there is an embedding."""
+    c, radii = component, component.radii
+    certain = radii.error <= CERTAIN * radii.radius
+    index = int(np.argmin(np.where(certain, radii.radius, np.inf) if certain.any() else radii.radius))
+    u, value, error = c.coordinates[index], float(radii.radius[index]), float(radii.error[index])
+    if not math.isfinite(value):
+        error = 0.0
+    elif c.stencil is None:
+        low = [-math.inf if axis.periodic else axis.start for axis in c.grid.axes]
+        high = [math.inf if axis.periodic else axis.stop for axis in c.grid.axes]
+        chart = (
+            jnp.asarray(x, u.dtype) for x in (u, c.grid.spacing, chart_ranges(c.grid, u.dtype), low, high)
+        )
+        place, curvature, noise = map(np.asarray, largest_curvature(c.source.values, *chart))
+        # Curvature from stencils is only where to start.
+        better = not c.geometry.exact or 1 / float(curvature) < value
+        if noise < CERTAIN * curvature and better:
+            # The search stops where rounding outgrows what is left to gain, near a pole.
+            value, error, u = 1 / float(curvature), 4 * float(noise) / float(curvature) ** 2, place
+    else:
+        error += drop_on_grid(c.grid, radii.radius, index, value)
+        # Where the curvature is not resolved it may be larger: by what is seen there.
+        error += max(0.0, value - float(radii.radius.min()))
+    return Candidate(value, error, (End(c.number, u), End(c.number, u)))
+
+
+@jax.jit
 def largest_curvature(
-    embedding: Any, start: Float[Array, "d"], grid: Grid
+    embedding: Any, start: Array, spacing: Array, ranges: Array, low: Array, high: Array
 ) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""]]:
-    """Climb to a local maximum of the largest normal curvature by a pattern search within the grid's box.
+    """Climb to a local maximum of the largest normal curvature by a pattern search within a box of the chart.
 
     The maximum over directions has kinks, so no derivatives: step along the axes, halve the step when no
     neighbour is better (Kolda, Lewis & Torczon, SIAM Review 45, 2003). What climbs is the lower end of the
     rounding interval, lest the search be drawn to a pole, where all digits are lost.
 
-    Args:
-        embedding: The embedding, a ``jax.tree_util.Partial``.
-        start: Chart point to start from.
-        grid: The lattice: its spacing is twice the first step, its open axes end the search.
-
     Returns:
         The chart point reached, its largest normal curvature, and the rounding error of that.
     """
-    low = jnp.asarray([-math.inf if a.periodic else a.start for a in grid.axes], start.dtype)
-    high = jnp.asarray([math.inf if a.periodic else a.stop for a in grid.axes], start.dtype)
-    spacing, ranges = jnp.asarray(grid.spacing, start.dtype), chart_ranges(grid, start.dtype)
-    return _pattern_search(embedding, start, spacing, ranges, (low, high))
-
-
-@jax.jit
-def _pattern_search(
-    embedding: Any, start: Array, spacing: Array, ranges: Array, box: tuple[Array, Array]
-) -> tuple[Array, Array, Array]:
     d = start.shape[0]
     moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
 
@@ -56,11 +99,11 @@ def _pattern_search(
         return quantities.value.normal_curvature, quantities.rounding.normal_curvature
 
     def unfinished(state: tuple[Array, ...]) -> Array:
-        return (state[4] < _SEARCH_STEPS) & (state[3][0] > _FINEST * spacing[0])
+        return (state[4] < SEARCH_STEPS) & (state[3][0] > FINEST * spacing[0])
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         point, _, _, size, count = state
-        tried = jnp.clip(point + moves * size, *box)
+        tried = jnp.clip(point + moves * size, low, high)
         value, noise = curvature(tried)
         best = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
         return tried[best], value[best], noise[best], jnp.where(best == 0, size / 2, size), count + 1
@@ -71,88 +114,82 @@ def _pattern_search(
     return point, value, noise
 
 
-class Bottleneck(NamedTuple):
-    """A critical pair of the distance.
-
-    Attributes:
-        first: Chart point of one end.
-        second: Chart point of the other.
-        length: Distance of the two ends.
-        defect: Largest cosine between the chord and a coordinate direction at its ends; 0 for a bottleneck.
-        moved: Largest shift from the start, in lattice steps.
-    """
-
-    first: Array
-    second: Array
-    length: Array
-    defect: Array
-    moved: Array
+# --- bottlenecks -------------------------------------------------------------------------------------------
 
 
-@jax.jit
-def refine_bottleneck(
-    embeddings: tuple[Any, Any],
-    starts: tuple[Float[Array, "d"], Float[Array, "e"]],
-    spacings: tuple[Float[Array, "d"], Float[Array, "e"]],
-) -> Bottleneck:
-    """Solve for a chord that is normal at both ends, by the Levenberg-Marquardt method.
-
-    The unknowns are the chart coordinates of the ends, in lattice steps; the residuals are the cosines
-    between the chord and the coordinate directions. Damping copes with bottlenecks that are not isolated
-    (spheres, parallel circles), where Newton's equations are singular (Marquardt, SIAM J. Appl. Math. 11,
-    1963).
-
-    Args:
-        embeddings: The embedding at each end (the same, or two components), ``jax.tree_util.Partial``.
-        starts: Chart point of each end.
-        spacings: Lattice spacing of each.
-
-    Returns:
-        Where the iteration ended, to be judged by ``defect`` and ``moved``.
-    """
-    count = starts[0].shape[0]
-
-    def ends(z: Array) -> tuple[Array, Array]:
-        return starts[0] + z[:count] * spacings[0], starts[1] + z[count:] * spacings[1]
-
-    def residual(z: Array) -> tuple[Array, tuple[Array, Array]]:
-        points, derivatives = zip(
-            *(_point_and_derivative(e, u) for e, u in zip(embeddings, ends(z), strict=True)), strict=True
-        )
-        chord = points[1] - points[0]
-        length = jnp.sqrt(jnp.sum(chord**2))
-        cosines = [
-            jnp.sum(first * chord, axis=1) / (jnp.sqrt(jnp.sum(first**2, axis=1)) * length)
-            for first in derivatives
-        ]
-        return jnp.concatenate(cosines), (jnp.concatenate(cosines), length)
-
-    def unfinished(state: _Iterate) -> Array:
-        floor = (4 * jnp.finfo(state.best.z.dtype).eps) ** 2
-        going = (state.tries <= _MARQUARDT_STEPS) & (state.damping < 1e4) & (state.best.value > floor)
-        return going & (jnp.max(jnp.abs(state.best.z)) < _FARTHEST)
-
-    def step(state: _Iterate) -> _Iterate:
-        jacobian, (now, length) = jax.jacfwd(residual, has_aux=True)(state.tried)
-        found = _Tried(state.tried, jnp.sum(now**2), now, jacobian, length)
-        better = found.value < state.best.value
-        best = jax.tree.map(partial(jnp.where, better), found, state.best)
-        damping = jnp.where(better, state.damping / 4, state.damping * 4)
-        normal = matmul(best.jacobian.T, best.jacobian)
-        matrix = normal + damping * damping_matrix(normal)
-        move = jnp.linalg.solve(matrix, jnp.sum(best.jacobian * best.residual[:, None], axis=0))
-        return _Iterate(best, best.z - move, damping, state.tries + 1)
-
-    dtype, size = starts[0].dtype, starts[0].shape[0] + starts[1].shape[0]
-    zero, worst = jnp.zeros(size, dtype), jnp.asarray(jnp.inf, dtype)
-    nothing = _Tried(zero, worst, zero + worst, jnp.zeros((size, size), dtype), worst)
-    begin = _Iterate(nothing, zero, jnp.asarray(4e-2, dtype), jnp.zeros((), int))
-    best = jax.lax.while_loop(unfinished, step, begin).best
-    defect, moved = (jnp.max(jnp.abs(x)) for x in (best.residual, best.z))
-    return Bottleneck(*ends(best.z), best.length, defect, moved)
+def shortest_bottleneck(components: Sequence[Component], search: PairSearch) -> Candidate:
+    """Shortest chord that is normal at both ends, refined from lattice pairs."""
+    pairs, length, defect = search.bottlenecks()
+    keep = np.flatnonzero(_isolated(components, pairs, defect, len(search.cloud.points)))
+    keep = keep[np.argsort(length[keep], kind="stable")][:TRIED]
+    best = NONE
+    for start in range(0, len(keep), BATCH):
+        for k in keep[start : start + BATCH]:
+            refined = _refine(components, search.cloud.points, pairs[k], float(length[k]))
+            best = min(best, refined, key=lambda candidate: candidate.value)
+        if math.isfinite(best.value):
+            break
+    return best
 
 
-class _Tried(NamedTuple):
+def _isolated(
+    components: Sequence[Component], pairs: np.ndarray, defect: np.ndarray, count: int
+) -> np.ndarray:
+    """Pairs whose chord is at least as normal as those one lattice step away at either end."""
+    keys = pairs[:, 0] * count + pairs[:, 1]
+    keep = np.ones(len(keys), bool)
+    for component in components:
+        for end in range(2):
+            mine = np.flatnonzero(component.holds(pairs[:, end]))
+            for moved in component.neighbours(pairs[mine, end]).reshape(len(mine), -1).T if len(mine) else ():
+                pair = np.sort(np.stack([moved, pairs[mine, 1 - end]], 1), axis=1)
+                key = pair[:, 0] * count + pair[:, 1]
+                place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+                known = (moved >= 0) & (keys[place] == key)
+                keep[mine] &= ~(known & (defect[place] < defect[mine] * (1 - EQUAL)))
+    return keep
+
+
+def _refine(
+    components: Sequence[Component], points: np.ndarray, pair: np.ndarray, length: float
+) -> Candidate:
+    """Bottleneck near a lattice pair, or infinity where the iteration does not end in one."""
+    starts = [locate(components, int(position)) for position in pair]
+    parts = [components[end.component] for end in starts]
+    dtype = parts[0].source.dtype
+    (first, missed), (second, missed_too) = (
+        local_model(part, int(position)) for part, position in zip(parts, pair, strict=True)
+    )
+    places, *numbers = refine_bottleneck(
+        (first, second),
+        tuple(jnp.asarray(end.coordinates, dtype) for end in starts),
+        tuple(jnp.asarray(part.grid.spacing, dtype) for part in parts),
+    )
+    new, defect, moved = (float(x) for x in numbers)
+    one, two = (End(part.number, np.asarray(u, np.float64)) for part, u in zip(parts, places, strict=True))
+    eps = float(jnp.finfo(dtype).eps)
+    farthest = MOVED_EXACT if all(part.stencil is None for part in parts) else MOVED_STENCIL
+    inside = all(_inside(part, end.coordinates) for part, end in zip(parts, (one, two), strict=True))
+    if not (defect <= COSINE * eps**0.75 and moved <= farthest and new > SHRUNK * length and inside):
+        return NONE
+    chord = points[pair[1]].astype(np.float64) - points[pair[0]]
+    # The length is stationary: a cosine c off costs about c^2. Evaluation costs rounding, a Taylor polynomial
+    # what it misses next to its point.
+    error = new / 2 * (defect**2 + EVALUATION * eps)
+    error += sum(np.abs(deviations @ chord).sum() for deviations in (missed, missed_too)) / length / 2
+    return Candidate(new / 2, float(error), (one, two))
+
+
+def _inside(component: Component, u: Float[np.ndarray, "d"]) -> bool:
+    """Whether a chart point lies on the lattice, but for rounding."""
+    axes = component.lattice.axes
+    return all(
+        axis.periodic or -OUTSIDE <= (x - axis.start) / axis.spacing <= axis.size - 1 + OUTSIDE
+        for axis, x in zip(axes, u, strict=True)
+    )
+
+
+class _Trial(NamedTuple):
     """Unknowns, sum of squared residuals, residuals, their Jacobian, length of the chord."""
 
     z: Array
@@ -165,10 +202,65 @@ class _Tried(NamedTuple):
 class _Iterate(NamedTuple):
     """The best so far, what is tried next, the damping, and how many were tried."""
 
-    best: _Tried
+    best: _Trial
     tried: Array
     damping: Array
     tries: Array
+
+
+@jax.jit
+def refine_bottleneck(
+    embeddings: tuple[Any, ...], starts: tuple[Array, ...], spacings: tuple[Array, ...]
+) -> tuple[tuple[Array, Array], Array, Array, Array]:
+    """Solve for a chord that is normal at both ends, by the Levenberg-Marquardt method.
+
+    The unknowns are the chart coordinates of the ends, in lattice steps; the residuals are the cosines
+    between the chord and the coordinate directions. Damping copes with bottlenecks that are not isolated
+    (spheres, parallel circles), where Newton's equations are singular (Marquardt, SIAM J. Appl. Math. 11,
+    1963).
+
+    Returns:
+        Chart points of the ends, length of the chord, largest cosine, and largest shift in lattice steps.
+    """
+    count = starts[0].shape[0]
+
+    def ends(z: Array) -> tuple[Array, Array]:
+        return starts[0] + z[:count] * spacings[0], starts[1] + z[count:] * spacings[1]
+
+    def residual(z: Array) -> tuple[Array, tuple[Array, Array]]:
+        (x, x_first), (y, y_first) = (
+            _point_and_derivative(e, u) for e, u in zip(embeddings, ends(z), strict=True)
+        )
+        chord = y - x
+        length = norm(chord)
+        cosines = [jnp.sum(first * chord, axis=1) / (norm(first) * length) for first in (x_first, y_first)]
+        stacked = jnp.concatenate(cosines)
+        return stacked, (stacked, length)
+
+    def unfinished(state: _Iterate) -> Array:
+        floor = (4 * jnp.finfo(state.best.z.dtype).eps) ** 2
+        going = (state.tries <= MARQUARDT_STEPS) & (state.damping < LARGEST_DAMPING)
+        return going & (state.best.value > floor) & (jnp.max(jnp.abs(state.best.z)) < FARTHEST)
+
+    def step(state: _Iterate) -> _Iterate:
+        jacobian, (now, length) = jax.jacfwd(residual, has_aux=True)(state.tried)
+        trial = _Trial(state.tried, jnp.sum(now**2), now, jacobian, length)
+        better = trial.value < state.best.value
+        best = jax.tree.map(partial(jnp.where, better), trial, state.best)
+        damping = jnp.where(better, state.damping / 4, state.damping * 4)
+        normal = matmul(best.jacobian.T, best.jacobian)
+        move = jnp.linalg.solve(
+            normal + damping * damping_matrix(normal), jnp.sum(best.jacobian * best.residual[:, None], axis=0)
+        )
+        return _Iterate(best, best.z - move, damping, state.tries + 1)
+
+    dtype, size = starts[0].dtype, count + starts[1].shape[0]
+    zero, worst = jnp.zeros(size, dtype), jnp.asarray(jnp.inf, dtype)
+    nothing = _Trial(zero, worst, zero + worst, jnp.zeros((size, size), dtype), worst)
+    begin = _Iterate(nothing, zero, jnp.asarray(FIRST_DAMPING, dtype), jnp.zeros((), int))
+    best = jax.lax.while_loop(unfinished, step, begin).best
+    defect, moved = (jnp.max(jnp.abs(x)) for x in (best.residual, best.z))
+    return ends(best.z), best.length, defect, moved
 
 
 def _point_and_derivative(embedding: Any, u: Array) -> tuple[Array, Array]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from manifold_jax._linalg import principal_directions
-from manifold_jax.geometry.reach.screen import DIRECT_FEATURES
+from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 
-_PROJECTION = 48
-_SAMPLE = 1024
+PROJECTION = 48  # directions onto which long points are projected before they are compared
+SAMPLE = 1024  # points from which these directions are found
+PIECE = 2**22  # numbers that are turned into float64 at a time: 32 MiB
 
 
 class Cloud(NamedTuple):
@@ -19,7 +21,7 @@ class Cloud(NamedTuple):
     Attributes:
         points: ``(n, f)`` on the host, in memory or memory-mapped.
         noise: ``(n,)`` rounding error of each point, a length.
-        spread: ``(n,)`` half the diagonal of the cell around each point; 0 without a lattice.
+        half_cell: ``(n,)`` half the sum of the edges of the cell around each point; 0 without a lattice.
         projected: ``(n, k)`` after an orthogonal projection; the points themselves where they are short.
         squares: ``(n,)`` squared lengths of the projected points.
         slack: Rounding error of projected distances.
@@ -27,33 +29,49 @@ class Cloud(NamedTuple):
 
     points: np.ndarray
     noise: np.ndarray
-    spread: np.ndarray
+    half_cell: np.ndarray
     projected: np.ndarray
     squares: np.ndarray
     slack: float
 
-
-def norms(points: np.ndarray) -> np.ndarray:
-    """Lengths of points ``(n, f)`` in float64, a few at a time."""
-    step = max(1, 2**22 // points.shape[1])
-    pieces = [
-        np.linalg.norm(points[k : k + step].astype(np.float64), axis=1) for k in range(0, len(points), step)
-    ]
-    return np.concatenate(pieces)
+    @property
+    def short(self) -> bool:
+        """Whether differences are formed feature by feature, without cancellation."""
+        return self.points.shape[1] <= DIRECT_FEATURES
 
 
-def make_cloud(points: np.ndarray, noise: np.ndarray, spread: np.ndarray) -> Cloud:
+def make_cloud(points: np.ndarray, noise: np.ndarray, half_cell: np.ndarray) -> Cloud:
     """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
     n, f = points.shape
-    eps = float(np.finfo(points.dtype).eps)
-    if f <= max(_PROJECTION, DIRECT_FEATURES):
-        projected = np.asarray(points) - points[: min(n, _SAMPLE)].mean(axis=0)
+    if f <= PROJECTION:
+        projected = np.asarray(points) - points[: min(n, SAMPLE)].mean(axis=0)
     else:
-        sample = np.asarray(points[np.linspace(0, n - 1, min(n, _SAMPLE)).round().astype(int)], np.float64)
+        sample = np.asarray(points[np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(int)], np.float64)
         centre = sample.mean(axis=0)
-        basis = principal_directions(sample - centre, _PROJECTION).astype(points.dtype)
+        basis = principal_directions(sample - centre, PROJECTION).astype(points.dtype)
         centre = centre.astype(points.dtype)
-        pieces = [(points[k : k + 8192] - centre) @ basis for k in range(0, n, 8192)]
-        projected = np.concatenate(pieces)
+        projected = np.concatenate([(points[part] - centre) @ basis for part in pieces(n, f)])
     squares = np.sum(projected**2, axis=1)
-    return Cloud(points, noise, spread, projected, squares, 16 * eps * float(squares.max()) ** 0.5)
+    slack = 16 * float(np.finfo(points.dtype).eps) * float(squares.max()) ** 0.5
+    return Cloud(points, noise, half_cell, projected, squares, slack)
+
+
+def pieces(rows: int, numbers: int) -> Iterator[slice]:
+    """Slices of rows of so many numbers, :data:`PIECE` numbers each."""
+    step = max(1, PIECE // numbers)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def lengths(points: np.ndarray) -> np.ndarray:
+    """Lengths of points ``(n, f)`` in float64."""
+    parts = [np.linalg.norm(points[part].astype(np.float64), axis=1) for part in pieces(*points.shape)]
+    return np.concatenate(parts)
+
+
+def distances(points: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distances in float64 between points of the given positions ``(p,)``."""
+    result = np.empty(len(first))
+    for part in pieces(len(first), points.shape[1]):
+        difference = points[second[part]].astype(np.float64) - points[first[part]]
+        result[part] = np.linalg.norm(difference, axis=1)
+    return result

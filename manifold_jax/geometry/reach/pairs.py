@@ -7,217 +7,176 @@ For a point x with tangent space T_x the ball that touches it and passes through
 and tau(x) = inf over y of R(x, y). Pairs are screened in tiles, in the dtype of the points; those whose
 rounding interval reaches the minimum of their row are computed again in NumPy float64. A pair at distance r
 cannot give less than r/2, so points are first compared after an orthogonal projection to few dimensions,
-which never lengthens a distance: what lies beyond twice the radius already found is never looked at.
+which never lengthens a distance: what lies beyond twice the radius already known is never looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax.geometry.reach.cloud import Cloud
-from manifold_jax.geometry.reach.screen import DIRECT_FEATURES, RELIABLE, Side, near, screen
+from manifold_jax._checks import whole
+from manifold_jax._linalg import HIGHEST, matmul
+from manifold_jax.geometry.error_bars import check_tolerance
+from manifold_jax.geometry.neighbours import DIRECT_FEATURES
+from manifold_jax.geometry.reach.cloud import Cloud, pieces
 
-_LARGEST_TILE = 16384
-_TILTED = 0.25
+LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
+PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
+RELIABLE = (
+    0.02  # largest share that noise may have in the distance to the tangent space, or a pair is ignored
+)
+TILTED = 0.25  # largest sine of the error of a tangent space to which a chord can be said to be normal
+STEEP = 0.5  # largest tangential share of a chord that may be normal: it rises by 60 degrees or more
+SLACK = 100  # relative gap, in eps, below which a better pair is not looked for; it is part of the error
 
 
-class Rows(NamedTuple):
+class Tile(NamedTuple):
     """A tile of centres x.
 
     Attributes:
-        position: ``(a,)`` positions in the cloud.
-        frames: ``(a, d, f)`` orthonormal tangent frames; NaN where the metric is degenerate.
-        tilt: ``(a,)`` bound on the sine of the error of the tangent space.
-        radius: ``(a,)`` upper bound of tau known beforehand, or infinity.
-        bend: ``(a,)`` normal curvature, by which the normal space turns within a cell.
+        position: Positions in the cloud.
+        frames: Orthonormal tangent frames; NaN where the metric is degenerate.
+        tilt: Bound on the sine of the error of the tangent space.
+        radius: Upper bound of tau known beforehand, or infinity.
+        curvature: Normal curvature, by which the normal space turns within a cell.
     """
 
-    position: np.ndarray
-    frames: np.ndarray
-    tilt: np.ndarray
-    radius: np.ndarray
-    bend: np.ndarray
+    position: Int[np.ndarray, "a"]
+    frames: Float[np.ndarray, "a d f"]
+    tilt: Float[np.ndarray, "a"]
+    radius: Float[np.ndarray, "a"]
+    curvature: Float[np.ndarray, "a"]
 
 
-class Pairs(NamedTuple):
-    """What the pairs of one tile, or of all, say.
-
-    Attributes:
-        radius: ``(a,)`` smallest R(x, y), infinite where no pair is reliable.
-        error: ``(a,)`` its error by noise and rounding.
-        witness: ``(a,)`` position of y in the cloud, -1 where there is none.
-        normal: ``(m, 2)`` pairs whose chord is normal at the first, within a cell.
-        length: ``(m,)`` their lengths.
-        tangent: ``(m,)`` length of the chord's tangential part at the first.
-        coincident: ``(c, 2)`` different points at the same place.
-        looked_at: Pairs that were not pruned.
-    """
-
-    radius: np.ndarray
-    error: np.ndarray
-    witness: np.ndarray
-    normal: np.ndarray
-    length: np.ndarray
-    tangent: np.ndarray
-    coincident: np.ndarray
-    looked_at: int
+def check_options(caller: str, tile_size: int | None, tolerance: float) -> None:
+    """Refuse a tile that no machine can hold, and a relative error outside (0, 1)."""
+    if tile_size is not None:
+        whole(caller, "tile_size", tile_size, most=LARGEST_TILE)
+    check_tolerance(caller, tolerance)
 
 
-def check_tile_size(tile_size: int | None) -> None:
-    """Refuse what is no number of rows, or more than a machine can hold."""
-    whole = isinstance(tile_size, (int, np.integer)) and not isinstance(tile_size, bool)
-    if tile_size is not None and not (whole and 1 <= tile_size <= _LARGEST_TILE):
-        raise ValueError(
-            f"tile_size must be a whole number of points from 1 to {_LARGEST_TILE} (they are compared with "
-            f"thousands at once), got {tile_size!r}."
-        )
-
-
-def tile_shape(features: int, count: int, tile_size: int | None) -> tuple[int, int]:
-    """Rows and columns of a tile.
+def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
+    """Rows of a tile, as asked for or by default, and the columns that are compared with them at once.
 
     Short points want large tiles, for speed; long ones small tiles, whose rows have few candidates in common.
-
-    Args:
-        features: Numbers per point.
-        count: Points of the cloud.
-        tile_size: Rows as asked for, or None.
-
-    Returns:
-        Rows per tile, columns compared with them at once.
     """
-    short = features <= DIRECT_FEATURES
-    columns = min(4096 if short else 2048, 16 * tile_size if tile_size else 4096)
-    return tile_size or (256 if short else 32), min(columns, 1 << max(5, (count - 1).bit_length()))
+    rows, columns = (256, 4096) if cloud.short else (32, 2048)
+    if tile_size:
+        rows, columns = tile_size, min(columns, 16 * tile_size)
+    # A power of two for small clouds: few shapes, few compilations.
+    return rows, min(columns, 1 << max(5, (len(cloud.points) - 1).bit_length()))
 
 
-# --- one tile ----------------------------------------------------------------------------------------------
-
-_PROJECTED_COLUMNS = 8192
+# --- screening, in the dtype of the points -----------------------------------------------------------------
 
 
-def _candidates(cloud: Cloud, rows: Rows, limit: np.ndarray) -> tuple[np.ndarray, int]:
-    """Columns that some row of the tile may need, and a bound of the number of pairs within their limits.
+class Side(NamedTuple):
+    """Rows or columns of a tile: ``number`` in the cloud (-1 for padding), points and their scales."""
 
-    First those within the ball around the tile, then, where points are long, pair by pair after projection.
-    """
-    dtype = cloud.projected.dtype
-    here = cloud.projected[rows.position]
-    centre = here.mean(axis=0)
-    size = float(np.sqrt(np.sum((here - centre) ** 2, axis=1).max()))
-    squares = cloud.squares - 2 * (cloud.projected @ centre) + float(centre @ centre)
-    farthest = float(limit.max()) + size + 2 * cloud.slack
-    found = np.flatnonzero(squares <= farthest**2 + cloud.slack * float(cloud.squares.max()) ** 0.5)
-    if cloud.points.shape[1] <= DIRECT_FEATURES:
-        return found, len(found) * len(here)
-    near_rows, limits = jnp.asarray(here), jnp.asarray(limit, dtype)
-    kept, pairs = [], 0
-    step = min(_PROJECTED_COLUMNS, len(cloud.points))
-    for start in range(0, len(found), step):
-        index = found[start : start + step]
-        # Padded with points at infinity: one shape, one compilation.
-        piece = np.full((step, here.shape[1]), np.sqrt(np.finfo(dtype).max) / 8, dtype)
-        piece[: len(index)] = cloud.projected[index]
-        any_row, count = near(near_rows, jnp.asarray(piece), limits, dtype.type(cloud.slack))
-        kept.append(index[np.asarray(any_row)[: len(index)]])
-        pairs += int(np.asarray(count).sum())
-    return np.concatenate(kept) if kept else found, pairs
+    number: Int[Array, "a"]
+    points: Float[Array, "a f"]
+    noise: Float[Array, "a"]
+    half_cell: Float[Array, "a"]
 
 
-def compact_order(points: np.ndarray, size: int) -> list[np.ndarray]:
-    """Indices in groups of ``size`` near points, by halving along the widest direction (a k-d tree)."""
-    groups, stack = [], [np.arange(len(points))]
-    while stack:
-        index = stack.pop()
-        if len(index) <= size:
-            groups.append(index)
-            continue
-        part = points[index]
-        along = part[:, int(np.argmax(np.ptp(part, axis=0)))]
-        # Cut at a multiple of the size, so that all groups but one are full.
-        cut = max(1, round(len(index) / size / 2)) * size
-        order = np.argpartition(along, min(cut, len(index) - 1))
-        stack += [index[order[:cut]], index[order[cut:]]]
-    return groups
+class Centres(NamedTuple):
+    """The rows of a tile with their tangent spaces, as in :class:`Tile`."""
+
+    side: Side
+    frames: Float[Array, "a d f"]
+    tilt: Float[Array, "a"]
+    curvature: Float[Array, "a"]
 
 
-def _side(cloud: Cloud, index: np.ndarray, size: int) -> Side:
-    """Gather columns, padded to ``size`` with index -1."""
-    dtype = cloud.projected.dtype
-    place = np.zeros(size, np.int64)
-    place[: len(index)] = index
-    label = np.full(size, -1, np.int32)
-    label[: len(index)] = index
-    points = jnp.asarray(np.asarray(cloud.points[place], dtype))
-    noise = jnp.asarray(cloud.noise[place], dtype)
-    return Side(jnp.asarray(label), points, noise, jnp.asarray(cloud.spread[place], dtype))
+def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array]:
+    """Squared chords and distances to the tangent space, feature by feature in one fused loop."""
+    d, f = frames.shape[1:]
+    v = [y[None, :, c] - x[:, None, c] for c in range(f)]
+    along = [sum(frames[:, k, c, None] * v[c] for c in range(f)) for k in range(d)]
+    rest = [v[c] - sum(frames[:, k, c, None] * along[k] for k in range(d)) for c in range(f)]
+    return jnp.asarray(sum(entry**2 for entry in v)), jnp.asarray(sum(entry**2 for entry in rest))
 
 
-def tile_pairs(
-    cloud: Cloud, rows: Rows, *, longest: float, separation: float, columns: int, allowed: np.ndarray | None
-) -> Pairs:
-    """Smallest R(x, y) of every row of a tile, and the pairs that may be bottlenecks.
+def _product_rounding(points: Array) -> float:
+    """Relative rounding error of |x|^2 + |y|^2 - 2 <x, y>: that of a sum of f terms, and of the rest."""
+    return float(jnp.finfo(points.dtype).eps) * (8 + points.shape[1] ** 0.5)
 
-    Args:
-        cloud: All points.
-        rows: The centres.
-        longest: Bottlenecks are looked for up to this half length.
-        separation: Pairs closer than this do not count for R.
-        columns: Points compared with the tile at once.
-        allowed: Mask of the points of the cloud that count as y; all by default.
 
-    Returns:
-        The pairs of this tile.
-    """
-    dtype = cloud.projected.dtype
-    slack = dtype.type(slack_of(dtype))
-    side = _side(cloud, rows.position, len(rows.position))
-    traced = [jnp.asarray(x, dtype) for x in (rows.frames, rows.tilt, rows.bend)]
-    scalars = dtype.type(longest), dtype.type(separation), slack
-    best = jnp.full(len(rows.position), jnp.inf, dtype)
-    merged = _empty(len(rows.position))
+def _by_products(x: Array, frames: Array, y: Array) -> tuple[Array, Array, Array]:
+    """The same by matrix products, |P v|^2 = |v|^2 - |Q^T v|^2, centred on the tile; and their rounding."""
+    a, d, f = frames.shape
+    centre = jnp.mean(x, axis=0)
+    x, y = x - centre, y - centre
+    products = matmul(jnp.concatenate([x, frames.reshape(a * d, f)]), y.T)
+    sizes = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
+    chord = jnp.maximum(sizes - 2 * products[:a], 0.0)
+    here = jnp.einsum("adf,af->ad", frames, x, precision=HIGHEST)
+    along = products[a:].reshape(a, d, -1) - here[:, :, None]
+    normal = jnp.maximum(chord - jnp.sum(along * along, axis=1), 0.0)
+    return chord, normal, _product_rounding(x) * sizes
 
-    def look(index: np.ndarray, size: int, best: Array, merged: Pairs) -> tuple[Array, Pairs]:
-        mask, bound = screen(side, *traced, _side(cloud, index, size), best, *scalars)
-        i, j = np.divmod(np.flatnonzero(np.asarray(mask)), size)
-        return bound, _again(cloud, rows, i, index[j], merged, longest, separation, float(slack))
 
-    n = len(cloud.points)
-    everyone = np.arange(n) if allowed is None else np.flatnonzero(allowed)
-    columns = min(columns, len(everyone))
-    long = cloud.points.shape[1] > DIRECT_FEATURES
-    if len(everyone) > (1 if long else 2) * columns:
-        own = rows.position if allowed is None else rows.position[allowed[rows.position]]
-        best, merged = look(own, len(rows.position), best, merged)
-        radius = np.minimum(np.asarray(best), rows.radius)
-        index, looked_at = _candidates(cloud, rows, 2 * np.maximum(radius, longest))
-        everyone = index if allowed is None else index[allowed[index]]
+@jax.jit
+def screen(
+    centres: Centres, columns: Side, best: Float[Array, "a"], longest: Array, separation: Array, slack: Array
+) -> tuple[Bool[Array, "a b"], Float[Array, "a"]]:
+    """Mask of the pairs of a tile to compute again, and the best sure radius of every row after ``best``."""
+    rows, frames, tilt, curvature = centres
+    if rows.points.shape[1] <= DIRECT_FEATURES:
+        chord, normal = _direct(rows.points, frames, columns.points)
+        rounding, relative = jnp.zeros_like(chord), 4 * jnp.finfo(chord.dtype).eps
     else:
-        looked_at = len(everyone) * len(rows.position)
-    for start in range(0, len(everyone), columns):
-        best, merged = look(everyone[start : start + columns], columns, best, merged)
-    return merged._replace(looked_at=looked_at)
+        chord, normal, rounding = _by_products(rows.points, frames, columns.points)
+        relative = 0.0
+    other = (columns.number[None, :] >= 0) & (rows.number[:, None] != columns.number[None, :])
+    noise = rows.noise[:, None] + columns.noise[None, :]
+    length = jnp.sqrt(chord)
+    soft = tilt[:, None] * length + noise
+    low = jnp.sqrt(jnp.maximum(normal - rounding, 0.0)) - relative * length
+    high = jnp.sqrt(normal + rounding) + relative * length
+    tiny = jnp.finfo(low.dtype).tiny
+    apart = other & (chord + rounding >= separation**2)
+    # The upper end of the interval bounds the minimum; the lower end says which pairs may still beat it.
+    upper = (chord + rounding) / (2 * jnp.maximum(low, tiny))
+    upper = jnp.where(apart & (soft <= RELIABLE * low), upper, jnp.inf)
+    squares = jnp.maximum(chord - rounding, 0.0)
+    lower = jnp.where(apart & (soft <= RELIABLE * high), squares / (2 * jnp.maximum(high, tiny)), jnp.inf)
+    # Where the metric is degenerate (at a pole) points coincide by nature.
+    together = other & (squares <= 4 * noise**2) & jnp.isfinite(frames[:, :1, 0])
+    cells = rows.half_cell[:, None] * (1 + length * curvature[:, None]) + columns.half_cell[None, :]
+    tangent = chord - normal
+    facing = other & (tangent - rounding <= cells**2) & (tangent <= STEEP**2 * chord)
+    facing = facing & (squares <= 4 * longest**2)
+    lower = jnp.where(together | facing, -jnp.inf, lower)
+    # Kept apart, or the compiler would compute all of it once for the minimum and once for the mask.
+    upper, lower = jax.lax.optimization_barrier((upper, lower))
+    bound = jnp.minimum(best, jnp.min(upper, axis=1))
+    chosen = (upper <= bound[:, None]) & jnp.isfinite(upper)
+    return chosen | (lower < bound[:, None] * (1 - slack)), bound
 
 
-def slack_of(dtype: np.dtype) -> float:
-    """Relative gap below which a pair is not computed again; it is part of the error."""
-    return float(100 * np.finfo(dtype).eps)
+@jax.jit
+def near(
+    rows: Float[Array, "a k"], columns: Float[Array, "b k"], limit: Float[Array, "a"]
+) -> tuple[Bool[Array, "b"], Int[Array, "a"]]:
+    """Columns within the limit of any row after projection, and how many pairs that is."""
+    sizes = jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(columns * columns, axis=1)[None, :]
+    squares = sizes - 2 * matmul(rows, columns.T)
+    close = squares - _product_rounding(rows) * sizes <= limit[:, None] ** 2
+    return jnp.any(close, axis=0), jnp.sum(close, axis=1)
 
 
-def _empty(count: int) -> Pairs:
-    none = np.zeros((0, 2), np.int64)
-    radius = np.full(count, np.inf)
-    return Pairs(radius, np.zeros(count), np.full(count, -1), none, np.zeros(0), np.zeros(0), none, 0)
+# --- again, in float64 -------------------------------------------------------------------------------------
 
 
 class Balls(NamedTuple):
-    """Tangent balls of pairs, all ``(p,)``.
+    """Tangent balls of pairs.
 
     Attributes:
         chord: |y - x|.
@@ -227,153 +186,192 @@ class Balls(NamedTuple):
         error: Its error.
     """
 
-    chord: np.ndarray
-    normal: np.ndarray
-    noise: np.ndarray
-    radius: np.ndarray
-    error: np.ndarray
+    chord: Float[np.ndarray, "p"]
+    normal: Float[np.ndarray, "p"]
+    noise: Float[np.ndarray, "p"]
+    radius: Float[np.ndarray, "p"]
+    error: Float[np.ndarray, "p"]
 
 
-def pair_radii(cloud: Cloud, rows: Rows, local: np.ndarray, other: np.ndarray, slack: float) -> Balls:
-    """R(x, y) of pairs in float64.
-
-    Args:
-        cloud: All points.
-        rows: A tile.
-        local: ``(p,)`` position of x in the tile.
-        other: ``(p,)`` position of y in the cloud.
-        slack: Relative error that is added.
-
-    Returns:
-        The balls.
-    """
-    chord, normal = _chord_and_normal(cloud, rows, local, other)
-    noise = cloud.noise[rows.position[local]] + cloud.noise[other]
-    soft = rows.tilt[local] * chord + noise
+def pair_balls(cloud: Cloud, tile: Tile, row: np.ndarray, other: np.ndarray, slack: float = 0.0) -> Balls:
+    """Balls at rows of a tile through other positions ``(p,)``; ``slack`` is a relative error to add."""
+    d, f = tile.frames.shape[1:]
+    chord, normal = np.zeros(len(row)), np.zeros(len(row))
+    for part in pieces(len(row), f * (d + 2)):
+        i, j = row[part], other[part]
+        v = np.asarray(cloud.points[j], np.float64) - np.asarray(cloud.points[tile.position[i]], np.float64)
+        frames = np.asarray(tile.frames[i], np.float64)
+        along = np.einsum("pdf,pf->pd", frames, v)
+        chord[part] = np.linalg.norm(v, axis=1)
+        normal[part] = np.linalg.norm(v - np.einsum("pdf,pd->pf", frames, along), axis=1)
+    noise = cloud.noise[tile.position[row]] + cloud.noise[other]
+    soft = tile.tilt[row] * chord + noise
     reliable = (soft <= RELIABLE * normal) & (normal > 0)
-    below = np.where(reliable, normal, 1.0)
-    radius = np.where(reliable, chord**2 / (2 * below), np.inf)
-    error = np.where(reliable, radius * (soft / below + slack), np.inf)
+    divisor = np.where(reliable, normal, 1.0)
+    radius = np.where(reliable, chord**2 / (2 * divisor), np.inf)
+    error = np.where(reliable, radius * (soft / divisor + slack), np.inf)
     return Balls(chord, normal, noise, radius, error)
 
 
-def _chord_and_normal(
-    cloud: Cloud, rows: Rows, local: np.ndarray, other: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """|y - x| and d(y - x, T_x), a few pairs at a time."""
-    d, f = rows.frames.shape[1:]
-    chord, normal = np.zeros(len(local)), np.zeros(len(local))
-    step = max(1, 2**22 // (f * (d + 2)))
-    for start in range(0, len(local), step):
-        part = slice(start, start + step)
-        i, j = local[part], other[part]
-        v = np.asarray(cloud.points[j], np.float64) - np.asarray(cloud.points[rows.position[i]], np.float64)
-        frames = np.asarray(rows.frames[i], np.float64)
-        along = np.einsum("pdf,pf->pd", frames, v)
-        rest = v - np.einsum("pdf,pd->pf", frames, along)
-        chord[part] = np.linalg.norm(v, axis=1)
-        normal[part] = np.linalg.norm(rest, axis=1)
-    return chord, normal
+class Facing(NamedTuple):
+    """Pairs whose chord is normal at the first, within a cell; lengths of chord and tangential part."""
+
+    first: Int[np.ndarray, "m"]
+    second: Int[np.ndarray, "m"]
+    length: Float[np.ndarray, "m"]
+    tangent: Float[np.ndarray, "m"]
 
 
-def _again(
-    cloud: Cloud,
-    rows: Rows,
-    i: np.ndarray,
-    j: np.ndarray,
-    merged: Pairs,
-    longest: float,
-    separation: float,
-    slack: float,
-) -> Pairs:
-    """Compute screened pairs in float64 and merge them into what is known of the tile."""
-    if not len(i):
-        return merged
-    chord, normal, noise, radius, error = pair_radii(cloud, rows, i, j, slack)
-    x = rows.position[i]
-    apart = chord > 2 * noise
-    radius = np.where(apart & (chord >= separation), radius, np.inf)
-    order = np.lexsort((radius, i))
-    first = order[np.unique(i[order], return_index=True)[1]]
-    better = first[radius[first] < merged.radius[i[first]]]
-    for old, new in ((merged.radius, radius), (merged.error, error), (merged.witness, j)):
-        old[i[better]] = new[better]
-    cell = cloud.spread[x] * (1 + chord * rows.bend[i]) + cloud.spread[j]
-    tangent = np.sqrt(np.maximum(chord**2 - normal**2, 0.0))
-    # Where stencils do not know the tangent space (copies by rasterisation) nothing is normal to it.
-    facing = apart & (rows.tilt[i] <= _TILTED) & (noise <= RELIABLE * normal)
-    facing &= (tangent <= np.minimum(cell, chord / 2)) & (chord <= 2 * longest)
-    facing &= np.isfinite(normal)
-    same = ~apart & np.isfinite(normal)
-    return merged._replace(
-        normal=np.concatenate([merged.normal, np.stack([x, j], 1)[facing]]),
-        length=np.concatenate([merged.length, chord[facing]]),
-        tangent=np.concatenate([merged.tangent, tangent[facing]]),
-        coincident=np.concatenate([merged.coincident, np.stack([x, j], 1)[same]]),
-    )
+@dataclass(eq=False)
+class PairSearch:
+    """A search through all pairs, tile by tile, and what it has seen so far.
 
-
-# --- all tiles ---------------------------------------------------------------------------------------------
-
-
-def all_pairs(
-    cloud: Cloud,
-    tiles: Iterable[Rows],
-    *,
-    longest: float,
-    separation: float = 0.0,
-    columns: int,
-    allowed: np.ndarray | None = None,
-    after: Callable[[Rows, Pairs], None] | None = None,
-) -> Pairs:
-    """Run :func:`tile_pairs` over tiles and put the results into cloud order.
-
-    Args:
+    Attributes:
         cloud: All points.
-        tiles: Centres, tile by tile.
-        longest: As in :func:`tile_pairs`.
-        separation: As in :func:`tile_pairs`.
-        columns: As in :func:`tile_pairs`.
-        allowed: As in :func:`tile_pairs`.
-        after: Called with each tile and its pairs while its frames are at hand.
-
-    Returns:
-        Pairs with ``(n,)`` fields in the order of the cloud; points that are no centre keep radius infinity.
+        columns: Points compared with a tile at once.
+        longest: Bottlenecks are looked for up to this half length.
+        separation: Pairs closer than this do not count for R.
+        allowed: Mask of the points of the cloud that count as y; all by default.
+        radius: ``(n,)`` smallest R(x, y), infinite where there is no centre or no reliable pair.
+        error: ``(n,)`` its error by noise and rounding.
+        witness: ``(n,)`` position of y in the cloud, -1 where there is none.
+        centre: ``(n,)`` mask of the points x.
+        compared: Number of pairs that were not pruned.
     """
-    total = _empty(len(cloud.points))
-    lists: list[tuple[np.ndarray, ...]] = [total[3:7]]
-    looked_at = 0
-    run = partial(tile_pairs, longest=longest, separation=separation, columns=columns, allowed=allowed)
-    for rows in tiles:
-        pairs = run(cloud, rows)
-        for whole, part in zip(total[:3], pairs[:3], strict=True):
-            whole[rows.position] = part
-        lists.append(pairs[3:7])
-        looked_at += pairs.looked_at
-        if after is not None:
-            after(rows, pairs)
-    normal, length, tangent, coincident = (np.concatenate(column) for column in zip(*lists, strict=True))
-    return total._replace(
-        normal=normal, length=length, tangent=tangent, coincident=coincident, looked_at=looked_at
-    )
 
+    cloud: Cloud
+    columns: int
+    longest: float = 0.0
+    separation: float = 0.0
+    allowed: Bool[np.ndarray, "n"] | None = None
 
-def mutual(pairs: Pairs, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs whose chord is normal at both ends, each once, in the order of ``first * count + second``.
+    def __post_init__(self) -> None:
+        count = len(self.cloud.points)
+        self.radius = np.full(count, np.inf)
+        self.error = np.zeros(count)
+        self.witness = np.full(count, -1)
+        self.centre = np.zeros(count, bool)
+        self.compared = 0
+        self._everyone = self._only_allowed(np.arange(count))
+        self._slack = SLACK * float(np.finfo(self.cloud.projected.dtype).eps)
+        self._facing: list[Facing] = []
+        self._coincident = [np.zeros(0, np.int64)]
 
-    Args:
-        pairs: From :func:`all_pairs`.
-        count: Number of points of the cloud.
+    @property
+    def pruned(self) -> float:
+        """Share of all pairs that were not compared."""
+        return max(0.0, 1 - self.compared / (int(self.centre.sum()) * len(self.centre)))
 
-    Returns:
-        ``(m, 2)`` pairs with the smaller position first, their lengths, and the larger tangential part of the
-        chord at its ends, relative to the length.
-    """
-    i, j = pairs.normal.T
-    forward = i < j
-    ahead, at_first = np.unique((i * count + j)[forward], return_index=True)
-    back, at_second = np.unique((j * count + i)[~forward], return_index=True)
-    both, one, two = np.intersect1d(ahead, back, assume_unique=True, return_indices=True)
-    length = pairs.length[forward][at_first][one]
-    sides = pairs.tangent[forward][at_first][one], pairs.tangent[~forward][at_second][two]
-    return np.stack([both // count, both % count], 1), length, np.maximum(*sides) / length
+    @property
+    def coincident(self) -> int:
+        """Number of ordered pairs of different points at the same place."""
+        return len(np.unique(np.concatenate(self._coincident)))
+
+    def add(self, tile: Tile) -> None:
+        """Compare the centres of a tile with all points that their balls may meet."""
+        dtype, count = self.cloud.projected.dtype, len(tile.position)
+        fields = (jnp.asarray(x, dtype) for x in (tile.frames, tile.tilt, tile.curvature))
+        centres = Centres(self._side(tile.position, count), *fields)
+        limits = [dtype.type(x) for x in (self.longest, self.separation, self._slack)]
+        best = jnp.full(count, jnp.inf, dtype)
+        others, columns = self._everyone, min(self.columns, len(self._everyone))
+        compared = len(others) * count
+
+        def compare(index: np.ndarray, size: int, best: Array) -> Array:
+            mask, best = screen(centres, self._side(index, size), best, *limits)
+            row, column = np.divmod(np.flatnonzero(np.asarray(mask)), size)
+            self._merge(tile, row, index[column])
+            return best
+
+        if len(others) > (2 if self.cloud.short else 1) * columns:
+            # The tile's own points come first: the radii they give say how far the rest can be.
+            best = compare(self._only_allowed(tile.position), count, best)
+            radius = np.minimum(np.asarray(best), tile.radius)
+            others, compared = self._within(tile, 2 * np.maximum(radius, self.longest))
+        for start in range(0, len(others), columns):
+            best = compare(others[start : start + columns], columns, best)
+        self.compared += compared
+        self.centre[tile.position] = True
+
+    def _only_allowed(self, position: np.ndarray) -> np.ndarray:
+        return position if self.allowed is None else position[self.allowed[position]]
+
+    def _side(self, index: np.ndarray, size: int) -> Side:
+        """Points at the given positions, padded to ``size`` with number -1."""
+        cloud, dtype = self.cloud, self.cloud.projected.dtype
+        rest = (0, size - len(index))
+        place = np.pad(index, rest)
+        points = jnp.asarray(np.asarray(cloud.points[place], dtype))
+        scales = (jnp.asarray(x[place], dtype) for x in (cloud.noise, cloud.half_cell))
+        return Side(jnp.asarray(np.pad(index, rest, constant_values=-1).astype(np.int32)), points, *scales)
+
+    def _within(self, tile: Tile, limit: Float[np.ndarray, "a"]) -> tuple[Int[np.ndarray, "m"], int]:
+        """Positions within the limit of some row of the tile, and the number of pairs within their limits.
+
+        First those within the ball around the tile; then, for long points, pair by pair after projection.
+        """
+        cloud, dtype = self.cloud, self.cloud.projected.dtype
+        here = cloud.projected[tile.position]
+        centre = here.mean(axis=0)
+        size = float(np.sqrt(np.sum((here - centre) ** 2, axis=1).max()))
+        squares = cloud.squares - 2 * (cloud.projected @ centre) + float(centre @ centre)
+        farthest = float(limit.max()) + size + 2 * cloud.slack
+        index = np.flatnonzero(squares <= farthest**2 + cloud.slack * float(cloud.squares.max()) ** 0.5)
+        if cloud.short:
+            return self._only_allowed(index), len(index) * len(here)
+        rows, limits = jnp.asarray(here), jnp.asarray(limit + cloud.slack, dtype)
+        kept, pairs = [index[:0]], 0
+        step = min(PROJECTED_COLUMNS, len(cloud.points))
+        for start in range(0, len(index), step):
+            part = index[start : start + step]
+            # Padded with points at infinity: one shape, one compilation.
+            columns = np.full((step, here.shape[1]), np.sqrt(np.finfo(dtype).max) / 8, dtype)
+            columns[: len(part)] = cloud.projected[part]
+            any_row, count = near(rows, columns, limits)
+            kept.append(part[np.asarray(any_row)[: len(part)]])
+            pairs += int(np.asarray(count).sum())
+        return self._only_allowed(np.concatenate(kept)), pairs
+
+    def _merge(self, tile: Tile, row: np.ndarray, other: np.ndarray) -> None:
+        """Compute screened pairs in float64; keep the smallest balls and the bottleneck candidates."""
+        if not len(row):
+            return
+        cloud, x = self.cloud, tile.position[row]
+        balls = pair_balls(cloud, tile, row, other, self._slack)
+        apart = balls.chord > 2 * balls.noise
+        radius = np.where(apart & (balls.chord >= self.separation), balls.radius, np.inf)
+        order = np.lexsort((radius, x))
+        best = order[np.unique(x[order], return_index=True)[1]]
+        best = best[radius[best] < self.radius[x[best]]]
+        self.radius[x[best]] = radius[best]
+        self.error[x[best]] = balls.error[best]
+        self.witness[x[best]] = other[best]
+        cell = cloud.half_cell[x] * (1 + balls.chord * tile.curvature[row]) + cloud.half_cell[other]
+        tangent = np.sqrt(np.maximum(balls.chord**2 - balls.normal**2, 0.0))
+        # Where stencils do not know the tangent space (copies by rasterisation) nothing is normal to it.
+        facing = apart & (tile.tilt[row] <= TILTED) & (balls.noise <= RELIABLE * balls.normal)
+        facing &= (tangent <= np.minimum(cell, STEEP * balls.chord)) & (balls.chord <= 2 * self.longest)
+        facing &= np.isfinite(balls.normal)
+        self._facing.append(Facing(*(field[facing] for field in (x, other, balls.chord, tangent))))
+        same = ~apart & np.isfinite(balls.normal)
+        self._coincident.append(x[same] * len(cloud.points) + other[same])
+
+    def bottlenecks(self) -> tuple[Int[np.ndarray, "m 2"], Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+        """Pairs whose chord is normal at both ends, each once.
+
+        Returns:
+            Pairs with the smaller position first, ordered; their lengths; and the larger tangential part of
+            the chord at its ends, relative to the length.
+        """
+        if not self._facing:
+            return np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0)
+        first, second, length, tangent = (np.concatenate(field) for field in zip(*self._facing, strict=True))
+        count = len(self.cloud.points)
+        ahead = np.flatnonzero(first < second)
+        back = np.flatnonzero(first > second)
+        keys, one, two = np.intersect1d(
+            first[ahead] * count + second[ahead], second[back] * count + first[back], return_indices=True
+        )
+        one, two = ahead[one], back[two]
+        defect = np.maximum(tangent[one], tangent[two]) / length[one]
+        return np.stack([keys // count, keys % count], 1), length[one], defect

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import flat_points, is_traced, positive, whole
 from manifold_jax._files import Progress
-from manifold_jax.geometry.error_bars import check_tolerance
-from manifold_jax.geometry.reach.cloud import Cloud, make_cloud, norms
-from manifold_jax.geometry.reach.pairs import (
-    Rows,
-    all_pairs,
-    check_tile_size,
-    compact_order,
-    tile_shape,
-)
-from manifold_jax.geometry.reach.result import NOWHERE, ComponentReach, End, Reach, chords
+from manifold_jax._linalg import norm
+from manifold_jax.geometry.neighbours import nearest_neighbours
+from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
+from manifold_jax.geometry.reach.cloud import Cloud, distances, lengths, make_cloud, pieces
+from manifold_jax.geometry.reach.frames import ROUNDING
+from manifold_jax.geometry.reach.lattice import End
+from manifold_jax.geometry.reach.pairs import PairSearch, Tile, check_options, tile_shape
+from manifold_jax.geometry.reach.result import Candidates, ComponentReach, Reach, conclude, smallest_pairs
+
+DEPENDENT = 1e-6  # ratio of the smallest to the largest pivot at which tangent vectors count as dependent
 
 
 def tangent_ball_radius(
@@ -50,7 +48,7 @@ def tangent_ball_radius(
     v = jnp.ravel(y) - jnp.ravel(x)
     along = jnp.sum(frame * v, axis=-1)
     rest = v - jnp.sum(frame * along[:, None], axis=0)
-    return jnp.sum(v**2) / (2 * jnp.sqrt(jnp.sum(rest**2)))
+    return jnp.sum(v**2) / (2 * norm(rest))
 
 
 def reach_from_samples(
@@ -108,137 +106,93 @@ def reach_from_samples(
         >>> print(f"{reach_from_samples(circle, tangent, dimension=1).value:.2f}")
         1.00
     """
-    check_tolerance("reach_from_samples", tolerance)
-    if separation is not None and not 0 <= separation < math.inf:
-        raise ValueError(f"separation must be a length, at least 0 and finite, got {separation!r}.")
-    cloud = _checked_points(points, dimension, tile_size)
-    n = len(cloud)
-    count = neighbours if neighbours is not None else dimension * (dimension + 3) + 4
+    name = "reach_from_samples"
+    check_options(name, tile_size, tolerance)
+    if separation is not None:
+        positive(name, "separation", separation, zero=True)
+    if is_traced(points):
+        raise ValueError(f"{name}: the search runs on the host and cannot be traced; call it outside of jit.")
+    rows = np.asarray(flat_points(name, points, dimension))
+    n = len(rows)
+    if n < 3:
+        raise ValueError(f"{name}: points must be at least 3 points, got {n}.")
     if tangents is None:
         least = dimension * (dimension + 3) // 2 + 2
-        if not isinstance(count, int | np.integer) or not least <= count <= n - 1:
-            raise ValueError(
-                f"Tangents are estimated from {least} to {n - 1} neighbours in dimension {dimension}, got "
-                f"{count!r}: take more points, or give tangents."
-            )
-        frames, angle, radius = estimated_tangents(cloud, dimension, count)
+        count = dimension * (dimension + 3) + 4 if neighbours is None else neighbours
+        whole(name, "neighbours, from which tangents are estimated,", count, least, n - 1)
+        frames, angle, radius = estimate_tangents(rows, dimension, count)
         separation = float(radius.max()) if separation is None else separation
     else:
-        frames, angle = _given_tangents(tangents, cloud, dimension), np.zeros(n)
-        separation = 0.0 if separation is None else separation
-    noise = float(np.finfo(cloud.dtype).eps) * norms(cloud)
-    if np.ptp(cloud.astype(np.float64), axis=0).max() <= 4 * noise.max():
-        raise ValueError("All points lie in one place: they have no reach.")
-    whole = make_cloud(cloud, noise, np.zeros(n))
-    rows, columns = tile_shape(cloud.shape[1], n, tile_size)
-    found = all_pairs(
-        whole,
-        _tiles(whole, frames, rows, progress),
-        longest=0.0,
-        separation=separation,
-        columns=columns,
-    )
-    return _result(whole.points, found, angle, tolerance)
+        frames, angle = _given_tangents(name, tangents, rows, dimension), np.zeros(n)
+    noise = float(np.finfo(rows.dtype).eps) * lengths(rows)
+    if np.ptp(rows.astype(np.float64), axis=0).max() <= 4 * noise.max():
+        raise ValueError(f"{name}: all points lie in one place: they have no reach.")
+    cloud = make_cloud(rows, noise, np.zeros(n))
+    size, columns = tile_shape(cloud, tile_size)
+    search = PairSearch(cloud, columns, separation=separation or 0.0)
+    done = 0
+    for group in compact_groups(cloud.projected, min(size, n)):
+        search.add(_tile(cloud, frames, group, min(size, n)))
+        done += len(group)
+        if progress is not None:
+            progress(done, n)
+    return _result(search, angle, tolerance)
 
 
-def _checked_points(points: Any, dimension: int, tile_size: int | None) -> np.ndarray:
-    if isinstance(points, jax.core.Tracer):
-        raise ValueError(
-            "reach_from_samples searches on the host and cannot be traced: call it outside of jit."
-        )
-    cloud = np.asarray(points)
-    if cloud.ndim < 2 or not np.issubdtype(cloud.dtype, np.floating):
-        raise ValueError(
-            f"points must be a floating-point array (n, *features), got {cloud.dtype} of shape {cloud.shape}."
-        )
-    cloud = cloud.reshape(len(cloud), -1)
-    cloud = cloud.astype(jax.dtypes.canonicalize_dtype(cloud.dtype))
-    if isinstance(dimension, bool) or not isinstance(dimension, (int, np.integer)) or dimension < 1:
-        raise ValueError(f"dimension must be a whole number, at least 1, got {dimension!r}.")
-    if dimension >= cloud.shape[1]:
-        raise ValueError(
-            f"dimension must be below the {cloud.shape[1]} features of a point, got {dimension}."
-        )
-    if len(cloud) < 3:
-        raise ValueError(f"reach_from_samples needs at least 3 points, got {len(cloud)}.")
-    check_tile_size(tile_size)
-    bad = np.flatnonzero(~np.isfinite(cloud).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(cloud)} points hold NaN or infinite values, first point {bad[0]}."
-        )
-    return cloud
-
-
-def _given_tangents(tangents: Any, cloud: np.ndarray, dimension: int) -> np.ndarray:
+def _given_tangents(caller: str, tangents: Any, rows: np.ndarray, dimension: int) -> np.ndarray:
     """Orthonormal frames from spanning vectors."""
-    vectors = np.asarray(tangents)
-    if (
-        vectors.ndim < 3
-        or vectors.shape[:2] != (len(cloud), dimension)
-        or vectors[0, 0].size != cloud.shape[1]
-    ):
+    vectors, (n, f) = np.asarray(tangents), rows.shape
+    if vectors.ndim < 3 or vectors.shape[:2] != (n, dimension) or vectors[0, 0].size != f:
         raise ValueError(
-            f"tangents must have shape ({len(cloud)}, {dimension}, {cloud.shape[1]}): points, vectors, "
-            f"features; got {vectors.shape}."
+            f"{caller}: tangents must have shape ({n}, {dimension}, {f}): points, vectors, features; got "
+            f"{vectors.shape}."
         )
-    vectors = vectors.reshape(len(cloud), dimension, -1).astype(np.float64)
+    vectors = vectors.reshape(n, dimension, f).astype(np.float64)
     if not np.isfinite(vectors).all():
-        raise ValueError("tangents hold NaN or infinite values.")
+        raise ValueError(f"{caller}: tangents must be finite, got NaN or infinite values.")
     frames, triangle = np.linalg.qr(np.swapaxes(vectors, 1, 2))
     pivots = np.abs(np.diagonal(triangle, axis1=1, axis2=2))
-    flat = np.flatnonzero(pivots.min(axis=1) <= 1e-6 * pivots.max(axis=1))
+    flat = np.flatnonzero(pivots.min(axis=1) <= DEPENDENT * pivots.max(axis=1))
     if len(flat):
-        raise ValueError(f"The tangent vectors of {len(flat)} points are dependent, first point {flat[0]}.")
-    return np.ascontiguousarray(np.swapaxes(frames, 1, 2)).astype(cloud.dtype)
+        raise ValueError(
+            f"{caller}: tangents must be independent, got dependent vectors at {len(flat)} "
+            f"points, first at {flat[0]}."
+        )
+    return np.ascontiguousarray(np.swapaxes(frames, 1, 2)).astype(rows.dtype)
 
 
-def estimated_tangents(
-    cloud: Float[np.ndarray, "n f"], dimension: int, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def estimate_tangents(
+    rows: Float[np.ndarray, "n f"], dimension: int, count: int
+) -> tuple[Float[np.ndarray, "n d f"], Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
     """Tangent frames by a quadratic fit to the nearest neighbours.
 
     Principal components give coordinates t; the differences are then fitted by a polynomial of degree 2 in t
     through the point, whose linear part spans the tangent space to second order in the distance of the
     neighbours (Aamari & Levrard, Ann. Stat. 47, 2019), where principal components alone are first order.
 
-    Args:
-        cloud: Points.
-        dimension: d.
-        count: Neighbours, more than d(d + 3)/2.
-
     Returns:
-        Frames ``(n, d, f)``; the sine of the angle to the fit with half the neighbours ``(n,)``; the distance
-        to the farthest neighbour ``(n,)``.
+        Frames; the sine of the angle to the fit with half the neighbours; the distance to the farthest.
     """
-    n, f = cloud.shape
-    frames = np.zeros((n, dimension, f), cloud.dtype)
+    n, f = rows.shape
+    frames = np.zeros((n, dimension, f), rows.dtype)
     angle, radius = np.zeros(n), np.zeros(n)
     half = max(dimension * (dimension + 3) // 2 + 1, count // 2)
-    step = max(1, 2**24 // max(n, count * f))
-    # About the middle and in float64: far from the origin products of float32 do not tell neighbours apart.
-    centred = cloud.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    squares = np.sum(centred**2, axis=1)
-    for start in range(0, n, step):
-        x = centred[start : start + step]
-        distance = squares[start : start + step, None] + squares[None] - 2.0 * (x @ centred.T)
-        nearest = np.argpartition(distance, count, axis=1)[:, : count + 1]
-        difference = centred[nearest] - x[:, None]
+    nearest = np.asarray(nearest_neighbours(rows, rows, count + 1).indices)
+    for part in pieces(n, count * f):
+        difference = rows[nearest[part]].astype(np.float64) - rows[part, None]
         length = np.linalg.norm(difference, axis=2)
-        order = np.argsort(length, axis=1)
-        difference = np.take_along_axis(difference, order[:, :, None], axis=1)[:, 1:]
-        here = slice(start, start + len(x))
-        radius[here] = length.max(axis=1)
-        full, other = _quadratic_fit(difference, dimension), _quadratic_fit(difference[:, :half], dimension)
-        frames[here] = full
+        # The nearest is the point itself, or one at the same place.
+        order = np.argsort(length, axis=1)[:, 1:]
+        difference = np.take_along_axis(difference, order[:, :, None], axis=1)
+        full, other = _fit_tangents(difference, dimension), _fit_tangents(difference[:, :half], dimension)
+        frames[part], radius[part] = full, length.max(axis=1)
         inside = other @ np.swapaxes(full, 1, 2) @ full
-        angle[here] = np.linalg.norm(other - inside, axis=(1, 2))
+        angle[part] = np.linalg.norm(other - inside, axis=(1, 2))
     return frames, angle, radius
 
 
-def _quadratic_fit(difference: np.ndarray, dimension: int) -> np.ndarray:
-    """Orthonormal linear part ``(p, d, f)`` of the quadratic fit to differences ``(p, k, f)``."""
+def _fit_tangents(difference: Float[np.ndarray, "p k f"], dimension: int) -> Float[np.ndarray, "p d f"]:
+    """Orthonormal linear part of the quadratic fit to differences."""
     # The scores of the principal axes, from the k x k products: where points are long, much cheaper.
     products = difference @ np.swapaxes(difference, 1, 2)
     values, vectors = np.linalg.eigh(products)
@@ -251,54 +205,43 @@ def _quadratic_fit(difference: np.ndarray, dimension: int) -> np.ndarray:
     return np.swapaxes(np.linalg.qr(np.swapaxes(linear, 1, 2))[0], 1, 2)
 
 
-def _tiles(cloud: Cloud, frames: np.ndarray, size: int, progress: Progress | None) -> Iterator[Rows]:
-    n, done = len(cloud.points), 0
-    eps = float(np.finfo(cloud.points.dtype).eps)
-    for group in compact_order(cloud.projected, min(size, n)):
-        # A short group is filled up with its last point: one shape, one compilation.
-        position = np.pad(group, (0, min(size, n) - len(group)), mode="edge")
-        nothing = np.zeros(len(position))
-        yield Rows(position, frames[position], nothing + 4 * eps, nothing + np.inf, nothing)
-        done += len(group)
-        if progress is not None:
-            progress(done, n)
+def compact_groups(points: np.ndarray, size: int) -> list[np.ndarray]:
+    """Indices in groups of ``size`` near points, by halving along the widest direction (a k-d tree)."""
+    groups, stack = [], [np.arange(len(points))]
+    while stack:
+        index = stack.pop()
+        if len(index) <= size:
+            groups.append(index)
+            continue
+        part = points[index]
+        along = part[:, int(np.argmax(np.ptp(part, axis=0)))]
+        # Cut at a multiple of the size, so that all groups but one are full.
+        cut = max(1, round(len(index) / size / 2)) * size
+        order = np.argpartition(along, min(cut, len(index) - 1))
+        stack += [index[order[:cut]], index[order[cut:]]]
+    return groups
 
 
-def _result(points: np.ndarray, found: Any, angle: np.ndarray, tolerance: float) -> Reach:
-    centre = found.witness >= 0
-    length = chords(points, found.witness)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = found.error + 2 * found.radius**2 * angle / length
-    pointwise = np.where(centre, found.radius, np.inf)
-    error = np.where(centre, error, np.inf)
-    with np.errstate(invalid="ignore"):
-        far = centre & (length >= found.radius)
-    parts = {}
-    for name, mask in (("local", centre & ~far), ("global", far)):
-        best = int(np.argmin(np.where(mask, pointwise, np.inf)))
-        parts[name] = (
-            (float(pointwise[best]), float(error[best]), best) if mask.any() else (math.inf, math.inf, -1)
-        )
-    case = min(parts, key=lambda name: parts[name][0])
-    value, bar, best = parts[case]
-    near, wide = parts["local"], parts["global"]
-    if math.isfinite(near[0] + wide[0]) and abs(near[0] - wide[0]) <= near[1] + wide[1] <= tolerance * value:
-        case = "tie"
-    ends = (End(0, points[best]), End(0, points[found.witness[best]])) if best >= 0 else NOWHERE
-    balls = ComponentReach("samples", None, pointwise, error, found.witness, np.zeros(len(points), bool))
-    return Reach(
-        value=value,
-        error=bar,
-        resolved=bool(math.isfinite(value) and bar <= tolerance * value),
-        case=case,
-        local=near[0],
-        local_error=near[1],
-        local_bounds=(near[0], near[0]),
-        bottleneck=wide[0],
-        bottleneck_error=wide[1],
-        searched=math.inf,
-        ends=ends,
-        coincident=len(found.coincident),
-        pruned=max(0.0, 1 - found.looked_at / len(points) ** 2),
-        components=(balls,),
+def _tile(cloud: Cloud, frames: np.ndarray, group: np.ndarray, size: int) -> Tile:
+    """A group of samples, filled up with its last point: one shape, one compilation."""
+    position = np.pad(group, (0, size - len(group)), mode="edge")
+    nothing = np.zeros(size)
+    tilt = nothing + ROUNDING * float(np.finfo(cloud.points.dtype).eps)
+    return Tile(position, frames[position], tilt, nothing + np.inf, nothing)
+
+
+def _result(search: PairSearch, angle: Float[np.ndarray, "n"], tolerance: float) -> Reach:
+    points, witness = search.cloud.points, search.witness
+    n, centres = len(points), np.flatnonzero(witness >= 0)
+    error = np.full(n, np.inf)
+    radius, chord = search.radius[centres], distances(points, centres, witness[centres])
+    error[centres] = search.error[centres] + 2 * radius**2 * angle[centres] / chord
+    near, far = (
+        Candidate(float(search.radius[k]), float(error[k]), (End(0, points[k]), End(0, points[witness[k]])))
+        if k >= 0
+        else NONE
+        for k in smallest_pairs(search)
     )
+    balls = ComponentReach("samples", None, search.radius, error, witness, np.zeros(n, bool))
+    result = conclude(Candidates(near, near, far, far), (balls,), search, tolerance)
+    return result._replace(resolved=result.resolved and math.isfinite(result.value), searched=math.inf)

@@ -12,43 +12,29 @@ shortest chord that is normal at both ends, a bottleneck (Aamari et al., Electro
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
+from manifold_jax._checks import finite, whole
 from manifold_jax._files import Progress
-from manifold_jax.geometry.error_bars import check_tolerance
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points, is_union
 from manifold_jax.geometry.measure import measure
-from manifold_jax.geometry.reach.cloud import Cloud, make_cloud, norms
-from manifold_jax.geometry.reach.lattice import (
-    Component,
-    all_points,
-    centres,
-    extended,
-    half_cells,
-    home,
-    neighbours,
-    originals,
-    tiles,
-    vertex_drop,
-)
-from manifold_jax.geometry.reach.pairs import (
-    Pairs,
-    Rows,
-    all_pairs,
-    check_tile_size,
-    pair_radii,
-    tile_shape,
-)
-from manifold_jax.geometry.reach.result import Part, Reach, assemble
+from manifold_jax.geometry.reach.cloud import Cloud, lengths, make_cloud
+from manifold_jax.geometry.reach.frames import tiles
+from manifold_jax.geometry.reach.lattice import Component, extend, half_cells, vertex_drop
+from manifold_jax.geometry.reach.pairs import PairSearch, Tile, check_options, pair_balls, tile_shape
+from manifold_jax.geometry.reach.result import Reach, assemble
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
 
-_MARGIN = 1.05
+MARGIN = (
+    1.05  # bottlenecks are looked for so far beyond the local part, so that a tie within the bars is seen
+)
+EVALUATED = 4.0  # rounding error of an evaluated point, in eps of its length; a stored one is rounded once
 
 
 def reach(
@@ -105,67 +91,47 @@ def reach(
         >>> print(result.case, f"{result.value:.4f}")
         local 0.5000
     """
-    options: dict[str, Any] = {"accuracy": accuracy, "stride": stride, "block_size": block_size}
-    components = _components(points_or_manifold, grid, exact, geometry, copies or {}, periods, options)
-    _check_sizes(tile_size, tolerance, longest)
-    clouds = [all_points(c.source, c.lattice) for c in components]
-    if len({c.shape[1] for c in clouds}) > 1:
-        sizes = [c.shape[1] for c in clouds]
-        raise ValueError(
-            f"The components of a union must share their features, got {sizes} numbers per point."
-        )
-    cloud = _cloud(components, clouds)
-    parts = _local_parts(components)
-    shortest = min(float(np.min(p.local, initial=math.inf)) for p in parts)
-    searched = longest if longest is not None else _MARGIN * shortest
-    drop = np.zeros(len(cloud.points))
-    rows, columns = tile_shape(cloud.points.shape[1], len(cloud.points), tile_size)
-    pairs = all_pairs(
-        cloud,
-        _all_tiles(parts, clouds, cloud, rows, progress),
-        longest=searched,
-        columns=columns,
-        allowed=_allowed(parts),
-        after=lambda tile, found: _lattice_error(cloud, parts, tile, found, drop),
-    )
-    return assemble(parts, cloud, pairs, drop, searched, tolerance)
-
-
-# --- checks and preparation --------------------------------------------------------------------------------
-
-
-def _check_sizes(tile_size: int | None, tolerance: float, longest: float | None) -> None:
-    check_tile_size(tile_size)
-    check_tolerance("reach", tolerance)
+    check_options("reach", tile_size, tolerance)
+    whole("reach", "periods", periods, least=0)
     if longest is not None and not longest > 0:
-        raise ValueError(f"longest must be a positive length, got {longest!r}.")
-
-
-def _components(
-    points: Any,
-    grid: Grid | None,
-    exact: bool | None,
-    geometry: Any,
-    copies: Mapping[str, int],
-    periods: int,
-    options: dict[str, Any],
-) -> list[Component]:
-    """Check the arguments, measure the curvature where it is not given."""
-    union = is_union(points)
-    if isinstance(points, Sequence) and not union:
+        raise ValueError(f"reach: longest must be a positive length, got {longest!r}.")
+    manifolds = list(points_or_manifold) if is_union(points_or_manifold) else [points_or_manifold]
+    if isinstance(points_or_manifold, Sequence) and not is_union(points_or_manifold):
         raise ValueError(
-            "reach takes a Manifold, a non-empty sequence of Manifolds, an array or an embedding."
+            "reach: points must be a Manifold, a non-empty sequence of Manifolds, an array or an embedding."
         )
-    sources = list(points) if union else [points]
-    given = list(geometry) if isinstance(geometry, (tuple, list)) else [geometry] * len(sources)
-    if len(given) != len(sources):
-        raise ValueError(f"geometry must hold one result per component ({len(sources)}), got {len(given)}.")
-    return [
-        _component(p, grid, exact, g, copies, periods, options) for p, g in zip(sources, given, strict=True)
-    ]
+    known = list(geometry) if isinstance(geometry, (tuple, list)) else [geometry] * len(manifolds)
+    if len(known) != len(manifolds):
+        raise ValueError(
+            f"reach: geometry must hold one result per manifold, {len(manifolds)}, got {len(known)}."
+        )
+    options = {"accuracy": accuracy, "stride": stride, "block_size": block_size}
+    components: list[Component] = []
+    for points, given in zip(manifolds, known, strict=True):
+        offset = sum(c.lattice.size for c in components)
+        start = (len(components), offset)
+        components.append(_component(start, points, grid, exact, given, copies or {}, periods, options))
+    cloud = _cloud(components)
+    shortest = min(float(np.min(c.radii.radius)) for c in components)
+    rows, columns = tile_shape(cloud, tile_size)
+    longest = MARGIN * shortest if longest is None else longest
+    search = PairSearch(cloud, columns, longest, allowed=_allowed(components))
+    drop = np.zeros(len(cloud.points))
+    done, total = 0, sum(c.grid.size for c in components)
+    for tile in (tile for component in components for tile in tiles(component, cloud, rows)):
+        search.add(tile)
+        drop[tile.position] = _lattice_drop(components, search, tile)
+        done += len(tile.position)
+        if progress is not None:
+            progress(min(done, total), total)
+    return assemble(components, search, drop, tolerance)
+
+
+# --- preparation -------------------------------------------------------------------------------------------
 
 
 def _component(
+    start: tuple[int, int],
     points: Any,
     grid: Grid | None,
     exact: bool | None,
@@ -174,117 +140,73 @@ def _component(
     periods: int,
     options: dict[str, Any],
 ) -> Component:
+    """Check one manifold, and measure its curvature where it is not given."""
     source = as_points("reach", points, grid, exact=bool(exact))
-    grid = source.grid
     if source.traced:
-        raise ValueError("reach searches on the host and cannot be traced: call it outside of jit and vmap.")
-    exactly = source.kind == "function" if exact is None else exact
-    sizes = {axis.name: axis for axis in grid.axes}
+        raise ValueError("reach: the search runs on the host and cannot be traced; call it outside of jit.")
+    grid = source.grid
+    _check_copies(copies, grid)
+    exact = source.evaluated if exact is None else exact
+    if geometry is None:
+        geometry = measure(points, grid, exact=exact, **options)
+    if not isinstance(geometry, Geometry) or geometry.grid != grid:
+        raise ValueError("reach: geometry must be the result of measure on the same grid.")
+    stencil = None if exact else stencil_of("reach", grid, options["accuracy"], options["stride"])
+    lattice = extend(grid, periods) if source.evaluated else grid
+    return Component(source, grid, lattice, geometry, stencil, copies, *start)
+
+
+def _check_copies(copies: Mapping[str, int], grid: Grid) -> None:
+    axes = {axis.name: axis for axis in grid.axes}
     for name, times in copies.items():
-        if name not in sizes:
-            raise ValueError(f"copies names the axis {name!r}, but the axes are {grid.names}.")
-        if not isinstance(times, int) or times < 1 or sizes[name].size % times or not sizes[name].wraps:
+        if name not in axes:
+            raise ValueError(f"reach: copies names the axis {name!r}, but the axes are {grid.names}.")
+        whole("reach", f"copies of axis {name!r}", times)
+        if axes[name].size % times or not axes[name].wraps:
             raise ValueError(
-                f"copies of axis {name!r} must be a whole number dividing its {sizes[name].size} samples, "
-                f"and the axis periodic; got {times!r}."
+                f"reach: copies of axis {name!r} must divide its {axes[name].size} samples, and the axis be "
+                f"periodic, got {times!r}."
             )
-    known = measure(points, grid, exact=exactly, **options) if geometry is None else geometry
-    if not isinstance(known, Geometry) or known.grid != grid:
-        raise ValueError("geometry must be the result of measure on the same grid.")
-    stencil = None if exactly else stencil_of("reach", grid, options["accuracy"], options["stride"])
-    lattice = extended(grid, periods) if source.kind == "function" else grid
-    return Component(source, grid, lattice, known, stencil, dict(copies))
 
 
-def _cloud(components: Sequence[Component], clouds: Sequence[np.ndarray]) -> Cloud:
+def _cloud(components: Sequence[Component]) -> Cloud:
     """All points of all components with their rounding errors and cells."""
+    sizes = [c.source.features for c in components]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            f"reach: the manifolds of a union must share their features, got {sizes} numbers per point."
+        )
     dtype = np.result_type(*[c.source.dtype for c in components])
-    points = clouds[0] if len(clouds) == 1 else np.concatenate(clouds)
+    points = components[0].points if len(components) == 1 else np.concatenate([c.points for c in components])
     if not isinstance(points, np.memmap) and points.dtype != dtype:
         points = points.astype(dtype)
-    # Stored points are rounded once, evaluated ones several times.
-    steps = [
-        np.full(len(p), 4.0 if c.source.kind == "function" else 1.0)
-        for p, c in zip(clouds, components, strict=True)
-    ]
-    noise = float(np.finfo(dtype).eps) * norms(points) * np.concatenate(steps)
-    if not np.isfinite(noise).all():
-        bad = np.flatnonzero(~np.isfinite(noise))
-        raise ValueError(
-            f"{len(bad)} of {len(points)} points hold NaN or infinite values, first point {bad[0]}."
-        )
-    spread = np.concatenate([half_cells(c, m.lattice) for c, m in zip(clouds, components, strict=True)])
-    if spread.max() <= 4 * noise.max():
-        raise ValueError("All points lie in one place: a constant map has no reach.")
-    return make_cloud(points, noise, spread)
+    rounding = np.concatenate(
+        [np.full(c.lattice.size, EVALUATED if c.source.evaluated else 1.0) for c in components]
+    )
+    noise = float(np.finfo(dtype).eps) * lengths(points) * rounding
+    finite("reach", "points", noise)
+    cells = np.concatenate([half_cells(c) for c in components])
+    if cells.max() <= 4 * noise.max():
+        raise ValueError("reach: all points lie in one place: a constant map has no reach.")
+    return make_cloud(points, noise, cells)
 
 
-def _local_parts(components: Sequence[Component]) -> list[Part]:
-    """1 / normal curvature with its bar at every grid point, and which points are at a border."""
-    parts, offset = [], 0
-    for c in components:
-        value = np.asarray(c.geometry.normal_curvature.value, np.float64).reshape(-1)
-        error = np.asarray(c.geometry.normal_curvature.error, np.float64).reshape(-1)
-        defined = np.isfinite(value)
-        bend = np.where(defined, np.maximum(value, 0.0), 0.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            local = np.where(bend > 0, 1 / bend, np.inf)
-            bar = np.where(bend > error, error / (bend * (bend - error)), np.inf)
-        local[~defined] = np.inf
-        regular = np.asarray(c.geometry.volume_element.value).reshape(-1) > 0
-        border = _border(c.grid).reshape(-1) & regular & defined
-        parts.append(Part(c, offset, local, bar, bend, border))
-        offset += c.lattice.size
-    return parts
-
-
-def _border(grid: Grid) -> np.ndarray:
-    mask = np.zeros(grid.shape, bool)
-    for k, axis in enumerate(grid.axes):
-        if not axis.periodic:
-            mask[(slice(None),) * k + ([0, -1],)] = True
-    return mask
-
-
-def _allowed(parts: Sequence[Part]) -> np.ndarray | None:
+def _allowed(components: Sequence[Component]) -> Bool[np.ndarray, "n"] | None:
     """Points that count as y, where copies were declared."""
-    if not any(p.component.copies for p in parts):
+    if not any(c.copies for c in components):
         return None
-    masks = []
-    for p in parts:
-        first = originals(p.component) == np.arange(p.component.grid.size)
-        masks.append(first[home(p.component, np.arange(p.component.lattice.size))])
-    return np.concatenate(masks)
+    return np.concatenate([c.wanted[c.homes] for c in components])
 
 
-def _all_tiles(
-    parts: Sequence[Part], clouds: Sequence[np.ndarray], cloud: Cloud, size: int, progress: Progress | None
-) -> Iterator[Rows]:
-    done, total = 0, sum(p.component.grid.size for p in parts)
-    for part, points in zip(parts, clouds, strict=True):
-        c = part.component
-        noise = cloud.noise[part.offset + centres(c)]
-        radius = part.local + part.local_error
-        for flat, rows in tiles(c, points, noise, part.bend, radius, size):
-            yield rows._replace(position=rows.position + part.offset)
-            done += len(flat)
-            if progress is not None:
-                progress(min(done, total), total)
-
-
-def _lattice_error(cloud: Cloud, parts: Sequence[Part], rows: Rows, found: Pairs, drop: np.ndarray) -> None:
-    """How far R(x, .) may fall below its smallest sample, from the neighbours of the witness."""
-    local = np.flatnonzero(found.witness >= 0)
-    for part in parts:
-        lattice = part.component.lattice
-        inside = (found.witness[local] >= part.offset) & (found.witness[local] < part.offset + lattice.size)
-        chosen = local[inside]
-        if not len(chosen):
-            continue
-        beside = neighbours(lattice, found.witness[chosen] - part.offset)
-        centre = np.broadcast_to(chosen[:, None, None], beside.shape)
-        usable = (beside >= 0) & (beside + part.offset != rows.position[centre])
-        balls = pair_radii(cloud, rows, centre[usable], beside[usable] + part.offset, 0.0)
-        values = np.full(beside.shape, np.nan)
-        values[usable] = np.where(np.isfinite(balls.radius), balls.radius, np.nan)
-        drop[rows.position[chosen]] = vertex_drop(found.radius[chosen], values[:, :, 0], values[:, :, 1])
+def _lattice_drop(components: Sequence[Component], search: PairSearch, tile: Tile) -> Float[np.ndarray, "a"]:
+    """How far R(x, .) may fall below its smallest sample, from the neighbours of the witnesses of a tile."""
+    drop, witness = np.zeros(len(tile.position)), search.witness[tile.position]
+    for component in components:
+        rows = np.flatnonzero(component.holds(witness))
+        sides = component.neighbours(witness[rows])
+        row = np.broadcast_to(rows[:, None, None], sides.shape)
+        usable = (sides >= 0) & (sides != tile.position[row])
+        radius = np.full(sides.shape, np.nan)
+        radius[usable] = pair_balls(search.cloud, tile, row[usable], sides[usable]).radius
+        drop[rows] = vertex_drop(search.radius[tile.position[rows]], radius)
+    return drop

@@ -1,0 +1,180 @@
+"""Tangent frames of the centres, tile by tile, with a bound on their tilt; and local models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax._linalg import matmul, norm
+from manifold_jax.geometry.blocks import read_window
+from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
+from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.quantities import stencil_noise
+from manifold_jax.geometry.reach.cloud import Cloud, distances
+from manifold_jax.geometry.reach.lattice import Component
+from manifold_jax.geometry.reach.pairs import Tile
+from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.tensors import frame
+from manifold_jax.geometry.windows import BlockPlan, Window, locate, window_derivatives
+
+ROUNDING = 4  # tilt of a frame by the rounding of its own orthonormalisation, in eps
+
+
+def tiles(component: Component, cloud: Cloud, size: int) -> Iterator[Tile]:
+    """Centres with their tangent frames, in tiles of so many points at most; copies are left out."""
+    grid, radii = component.grid, component.radii
+    block = block_shape(component, size)
+    find_frames = _exact_tiles(component) if component.stencil is None else _stencil_tiles(component, block)
+    starts = [np.minimum(np.arange(0, n, b), n - b) for n, b in zip(grid.shape, block, strict=True)]
+    for number, place in enumerate(np.ndindex(*map(len, starts))):
+        along = [s[i] + np.arange(b) for s, i, b in zip(starts, place, block, strict=True)]
+        flat = np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), grid.shape).reshape(-1)
+        keep = component.wanted[flat]
+        if not keep.any():
+            continue
+        noise = cloud.noise[component.centres[flat]].max()
+        frames, tilt = (np.asarray(x)[keep] for x in find_frames(number, flat, noise))
+        flat = flat[keep]
+        # A degenerate metric has no tangent space, even where rounding pretends one.
+        frames = np.where(radii.defined[flat][:, None, None], frames, np.nan)
+        bound = (radii.radius + radii.error)[flat]
+        yield Tile(component.centres[flat], frames, tilt.astype(np.float64), bound, radii.curvature[flat])
+
+
+def block_shape(component: Component, size: int) -> tuple[int, ...]:
+    """Compact tiles: doubles the shortest edge, measured on the manifold, up to ``size`` points."""
+    shape = component.grid.shape
+    middle = component.offset + np.ravel_multi_index(
+        [n // 2 for n in component.lattice.shape], component.lattice.shape
+    )
+    sides = component.neighbours(np.array([middle]))[0]
+    other = np.where(sides[:, 0] >= 0, sides[:, 0], sides[:, 1]) - component.offset
+    steps = distances(component.points, np.full(len(other), middle - component.offset), other)
+    block = [1] * len(shape)
+    while True:
+        options = [
+            (block[k] * steps[k], k)
+            for k, n in enumerate(shape)
+            if block[k] < n and math.prod(block) // block[k] * min(2 * block[k], n) <= size
+        ]
+        if not options:
+            return tuple(block)
+        k = min(options)[1]
+        block[k] = min(2 * block[k], shape[k])
+
+
+# --- frames ------------------------------------------------------------------------------------------------
+
+TileFrames = Callable[[int, np.ndarray, float], tuple[Array, Array]]
+"""From the number of a tile, its flat grid indices and the noise of its points to frames and tilt."""
+
+
+def _orthonormal(first: Float[Array, "d f"]) -> tuple[Float[Array, "d f"], Float[Array, "d d"]]:
+    """Rows spanning the tangent space by Cholesky QR, twice for accuracy, and the first change of basis."""
+
+    def step(vectors: Array) -> tuple[Array, Array]:
+        change = frame(matmul(vectors, vectors.T))
+        return matmul(change, vectors), change
+
+    once, change = step(first)
+    return step(once)[0], change
+
+
+@jax.jit
+def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Array, Array]:
+    """Frames and tilt, by automatic differentiation."""
+
+    def one(u: Array) -> tuple[Array, Array]:
+        first = jax.jacfwd(lambda x: jnp.ravel(embedding(x)))(u).T
+        frames, change = _orthonormal(first)
+        return frames, ROUNDING * jnp.finfo(u.dtype).eps * (1 + norm(jnp.ravel(change * norm(first))))
+
+    return jax.vmap(one)(coordinates)
+
+
+def _exact_tiles(component: Component) -> TileFrames:
+    coordinates, embedding = component.coordinates, component.source.values
+    return lambda number, flat, noise: _exact_frames(embedding, jnp.asarray(coordinates[flat]))
+
+
+@partial(jax.jit, static_argnames=("plan", "factor"))
+def _stencil_frames(
+    window: Window, plan: BlockPlan, gains: Float[Array, "a d"], noise: Array, factor: float
+) -> tuple[Array, Array]:
+    """Frames by the main stencil; tilt from the comparison stencil and the rounding of the samples."""
+    d = gains.shape[1]
+
+    def one(first: Array, second: Array, gain: Array) -> tuple[Array, Array]:
+        frames, change = _orthonormal(first)
+        compared, _ = _orthonormal(second)
+        beyond = compared - matmul(matmul(compared, frames.T), frames)
+        rounding = noise * norm(jnp.ravel(change * gain))
+        return frames, factor * norm(jnp.ravel(beyond)) + rounding + ROUNDING * jnp.finfo(frames.dtype).eps
+
+    matrices = locate(plan, window.block, window.points.dtype).matrices
+    first, second = (window_derivatives(window.points, [m[s] for m in matrices])[:, :d] for s in (0, 1))
+    return jax.vmap(one)(first, second, gains)
+
+
+def _stencil_tiles(component: Component, block: tuple[int, ...]) -> TileFrames:
+    grid, source, stencil = component.grid, component.source, component.stencil
+    assert stencil is not None
+    comparison = comparison_stencil(stencil, grid, evaluated=source.evaluated)
+    plan = BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features)
+    factor = safety_factor(stencil, comparison)
+    per_axis = [np.asarray(first) for first, _ in stencil_noise(plan, source.dtype)]
+    gains = np.stack(np.meshgrid(*per_axis, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+
+    def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, Array]:
+        window, gain = read_window(source, plan, number), jnp.asarray(gains[flat])
+        return _stencil_frames(window, plan, gain, jnp.asarray(noise, gain.dtype), factor)
+
+    return find
+
+
+# --- local models ------------------------------------------------------------------------------------------
+
+
+@cache
+def _point_plan(grid: Grid, stencil: Stencil, evaluated: bool, features: int) -> BlockPlan:
+    return BlockPlan(grid, (stencil,), (1,) * grid.ndim, evaluated, features)
+
+
+def _taylor(point: Array, vectors: Array, place: Array, u: Array) -> Array:
+    """Second-order Taylor polynomial from the jet at ``place``."""
+    step = u - place
+    i, j = np.triu_indices(len(place))
+    second = step[i] * step[j] * jnp.asarray(np.where(i == j, 0.5, 1.0), u.dtype)
+    return point + jnp.sum(jnp.concatenate([step, second])[:, None] * vectors, axis=0)
+
+
+def local_model(component: Component, position: int) -> tuple[Any, Float[np.ndarray, "m f"]]:
+    """The embedding near a position, and by how much it misses the lattice points next to it.
+
+    Without exact tangents this is the Taylor polynomial by the stencil; an embedding misses nothing.
+    """
+    source, lattice, points = component.source, component.lattice, component.points
+    if component.stencil is None:
+        return source.values, np.zeros((0, source.features))
+    index = position - component.offset
+    plan = _point_plan(lattice, component.stencil, source.evaluated, source.features)
+    window = read_window(source, plan, index).points
+    vectors = window_derivatives(window, [m[0] for m in locate(plan, index, window.dtype).matrices])[0]
+    steps = zip(lattice.axes, np.unravel_index(index, lattice.shape), strict=True)
+    u = jnp.asarray([axis.start + axis.spacing * int(i) for axis, i in steps], window.dtype)
+    model = jax.tree_util.Partial(_taylor, jnp.asarray(points[index], window.dtype), vectors, u)
+    sides = component.neighbours(np.array([position]))[0]
+    missed = []
+    for k, side in zip(*np.nonzero(sides >= 0), strict=True):
+        step = np.zeros(lattice.ndim)
+        step[k] = (2 * side - 1) * lattice.spacing[k]
+        value = np.asarray(model(u + jnp.asarray(step, u.dtype)))
+        missed.append(points[sides[k, side] - component.offset] - value)
+    return model, np.stack(missed).astype(np.float64)
