@@ -62,28 +62,28 @@ BOTH += [(name, False) for name in ("circle", "ellipse", "two moons", "sphere", 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "double"), BOTH)
 def test_closed_forms_from_an_embedding(name, double):
-    _, found, true, case = closed_form(name, double, None)
-    assert abs(found.value - true) <= found.error
-    assert found.case == case
-    assert found.resolved
+    _, result, true, case = closed_form(name, double, None)
+    assert abs(result.value - true) <= result.error
+    assert result.case == case
+    assert result.resolved
     # Where a border decides, lattice pairs do, and a lattice misses by its spacing squared; else to rounding.
     border = name in ("two moons", "swiss roll")
-    assert abs(found.value - true) <= (0.01 if border else 1e-9 if double else 1e-3) * true
+    assert abs(result.value - true) <= (0.01 if border else 1e-9 if double else 1e-3) * true
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ellipse", "two moons", "sphere", "tight helix"])
 def test_closed_forms_from_a_grid_alone(name):
-    _, found, true, case = closed_form(name, True, False)
-    assert abs(found.value - true) <= found.error
-    assert found.case == case
-    assert abs(found.value - true) <= 0.03 * true
+    _, result, true, case = closed_form(name, True, False)
+    assert abs(result.value - true) <= result.error
+    assert result.case == case
+    assert abs(result.value - true) <= 0.03 * true
 
 
 @pytest.mark.parametrize("name", ["ellipse", "tight helix"])
 def test_pointwise_bars_cover_a_much_finer_grid(name):
     # The truth at a lattice point: the same point against a grid eight times finer, with the exact curvature.
-    manifold, found, _, _ = closed_form(name, True, None)
+    manifold, result, _, _ = closed_form(name, True, None)
     fine = Grid(
         tuple(
             Axis(a.name, a.start, a.stop, 8 * a.size if a.periodic else 8 * (a.size - 1) + 1, a.periodic)
@@ -107,7 +107,7 @@ def test_pointwise_bars_cover_a_much_finer_grid(name):
             rest = np.linalg.norm(v - (v @ frame) @ frame.T, axis=1)
             apart = (chord > 1e-6) & (rest > 1e-9)
             truth = min(1 / curvature[index], np.min(chord[apart] ** 2 / (2 * rest[apart])))
-            value, error = found.pointwise.reshape(-1)[index], found.pointwise_error.reshape(-1)[index]
+            value, error = result.pointwise.reshape(-1)[index], result.pointwise_error.reshape(-1)[index]
             assert abs(value - truth) <= error + 1e-7, (name, index, value, truth, error)
 
 
@@ -122,18 +122,18 @@ def test_the_search_agrees_with_brute_force(x64):
         )
 
     grid = Grid((Axis("a", 0.0, TURN, 40, True), Axis("b", 0.0, TURN, 30, True)))
-    found = reach(bumpy, grid, tile_size=16)  # so small that the pruned route runs
+    result = reach(bumpy, grid, tile_size=16)  # so small that the pruned route runs
     coordinates = grid.coordinates().reshape(-1, 2)
     points = np.asarray(jax.vmap(bumpy)(coordinates))
     tangents = np.swapaxes(np.asarray(jax.vmap(jax.jacfwd(bumpy))(coordinates)), 1, 2)
     tau, witness = brute_force(points, tangents)
     local = 1 / np.asarray(measure(bumpy, grid, exact=True).normal_curvature.value).reshape(-1)
-    np.testing.assert_allclose(found.pointwise.reshape(-1), np.minimum(tau, local), rtol=1e-9)
+    np.testing.assert_allclose(result.pointwise.reshape(-1), np.minimum(tau, local), rtol=1e-9)
     far = tau < local * (1 - 1e-9)
     assert far.any()
-    np.testing.assert_array_equal(found.witness.reshape(-1)[far], witness[far])
-    np.testing.assert_array_equal(found.witness.reshape(-1)[~far], np.flatnonzero(~far))
-    assert 0 < found.pruned < 1
+    np.testing.assert_array_equal(result.witness.reshape(-1)[far], witness[far])
+    np.testing.assert_array_equal(result.witness.reshape(-1)[~far], np.flatnonzero(~far))
+    assert 0 < result.pruned < 1
 
 
 @pytest.mark.slow
@@ -206,9 +206,9 @@ def test_order_in_the_spacing_is_at_least_two(make, sizes, true, x64):
     errors = []
     for n in sizes:
         points, grid = make(n)
-        found = reach(jnp.asarray(points), grid)
-        assert abs(found.value - true) <= found.error
-        errors.append(max(abs(found.value - true), 1e-12))
+        result = reach(jnp.asarray(points), grid)
+        assert abs(result.value - true) <= result.error
+        errors.append(max(abs(result.value - true), 1e-12))
     slope = math.log(errors[0] / errors[-1]) / math.log(sizes[-1] / sizes[0])
     assert slope >= 1.8, (errors, slope)
 
@@ -216,10 +216,10 @@ def test_order_in_the_spacing_is_at_least_two(make, sizes, true, x64):
 def test_a_dense_float32_ellipse_does_not_collapse():
     # The peer errs by 3.7 % here, since close pairs are rounding noise.
     points, grid = warped_ellipse(4096)
-    found = reach(jnp.asarray(points, jnp.float32), grid, stride=32)
-    assert abs(found.value - 0.5) <= found.error
-    assert abs(found.value - 0.5) <= 0.005
-    assert found.case == "local"
+    result = reach(jnp.asarray(points, jnp.float32), grid, stride=32)
+    assert abs(result.value - 0.5) <= result.error
+    assert abs(result.value - 0.5) <= 0.005
+    assert result.case == "local"
 
 
 # --- invariances -------------------------------------------------------------------------------------------
@@ -241,9 +241,9 @@ def test_reparametrisation_leaves_the_value(x64):
 
 def test_a_product_has_the_smallest_reach(x64):
     product = D.product(D.circle(1.0, size=16), D.ellipse((2.0, 1.0), size=48))
-    found = reach(product)
-    assert found.value == pytest.approx(0.5, rel=1e-9)
-    assert found.case == "local"
+    result = reach(product)
+    assert result.value == pytest.approx(0.5, rel=1e-9)
+    assert result.case == "local"
 
 
 # --- what the result says ----------------------------------------------------------------------------------
@@ -259,11 +259,11 @@ def test_the_bottleneck_is_found_beyond_the_local_part_when_asked(x64):
 
 def test_the_deciding_pair_is_a_bottleneck(x64):
     manifold = D.helix(1.0, 1.0, size=191)
-    found = reach(manifold)
-    x, y = (np.asarray(manifold.embedding(jnp.asarray(u))) for u in found.pair)
+    result = reach(manifold)
+    x, y = (np.asarray(manifold.embedding(jnp.asarray(u))) for u in result.pair)
     chord = y - x
-    assert np.linalg.norm(chord) / 2 == pytest.approx(found.value, rel=1e-12)
-    for u in found.pair:
+    assert np.linalg.norm(chord) / 2 == pytest.approx(result.value, rel=1e-12)
+    for u in result.pair:
         first = np.asarray(jax.jacfwd(manifold.embedding)(jnp.asarray(u)))
         assert np.abs(chord @ first).max() < 1e-8
 
@@ -279,12 +279,12 @@ def test_where_the_border_makes_it_an_upper_bound(x64):
 
 @pytest.mark.slow
 def test_the_poles_of_a_sphere_are_no_border_and_have_no_reach(x64):
-    found = reach(D.sphere(2, size=(9, 16)))
-    assert np.isnan(found.pointwise[[0, -1]]).all()
-    assert np.isfinite(found.pointwise[1:-1]).all()
-    assert (found.witness[[0, -1]] == -1).all()
-    assert not found.upper_bound.any()
-    assert found.coincident == 0
+    result = reach(D.sphere(2, size=(9, 16)))
+    assert np.isnan(result.pointwise[[0, -1]]).all()
+    assert np.isfinite(result.pointwise[1:-1]).all()
+    assert (result.witness[[0, -1]] == -1).all()
+    assert not result.upper_bound.any()
+    assert result.coincident == 0
 
 
 def twofold():
@@ -294,19 +294,19 @@ def twofold():
 
 
 def test_undeclared_copies_are_reported_and_do_not_spoil_the_value(x64):
-    found = reach(twofold())
-    assert found.coincident == 96
-    assert "coincide" in found.sentence()
-    assert found.value == pytest.approx(0.5, rel=1e-9)
+    result = reach(twofold())
+    assert result.coincident == 96
+    assert "coincide" in result.sentence()
+    assert result.value == pytest.approx(0.5, rel=1e-9)
 
 
 def test_declared_copies_are_quotiented_out(x64):
-    found = reach(twofold(), copies={"angle": 2})
-    assert found.coincident == 0
+    result = reach(twofold(), copies={"angle": 2})
+    assert result.coincident == 0
     single = reach(D.ellipse((2.0, 1.0), size=48))
-    assert found.value == pytest.approx(single.value, rel=1e-12)
-    np.testing.assert_allclose(found.pointwise, np.tile(single.pointwise, 2), rtol=1e-9)
-    assert found.witness.max() < 96
+    assert result.value == pytest.approx(single.value, rel=1e-12)
+    np.testing.assert_allclose(result.pointwise, np.tile(single.pointwise, 2), rtol=1e-9)
+    assert result.witness.max() < 96
 
 
 def test_points_go_on_where_only_the_metric_repeats(x64):
@@ -317,37 +317,37 @@ def test_points_go_on_where_only_the_metric_repeats(x64):
     def screw(u):
         return jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), pitch * u[0] / TURN])
 
-    found = reach(screw, Grid((axis,)))
-    assert found.value == pytest.approx(D.helix(1.0, pitch).known["reach"], rel=1e-9)
-    assert found.case == "global"
-    assert not found.upper_bound.any()
-    assert 0 <= found.witness.min() <= found.witness.max() < 64
+    result = reach(screw, Grid((axis,)))
+    assert result.value == pytest.approx(D.helix(1.0, pitch).known["reach"], rel=1e-9)
+    assert result.case == "global"
+    assert not result.upper_bound.any()
+    assert 0 <= result.witness.min() <= result.witness.max() < 64
 
 
 def test_a_union_counts_witnesses_through_its_parts(x64):
-    found = reach(D.parallel_circles(1.0, 0.5, size=32))
-    assert isinstance(found, Reach)
-    first, second = (component.witness for component in found.components)
+    result = reach(D.parallel_circles(1.0, 0.5, size=32))
+    assert isinstance(result, Reach)
+    first, second = (component.witness for component in result.components)
     np.testing.assert_array_equal(first, np.arange(32, 64))
     np.testing.assert_array_equal(second, np.arange(32))
-    assert {end.component for end in found.ends} == {0, 1}
+    assert {end.component for end in result.ends} == {0, 1}
     for name in ("pointwise", "pointwise_error", "witness", "upper_bound", "pair"):
         with pytest.raises(ValueError, match=f"Reach: {name} is that of a single manifold.* components"):
-            getattr(found, name)
+            getattr(result, name)
 
 
 def test_a_coarse_grid_is_said_to_be_unresolved(x64):
     points, grid = warped_ellipse(10)
-    found = reach(jnp.asarray(points), grid)
-    assert not found.resolved
-    assert "refine" in found.sentence()
+    result = reach(jnp.asarray(points), grid)
+    assert not result.resolved
+    assert "refine" in result.sentence()
 
 
 @pytest.mark.slow
 def test_a_plane_has_infinite_reach(x64):
     grid = Grid((Axis("u", 0.0, 1.0, 8), Axis("v", 0.0, 1.0, 8)))
-    found = reach(lambda u: jnp.stack([u[0], u[1], u[0] + u[1]]), grid)
-    assert found.value > 1e6
+    result = reach(lambda u: jnp.stack([u[0], u[1], u[0] + u[1]]), grid)
+    assert result.value > 1e6
 
 
 @pytest.mark.slow
@@ -405,7 +405,7 @@ def spoilt():
         (lambda: reach(ROUND, CIRCLE, tolerance=2.0), "tolerance must be"),
         (lambda: reach(ROUND, CIRCLE, longest=-1.0), "longest must be a positive"),
         (lambda: reach(ROUND, CIRCLE, copies={"v": 2}), "copies names the axis 'v'"),
-        (lambda: reach(ROUND, CIRCLE, copies={"u": 3}), "dividing its 16 samples"),
+        (lambda: reach(ROUND, CIRCLE, copies={"u": 3}), "must divide its 16 samples"),
         (lambda: reach(ROUND, CIRCLE, geometry=measure(D.circle(size=32))), "on the same grid"),
         (lambda: reach((D.circle(), D.helix())), "must share their features"),
         (lambda: jax.jit(lambda p: reach(p, CIRCLE).value)(jnp.asarray(ROUND)), "cannot be traced"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from manifold_jax import reach_from_samples, tangent_ball_radius
-from manifold_jax.geometry.reach.samples import estimated_tangents
+from manifold_jax.geometry.reach.samples import estimate_tangents
 
 TURN = 2 * math.pi
 
@@ -39,17 +39,17 @@ def plug_in(points, tangents):
 @pytest.mark.parametrize("cloud", [ellipse, sphere])
 def test_it_is_the_plug_in_and_biased_upwards(cloud, x64):
     points, tangents = cloud(300)
-    found = reach_from_samples(points, tangents, dimension=tangents.shape[1])
-    assert found.value == pytest.approx(plug_in(points, tangents), rel=1e-6)
+    estimate = reach_from_samples(points, tangents, dimension=tangents.shape[1])
+    assert estimate.value == pytest.approx(plug_in(points, tangents), rel=1e-6)
     true = 0.5 if cloud is ellipse else 1.0
-    assert found.value >= true * (1 - 1e-6)
+    assert estimate.value >= true * (1 - 1e-6)
 
 
-def test_estimated_tangents_do_not_depend_on_where_the_cloud_lies():
+def test_estimate_tangents_do_not_depend_on_where_the_cloud_lies():
     t = np.random.default_rng(0).uniform(0, TURN, 2000)
     circle = np.stack([np.cos(t), np.sin(t)], -1).astype(np.float32)
-    near = estimated_tangents(circle, 1, 8)[2]
-    far = estimated_tangents(circle + np.float32(300), 1, 8)[2]
+    near = estimate_tangents(circle, 1, 8)[2]
+    far = estimate_tangents(circle + np.float32(300), 1, 8)[2]
     # The points themselves are rounded to 300 * 6e-8.
     np.testing.assert_allclose(far, near, atol=2e-4)
     assert near.max() < 0.06
@@ -57,12 +57,12 @@ def test_estimated_tangents_do_not_depend_on_where_the_cloud_lies():
 
 def test_no_pair_is_no_reach():
     points, tangents = ellipse(50)
-    found = reach_from_samples(points, tangents, dimension=1, separation=10.0)
-    assert math.isinf(found.value)
-    assert not found.resolved
-    with pytest.raises(ValueError, match="separation must be a length"):
+    estimate = reach_from_samples(points, tangents, dimension=1, separation=10.0)
+    assert math.isinf(estimate.value)
+    assert not estimate.resolved
+    with pytest.raises(ValueError, match="separation must be a finite number, at least 0"):
         reach_from_samples(points, tangents, dimension=1, separation=-1.0)
-    with pytest.raises(ValueError, match=r"got 8\.5: take more points"):
+    with pytest.raises(ValueError, match=r"must be a whole number, from 4 to 49, got 8\.5"):
         reach_from_samples(points, dimension=1, neighbours=8.5)
 
 
@@ -70,10 +70,10 @@ def test_no_pair_is_no_reach():
 def test_float32_samples_do_not_collapse(n, optimised):
     points, tangents = ellipse(n)
     single = [np.asarray(x, np.float32) for x in (points, tangents)]
-    found = reach_from_samples(*single, dimension=1)
-    assert abs(found.value - 0.5) <= max(found.error, 0.01)
-    assert found.value > 0.49
-    assert found.case == "local"
+    estimate = reach_from_samples(*single, dimension=1)
+    assert abs(estimate.value - 0.5) <= max(estimate.error, 0.01)
+    assert estimate.value > 0.49
+    assert estimate.case == "local"
 
 
 def test_float32_follows_float64():
@@ -87,27 +87,27 @@ def test_float32_follows_float64():
 def test_points_at_the_same_place_are_left_out_and_counted(x64):
     points, tangents = ellipse(200)
     twice = [np.concatenate([x, x[:5]]) for x in (points, tangents)]
-    found, single = (reach_from_samples(*x, dimension=1) for x in (twice, (points, tangents)))
-    assert found.coincident == 10
-    assert found.value == pytest.approx(single.value, rel=1e-12)
-    assert "coincide" in found.sentence()
+    estimate, single = (reach_from_samples(*x, dimension=1) for x in (twice, (points, tangents)))
+    assert estimate.coincident == 10
+    assert estimate.value == pytest.approx(single.value, rel=1e-12)
+    assert "coincide" in estimate.sentence()
 
 
-def test_estimated_tangents_are_second_order(x64):
+def test_estimate_tangents_are_second_order(x64):
     # The error of a quadratic fit falls with the square of the neighbourhood: 1/n^2 on a curve.
     errors = []
     for n in (200, 800):
         points, tangents = ellipse(n, seed=2)
-        frames, _, _ = estimated_tangents(points, 1, 8)
+        frames, _, _ = estimate_tangents(points, 1, 8)
         unit = tangents[:, 0] / np.linalg.norm(tangents[:, 0], axis=1, keepdims=True)
         errors.append(np.median(1 - np.abs(np.sum(frames[:, 0] * unit, axis=1))) ** 0.5)
     assert math.log(errors[0] / errors[1]) / math.log(4) > 1.6
 
 
-def test_estimated_tangents_give_the_reach(x64):
+def test_estimate_tangents_give_the_reach(x64):
     points, _ = ellipse(2000)
-    found = reach_from_samples(points, dimension=1)
-    assert abs(found.value - 0.5) <= 0.02
+    estimate = reach_from_samples(points, dimension=1)
+    assert abs(estimate.value - 0.5) <= 0.02
     ball, _ = sphere(1500)
     assert abs(reach_from_samples(ball, dimension=2).value - 1.0) <= 0.1
 
@@ -151,15 +151,18 @@ POINTS, TANGENTS = ellipse(20)
         (lambda: reach_from_samples(POINTS[:, 0], dimension=1), "floating-point array"),
         (lambda: reach_from_samples(np.arange(8).reshape(4, 2), dimension=1), "floating-point array"),
         (lambda: reach_from_samples(POINTS, dimension=0), "dimension must be a whole number"),
-        (lambda: reach_from_samples(POINTS, dimension=2), "dimension must be below the 2 features"),
-        (lambda: reach_from_samples(POINTS[:2], TANGENTS[:2], dimension=1), "at least 3 points"),
+        (lambda: reach_from_samples(POINTS, dimension=2), "dimension must be below the 2 feature"),
+        (lambda: reach_from_samples(POINTS[:2], TANGENTS[:2], dimension=1), "points must be at least 3"),
         (lambda: reach_from_samples(POINTS, TANGENTS[:, :, :1], dimension=1), "tangents must have shape"),
         (lambda: reach_from_samples(POINTS, TANGENTS[:5], dimension=1), "tangents must have shape"),
-        (lambda: reach_from_samples(POINTS, TANGENTS * np.nan, dimension=1), "tangents hold NaN"),
-        (lambda: reach_from_samples(POINTS, TANGENTS * 0, dimension=1), "are dependent"),
+        (lambda: reach_from_samples(POINTS, TANGENTS * np.nan, dimension=1), "tangents must be finite"),
+        (lambda: reach_from_samples(POINTS, TANGENTS * 0, dimension=1), "got dependent vectors"),
         (lambda: reach_from_samples(POINTS * np.nan, TANGENTS, dimension=1), "NaN or infinite"),
         (lambda: reach_from_samples(np.ones((9, 2)), TANGENTS[:9], dimension=1), "one place"),
-        (lambda: reach_from_samples(POINTS, dimension=1, neighbours=2), "neighbours in dimension 1"),
+        (
+            lambda: reach_from_samples(POINTS, dimension=1, neighbours=2),
+            "neighbours, from which tangents are estimated, must be",
+        ),
         (lambda: reach_from_samples(POINTS, TANGENTS, dimension=1, tile_size=0), "tile_size"),
         (lambda: jax.jit(lambda p: reach_from_samples(p, dimension=1).value)(POINTS), "cannot be traced"),
     ],

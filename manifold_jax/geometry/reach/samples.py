@@ -115,7 +115,7 @@ def reach_from_samples(
     rows = np.asarray(flat_points(name, points, dimension))
     n = len(rows)
     if n < 3:
-        raise ValueError(f"{name}: points must be at least 3 points, got {n}.")
+        raise ValueError(f"{name}: points must be at least 3, got {n}.")
     if tangents is None:
         least = dimension * (dimension + 3) // 2 + 2
         count = dimension * (dimension + 3) + 4 if neighbours is None else neighbours
