@@ -11,7 +11,7 @@ from flax import nnx
 from typer.testing import CliRunner
 
 from manifold_jax.experiments.cli import application
-from manifold_jax.experiments.layers.command import EXPERIMENTS, _names
+from manifold_jax.experiments.layers.command import EXPERIMENTS, select_for
 from manifold_jax.models import (
     BetaVAE,
     Objective,
@@ -182,7 +182,7 @@ def run(*arguments):
         (["train", "--network", "classifier", "--variant", "B"], "--variant is for the beta-VAE"),
         (["train", "--beta", 2], "--beta belongs to variant H"),
         (["train", "--variant", "H", "--gamma", 2], "--gamma belongs to variant B"),
-        (["train", "--learning-rate", -1], "learning_rate must be positive"),
+        (["train", "--learning-rate", -1], "learning_rate must be a positive finite number"),
         (["train", "--variant", "Z"], "variant must be one of"),
         (["train", "--path", "here"], "--path is where COIL-20 is"),
         (["train", "--images", 100], "images a step"),
@@ -200,8 +200,8 @@ def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path):
 
 
 def test_all_leaves_out_what_a_classifier_lacks():
-    assert "latents" in _names("all", "vae")
-    assert "latents" not in _names("all", "classifier")
+    assert "latents" in select_for("all", "vae")
+    assert "latents" not in select_for("all", "classifier")
 
 
 @pytest.mark.slow

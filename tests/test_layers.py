@@ -13,33 +13,39 @@ from jax.tree_util import Partial
 from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, measure, measure_layers
 from manifold_jax.datasets import sphere, torus, warped
 from manifold_jax.experiments.layers.checks import circle_of, spacing_of
-from manifold_jax.experiments.layers.evolution import claims, parts_of, rank_correlation
-from manifold_jax.experiments.layers.latents import explained, mutual_information_gap
-from manifold_jax.experiments.layers.measures import distances, measure_union, normalised, spectrum, two_nn
+from manifold_jax.experiments.layers.claims import check_claims, parts_of, rank_correlation
+from manifold_jax.experiments.layers.latents import explained_share, mutual_information_gap
+from manifold_jax.experiments.layers.quantities import (
+    distances,
+    measure_union,
+    scale_to_unit_volume,
+    spectrum,
+    two_nn,
+)
 from manifold_jax.models import BetaVAE, LeNet, Pure, chain, network_layers, pure
 
 
-def affine(key, inputs, outputs, bend=None):
+def affine(key, inputs, outputs, activation=None):
     weights = jax.random.normal(jax.random.key(key), (outputs, inputs)) / inputs**0.5
 
     def layer(weights, x):
         y = weights @ jnp.ravel(x)
-        return y if bend is None else bend(y)
+        return y if activation is None else activation(y)
 
     return Partial(layer, weights)
 
 
-def network(bend):
-    return chain({"first": affine(0, 3, 8, bend), "second": affine(1, 8, 5, bend)}, (3,))
+def network(activation):
+    return chain({"first": affine(0, 3, 8, activation), "second": affine(1, 8, 5, activation)}, (3,))
 
 
 # --- jets --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bend", [jnp.tanh, nnx.softplus])
-def test_jets_pushed_through_layers_are_those_of_the_composition(x64, bend):
+@pytest.mark.parametrize("activation", [jnp.tanh, nnx.softplus])
+def test_jets_pushed_through_layers_are_those_of_the_composition(x64, activation):
     surface = sphere(size=(6, 5))
-    layers = network(bend)
+    layers = network(activation)
     layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
     u = jnp.array([[1.1, 0.3], [0.7, 2.0]])
     found = list(layer_jets(surface.embedding, layers.functions, u))
@@ -216,20 +222,22 @@ def union():
 def test_a_union_of_circles_in_closed_form():
     found = measure_union(union(), chain({"three times": lambda x: 3 * x}, (3,)))
     np.testing.assert_allclose(found.volume, [4 * np.pi, 12 * np.pi], rtol=1e-5)
-    np.testing.assert_allclose(found.bend, [1, 1 / 3], rtol=1e-5)
+    np.testing.assert_allclose(found.second_form_norm, [1, 1 / 3], rtol=1e-5)
     np.testing.assert_allclose(found.local_reach, [1, 3], rtol=1e-4)
     np.testing.assert_allclose(found.reach, [0.5, 1.5], rtol=1e-4)  # half the gap
     np.testing.assert_allclose(found.gap, [1, 3], rtol=1e-4)
     np.testing.assert_allclose(found.dimension, 1, rtol=1e-6)
-    scaled = normalised(found, 1)
-    for name in ("volume", "bend", "scalar_curvature", "reach", "gap", "separation"):
+    scaled = scale_to_unit_volume(found, 1)
+    for name in ("volume", "second_form_norm", "scalar_curvature", "reach", "gap", "separation"):
         before, after = getattr(scaled, name)
         assert after == pytest.approx(before, rel=1e-4, abs=1e-6), name
-    assert scaled.bend[0] == pytest.approx(4 * np.pi, rel=1e-5)
+    assert scaled.second_form_norm[0] == pytest.approx(4 * np.pi, rel=1e-5)
 
 
 def test_spheres_scaled_to_unit_volume():
-    found = normalised(measure_union([sphere(size=(13, 12))], chain({"large": lambda x: 5 * x}, (3,))), 2)
+    found = scale_to_unit_volume(
+        measure_union([sphere(size=(13, 12))], chain({"large": lambda x: 5 * x}, (3,))), 2
+    )
     np.testing.assert_allclose(found.scalar_curvature, 2 * 4 * np.pi, rtol=5e-3)
     np.testing.assert_allclose(found.mean_curvature, (4 * np.pi) ** 0.5, rtol=5e-3)
 
@@ -237,10 +245,10 @@ def test_spheres_scaled_to_unit_volume():
 def test_layers_without_room_are_said_to_be_undefined():
     sizes = {"constant": lambda x: 0 * x + 1, "again": lambda x: x[:1]}
     found = measure_union([sphere(size=(9, 8)), sphere(size=(9, 8))], chain(sizes, (3,)))
-    assert np.isfinite(found.bend[0])
+    assert np.isfinite(found.second_form_norm[0])
     assert np.isnan(found.separation[1])
     assert np.isnan(found.reach[1])
-    for name in ("volume", "bend", "local_reach", "reach"):
+    for name in ("volume", "second_form_norm", "local_reach", "reach"):
         assert np.isnan(getattr(found, name)[2]), name
     assert found.rank[1] == 0
 
@@ -282,11 +290,11 @@ def test_rank_correlations_are_spearmans():
 def test_a_claim_counts_the_runs_in_which_it_holds():
     layers = chain({name: lambda x: x for name in ("a", "latent", "b")}, (3,))
     flat = measure_union(union(), layers)
-    bend = np.array([[1.0, 2, 3, 4], [4, 3, 2, 1], [1, 2, 4, 3]])
-    found = flat._replace(bend=bend, reach=1 / bend)
+    values = np.array([[1.0, 2, 3, 4], [4, 3, 2, 1], [1, 2, 4, 3]])
+    rising = flat._replace(second_form_norm=values, reach=1 / values)
     names = ("input", *layers.names)
     assert set(parts_of(names)) == {"all", "encoder", "decoder"}
-    rows = {(c.words, c.part): c.row for c in claims(found, names, "now")}
+    rows = {(row["claim"], row["layers"]): row for row in check_claims(rising, parts_of(names), "now")}
     assert rows["curvature grows with depth, now", "all"]["holds in"] == 2
     assert rows["reach falls with depth, now", "all"]["holds in"] == 2
 
@@ -296,9 +304,11 @@ def test_the_mean_image_explains_nothing_and_the_images_all():
     mean = np.broadcast_to(images.mean(0), images.shape)
     for guess, share in ((mean, 0), (images, 1)):
         cross = -scipy.special.xlogy(images, guess) - scipy.special.xlog1py(1 - images, -guess)
-        assert explained(cross.sum((1, 2)).mean(), images, "bernoulli") == pytest.approx(share, abs=1e-9)
+        assert explained_share(cross.sum((1, 2)).mean(), images, "bernoulli") == pytest.approx(
+            share, abs=1e-9
+        )
         squares = np.square(images - guess).sum((1, 2)).mean()
-        assert explained(squares, images, "gaussian") == pytest.approx(share, abs=1e-12)
+        assert explained_share(squares, images, "gaussian") == pytest.approx(share, abs=1e-12)
 
 
 def test_the_mutual_information_gap():
@@ -317,9 +327,9 @@ def test_kinks_make_the_largest_curvature_grow_with_the_samples():
     chart = union()[0]
     samples = (128, 256, 512, 1024)
 
-    def exponent(bend):
-        layers = chain({"layer": affine(0, 3, 40, bend)}, (3,))  # 80 kinks
-        return spacing_of(chart, layers, samples).slope()
+    def exponent(activation):
+        layers = chain({"layer": affine(0, 3, 40, activation)}, (3,))  # 80 kinks
+        return spacing_of(chart, layers, samples).exponent()
 
     assert circle_of(chart, 64).grid.shape == (64,)
     straight, kinked = exponent(nnx.relu)

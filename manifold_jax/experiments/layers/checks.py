@@ -1,4 +1,4 @@
-"""Stencils on the layers beside exact jets: their errors, and the kinks of ReLU."""
+"""Stencils on the layers next to exact jets: their errors, and the kinks of ReLU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome
-from manifold_jax.experiments.layers.task import Trial, layer_arrays
-from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure_layers
+from manifold_jax.experiments.layers.data import Settings
+from manifold_jax.experiments.layers.trial import Trial, layer_arrays, learn, prepare
+from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure_layers, second_fundamental_form
 from manifold_jax.models import Layers
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import compare, new_figure
@@ -21,44 +23,38 @@ from manifold_jax.plotting.style import compare, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_STANDING = 1e-12
+"""Share of the largest speed below which a curve stands still in float64."""
 
-def _on_grid(array: jax.Array, grid: Grid) -> jax.Array:
-    return array.reshape(*grid.shape, -1)
 
+def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
+    """Stencils on the grid of activations next to exact jets, layer by layer, with their error bars.
 
-def stencils(trial: Trial) -> Outcome:
-    """Stencils on the grid of activations beside exact jets, layer by layer, with their error bars.
-
-    Args:
-        trial: What was trained; the first class on its finer grid, the first run at the last checkpoint.
-
-    Returns:
-        The outcome.
+    The first class on its finer grid, the first run at the last checkpoint.
     """
-    chart, step = trial.task.fine, trial.steps[-1]
-    layers = trial.layers(step, 0)
-    names = ("input", *layers.names)
+    chart, step = trial.charts.fine, trial.steps[-1]
+    layers = trial.layers(step)[0]
     exact = measure_layers(chart, layers.functions, layers.names)
-    by_stencils = measure_layers(chart, layers.functions, layers.names, accuracy=4, progress=trial.progress)
+    by_stencils = measure_layers(chart, layers.functions, layers.names, accuracy=4, progress=progress)
     rows = []
-    for name, truth, found in zip(names, exact, by_stencils, strict=True):
-        beside = compare(found, truth)
-        volume, bend = beside["volume_element"], beside["second_form_norm"]
+    for name, truth, result in zip(("input", *layers.names), exact, by_stencils, strict=True):
+        errors = compare(result, truth)
+        volume, curvature = errors["volume_element"], errors["second_form_norm"]
         rows.append(
             {
                 "layer": name,
-                "volume": float(found.total_volume.value),
-                "+-": float(found.total_volume.error),
+                "volume": float(result.total_volume.value),
+                "+-": float(result.total_volume.error),
                 "exact": float(truth.total_volume.value),
                 "dV err": volume.median,
-                "known": volume.resolved,
-                "cover": volume.coverage,
-                "|II| err": bend.median,
-                "known ": bend.resolved,
-                "cover ": bend.coverage,
+                "dV known": volume.resolved,
+                "dV cover": volume.coverage,
+                "|II| err": curvature.median,
+                "|II| known": curvature.resolved,
+                "|II| cover": curvature.coverage,
             }
         )
-    title = f"{chart.name} through {trial.task.name}, step {step}: stencils beside exact jets"
+    title = f"{chart.name} through {trial.name}, step {step}: stencils and exact jets"
     notes = [
         f"Stencils of order 4 on {chart.grid.shape}. err: median of the relative error over the grid; known: "
         "share of points whose error bar is below the tolerance of 0.1; cover: share of those whose bar "
@@ -74,7 +70,7 @@ class Spacing(NamedTuple):
     """Second derivatives along one closed curve, by stencils of order 2 at several spacings.
 
     Attributes:
-        samples: Along the curve.
+        samples: Numbers of samples along the curve.
         mean: Mean of the curvature over arc length, ``(samples, layers)``.
         largest: Its maximum.
     """
@@ -83,7 +79,7 @@ class Spacing(NamedTuple):
     mean: Float[np.ndarray, "samples layers"]
     largest: Float[np.ndarray, "samples layers"]
 
-    def slope(self) -> Float[np.ndarray, "layers"]:
+    def exponent(self) -> Float[np.ndarray, "layers"]:
         """Exponent of the largest curvature in the number of samples: 0 where smooth, 1 at a kink."""
         x, y = np.log(self.samples), np.log(self.largest)
         x = x - x.mean()
@@ -103,74 +99,58 @@ def circle_of(chart: Manifold, samples: int) -> Manifold:
 
 
 def spacing_of(chart: Manifold, layers: Layers, samples: Sequence[int]) -> Spacing:
-    """Curvature of a curve in every layer at several spacings, in double precision.
-
-    Args:
-        chart: The manifold, of whose charts one axis is taken.
-        layers: Of the network.
-        samples: Along that axis.
-
-    Returns:
-        Mean and largest curvature of the input and every layer.
-    """
-    mean, largest = [], []
+    """Curvature of :func:`circle_of` a chart in the input and every layer, in double precision."""
+    table = []
     with jax.enable_x64(True):
         functions = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), layers.functions)
         layers = layers._replace(functions=functions)
         for count in samples:
             curve = circle_of(chart, count)
             points = curve.grid.coordinates(jnp.float64).reshape(-1, 1)
-            found = [_curvature(array, curve.grid) for array in layer_arrays(curve, layers, points)]
-            mean.append([part[0] for part in found])
-            largest.append([part[1] for part in found])
-    return Spacing(tuple(samples), np.array(mean), np.array(largest))
+            table.append([_curvature(array, curve.grid) for array in layer_arrays(curve, layers, points)])
+    mean, largest = np.moveaxis(np.array(table), -1, 0)
+    return Spacing(tuple(samples), mean, largest)
 
 
 def _curvature(array: jax.Array, grid: Grid) -> tuple[float, float]:
     """Mean over arc length and maximum of the curvature of a sampled curve."""
-    jet = jet_from_grid(_on_grid(array, grid), grid, accuracy=2)
-    first, second = np.asarray(jet.first)[:, 0], np.asarray(jet.second)[:, 0, 0]
-    speed = np.linalg.norm(first, axis=1)
-    moving = speed > 1e-12 * speed.max()  # behind ReLU a layer may be constant on a stretch
+    jet = jet_from_grid(array.reshape(*grid.shape, -1), grid, accuracy=2)
+    speed = np.linalg.norm(jet.first[:, 0], axis=1)
+    moving = speed > _STANDING * speed.max()  # after the ReLU a layer may be constant on a stretch
     if not moving.any():
         return np.nan, np.nan
-    first, second, speed = first[moving], second[moving], speed[moving]
-    unit = first / speed[:, None]
-    normal = second - (second * unit).sum(1, keepdims=True) * unit
-    curvature = np.linalg.norm(normal, axis=1) / speed**2
+    normal = np.linalg.norm(second_fundamental_form(jet)[:, 0, 0], axis=1)
+    curvature, speed = normal[moving] / speed[moving] ** 2, speed[moving]
     return float((curvature * speed).sum() / speed.sum()), float(curvature.max())
 
 
-def spacing(trials: dict[str, Trial], samples: Sequence[int]) -> Outcome:
-    """What stencils call curvature behind ReLU, beside a smooth activation, against the spacing.
+def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
+    """What stencils call curvature after the ReLU, next to a smooth activation, against the spacing.
 
-    Args:
-        trials: Activation to what was trained with it.
-        samples: Along the curve.
-
-    Returns:
-        The outcome.
+    The network with the other activation is trained here; ``progress`` is that of its training.
     """
-    found, names = {}, ()
-    for k, (activation, trial) in enumerate(trials.items()):
-        layers = trial.layers(trial.steps[-1], 0)
+    ours = settings.activation
+    other = "silu" if ours == "relu" else "relu"
+    folder = trial.folder.with_name(f"{trial.folder.name}-{other}")
+    trials = {ours: trial, other: learn(prepare(settings._replace(activation=other), folder), progress)}
+    chart, samples, spacings, names = trial.charts.measured[0], settings.curve, {}, ()
+    for activation, one in trials.items():
+        layers = one.layers(one.steps[-1])[0]
         names = ("input", *layers.names)
-        found[activation] = spacing_of(trial.task.charts[0], layers, samples)
-        trial.tell(k + 1, len(trials))
+        spacings[activation] = spacing_of(chart, layers, samples)
     rows = [
         {
             "layer": name,
             "network": activation,
             f"max {samples[0]}": part.largest[0, k],
-            f"{samples[-1]}": part.largest[-1, k],
-            "exponent": round(float(part.slope()[k]), 3),
+            f"max {samples[-1]}": part.largest[-1, k],
+            "exponent": round(float(part.exponent()[k]), 3),
             f"mean {samples[0]}": part.mean[0, k],
-            f"{samples[-1]} ": part.mean[-1, k],
+            f"mean {samples[-1]}": part.mean[-1, k],
         }
         for k, name in enumerate(names)
-        for activation, part in found.items()
+        for activation, part in spacings.items()
     ]
-    chart = next(iter(trials.values())).task.charts[0]
     title = f"Curvature of the {circle_of(chart, 8).grid.names[0]} of {chart.name} by stencils of order 2"
     notes = [
         f"Largest curvature and its mean over arc length at {samples[0]} and at {samples[-1]} samples. "
@@ -178,15 +158,15 @@ def spacing(trials: dict[str, Trial], samples: Sequence[int]) -> Outcome:
         "has a kink, since a jump of the tangent over one spacing counts as curvature of 1 / spacing. The "
         "mean over arc length tends to the total turning over the length, once samples outnumber the kinks.",
     ]
-    data = {name: part._asdict() | {"exponent": part.slope()} for name, part in found.items()}
-    return Outcome(title, rows, data, {"spacing": _spacing_figure(found, names, title)}, notes)
+    data = {name: part._asdict() | {"exponent": part.exponent()} for name, part in spacings.items()}
+    return Outcome(title, rows, data, {"spacing": _spacing_figure(spacings, names, title)}, notes)
 
 
-def _spacing_figure(found: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:
+def _spacing_figure(spacings: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:
     """Largest curvature against samples, one panel an activation."""
-    figure = new_figure(5.5 * len(found) + 1.5, 5.0, title)
-    axes = np.atleast_1d(figure.subplots(1, len(found), sharey=True))
-    for at, (activation, part) in zip(axes, found.items(), strict=True):
+    figure = new_figure(5.5 * len(spacings) + 1.5, 5.0, title)
+    axes = figure.subplots(1, len(spacings), sharey=True, squeeze=False)[0]
+    for at, (activation, part) in zip(axes, spacings.items(), strict=True):
         for k, name in enumerate(names):
             style = ("-", "--", ":")[k // len(PALETTE)]
             at.loglog(part.samples, part.largest[:, k], style, color=PALETTE[k % len(PALETTE)], label=name)

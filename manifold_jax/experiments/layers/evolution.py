@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 from manifold_jax._checks import require
+from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.experiments.layers.measures import (
+from manifold_jax.experiments.layers.claims import as_sentence, check_claims, parts_of
+from manifold_jax.experiments.layers.data import Settings
+from manifold_jax.experiments.layers.quantities import (
     POWERS,
-    Measures,
+    Quantities,
     measure_union,
-    normalised,
+    scale_to_unit_volume,
     stack,
     two_nn,
 )
-from manifold_jax.experiments.layers.task import Trial, layer_arrays
+from manifold_jax.experiments.layers.trial import Trial, layer_arrays
 from manifold_jax.experiments.sprites import draw
-from manifold_jax.models import network_layers
+from manifold_jax.geometry import Manifold
+from manifold_jax.models import Layers
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import new_figure
 
@@ -30,9 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WORDS = {
+LABELS = {
     "volume": "volume",
-    "bend": "mean |II|",
+    "second_form_norm": "mean |II|",
     "mean_curvature": "mean |H|",
     "scalar_curvature": "mean S",
     "local_reach": "local part of the reach, 1 / largest normal curvature",
@@ -42,228 +45,138 @@ WORDS = {
     "dimension": "effective dimension of the metric",
     "rank": "rank of the metric",
 }
+"""Titles of the panels."""
 
-_COLUMNS = {"bend": "|II|", "scalar_curvature": "S", "reach": "reach", "gap": "gap"}
+_COLUMNS = {"second_form_norm": "|II|", "scalar_curvature": "S", "reach": "reach", "gap": "gap"}
 _COLUMNS |= {"separation": "apart", "dimension": "dim"}
+_OF_A_CLASS = ("second_form_norm", "reach", "dimension")
 
 
-class Claim(NamedTuple):
-    """A claim about depth, tested over runs.
+def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
+    """Exact geometry of every layer of every run at every checkpoint.
 
-    Attributes:
-        words: What is claimed.
-        part: Of the network.
-        sign: Of the rank correlation with depth that is claimed.
-        correlations: Spearman's, of every run.
+    The table is that of the last checkpoint with unit volume; the data set holds all numbers.
     """
-
-    words: str
-    part: str
-    sign: int
-    correlations: Float[np.ndarray, "runs"]
-
-    @property
-    def row(self) -> Row:
-        """For the table."""
-        defined = self.correlations[np.isfinite(self.correlations)]
-        return {
-            "claim": self.words,
-            "layers": self.part,
-            "runs": len(self.correlations),
-            "undefined in": len(self.correlations) - len(defined),
-            "holds in": int(np.sum(np.sign(defined) == self.sign)),
-            "rank correlation, mean": float(defined.mean()) if defined.size else np.nan,
-            "least": float(defined.min(initial=np.inf)),
-            "most": float(defined.max(initial=-np.inf)),
-        }
-
-    @property
-    def sentence(self) -> str:
-        """For people."""
-        row = self.row
-        lost = f", undefined in {row['undefined in']}" if row["undefined in"] else ""
-        return (
-            f"{self.words}, {self.part}: in {row['holds in']} of {row['runs']} runs{lost}, rank correlation "
-            f"{row['rank correlation, mean']:.2f} ({row['least']:.2f} to {row['most']:.2f})."
-        )
-
-
-def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
-    """Spearman's correlation of values with their order; NaN where they are all equal or fewer than three.
-
-    Args:
-        values: In order; NaN are left out.
-
-    Returns:
-        Between -1 and 1.
-    """
-    kept = values[~np.isnan(values)]
-    ranks = rankdata(kept)
-    if len(kept) < 3 or np.ptp(ranks) == 0:
-        return np.nan
-    return float(np.corrcoef(np.arange(len(kept)), ranks)[0, 1])
-
-
-def parts_of(names: tuple[str, ...]) -> dict[str, slice]:
-    """The whole network; for an autoencoder its two halves too, which share the latent."""
-    whole = {"all": slice(0, len(names))}
-    if "latent" not in names:
-        return whole
-    middle = names.index("latent")
-    return whole | {"encoder": slice(0, middle + 1), "decoder": slice(middle, len(names))}
-
-
-def claims(found: Measures, names: tuple[str, ...], when: str) -> list[Claim]:
-    """That deeper layers raise curvature and lower the reach (Koulakis & Seibold, ICML 2026).
-
-    Args:
-        found: Normalised measures of one checkpoint, ``(runs, layers)``.
-        names: Of the layers, the input first.
-        when: Which checkpoint, for the table.
-
-    Returns:
-        The claims, for the whole network and its parts.
-    """
-    tested = (("curvature grows with depth", "bend", 1), ("reach falls with depth", "reach", -1))
-    return [
-        Claim(f"{words}, {when}", part, sign, np.array([rank_correlation(run[where]) for run in values]))
-        for words, name, sign in tested
-        for values in [getattr(found, name)]
-        for part, where in parts_of(names).items()
+    charts, steps = trial.charts.measured, trial.steps
+    dimension = charts[0].grid.ndim
+    table, layers = [], []
+    for i, step in enumerate(steps):
+        row, layers = [], trial.layers(step)
+        for run, network in enumerate(layers):
+            row.append(measure_union(charts, network))
+            progress(i * len(layers) + run + 1, len(steps) * len(layers))
+        table.append(stack(row))
+    raw = stack(table)
+    unit = scale_to_unit_volume(raw, dimension)
+    alone = {
+        chart.name: scale_to_unit_volume(stack([measure_union([chart], one) for one in layers]), dimension)
+        for chart in charts
+    }
+    names, last = ("input", *layers[0].names), steps[-1]
+    checked = {f"step {steps[i]}": Quantities(*(field[i] for field in unit)) for i in (0, -1)}
+    checked |= {f"{name} alone, step {last}": part for name, part in alone.items()}
+    parts = parts_of(names)
+    claims = [row for when, part in checked.items() for row in check_claims(part, parts, when)]
+    rows = _rows(checked[f"step {last}"], names)
+    for row, estimate in zip(rows, _two_nn(charts, layers[0], settings), strict=True):
+        row["TwoNN"] = estimate
+    notes = [
+        "Means over the runs, +- their deviation: |II| and S over the volume, reach (an upper bound) of all "
+        "classes, gap the least distance between classes, apart their mean distance over that within them, "
+        "dim the effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
+        *map(as_sentence, claims),
     ]
+    name = trial.name
+    title = f"{name}: layers at step {last}, unit volume, {settings.seeds} runs"
+    data = {"layers": names, "steps": steps, "claims": claims}
+    figures = _figures(name, raw, unit, alone, names, steps)
+    return Outcome(title, rows, data, figures, notes, _dataset(raw, unit, alone, names, steps))
 
 
-def _rows(found: Measures, names: tuple[str, ...]) -> list[Row]:
+def _rows(quantities: Quantities, names: tuple[str, ...]) -> list[Row]:
     """One row for every layer: means over the runs and, for some, their deviation."""
     rows = []
     for k, name in enumerate(names):
-        row: Row = {"layer": name, "features": int(found.features[0, k])}
-        for measure, word in _COLUMNS.items():
-            values = getattr(found, measure)[:, k]
+        row: Row = {"layer": name, "features": int(quantities.features[0, k])}
+        for quantity, word in _COLUMNS.items():
+            values = getattr(quantities, quantity)[:, k]
             row[word] = float(np.mean(values))
-            if measure in ("bend", "reach"):
+            if quantity in ("second_form_norm", "reach"):
                 row[f"+- {word}"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
         rows.append(row)
     return rows
 
 
-def evolution(trial: Trial) -> Outcome:
-    """Exact geometry of every layer of every run at every checkpoint.
-
-    Args:
-        trial: What was trained.
-
-    Returns:
-        The outcome: the table of the last checkpoint with unit volume, the claims, all numbers in a data set.
-    """
-    steps, runs = trial.steps, trial.task.settings.seeds
-    names = ("input", *trial.layers(steps[-1], 0).names)
-    table = []
-    for i, step in enumerate(steps):
-        row = []
-        for run, network in enumerate(trial.networks(step)):
-            row.append(measure_union(trial.task.charts, network_layers(network)))
-            trial.tell(i * runs + run + 1, len(steps) * runs)
-        table.append(stack(row))
-    raw = stack(table)
-    dimension = trial.task.charts[0].grid.ndim
-    unit = normalised(raw, dimension)
-    alone = _alone(trial, steps[-1])
-    tested = [
-        claim for i in (0, -1) for claim in claims(Measures(*(a[i] for a in unit)), names, f"step {steps[i]}")
-    ]
-    tested += [
-        claim
-        for name, part in alone.items()
-        for claim in claims(part, names, f"{name} alone, step {steps[-1]}")
-    ]
-    last = Measures(*(a[-1] for a in unit))
-    notes = [
-        "Means over the runs, +- their deviation: |II| and S over the volume, reach (an upper bound) of all "
-        "classes, gap the least distance between classes, apart their mean distance over that within them, "
-        "dim the effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
-    ]
-    notes += [claim.sentence for claim in tested]
-    rows = _rows(last, names)
-    for row, outside in zip(rows, _outside_dimensions(trial, steps[-1]), strict=True):
-        row["TwoNN"] = outside
-    title = f"{trial.task.name}: layers at step {steps[-1]}, unit volume, {runs} runs"
-    data = {"layers": names, "steps": steps, "claims": [claim.row for claim in tested]}
-    figures = {
-        f"evolution_{scale}": _figure(unit, raw, names, steps, trial.task.name, scale)
-        for scale in ("symlog", "linear")
-    }
-    figures["evolution_classes"] = _classes_figure(alone, names, f"{trial.task.name}, step {steps[-1]}")
-    return Outcome(title, rows, data, figures, notes, _dataset(raw, unit, alone, names, steps))
-
-
-def _alone(trial: Trial, step: int) -> dict[str, Measures]:
-    """Measures ``(runs, layers)`` of each class by itself, scaled to unit volume, at one checkpoint."""
-    dimension = trial.task.charts[0].grid.ndim
-    networks = [network_layers(network) for network in trial.networks(step)]
-    return {
-        chart.name: normalised(stack([measure_union([chart], layers) for layers in networks]), dimension)
-        for chart in trial.task.charts
-    }
-
-
-def _outside_dimensions(trial: Trial, step: int) -> list[float]:
-    """TwoNN of every layer of the first run, at random points of the charts."""
-    layers, charts = trial.layers(step, 0), trial.task.charts
-    keys = jax.random.split(jax.random.key(trial.seed), len(charts))
+def _two_nn(charts: Sequence[Manifold], layers: Layers, settings: Settings) -> list[float]:
+    """TwoNN of every layer, at random points of the charts."""
+    keys = jax.random.split(jax.random.key(settings.seed), len(charts))
     streams = [
-        layer_arrays(chart, layers, draw(key, chart, trial.task.settings.points))
+        layer_arrays(chart, layers, draw(key, chart, settings.points))
         for key, chart in zip(keys, charts, strict=True)
     ]
     return [two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
 
 
 def _dataset(
-    raw: Measures, unit: Measures, alone: dict[str, Measures], names: tuple[str, ...], steps: list[int]
+    raw: Quantities, unit: Quantities, alone: dict[str, Quantities], names: tuple[str, ...], steps: list[int]
 ) -> Any:
     """All numbers with names: as they are, with unit volume, and of every class at the last checkpoint."""
     xarray = require("xarray", "report")
     axes = ("step", "run", "layer")
-    parts = {name: (axes, getattr(raw, name)) for name in Measures._fields}
-    parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in POWERS if name != "volume"}
     classes = stack(list(alone.values()))
-    parts |= {f"{name}_of_class": (("class", *axes[1:]), getattr(classes, name)) for name in POWERS}
+    parts = {name: (axes, getattr(raw, name)) for name in Quantities._fields}
+    parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in POWERS}
+    parts |= {
+        f"{name}_of_class": (("class", *axes[1:]), getattr(classes, name)) for name in ("volume", *POWERS)
+    }
     return xarray.Dataset(parts, {"step": list(steps), "layer": list(names), "class": list(alone)})
 
 
-def _classes_figure(alone: dict[str, Measures], names: tuple[str, ...], title: str) -> Figure:
-    """Curvature, reach and dimension of every class by itself."""
-    figure = new_figure(15.0, 5.0, f"{title}: every class by itself, scaled to unit volume")
-    axes = figure.subplots(1, 3)
-    for at, measure in zip(axes, ("bend", "reach", "dimension"), strict=True):
-        values = np.stack([getattr(part, measure) for part in alone.values()])
-        _panel(at, values, list(alone), "symlog")
-        at.set_title(WORDS[measure], fontsize=10)
-        at.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axes[0].legend(fontsize=8)
-    return figure
+def _figures(
+    name: str,
+    raw: Quantities,
+    unit: Quantities,
+    alone: dict[str, Quantities],
+    names: tuple[str, ...],
+    steps: list[int],
+) -> dict[str, Figure]:
+    """All classes together on two scales, and every class by itself at the last checkpoint."""
+    panels = {key: getattr(raw if key == "volume" else unit, key) for key in LABELS}
+    lines = [f"step {step}" for step in steps]
+    figures = {}
+    for scale in ("symlog", "linear"):
+        heading = f"{name}: every layer, scaled to unit volume ({scale})"
+        figures[f"evolution_{scale}"] = _figure(heading, panels, lines, names, scale)
+    panels = {key: np.stack([getattr(part, key) for part in alone.values()]) for key in _OF_A_CLASS}
+    heading = f"{name}, step {steps[-1]}: every class by itself, scaled to unit volume"
+    return figures | {"evolution_classes": _figure(heading, panels, list(alone), names, "symlog")}
 
 
 def _figure(
-    unit: Measures, raw: Measures, names: tuple[str, ...], steps: list[int], title: str, scale: str
+    title: str,
+    panels: dict[str, Float[np.ndarray, "lines runs layers"]],
+    lines: Sequence[str],
+    names: tuple[str, ...],
+    scale: str,
 ) -> Figure:
-    """One panel for each measure, one line for each checkpoint, bands from the least to the most run."""
-    figure = new_figure(15.0, 13.0, f"{title}: every layer, scaled to unit volume ({scale})")
-    axes = figure.subplots(5, 2, sharex=True)
-    for at, measure in zip(axes.flat, WORDS, strict=True):
-        values = getattr(raw if measure == "volume" else unit, measure)
-        _panel(at, values, [f"step {step}" for step in steps], scale)
-        at.set_title(WORDS[measure] + (" (not scaled)" if measure == "volume" else ""), fontsize=10)
+    """One panel for each quantity, bands from the least to the most run."""
+    rows, columns = (1, 3) if len(panels) == 3 else (-(-len(panels) // 2), 2)
+    figure = new_figure(15.0, 2.4 * rows + 1.0 if rows > 1 else 5.0, title)
+    axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    for at, (quantity, values) in zip(axes.flat, panels.items(), strict=True):
+        _draw_panel(at, values, lines, scale)
+        note = " (not scaled)" if quantity == "volume" else ""
+        at.set_title(LABELS[quantity] + note, fontsize=10)
     for at in axes[-1]:
         at.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axes[0, 0].legend(fontsize=8, title="checkpoint")
+    axes[0, 0].legend(fontsize=8)
     return figure
 
 
-def _panel(
+def _draw_panel(
     at: Axes, values: Float[np.ndarray, "lines runs layers"], labels: Sequence[str], scale: str
 ) -> None:
-    """Lines of one measure, means of the runs."""
+    """Lines of one quantity, means of the runs."""
     x = np.arange(values.shape[-1])
     for colour, label, runs in zip(PALETTE, labels, values, strict=False):
         at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=label)

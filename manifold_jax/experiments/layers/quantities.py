@@ -1,0 +1,253 @@
+"""Geometry of a union of manifolds in every layer of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from manifold_jax.fitting import intrinsic_dimension
+from manifold_jax.geometry import (
+    Geometry,
+    Grid,
+    LayerJets,
+    Manifold,
+    integrate,
+    layer_jets,
+    reach_from_samples,
+)
+from manifold_jax.geometry.layers import jet_quantities
+
+from manifold_jax.geometry.quantities import chart_ranges
+from manifold_jax.geometry.report import report_on
+from manifold_jax.models import Layers
+
+_TOLERANCE = 0.1
+"""Relative error up to which a normal curvature counts as resolved."""
+
+_RANK = 1e-4
+"""Eigenvalues of the metric above this share of the largest count for its rank."""
+
+_POINTLIKE = 1e-6
+"""A class whose mean distance is below this share of its coordinates is a point up to rounding in float32."""
+
+_FEWEST = 20
+"""Distinct points that an estimate of the dimension needs at least."""
+
+
+class Quantities(NamedTuple):
+    """One number for a layer: of one layer, or arrays with layers (and runs, checkpoints) as axes.
+
+    Attributes:
+        features: Dimension of the layer.
+        volume: Volume of all classes together.
+        second_form_norm: Mean of |II| over the volume.
+        mean_curvature: Mean of |H|.
+        scalar_curvature: Mean of S.
+        local_reach: 1 / largest normal curvature on the grid, where it is resolved.
+        reach: Smaller of it and of Federer's ratio over all pairs of grid points, of all classes; an upper
+            bound, for there are finitely many pairs.
+        gap: Least distance between points of different classes.
+        separation: Mean distance between classes over the mean distance within.
+        dimension: Participation ratio (sum l)^2 / sum l^2 of the eigenvalues l of the metric, the axes of the
+            chart scaled to unit length; mean over points.
+        rank: Eigenvalues above 1e-4 of the largest; mean over points.
+    """
+
+    features: Float[np.ndarray, "*layers"]
+    volume: Float[np.ndarray, "*layers"]
+    second_form_norm: Float[np.ndarray, "*layers"]
+    mean_curvature: Float[np.ndarray, "*layers"]
+    scalar_curvature: Float[np.ndarray, "*layers"]
+    local_reach: Float[np.ndarray, "*layers"]
+    reach: Float[np.ndarray, "*layers"]
+    gap: Float[np.ndarray, "*layers"]
+    separation: Float[np.ndarray, "*layers"]
+    dimension: Float[np.ndarray, "*layers"]
+    rank: Float[np.ndarray, "*layers"]
+
+
+CURVATURES = ("second_form_norm", "mean_curvature", "scalar_curvature")
+
+POWERS = dict(zip(CURVATURES, (1, 1, 2), strict=True)) | {"local_reach": -1, "reach": -1, "gap": -1}
+"""How a quantity grows when the manifold shrinks to unit volume, in powers of volume^(1/d)."""
+
+
+def as_quantities(**known: float) -> Quantities:
+    """Numbers by name; NaN for the others."""
+    numbers = dict.fromkeys(Quantities._fields, np.nan) | known
+    return Quantities(**{name: np.asarray(value, np.float64) for name, value in numbers.items()})
+
+
+def scale_to_unit_volume(quantities: Quantities, dimension: int) -> Quantities:
+    """The same after scaling every layer to unit total volume, as Koulakis & Seibold do.
+
+    Args:
+        quantities: Quantities as they are.
+        dimension: d.
+
+    Returns:
+        Lengths divided by volume^(1/d), curvatures multiplied; what has no unit is left alone.
+    """
+    length = quantities.volume ** (1 / dimension)
+    scaled = {name: getattr(quantities, name) * length**power for name, power in POWERS.items()}
+    return quantities._replace(volume=np.ones_like(length), **scaled)
+
+
+def stack(parts: Sequence[Quantities]) -> Quantities:
+    """A new first axis."""
+    return Quantities(*(np.stack(column) for column in zip(*parts, strict=True)))
+
+
+def average(geometries: Sequence[Geometry]) -> dict[str, float]:
+    """Volume of a union and means over it of |II|, |H| and S.
+
+    Args:
+        geometries: Geometries of its components.
+
+    Returns:
+        By name; where a curvature is undefined, for the metric is degenerate, it counts 0.
+    """
+
+    def total(name: str) -> float:
+        sums = []
+        for part in geometries:
+            values = jnp.ones(()) if name == "volume" else getattr(part, name).value
+            values = jnp.where(jnp.isfinite(values), values, 0.0)
+            sums.append(float(integrate(values, part.volume_element.value, part.grid)))
+        return sum(sums)
+
+    volume = total("volume")
+    means = {name: total(name) / volume if volume > 0 else np.nan for name in CURVATURES}
+    return {"volume": volume} | means
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distances between rows; in double precision, for near points."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0))
+
+
+def distances(points: Sequence[Float[np.ndarray, "n f"]]) -> tuple[float, float]:
+    """Least distance between classes, and mean distance between them over that within them.
+
+    Args:
+        points: Points of each class.
+
+    Returns:
+        Both; NaN for one class, the second also where the classes are points.
+    """
+    between = [_distances(mine, other) for k, mine in enumerate(points) for other in points[:k]]
+    if not between:
+        return np.nan, np.nan
+    within = []
+    for part in points:
+        matrix = _distances(part, part)
+        np.fill_diagonal(matrix, 0)  # not the rounding that is there
+        within.append(matrix.sum() / (len(part) * max(len(part) - 1, 1)))
+    scale = max(float(np.abs(part).max()) for part in points)
+    inner = float(np.mean(within)) if np.mean(within) > _POINTLIKE * scale else np.nan
+    apart = float(np.mean([part.mean() for part in between]))
+    return float(min(part.min() for part in between)), apart / inner
+
+
+def spectrum(tangents: Float[np.ndarray, "n d f"], ranges: Float[np.ndarray, "d"]) -> tuple[float, float]:
+    """Participation ratio and numerical rank of the metric, means over points."""
+    scaled = tangents.astype(np.float64) * ranges[:, None]
+    values = np.maximum(np.linalg.eigvalsh(scaled @ scaled.transpose(0, 2, 1)), 0)
+    values = values[values.sum(1) > 0]
+    if not len(values):
+        return 0.0, 0.0
+    ratio = values.sum(1) ** 2 / (values**2).sum(1)
+    return float(ratio.mean()), float((values > _RANK * values[:, -1:]).sum(1).mean())
+
+
+def two_nn(points: Sequence[Float[np.ndarray, "n f"]]) -> float:
+    """Intrinsic dimension by TwoNN, mean over classes: an opinion from samples, next to the spectrum.
+
+    Args:
+        points: Random points of each class.
+
+    Returns:
+        The dimension; NaN without scikit-dimension (``pip install "manifold_jax[estimators]"``), or where
+        points coincide.
+    """
+    estimates = []
+    for part in points:
+        distinct = np.unique(part.reshape(len(part), -1), axis=0)
+        if len(distinct) <= _FEWEST or distinct.shape[1] == 1:
+            return np.nan
+        try:
+            estimates.append(intrinsic_dimension(jnp.asarray(distinct), method="TwoNN"))
+        except ImportError:
+            return np.nan
+    return float(np.mean(estimates))
+
+
+def _reach(points: np.ndarray, tangents: np.ndarray, local: float) -> float:
+    """Smaller of the local part and of Federer's ratio over all pairs."""
+    d = tangents.shape[1]
+    if points.shape[1] <= d or not np.isfinite(tangents).all():
+        return np.nan
+    try:
+        return float(np.fmin(local, reach_from_samples(points, tangents, dimension=d).value))
+    except ValueError:  # degenerate tangents: a layer that has lost a factor
+        return np.nan
+
+
+def _local_reach(geometries: Sequence[Geometry]) -> float:
+    """1 / largest normal curvature, of the points where it is resolved."""
+    curvatures = [part.normal_curvature for part in geometries]
+    values = [np.asarray(part.value)[np.asarray(part.resolved)] for part in curvatures]
+    largest = max((float(part.max()) for part in values if part.size), default=np.nan)
+    return np.inf if largest == 0 else 1 / largest
+
+
+def _measure_layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) -> Quantities:
+    """Quantities of one layer, from its jets on the grid of every class."""
+    ranges = [chart_ranges(grid, jets[0].vectors.dtype) for grid in grids]
+    geometries = [
+        report_on(jet_quantities(part, size), grid, name, _TOLERANCE)
+        for part, size, grid in zip(jets, ranges, grids, strict=True)
+    ]
+    points = [np.asarray(part.points).reshape(len(part.points), -1) for part in jets]
+    tangents = [np.asarray(part.tangents) for part in jets]
+    spectra = [spectrum(part, np.asarray(size)) for part, size in zip(tangents, ranges, strict=True)]
+    dimension, rank = np.mean(spectra, axis=0)
+    gap, separation = distances(points)
+    local = _local_reach(geometries)
+    numbers = average(geometries) | {"local_reach": local}
+    if points[0].shape[1] < grids[0].ndim:  # no room for the manifold: what is left is rounding
+        numbers = {}
+    return as_quantities(
+        features=points[0].shape[1],
+        reach=_reach(np.concatenate(points), np.concatenate(tangents), local),
+        gap=gap,
+        separation=separation,
+        dimension=dimension,
+        rank=rank,
+        **numbers,
+    )
+
+
+def measure_union(charts: Sequence[Manifold], layers: Layers) -> Quantities:
+    """Exact geometry of a union in the input and in every layer of a network.
+
+    Args:
+        charts: Components of the union, one for each class.
+        layers: Layers of the network.
+
+    Returns:
+        Quantities, ``(1 + layers,)`` each. Two layers of jets are held at once.
+    """
+    grids = [chart.grid for chart in charts]
+    streams = [
+        layer_jets(chart.embedding, layers.functions, chart.grid.coordinates().reshape(-1, chart.grid.ndim))
+        for chart in charts
+    ]
+    names = ("input", *layers.names)
+    rows = [_measure_layer(jets, grids, name) for name, *jets in zip(names, *streams, strict=True)]
+    return stack(rows)

@@ -1,0 +1,245 @@
+"""What the experiments on layers start from: images of known geometry, several networks trained on them."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from manifold_jax._checks import choice, positive, whole
+from manifold_jax._files import Progress
+from manifold_jax.experiments.layers.data import (
+    DATA,
+    VIEWS,
+    Charts,
+    Settings,
+    build_charts,
+    draw_bytes,
+)
+from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, render
+from manifold_jax.geometry import Manifold
+from manifold_jax.models import (
+    BetaVAE,
+    Layers,
+    LeNet,
+    Objective,
+    Pure,
+    beta_vae_loss,
+    checkpoint_steps,
+    classification_loss,
+    load_params,
+    network_layers,
+    over_seeds,
+    pure,
+    train,
+)
+from manifold_jax.models.training import Loss
+
+NETWORKS = ("vae", "classifier")
+ACTIVATIONS = {"relu": nnx.relu, "softplus": nnx.softplus, "silu": nnx.silu}
+_MOST_BYTES = 8 * 2**30
+"""Memory for the jets of a layer on a machine of 16 GiB."""
+
+
+class Trial(NamedTuple):
+    """Data, and runs that differ by their seed, with their checkpoints: what every experiment is given.
+
+    Attributes:
+        settings: What is learnt.
+        charts: Manifolds that are measured, and those that the images were drawn from.
+        images: Images to learn from, bytes.
+        labels: Class of each.
+        initial: The network, its initial parameters stacked over the runs.
+        folder: Folder of the checkpoints.
+        metrics: Metrics of the training, the first axis steps, the second runs; empty before it.
+    """
+
+    settings: Settings
+    charts: Charts
+    images: np.ndarray
+    labels: Int[np.ndarray, "n"]
+    initial: Pure
+    folder: Path
+    metrics: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """What is learnt, for titles."""
+        data, network, variant, activation, *_ = self.settings
+        return f"{data}, {f'beta-VAE {variant}' if network == 'vae' else 'LeNet'}, {activation}"
+
+    @property
+    def likelihood(self) -> str:
+        """Likelihood of the pixels, as in :class:`manifold_jax.models.Objective`."""
+        return "gaussian" if self.settings.data == "coil20" else "bernoulli"
+
+    @property
+    def steps(self) -> list[int]:
+        """Checkpoints up to the end of the training."""
+        return [step for step in checkpoint_steps(self.folder) if step <= self.settings.steps]
+
+    def networks(self, step: int) -> list[Pure]:
+        """The networks of all runs at one checkpoint."""
+        stacked = load_params(self.folder, self.initial.params, step)
+        return [
+            Pure(self.initial.apply, jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stacked))
+            for k in range(self.settings.seeds)
+        ]
+
+    def layers(self, step: int) -> list[Layers]:
+        """Their layers."""
+        return [network_layers(network) for network in self.networks(step)]
+
+
+def prepare(settings: Settings, folder: Path) -> Trial:
+    """Data and initial networks; ValueError where the settings make no sense."""
+    nnx.eval_shape(lambda: _build_network(settings, 0))  # refuses an architecture before anything is read
+    charts = build_charts(settings)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    runs = [pure(_build_network(settings, seed)) for seed in seeds]
+    _refuse_too_large(runs[0], charts.measured)
+    images, labels = draw_bytes(jax.random.key(settings.seed), charts.sources, settings.images)
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs))
+    return Trial(settings, charts, images, labels, Pure(runs[0].apply, params), folder, {})
+
+
+def _build_network(settings: Settings, seed: int) -> nnx.Module:
+    size, activation, rngs = settings.size, ACTIVATIONS[settings.activation], nnx.Rngs(seed)
+    if settings.network == "classifier":
+        # A maximum has kinks too.
+        kind = LeNet if settings.activation == "relu" else SmoothLeNet
+        return kind(classes=settings.classes, size=size, activation=activation, rngs=rngs)
+    return BetaVAE(
+        variant=settings.variant,
+        size=size,
+        latent=settings.latent,
+        width=settings.width,
+        hidden=settings.hidden,
+        activation=activation,
+        rngs=rngs,
+    )
+
+
+def check(settings: Settings) -> None:
+    """Refuse names that are unknown and sizes that do not fit each other."""
+    choice("layers", "data", settings.data, DATA)
+    choice("layers", "network", settings.network, NETWORKS)
+    choice("layers", "activation", settings.activation, ACTIVATIONS)
+    if settings.learning_rate is not None:
+        positive("layers", "learning_rate", settings.learning_rate)
+    for name in ("seeds", "steps", "factors"):
+        whole("layers", name, getattr(settings, name))
+    known = len(VIEWS) if settings.data == "coil20" else len(FACTORS)
+    if settings.factors > known:
+        raise ValueError(f"{settings.data} has {known} factors, got {settings.factors} to measure.")
+    if settings.network == "classifier" and settings.factors >= settings.classes:
+        raise ValueError(
+            f"the log-probabilities of {settings.classes} classes have room for {settings.classes - 1} "
+            f"factors at most, got {settings.factors}: measure fewer, or take an autoencoder."
+        )
+    batch = settings.batch_size * settings.seeds
+    if settings.images // settings.classes * settings.classes < batch:
+        raise ValueError(
+            f"{settings.seeds} runs take {batch} images a step, got {settings.images} images in all."
+        )
+
+
+def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
+    """The jets of all points of a layer are held at once, for the pairs of the reach."""
+    image = jax.ShapeDtypeStruct(charts[0].feature_shape, jnp.float32)
+    sizes = jax.eval_shape(network_layers(network).activations, image)
+    largest = max(math.prod(part.shape) for part in sizes)
+    d = charts[0].grid.ndim
+    vectors = 1 + d * (d + 3) // 2  # the point, its first and its second derivatives
+    bytes_held = 8 * sum(chart.grid.size for chart in charts) * vectors * largest
+    if bytes_held > _MOST_BYTES:
+        raise ValueError(
+            f"the derivatives in the largest layer would take {bytes_held / 2**30:.0f} GiB on grids of "
+            f"{charts[0].grid.shape}: measure fewer factors, or smaller images."
+        )
+
+
+# --- learning ----------------------------------------------------------------------------------------------
+
+
+def learn(trial: Trial, progress: Progress) -> Trial:
+    """Train all runs at once, or go on where it was, and add the metrics of the training.
+
+    The random network is kept, and an early, a middle and the last checkpoint. ValueError where the training
+    diverges, or the folder holds another one.
+    """
+    settings, steps = trial.settings, trial.settings.steps
+    slow = settings.network == "vae" and settings.variant == "H" and settings.data == "coil20"
+    rate = settings.learning_rate or (1e-4 if slow else 5e-4)
+    # Another loss on the same data is another training: checkpoints tell runs apart by their key.
+    weights = f"beta {settings.beta}, gamma {settings.gamma}, capacity {settings.capacity}"
+    words = f"{trial.name}, {steps} steps, learning rate {rate}, {weights}"
+    trained = train(
+        over_seeds(_loss(trial), settings.seeds),
+        trial.initial.params,
+        (trial.images, trial.labels),
+        key=jax.random.fold_in(jax.random.key(settings.seed), zlib.crc32(words.encode())),
+        steps=steps,
+        batch_size=settings.batch_size * settings.seeds,
+        optimizer=optax.adam(rate),
+        chunk=min(50, steps),
+        folder=trial.folder,
+        save_at=sorted({0, max(1, steps // 20), max(1, steps // 4), steps}),
+        progress=progress,
+    )
+    if not trained.finite:
+        raise ValueError(
+            f"the training diverged after {trained.steps} steps: it needs a smaller learning rate."
+        )
+    return trial._replace(metrics=trained.metrics)
+
+
+def _loss(trial: Trial) -> Loss:
+    """Loss of one run."""
+    settings, apply = trial.settings, trial.initial.apply
+    if settings.network == "classifier":
+        return classification_loss(apply)
+    weights = {"beta": settings.beta, "gamma": settings.gamma, "capacity": settings.capacity}
+    objective = Objective(
+        settings.variant, capacity_steps=settings.steps, likelihood=trial.likelihood, **weights
+    )
+    return beta_vae_loss(apply, objective)
+
+
+def split_at_latent(layers: Layers) -> tuple[Layers, Layers]:
+    """Encoder, which ends in the latent, and decoder of an autoencoder."""
+    names, functions = layers
+    middle = names.index("latent") + 1
+    return Layers(names[:middle], functions[:middle]), Layers(names[middle:], functions[middle:])
+
+
+# --- points ------------------------------------------------------------------------------------------------
+
+
+def layer_arrays(chart: Manifold, layers: Layers, points: Float[Any, "n d"]) -> Iterator[Array]:
+    """Activations ``(n, *shape)`` at chart points, of the input and of one layer after the other."""
+    x = render(chart.embedding, jnp.asarray(points))
+    yield x
+    yield from forward(layers.functions, x)
+
+
+def forward(functions: Sequence[Partial], x: Array) -> Iterator[Array]:
+    """Activations of a batch in one layer after the other."""
+    for function in functions:
+        x = _map(function, x)
+        yield x
+
+
+@jax.jit
+def _map(function: Partial, x: Array) -> Array:
+    return jax.lax.map(function, x, batch_size=min(64, len(x)))
