@@ -20,7 +20,6 @@ from manifold_jax.geometry import (
     reach_from_samples,
 )
 from manifold_jax.geometry.layers import jet_quantities
-
 from manifold_jax.geometry.quantities import chart_ranges
 from manifold_jax.geometry.report import report_on
 from manifold_jax.models import Layers

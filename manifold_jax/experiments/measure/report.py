@@ -25,24 +25,11 @@ from manifold_jax.experiments.terminal import as_text, console
 from manifold_jax.geometry import Geometry, Manifold, Reach
 from manifold_jax.geometry.quantities import FIELDS, TOTALS
 from manifold_jax.geometry.reach.result import SCALARS
-from manifold_jax.geometry.verdict import Verdict
+from manifold_jax.geometry.report import median_error
+from manifold_jax.geometry.verdict import LABELS, Verdict
 from manifold_jax.plotting.style import compare
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-NAMES = {
-    "total_volume": "volume",
-    "total_scalar_curvature": "total curvature",
-    "total_positive_curvature": "- positive part",
-    "total_negative_curvature": "- negative part",
-    "volume_element": "volume element",
-    "scalar_curvature": "scalar curvature",
-    "mean_curvature": "mean curv. |H|",
-    "second_form_norm": "second form |II|",
-    "normal_curvature": "normal curvature",
-    "normal_curvature_upper": "- upper bound",
-}
-"""Short names, for tables."""
 
 
 class Part(NamedTuple):
@@ -87,6 +74,12 @@ def _table(*names: str) -> Table:
     return table
 
 
+def _name(quantity: str) -> str:
+    """Short name; what follows on the row above begins with a dash."""
+    words, comma, rest = LABELS[quantity].words.partition(", ")
+    return f"- {rest}" if comma else words
+
+
 def _with_bar(value: float, error: float) -> str:
     bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
     return f"{value:.4g} ± {bar}"
@@ -103,12 +96,6 @@ def _share(quantity: str, verdict: Verdict) -> str:
     return f"{percent:.0f} %" if verdict.share in (0.0, 1.0) else f"{min(max(percent, 0.1), 99.9):.1f} %"
 
 
-def _median_error(geometry: Geometry, quantity: str) -> float:
-    """Median error bar of a field; infinite if no point has one."""
-    error = np.asarray(getattr(geometry, quantity).error)
-    return float(np.median(error[np.isfinite(error)])) if np.isfinite(error).any() else math.inf
-
-
 def summary_table(part: Part) -> RenderableType:
     """Totals and fields with error bars, units and verdicts, for 80 columns."""
     geometry, verdicts = part.geometry, part.geometry.verdicts()
@@ -120,7 +107,7 @@ def summary_table(part: Part) -> RenderableType:
         verdict = verdicts[quantity]
         share = Text(_share(quantity, verdict), style=_colour(verdict))
         unit = plotting.unit_of(geometry, quantity)
-        table.add_row(NAMES[quantity], _with_bar(value, error), between, unit, share)
+        table.add_row(_name(quantity), _with_bar(value, error), between, unit, share)
 
     for quantity in TOTALS:
         estimate = getattr(geometry, quantity)
@@ -129,7 +116,7 @@ def summary_table(part: Part) -> RenderableType:
     table.add_section()
     for quantity in FIELDS:
         low, middle, high = quantiles[quantity]
-        add(quantity, middle, _median_error(geometry, quantity), f"{low:.3g} … {high:.3g}")
+        add(quantity, middle, median_error(getattr(geometry, quantity)), f"{low:.3g} … {high:.3g}")
     lines = (Text(note, style="dim") for note in notes(geometry))
     return Group(Text(_title(geometry), style="bold"), table, *_sentences(verdicts), *lines)
 
@@ -146,7 +133,7 @@ def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
     """One coloured line for every different verdict."""
     groups: dict[tuple[str, str], list[str]] = {}
     for quantity, verdict in verdicts.items():
-        groups.setdefault((verdict.sentence, _colour(verdict)), []).append(NAMES[quantity].strip("- "))
+        groups.setdefault((verdict.sentence, _colour(verdict)), []).append(_name(quantity).strip("- "))
     agreed = len(groups) == 1 and all(verdict.resolved for verdict in verdicts.values())
     return [
         Text(f"{'Every quantity' if agreed else ', '.join(names)}: {sentence}", style=colour)
@@ -206,7 +193,7 @@ def comparison_table(part: Part) -> RenderableType | None:
     for quantity, row in compare(part.stencil, part.geometry).items():
         numbers = (f"{row.median:.1e}", f"{row.high:.1e}", f"{row.resolved:.1%}")
         covered = f"{row.coverage:.1%}" if math.isfinite(row.coverage) else "-"
-        table.add_row(NAMES[quantity], *numbers, covered, f"{row.sharpness:.1f}")
+        table.add_row(_name(quantity), *numbers, covered, f"{row.sharpness:.1f}")
     note = "Errors over the natural scale: the volume element itself, |II|² for S, |II| for other curvatures."
     return Group(Text("\nstencil against exact", style="bold"), table, Text(note, style="dim"))
 
@@ -243,7 +230,7 @@ def _quantity_entry(geometry: Geometry, quantity: str) -> dict[str, Any]:
     else:
         levels = geometry.quantiles(QUANTILES)[quantity]
         entry["quantiles"] = {f"{q:g}": float(v) for q, v in zip(QUANTILES, levels, strict=True)}
-        entry["median_error"] = _median_error(geometry, quantity)
+        entry["median_error"] = median_error(getattr(geometry, quantity))
     return entry | {"verdict": verdict._asdict()}
 
 
