@@ -38,7 +38,7 @@ _ZARR_MARKS = (".zgroup", "zarr.json")
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A name to write to, beside ``path``; what is there takes the name ``path`` when the block ends well.
+    """A name to write to, next to ``path``; what is there takes the name ``path`` when the block ends well.
 
     A half-written file never takes the name, and none is left behind. A folder replaces a folder.
 
@@ -47,10 +47,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Example:
         >>> import tempfile
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> with replacing(Path(folder.name) / "a.txt") as aside:
-        ...     size = aside.write_text("whole")
-        >>> [place.name for place in Path(folder.name).iterdir()]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "a.txt") as aside:
+        ...         size = aside.write_text("whole")
+        ...     [place.name for place in Path(folder).iterdir()]
         ['a.txt']
     """
     path = Path(path)
@@ -316,9 +316,9 @@ def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
 
     Example:
         >>> import tempfile
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> size = (Path(folder.name) / "a.txt.gz").write_bytes(gzip.compress(b"text"))
-        >>> read_members(Path(folder.name), ["a.txt"], "pack it again.")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     size = (Path(folder) / "a.txt.gz").write_bytes(gzip.compress(b"text"))
+        ...     read_members(Path(folder), ["a.txt"], "pack it again.")
         [b'text']
     """
     contents, at = [], place

@@ -49,7 +49,7 @@ def product(*manifolds: Manifold) -> Manifold:
             by one).
 
     Example:
-        >>> from manifold_jax.datasets import circle, product, sphere
+        >>> from manifold_jax.datasets import circle, sphere
         >>> cylinder = product(circle(2.0), sphere(2))
         >>> cylinder.grid.names, cylinder.feature_shape, cylinder.known["reach"]
         (('angle', 'polar', 'azimuth'), (5,), 1.0)
@@ -149,7 +149,7 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
         ValueError: The argument is not a Manifold, or the strength is not between -1 and 1.
 
     Example:
-        >>> from manifold_jax.datasets import circle, warped
+        >>> from manifold_jax.datasets import circle
         >>> warped(circle()).known["reach"]
         1.0
     """

@@ -52,6 +52,11 @@ def _curve(
     return Manifold(name, embedding, Grid((axis,)), known, attributes)
 
 
+def _arc(name: str, embedding: Any, axis: Axis, radius: float, attributes: Mapping[str, Any]) -> Manifold:
+    """A circle or an arc of at least half a circle."""
+    return _curve(name, embedding, axis, attributes, speed=radius, curvature=1.0 / radius, reach=radius)
+
+
 # Parameters of an embedding are leaves of a Partial: one compiled program serves all curves of a kind.
 
 
@@ -80,13 +85,12 @@ def circle(radius: float = 1.0, *, size: Size = None) -> Manifold:
         ValueError: The radius is not a positive number, or the size is not one whole number.
 
     Example:
-        >>> from manifold_jax.datasets import circle
         >>> circle(2.0).known["reach"]
         2.0
     """
     r = length("circle", "radius", radius)
     axis = angle("angle", *grid_sizes("circle", size, 1))
-    return _curve("circle", Partial(_conic, r, r), axis, {"radius": r}, speed=r, curvature=1.0 / r, reach=r)
+    return _arc("circle", Partial(_conic, r, r), axis, r, {"radius": r})
 
 
 def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -> Manifold:
@@ -107,7 +111,6 @@ def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -
         ValueError: There are not two positive semi-axes, or the size is not one whole number.
 
     Example:
-        >>> from manifold_jax.datasets import ellipse
         >>> curve = ellipse((2.0, 1.0))
         >>> curve.known["reach"], round(curve.known["total_volume"], 6)
         (0.5, 9.688448)
@@ -158,7 +161,6 @@ def helix(
         ValueError: An argument is not a positive number, or the size is not one whole number.
 
     Example:
-        >>> from manifold_jax.datasets import helix
         >>> round(helix(1.0, 1.0).known["reach"], 4)  # tight: half the gap between two turns
         0.4938
         >>> round(helix(1.0, 6.0).known["reach"], 4)  # loose: the radius of curvature
@@ -218,7 +220,6 @@ def two_moons(
             one whole number.
 
     Example:
-        >>> from manifold_jax.datasets import two_moons
         >>> upper, lower = two_moons()
         >>> upper.name, lower.name
         ('upper moon', 'lower moon')
@@ -236,11 +237,7 @@ def two_moons(
     attributes: dict[str, Any] = {"radius": r, "offset": (east, north)}
     if (east, north) == (1.0, 0.5):
         attributes["union_reach"] = r / 4.0
-    facts: dict[str, float] = {"speed": r, "curvature": 1.0 / r, "reach": r}
-    return (
-        _curve("upper moon", upper, axis, attributes, **facts),
-        _curve("lower moon", lower, axis, attributes, **facts),
-    )
+    return _arc("upper moon", upper, axis, r, attributes), _arc("lower moon", lower, axis, r, attributes)
 
 
 def parallel_circles(
@@ -264,7 +261,6 @@ def parallel_circles(
         ValueError: The radius or the gap is not positive, or the size is not one whole number.
 
     Example:
-        >>> from manifold_jax.datasets import parallel_circles
         >>> lower, upper = parallel_circles(1.0, gap=0.5)
         >>> lower.known["reach"], lower.attributes["union_reach"]
         (1.0, 0.25)
@@ -275,9 +271,8 @@ def parallel_circles(
     def at(height):
         return lambda u: jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), jnp.full_like(u[0], height)])
 
+    low, high = at(0.0), at(h)
     attributes = {"radius": r, "gap": h, "union_reach": min(r, h / 2.0)}
-    facts: dict[str, float] = {"speed": r, "curvature": 1.0 / r, "reach": r}
-    return (
-        _curve("lower circle", at(0.0), axis, attributes, **facts),
-        _curve("upper circle", at(h), axis, attributes, **facts),
+    return _arc("lower circle", at(0.0), axis, r, attributes), _arc(
+        "upper circle", at(h), axis, r, attributes
     )

@@ -35,9 +35,6 @@ def ambient_noise(
             not finite.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.datasets import ambient_noise
         >>> ambient_noise(jax.random.key(0), jnp.zeros((3, 2)), 0.1).shape
         (3, 2)
     """
@@ -82,9 +79,7 @@ def normal_noise(
             direction (f <= d), or the scale is a number that is negative or not finite.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.datasets import normal_noise, sphere
+        >>> from manifold_jax.datasets import sphere
         >>> noisy = normal_noise(jax.random.key(0), sphere(), jnp.ones((5, 2)), 0.1, kind="uniform")
         >>> bool(jnp.all(jnp.abs(jnp.linalg.norm(noisy, axis=1) - 1) < 0.1001))
         True

@@ -14,6 +14,7 @@ Outline = str | Callable[[Any], Any] | Any
 
 SHAPES = ("square", "ellipse", "heart")
 SQUARE_HALF_SIDE = 9.5
+SQUARE = SQUARE_HALF_SIDE * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 ELLIPSE_SEMI_AXES = (13.0, 7.0)
 
 
@@ -50,11 +51,6 @@ def heart_curve(t: Any) -> Any:
     return 0.6 * jnp.stack([x, -(y + 2.515)])
 
 
-def square_vertices() -> np.ndarray:
-    """Corners of the square of half side 9.5 px at scale 1."""
-    return SQUARE_HALF_SIDE * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-
-
 def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) -> Nodes:
     """Quadrature nodes dense enough for a blurred rendering to be exact to rounding.
 
@@ -69,8 +65,10 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
     """
     if isinstance(outline, str):
         if outline not in SHAPES:
-            raise ValueError(f"shape must be one of {SHAPES}, a curve or polygon vertices, got {outline!r}.")
-        outline = {"square": square_vertices(), "ellipse": ellipse_curve, "heart": heart_curve}[outline]
+            raise ValueError(
+                f"sprite: shape must be one of {SHAPES}, a curve or polygon vertices, got {outline!r}."
+            )
+        outline = {"square": SQUARE, "ellipse": ellipse_curve, "heart": heart_curve}[outline]
     build: Any = _curve_nodes if callable(outline) else _polygon_nodes
     points, increments = build(outline, stretch * unit / blur)
     nodes = Nodes(*(tuple(map(float, unit * column)) for column in (*points.T, *increments.T)))

@@ -109,7 +109,6 @@ def ellipsoid(semi_axes: tuple[float, float, float] = (1.5, 1.2, 1.0), *, size: 
         ValueError: There are not three positive semi-axes, or ``size`` does not fit.
 
     Example:
-        >>> from manifold_jax.datasets import ellipsoid
         >>> egg = ellipsoid((2.0, 1.0, 1.0))
         >>> egg.known["reach"], round(egg.known["total_volume"], 4)
         (0.5, 21.4784)
@@ -168,7 +167,6 @@ def hyperboloid(
             positive, or ``size`` does not fit.
 
     Example:
-        >>> from manifold_jax.datasets import hyperboloid
         >>> hyperboloid(1, (2.0, 1.0, 1.0)).known["reach"], hyperboloid(2, (2.0, 1.0, 1.0)).known["reach"]
         (0.5, 1.0)
     """

@@ -77,8 +77,7 @@ def sample_uniform(key: PRNGKeyArray, manifold: Manifold, count: int, *, max_rou
         ValueError: ``count`` or ``max_rounds`` is not a whole number from 1.
 
     Example:
-        >>> import jax
-        >>> from manifold_jax.datasets import sample_uniform, torus
+        >>> from manifold_jax.datasets import torus
         >>> samples = sample_uniform(jax.random.key(0), torus(), 100)
         >>> samples.points.shape, bool(samples.accepted.all())
         ((100, 3), True)
@@ -183,9 +182,6 @@ def sample_grid(key: PRNGKeyArray, volume_element: Float[Array, "*shape"], count
         ValueError: ``count`` is not a whole number between 1 and the number of grid points.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.datasets import sample_grid
         >>> sorted(sample_grid(jax.random.key(0), jnp.array([0.0, 1.0, 2.0]), 2).tolist())
         [1, 2]
     """
@@ -220,8 +216,6 @@ def farthest_points(
             index.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.datasets import farthest_points
         >>> farthest_points(jnp.array([[0.0], [1.0], [2.0], [9.0]]), 3).tolist()
         [0, 3, 2]
     """
@@ -263,8 +257,6 @@ def train_test_split(key: PRNGKeyArray, count: int, test_fraction: float = 0.2) 
         ValueError: ``count`` is not a whole number from 2, or the fraction leaves one of the sets empty.
 
     Example:
-        >>> import jax
-        >>> from manifold_jax.datasets import train_test_split
         >>> train, test = train_test_split(jax.random.key(0), 10, 0.3)
         >>> len(train), len(test)
         (7, 3)

@@ -164,8 +164,6 @@ def sprite(
             dependent directions everywhere).
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from manifold_jax.datasets import sprite
         >>> heart = sprite("heart", factors=("orientation", "x"), size=32)
         >>> heart.grid.names, heart.feature_shape
         (('orientation', 'x'), (32, 32))

@@ -64,7 +64,6 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
         ValueError: The dimension is not 1, 2, 3 or 4, the radius is not positive, or ``size`` does not fit.
 
     Example:
-        >>> from manifold_jax.datasets import sphere
         >>> ball = sphere(2, radius=2.0)
         >>> ball.grid.names, ball.grid.shape, ball.known["reach"]
         (('polar', 'azimuth'), (64, 64), 2.0)
@@ -105,7 +104,6 @@ def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manif
         ValueError: A radius is not positive, ``minor`` is not below ``major``, or ``size`` does not fit.
 
     Example:
-        >>> from manifold_jax.datasets import torus
         >>> torus(2.0, 0.5).known["reach"]
         0.5
     """
@@ -149,7 +147,6 @@ def flat_torus(dimension: int = 2, radii: float | tuple[float, ...] = 1.0, *, si
             or ``size`` does not fit.
 
     Example:
-        >>> from manifold_jax.datasets import flat_torus
         >>> flat_torus(3, (1.0, 2.0, 3.0)).feature_shape
         (6,)
     """
@@ -187,7 +184,6 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
         ValueError: The radius is not positive, or ``size`` does not fit.
 
     Example:
-        >>> from manifold_jax.datasets import veronese
         >>> round(veronese().known["reach"], 4)
         0.866
     """
@@ -246,7 +242,6 @@ def swiss_roll(
         ValueError: An argument is not positive, ``stop`` is not above ``start``, or ``size`` does not fit.
 
     Example:
-        >>> from manifold_jax.datasets import swiss_roll
         >>> round(swiss_roll().known["reach"], 3)
         3.111
     """

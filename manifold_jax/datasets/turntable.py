@@ -104,7 +104,7 @@ def turntable(
             frames' resolution; or the interpolation or layout is unknown.
 
     Example:
-        >>> import jax, numpy as np
+        >>> import numpy as np
         >>> angle = 2 * np.pi * np.arange(8)[:, None, None] / 8
         >>> y, x = np.mgrid[-2:2:16j, -2:2:16j]
         >>> views = np.exp(-((x - np.cos(angle)) ** 2) - 2 * y**2)
