@@ -273,6 +273,4 @@ def parallel_circles(
 
     low, high = at(0.0), at(h)
     attributes = {"radius": r, "gap": h, "union_reach": min(r, h / 2.0)}
-    return _arc("lower circle", at(0.0), axis, r, attributes), _arc(
-        "upper circle", at(h), axis, r, attributes
-    )
+    return _arc("lower circle", low, axis, r, attributes), _arc("upper circle", high, axis, r, attributes)
