@@ -59,6 +59,8 @@ from manifold_jax.information import horizontal_basis as horizontal_basis
 from manifold_jax.information import horizontal_path as horizontal_path
 from manifold_jax.information import horizontal_projection as horizontal_projection
 from manifold_jax.information import involutivity_defect as involutivity_defect
+from manifold_jax.information import label_keeping_projection as label_keeping_projection
+from manifold_jax.information import label_keeping_walk as label_keeping_walk
 from manifold_jax.information import leaf_distance as leaf_distance
 from manifold_jax.information import leaf_projection as leaf_projection
 from manifold_jax.information import local_data_factor as local_data_factor

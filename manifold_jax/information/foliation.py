@@ -192,7 +192,7 @@ def label_keeping_projection(
         ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
 
     Example:
-        >>> from manifold_jax.information import label_keeping_projection
+        >>> from manifold_jax import label_keeping_projection
         >>> v = jnp.array([1.0, 0.0])
         >>> for label in (0, 1):
         ...     print(label_keeping_projection(jax.nn.log_softmax, jnp.zeros(2), v, label).round(3))

@@ -284,7 +284,7 @@ def label_keeping_walk(
         ValueError: As :func:`horizontal_path`.
 
     Example:
-        >>> from manifold_jax.information import label_keeping_walk
+        >>> from manifold_jax import label_keeping_walk
         >>> walk = label_keeping_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), 0, steps=10)
         >>> print(walk.point.round(2))
         [ 0.21 -0.21]
