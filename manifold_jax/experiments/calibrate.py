@@ -1,4 +1,4 @@
-"""Every built-in estimator against exact geometry, with the grid and the exact route beside it."""
+"""``manifold-jax calibrate``: built-in estimators, a grid and the exact route against exact geometry."""
 
 from __future__ import annotations
 
@@ -6,48 +6,67 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+import typer
 
+from manifold_jax._checks import choice, require
 from manifold_jax._files import Progress
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
 from manifold_jax.experiments.cells import Cells, cell_name
-from manifold_jax.experiments.experiment import Outcome
-from manifold_jax.fitting import Calibration, Estimator, builtin_estimators, calibrate, error_curves, ranking
-from manifold_jax.fitting.calibration_table import Rank, Row
+from manifold_jax.experiments.experiment import (
+    Experiment,
+    Outcome,
+    given_options,
+    run_experiments,
+    settings_for,
+)
+from manifold_jax.experiments.terminal import plain_errors, results_folder
+from manifold_jax.fitting import Calibration, builtin_estimators, calibrate, error_curves, ranking
+from manifold_jax.fitting.calibration_table import ErrorCurve, Rank, Row
 from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
 from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import new_figure
+from manifold_jax.plotting.style import new_figure, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GRID, EXACT = "grid, order 4", "autodiff"
-SHORT = {"scalar_curvature": "S", "mean_curvature": "|H|", "second_form_norm": "|II|"}
-SHORT |= {"normal_curvature": "max |II(v,v)|"}
+FAST = ("TwoNN", "MLE")
+"""Estimators of the intrinsic dimension that are not slow."""
+
+SHORT = {
+    "scalar_curvature": "S",
+    "mean_curvature": "|H|",
+    "second_form_norm": "|II|",
+    "normal_curvature": "max |II(v,v)|",
+}
+STARRED = 0.005
+"""Share of points without a value above which an error has a star."""
 
 
 class Settings(NamedTuple):
     """Size of the calibration.
 
     Attributes:
-        sizes: Samples.
+        sizes: Numbers of samples.
         seeds: Clouds of each size.
         single: Points above which there is one cloud.
         manifolds: Names in ``PLACES``.
         dimensions: Methods of scikit-dimension.
-        most: Points above which all of these but TwoNN and MLE are left out.
+        most: Points above which all of these but ``FAST`` are left out.
     """
 
     sizes: tuple[int, ...] = (500, 1000, 2000, 5000, 10_000, 20_000)
     seeds: int = 3
     single: int = 5000
     manifolds: tuple[str, ...] = ("sphere2", "sphere3", "torus", "hyperboloid", "sprite2", "sprite4")
-    dimensions: tuple[str, ...] = ("TwoNN", "MLE", "lPCA", "CorrInt", "MOM", "TLE")
+    dimensions: tuple[str, ...] = (*FAST, "lPCA", "CorrInt", "MOM", "TLE")
     most: int = 5000
 
 
@@ -55,15 +74,14 @@ REDUCED = Settings(
     (500, 2000),
     seeds=2,
     manifolds=("sphere2", "torus", "hyperboloid", "sprite2"),
-    dimensions=("TwoNN", "MLE", "lPCA"),
+    dimensions=(*FAST, "lPCA"),
 )
 
 
-def _sprites(sizes: dict[str, int], ranges: dict[str, tuple[float, float]]) -> Manifold:
-    """Ellipses of 32 x 32 pixels; volume and reach are taken from a lattice of these sizes."""
-    factors = tuple(sizes)
-    options: dict[str, Any] = {"factors": factors, "ranges": ranges, "sizes": sizes}
-    made = sprite("ellipse", size=32, layout="balanced", **options)
+def ellipses(sizes: dict[str, int], ranges: dict[str, tuple[float, float]]) -> Manifold:
+    """Sprites of 32 x 32 pixels; volume and reach are taken from a lattice of these sizes."""
+    factors: Any = tuple(sizes)
+    made = sprite("ellipse", size=32, layout="balanced", factors=factors, ranges=ranges, sizes=sizes)
     return dataclasses.replace(made, name=f"ellipse sprites, d = {len(factors)}")
 
 
@@ -72,43 +90,47 @@ PLACES: dict[str, Callable[[], Manifold]] = {
     "sphere3": lambda: sphere(3),
     "torus": torus,
     "hyperboloid": hyperboloid,
-    "sprite2": lambda: _sprites({"y": 32, "x": 32}, {}),
-    "sprite4": lambda: _sprites(
+    "sprite2": lambda: ellipses({"y": 32, "x": 32}, {}),
+    "sprite4": lambda: ellipses(
         {"scale": 8, "orientation": 12, "y": 8, "x": 8},
         {"scale": (0.7, 1.0), "y": (13.0, 18.0), "x": (13.0, 18.0)},
     ),
 }
 
 
-def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress | None = None) -> Outcome:
-    """Calibrate the built-in estimators.
+def check(settings: Settings) -> None:
+    """Refuse unknown manifolds and a missing package before anything starts."""
+    for name in settings.manifolds:
+        choice("calibrate", "manifold", name, PLACES)
+    require("skdim", "estimators", "intrinsic dimension")
 
-    Args:
-        settings: Size.
-        cells: Finished parts, one for each manifold, size and seed.
-        seed: Of the samples.
-        progress: Called with the parts done and all of them.
 
-    Returns:
-        The outcome: relative RMS errors by measure, manifold, method and size.
+def run(context: tuple[Cells, int], settings: Settings, progress: Progress | None = None) -> Outcome:
+    """Relative RMS errors by quantity, manifold, method and size.
+
+    The context is the finished parts, one for each manifold, size and cloud, and the seed of the samples.
     """
+    cells, seed = context
     places = [PLACES[name]() for name in settings.manifolds]
     clouds = {n: settings.seeds if n <= settings.single else 1 for n in settings.sizes}
     parts = [(p, n, k) for p in places for n in settings.sizes for k in range(clouds[n])]
-    whole = cache(_with_totals)
+    whole = cache(_add_totals)
     rows: list[Row] = []
-    for done, (place, size, number) in enumerate(parts, start=1):
-        name = cell_name(manifold=place.name, size=size, number=number, seed=seed, which=settings.dimensions)
-        if name not in cells:
-            cells.put(name, [row._asdict() for row in _one(settings, whole(place), size, number, seed)])
-        rows += [Row(**row) for row in cells[name]]
-        if progress is not None:
-            progress(done, len(parts))
-    cells.save()
-    beside = [row for place in places for row in _beside(place, settings.sizes)]
-    calibration = Calibration((*rows, *beside))
-    table = _table(calibration, settings.sizes, settings.single)
-    ranks = ranking(Calibration(tuple(rows)))
+    with cells:
+        for done, (place, size, number) in enumerate(parts, start=1):
+            options = {"manifold": place.name, "size": size, "number": number, "seed": seed}
+            name = cell_name(**options, which=settings.dimensions, columns=Row._fields)
+            if name not in cells:
+                sample = _run_estimators(settings, whole(place), size, number, seed)
+                cells.put(name, sample.to_dicts())
+            rows += [Row(**row) for row in cells[name]]
+            if progress is not None:
+                progress(done, len(parts))
+    others = []
+    for place in places:
+        others += [row for size in settings.sizes for row in measure_on_grid(place, size)]
+        others += _differentiate(place, max(settings.sizes))
+    calibration, ranks = Calibration((*rows, *others)), ranking(Calibration(tuple(rows)))
     title = (
         f"Estimators from samples against exact geometry, {settings.seeds} clouds of each size "
         f"up to {settings.single}, one of more"
@@ -124,179 +146,183 @@ def run(settings: Settings, cells: Cells, *, seed: int = 0, progress: Progress |
         *_winners(ranks),
         *dict.fromkeys(row.status for row in rows if row.status),
     ]
-    data = {"rows": calibration.to_dicts(), "ranking": [r._asdict() for r in ranks]}
-    return Outcome(title, table, data, {"calibrate": _figure(calibration)}, notes)
+    data = {"rows": calibration.to_dicts(), "ranking": [rank._asdict() for rank in ranks]}
+    curves = error_curves(calibration)
+    ordered = sorted(curves, key=lambda curve: (curve.quantity, curve.manifold))
+    table = [_line(curve, calibration.rows, settings) for curve in ordered]
+    return Outcome(title, table, data, {"calibrate": _figure(curves)}, notes)
 
 
-def _winners(ranks: Sequence[Rank]) -> list[str]:
-    """The best method of every measure, where there is a choice."""
-    sentences = []
-    for name in dict.fromkeys(rank.quantity for rank in ranks):
-        here = [rank for rank in ranks if rank.quantity == name]
-        best: dict[str, str] = {}
-        for rank in here:
-            if np.isfinite(rank.error):
-                best.setdefault(rank.manifold, rank.estimator)
-        if len({rank.estimator for rank in here}) > 1:
-            words = "; ".join(f"{place}: {method}" for place, method in best.items())
-            sentences.append(f"Best for {SHORT.get(name, name)}: {words}.")
-    return sentences
-
-
-def _one(settings: Settings, place: Manifold, size: int, number: int, seed: int) -> tuple[Row, ...]:
-    """All estimators on one cloud."""
-    key = jax.random.key(seed)
+def _run_estimators(settings: Settings, place: Manifold, size: int, number: int, seed: int) -> Calibration:
+    """All built-in estimators on one cloud; methods of intrinsic dimension that are slow stop early."""
+    slow = set(settings.dimensions) - set(FAST)
+    estimators = [
+        dataclasses.replace(one, most=settings.most) if one.name in slow else one
+        for one in builtin_estimators(dimensions=settings.dimensions)
+    ]
     # Later clouds find everything compiled, and of many points compilation is the smaller part.
     warm_up = number == 0 and size <= settings.single
-    options: dict[str, Any] = {"key": key, "seeds": [number], "on_error": "record", "warm_up": warm_up}
-    return calibrate(_estimators(settings), place, [size], **options).rows
+    options: dict[str, Any] = {"seeds": [number], "on_error": "record", "warm_up": warm_up}
+    return calibrate(estimators, place, [size], key=jax.random.key(seed), **options)
 
 
-def _with_totals(place: Manifold) -> Manifold:
+def _add_totals(place: Manifold) -> Manifold:
     """The manifold with its volume and reach, which take long where there is no closed form."""
     totals = {"total_volume": "volume", "reach": "reach"}
-    found = {k: exact_total((place,), name) for k, name in totals.items() if k not in place.known}
-    return dataclasses.replace(place, known={**place.known, **found})
-
-
-def _estimators(settings: Settings) -> tuple[Estimator, ...]:
-    """All built-in ones; methods of intrinsic dimension that are slow stop early."""
-    slow = set(settings.dimensions) - {"TwoNN", "MLE"}
-    return tuple(
-        dataclasses.replace(e, most=settings.most) if e.quantity == "dimension" and e.name in slow else e
-        for e in builtin_estimators(dimensions=settings.dimensions)
-    )
+    missing = {k: exact_total((place,), name) for k, name in totals.items() if k not in place.known}
+    return dataclasses.replace(place, known={**place.known, **missing})
 
 
 # --- other routes ------------------------------------------------------------------------------------------
 
 
-def _beside(place: Manifold, sizes: Sequence[int]) -> list[Row]:
-    """Stencils on lattices of about as many points, and automatic differentiation against closed forms."""
-    return [row for size in sizes for row in _by_grid(place, size)] + _exactly(place, max(sizes))
-
-
-class _Error(NamedTuple):
-    """An error relative to a scale, and the share of volume without a finite value."""
-
-    rmse: float
-    failed: float
-    scale: float
-    reference: str
-
-
-def _row(place: Manifold, name: str, method: str, size: int, error: _Error, seconds: float) -> Row:
+def _row(place: Manifold, method: str, name: str, size: int, seconds: float, **errors: Any) -> Row:
     features = int(np.prod(place.feature_shape))
-    blank = Row(method, name, place.name, place.grid.ndim, features, size, 0, "")
-    return blank._replace(seconds=seconds, warm=True, **error._asdict())
+    start = Row(method, name, place.name, place.grid.ndim, features, size, 0, "", seconds=seconds, warm=True)
+    return start._replace(**errors)
 
 
-def _by_grid(place: Manifold, size: int) -> list[Row]:
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Value of a function, and the seconds of a second call, which finds everything compiled."""
+    jax.block_until_ready(function())
+    began = time.perf_counter()
+    value = jax.block_until_ready(function())
+    return value, time.perf_counter() - began
+
+
+def measure_on_grid(place: Manifold, size: int) -> list[Row]:
+    """Errors of stencils on a lattice of about so many points."""
     along = max(6, round(size ** (1 / place.grid.ndim)))
     grid = Grid(tuple(dataclasses.replace(axis, size=along) for axis in place.grid.axes))
-    measure(place, grid)
-    began = time.perf_counter()
-    found = jax.block_until_ready(measure(place, grid))
-    seconds = time.perf_counter() - began
+    stencil, seconds = _timed(lambda: measure(place, grid))
     exact = measure(place, grid, exact=True)
-    weight = np.asarray(exact.volume_element.value)
+    weight, second = (np.asarray(field.value) for field in (exact.volume_element, exact.second_form_norm))
     volume = float(exact.total_volume.value)
-    away = abs(float(found.total_volume.value) - volume) / volume
-    rows = [_row(place, "volume", GRID, size, _Error(away, 0.0, volume, "exact value"), seconds)]
-    bend = np.asarray(exact.second_form_norm.value)
+    away = abs(float(stencil.total_volume.value) - volume) / volume
+    errors = {"rmse": away, "failed": 0.0, "scale": volume, "reference": "exact value"}
+    rows = [_row(place, GRID, "volume", size, seconds, **errors)]
     for name in CURVATURES:
-        mine, true = (np.asarray(getattr(part, name).value) for part in (found, exact))
-        rows.append(_row(place, name, GRID, size, _relative(name, mine, true, bend, weight), seconds))
+        mine, true = (np.asarray(getattr(geometry, name).value) for geometry in (stencil, exact))
+        rows.append(_row(place, GRID, name, size, seconds, **_relative(name, mine, true, second, weight)))
     return rows
 
 
-def _exactly(place: Manifold, size: int) -> list[Row]:
+def _differentiate(place: Manifold, size: int) -> list[Row]:
     """Automatic differentiation at random points against closed forms, where all are known."""
     if not all(name in place.known for name in CURVATURES):
         return []
     bare = dataclasses.replace(place, known={})
     coordinates = (sample_uniform(jax.random.key(0), place, size).coordinates,)
-    bend, rows = exact_field((place,), coordinates, "second_form_norm"), []
+    second = exact_field((place,), coordinates, "second_form_norm")
+    rows = []
     for name in CURVATURES:
         true = exact_field((place,), coordinates, name)
-        exact_field((bare,), coordinates, name)
-        began = time.perf_counter()
-        mine = exact_field((bare,), coordinates, name)
-        seconds = time.perf_counter() - began
-        error = _relative(name, mine, true, bend, np.ones(len(true)))
-        rows.append(_row(place, name, EXACT, size, error, seconds))
+        mine, seconds = _timed(lambda name=name: exact_field((bare,), coordinates, name))
+        errors = _relative(name, mine, true, second, np.ones(len(true)))
+        rows.append(_row(place, EXACT, name, size, seconds, **errors))
     return rows
 
 
-def _relative(name: str, mine: np.ndarray, true: np.ndarray, bend: np.ndarray, weight: np.ndarray) -> _Error:
+def _relative(
+    name: str, mine: np.ndarray, true: np.ndarray, second_form_norm: np.ndarray, weight: np.ndarray
+) -> dict[str, Any]:
     """RMS error by volume, over the scale that :func:`calibrate` takes."""
     good = np.isfinite(mine) & np.isfinite(true)
     defined = weight > 1e-9 * weight.max()  # poles count for nothing
     error = np.sqrt(np.average((mine[good] - true[good]) ** 2, weights=weight[good]))
-    scale, reference = field_scale(name, true, bend, weight)
+    scale, reference = field_scale(name, true, second_form_norm, weight)
     lost = 1 - np.sum(weight[good & defined]) / np.sum(weight[defined])
-    return _Error(float(error) / scale, float(lost), scale, reference)
+    return {"rmse": float(error) / scale, "failed": float(lost), "scale": scale, "reference": reference}
 
 
-# --- tables and figures ------------------------------------------------------------------------------------
+# --- table and figure --------------------------------------------------------------------------------------
 
 
-def _table(calibration: Calibration, sizes: Sequence[int], single: int) -> list[dict[str, Any]]:
-    """One line for every measure, manifold and method."""
-    table = []
-    for curve in sorted(error_curves(calibration), key=lambda c: (c.quantity, c.manifold)):
-        same = (curve.quantity, curve.manifold, curve.estimator)
-        rows = [r for r in calibration.rows if (r.quantity, r.manifold, r.estimator) == same]
-        errors = dict(zip(map(int, curve.sizes), curve.error, strict=True))
-        timed = [r for r in rows if r.warm and r.size <= single and np.isfinite(r.seconds)]
-        most = max((r.size for r in timed), default=0)
-        seconds = [r.seconds for r in timed if r.size == most]
-        line: dict[str, Any] = {"measure": SHORT.get(same[0], same[0]), "of": same[1], "by": same[2]}
-        for size in sizes:
-            lost = np.mean([r.failed for r in rows if r.size == size]) if size in errors else 0.0
-            line[f"n = {size}"] = (
-                f"{errors[size]:.2g}{'*' if lost > 0.005 else ''}" if size in errors else "-"
-            )
-        line |= {"slope": f"{curve.slope:.2f}" if np.isfinite(curve.slope) else "-"}
-        line |= {"s": f"{np.median(seconds):.2g}" if seconds else "-"}
-        table.append(line)
-    return table
+def _winners(ranks: Sequence[Rank]) -> list[str]:
+    """The best method for every quantity, where there is a choice."""
+    methods: dict[str, set[str]] = {}
+    best: dict[str, dict[str, str]] = {}
+    for rank in ranks:  # the best of each manifold comes first
+        methods.setdefault(rank.quantity, set()).add(rank.estimator)
+        if np.isfinite(rank.error):
+            best.setdefault(rank.quantity, {}).setdefault(rank.manifold, rank.estimator)
+    return [
+        f"Best for {SHORT.get(name, name)}: {'; '.join(f'{at}: {by}' for at, by in winners.items())}."
+        for name, winners in best.items()
+        if len(methods[name]) > 1
+    ]
 
 
-def _figure(calibration: Calibration) -> Figure:
-    """A panel for every measure, a colour for every manifold, a line style for every method."""
-    curves = [curve for curve in error_curves(calibration) if len(curve.sizes) and (curve.error > 0).all()]
-    measures = list(dict.fromkeys(curve.quantity for curve in curves))
-    manifolds = list(dict.fromkeys(curve.manifold for curve in curves))
+def _line(curve: ErrorCurve, every: Sequence[Row], settings: Settings) -> dict[str, Any]:
+    """One line of the table: a quantity, a manifold and a method."""
+    same = (curve.quantity, curve.manifold, curve.estimator)
+    rows = [row for row in every if (row.quantity, row.manifold, row.estimator) == same]
+    name = SHORT.get(curve.quantity, curve.quantity)
+    line = {"quantity": name, "of": curve.manifold, "by": curve.estimator}
+    line |= {f"n = {size}": "-" for size in settings.sizes}
+    for size, error in zip(map(int, curve.sizes), curve.error, strict=True):
+        lost = np.mean([row.failed for row in rows if row.size == size])
+        line[f"n = {size}"] = f"{error:.2g}{'*' if lost > STARRED else ''}"
+    timed = [r for r in rows if r.warm and r.size <= settings.single and np.isfinite(r.seconds)]
+    largest = max((row.size for row in timed), default=0)
+    seconds = [row.seconds for row in timed if row.size == largest]
+    line["slope"] = f"{curve.slope:.2f}" if np.isfinite(curve.slope) else "-"
+    return line | {"s": f"{np.median(seconds):.2g}" if seconds else "-"}
+
+
+def _figure(every: Sequence[ErrorCurve]) -> Figure:
+    """A panel for every quantity, a colour for every manifold, a line style for every method."""
+    curves = [c for c in every if len(c.sizes) and (c.error > 0).all() and c.estimator != EXACT]
+    quantities = list(dict.fromkeys(curve.quantity for curve in curves))
+    colours = dict(zip(dict.fromkeys(curve.manifold for curve in curves), PALETTE, strict=False))
     figure = new_figure(15.0, 9.0, "Relative error of estimators from samples (dotted: stencils on a grid)")
-    axes = np.atleast_1d(figure.subplots(2, -(-len(measures) // 2), squeeze=False)).ravel()
-    for at, name in zip(axes, measures, strict=False):
+    axes = panels(figure, len(quantities), -(-len(quantities) // 2))
+    for at, name in zip(axes, quantities, strict=True):
         here = [curve for curve in curves if curve.quantity == name]
-        methods = list(dict.fromkeys(c.estimator for c in here if c.estimator not in (GRID, EXACT)))
+        methods = list(dict.fromkeys(curve.estimator for curve in here if curve.estimator != GRID))
+        styles = {m: (("-", "--", "-.")[k % 3], "os^vDx"[k % 6]) for k, m in enumerate(methods)}
         for curve in here:
-            if curve.estimator == EXACT:
-                continue
-            style = ":" if curve.estimator == GRID else ("-", "--", "-.")[methods.index(curve.estimator) % 3]
-            mark = "" if curve.estimator == GRID else "os^vDx"[methods.index(curve.estimator) % 6]
-            colour = PALETTE[manifolds.index(curve.manifold) % len(PALETTE)]
-            at.loglog(curve.sizes, curve.error, style, marker=mark, ms=4, color=colour)
-        for k, method in enumerate(methods):
-            at.plot([], [], ("-", "--", "-.")[k % 3], marker="os^vDx"[k % 6], color="0.4", label=method)
+            line, mark = styles.get(curve.estimator, (":", ""))
+            at.loglog(curve.sizes, curve.error, line, marker=mark, ms=4, color=colours[curve.manifold])
+        for method, (line, mark) in styles.items():
+            at.plot([], [], line, marker=mark, color="0.4", label=method)
         at.set_title(SHORT.get(name, name), fontsize=10)
         at.set_xlabel("samples")
         at.grid(alpha=0.3)
-        at.legend(fontsize=7)
-    for at in axes[len(measures) :]:
-        at.set_axis_off()
-    for k, name in enumerate(manifolds):
-        axes[0].plot([], [], color=PALETTE[k % len(PALETTE)], label=name)
-    figure.legend(*_lines(axes[0], manifolds), loc="outside lower center", ncols=len(manifolds), fontsize=9)
+        if methods:
+            at.legend(fontsize=7)
     axes[0].set_ylabel("relative RMS error")
+    handles = [axes[0].plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
     return figure
 
 
-def _lines(at: Any, names: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """Handles with these labels."""
-    handles, labels = at.get_legend_handles_labels()
-    found = dict(zip(labels, handles, strict=True))
-    return [found[name] for name in names], list(names)
+# --- the command -------------------------------------------------------------------------------------------
+
+EXPERIMENTS = {"calibrate": Experiment(str(__doc__), Settings(), REDUCED, run, check)}
+
+
+def calibrate_command(
+    manifolds: Annotated[
+        list[str] | None, typer.Option("--manifold", help=f"Any of {', '.join(PLACES)}; may be repeated.")
+    ] = None,
+    sizes: Annotated[
+        list[int] | None, typer.Option("--size", min=50, help="Samples; may be repeated.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Clouds of each size.")] = None,
+    preset: Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (an hour).")] = "reduced",
+    single: Annotated[bool, typer.Option("--single", help="float32 instead of float64.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/calibrate"),
+) -> None:
+    """Compare every built-in estimator of geometry from samples with what is exactly known.
+
+    Interrupted and called again with the same --out, it goes on where it was.
+    """
+    arguments = given_options(locals())
+    with plain_errors():
+        changes = {"manifolds": tuple(manifolds or ()) or None, "sizes": tuple(sizes or ()) or None}
+        settings = settings_for(EXPERIMENTS, "calibrate", preset, changes | {"seeds": seeds})
+        with results_folder(out), jax.enable_x64(not single):
+            cells = Cells(out / f"cells-{'float32' if single else 'float64'}.jsonl")
+            run_experiments(EXPERIMENTS, {"calibrate": settings}, (cells, seed), out, arguments)

@@ -14,8 +14,8 @@ COMMANDS = {
     "measure": (f"{_HOME}.measure.command", "Measure volume, curvature and reach with error bars."),
     "leaf": (f"{_HOME}.classifier.command", "Look at the manifold that a classifier sees."),
     "layers": (f"{_HOME}.layers.command", "Measure a known manifold in every layer of a network."),
-    "bounds": (f"{_HOME}.fits.command", "Fit manifolds from samples, beside rates and bounds."),
-    "calibrate": (f"{_HOME}.calibrate_command", "Compare estimators from samples with what is known."),
+    "bounds": (f"{_HOME}.fits.command", "Fit manifolds from samples, and compare with rates and bounds."),
+    "calibrate": (f"{_HOME}.calibrate", "Compare estimators from samples with what is known."),
 }
 """By name: the module that holds ``NAME_command``, and a line of ``--help``."""
 

@@ -209,19 +209,17 @@ def open_axes(name: str, manifold: Manifold, volume: float) -> Setting:
 # --- the studies -------------------------------------------------------------------------------------------
 
 
-def geometric(first: int, last: int, count: int) -> tuple[int, ...]:
-    """Whole numbers in geometric progression.
-
-    Example:
-        >>> geometric(5, 5000, 4)
-        (5, 50, 500, 5000)
-    """
-    return tuple(sorted({round(float(x)) for x in np.geomspace(first, last, count)}))
-
-
 _LOCAL = ("pca", "mmls1", "mmls2", "mmls3")
-_RADII = tuple(float(f"{r:.3g}") for r in np.geomspace(0.1, 1.0, 7))
-_TOYS = Plan(tuple(FITS), geometric(5, 5000, 13), 20, 500, noises=NOISES, with_noise=tuple(TOYS))
+_DOUBLING = (125, 250, 500, 1000, 2000, 4000, 8000)
+_RADII = (0.1, 0.147, 0.215, 0.316, 0.464, 0.681, 1.0)
+_TOYS = Plan(
+    tuple(FITS),
+    (5, 9, 16, 28, 50, 89, 158, 281, 500, 889, 1581, 2812, 5000),
+    seeds=20,
+    tests=500,
+    noises=NOISES,
+    with_noise=tuple(TOYS),
+)
 _IMAGES = Plan(
     tuple(FITS),
     (500, 1000, 2500, 5000, 10_000, 25_000, 50_000),
@@ -239,7 +237,7 @@ STUDIES = {
         title="Error of fits against n: slopes of the Hausdorff distance",
         full=_TOYS._replace(network_sizes=(20, 100, 500, 1000, 5000)),
         reduced=_TOYS._replace(
-            sizes=geometric(20, 2000, 8),
+            sizes=(20, 39, 75, 144, 278, 537, 1036, 2000),
             seeds=4,
             tests=100,
             steps=1000,
@@ -272,7 +270,7 @@ STUDIES = {
     "reach": Study(
         about="tori of several reach",
         title="Error of fits of tori against their reach",
-        full=Plan((*_LOCAL, "dae"), geometric(125, 8000, 7), seeds=20, tests=500, values=_RADII),
+        full=Plan((*_LOCAL, "dae"), _DOUBLING, seeds=20, tests=500, values=_RADII),
         reduced=Plan(_LOCAL[:3], (250, 1000, 4000), seeds=3, tests=100, values=(0.1, 0.215, 0.464, 1.0)),
         settings=tori,
         show=show_reach,
@@ -289,8 +287,8 @@ STUDIES = {
     "boundary": Study(
         about="open against periodic axes",
         title="Errors with and without a boundary",
-        full=Plan(_LOCAL, geometric(20, 5000, 9), seeds=20, tests=500),
-        reduced=Plan(_LOCAL[:3], geometric(60, 2000, 5), seeds=4, tests=200),
+        full=Plan(_LOCAL, (20, 40, 80, 159, 316, 631, 1257, 2507, 5000), seeds=20, tests=500),
+        reduced=Plan(_LOCAL[:3], (60, 144, 346, 832, 2000), seeds=4, tests=200),
         settings=closed_and_open,
         show=show_boundary,
     ),
