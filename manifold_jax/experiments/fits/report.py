@@ -84,7 +84,7 @@ def rate_of(setting: Setting, fit: str) -> fitting.Rate | None:
     """What theory gives: (log n / n)^(k/d) for local fits of order k without noise, else that of the noise.
 
     For normal noise this is an upper bound of minimax fits; for ambient noise of fixed scale a lower bound,
-    which no fit can beat, and which these fits are not said to attain. Networks have none.
+    which no fit can beat, and which these fits are not known to attain. Networks have none.
     """
     order = FITS[fit].order
     if order is None:

@@ -188,7 +188,7 @@ def errors_of(job: Job, samples: np.ndarray, plan: Plan, seed: int) -> Values:
     setting = job.setting
     key = key_of(seed, setting.name, job.fit, job.size, job.run)
     project = fit_samples(job.fit, samples, plan.largest, setting.dimension, key, plan.steps)
-    values = measure_fit(project, setting.truth, probe_points(setting, plan.tests, seed))
+    values = measure_fit(project, setting.parts, probe_points(setting, plan.tests, seed))
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 

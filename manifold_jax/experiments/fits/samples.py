@@ -80,11 +80,6 @@ class Setting:
         return len(self.features) > 1
 
     @property
-    def truth(self) -> Any:
-        """What distances are measured to."""
-        return self.parts[0] if len(self.parts) == 1 else self.parts
-
-    @property
     def regions(self) -> tuple[str, ...]:
         """Names of the regions in which errors are taken, besides those everywhere."""
         return tuple(REGIONS) if self.open_ends else ()
