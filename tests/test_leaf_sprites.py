@@ -109,6 +109,19 @@ def test_nonsense_is_refused_before_anything_is_run(change, message):
         ls.measure_sprites(TINY._replace(**change), jax.random.key(0))
 
 
+def test_the_experiment_runs_and_reports(tmp_path, monkeypatch):
+    """With made-up maps: their second derivatives of a network take long to compile."""
+    monkeypatch.setattr(ls, "factor_map", lambda settings, shape, network: made_up().maps[0])
+    told = []
+    place = reports.Place(tmp_path / "sprites")
+    outcome = reports.run(place, TINY, lambda *done: told.append(done))
+    assert told[-1] == (6, 6)
+    assert len(outcome.rows) == 4 + 2 * 4 + 2 * 2
+    assert set(outcome.figures) == {"sprites"}
+    assert (tmp_path / "sprites" / "3").is_dir()
+    assert outcome.data["trained"]["angles"].shape == (2 * TINY.points, 4)
+
+
 @pytest.mark.slow  # compiles a training and derivatives of a network
 def test_tiny_run(tmp_path, x64):
     stages = []
