@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax._checks import positive
 from manifold_jax.geometry.blocks import run_blocks
-from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights
+from manifold_jax.geometry.grid import Accuracy, Axis, Grid, axis_weights, outer_product
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.quantities import (
     FIELDS,
@@ -72,45 +72,32 @@ def check_tolerance(caller: str, tolerance: float) -> None:
 def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Stencil:
     """The stencil that error bars compare with: two orders higher, or lower where samples are too few.
 
-    Args:
-        stencil: The main stencil.
-        grid: The grid.
-        evaluated: Samples beyond the ends exist.
-
-    Returns:
-        The comparison; a spectral axis is compared with the highest order.
+    If the points are ``evaluated``, samples beyond the ends exist. A spectral axis is compared with the
+    highest order.
     """
 
-    def raised(axis: Axis, accuracy: Accuracy, stride: int) -> bool:
-        if accuracy == "spectral":
-            return False
-        order = int(accuracy) + 2
-        return evaluated or axis.size >= (order * stride + 1 if axis.wraps else (order + 2) * stride)
+    def may_rise(axis: Axis, order: Accuracy, stride: int) -> bool:
+        if order == "spectral" or evaluated:
+            return True
+        higher = int(order) + 2
+        return axis.size >= (higher * stride + 1 if axis.wraps else (higher + 2) * stride)
 
-    def other(accuracy: Accuracy, stride: int, raise_it: bool) -> tuple[Accuracy, int]:
-        if accuracy == "spectral":
+    up = all(may_rise(axis, *spec) for axis, spec in zip(grid.axes, stencil, strict=True))
+
+    def other(order: Accuracy, stride: int) -> tuple[Accuracy, int]:
+        if order == "spectral":
             return SPECTRAL_COMPARISON, stride
-        if raise_it:
-            return int(accuracy) + 2, stride
-        return (2, 2 * stride) if accuracy == 2 else (int(accuracy) - 2, stride)
+        if up:
+            return int(order) + 2, stride
+        return (2, 2 * stride) if order == 2 else (int(order) - 2, stride)
 
-    pairs = zip(grid.axes, stencil, strict=True)
-    up = all(raised(axis, *spec) for axis, spec in pairs if spec[0] != "spectral")
-    return tuple(other(*spec, up) for spec in stencil)
-
-
-def changed_on_axis(stencil: Stencil, comparison: Stencil, axis: int) -> Stencil:
-    """The stencil with the comparison on one axis only, to find which axis is to blame."""
-    return tuple(comparison[k] if k == axis else spec for k, spec in enumerate(stencil))
+    return tuple(other(*spec) for spec in stencil)
 
 
 def safety_factor(stencil: Stencil, comparison: Stencil) -> float:
     """SAFETY where the comparison is of higher order; 1 where its own error dominates the difference."""
-    higher = [
-        other[0] != "spectral" and spec[0] != "spectral" and int(other[0]) > int(spec[0])
-        for spec, other in zip(stencil, comparison, strict=True)
-    ]
-    return SAFETY if any(higher) else 1.0
+    pairs = [(a, b) for (a, _), (b, _) in zip(stencil, comparison, strict=True) if a != "spectral"]
+    return SAFETY if any(int(b) > int(a) for a, b in pairs) else 1.0
 
 
 # --- which axis is too coarse ----------------------------------------------------------------------------
@@ -124,19 +111,13 @@ def axis_sensitivity(
     *,
     windows: bool = False,
 ) -> Any:
-    """Relative change of each quantity when one axis takes the comparison stencil.
+    """Relative change ``(quantities, d)`` of each quantity when one axis takes the comparison stencil.
 
-    Args:
-        points: The points.
-        stencil: The main stencil.
-        comparison: What its error bars compare with.
-        fields: What to compute of a block, a pytree of what :func:`stencil_fields` (the default) gives.
-        windows: Hand windows to ``fields``, as :func:`run_blocks` does.
-
-    Returns:
-        ``(quantities, d)``, or a pytree of such: medians over the points of a few small blocks.
+    The median over the points of a few small blocks. Layers compute other ``fields`` from ``windows``, a
+    pytree of what :func:`stencil_fields` gives, and get such a pytree back.
     """
-    stencils = (stencil, *(changed_on_axis(stencil, comparison, k) for k in range(points.grid.ndim)))
+    changed = [(*stencil[:k], comparison[k], *stencil[k + 1 :]) for k in range(points.grid.ndim)]
+    stencils = (stencil, *changed)
     plan = plan_blocks(points, stencils, min(PROBED_POINTS, points.grid.size))
     chosen = np.unique(np.linspace(0, plan.size - 1, PROBED_BLOCKS).round().astype(int))
     changes = run_blocks(points, plan, fields or stencil_fields, windows=windows, blocks=chosen, calls=1)
@@ -189,17 +170,9 @@ def neighbourhood_maximum(values: Float[Array, "*shape"], grid: Grid) -> Float[A
 def pointwise_estimates(
     quantities: PointQuantities, grid: Grid, factor: float, tolerance: float
 ) -> tuple[Fields, Array]:
-    """Every field as an Estimate, and what totals need to know of their bars.
+    """Every field as an Estimate, and the relative error below which no bar may fall (0 where resolved).
 
-    Args:
-        quantities: Fields of the grid's shape.
-        grid: The grid.
-        factor: Factor on the difference of the two stencils; 0 for exact jets.
-        tolerance: Largest bar, relative to the natural scale, that counts as resolved.
-
-    Returns:
-        Fields of :class:`Estimate`; and the relative error below which no bar may fall, 0 where the jets are
-        resolved.
+    The difference of the two stencils counts ``factor`` times, 0 for exact jets.
     """
     values, noise = quantities.value, quantities.rounding
     volume = values.volume_element
@@ -237,13 +210,6 @@ def _integral(values: Array, weights: Array) -> Array:
     return jnp.sum(jnp.where(jnp.isfinite(values), values, 0.0) * weights)
 
 
-def _outer(columns: list[np.ndarray], dtype: DType) -> Array:
-    total = np.ones(())
-    for column in columns:
-        total = np.multiply.outer(total, column)
-    return jnp.asarray(total, dtype)
-
-
 def thinned_weights(axis: Axis, accuracy: Accuracy) -> np.ndarray:
     """Weights of a coarser rule on the same samples: every second one, or a lower order."""
     halves = axis.size % 2 == (0 if axis.periodic else 1) and axis.size >= (2 if axis.periodic else 5)
@@ -274,31 +240,19 @@ def integral_estimate(
 ) -> Estimate:
     """Integral over the chart with an error bar for stencil, quadrature and rounding.
 
-    The stencil part integrates the difference of the two stencils with its sign; the quadrature part
-    compares, axis by axis, with every second sample.
-
-    Args:
-        values: Integrand including the volume element, by the main stencil.
-        low: The same by the comparison stencil.
-        rounding: Rounding noise of the integrand.
-        scale: Natural scale of the integrand, whose integral the error is compared to.
-        factor: Factor on the difference of the two stencils.
-        grid: The grid.
-        accuracy: Order of the quadrature on each axis.
-        tolerance: As for fields.
-
-    Returns:
-        The integral, a scalar estimate.
+    The integrand ``values`` holds the volume element, ``low`` is it by the comparison stencil, ``rounding``
+    its noise and ``scale`` what its error is compared to. The stencil part integrates the difference of the
+    two stencils with its sign; the quadrature part compares, axis by axis, with every second sample.
     """
     dtype = values.dtype
     columns = [axis_weights(axis, order) for axis, order in zip(grid.axes, accuracy, strict=True)]
-    weights = _outer(columns, dtype)
+    weights = outer_product(columns, dtype)
     total = _integral(values, weights)
     stencil = factor * jnp.abs(_integral(values - low, weights))
     quadrature = jnp.zeros((), dtype)
     for k, axis in enumerate(grid.axes):
         coarse = [thinned_weights(axis, accuracy[k]) if j == k else c for j, c in enumerate(columns)]
-        quadrature += jnp.abs(total - _integral(values, _outer(coarse, dtype)))
+        quadrature += jnp.abs(total - _integral(values, outer_product(coarse, dtype)))
     summation = jnp.finfo(dtype).eps * math.sqrt(grid.size) * _integral(jnp.abs(values), weights)
     error = stencil + quadrature + _integral(rounding, weights) + summation
     return Estimate(total, error, error <= tolerance * _integral(scale, weights))

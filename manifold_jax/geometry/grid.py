@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from manifold_jax._checks import whole
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
@@ -60,22 +63,15 @@ class Axis:
         for label in ("start", "stop"):
             value = getattr(self, label)
             try:
-                value = float(value)
+                number = float(value)
             except (TypeError, ValueError):
-                raise ValueError(f"Axis {self.name!r}: {label} must be a number, got {value!r}.") from None
-            if not math.isfinite(value):
-                raise ValueError(f"Axis {self.name!r}: {label} must be finite, got {value}.")
-            object.__setattr__(self, label, value)
-        if not isinstance(self.size, (int, float, np.integer)) or isinstance(self.size, bool):
-            raise ValueError(f"Axis {self.name!r}: size must be a whole number, got {self.size!r}.")
-        if not math.isfinite(self.size) or int(self.size) != self.size:
-            raise ValueError(f"Axis {self.name!r}: size must be a whole number, got {self.size!r}.")
-        object.__setattr__(self, "size", int(self.size))
-        if self.size < 2:
-            raise ValueError(
-                f"Axis {self.name!r} has {self.size} sample(s); derivatives need at least 2. "
-                "Leave out a factor that does not vary."
-            )
+                number = math.nan
+            if not math.isfinite(number):
+                raise ValueError(f"Axis {self.name!r}: {label} must be a finite number, got {value!r}.")
+            object.__setattr__(self, label, number)
+        # A single sample has no derivative: a factor that does not vary is left out.
+        size = int(self.size) if isinstance(self.size, float) and self.size.is_integer() else self.size
+        object.__setattr__(self, "size", whole(f"Axis {self.name!r}", "size", size, 2))
         if not self.start < self.stop:
             raise ValueError(
                 f"Axis {self.name!r} must increase: start {self.start:g} is not below stop {self.stop:g}."
@@ -191,26 +187,13 @@ class Grid:
         Returns:
             Array of the grid's shape. Its sum is the volume of the chart.
         """
-        total = np.ones(())
-        for axis, order in zip(self.axes, accuracies(accuracy, self), strict=True):
-            total = np.multiply.outer(total, axis_weights(axis, order))
-        return jnp.asarray(total, dtype=dtype or jnp.result_type(float))
+        orders = accuracies(accuracy, self)
+        columns = [axis_weights(axis, order) for axis, order in zip(self.axes, orders, strict=True)]
+        return outer_product(columns, dtype or jnp.result_type(float))
 
 
 def accuracies(accuracy: Accuracy | tuple[Accuracy, ...], grid: Grid) -> tuple[Accuracy, ...]:
-    """Check an order of accuracy and spread it over the axes of a grid.
-
-    Args:
-        accuracy: 2, 4, 6, 8 or ``"spectral"``, or a tuple with one of these per axis.
-        grid: The grid whose axes the orders belong to.
-
-    Returns:
-        One order per axis.
-
-    Raises:
-        ValueError: An order is unknown, the tuple has the wrong length, or an open axis is asked for a
-            spectral derivative.
-    """
+    """Check orders of accuracy, 2, 4, 6, 8 or ``"spectral"``, and give one to every axis of a grid."""
     orders = accuracy if isinstance(accuracy, tuple) else (accuracy,) * grid.ndim
     if len(orders) != grid.ndim:
         raise ValueError(f"accuracy has {len(orders)} entries for a grid of {grid.ndim} axes {grid.names}.")
@@ -221,6 +204,14 @@ def accuracies(accuracy: Accuracy | tuple[Accuracy, ...], grid: Grid) -> tuple[A
         elif isinstance(order, bool) or order not in ORDERS:
             raise ValueError(f"accuracy must be 2, 4, 6, 8 or 'spectral', got {order!r}.")
     return orders
+
+
+def outer_product(columns: Sequence[np.ndarray], dtype: DType) -> Array:
+    """Product of one column per axis, on the whole grid."""
+    total = np.ones(())
+    for column in columns:
+        total = np.multiply.outer(total, column)
+    return jnp.asarray(total, dtype)
 
 
 @cache

@@ -33,7 +33,7 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors
-from manifold_jax.geometry.manifold import Manifold, as_partial, as_points
+from manifold_jax.geometry.manifold import Manifold, Points, as_partial, as_points
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities, grid_quantities
 from manifold_jax.geometry.report import Geometry, report_on
 from manifold_jax.geometry.stencil import Stencil, stencil_of
@@ -192,73 +192,65 @@ def measure_layers(
         )
     if batch_size is not None:
         whole("measure_layers", "batch_size", batch_size)
-    start = jax.ShapeDtypeStruct(manifold.feature_shape, jnp.result_type(float))
-    sizes = [start.size, *check_chain(functions, start, names)]
-    names = ("input", *names)
-    if accuracy is None:
-        return _exactly(manifold, functions, names, tolerance, batch_size, progress)
-    stencil = stencil_of("measure_layers", manifold.grid, accuracy, 1)
-    return _by_stencils(manifold, functions, names, max(sizes), stencil, tolerance, batch_size, progress)
-
-
-def _exactly(
-    manifold: Manifold,
-    functions: Sequence[Layer],
-    names: Sequence[str],
-    tolerance: float,
-    batch_size: int | None,
-    progress: Progress | None,
-) -> tuple[Geometry, ...]:
-    """By jets, a batch of points at a time."""
     points = as_points("measure_layers", manifold)
+    start = jax.ShapeDtypeStruct(points.feature_shape, points.dtype)
+    sizes = [start.size, *check_chain(functions, start, names)]
+    if accuracy is None:
+        reports = _by_jets(points, functions, batch_size, progress)
+    else:
+        stencil = stencil_of("measure_layers", points.grid, accuracy, 1)
+        largest = replace(points, feature_shape=(max(sizes),))
+        reports = _by_stencils(largest, points.feature_shape, functions, stencil, batch_size, progress)
+    return tuple(
+        report_on(grid=points.grid, name=name, tolerance=tolerance, **report)
+        for name, report in zip(("input", *names), reports, strict=True)
+    )
+
+
+def _by_jets(
+    points: Points, functions: Sequence[Layer], batch_size: int | None, progress: Progress | None
+) -> list[dict[str, Any]]:
+    """What the report on every layer holds, by jets, a batch of points at a time."""
     ranges = chart_ranges(points.grid, points.dtype)
 
     def job(coordinates: Array, _: BatchPlan) -> list[PointQuantities]:
-        jets = layer_jets(manifold.embedding, functions, coordinates)
+        jets = layer_jets(points.values, functions, coordinates)
         return [jax.device_get(jet_quantities(part, ranges)) for part in jets]
 
     plan = BatchPlan(points.grid, min(batch_size or BATCH, points.grid.size))
-    parts = run_blocks(points, plan, job, progress=progress)
-    pairs = zip(names, parts, strict=True)
-    return tuple(report_on(quantities, points.grid, name, tolerance) for name, quantities in pairs)
+    return [{"quantities": part} for part in run_blocks(points, plan, job, progress=progress)]
 
 
 def _by_stencils(
-    manifold: Manifold,
+    points: Points,
+    feature_shape: tuple[int, ...],
     functions: Sequence[Layer],
-    names: Sequence[str],
-    features: int,
     stencil: Stencil,
-    tolerance: float,
     block_size: int | None,
     progress: Progress | None,
-) -> tuple[Geometry, ...]:
-    """By stencils on the grid of activations; ``features`` are those of the largest layer.
+) -> list[dict[str, Any]]:
+    """The same by stencils on the grid of activations; ``points`` have the features of the largest layer.
 
     Samples that a stencil needs beyond the ends of an open axis are evaluated too, as by :func:`measure` for
     an embedding.
     """
-    points = as_points("measure_layers", manifold)
-    grid, largest = points.grid, replace(points, feature_shape=(features,))
-    comparison = comparison_stencil(stencil, grid, evaluated=True)
+    comparison = comparison_stencil(stencil, points.grid, evaluated=True)
     factor = safety_factor(stencil, comparison)
 
-    def in_layers(
-        of_block: Callable[[BlockGrams, BlockPlan], Any],
-    ) -> Callable[[Window, BlockPlan], list[Any]]:
+    def in_layers(of_block: Callable[[BlockGrams, BlockPlan], Any]) -> Callable[..., list[Any]]:
         def job(window: Window, plan: BlockPlan) -> list[Any]:
-            windows = _windows(window, manifold.feature_shape, functions, grid.ndim)
+            windows = _windows(window, feature_shape, functions, points.grid.ndim)
             return [jax.device_get(of_block(window_grams(part, plan), plan)) for part in windows]
 
         return job
 
-    changes = axis_sensitivity(largest, stencil, comparison, in_layers(stencil_fields), windows=True)
-    plan = plan_blocks(largest, (stencil, comparison), block_size)
+    changes = axis_sensitivity(points, stencil, comparison, in_layers(stencil_fields), windows=True)
+    plan = plan_blocks(points, (stencil, comparison), block_size)
     parts = run_blocks(points, plan, in_layers(_block_quantities), windows=True, progress=progress)
-    return tuple(
-        report_on(part, grid, name, tolerance, stencil=stencil, factor=factor, sensitivity=factor * change)
-        for name, part, change in zip(names, parts, changes, strict=True)
-    )
+    return [
+        {"quantities": part, "stencil": stencil, "factor": factor, "sensitivity": factor * change}
+        for part, change in zip(parts, changes, strict=True)
+    ]
 
 
 _block_quantities = jax.jit(grid_quantities, static_argnames="plan")
@@ -284,18 +276,10 @@ def _advance(function: Any, points: Array, ndim: int) -> Array:
 
 
 def check_chain(functions: Sequence[Layer], start: Any, names: Sequence[str]) -> list[int]:
-    """Refuse layers that do not accept what the one before gives; nothing is computed.
-
-    Args:
-        functions: The layers.
-        start: ``jax.ShapeDtypeStruct`` of the input of the first.
-        names: Names for the message.
-
-    Returns:
-        Number of features of every layer.
+    """Number of features of every layer; nothing is computed, ``start`` is a ``jax.ShapeDtypeStruct``.
 
     Raises:
-        ValueError: Which layer, and why.
+        ValueError: A layer does not accept what the one before gives.
     """
     here, before, sizes = start, "the input", []
     for name, function in zip(names, functions, strict=True):

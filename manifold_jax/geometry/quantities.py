@@ -95,15 +95,7 @@ class PointQuantities(NamedTuple):
 
 
 def natural_scales(value: Fields, least: Any = 0.0) -> Fields:
-    """Scale to which errors are compared: the volume element itself, |II|^2 for S, |II| for other curvatures.
-
-    Args:
-        value: The quantities.
-        least: |II| counts as at least this.
-
-    Returns:
-        One scale for each.
-    """
+    """Scale of errors: the volume element itself, |II|^2 for S, |II| for others; |II| counts as ``least``."""
     norm = jnp.maximum(value.second_form_norm, least)
     return Fields(value.volume_element, norm**2, norm, norm, norm, norm)
 
@@ -161,15 +153,7 @@ def stencil_noise(plan: BlockPlan, dtype: DType) -> tuple[tuple[Array, Array], .
 
 
 def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
-    """Quantities of every point of a block, by the first two stencils of a plan.
-
-    Args:
-        block: Gram matrices by the main and the comparison stencil.
-        plan: The blocks.
-
-    Returns:
-        Fields of shape ``(*block,)``.
-    """
+    """Quantities ``(*block,)`` of every point of a block, by the main and the comparison stencil."""
     grid, dtype = plan.grid, block.grams[0].dtype
     d = grid.ndim
     main, low = (unpack_gram(g.reshape(-1, *g.shape[-2:]), d) for g in block.grams[:2])
@@ -194,14 +178,9 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
 
 
 def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:
-    """Quantities of points ``(n,)`` from exact jets; only rounding is uncertain.
+    """Quantities ``(n,)`` of points from exact jets; only rounding is uncertain, the comparison is the value.
 
-    Args:
-        gram: Grams of the points.
-        ranges: Length of every axis of the chart.
-
-    Returns:
-        Fields ``(n,)``; the comparison is the value itself.
+    ``ranges`` are the lengths of the axes of the chart.
     """
     noise = JET_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     values = map_points(point_fields, gram)

@@ -144,7 +144,30 @@ class Geometry:
         Raises:
             ImportError: xarray is not installed.
         """
-        return _to_xarray(self)
+        xarray = require("xarray", "report", "A labelled result")
+        grid, data = self.grid, {}
+        for name in FIELDS + TOTALS:
+            estimate, dimensions = getattr(self, name), grid.names if name in FIELDS else ()
+            about = {"long_name": LABELS[name].name, "units": unit_of(name, grid)}
+            data[name] = (dimensions, np.asarray(estimate.value), about)
+            data[f"{name}_error"] = (dimensions, np.asarray(estimate.error))
+            data[f"{name}_resolved"] = (dimensions, np.asarray(estimate.resolved).astype(np.int8))
+        for name in FIELDS:
+            data[f"{name}_rounding"] = (grid.names, np.asarray(getattr(self.rounding, name)))
+        data["axis_sensitivity"] = (("measure_name", "axis_name"), np.asarray(self.axis_sensitivity))
+        coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in grid.axes}
+        coordinates |= {"measure_name": list(FIELDS), "axis_name": list(grid.names)}
+        provenance = {
+            "title": self.name,
+            "axes": json.dumps([vars(axis) for axis in grid.axes]),
+            "stencil": json.dumps(self.stencil),
+            "tolerance": self.tolerance,
+            "attributes": json.dumps(dict(self.attributes)),
+            "jax_version": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "conventions": "H is divided by d; R_1212 > 0 on the sphere; errors are half-widths",
+        }
+        return xarray.Dataset(data, coordinates, provenance)
 
     def save(self, path: str | Path) -> Path:
         """Write to NetCDF (``.nc``) or Zarr (``.zarr``); a half-written file never takes the name.
@@ -182,18 +205,7 @@ def report_on(
 ) -> Geometry:
     """The Geometry that quantities of all points of a grid make, exact ones where there is no stencil.
 
-    Args:
-        quantities: Fields of as many points as the grid has.
-        grid: The lattice.
-        name: Title.
-        tolerance: As for :func:`measure`.
-        stencil: Order and stride of every axis.
-        factor: Safety factor of the error bars.
-        sensitivity: Relative change of each quantity by each axis.
-        attributes: How the manifold was made.
-
-    Returns:
-        The Geometry.
+    Differences of the two stencils count ``factor`` times; the rest is as in :class:`Geometry`.
     """
     quantities = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(grid.shape), quantities)
     fields, totals = estimates(quantities, grid, stencil, factor, tolerance)
@@ -213,33 +225,6 @@ def report_on(
 
 
 # --- files -----------------------------------------------------------------------------------------------
-
-
-def _to_xarray(geometry: Geometry) -> Any:
-    xarray = require("xarray", "report", "A labelled result")
-    grid, data = geometry.grid, {}
-    for name in FIELDS + TOTALS:
-        estimate, dimensions = getattr(geometry, name), grid.names if name in FIELDS else ()
-        about = {"long_name": LABELS[name].name, "units": unit_of(name, grid)}
-        data[name] = (dimensions, np.asarray(estimate.value), about)
-        data[f"{name}_error"] = (dimensions, np.asarray(estimate.error))
-        data[f"{name}_resolved"] = (dimensions, np.asarray(estimate.resolved).astype(np.int8))
-    for name in FIELDS:
-        data[f"{name}_rounding"] = (grid.names, np.asarray(getattr(geometry.rounding, name)))
-    data["axis_sensitivity"] = (("measure_name", "axis_name"), np.asarray(geometry.axis_sensitivity))
-    coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in grid.axes}
-    coordinates |= {"measure_name": list(FIELDS), "axis_name": list(grid.names)}
-    provenance = {
-        "title": geometry.name,
-        "axes": json.dumps([vars(axis) for axis in grid.axes]),
-        "stencil": json.dumps(geometry.stencil),
-        "tolerance": geometry.tolerance,
-        "attributes": json.dumps(dict(geometry.attributes)),
-        "jax_version": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "conventions": "H is divided by d; R_1212 > 0 on the sphere; errors are half-widths",
-    }
-    return xarray.Dataset(data, coordinates, provenance)
 
 
 def geometry_from_xarray(dataset: Any) -> Geometry:

@@ -42,14 +42,8 @@ def central_weights(derivative: int, order: int) -> np.ndarray:
     """Weights of the central difference at offsets ``-order/2 .. order/2`` for unit spacing.
 
     The weights w solve sum_j w_j j^k = k! [k = derivative] for k = 0..order, hence are exact on
-    polynomials of degree ``order`` (Fornberg, Math. Comp. 51, 1988); in closed form, to rounding.
-
-    Args:
-        derivative: 0 (the sample itself), 1 or 2.
-        order: Even order of accuracy.
-
-    Returns:
-        Float64 array of shape ``(order + 1,)``.
+    polynomials of degree ``order``, which is even (Fornberg, Math. Comp. 51, 1988); in closed form, to
+    rounding, float64. Derivative 0 is the sample itself.
 
     Example:
         >>> central_weights(2, 2).round(12)
@@ -87,17 +81,10 @@ def halo(accuracy: Accuracy, stride: int) -> int:
 
 
 def spectral_matrix(axis: Axis, derivative: int) -> np.ndarray:
-    """Derivative of the trigonometric interpolant at the samples of a periodic axis.
+    """Derivative 0, 1 or 2 of the trigonometric interpolant at the samples of a periodic axis, float64.
 
     Trefethen, Spectral Methods in MATLAB (SIAM 2000), equations 3.9 and 3.12 for an even number of
     samples; for an odd number the first derivative is exact on every mode and squared.
-
-    Args:
-        axis: A periodic axis.
-        derivative: 0, 1 or 2.
-
-    Returns:
-        Float64 matrix of shape ``(size, size)``.
     """
     n = axis.size
     if derivative == 0:
@@ -155,16 +142,10 @@ def axis_plan(
 ) -> AxisPlan:
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
-    Args:
-        axis: The axis.
-        specs: ``(accuracy, stride)`` of each stencil.
-        block: Output samples per block, at most ``axis.size``.
-        evaluated: Samples beyond the ends exist, because the points are a function of the coordinates.
-            Otherwise a periodic axis wraps and an open one is extrapolated with polynomials of degree
-            ``accuracy + 1``, which keep the order of second derivatives.
-
-    Returns:
-        The plan; the last block is moved back when ``block`` does not divide ``axis.size``.
+    Blocks have ``block`` output samples, at most ``axis.size``; the last one is moved back where that does
+    not divide. If the points are ``evaluated``, samples beyond the ends exist. Otherwise a periodic axis wraps
+    and an open one is extrapolated with polynomials of degree ``accuracy + 1``, which keep the order of second
+    derivatives.
 
     Raises:
         ValueError: The axis has too few samples for a stencil, or too many for a spectral derivative.

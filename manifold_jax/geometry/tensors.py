@@ -66,15 +66,7 @@ def unpack_gram(packed: Float[Array, "*batch v v"], dimension: int) -> JetGram:
 
 
 def map_points(kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """Apply a one-point function to arrays of points ``(n, ...)``, a batch at a time.
-
-    Args:
-        kernel: Function of one point.
-        arguments: Pytrees of arrays with one leading axis of points.
-
-    Returns:
-        What ``kernel`` returns, with that axis in front.
-    """
+    """Apply a one-point function to pytrees of arrays ``(n, ...)``, a batch of points at a time."""
     return map_blocks(jax.vmap(kernel), BATCH, *arguments)
 
 

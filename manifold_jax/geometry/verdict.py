@@ -154,16 +154,7 @@ class Evidence(NamedTuple):
 
 
 def judge(name: str, estimate: Estimate, evidence: Evidence) -> Verdict:
-    """Whether a field or total is resolved, and which axes are to blame if not.
-
-    Args:
-        name: Name of the field or total.
-        estimate: Its value with bars.
-        evidence: Everything else that was measured.
-
-    Returns:
-        The verdict.
-    """
+    """Whether a field or total is resolved, and which axes are to blame if not."""
     value, resolved = np.asarray(estimate.value), np.asarray(estimate.resolved)
     defined = ~np.isnan(value)
     if not defined.any():

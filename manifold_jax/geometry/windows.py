@@ -154,18 +154,7 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
 
     Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
     blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut, so that
-    its matrices stay small.
-
-    Args:
-        points: The points.
-        stencils: Stencils evaluated on the same windows.
-        block_size: Largest number of output points per block; by default set by memory.
-
-    Returns:
-        The plan.
-
-    Raises:
-        ValueError: ``block_size`` is not a whole number from 1.
+    its matrices stay small. ``block_size`` is the largest number of output points per block, if given.
     """
     if block_size is not None:
         whole(points.caller, "block_size", block_size)
@@ -272,14 +261,10 @@ def _apply(matrix: Float[Array, "b m"], values: Array, axis: int) -> Array:
 
 
 def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array, "points v f"]:
-    """First and second derivatives on a block from the samples on its window.
+    """First and second derivatives on a block from the samples ``(m_1, ..., m_d, f)`` on its window.
 
-    Args:
-        window: ``(m_1, ..., m_d, f)``.
-        matrices: ``(3, b_k, m_k)`` for each axis: derivative 0 (which picks samples), 1 and 2.
-
-    Returns:
-        ``(b_1 * ... * b_d, v, f)`` with the v = d + d(d+1)/2 vectors of ``tensors.derivative_indices``.
+    ``matrices`` are ``(3, b_k, m_k)`` for each axis: derivative 0 (which picks samples), 1 and 2. The result
+    holds the v = d + d(d+1)/2 vectors of ``tensors.derivative_indices``.
     """
     d = len(matrices)
     partials: dict[tuple[int, ...], Array] = {(0,) * d: window}
