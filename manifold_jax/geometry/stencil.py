@@ -143,9 +143,9 @@ def axis_plan(
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
     Blocks have ``block`` output samples, at most ``axis.size``; the last one is moved back where that does
-    not divide. If the points are ``evaluated``, samples beyond the ends exist. Otherwise a periodic axis wraps
-    and an open one is extrapolated with polynomials of degree ``accuracy + 1``, which keep the order of second
-    derivatives.
+    not divide. If the points are ``evaluated``, samples beyond the ends exist. Otherwise a periodic axis
+    wraps and an open one is extrapolated with polynomials of degree ``accuracy + 1``, which keep the order of
+    second derivatives.
 
     Raises:
         ValueError: The axis has too few samples for a stencil, or too many for a spectral derivative.
