@@ -61,7 +61,7 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
         the places past it hold pi/2, the cosine of a vector that is not there being 0. NaN for NaN.
 
     Raises:
-        ValueError: An argument is no floating-point matrix, or the rows differ in length.
+        ValueError: An argument is not a floating-point matrix, or the rows differ in length.
 
     Example:
         >>> from manifold_jax import principal_angles
@@ -98,7 +98,7 @@ def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]
         ``(d,)``, between 0 and 1; 0 where the tangent or G vanishes.
 
     Raises:
-        ValueError: An argument is no floating-point matrix, or the rows differ in length.
+        ValueError: An argument is not a floating-point matrix, or the rows differ in length.
 
     Example:
         >>> from manifold_jax import factor_visibility, local_data_factor

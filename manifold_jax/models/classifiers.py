@@ -48,8 +48,8 @@ class LeNet(nnx.Module):
         classes: C.
         size: Pixels per side.
         channels: 1, or 3 for colour.
-        mean: Subtracted from the pixels.
-        std: Divides them.
+        mean: Mean that is subtracted from the pixels.
+        std: Standard deviation that then divides them.
         activation: Non-linearity; ReLU as in the paper. Second derivatives need a smooth one.
         precision: Precision of convolutions and products.
         rngs: Keys of the initial weights.
@@ -136,8 +136,8 @@ class VGG11(nnx.Module):
         size: Pixels per side, a multiple of 32.
         channels: Channels of the images.
         width: w, 64 in the paper; 16 trains on a laptop.
-        mean: Subtracted from the pixels, one number a channel.
-        std: Divides them.
+        mean: Mean that is subtracted from the pixels, one number for each channel.
+        std: Standard deviation that then divides them.
         activation: Non-linearity.
         precision: Precision of convolutions and products.
         rngs: Keys of the initial weights (He et al., arXiv 1502.01852).

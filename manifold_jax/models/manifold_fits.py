@@ -111,7 +111,7 @@ def denoising_autoencoder(
         channels: Channels of the first convolution, for images.
         batch_size: Samples of a step, or all where there are fewer.
         learning_rate: Learning rate of the first step.
-        progress: Called with the steps made and all of them.
+        progress: Function that is called with the steps made and all of them.
 
     Returns:
         ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to

@@ -24,7 +24,7 @@ class Apply:
 
     Attributes:
         graphdef: The architecture.
-        method: Which method of the module; by default its call.
+        method: Name of the method of the module; by default its call.
     """
 
     graphdef: Any
@@ -221,7 +221,7 @@ def chain(
 
     Args:
         functions: Name to function, in order; ``jax.tree_util.Partial`` of one with its parameters, where
-            other parameters shall not be compiled anew.
+            other parameters should not compile it anew.
         shape: Shape of one input.
         dtype: Its dtype.
 

@@ -195,8 +195,8 @@ def train(
         folder: Where checkpoints are written and looked for.
         save_at: Steps after which to write one; 0 is the initial state. The last step is always written.
         save_every: Checkpoints are also written after every so many steps.
-        callback: Called with the number of steps made and the metrics of the latest ones.
-        progress: Called with the number of steps made and of all.
+        callback: Function that is called with the number of steps made and the metrics of the latest ones.
+        progress: Function that is called with the number of steps made and of all.
 
     Returns:
         Parameters and metrics. Stops early where the loss is not finite; see ``finite``.
