@@ -18,7 +18,7 @@ from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.quantities import stencil_noise
 from manifold_jax.geometry.reach.cloud import Cloud, distances
-from manifold_jax.geometry.reach.lattice import Component
+from manifold_jax.geometry.reach.lattice import Component, neighbours
 from manifold_jax.geometry.reach.pairs import Tile
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.tensors import frame
@@ -50,13 +50,10 @@ def tiles(component: Component, cloud: Cloud, size: int) -> Iterator[Tile]:
 
 def block_shape(component: Component, size: int) -> tuple[int, ...]:
     """Compact tiles: doubles the shortest edge, measured on the manifold, up to ``size`` points."""
-    shape = component.grid.shape
-    middle = component.offset + np.ravel_multi_index(
-        [n // 2 for n in component.lattice.shape], component.lattice.shape
-    )
-    sides = component.neighbours(np.array([middle]))[0]
-    other = np.where(sides[:, 0] >= 0, sides[:, 0], sides[:, 1]) - component.offset
-    steps = distances(component.points, np.full(len(other), middle - component.offset), other)
+    shape, lattice = component.grid.shape, component.lattice
+    middle = np.ravel_multi_index([n // 2 for n in lattice.shape], lattice.shape)
+    before, after = neighbours(lattice, np.array([middle]))[0].T
+    steps = distances(component.points, np.full(len(shape), middle), np.where(before >= 0, before, after))
     block = [1] * len(shape)
     while True:
         options = [

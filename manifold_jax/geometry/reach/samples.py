@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import flat_points, is_traced, positive, whole
+from manifold_jax._checks import finite, flat_points, is_traced, positive, whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import norm
 from manifold_jax.geometry.neighbours import nearest_neighbours
@@ -148,8 +148,7 @@ def _given_tangents(caller: str, tangents: Any, rows: np.ndarray, dimension: int
             f"{vectors.shape}."
         )
     vectors = vectors.reshape(n, dimension, f).astype(np.float64)
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"{caller}: tangents must be finite, got NaN or infinite values.")
+    finite(caller, "tangents", vectors)
     frames, triangle = np.linalg.qr(np.swapaxes(vectors, 1, 2))
     pivots = np.abs(np.diagonal(triangle, axis1=1, axis2=2))
     flat = np.flatnonzero(pivots.min(axis=1) <= DEPENDENT * pivots.max(axis=1))

@@ -117,7 +117,7 @@ def reach(
     longest = MARGIN * shortest if longest is None else longest
     search = PairSearch(cloud, columns, longest, allowed=_allowed(components))
     drop = np.zeros(len(cloud.points))
-    done, total = 0, sum(c.grid.size for c in components)
+    done, total = 0, sum(int(c.wanted.sum()) for c in components)
     for tile in (tile for component in components for tile in tiles(component, cloud, rows)):
         search.add(tile)
         drop[tile.position] = _lattice_drop(components, search, tile)
