@@ -331,6 +331,10 @@ def test_a_union_counts_witnesses_through_its_parts(x64):
     np.testing.assert_array_equal(first, np.arange(32, 64))
     np.testing.assert_array_equal(second, np.arange(32))
     assert {end.component for end in result.ends} == {0, 1}
+    labelled = [result.to_xarray(k) for k in (0, 1)]
+    assert [dict(data.sizes) for data in labelled] == [{"angle": 32}] * 2
+    np.testing.assert_array_equal(labelled[1]["witness"], second)
+    assert float(labelled[1]["value"]) == result.value
     for name in ("pointwise", "pointwise_error", "witness", "upper_bound", "pair"):
         with pytest.raises(ValueError, match=f"Reach: {name} is that of a single manifold.* components"):
             getattr(result, name)

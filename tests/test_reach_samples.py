@@ -84,13 +84,17 @@ def test_float32_follows_float64():
     assert np.all(np.abs(single.pointwise - double.pointwise) <= 2 * single.pointwise_error + 1e-3)
 
 
-def test_points_at_the_same_place_are_left_out_and_counted(x64):
+@pytest.mark.parametrize("tile_size", [None, 64])
+def test_points_at_the_same_place_are_left_out_and_counted(tile_size, x64):
     points, tangents = ellipse(200)
     twice = [np.concatenate([x, x[:5]]) for x in (points, tangents)]
-    estimate, single = (reach_from_samples(*x, dimension=1) for x in (twice, (points, tangents)))
+    estimate, single = (
+        reach_from_samples(*x, dimension=1, tile_size=tile_size) for x in (twice, (points, tangents))
+    )
     assert estimate.coincident == 10
     assert estimate.value == pytest.approx(single.value, rel=1e-12)
     assert "coincide" in estimate.sentence()
+    assert dict(estimate.to_xarray().sizes) == {"point": 205}
 
 
 def test_estimate_tangents_are_second_order(x64):

@@ -95,7 +95,7 @@ class Reach(NamedTuple):
     pruned: float
     components: tuple[ComponentReach, ...]
 
-    def only(self, name: str) -> ComponentReach:
+    def _only(self, name: str) -> ComponentReach:
         """The only component, from which ``name`` is asked.
 
         Raises:
@@ -111,27 +111,27 @@ class Reach(NamedTuple):
     @property
     def pointwise(self) -> Float[np.ndarray, "*shape"]:
         """Radius of the largest empty tangent ball; ValueError for a union."""
-        return self.only("pointwise").pointwise
+        return self._only("pointwise").pointwise
 
     @property
     def pointwise_error(self) -> Float[np.ndarray, "*shape"]:
         """Bar of ``pointwise``; ValueError for a union."""
-        return self.only("pointwise_error").pointwise_error
+        return self._only("pointwise_error").pointwise_error
 
     @property
     def witness(self) -> Int[np.ndarray, "*shape"]:
         """Flat index of the point that the ball meets; ValueError for a union."""
-        return self.only("witness").witness
+        return self._only("witness").witness
 
     @property
     def upper_bound(self) -> Bool[np.ndarray, "*shape"]:
         """Mask of points at a border; ValueError for a union."""
-        return self.only("upper_bound").upper_bound
+        return self._only("upper_bound").upper_bound
 
     @property
     def pair(self) -> Float[np.ndarray, "2 d"]:
         """Chart coordinates of ``ends``; ValueError for a union."""
-        self.only("pair")
+        self._only("pair")
         return np.stack([end.coordinates for end in self.ends])
 
     def sentence(self) -> str:
