@@ -68,8 +68,8 @@ def run_blocks(
         function: What to compute: a pytree of arrays ``(*plan.block, ...)``, or ``(b, ...)`` for batches.
         windows: Hand over windows instead of their Grams.
         blocks: Numbers of a few blocks; then results are stacked and not put together.
-        calls: Compiled calls that a job on Grams is split into, about; 1 leaves its results on the device,
-            without progress in between and nothing to keep.
+        calls: Compiled calls that a job on Grams is split into, about; 1 leaves results on the device, also
+            those of windows, and then there is neither progress nor checkpoint.
         progress: Called as ``progress(points done, points)`` after every call.
         checkpoint: Where results are kept in between, and taken from to go on; removed by the caller.
 
@@ -83,13 +83,15 @@ def run_blocks(
     """
     numbers = np.arange(plan.size) if blocks is None else np.asarray(blocks)
     on_device = isinstance(plan, BlockPlan) and not windows and not points.on_host
+    run, group = _caller(points, plan, function, windows), 1
+    if on_device:
+        group = max(1, len(numbers) // calls)
     if points.traced:
         stacked = _trace_blocks(points, plan, numbers, function, windows)
-    elif on_device and calls == 1:
-        stacked = _device_blocks(points.values, plan, numbers, points.dtype, function)
+    elif calls == 1 and (on_device or windows):
+        parts = [run(numbers[k : k + group]) for k in range(0, len(numbers), group)]
+        stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     else:
-        group = max(1, len(numbers) // calls) if on_device else 1
-        run = _caller(points, plan, function, windows)
         stacked = _in_groups(run, numbers, group, plan, progress, checkpoint)
     if blocks is not None:
         return stacked

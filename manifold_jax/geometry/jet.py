@@ -278,4 +278,4 @@ def jet_from_grid(
         for axis, (order, _) in zip(checked.grid.axes, stencil, strict=True)
     )
     plan = BlockPlan(checked.grid, (stencil,), block, checked.evaluated, checked.features)
-    return _unpack_jet(run_blocks(checked, plan, _window_jet, windows=True), checked.grid.ndim)
+    return _unpack_jet(run_blocks(checked, plan, _window_jet, windows=True, calls=1), checked.grid.ndim)

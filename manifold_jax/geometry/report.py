@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.quantities import FIELDS, TOTALS, Estimate, Fields, PointQuantities
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.verdict import LABELS, Evidence, Verdict, judge, unit_of
+
+if TYPE_CHECKING:
+    import xarray
 
 _STATIC = {"static": True}
 
@@ -135,7 +138,7 @@ class Geometry:
             lines.append(f"  {name:26s} {value: .5g} +- {error:.1e}  {span}{sentence}")
         return "\n".join(lines)
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.Dataset:
         """Labelled data set: fields and errors on named axes with units, totals as scalars, provenance.
 
         Returns:
@@ -144,7 +147,6 @@ class Geometry:
         Raises:
             ImportError: xarray is not installed.
         """
-        xarray = require("xarray", "report", "A labelled result")
         grid, data = self.grid, {}
         for name in FIELDS + TOTALS:
             estimate, dimensions = getattr(self, name), grid.names if name in FIELDS else ()
@@ -167,7 +169,8 @@ class Geometry:
             "device": jax.devices()[0].device_kind,
             "conventions": "H is divided by d; R_1212 > 0 on the sphere; errors are half-widths",
         }
-        return xarray.Dataset(data, coordinates, provenance)
+        package = require("xarray", "report", "A labelled result")
+        return package.Dataset(data, coordinates, provenance)
 
     def save(self, path: str | Path) -> Path:
         """Write to NetCDF (``.nc``) or Zarr (``.zarr``); a half-written file never takes the name.
