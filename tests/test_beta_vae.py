@@ -1,5 +1,6 @@
 """The beta-VAE: its convolutions, its loss in closed form, several runs in one, its command."""
 
+import json
 from functools import partial
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 from typer.testing import CliRunner
 
 from manifold_jax.experiments.cli import application
-from manifold_jax.experiments.layers.command import EXPERIMENTS, select_for
+from manifold_jax.experiments.layers.command import EXPERIMENTS, REDUCED, select_for
 from manifold_jax.models import (
     BetaVAE,
     Objective,
@@ -202,6 +203,20 @@ def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path):
 def test_all_leaves_out_what_a_classifier_lacks():
     assert "latents" in select_for("all", "vae")
     assert "latents" not in select_for("all", "classifier")
+
+
+def test_the_command_trains_and_writes(tmp_path, monkeypatch):
+    tiny = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=16)
+    monkeypatch.setitem(EXPERIMENTS, "evolution", EXPERIMENTS["evolution"]._replace(reduced=tiny))
+    options = ["--steps", 2, "--seeds", 1, "--images", 12, "--factors", 1]
+    result = run("latents", *options, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "latents.json").read_text())
+    assert record["arguments"]["settings"]["images"] == 12
+    assert len(record["rows"]) == 1
+    for file in ("latents.txt", "traversals.png", "reconstructions.png"):
+        assert (tmp_path / file).stat().st_size > 100
+    assert run("train", *options, "--out", tmp_path).exit_code == 0
 
 
 @pytest.mark.slow

@@ -52,10 +52,6 @@ class Outcome(NamedTuple):
 # --- the registry ------------------------------------------------------------------------------------------
 
 
-def accept(settings: Any) -> None:
-    """Refuse nothing: the check of an experiment that has none."""
-
-
 def replace_field(settings: Any, option: str, value: Any) -> Any:
     """Settings with one field changed, or None where they have no such field."""
     return settings._replace(**{option: value}) if option in settings._fields else None
@@ -79,7 +75,7 @@ class Experiment(NamedTuple):
     full: Any
     reduced: Any
     run: Callable[..., Outcome]
-    check: Callable[[Any], None] = accept
+    check: Callable[[Any], None] = lambda settings: None
     options: tuple[str, ...] = ()
     change: Callable[[Any, str, Any], Any] = replace_field
 
@@ -95,19 +91,7 @@ def describe(experiments: Experiments, **others: str) -> str:
 
 
 def select(experiments: Experiments, name: str, *others: str) -> list[str]:
-    """Names of the experiments to run.
-
-    Args:
-        experiments: Those of the command.
-        name: One of them, ``"all"``, or one of ``others``.
-        others: What else may be asked for, which runs no experiment.
-
-    Returns:
-        The one, all of them, or none.
-
-    Raises:
-        ValueError: There is no such experiment.
-    """
+    """Names of the experiments to run: one, all of them, or none for what else may be asked for."""
     if name == "all":
         return list(experiments)
     if name in others:
@@ -119,11 +103,7 @@ def select(experiments: Experiments, name: str, *others: str) -> list[str]:
 
 
 def preset_of(preset: str, choices: Mapping[str, Any]) -> Any:
-    """What belongs to a preset.
-
-    Raises:
-        ValueError: There is no such preset.
-    """
+    """What belongs to a preset, which is refused if there is none of that name."""
     if preset not in PRESETS:
         raise ValueError(f"--preset must be {' or '.join(PRESETS)}, got {preset!r}.")
     return choices[preset]
@@ -140,13 +120,6 @@ def settings_for(
         preset: ``"reduced"`` or ``"full"``.
         changes: Options by name; None where one was not given.
         strict: Whether to refuse an option that the settings do not have, rather than to leave it out.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ValueError: The preset is unknown, an option does not belong to the experiment, or its check refuses
-            the settings.
     """
     experiment = experiments[name]
     settings = preset_of(preset, {"reduced": experiment.reduced, "full": experiment.full})
@@ -204,15 +177,7 @@ def run_experiments(
 def run_and_write(
     name: str, run: Callable[..., Outcome], out: Path, arguments: dict[str, Any], settings: Any
 ) -> None:
-    """Run one experiment with a bar, show its table, write JSON, text, figures and data set.
-
-    Args:
-        name: Name of the experiment, and of the files.
-        run: Called with ``progress=``, a function to report progress to.
-        out: Folder of the results.
-        arguments: What was asked for, for the record.
-        settings: What it runs with, for the record.
-    """
+    """Call ``run(progress=...)`` with a bar, show its table, write all files with what it was called with."""
     began = time.perf_counter()
     with progress_bar(name) as advance:
         outcome = run(progress=advance)
@@ -226,17 +191,7 @@ def run_and_write(
 
 
 def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:
-    """Write ``name.json``, ``name.txt``, the figures, and ``name.nc`` where there is a data set.
-
-    Args:
-        outcome: Result of the experiment.
-        out: Folder.
-        name: Name of the experiment.
-        arguments: What it was called with, for the record.
-
-    Returns:
-        The files.
-    """
+    """Write ``name.json``, ``name.txt``, the figures, and ``name.nc`` where there is a data set."""
     record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
     record |= {"notes": list(outcome.notes), "data": outcome.data}
     content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
@@ -278,15 +233,7 @@ def _width(columns: Sequence[Sequence[str]]) -> int:
 
 
 def table(outcome: Outcome, width: int) -> Table:
-    """The rows as a table for the terminal and for text files.
-
-    Args:
-        outcome: Result of an experiment.
-        width: Characters a line; rows become columns where that is too little.
-
-    Returns:
-        The table.
-    """
+    """The rows as a table of so many characters a line; rows become columns where that is too little."""
     lines = [list(outcome.rows[0]), *([_cell(value) for value in row.values()] for row in outcome.rows)]
     upright = list(zip(*lines, strict=True))
     columns = upright if _width(upright) < width or _width(upright) <= _width(lines) else lines

@@ -36,11 +36,7 @@ CLAIMS = (
 def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
     """Spearman's correlation of values with their order; NaN where they are all equal or fewer than three.
 
-    Args:
-        values: Values in order; NaN are left out.
-
-    Returns:
-        Between -1 and 1.
+    Values that are NaN are left out.
     """
     kept = values[~np.isnan(values)]
     if len(kept) < 3 or (kept == kept[0]).all():

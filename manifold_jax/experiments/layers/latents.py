@@ -48,26 +48,8 @@ def mutual_information_gap(
     """MIG of Chen et al. (NeurIPS 2018): 1 where every factor is carried by one latent alone.
 
     For each factor v, ``(I(z_1; v) - I(z_2; v)) / H(v)`` of the two latents that share most information with
-    it; mean over the factors. Latents are put into 20 intervals of equal width, as in disentanglement_lib
-    (Locatello et al., ICML 2019).
-
-    Args:
-        latents: Codes, real numbers.
-        factors: Factors of the same points, whole numbers.
-
-    Returns:
-        The gap, and I(z; v) / H(v) of all pairs.
-
-    Raises:
-        ValueError: Rows do not fit, or there are fewer than two latents.
-
-    Example:
-        >>> import numpy as np
-        >>> from manifold_jax.experiments.layers.latents import mutual_information_gap
-        >>> factors = np.stack(np.meshgrid(np.arange(4), np.arange(5)), axis=-1).reshape(-1, 2)
-        >>> gap, _ = mutual_information_gap(factors.astype(float), factors)
-        >>> print(f"{gap:.2f}")
-        1.00
+    it; mean over the factors, which are whole numbers. Latents are put into 20 intervals of equal width, as
+    in disentanglement_lib (Locatello et al., ICML 2019). Returns I(z; v) / H(v) of all pairs too.
     """
     information = require("sklearn.metrics", "cli", "The mutual information gap").mutual_info_score
     if len(latents) != len(factors) or latents.shape[1] < 2:
@@ -84,22 +66,8 @@ def mutual_information_gap(
 def explained_share(error: float, images: Float[np.ndarray, "n h w"], likelihood: str) -> float:
     """Share of what can be explained: 0 is the error of the mean image, 1 that of the images themselves.
 
-    Grey pixels have an entropy of their own, so that no cross-entropy is 0.
-
-    Args:
-        error: Summed over pixels, mean over images, as in :func:`manifold_jax.models.beta_vae_loss`.
-        images: Pixels in [0, 1].
-        likelihood: ``"bernoulli"`` or ``"gaussian"``.
-
-    Returns:
-        The share; negative for less than the mean image.
-
-    Example:
-        >>> import numpy as np
-        >>> from manifold_jax.experiments.layers.latents import explained_share
-        >>> images = np.stack([np.zeros((2, 2)), np.ones((2, 2))])
-        >>> float(explained_share(0.25, images, "gaussian"))
-        0.75
+    Grey pixels have an entropy of their own, so that no cross-entropy is 0. ``error`` is summed over pixels
+    and averaged over images, as in :func:`manifold_jax.models.beta_vae_loss`.
     """
     images = images.astype(np.float64)
     mean = images.mean(0)

@@ -84,12 +84,7 @@ def as_quantities(**known: float) -> Quantities:
 def scale_to_unit_volume(quantities: Quantities, dimension: int) -> Quantities:
     """The same after scaling every layer to unit total volume, as Koulakis & Seibold do.
 
-    Args:
-        quantities: Quantities as they are.
-        dimension: d.
-
-    Returns:
-        Lengths divided by volume^(1/d), curvatures multiplied; what has no unit is left alone.
+    Lengths are divided by volume^(1/d), curvatures multiplied; what has no unit is left alone.
     """
     length = quantities.volume ** (1 / dimension)
     scaled = {name: getattr(quantities, name) * length**power for name, power in POWERS.items()}
@@ -102,13 +97,9 @@ def stack(parts: Sequence[Quantities]) -> Quantities:
 
 
 def average(geometries: Sequence[Geometry]) -> dict[str, float]:
-    """Volume of a union and means over it of |II|, |H| and S.
+    """Volume of a union and means over it of |II|, |H| and S, by name.
 
-    Args:
-        geometries: Geometries of its components.
-
-    Returns:
-        By name; where a curvature is undefined, for the metric is degenerate, it counts 0.
+    Where a curvature is undefined, because the metric is degenerate, it counts 0.
     """
 
     def total(name: str) -> float:
@@ -133,11 +124,7 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def distances(points: Sequence[Float[np.ndarray, "n f"]]) -> tuple[float, float]:
     """Least distance between classes, and mean distance between them over that within them.
 
-    Args:
-        points: Points of each class.
-
-    Returns:
-        Both; NaN for one class, the second also where the classes are points.
+    NaN for one class; the second also where the classes are points.
     """
     between = [_distances(mine, other) for k, mine in enumerate(points) for other in points[:k]]
     if not between:
@@ -167,12 +154,7 @@ def spectrum(tangents: Float[np.ndarray, "n d f"], ranges: Float[np.ndarray, "d"
 def two_nn(points: Sequence[Float[np.ndarray, "n f"]]) -> float:
     """Intrinsic dimension by TwoNN, mean over classes: an opinion from samples, next to the spectrum.
 
-    Args:
-        points: Random points of each class.
-
-    Returns:
-        The dimension; NaN without scikit-dimension (``pip install "manifold_jax[estimators]"``), or where
-        points coincide.
+    NaN without scikit-dimension (``pip install "manifold_jax[estimators]"``), or where points coincide.
     """
     estimates = []
     for part in points:
@@ -233,14 +215,9 @@ def _measure_layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) 
 
 
 def measure_union(charts: Sequence[Manifold], layers: Layers) -> Quantities:
-    """Exact geometry of a union in the input and in every layer of a network.
+    """Exact geometry of a union, a chart for each class, in the input and every layer, ``(1 + layers,)``.
 
-    Args:
-        charts: Components of the union, one for each class.
-        layers: Layers of the network.
-
-    Returns:
-        Quantities, ``(1 + layers,)`` each. Two layers of jets are held at once.
+    Two layers of jets are held at once.
     """
     grids = [chart.grid for chart in charts]
     streams = [

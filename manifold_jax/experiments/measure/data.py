@@ -37,15 +37,7 @@ _ARGUMENTS = {"axes": "factors", "samples": "sizes", "range": "ranges", "object"
 
 
 def parse_pairs(text: str | None, option: str, convert: Callable[[str], Any]) -> dict[str, Any] | None:
-    """Read ``name=value,name=value``.
-
-    Args:
-        text: Text of the option; None where it was not given.
-        option: Name of the option, for messages.
-        convert: Reads one value.
-
-    Returns:
-        Values by name; None where the option was not given.
+    """Read ``name=value,name=value``, or None where the option was not given.
 
     Raises:
         ValueError: The text is not of this form, a value cannot be read, or a name comes twice.
@@ -83,14 +75,7 @@ def default_folder(name: str, options: Mapping[str, Any]) -> str:
 
 
 def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
-    """The components to measure, one for everything but unions.
-
-    Args:
-        name: ``"sprites"``, ``"coil20"`` or one of :data:`SURFACES`.
-        options: Values of the options that were given, by their names on the command line.
-
-    Returns:
-        The manifolds.
+    """The components to measure, one for everything but unions, from the options that were given.
 
     Raises:
         ValueError: A name is unknown, an option does not belong to the data set, or it refuses a value.

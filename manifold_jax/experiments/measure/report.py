@@ -288,18 +288,7 @@ def write_results(
     tables: Sequence[RenderableType],
     reach: Reach | None = None,
 ) -> list[Path]:
-    """Write geometry and reach of every component, ``summary.json`` and ``summary.txt``.
-
-    Args:
-        parts: The measured components.
-        out: Folder.
-        record: Content of the JSON file.
-        tables: What ``summary.txt`` holds.
-        reach: Reach of all of them, where it was searched.
-
-    Returns:
-        The files.
-    """
+    """Write geometry and reach of every component, ``summary.json`` and ``summary.txt``."""
     written = []
     for k, part in enumerate(parts):
         written.append(part.geometry.save(out / f"geometry{part.mark}.nc"))
