@@ -126,7 +126,9 @@ class BatchPlan:
 
     def coordinates(self, dtype: DType) -> np.ndarray:
         """Chart points of every batch, ``(batches, points, d)``."""
-        flat = np.asarray(self.grid.coordinates(dtype)).reshape(-1, self.grid.ndim)
+        # In NumPy: these are constants, also while a program is being traced.
+        mesh = np.meshgrid(*(axis.samples() for axis in self.grid.axes), indexing="ij")
+        flat = np.stack(mesh, axis=-1).reshape(-1, self.grid.ndim).astype(dtype)
         missing = self.size * self.block_points - self.grid.size
         padded = np.pad(flat, ((0, missing), (0, 0)), mode="edge")
         return padded.reshape(self.size, self.block_points, self.grid.ndim)
