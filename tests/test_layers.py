@@ -48,7 +48,7 @@ def test_jets_pushed_through_layers_are_those_of_the_composition(x64, activation
     layers = network(activation)
     layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
     u = jnp.array([[1.1, 0.3], [0.7, 2.0]])
-    found = list(layer_jets(surface.embedding, layers.functions, u))
+    jets = list(layer_jets(surface.embedding, layers.functions, u))
     for k in range(3):
 
         def composed(v, k=k):
@@ -56,10 +56,10 @@ def test_jets_pushed_through_layers_are_those_of_the_composition(x64, activation
             return (x, *layers.activations(x))[k]
 
         expected = jet_from_function(composed, u)
-        np.testing.assert_allclose(found[k].tangents, expected.first, atol=1e-12)
-        np.testing.assert_allclose(found[k].vectors[:, 2], expected.second[:, 0, 0], atol=1e-12)
-        np.testing.assert_allclose(found[k].vectors[:, 3], expected.second[:, 0, 1], atol=1e-12)
-        np.testing.assert_allclose(found[k].vectors[:, 4], expected.second[:, 1, 1], atol=1e-12)
+        np.testing.assert_allclose(jets[k].tangents, expected.first, atol=1e-12)
+        np.testing.assert_allclose(jets[k].vectors[:, 2], expected.second[:, 0, 0], atol=1e-12)
+        np.testing.assert_allclose(jets[k].vectors[:, 3], expected.second[:, 0, 1], atol=1e-12)
+        np.testing.assert_allclose(jets[k].vectors[:, 4], expected.second[:, 1, 1], atol=1e-12)
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4])
@@ -74,18 +74,20 @@ def test_layers_are_measured_as_by_measure(x64):
     surface = sphere(size=(9, 8))
     layers = network(nnx.softplus)
     layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
-    found = measure_layers(surface, layers.functions, layers.names, batch_size=16)
-    assert [part.name for part in found] == ["input", "first", "second"]
+    geometries = measure_layers(surface, layers.functions, layers.names, batch_size=16)
+    assert [part.name for part in geometries] == ["input", "first", "second"]
     whole = measure(lambda u: layers.activations(surface.embedding(u))[-1], surface.grid, exact=True)
     for name in ("volume_element", "scalar_curvature", "second_form_norm", "total_volume"):
-        ours, theirs = getattr(found[-1], name), getattr(whole, name)
+        ours, theirs = getattr(geometries[-1], name), getattr(whole, name)
         np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-9, atol=1e-12)
 
 
 def test_a_sphere_blown_up_and_turned_keeps_its_closed_form(x64):
     turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (5, 3), jnp.float64))[0]
-    found = measure_layers(sphere(size=(13, 12)), [lambda x: 3 * x, lambda x: turn @ x], ["large", "turned"])
-    for part, radius in zip(found, (1, 3, 3), strict=True):
+    geometries = measure_layers(
+        sphere(size=(13, 12)), [lambda x: 3 * x, lambda x: turn @ x], ["large", "turned"]
+    )
+    for part, radius in zip(geometries, (1, 3, 3), strict=True):
         assert part.total_volume.value == pytest.approx(4 * np.pi * radius**2, rel=1e-3)
         inner = part.scalar_curvature.value[1:-1]
         np.testing.assert_allclose(inner, 2 / radius**2, rtol=1e-9)
@@ -96,14 +98,14 @@ def test_layers_by_stencils_are_those_of_the_composition(x64):
     surface = sphere(size=(9, 8))
     layers = network(nnx.softplus)
     layers = layers._replace(functions=jax.tree.map(lambda w: w.astype(jnp.float64), layers.functions))
-    found = measure_layers(surface, layers.functions, layers.names, accuracy=4, batch_size=20)
+    geometries = measure_layers(surface, layers.functions, layers.names, accuracy=4, batch_size=20)
     whole = measure(lambda u: layers.activations(surface.embedding(u))[-1], surface.grid, accuracy=4)
-    assert found[-1].stencil == whole.stencil
+    assert geometries[-1].stencil == whole.stencil
     for name in ("volume_element", "scalar_curvature", "second_form_norm", "total_volume"):
-        ours, theirs = getattr(found[-1], name), getattr(whole, name)
+        ours, theirs = getattr(geometries[-1], name), getattr(whole, name)
         np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(ours.error, theirs.error, rtol=1e-6, atol=1e-12)
-    np.testing.assert_allclose(found[-1].axis_sensitivity, whole.axis_sensitivity, rtol=1e-6)
+    np.testing.assert_allclose(geometries[-1].axis_sensitivity, whole.axis_sensitivity, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -114,10 +116,10 @@ def test_stencils_on_layers_converge_to_exact_jets_at_their_order(x64):
     def errors(samples):
         surface = warped(torus(size=(samples, samples)))
         exact = measure_layers(surface, layers.functions)
-        found = measure_layers(surface, layers.functions, accuracy=4)
+        geometries = measure_layers(surface, layers.functions, accuracy=4)
         return [
             float(jnp.max(jnp.abs(a.second_form_norm.value - b.second_form_norm.value)))
-            for a, b in zip(exact, found, strict=True)
+            for a, b in zip(exact, geometries, strict=True)
         ]
 
     orders = np.log2(np.array(errors(32)) / errors(64))
@@ -146,14 +148,14 @@ def test_the_layers_of_a_vae_end_in_its_output(variant):
     apply, params = pure(module)
     layers = network_layers(Pure(apply, params))
     image = jax.random.uniform(jax.random.key(1), (16, 16))
-    found = dict(zip(layers.names, jax.jit(layers.activations)(image), strict=True))
-    np.testing.assert_allclose(found["image"], jax.jit(apply)(params, image), atol=1e-6)
+    activations = dict(zip(layers.names, jax.jit(layers.activations)(image), strict=True))
+    np.testing.assert_allclose(activations["image"], jax.jit(apply)(params, image), atol=1e-6)
     mean, _ = jax.jit(apply.of("encode"))(params, image)
-    np.testing.assert_allclose(found["latent"], mean, atol=1e-6)
-    np.testing.assert_allclose(found["logits"], jax.jit(apply.of("decode"))(params, mean), atol=1e-6)
+    np.testing.assert_allclose(activations["latent"], mean, atol=1e-6)
+    np.testing.assert_allclose(activations["logits"], jax.jit(apply.of("decode"))(params, mean), atol=1e-6)
     channels = {"B": 4, "H": 8}[variant]
-    assert found["conv 4"].shape == (1, 1, channels)
-    assert found["transposed 1"].shape == (2, 2, channels)
+    assert activations["conv 4"].shape == (1, 1, channels)
+    assert activations["transposed 1"].shape == (2, 2, channels)
 
 
 def test_the_layers_of_lenet_and_of_a_sequential_network():
@@ -220,14 +222,14 @@ def union():
 
 
 def test_a_union_of_circles_in_closed_form():
-    found = measure_union(union(), chain({"three times": lambda x: 3 * x}, (3,)))
-    np.testing.assert_allclose(found.volume, [4 * np.pi, 12 * np.pi], rtol=1e-5)
-    np.testing.assert_allclose(found.second_form_norm, [1, 1 / 3], rtol=1e-5)
-    np.testing.assert_allclose(found.local_reach, [1, 3], rtol=1e-4)
-    np.testing.assert_allclose(found.reach, [0.5, 1.5], rtol=1e-4)  # half the gap
-    np.testing.assert_allclose(found.gap, [1, 3], rtol=1e-4)
-    np.testing.assert_allclose(found.dimension, 1, rtol=1e-6)
-    scaled = scale_to_unit_volume(found, 1)
+    quantities = measure_union(union(), chain({"three times": lambda x: 3 * x}, (3,)))
+    np.testing.assert_allclose(quantities.volume, [4 * np.pi, 12 * np.pi], rtol=1e-5)
+    np.testing.assert_allclose(quantities.second_form_norm, [1, 1 / 3], rtol=1e-5)
+    np.testing.assert_allclose(quantities.local_reach, [1, 3], rtol=1e-4)
+    np.testing.assert_allclose(quantities.reach, [0.5, 1.5], rtol=1e-4)  # half the gap
+    np.testing.assert_allclose(quantities.gap, [1, 3], rtol=1e-4)
+    np.testing.assert_allclose(quantities.dimension, 1, rtol=1e-6)
+    scaled = scale_to_unit_volume(quantities, 1)
     for name in ("volume", "second_form_norm", "scalar_curvature", "reach", "gap", "separation"):
         before, after = getattr(scaled, name)
         assert after == pytest.approx(before, rel=1e-4, abs=1e-6), name
@@ -235,22 +237,21 @@ def test_a_union_of_circles_in_closed_form():
 
 
 def test_spheres_scaled_to_unit_volume():
-    found = scale_to_unit_volume(
-        measure_union([sphere(size=(13, 12))], chain({"large": lambda x: 5 * x}, (3,))), 2
-    )
-    np.testing.assert_allclose(found.scalar_curvature, 2 * 4 * np.pi, rtol=5e-3)
-    np.testing.assert_allclose(found.mean_curvature, (4 * np.pi) ** 0.5, rtol=5e-3)
+    raw = measure_union([sphere(size=(13, 12))], chain({"large": lambda x: 5 * x}, (3,)))
+    quantities = scale_to_unit_volume(raw, 2)
+    np.testing.assert_allclose(quantities.scalar_curvature, 2 * 4 * np.pi, rtol=5e-3)
+    np.testing.assert_allclose(quantities.mean_curvature, (4 * np.pi) ** 0.5, rtol=5e-3)
 
 
 def test_layers_without_room_are_said_to_be_undefined():
     sizes = {"constant": lambda x: 0 * x + 1, "again": lambda x: x[:1]}
-    found = measure_union([sphere(size=(9, 8)), sphere(size=(9, 8))], chain(sizes, (3,)))
-    assert np.isfinite(found.second_form_norm[0])
-    assert np.isnan(found.separation[1])
-    assert np.isnan(found.reach[1])
+    quantities = measure_union([sphere(size=(9, 8)), sphere(size=(9, 8))], chain(sizes, (3,)))
+    assert np.isfinite(quantities.second_form_norm[0])
+    assert np.isnan(quantities.separation[1])
+    assert np.isnan(quantities.reach[1])
     for name in ("volume", "second_form_norm", "local_reach", "reach"):
-        assert np.isnan(getattr(found, name)[2]), name
-    assert found.rank[1] == 0
+        assert np.isnan(getattr(quantities, name)[2]), name
+    assert quantities.rank[1] == 0
 
 
 def test_distances_between_classes():

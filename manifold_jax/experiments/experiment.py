@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -168,26 +167,17 @@ def run_experiments(
         arguments: What was asked for, for the record.
         options: Other options of the command, of which each experiment is given its own.
     """
+    machine = {"device": str(jax.devices()[0]), "version": version("manifold_jax")}
     for name, chosen in settings.items():
         taken = {key: (options or {})[key] for key in experiments[name].options}
-        run = partial(experiments[name].run, context, chosen, **taken)
-        run_and_write(name, run, out, arguments, chosen)
-
-
-def run_and_write(
-    name: str, run: Callable[..., Outcome], out: Path, arguments: dict[str, Any], settings: Any
-) -> None:
-    """Call ``run(progress=...)`` with a bar, show its table, write all files with what it was called with."""
-    began = time.perf_counter()
-    with progress_bar(name) as advance:
-        outcome = run(progress=advance)
-    seconds = time.perf_counter() - began
-    console.print(table(outcome, console.width), *outcome.notes, sep="\n")
-    record = arguments | {"settings": _portable(settings), "seconds": seconds}
-    record |= {"device": str(jax.devices()[0]), "version": version("manifold_jax")}
-    files = write(outcome, out, name, record)
-    names = ", ".join(path.name for path in files)
-    console.print(f"{seconds:.0f} s. Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
+        began = time.perf_counter()
+        with progress_bar(name) as advance:
+            outcome = experiments[name].run(context, chosen, progress=advance, **taken)
+        seconds = time.perf_counter() - began
+        console.print(table(outcome, console.width), *outcome.notes, sep="\n")
+        record = arguments | {"settings": _portable(chosen), "seconds": seconds} | machine
+        names = ", ".join(path.name for path in write(outcome, out, name, record))
+        console.print(f"{seconds:.0f} s. Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
 
 
 def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:

@@ -25,17 +25,10 @@ def sprite_charts(
     factors: Sequence[str],
     sizes: Mapping[str, int] | None = None,
 ) -> list[Manifold]:
-    """The sprites of each shape.
+    """The sprites of each shape, ``size`` pixels per side.
 
-    Args:
-        shapes: Of the sprites.
-        size: Pixels per side.
-        shift: Largest displacement from the centre in y and x, pixels.
-        factors: That vary; others are at the centre, and the scale is 1.
-        sizes: Samples by factor.
-
-    Returns:
-        One manifold for each shape.
+    Factors that do not vary are at the centre, and the scale is 1; y and x vary by ``shift`` pixels to either
+    side of it. ``sizes`` are samples by factor.
     """
     centre = (size - 1) / 2
     place = (centre - shift, centre + shift)

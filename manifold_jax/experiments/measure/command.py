@@ -18,7 +18,7 @@ from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
-from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
+from manifold_jax.geometry import Geometry, Manifold, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.stencil import stencil_of
 
@@ -149,7 +149,10 @@ def _report(
     console.print(*tables, sep="\n")
     result, began = None, time.perf_counter()
     if tolerance is not None:
-        result = _search_reach(parts, tolerance)
+        # By exact tangents, and the curvature that is already known.
+        manifolds, known = [part.manifold for part in parts], [part.geometry for part in parts]
+        with progress_bar("reach, all pairs") as advance:
+            result = reach(manifolds, geometry=known, tolerance=tolerance, progress=advance)
         tables.append(report.reach_table(result))
         console.print(tables[-1])
     record = report.summary(parts, arguments, result, time.perf_counter() - began)
@@ -159,12 +162,3 @@ def _report(
     report.remove_stale(out, written)
     names = ", ".join(path.name for path in written)
     console.print(f"Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
-
-
-def _search_reach(parts: list[Part], tolerance: float) -> Reach:
-    """Reach of everything that was measured, by exact tangents and the curvature already known."""
-    manifolds, known = [part.manifold for part in parts], [part.geometry for part in parts]
-    with progress_bar("reach, all pairs") as advance:
-        if len(parts) > 1:
-            return reach(manifolds, geometry=known, tolerance=tolerance, progress=advance)
-        return reach(manifolds[0], geometry=known[0], tolerance=tolerance, progress=advance)
