@@ -37,7 +37,7 @@ from manifold_jax.information.log_prob import (
 )
 
 _STILL = 1e-6
-"""Share of a direction below which nothing of it is left."""
+"""What is left of a direction opposite to the score is rounding noise when it is smaller than this share."""
 
 
 def span(rows: Float[Array, "C n"], rtol: float | None = None) -> OrthonormalRows:
@@ -68,7 +68,6 @@ def keep_label(
     others = jax.nn.softmax(jnp.where(jnp.arange(log_p.shape[0]) == label, -jnp.inf, log_p))
     s, _ = unit(-matmul(others, rows))
     kept = u - jnp.minimum(jnp.sum(u * s), 0.0) * s
-    # What is left of a direction opposite to s is rounding noise.
     return jnp.where(norm(kept) > _STILL, length * kept, 0.0)
 
 
@@ -83,8 +82,8 @@ def horizontal_basis(
 ) -> Float[Array, "C n"]:
     """Orthonormal basis of the distribution D_x = span of grad_x log p_y.
 
-    Found from the centred scores J_y - mean J, which stay well conditioned where p saturates, by row-pivoted
-    Gram-Schmidt.
+    Row-pivoted Gram-Schmidt of the centred scores J_y - mean J, which stay well conditioned where p is
+    saturated.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -206,10 +205,10 @@ def label_keeping_projection(
     return part.reshape(x.shape)
 
 
-def _bracket_squares(
+def _defect(
     log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_size: int | None
-) -> Float[Array, "3"]:
-    """Sums over pairs a < b of |bracket|^2, |vertical part|^2, and the squares the bracket is made of."""
+) -> Float[Array, ""]:
+    """|vertical part| / |all| of the brackets, over pairs a < b."""
     log_p, rows = scores(log_prob, x)
     basis = span(rows, rtol).basis
     count = log_p.shape[0]
@@ -221,19 +220,14 @@ def _bracket_squares(
         return jax.jvp(lambda z: jax.vjp(log_prob, z)[1](one)[0], (x,), (v,))[1]
 
     def squares(a: Int[Array, ""], b: Int[Array, ""]) -> Float[Array, "3"]:
+        """|bracket|^2, |vertical part|^2, and the squares that the bracket is made of."""
         there, back = hessian_product(b, rows[a]), hessian_product(a, rows[b])
         bracket = there - back
         made_of = jnp.sum(there**2) + jnp.sum(back**2)
         return jnp.stack([jnp.sum(bracket**2), jnp.sum(reject(basis, bracket) ** 2), made_of])
 
     batch = block_rows(x.size, batch_size, most=len(first))
-    return jnp.sum(map_blocks(jax.vmap(squares), batch, first, second), axis=0)
-
-
-def _defect(
-    log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_size: int | None
-) -> Float[Array, ""]:
-    total, vertical, made_of = _bracket_squares(log_prob, x, rtol, batch_size)
+    total, vertical, made_of = jnp.sum(map_blocks(jax.vmap(squares), batch, first, second), axis=0)
     # A bracket that cancels to rounding errors is 0; its direction would be noise.
     vanishes = total <= (16 * jnp.finfo(x.dtype).eps) ** 2 * made_of
     return jnp.where(vanishes, 0.0, safe_sqrt(vertical / jnp.where(vanishes, 1.0, total)))
@@ -245,9 +239,9 @@ def involutivity_defect(
     """How far the distribution is from involutive: |vertical part| / |all| of the brackets of the scores.
 
     [grad log p_a, grad log p_b] = H_b grad log p_a - H_a grad log p_b (H the Hessians), over all pairs a < b
-    in the Frobenius norm, from Hessian-vector products. By Frobenius' theorem leaves through x exist where it
-    vanishes all around. With ReLU it does inside every linear region: all H_y are - J^T (diag p - p p^T) J
-    there, which maps into D_x.
+    in the Frobenius norm, from Hessian-vector products. By Frobenius' theorem there is a leaf through x where
+    it vanishes in a neighbourhood. With ReLU it does inside every linear region: all H_y are
+    - J^T (diag p - p p^T) J there, which maps into D_x.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities, twice differentiable at ``x``.
@@ -279,10 +273,10 @@ def fisher_involutivity_defect(
     rtol: float | None = None,
     batch_size: int | None = None,
 ) -> Float[Array, ""]:
-    """The same for the distribution that the local Fisher matrix defines over the parameters.
+    """:func:`involutivity_defect` of the distribution of the local Fisher matrix, over the parameters.
 
     It is not involutive in general, not even with ReLU (Grementieri & Fioresi, SIAM J. Imaging Sci. 15,
-    2022, remark that of F).
+    2022).
 
     Args:
         apply: Parameters and one input to ``(C,)`` log-probabilities.

@@ -8,23 +8,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import optional, whole
 from manifold_jax._linalg import block_rows, map_blocks, norm
 from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
 from manifold_jax.information.paths import leaf_projection
-from manifold_jax.information.walker import PathStatus, Step
+from manifold_jax.information.walker import PathStatus
 
 
 def _checked_points(caller: str, log_prob: LogProb, points: Any, batch_size: int | None) -> tuple[Array, int]:
-    """Points of a path, checked together with the function, and how many of them go at once."""
+    """Points of a path, checked together with the function, and how many of them to take at once."""
     points = as_input(caller, points, "points")
     if points.ndim < 1 or points.shape[0] < 2:
         raise ValueError(
             f"{caller}: points must be at least two inputs (k, *shape), got shape {points.shape}."
         )
     check_log_prob(log_prob, points[0])
-    size = None if batch_size is None else whole(caller, "batch_size", batch_size)
-    return points, block_rows(points[0].size, size, most=len(points))
+    optional(whole, caller, "batch_size", batch_size)
+    return points, block_rows(points[0].size, batch_size, most=len(points))
 
 
 def path_length(
@@ -92,10 +92,10 @@ def output_length(
 def fisher_rao_distance(
     log_p: Float[Array, "*batch C"], log_q: Float[Array, "*batch C"]
 ) -> Float[Array, "*batch"]:
-    """2 arccos sum_y sqrt(p_y q_y): the shortest way between two distributions.
+    """2 arccos sum_y sqrt(p_y q_y): length of the shortest path between two distributions.
 
-    Rao, Bull. Calcutta Math. Soc. 37 (1945). Computed as
-    4 arcsin(|sqrt p - sqrt q| / 2), which keeps its digits for distributions that are near.
+    Rao, Bull. Calcutta Math. Soc. 37 (1945). Computed as 4 arcsin(|sqrt p - sqrt q| / 2), which keeps its
+    digits for distributions that are close to each other.
 
     Args:
         log_p: Log-probabilities ``(..., C)``.
@@ -118,42 +118,27 @@ def leaf_distance(
     log_prob: LogProb,
     anchor: Float[Array, "*shape"],
     x: Float[Array, "*shape"],
-    *,
-    step_size: float = 0.03,
-    max_steps: int = 5000,
-    tolerance: float = 1e-3,
-    clip: tuple[float, float] | None = None,
-    step: Step = "fixed",
+    **options: Any,
 ) -> Float[Array, ""]:
-    """Distance of x to the leaf of an anchor: that of :func:`leaf_projection`, NaN where that has not ended.
+    """Distance of x to the leaf of an anchor, from :func:`leaf_projection`.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
         anchor: A point of the leaf, any shape.
         x: The input.
-        step_size: As for :func:`leaf_projection`.
-        max_steps: As for :func:`leaf_projection`.
-        tolerance: As for :func:`leaf_projection`.
-        clip: As for :func:`leaf_projection`.
-        step: As for :func:`leaf_projection`.
+        options: Options of :func:`leaf_projection`.
 
     Returns:
         A scalar, NaN where ``max_steps`` were not enough.
+
+    Raises:
+        ValueError: As :func:`leaf_projection`.
 
     Example:
         >>> from manifold_jax import leaf_distance
         >>> print(leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))
         1.414
     """
-    path = leaf_projection(
-        log_prob,
-        anchor,
-        x,
-        step_size=step_size,
-        max_steps=max_steps,
-        tolerance=tolerance,
-        clip=clip,
-        step=step,
-    )
+    path = leaf_projection(log_prob, anchor, x, **options)
     ended = (path.status == PathStatus.CONVERGED) | (path.status == PathStatus.STALLED)
     return jnp.where(ended, path.distance, jnp.nan)

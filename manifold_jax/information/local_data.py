@@ -3,7 +3,7 @@
 Grementieri & Fioresi, *Model-centric data manifold* (SIAM J. Imaging Sci. 15, 2022). Everything goes through
 the C x n factor of G: diag(p) - p p^T, which loses all digits where p saturates, is never formed.
 KL(p(x + dx) || p(x)) = 1/2 dx^T G dx + O(|dx|^3). The local Fisher matrix F(w) = E_y [grad_w log p_y
-grad_w log p_y^T] is the same of the parameters.
+grad_w log p_y^T] is its counterpart for the parameters.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _product(function: LogProb, at: Any, vector: Any) -> Any:
     """sum_y p_y <grad log p_y, vector> grad log p_y: one push-forward, one pull-back."""
     log_p, pull_back = jax.vjp(function, at)
     weighted = jnp.exp(log_p) * jax.jvp(function, (at,), (vector,))[1]
-    # They sum to 0 (E_y[score] = 0), which gives the one of the most likely class without cancellation.
+    # They sum to 0 (E_y[score] = 0), which gives that of the most likely class without cancellation.
     top = jnp.arange(log_p.shape[0]) == jnp.argmax(log_p)
     return pull_back(jnp.where(top, -jnp.sum(jnp.where(top, 0.0, weighted)), weighted))[0]
 
@@ -211,10 +211,10 @@ def local_data_spectrum(
 def local_data_rank(
     log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
 ) -> LocalDataRank:
-    """Numerical rank of G, and the dimension of the distribution D_x next to it.
+    """Numerical rank of G, and the dimension of the distribution D_x.
 
-    G is the sum of p_y grad log p_y grad log p_y^T and loses rank to rounding where p saturates. D_x is the
-    span of the centred scores J_y - mean J (J the Jacobian of the logits), which do not depend on p.
+    G loses rank to rounding where p saturates. D_x is the span of the centred scores J_y - mean J (J the
+    Jacobian of the logits), which do not depend on p.
 
     Args:
         log_prob: As for :func:`local_data_factor`.

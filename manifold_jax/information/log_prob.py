@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import is_traced, positive, whole
+from manifold_jax._checks import is_traced, optional, positive, whole
 from manifold_jax._linalg import block_rows, map_blocks
 
 LogProb = Callable[[Any], Array]
@@ -37,15 +37,12 @@ def as_input(caller: str, x: Any, name: str = "x") -> Array:
 def check_log_prob(log_prob: LogProb, x: Any) -> None:
     """Refuse a function that does not return log-probabilities.
 
-    The shape is checked always, the values (``logsumexp == 0``) where they are not traced: call this once,
-    outside ``jit`` and ``vmap``, before a compiled run.
+    The shape is always checked, the values (``logsumexp == 0``) only where they are not traced: call this
+    once, outside ``jit`` and ``vmap``, before a compiled run.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
         x: One input (or a parameter pytree) to try it with.
-
-    Returns:
-        Nothing, where all is well.
 
     Raises:
         ValueError: The result is not one-dimensional or not floating-point, there is only one class, or the
@@ -57,7 +54,7 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
         Traceback (most recent call last):
             ...
         ValueError: log_prob returned probabilities (they sum to 1): return log-probabilities,
-        best jax.nn.log_softmax(logits).
+        preferably jax.nn.log_softmax(logits).
     """
     if not callable(log_prob):
         raise ValueError(f"log_prob must be a function of one input, got {type(log_prob).__name__}.")
@@ -77,8 +74,8 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
 
 
 def _check_values(values: Float[np.ndarray, "C"], dtype: Any) -> None:
-    """A look at concrete values: NaN, -inf, probabilities, logits."""
-    advice = "best jax.nn.log_softmax(logits)"
+    """Refuse NaN, infinite values, probabilities and logits."""
+    advice = "preferably jax.nn.log_softmax(logits)"
     if np.isnan(values).any():
         raise ValueError(f"log_prob returned NaN for class {np.argmax(np.isnan(values))}: check the network.")
     if np.isinf(values).any():
@@ -101,9 +98,8 @@ def _check_values(values: Float[np.ndarray, "C"], dtype: Any) -> None:
 
 
 def _check_options(caller: str, batch_size: Any, rtol: Any) -> None:
-    """Classes at once and the tolerance of ranks; None stands for the default of each."""
-    if batch_size is not None:
-        whole(caller, "batch_size", batch_size)
+    """Check the number of classes at once and the tolerance of ranks; None stands for the default of each."""
+    optional(whole, caller, "batch_size", batch_size)
     if rtol is not None:
         positive(caller, "rtol", rtol, zero=True, below=1)
 

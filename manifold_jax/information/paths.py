@@ -1,8 +1,8 @@
 """Paths across and along the leaves of a classifier's foliation, and the nearest point of a leaf.
 
-Algorithm 1 of Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) and what it lacks: a step that adapts,
-the drift off the leaf, a reason why it ended. Lengths are Euclidean, in the units of the input. The options
-that all paths share are described at :func:`horizontal_path`.
+Algorithm 1 of Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022), and what it lacks: a step that adapts,
+the drift off the leaf, the reason why a path ended. Lengths are Euclidean, in the units of the input. The
+options that all paths share are described at :func:`horizontal_path`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOST_DIGITS = 100
 """A vertical part below this many machine epsilons is rounding noise."""
 
 
-class PathOptions(NamedTuple):
+class _Options(NamedTuple):
     """Options that all paths share; :func:`horizontal_path` describes them."""
 
     step_size: float
@@ -42,7 +42,7 @@ class PathOptions(NamedTuple):
 
 
 def _clip_ends(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
-    """The ends of the clip, infinite without one; points that lie outside are refused."""
+    """The ends of the clip, infinite without one; points outside of it are refused."""
     if clip is None:
         return -np.inf, np.inf
     if not isinstance(clip, tuple | list) or len(clip) != 2 or not clip[0] < clip[1]:
@@ -63,7 +63,7 @@ def _walk(
     log_prob: LogProb,
     points: dict[str, Array],
     goal: Array,
-    options: PathOptions,
+    options: _Options,
     *,
     tolerance: Any = 0.0,
     stationarity: Any = 0.0,
@@ -91,16 +91,13 @@ def _walk_to(
     caller: str,
     log_prob: LogProb,
     ends: dict[str, Any],
-    options: PathOptions,
+    options: _Options,
     tolerance: Any,
     stationarity: Any,
     *,
     relative: bool = False,
 ) -> Path:
-    """A horizontal path from the first to the second of two inputs, made of one shape and dtype.
-
-    The tolerance may be relative to their distance. Full steps never stall.
-    """
+    """A horizontal path between two inputs; the tolerance may be relative to their distance."""
     (first, second), (a, b) = ends, (as_input(caller, x, name) for name, x in ends.items())
     if a.shape != b.shape:
         raise ValueError(f"{caller}: {first} and {second} must have one shape, got {a.shape} and {b.shape}.")
@@ -109,7 +106,7 @@ def _walk_to(
     positive(caller, "tolerance", tolerance)
     positive(caller, "stationarity", stationarity)
     tolerance = tolerance * norm(jnp.ravel(b - a)) if relative else tolerance
-    stationarity = 0.0 if options.step == "full" else stationarity
+    stationarity = 0.0 if options.step == "full" else stationarity  # full steps never stall
     points = {first: a, second: b}
     return _walk(
         caller, "horizontal", log_prob, points, b, options, tolerance=tolerance, stationarity=stationarity
@@ -122,7 +119,7 @@ def _walk_along(
     log_prob: LogProb,
     x: Any,
     direction: Any,
-    options: PathOptions,
+    options: _Options,
     label: Any = 0,
 ) -> Path:
     """A walk along a vector in the shape of x, or along a Gaussian one drawn from a key."""
@@ -157,10 +154,10 @@ def horizontal_path(
 
     x <- x + h P_x(d - x) / |P_x(d - x)|, P_x the projection on D_x: Algorithm 1 of Grementieri & Fioresi
     (SIAM J. Imaging Sci. 15, 2022), the normalised gradient flow of |x - d|^2 / 2 on the leaf. It ends
-    near d or where d - x is vertical; unless it is ``"full"``, a step is never longer than |P_x(d - x)|, so
-    that all come nearer to d.
+    near d or where d - x is vertical. Unless it is ``"full"``, a step is never longer than |P_x(d - x)|, so
+    that every step comes closer to d.
 
-    For a batch of pairs use ``jax.vmap``: one loop, which ends with its last member; those that have ended
+    For a batch of pairs use ``jax.vmap``: one loop, which ends with its last path; those that have ended
     stay where they are. A ``jax.tree_util.Partial(apply, params)`` is compiled once for all parameters.
 
     Args:
@@ -168,12 +165,13 @@ def horizontal_path(
         source: Where to start, any shape.
         destination: Where to go.
         step_size: h, Euclidean, in units of the input; the largest h where it adapts.
-        max_steps: Most steps to try.
+        max_steps: Largest number of steps to try.
         tolerance: Distance at which the destination counts as reached.
-        clip: Range (low, high) of the values, restored after every step. Off by default: it leaves the leaf.
+        clip: Range (low, high) to which the values are clipped after every step. Off by default, because
+            clipping leaves the leaf.
         save_every: Steps from one saved point to the next; ``max_steps`` saves only the ends.
-        step: ``"fixed"``; ``"full"``, never shortened, as in the paper: it does not stall but goes to and
-            fro where it can come no nearer, and slides off the leaf; ``"decreasing"``,
+        step: ``"fixed"``; ``"full"``, never shortened, as in the paper: it does not stall but goes back and
+            forth where it can get no closer, and slides off the leaf; ``"decreasing"``,
             ``step_size / (1 + k / 100)`` in step k; or ``"controlled"``, Heun's method, the step such that
             the error of Euler's stays below ``error_tolerance``.
         error_tolerance: Error of one step, for ``"controlled"``; by default ``step_size / 30``.
@@ -194,7 +192,7 @@ def horizontal_path(
         >>> print(path.status, path.steps, path.points[-1].round(3))
         2 24 [ 0.5 -0.5]
     """
-    options = PathOptions(step_size, max_steps, save_every, step, clip, error_tolerance, rtol)
+    options = _Options(step_size, max_steps, save_every, step, clip, error_tolerance, rtol)
     ends = {"source": source, "destination": destination}
     return _walk_to("horizontal_path", log_prob, ends, options, tolerance, stationarity)
 
@@ -214,8 +212,8 @@ def vertical_walk(
 ) -> Path:
     """Walk across the leaves: x <- x + h V_x(w) / |V_x(w)|, V_x the projection orthogonal to D_x.
 
-    p does not change along it but for the error of the steps, so that noise w is added which the classifier
-    does not see (Grementieri & Fioresi, SIAM J. Imaging Sci. 15, 2022, section 5).
+    p does not change along it, apart from the error of the steps: it adds noise w that the classifier does
+    not see (Grementieri & Fioresi, SIAM J. Imaging Sci. 15, 2022, section 5).
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -223,7 +221,7 @@ def vertical_walk(
         direction: w, a vector in the shape of ``x``, or a key of ``jax.random`` from which a Gaussian one is
             drawn, once.
         step_size: As for :func:`horizontal_path`.
-        steps: Steps to make.
+        steps: Number of steps.
         clip: As for :func:`horizontal_path`.
         save_every: As for :func:`horizontal_path`.
         step: As for :func:`horizontal_path`; ``"full"`` is ``"fixed"`` here.
@@ -242,7 +240,7 @@ def vertical_walk(
         >>> print(walk.points[-1].round(2), jnp.exp(walk.log_probs[-1]).round(2))
         [0.21 0.21] [0.5 0.5]
     """
-    options = PathOptions(step_size, steps, save_every, step, clip, error_tolerance, rtol)
+    options = _Options(step_size, steps, save_every, step, clip, error_tolerance, rtol)
     return _walk_along("vertical_walk", "vertical", log_prob, x, direction, options)
 
 
@@ -289,7 +287,7 @@ def label_keeping_walk(
         >>> print(walk.point.round(2))
         [ 0.21 -0.21]
     """
-    options = PathOptions(step_size, steps, save_every, step, clip, error_tolerance, rtol)
+    options = _Options(step_size, steps, save_every, step, clip, error_tolerance, rtol)
     return _walk_along("label_keeping_walk", "label-keeping", log_prob, x, direction, options, label)
 
 
@@ -320,8 +318,8 @@ def leaf_projection(
         tolerance: Horizontal share of the chord at which it counts as vertical; also the distance, relative
             to that of the anchor, at which ``x`` counts as lying on the leaf.
         clip: As for :func:`horizontal_path`.
-        step: As for :func:`horizontal_path`. Steps to and fro across a kink of a ReLU network slide along it
-            and off the leaf: ``drift`` tells how far.
+        step: As for :func:`horizontal_path`. Steps back and forth across a kink of a ReLU network slide
+            along it and off the leaf: ``drift`` tells how far.
         error_tolerance: As for :func:`horizontal_path`.
         rtol: As for :func:`horizontal_path`.
 
@@ -337,7 +335,7 @@ def leaf_projection(
         >>> print(path.point.round(3), path.distance.round(3), path.converged)
         [ 0.5 -0.5] 0.707 True
     """
-    options = PathOptions(step_size, max_steps, max_steps, step, clip, error_tolerance, rtol)
+    options = _Options(step_size, max_steps, max_steps, step, clip, error_tolerance, rtol)
     ends = {"anchor": anchor, "x": x}
     path = _walk_to("leaf_projection", log_prob, ends, options, tolerance, tolerance, relative=True)
     vertical = (path.status == PathStatus.STALLED) & (path.horizontal <= tolerance)

@@ -47,9 +47,9 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
     """Principal angles between the spans of two sets of rows.
 
     With orthonormal bases Q of the tangents and B of the other span, the cosines are the singular values of
-    Q B^T and the sines those of Q - Q B^T B. A cosine cannot tell an angle below sqrt(eps) from 0 and a sine
-    none so near to pi/2, therefore arctan2(sine, cosine), which has the absolute accuracy of the rows
-    everywhere (Bjorck & Golub, Math. Comp. 27, 1973; Knyazev & Argentati, SIAM J. Sci. Comput. 23, 2002).
+    Q B^T and the sines those of Q - Q B^T B. A cosine cannot tell an angle below sqrt(eps) from 0, nor a sine
+    one that close to pi/2 from pi/2; arctan2(sine, cosine) has the absolute accuracy of the rows everywhere
+    (Bjorck & Golub, Math. Comp. 27, 1973; Knyazev & Argentati, SIAM J. Sci. Comput. 23, 2002).
 
     Args:
         tangents: Vectors as rows; their lengths do not matter, dependent ones count once.
@@ -84,7 +84,7 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
 
 
 def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]) -> Float[Array, "d"]:
-    """How much a classifier sees of every tangent: X_i^T G X_i / (|X_i|^2 lambda_max(G)).
+    """How much of every tangent a classifier sees: X_i^T G X_i / (|X_i|^2 lambda_max(G)).
 
     1 along the direction that G sees best, 0 along a leaf's normals, Tr G / (n lambda_max) on average over
     random directions. G = A^T A is never formed: X^T G X = |A X|^2 (Grementieri & Fioresi, SIAM J. Imaging
@@ -112,7 +112,7 @@ def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]
     largest = norm(tangents) * singular_rows(factor)[0][0]
     seen = norm(matmul(tangents, factor.T))
     zero = largest == 0
-    # At most 1 but for rounding.
+    # At most 1, apart from rounding.
     return jnp.minimum(jnp.where(zero, 0.0, seen / jnp.where(zero, 1.0, largest)) ** 2, 1.0)
 
 

@@ -60,7 +60,7 @@ class Path(NamedTuple):
             is vertical, to the tolerance, or vanishes.
         status: The reason why it ended, a :class:`PathStatus`.
         log_probs: Log-probabilities at the saved points ``(saved, C)``; along a vertical walk they are
-            constant but for the error of the steps.
+            constant, apart from the error of the steps.
         horizontal: Horizontal share of the wanted direction w at the end, |P(w)| / |w|: w is the rest of the
             chord to the destination (0 where the path cannot come nearer), or the direction of a walk.
         length: Length of the path.
@@ -69,7 +69,7 @@ class Path(NamedTuple):
             is not in it.
         clipped: Summed length that the clip undid; 0 without a clip.
         clip: Whether values were clipped after every step, which leaves the leaf.
-        rejected: Steps tried in vain, by the error control.
+        rejected: Steps that the error control rejected.
     """
 
     points: Float[Array, "saved *shape"]
@@ -109,7 +109,7 @@ class Plan(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What may change without compiling anew: scalars, among them the ends of the clip and a class."""
+    """What may change without compiling again: scalars, among them the ends of the clip and a class."""
 
     step_size: Array
     tolerance: Array
@@ -131,10 +131,7 @@ class _View(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """Where a walk is and what it has behind it, as in :class:`Path`.
-
-    ``steps`` is -1 before the source was looked at.
-    """
+    """Where a walk is and its totals so far, as in :class:`Path`; ``steps`` is -1 before the first look."""
 
     x: Float[Array, "n"]
     view: _View
@@ -188,7 +185,7 @@ class _Field(NamedTuple):
     def next_length(self, walk: _Walk) -> Array:
         """Length of the next step: a horizontal one never passes the nearest point of the plane D_x.
 
-        There the direction turns round, so that the error control, which looks ahead, goes half of the way.
+        There the direction reverses, so that the error control, which looks ahead, goes half of the way.
         A full step is never shortened.
         """
         component = walk.view.component
@@ -225,7 +222,7 @@ def _propose(field: _Field, walk: _Walk, settings: Settings) -> tuple[Array, Arr
 
 
 def _advance(field: _Field, walk: _Walk, settings: Settings) -> _Walk:
-    """Move along the heading known before, then look around at the new place.
+    """Move along the known heading, then look around at the new place.
 
     The departure from the leaf in a step with chord c is estimated by |V(c) + V'(c)| / 2, V and V' the
     projections off the leaf at both ends: for two points on one leaf it is O(|c|^3), and for Euler's step it
@@ -316,7 +313,7 @@ _compiled_follow = partial(jax.jit, static_argnames="plan")(_follow)
 def follow(log_prob: LogProb, source: Array, goal: Array, settings: Settings, plan: Plan) -> Path:
     """Follow the field from ``source`` towards a destination or along a direction.
 
-    A ``jax.tree_util.Partial`` is compiled once, whatever its parameters. Any other function is traced anew
+    A ``jax.tree_util.Partial`` is compiled once, whatever its parameters. Any other function is traced again
     at every call: one that reads a model trained in place must not be remembered with its old weights.
     """
     if isinstance(log_prob, jax.tree_util.Partial):

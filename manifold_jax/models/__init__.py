@@ -3,9 +3,9 @@
 Examples know ``jax`` and ``jax.numpy`` as ``jnp``.
 """
 
-from manifold_jax.models.beta_vae import BetaVAE as BetaVAE
-from manifold_jax.models.beta_vae import Objective as Objective
-from manifold_jax.models.beta_vae import beta_vae_loss as beta_vae_loss
+from manifold_jax.models.autoencoders import BetaVAE as BetaVAE
+from manifold_jax.models.autoencoders import Objective as Objective
+from manifold_jax.models.autoencoders import beta_vae_loss as beta_vae_loss
 from manifold_jax.models.checkpoints import checkpoint_steps as checkpoint_steps
 from manifold_jax.models.checkpoints import load_params as load_params
 from manifold_jax.models.checkpoints import save_checkpoint as save_checkpoint

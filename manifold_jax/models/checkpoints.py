@@ -1,11 +1,12 @@
-"""Checkpoints of a training, in Orbax's format: one folder a step, parameters apart from the rest."""
+"""Checkpoints of a training, in Orbax's format: one folder for each, parameters apart from the rest.
+
+Orbax warns of what does not concern arrays on one host; its warnings are ignored.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,13 @@ Folder = str | os.PathLike[str]
 _PARAMS, _REST = "params", "rest"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax warns of what does not concern arrays on one host."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _place(folder: Folder, step: int) -> str:
     """Where a checkpoint is, absolute as Orbax wants it."""
     return os.path.abspath(os.path.join(folder, str(int(step))))
 
 
-def _is_complete(folder: Folder, step: int) -> bool:
-    """Whether Orbax finished it: it gives a folder its name when all is written."""
-    return os.path.isfile(os.path.join(_place(folder, step), "_CHECKPOINT_METADATA"))
-
-
 def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) -> Path:
-    """Write ``folder/<step>``, aside first, then moved into place.
+    """Write ``folder/<step>`` aside, then move it into place; a checkpoint that is there is replaced.
 
     Args:
         folder: Folder of the run.
@@ -45,7 +33,7 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
         rest: Another pytree of arrays, what a run needs to go on.
 
     Returns:
-        The folder of the checkpoint; one that is there already is replaced.
+        The folder of the checkpoint.
 
     Example:
         >>> import tempfile
@@ -59,7 +47,7 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
 
     place = _place(folder, step)
     parts = {_PARAMS: params, _REST: {"rest": rest}}
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):
         ocp.save_checkpointables(place, jax.tree.map(np.asarray, parts), overwrite=True)
     return Path(place)
 
@@ -78,18 +66,16 @@ def checkpoint_steps(folder: Folder) -> list[int]:
         >>> checkpoint_steps("no-such-folder")
         []
     """
-    if not os.path.isdir(folder):
-        return []
-    numbered = [int(name) for name in os.listdir(folder) if name.isdigit()]
-    return sorted(step for step in numbered if _is_complete(folder, step))
+    # Orbax writes aside, and gives a folder its number when all is written.
+    complete = (mark.parent.name for mark in Path(folder).glob("*/_CHECKPOINT_METADATA"))
+    return sorted(int(name) for name in complete if name.isdigit())
 
 
-def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name of every leaf to its shape and dtype."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+def _kinds(tree: Any) -> dict[str, str]:
+    """Name of every leaf to its dtype and shape, in words."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
-        for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} of shape {tuple(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
@@ -97,23 +83,25 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
     """One part of a checkpoint, refused by name unless it has the structure of ``like``."""
     from orbax.checkpoint import v1 as ocp
 
-    place = _place(folder, step)
-    if not _is_complete(folder, step):
-        there = ", ".join(map(str, checkpoint_steps(folder))) or "none"
+    steps = checkpoint_steps(folder)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}, there are: {there}.")
-    with _quiet():
+    place = _place(folder, step)
+    damaged = (
+        f"the checkpoint {place} is damaged, its arrays cannot be read: delete this folder, and the training "
+        "goes on from the checkpoint before it."
+    )
+    with warnings.catch_warnings(action="ignore"):
         metadata = ocp.checkpointables_metadata(place).metadata
         if name not in metadata:
             raise ValueError(f"{place} was not written by manifold_jax: it holds no {name}.")
         if metadata[name] is None:  # what Orbax makes of files that it cannot read
-            raise ValueError(_damaged(place))
-        stored, wanted = _shapes(metadata[name]), _shapes(like)
+            raise ValueError(damaged)
+        stored, wanted = _kinds(metadata[name]), _kinds(like)
         for leaf in sorted(stored.keys() | wanted.keys()):
-            if stored.get(leaf) != wanted.get(leaf):
-                has, wants = (
-                    "no such array" if kind is None else f"{kind[1]} of shape {kind[0]}"
-                    for kind in (stored.get(leaf), wanted.get(leaf))
-                )
+            has, wants = (kinds.get(leaf, "no such array") for kinds in (stored, wanted))
+            if has != wants:
                 raise ValueError(
                     f"the checkpoint {place} is of another architecture: at {leaf} it has {has}, the network "
                     f"has {wants}; choose another folder, or build the network that was trained."
@@ -122,14 +110,7 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
         try:
             return ocp.load(place, abstract, checkpointable_name=name)
         except (ValueError, OSError) as error:
-            raise ValueError(_damaged(place)) from error
-
-
-def _damaged(place: str) -> str:
-    return (
-        f"the checkpoint {place} is damaged, its arrays cannot be read: delete this folder, and the training "
-        "goes on from the checkpoint before it."
-    )
+            raise ValueError(damaged) from error
 
 
 def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
@@ -155,17 +136,12 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
         ...     print(load_params(folder, {"w": jnp.zeros(3)})["w"])
         [1. 1. 1.]
     """
-    return _load(folder, last_step(folder) if step is None else step, _PARAMS, like)
+    steps = checkpoint_steps(folder)
+    if step is None and not steps:
+        raise FileNotFoundError(f"{folder} holds no checkpoint: train the network first.")
+    return _load(folder, steps[-1] if step is None else step, _PARAMS, like)
 
 
 def load_rest(folder: Folder, like: Any, step: int) -> Any:
     """What was saved next to the parameters."""
     return _load(folder, step, _REST, {"rest": like})["rest"]
-
-
-def last_step(folder: Folder) -> int:
-    """The last complete checkpoint."""
-    steps = checkpoint_steps(folder)
-    if not steps:
-        raise FileNotFoundError(f"{folder} holds no checkpoint: train the network first.")
-    return steps[-1]

@@ -22,6 +22,7 @@ Activation = Layer
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+"""Channels of the convolutions of VGG11, relative to ``width``; a max pool follows each group."""
 
 
 def as_batch(images: Array, shape: Sequence[int]) -> Array:
@@ -179,30 +180,26 @@ class VGG11(nnx.Module):
         self.shape = (size, size, channels)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.activation = activation
-        self.pools = tuple(len(stage) for stage in _STAGES)
         widths = [channels] + [width * factor for stage in _STAGES for factor in stage]
-        self.convolutions = nnx.List(
-            nnx.Conv(
-                before,
-                after,
-                (3, 3),
-                padding="SAME",
-                kernel_init=nnx.initializers.he_normal(),
-                conv_general_dilated=convolve,
-                precision=precision,
-                rngs=rngs,
-            )
-            for before, after in itertools.pairwise(widths)
+        conv = partial(
+            nnx.Conv,
+            kernel_size=(3, 3),
+            padding="SAME",
+            kernel_init=nnx.initializers.he_normal(),
+            conv_general_dilated=convolve,
+            precision=precision,
+            rngs=rngs,
         )
+        self.convolutions = nnx.List(conv(*pair) for pair in itertools.pairwise(widths))
         self.output = nnx.Linear(8 * width * (size // 32) ** 2, classes, precision=precision, rngs=rngs)
 
     def features(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch m"]:
-        """What the convolutions hand to the last layer."""
+        """The input of the last layer."""
         mean, std = (jnp.asarray(values, images.dtype) for values in (self.mean, self.std))
         x = (as_batch(images, self.shape) - mean) / std
         layers = iter(self.convolutions)
-        for count in self.pools:
-            for _ in range(count):
+        for stage in _STAGES:
+            for _ in stage:
                 x = self.activation(next(layers)(x))
             x = max_pool(x)
         return x.reshape(x.shape[0], -1)
@@ -220,7 +217,7 @@ class VGG11(nnx.Module):
 
 
 def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
-    """Images with pixels in [0, 1]: bytes are divided by 255, others are left alone.
+    """Images with pixels in [0, 1]: bytes are divided by 255, others stay as they are.
 
     Args:
         images: Images of any shape.

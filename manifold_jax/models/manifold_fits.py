@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -19,9 +19,15 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from manifold_jax._checks import below, finite, flat, floating, positive, query_rows, whole
-from manifold_jax.models.beta_vae import BetaVAE, Objective, beta_vae_loss
-from manifold_jax.models.point_autoencoder import PointAutoencoder, denoising_loss, variational_loss
-from manifold_jax.models.pure import Apply, Pure, pure
+from manifold_jax._files import Progress
+from manifold_jax.models.autoencoders import (
+    BetaVAE,
+    Objective,
+    PointAutoencoder,
+    beta_vae_loss,
+    denoising_loss,
+)
+from manifold_jax.models.pure import Apply, pure
 from manifold_jax.models.training import Loss, train
 
 _BLOCK = 256
@@ -55,16 +61,6 @@ class NetworkFit:
     features: tuple[int, ...]
 
 
-class _Task(NamedTuple):
-    """What is trained: a network, standardised data, and how these were standardised."""
-
-    network: Pure
-    data: Array
-    shift: Array
-    scale: Array
-    features: tuple[int, ...]
-
-
 class _Options(NamedTuple):
     """Size of the network and length of the training."""
 
@@ -88,21 +84,21 @@ def denoising_autoencoder(
     channels: int = 16,
     batch_size: int = 64,
     learning_rate: float = 3e-3,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Partial:
-    """Fit a manifold by an autoencoder that learns to take noise away (Vincent et al., ICML 2008).
+    """Fit a manifold by an autoencoder that learns to remove noise (Vincent et al., ICML 2008).
 
     Minimises E |r(x + noise) - x|^2. What it tends to is E[x | x + noise] (Alain & Bengio, JMLR 15, 2014): on
     a manifold of curvature kappa that is inside the curve by about kappa noise^2 / 2, an error that more
-    samples do not mend. Points are standardised by their mean and one common scale, images (square, of a
+    samples do not reduce. Points are standardised by their mean and one common scale, images (square, of a
     side that is a multiple of 16) by their least and largest pixel; these travel with the result.
 
     Args:
         samples: n points of any feature shape. Square images go through the convolutions of
-            :class:`BetaVAE`, all else through a :class:`PointAutoencoder`, with smooth activations.
+            :class:`BetaVAE`, everything else through a :class:`PointAutoencoder`, with smooth activations.
         dimension: d, below the number of features.
         key: Key of initial weights, order and noise: equal keys give equal fits.
-        steps: Steps of Adam, with a learning rate that falls to 0 along a cosine.
+        steps: Steps of Adam; the learning rate falls to 0 along a cosine.
         noise: Standard deviation, a share of the standard deviation of all samples about their mean, in the
             root mean square over the features.
         latent: Bottleneck, at least d; by default d + 1: a closed manifold such as a circle has no
@@ -111,7 +107,7 @@ def denoising_autoencoder(
         channels: Channels of the first convolution, for images.
         batch_size: Samples of a step, or all where there are fewer.
         learning_rate: Learning rate of the first step.
-        progress: Function that is called with the steps made and all of them.
+        progress: Function that is called with the number of steps made and of all.
 
     Returns:
         ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
@@ -129,15 +125,14 @@ def denoising_autoencoder(
         >>> project(circle).shape
         (64, 2)
     """
-    caller = "denoising_autoencoder"
-    positive(caller, "noise", noise)
+    positive("denoising_autoencoder", "noise", noise)
+
+    def task(apply: Apply, rows: Array) -> tuple[Loss, Any]:
+        deviation = jnp.sqrt(jnp.mean((rows - jnp.mean(rows, axis=0)) ** 2))
+        return denoising_loss(apply), (rows, jnp.full(len(rows), noise * deviation, rows.dtype))
+
     options = _Options(latent, width, channels, steps, batch_size, learning_rate)
-    key_weights, key_steps = jax.random.split(key)
-    task = _prepare(caller, samples, dimension, options, key_weights)
-    deviation = jnp.sqrt(jnp.mean((task.data - jnp.mean(task.data, axis=0)) ** 2))
-    scales = jnp.full(len(task.data), noise * deviation, task.data.dtype)
-    loss = denoising_loss(task.network.apply)
-    return _train(caller, task, loss, (task.data, scales), key_steps, options, progress)
+    return _fit("denoising_autoencoder", samples, dimension, task, key, options, progress)
 
 
 def variational_autoencoder(
@@ -152,12 +147,12 @@ def variational_autoencoder(
     channels: int = 16,
     batch_size: int = 64,
     learning_rate: float = 3e-3,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Partial:
     """Fit a manifold by a beta-VAE: points go to the decoded *mean* of their latent, without sampling.
 
-    Standardised and built as :func:`denoising_autoencoder`. The noise of the latent blurs the fit: its error
-    too has a part that more samples do not mend.
+    Standardised and built as by :func:`denoising_autoencoder`. The noise of the latent blurs the fit: its
+    error too has a part that more samples do not reduce.
 
     Args:
         samples: As for :func:`denoising_autoencoder`.
@@ -188,15 +183,15 @@ def variational_autoencoder(
         >>> project(circle).shape
         (64, 2)
     """
-    caller = "variational_autoencoder"
+
+    def task(apply: Apply, rows: Array) -> tuple[Loss, Any]:
+        if _are_images(rows.shape[1:]):
+            return beta_vae_loss(apply, objective or Objective("B", capacity_steps=steps)), (rows,)
+        weights = objective or Objective("H", beta=0.005)
+        return beta_vae_loss(apply, weights._replace(likelihood="points")), (rows,)
+
     options = _Options(latent, width, channels, steps, batch_size, learning_rate)
-    key_weights, key_steps = jax.random.split(key)
-    task = _prepare(caller, samples, dimension, options, key_weights)
-    images = _are_images(task.features)
-    if objective is None:
-        objective = Objective("B", capacity_steps=steps) if images else Objective("H", beta=0.005)
-    loss = (beta_vae_loss if images else variational_loss)(task.network.apply, objective)
-    return _train(caller, task, loss, (task.data,), key_steps, options, progress)
+    return _fit("variational_autoencoder", samples, dimension, task, key, options, progress)
 
 
 def _are_images(features: tuple[int, ...]) -> bool:
@@ -204,50 +199,20 @@ def _are_images(features: tuple[int, ...]) -> bool:
     return len(features) in (2, 3) and features[0] == features[1] and features[0] % 16 == 0
 
 
-def _prepare(caller: str, samples: Any, dimension: Any, options: _Options, key: PRNGKeyArray) -> _Task:
-    """Checked and standardised samples, and the network for them."""
-    for name in ("width", "channels", "steps", "batch_size"):
-        whole(caller, name, getattr(options, name))
-    positive(caller, "learning_rate", options.learning_rate)
-    samples = floating(caller, "samples", samples)
-    if len(samples) < 2:
-        raise ValueError(f"{caller}: samples must be at least 2 points, got {len(samples)}.")
-    finite(caller, "samples", samples)
-    dimension = below(caller, dimension, flat(samples))
-    latent = dimension + 1 if options.latent is None else options.latent
-    whole(caller, "latent", latent, dimension)
-    features = samples.shape[1:]
-    images = _are_images(features)
-    data, shift, scale = _standardise(samples.astype(jnp.float32), images)
-    if not float(scale) > 0:
-        raise ValueError(f"{caller}: all samples coincide: there is nothing to fit.")
-    rngs = nnx.Rngs(key)
-    network = (
-        BetaVAE(
-            size=features[0],
-            channels=features[2] if len(features) == 3 else 1,
-            latent=latent,
-            width=options.channels,
-            hidden=options.width,
-            activation=nnx.silu,
-            rngs=rngs,
-        )
-        if images
-        else PointAutoencoder(features=math.prod(features), latent=latent, width=options.width, rngs=rngs)
+def _network(features: tuple[int, ...], latent: int, options: _Options, key: PRNGKeyArray) -> nnx.Module:
+    """The network for points of this shape."""
+    width, rngs = options.width, nnx.Rngs(key)
+    if not _are_images(features):
+        return PointAutoencoder(features=math.prod(features), latent=latent, width=width, rngs=rngs)
+    return BetaVAE(
+        size=features[0],
+        channels=features[2] if len(features) == 3 else 1,
+        latent=latent,
+        width=options.channels,
+        hidden=width,
+        activation=nnx.silu,
+        rngs=rngs,
     )
-    return _Task(pure(network), data, shift, scale, features)
-
-
-def _standardise(samples: Array, images: bool) -> tuple[Array, Array, Array]:
-    """Pixels in [0, 1], or rows about 0 with a mean square of 1; with shift and scale."""
-    if images:
-        shift = jnp.min(samples)
-        scale = jnp.max(samples) - shift
-        return (samples - shift) / jnp.where(scale > 0, scale, 1), shift, scale
-    shift = jnp.mean(samples, axis=0)
-    scale = jnp.sqrt(jnp.mean((samples - shift) ** 2))
-    rows = (samples - shift).reshape(len(samples), -1) / jnp.where(scale > 0, scale, 1)
-    return rows, shift, scale
 
 
 @lru_cache(maxsize=32)
@@ -256,24 +221,43 @@ def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
-def _train(
+def _fit(
     caller: str,
-    task: _Task,
-    loss: Loss,
-    data: Any,
+    samples: Any,
+    dimension: Any,
+    task: Callable[[Apply, Array], tuple[Loss, Any]],
     key: PRNGKeyArray,
     options: _Options,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Partial:
-    """Train, and wrap the result."""
+    """Train a network for the samples by the loss, and on the data, that ``task`` makes of them."""
+    for name in ("width", "channels", "steps", "batch_size"):
+        whole(caller, name, getattr(options, name))
+    positive(caller, "learning_rate", options.learning_rate)
+    samples = floating(caller, "samples", samples)
+    if len(samples) < 2:
+        raise ValueError(f"{caller}: samples must be at least 2 points, got {len(samples)}.")
+    finite(caller, "samples", samples)
+    dimension = below(caller, dimension, flat(samples))
+    latent = whole(caller, "latent", dimension + 1 if options.latent is None else options.latent, dimension)
+    features, samples = samples.shape[1:], samples.astype(jnp.float32)
+    images = _are_images(features)
+    shift = jnp.min(samples) if images else jnp.mean(samples, axis=0)
+    scale = jnp.max(samples) - shift if images else jnp.sqrt(jnp.mean((samples - shift) ** 2))
+    if not float(scale) > 0:
+        raise ValueError(f"{caller}: all samples coincide: there is nothing to fit.")
+    key_weights, key_steps = jax.random.split(key)
+    apply, params = pure(_network(features, latent, options, key_weights))
+    fit = NetworkFit(params, shift, scale, apply, features)
+    loss, data = task(apply, _standardise(fit, samples))
     steps = int(options.steps)
     run = train(
         loss,
-        task.network.params,
+        params,
         data,
-        key=key,
+        key=key_steps,
         steps=steps,
-        batch_size=min(int(options.batch_size), len(task.data)),
+        batch_size=min(int(options.batch_size), len(samples)),
         optimizer=_optimizer(float(options.learning_rate), steps),
         chunk=min(steps, _CHUNK),
         progress=progress,
@@ -282,8 +266,13 @@ def _train(
         raise ValueError(
             f"{caller}: the training diverged after {run.steps} steps: take a smaller learning_rate."
         )
-    fit = NetworkFit(run.params, task.shift, task.scale, task.network.apply, task.features)
-    return Partial(_project, fit)
+    return Partial(_project, replace(fit, params=run.params))
+
+
+def _standardise(fit: NetworkFit, points: Array) -> Array:
+    """Inputs of the network: pixels in [0, 1], or flat rows about 0 with a mean square of 1."""
+    scaled = (points.astype(fit.shift.dtype) - fit.shift) / fit.scale
+    return scaled if _are_images(fit.features) else flat(scaled)
 
 
 def _project(fit: NetworkFit, points: Any) -> Array:
@@ -294,8 +283,6 @@ def _project(fit: NetworkFit, points: Any) -> Array:
 @jax.jit
 def decode_points(fit: NetworkFit, points: Float[Array, "q *features"]) -> Float[Array, "q *features"]:
     """Points through the network, a block at a time, in their own units and dtype."""
-    scaled = (points.astype(fit.shift.dtype) - fit.shift) / fit.scale
-    shape = fit.features if _are_images(fit.features) else (-1,)
-    rows = scaled.reshape(len(points), *shape)
+    rows = _standardise(fit, points)
     decoded = jax.lax.map(lambda x: fit.apply(fit.params, x), rows, batch_size=min(_BLOCK, len(rows)))
     return (fit.shift + fit.scale * decoded.reshape(points.shape)).astype(points.dtype)

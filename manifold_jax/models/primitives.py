@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,18 +26,15 @@ def apply_layers(layers: Mapping[str, Layer], x: Array, last: str, after: str | 
 def _patches_convolution(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "k l c o"],
-    strides: Sequence[int],
+    window_strides: Sequence[int],
     padding: Any,
     precision: Any,
 ) -> Float[Array, "b p q o"]:
     """A convolution as one matrix product of all patches."""
-    (rows, columns), (down, across) = kernel.shape[:2], strides
-    pads = (
-        jax.lax.padtype_to_pads(x.shape[1:3], (rows, columns), strides, padding)
-        if isinstance(padding, str)
-        else padding
-    )
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    (rows, columns), (down, across) = kernel.shape[:2], window_strides
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], (rows, columns), window_strides, padding)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     high, wide = x.shape[1] - rows + 1, x.shape[2] - columns + 1
     shifts = [x[:, i : i + high : down, j : j + wide : across] for i in range(rows) for j in range(columns)]
     patches = jnp.concatenate(shifts, axis=-1)
@@ -79,7 +77,7 @@ def convolve(
         window_strides: Two strides.
         padding: ``"SAME"``, ``"VALID"`` or two pairs.
         precision: Precision of the products.
-        options: Others of ``conv_general_dilated``, which does all that is not plain.
+        options: Other options of ``conv_general_dilated``, which does all that is not plain.
 
     Returns:
         ``(b, p, q, o)``.
@@ -91,18 +89,11 @@ def convolve(
          [9. 9.]]
     """
     options.setdefault("dimension_numbers", _LAYOUT)
-
-    def library(x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(
-            x, kernel, window_strides, padding, precision=precision, **options
-        )
-
+    common = {"window_strides": window_strides, "padding": padding, "precision": precision}
+    library = partial(jax.lax.conv_general_dilated, **common, **options)
     if not _is_plain(x, kernel, options):
         return library(x, kernel)
-
-    def patches(x: Array, kernel: Array) -> Array:
-        return _patches_convolution(x, kernel, window_strides, padding, precision)
-
+    patches = partial(_patches_convolution, **common)
     return jax.lax.platform_dependent(x, kernel, cpu=patches, default=library)
 
 
@@ -157,9 +148,9 @@ def _larger(a: Array, b: Array) -> Array:
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
-    """Largest of every 2 x 2 block; an odd last row or column is left out.
+    """Largest value of every 2 x 2 block; an odd last row or column is left out.
 
-    Equal values, as on the blank border of a digit, count for the first one, as in PyTorch: there the maximum
+    Of equal values, as on the blank border of a digit, the first one counts, as in PyTorch: there the maximum
     has no derivative, and G depends on the choice.
 
     Args:

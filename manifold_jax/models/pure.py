@@ -20,7 +20,7 @@ from manifold_jax.geometry.manifold import as_partial
 class Apply:
     """``apply(params, x)``: the network at one input.
 
-    Networks of one architecture give equal ones, so that what was compiled for the first serves the second.
+    Those of one architecture are equal, so that what was compiled for one network serves the next.
 
     Attributes:
         graphdef: The architecture.
@@ -106,8 +106,8 @@ def pure(module: nnx.Module) -> Pure:
 def torch_initial(params: Any, key: Array) -> Any:
     """Initial parameters as PyTorch draws them: kernels and biases uniform in +- 1 / sqrt(fan in).
 
-    Flax draws kernels with three times that variance and sets biases to 0; where a training begins, and the
-    trace of G there, depends on it.
+    Flax draws kernels with three times that variance and sets biases to 0; the start of a training, and the
+    trace of G there, depend on it.
 
     Args:
         params: Parameters from :func:`pure`, layers with ``"kernel"`` and ``"bias"`` at any depth.
@@ -123,15 +123,14 @@ def torch_initial(params: Any, key: Array) -> Any:
         >>> bool(abs(params["second"]["kernel"]).max() <= (9 * 32) ** -0.5)
         True
     """
-    if "kernel" in params:
-        bound = (params["kernel"].size // params["kernel"].shape[-1]) ** -0.5
-        keys = jax.random.split(key, len(params))
-        return {
-            name: jax.random.uniform(k, leaf.shape, leaf.dtype, -bound, bound)
-            for k, (name, leaf) in zip(keys, params.items(), strict=True)
-        }
-    keys = jax.random.split(key, len(params))
-    return {name: torch_initial(layer, k) for k, (name, layer) in zip(keys, params.items(), strict=True)}
+    keys = dict(zip(params, jax.random.split(key, len(params)), strict=True))
+    if "kernel" not in params:
+        return {name: torch_initial(layer, keys[name]) for name, layer in params.items()}
+    bound = (params["kernel"].size // params["kernel"].shape[-1]) ** -0.5
+    return {
+        name: jax.random.uniform(keys[name], leaf.shape, leaf.dtype, -bound, bound)
+        for name, leaf in params.items()
+    }
 
 
 # --- layer by layer ----------------------------------------------------------------------------------------
@@ -150,7 +149,7 @@ class Layers(NamedTuple):
     functions: tuple[Partial, ...]
 
     def activations(self, x: Array) -> tuple[Array, ...]:
-        """Activations of all layers at one input; what is not used of them is not computed under ``jit``."""
+        """Activations of all layers at one input; under ``jit`` those that are not used are not computed."""
         activations = []
         for function in self.functions:
             x = function(x)
@@ -197,7 +196,7 @@ def network_layers(network: Pure) -> Layers:
             returns a dictionary, name to function of a batch, in order.
 
     Returns:
-        The layers. For other parameters of the same architecture nothing is compiled again.
+        The layers; for other parameters of the same architecture nothing is compiled again.
 
     Raises:
         ValueError: The module does not name its layers; see :func:`chain` for a list of functions.
@@ -220,8 +219,8 @@ def chain(
     """A network given as a list of named functions, each of one activation of the one before.
 
     Args:
-        functions: Name to function, in order; ``jax.tree_util.Partial`` of one with its parameters, where
-            other parameters should not compile it anew.
+        functions: Name to function, in order; a ``jax.tree_util.Partial`` of a function and its parameters
+            is not compiled again for other parameters.
         shape: Shape of one input.
         dtype: Its dtype.
 

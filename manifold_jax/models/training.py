@@ -15,13 +15,17 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import whole
+from manifold_jax._files import Progress
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
 """``loss(params, batch, key, step) -> (scalar, metrics)``, metrics by name, of any shape."""
 
-LEARNING_RATE = 0.01
-"""Of Grementieri & Fioresi, like the batches of 60."""
+_State = tuple[Any, Any]
+"""What a step changes: the parameters, and the state of the optimizer."""
+
+_SGD = optax.sgd(0.01)
+"""The optimizer of Grementieri & Fioresi; one object, so that it is compiled once."""
 
 _DIGESTED_ROWS = 64
 """Rows of the data that tell one run from another: to read all of them would take long."""
@@ -44,13 +48,6 @@ class Trained(NamedTuple):
     finite: bool
 
 
-class _State(NamedTuple):
-    """What a step changes."""
-
-    params: Any
-    optimizer: Any
-
-
 @partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
 def _scan(
     state: _State,
@@ -66,11 +63,12 @@ def _scan(
     """The first ``count`` of a chunk of steps; the rest is idle: one compilation serves all lengths."""
 
     def make(state: _State, rows: Int[Array, "batch"], step: Array) -> tuple[_State, dict[str, Array]]:
+        params, inner = state
         batch = jax.tree.map(lambda a: a[rows], data)
-        of = jax.value_and_grad(loss, has_aux=True)
-        (value, metrics), gradient = of(state.params, batch, jax.random.fold_in(key, step), step)
-        updates, inner = optimizer.update(gradient, state.optimizer, state.params)
-        return _State(optax.apply_updates(state.params, updates), inner), {"loss": value, **metrics}
+        differentiate = jax.value_and_grad(loss, has_aux=True)
+        (value, metrics), gradient = differentiate(params, batch, jax.random.fold_in(key, step), step)
+        updates, inner = optimizer.update(gradient, inner, params)
+        return (optax.apply_updates(params, updates), inner), {"loss": value, **metrics}
 
     def one(state: _State, at: tuple[Array, Array]) -> tuple[_State, dict[str, Array]]:
         index, rows = at
@@ -121,7 +119,7 @@ def _digest(tree: Any) -> int:
 def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.ndarray]) -> Any:
     """All that a run needs to go on, and to know that it is the same run."""
     return {
-        "optimizer": state.optimizer,
+        "optimizer": state[1],
         "key": jax.random.key_data(key),
         "run": np.array(run, np.int64),
         # One row more: Orbax refuses empty arrays.
@@ -140,16 +138,15 @@ def _resume(
     """The state after ``step`` steps, and the metrics of these."""
     metrics = {name: _with_room(values, step) for name, values in none.items()}
     wanted = jax.tree.map(np.asarray, _rest(start, key, run, metrics))
-    params = load_params(folder, start.params, step)
+    params = load_params(folder, start[0], step)
     rest = load_rest(folder, wanted, step)
     if not np.array_equal(rest["key"], wanted["key"]) or not np.array_equal(rest["run"], wanted["run"]):
         raise ValueError(
             f"{folder} holds a run with another key, batch_size, data or initial parameters (it has "
             f"batch_size {rest['run'][1]} and {rest['run'][0]} data): choose another folder."
         )
-    return _State(*jax.tree.map(jnp.asarray, (params, rest["optimizer"]))), {
-        name: values[:-1] for name, values in rest["metrics"].items()
-    }
+    metrics = {name: values[:-1] for name, values in rest["metrics"].items()}
+    return jax.tree.map(jnp.asarray, (params, rest["optimizer"])), metrics
 
 
 def _no_metrics(loss: Loss, params: Any, data: Any, batch_size: int, key: Array) -> dict[str, np.ndarray]:
@@ -175,7 +172,7 @@ def train(
     save_at: Sequence[int] = (),
     save_every: int | None = None,
     callback: Callable[[int, dict[str, np.ndarray]], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Trained:
     """Minimise a loss by stochastic gradients, a compiled scan of ``chunk`` steps at a time.
 
@@ -218,13 +215,13 @@ def train(
     steps, chunk = whole("train", "steps", steps), whole("train", "chunk", chunk)
     batch_size = whole("train", "batch_size", batch_size, most=size)
     marks = {steps} if folder is None else _marks(steps, save_at, save_every)
-    optimizer = _default_optimizer() if optimizer is None else optimizer
+    optimizer = _SGD if optimizer is None else optimizer
     order_key, loss_key = jax.random.split(key)
     run = (size, batch_size, _digest(params), _digest(data))
     # The scan takes the buffers over: an optimizer may keep those of the parameters.
-    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), _State(params, optimizer.init(params)))
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (params, optimizer.init(params)))
     data = jax.tree.map(jnp.asarray, data)
-    metrics = _no_metrics(loss, state.params, data, batch_size, loss_key)
+    metrics = _no_metrics(loss, params, data, batch_size, loss_key)
     done, saved = 0, [] if folder is None else checkpoint_steps(folder)
     if folder is not None and saved:  # also where all are later: runs must not mix
         latest = max((step for step in saved if step <= steps), default=saved[0])
@@ -232,7 +229,7 @@ def train(
         if latest <= steps:
             done, (state, metrics) = latest, resumed
     elif folder is not None and 0 in marks:
-        save_checkpoint(folder, 0, state.params, _rest(state, key, run, metrics))
+        save_checkpoint(folder, 0, state[0], _rest(state, key, run, metrics))
     stops = {step for step in marks if step > done} | set(range(done + chunk, steps, chunk))
     finite = True
     for begin, end in itertools.pairwise([done, *sorted(stops)]):
@@ -249,8 +246,8 @@ def train(
         if not finite:
             break
         if folder is not None and done in marks:
-            save_checkpoint(folder, done, state.params, _rest(state, key, run, metrics))
-    return Trained(state.params, metrics, done, finite)
+            save_checkpoint(folder, done, state[0], _rest(state, key, run, metrics))
+    return Trained(state[0], metrics, done, finite)
 
 
 def _marks(steps: int, save_at: Sequence[int], save_every: int | None) -> set[int]:
@@ -260,12 +257,6 @@ def _marks(steps: int, save_at: Sequence[int], save_every: int | None) -> set[in
         every = whole("train", "save_every", save_every)
         marks |= set(range(every, steps, every))
     return {step for step in marks if step <= steps}
-
-
-@lru_cache(maxsize=1)
-def _default_optimizer() -> optax.GradientTransformation:
-    """One object, so that it is compiled once."""
-    return optax.sgd(LEARNING_RATE)
 
 
 @lru_cache(maxsize=32)
