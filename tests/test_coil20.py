@@ -478,7 +478,7 @@ def test_attributes_record_the_making():
         ({"ranges": {"zoom": (1.2, 0.8)}}, "Axis 'zoom' must increase"),
         ({"ranges": {"zoom": (1, 2, 3)}}, r"ranges\['zoom'\] must be 2 finite numbers, got \(1, 2, 3\)"),
         ({"ranges": {"rotation": (0, 7)}}, r"ranges\['rotation'\] must be at most one turn .* got 7 rad"),
-        ({"sizes": {"zoom": 1}}, r"Axis 'zoom' has 1 sample\(s\)"),
+        ({"sizes": {"zoom": 1}}, "Axis 'zoom': size must be a whole number, at least 2, got 1"),
         ({"fixed": {"zoom": 1.0}}, "fixed may hold 'y', 'x', got 'zoom'"),
         ({"fixed": {"x": float("inf")}}, "x must be a finite number, got inf"),
         ({"views": VIEWS[:7]}, r"at least 8 square frames .* got shape \(7, 32, 32\)"),

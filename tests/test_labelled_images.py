@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifold_jax import _files as files
-from manifold_jax.datasets import cifar10, fashion_mnist, mnist
+from manifold_jax.datasets import archives, cifar10, fashion_mnist, mnist
 from manifold_jax.datasets.idx import parse_idx
 
 RNG = np.random.default_rng(0)
@@ -55,7 +54,7 @@ def write_cifar(folder, numbers=range(1, 6)):
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch):
-    monkeypatch.delenv(files.VARIABLE, raising=False)
+    monkeypatch.delenv(archives.VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -76,7 +75,7 @@ def test_idx_files_are_read_from_their_folder_or_the_one_above(read, name, zippe
 def test_the_environment_names_the_place(tmp_path, monkeypatch):
     write_mnist(tmp_path / "mnist")
     write_cifar(tmp_path / "cifar-10-batches-bin")
-    monkeypatch.setenv(files.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(archives.VARIABLE, str(tmp_path))
     assert len(mnist().labels) == 7
     assert len(cifar10().labels) == 25
 
@@ -89,7 +88,7 @@ def test_what_is_not_there_is_downloaded_with_its_checksum(tmp_path, monkeypatch
         asked.append((url, checksum, name))
         return tmp_path / url.rsplit("/", 1)[1]
 
-    monkeypatch.setattr(files, "download", download)
+    monkeypatch.setattr(archives, "download", download)
     np.testing.assert_array_equal(fashion_mnist().images, IMAGES)
     assert [url.rsplit("/", 1)[1] for url, _, _ in asked] == [
         "train-images-idx3-ubyte.gz",
@@ -216,10 +215,10 @@ def test_idx_headers_longer_than_the_file():
 
 def genuine(name):
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    for place in (os.environ.get(files.VARIABLE), beside):
+    for place in (os.environ.get(archives.VARIABLE), beside):
         if place and (Path(place) / name).is_dir():
             return Path(place) / name
-    pytest.skip(f"{name} is neither in {files.VARIABLE} nor in ../shared/data")
+    pytest.skip(f"{name} is neither in {archives.VARIABLE} nor in ../shared/data")
 
 
 def test_the_genuine_mnist():

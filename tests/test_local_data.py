@@ -10,7 +10,7 @@ import pytest
 from classifier import linear
 
 import manifold_jax as mj
-from manifold_jax._linalg import orthonormal_rows, singular_rows
+from manifold_jax.information.row_factors import orthonormal_rows, singular_rows
 
 PARAMS = classifier.weights()
 X = np.random.default_rng(1).normal(size=6)

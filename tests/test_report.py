@@ -149,7 +149,7 @@ def test_a_foreign_folder_is_not_replaced(geometry, tmp_path):
     path = tmp_path / "cone.zarr"
     path.mkdir()
     (path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"cone\.zarr: what is there is no Zarr folder"):
+    with pytest.raises(ValueError, match=r"cone\.zarr: what is there is not a Zarr folder"):
         geometry.save(path)
     assert (path / "notes.txt").read_text() == "mine"
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manifold_jax import _files as files
+from manifold_jax.datasets import archives
 from manifold_jax.datasets.idx import CLASSES, LabelledImages, Place
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -52,10 +52,10 @@ def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = 
         f"CIFAR-10: expected {ARCHIVE}, a folder {FOLDER}, or data_batch_1.bin ... test_batch.bin in it; the "
         f"archive is at {URL}."
     )
-    place = files.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", wanted)
-    place = place or files.download(URL, CHECKSUM, ARCHIVE)
+    place = archives.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", wanted)
+    place = place or archives.download(URL, CHECKSUM, ARCHIVE)
     remedy = f"take the archive from {URL}, or read some of the training batches with batches=(1,)."
-    contents = files.read_members(place, names, remedy)
+    contents = archives.read_members(place, names, remedy)
     records = [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
     whole = np.concatenate(records)
     planes = whole[:, 1:].reshape(-1, 3, SIDE, SIDE)

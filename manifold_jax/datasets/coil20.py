@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from manifold_jax import _files as files
 from manifold_jax._checks import require, whole
+from manifold_jax.datasets import archives
 from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 
@@ -83,10 +83,10 @@ def read_coil20(path: Place = None, object_id: int = 1) -> UInt8[np.ndarray, "72
         f"COIL-20: expected {ARCHIVE}.zip, a folder {ARCHIVE}, or obj1__0.png ... obj20__71.png in it; the "
         f"archive is at {URL}."
     )
-    place = files.find(path, (f"{ARCHIVE}.zip", ARCHIVE), "obj*__*.png", wanted)
-    place = place or files.download(URL, CHECKSUM, f"{ARCHIVE}.zip")
+    place = archives.find(path, (f"{ARCHIVE}.zip", ARCHIVE), "obj*__*.png", wanted)
+    place = place or archives.download(URL, CHECKSUM, f"{ARCHIVE}.zip")
     names = [f"obj{number}__{k}.png" for k in range(VIEWS)]
-    contents = files.read_members(place, names, f"take the complete archive from {URL}.")
+    contents = archives.read_members(place, names, f"take the complete archive from {URL}.")
     views = [_decode(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
     return np.stack(views)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from manifold_jax import _files as files
+from manifold_jax.datasets import archives
 
 Place = str | os.PathLike[str] | None
 
@@ -126,8 +126,8 @@ def _read(source: _Source, path: Place, train: bool) -> LabelledImages:
     wanted = (
         f"{names[0]} or {names[0]}.gz, nor a folder {source.folder} with it; the files are at {source.url}."
     )
-    place = files.find(path, (source.folder,), f"{names[0]}*", wanted)
-    contents = files.read_members(place, names, again) if place else _downloads(source, names, again)
+    place = archives.find(path, (source.folder,), f"{names[0]}*", wanted)
+    contents = archives.read_members(place, names, again) if place else _downloads(source, names, again)
     at, labels_at = (f"{place or source.url}: {name}" for name in names)
     images, labels = parse_idx(contents[0], 3, at, again), parse_idx(contents[1], 1, labels_at, again)
     if images.shape[1:] != (SIDE, SIDE):
@@ -146,8 +146,8 @@ def _downloads(source: _Source, names: Sequence[str], remedy: str) -> list[bytes
     contents = []
     for name in names:
         checksum = f"md5:{source.checksums[name]}"
-        file = files.download(f"{source.url}{name}.gz", checksum, f"{source.folder}-{name}.gz")
-        contents += files.read_members(file.parent, [file.name], remedy)
+        file = archives.download(f"{source.url}{name}.gz", checksum, f"{source.folder}-{name}.gz")
+        contents += archives.read_members(file.parent, [file.name], remedy)
     return contents
 
 

@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax._checks import reals, whole
+from manifold_jax._checks import whole
+from manifold_jax.fitting.rates import reals
 
 VERIFIED = False
 """Whether theorem 1, with its exponents, was read in the paper."""

@@ -15,12 +15,35 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, reals, whole
+from manifold_jax._checks import choice, is_traced, whole
 
 Side = Literal["lower", "upper"]
 Evidence = Literal["paper", "quoted", "summary", "memory"]
+
+
+def reals(caller: str, name: str, values: Any, least: float, below: float = math.inf) -> Array:
+    """A floating-point array of any shape, finite and from ``least`` (above it, if that is 0) to ``below``.
+
+    Traced values pass. A Python number stays weakly typed: its type follows the arrays that it meets.
+    """
+    array = jnp.asarray(float(values) if isinstance(values, int | float) else values)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(float)
+    if is_traced(array):
+        return array
+    given = np.asarray(array)
+    enough = given > 0 if least == 0 else given >= least
+    bad = np.argwhere(~(np.isfinite(given) & enough & (given < below)))
+    if len(bad):
+        place = tuple(bad[0].tolist())
+        kind = "positive" if least == 0 else f"at least {least:g}"
+        limit = "finite and " + kind if below == math.inf else f"{kind} and below {below:g}"
+        where = f" at index {place}" if place else ""
+        raise ValueError(f"{caller}: {name} must be {limit}, got {given[place]:g}{where}.")
+    return array
 
 
 class Power(NamedTuple):
@@ -136,66 +159,67 @@ _STENCIL = "error of volume element and scalar curvature by second-order differe
 
 _NO_LOG = Power(0)
 
-# Name: source, noise, loss, exponent a, exponent b of the logarithm, evidence.
-_PUBLISHED: dict[str, tuple[str, str, str, Power, Power, Evidence]] = {
-    "perpendicular_hausdorff_lower": (_PERPENDICULAR, _NORMAL, _HAUSDORFF, Power(2, 1, 2), _NO_LOG, "paper"),
-    "perpendicular_hausdorff_upper": (
-        _PERPENDICULAR, _NORMAL, _HAUSDORFF, Power(2, 1, 2), Power(2, 1, 2), "summary"
+_PUBLISHED = (
+    Rate(
+        "perpendicular_hausdorff_lower", _PERPENDICULAR, _NORMAL, _HAUSDORFF, "lower",
+        Power(2, 1, 2), _NO_LOG, "paper",
+        "Abstract: 'the optimal rate of convergence is n^(-2/(2+d))'; theorem 1 is the lower bound.",
     ),
-    "noiseless_hausdorff_lower": (_SINGULAR, _FREE, _HAUSDORFF, Power(2), _NO_LOG, "quoted"),
-    "noiseless_hausdorff_upper": (_SINGULAR, _FREE, _HAUSDORFF, Power(2), Power(2), "memory"),
-    "clutter_hausdorff_lower": (_SINGULAR, _CLUTTER, _HAUSDORFF, Power(2), _NO_LOG, "memory"),
-    "additive_hausdorff_lower": (_SINGULAR, _ADDITIVE, _HAUSDORFF, Power(0), Power(-1, 0, 1), "quoted"),
-    "small_additive_hausdorff_upper": (_PUTATIVE, _SMALL, _HAUSDORFF, Power(1), Power(1), "summary"),
-    "agnostic_mean_squared_upper": (_AGNOSTIC, _ANY, _EXCESS, Power(2, 1, 4), Power(8, 1, 4), "memory"),
-    "noiseless_inverse_reach_upper_global": (_REACH, _FRAMES, _BOTTLENECK, Power(1), _NO_LOG, "summary"),
-    "noiseless_inverse_reach_upper_local": (_REACH, _FRAMES, _LOCAL, Power(2, 3, -1), _NO_LOG, "quoted"),
-    "grid_scalar_curvature_upper": (_GRID, _REGULAR, _STENCIL, Power(2), _NO_LOG, "summary"),
-}  # fmt: skip
-
-_NOTES = {
-    "perpendicular_hausdorff_lower": (
-        "Abstract: 'the optimal rate of convergence is n^(-2/(2+d))'; theorem 1 is the lower bound."
-    ),
-    "perpendicular_hausdorff_upper": (
+    Rate(
+        "perpendicular_hausdorff_upper", _PERPENDICULAR, _NORMAL, _HAUSDORFF, "upper",
+        Power(2, 1, 2), Power(2, 1, 2), "summary",
         "The power is in the abstract; the log, C_2 (log n / n)^(2/(2+d)) in theorem 2, was seen only in a "
-        "summary of Koulakis & Seibold (2026)."
+        "summary of Koulakis & Seibold (2026).",
     ),
-    "noiseless_hausdorff_lower": (
+    Rate(
+        "noiseless_hausdorff_lower", _SINGULAR, _FREE, _HAUSDORFF, "lower",
+        Power(2), _NO_LOG, "quoted",
         "Its own statement was not seen; it is the case k = 2 of n^(-k/d), which Tang & Yang (2023) quote as "
-        "minimax from Aamari & Levrard."
+        "minimax from Aamari & Levrard.",
     ),
-    "noiseless_hausdorff_upper": "The power as for the lower bound; the log was not seen.",
-    "clutter_hausdorff_lower": (
-        "The model (1 - pi) U + pi G was seen in the introduction, the rate (n pi)^(-2/d) was not."
+    Rate(
+        "noiseless_hausdorff_upper", _SINGULAR, _FREE, _HAUSDORFF, "upper",
+        Power(2), Power(2), "memory",
+        "The power as for the lower bound; the log was not seen.",
     ),
-    "additive_hausdorff_lower": (
+    Rate(
+        "clutter_hausdorff_lower", _SINGULAR, _CLUTTER, _HAUSDORFF, "lower",
+        Power(2), _NO_LOG, "memory",
+        "The model (1 - pi) U + pi G was seen in the introduction, the rate (n pi)^(-2/d) was not.",
+    ),
+    Rate(
+        "additive_hausdorff_lower", _SINGULAR, _ADDITIVE, _HAUSDORFF, "lower",
+        Power(0), Power(-1, 0, 1), "quoted",
         "Tang & Yang (2023), before section 3.1: 'lower bounded by O((log n)^(-1))'. The upper bound was not "
-        "seen, and is left out."
+        "seen, and is left out.",
     ),
-    "small_additive_hausdorff_upper": (
+    Rate(
+        "small_additive_hausdorff_upper", _PUTATIVE, _SMALL, _HAUSDORFF, "upper",
+        Power(1), Power(1), "summary",
         "A reader's note on the paper: from n = O(sigma^(-d)) samples a distance O(d^7 sigma sqrt(D)), hence "
-        "the power 1/d. H < C (log n / n)^(1/d) was seen in a summary of Koulakis & Seibold (2026)."
+        "the power 1/d. H < C (log n / n)^(1/d) was seen in a summary of Koulakis & Seibold (2026).",
     ),
-    "agnostic_mean_squared_upper": (
-        "The limit of agnostic_mean_squared_bound for many samples: what is stated there about N_p applies."
+    Rate(
+        "agnostic_mean_squared_upper", _AGNOSTIC, _ANY, _EXCESS, "upper",
+        Power(2, 1, 4), Power(8, 1, 4), "memory",
+        "The limit of agnostic_mean_squared_bound for many samples: what is stated there about N_p applies.",
     ),
-    "noiseless_inverse_reach_upper_global": (
-        "O(n^(-1/d)) in the global regime was seen in a summary of Koulakis & Seibold (2026)."
+    Rate(
+        "noiseless_inverse_reach_upper_global", _REACH, _FRAMES, _BOTTLENECK, "upper",
+        Power(1), _NO_LOG, "summary",
+        "O(n^(-1/d)) in the global regime was seen in a summary of Koulakis & Seibold (2026).",
     ),
-    "noiseless_inverse_reach_upper_local": (
-        "Berenfeld, Harvey, Hoffmann & Shankar, DCG 67 (2022): 'achieves the rate n^(-2/(3d-1))'."
+    Rate(
+        "noiseless_inverse_reach_upper_local", _REACH, _FRAMES, _LOCAL, "upper",
+        Power(2, 3, -1), _NO_LOG, "quoted",
+        "Berenfeld, Harvey, Hoffmann & Shankar, DCG 67 (2022): 'achieves the rate n^(-2/(3d-1))'.",
     ),
-    "grid_scalar_curvature_upper": (
-        "O(h^2) = O(n^(-2/d)) was seen in a summary of the paper; the order is that of the differences."
+    Rate(
+        "grid_scalar_curvature_upper", _GRID, _REGULAR, _STENCIL, "upper",
+        Power(2), _NO_LOG, "summary",
+        "O(h^2) = O(n^(-2/d)) was seen in a summary of the paper; the order is that of the differences.",
     ),
-}
-
-
-def _published(name: str) -> Rate:
-    source, noise, loss, power, log, evidence = _PUBLISHED[name]
-    side: Side = "lower" if "_lower" in name else "upper"
-    return Rate(name, source, noise, loss, side, power, log, evidence, _NOTES[name])
+)  # fmt: skip
 
 
 def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, side: Side) -> Rate:
@@ -246,7 +270,7 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
 
 
 _TABLE = (
-    *map(_published, _PUBLISHED),
+    *_PUBLISHED,
     *(smooth_rate("hausdorff", k, side) for k in (3, 4) for side in ("lower", "upper")),
     *(smooth_rate("tangents", k, side) for k in (2, 3) for side in ("lower", "upper")),
     *(smooth_rate("curvature", k, side) for k in (3, 4) for side in ("lower", "upper")),

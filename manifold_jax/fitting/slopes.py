@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax._checks import choice, is_traced, positive, reals, whole
-from manifold_jax.fitting.rates import RATES, Rate
+from manifold_jax._checks import choice, is_traced, positive, whole
+from manifold_jax.fitting.rates import RATES, Rate, reals
 
 BATCH = 128
 """Bootstrap samples computed at once."""

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from manifold_jax._checks import choice
-from manifold_jax._linalg import contract, matmul, safe_sqrt
+from manifold_jax._linalg import matmul, safe_sqrt
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import Jet
 from manifold_jax.geometry.tensors import (
     JetGram,
+    contract,
     frame,
     is_null,
     point_volume_element,

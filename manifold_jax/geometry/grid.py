@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import number, whole
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
@@ -61,14 +61,8 @@ class Axis:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"Axis needs a non-empty name, got {self.name!r}.")
         for label in ("start", "stop"):
-            value = getattr(self, label)
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                number = math.nan
-            if not math.isfinite(number):
-                raise ValueError(f"Axis {self.name!r}: {label} must be a finite number, got {value!r}.")
-            object.__setattr__(self, label, number)
+            entry = number(f"Axis {self.name!r}", label, getattr(self, label))
+            object.__setattr__(self, label, entry)
         # A single sample has no derivative: a factor that does not vary is left out.
         size = int(self.size) if isinstance(self.size, float) and self.size.is_integer() else self.size
         object.__setattr__(self, "size", whole(f"Axis {self.name!r}", "size", size, 2))

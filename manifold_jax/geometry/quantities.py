@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax._linalg import contract, safe_sqrt
+from manifold_jax._linalg import safe_sqrt
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.normal_curvature import bounds_of
 from manifold_jax.geometry.tensors import (
     JetGram,
+    contract,
     frame,
     frame_mixed,
     map_points,

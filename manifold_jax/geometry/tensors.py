@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._linalg import contract, map_blocks, safe_sqrt
+from manifold_jax._linalg import map_blocks, safe_sqrt
 
 BATCH = 8192
 """Most points whose tensors are held at once."""
@@ -36,6 +36,24 @@ class JetGram(NamedTuple):
     metric: Float[Array, "*batch d d"]
     mixed: Float[Array, "*batch d d d"]
     second: Float[Array, "*batch d d d d"]
+
+
+def contract(subscripts: str, *operands: Array) -> Array:
+    """Einsum of small tensors as a broadcast product and a sum.
+
+    Under vmap this stays one fused loop over points. Dot products of tiny matrices would instead become a
+    batched matrix product, slow on CPUs and of reduced precision on accelerators.
+    """
+    inputs, output = subscripts.split("->")
+    terms = inputs.split(",")
+    letters = output + "".join(sorted(set("".join(terms)) - set(output)))
+    total: Array | float = 1.0
+    for term, operand in zip(terms, operands, strict=True):
+        order = [c for c in letters if c in term]
+        moved = jnp.transpose(operand, [term.index(c) for c in order])
+        shape = [operand.shape[term.index(c)] if c in term else 1 for c in letters]
+        total = total * moved.reshape(shape)
+    return jnp.sum(jnp.asarray(total), axis=tuple(range(len(output), len(letters))))
 
 
 # --- jet vectors -----------------------------------------------------------------------------------------

@@ -15,16 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._linalg import (
-    OrthonormalRows,
-    block_rows,
-    map_blocks,
-    matmul,
-    norm,
-    orthonormal_rows,
-    safe_sqrt,
-    unit,
-)
+from manifold_jax._linalg import block_rows, map_blocks, matmul, norm, safe_sqrt, unit
 from manifold_jax.information.log_prob import (
     Apply,
     LogProb,
@@ -35,6 +26,7 @@ from manifold_jax.information.log_prob import (
     rank_tolerance,
     scores,
 )
+from manifold_jax.information.row_factors import OrthonormalRows, orthonormal_rows
 
 _STILL = 1e-6
 """What is left of a direction opposite to the score is rounding noise when it is smaller than this share."""

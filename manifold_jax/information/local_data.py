@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._linalg import matmul, orthonormal_rows, singular_rows
+from manifold_jax._linalg import matmul
 from manifold_jax.information.log_prob import (
     Apply,
     LogProb,
@@ -27,6 +27,7 @@ from manifold_jax.information.log_prob import (
     rank_tolerance,
     scores,
 )
+from manifold_jax.information.row_factors import orthonormal_rows, singular_rows
 
 
 class LocalDataRank(NamedTuple):

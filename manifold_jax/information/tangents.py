@@ -12,8 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._linalg import matmul, norm, orthonormal_rows, scale_of, singular_rows
+from manifold_jax._linalg import matmul, norm, scale_of
 from manifold_jax.information.log_prob import LogProb
+from manifold_jax.information.row_factors import orthonormal_rows, singular_rows
 
 
 def _checked_pair(

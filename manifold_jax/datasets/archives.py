@@ -1,0 +1,141 @@
+"""Where archives of images are found, and what is in them: a folder, a zip or tar file, or a download."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from manifold_jax._checks import require
+
+VARIABLE = "MANIFOLD_JAX_DATA"
+"""Environment variable that names the folder (or file) in which data are looked for."""
+
+_DAMAGE = (
+    *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    *(EOFError, NotImplementedError, RuntimeError),
+)
+"""What the standard library raises for archives that are truncated, damaged, encrypted or of another kind."""
+
+
+def find(path: str | os.PathLike[str] | None, names: Sequence[str], pattern: str, wanted: str) -> Path | None:
+    """An archive, or the folder of what is in it.
+
+    Args:
+        path: The archive or folder, or a folder that holds it; None for what MANIFOLD_JAX_DATA names.
+        names: What the archive and its folder are called, in the order in which they are tried.
+        pattern: Pattern of the names of the files in the folder.
+        wanted: What a message says is missing, and where to get it.
+
+    Returns:
+        The archive or folder; None where neither is named, or MANIFOLD_JAX_DATA does not hold it.
+
+    Raises:
+        TypeError: ``path`` is not a path.
+        FileNotFoundError: The place does not exist, or ``path`` holds neither archive nor folder.
+    """
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a file or folder name or None, got {path!r}.")
+    text = os.environ.get(VARIABLE, "") if path is None else os.fspath(path)
+    if not text:
+        return None
+    place = Path(text).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(
+            f"{VARIABLE if path is None else 'path'} names {place}, which does not exist."
+        )
+    if place.is_file():
+        return place
+    for candidate in (*(place / name for name in names), place):
+        if candidate.is_file() or any(candidate.glob(pattern)):
+            return candidate
+    if path is None:
+        return None
+    raise FileNotFoundError(f"{place} holds no {wanted}")
+
+
+def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
+    """Contents of files in a folder, or anywhere in a zip or tar archive; gzipped ones are decompressed.
+
+    Args:
+        place: The folder or archive; one whose name ends in ``.zip`` is opened as a zip file.
+        names: What the files are called, without folders and without the ``.gz`` that may follow.
+        remedy: What a message says is to be done about a bad place.
+
+    Raises:
+        FileNotFoundError: Some of the files are missing.
+        ValueError: The archive, or a gzipped file, is truncated, damaged or of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     size = (Path(folder) / "a.txt.gz").write_bytes(gzip.compress(b"text"))
+        ...     read_members(Path(folder), ["a.txt"], "pack it again.")
+        [b'text']
+    """
+    contents, at = [], place
+    try:
+        with contextlib.ExitStack() as opened:
+            readers = _readers(place, opened)
+            members = [name if name in readers else f"{name}.gz" for name in names]
+            missing = [name for name, member in zip(names, members, strict=True) if member not in readers]
+            if missing:
+                raise FileNotFoundError(
+                    f"{place} lacks {len(missing)} of {len(names)} files, first {missing[0]}: {remedy}"
+                )
+            for member in members:
+                at = place / member if place.is_dir() else place
+                content = readers[member]()
+                contents.append(gzip.decompress(content) if member.endswith(".gz") else content)
+    except _DAMAGE as error:
+        raise ValueError(f"{at} is not a whole archive ({error}): {remedy}") from error
+    return contents
+
+
+def _readers(place: Path, opened: contextlib.ExitStack) -> dict[str, Callable[[], bytes]]:
+    """A function that reads it for every file of a folder or archive, by its name without folders."""
+    if place.is_dir():
+        return {file.name: file.read_bytes for file in place.iterdir() if file.is_file()}
+    if place.suffix.lower() == ".zip":
+        archive = opened.enter_context(zipfile.ZipFile(place))
+        return {re.split(r"[/\\]", name)[-1]: partial(archive.read, name) for name in archive.namelist()}
+    tape = opened.enter_context(tarfile.TarFile.open(place, "r:*"))
+    files = ((member.name, tape.extractfile(member)) for member in tape)
+    return {Path(name).name: file.read for name, file in files if file is not None}
+
+
+def download(url: str, checksum: str, name: str) -> Path:
+    """Download a file once into the user's cache folder, which never holds half a file.
+
+    Args:
+        url: Where the file is.
+        checksum: Its digest as ``"sha256:..."`` or ``"md5:..."``.
+        name: Its name in the cache.
+
+    Raises:
+        ImportError: pooch is not installed.
+        ValueError: What arrived does not match the checksum.
+        FileNotFoundError: Nothing arrived, or the cache cannot be written.
+    """
+    by_hand = f"fetch {url} by hand and pass its path or set {VARIABLE}."
+    pooch = require("pooch", "data", f"Downloading {name} (or {by_hand[:-1]})")
+    folder = pooch.os_cache("manifold_jax")
+    try:
+        return Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=folder))
+    except ValueError as error:
+        raise ValueError(
+            f"What arrived from {url} is not {name} as recorded ({checksum}); nothing was kept. "
+            f"Try again, or {by_hand}"
+        ) from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name} is not on this machine and could not be downloaded to {folder} "
+            f"({type(error).__name__}): {by_hand}"
+        ) from error
