@@ -194,7 +194,7 @@ def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
         (["sprites", "--size", "4"], "at least 8"),
         (["sprites", "--samples", "scale"], "--samples takes name=value"),
         (["sprites", "--samples", "scale=a"], "cannot read the value 'a' of 'scale'"),
-        (["sprites", "--samples", "scale=1"], "derivatives need at least 2"),
+        (["sprites", "--samples", "scale=1"], "size must be a whole number, at least 2"),
         (["sprites", "--samples", "blur=9"], "sizes may hold"),
         (["sprites", "--samples", "x=4,x=5"], "twice"),
         (["sprites", "--range", "scale=1"], "cannot read the value '1' of 'scale'"),

@@ -197,7 +197,7 @@ def test_other_parameters_compile_nothing_anew():
         (lambda: measure_layers(sphere(size=(5, 4)), [], batch_size=0), "batch_size must be"),
         (lambda: measure_layers(sphere(size=(5, 4)), [], accuracy=3), "accuracy must be"),
         (lambda: network_layers(pure(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))), "must name its layers"),
-        (lambda: small_vae(variant="C"), "variant must be one of B, H"),
+        (lambda: small_vae(variant="C"), "variant must be one of 'B', 'H'"),
         (lambda: BetaVAE(size=40, rngs=nnx.Rngs(0)), "multiple of 16"),
         (lambda: BetaVAE(latent=0, rngs=nnx.Rngs(0)), "latent must be a whole number"),
     ],
