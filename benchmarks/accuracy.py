@@ -238,7 +238,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     for name in options.datasets:
         if name not in SHAPES and name.partition(":")[0] != "coil20":
-            parser.error(f"--datasets: {name!r} is none of {SHAPES} or coil20:OBJECT")
+            parser.error(f"--datasets: {name!r} is none of {', '.join(SHAPES)} or coil20:OBJECT")
     return options
 
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,44 @@ def test_what_is_not_there_is_downloaded_with_its_checksum(tmp_path, monkeypatch
     assert all(
         checksum.startswith("md5:") and name.startswith("fashion-mnist-") for _, checksum, name in asked
     )
+
+
+def write_other_archive(place):
+    """The archive of another data set."""
+    with zipfile.ZipFile(place, "w") as file:
+        file.writestr("coil-20-proc/obj1__0.png", b"a picture")
+    return place
+
+
+@pytest.mark.parametrize("name", ["coil-20-proc.zip", "coil", "damaged.tar"])
+@pytest.mark.parametrize("read", [mnist, fashion_mnist, cifar10])
+def test_the_environment_may_name_the_archive_of_another_data_set(read, name, tmp_path, monkeypatch):
+    other = write_other_archive(tmp_path / name)
+    if name == "damaged.tar":
+        other.write_bytes(other.read_bytes()[:-30])
+    monkeypatch.setenv(archives.VARIABLE, str(other))
+
+    def download(url, checksum, name):
+        raise LookupError(name)
+
+    monkeypatch.setattr(archives, "download", download)
+    with pytest.raises(LookupError, match=r"ubyte\.gz|cifar-10-binary\.tar\.gz"):
+        read()
+    with pytest.raises((FileNotFoundError, ValueError), match=rf"{name} (lacks|is not a whole archive)"):
+        read(other)
+
+
+def test_the_environment_may_name_an_archive_by_any_name(tmp_path, monkeypatch):
+    archive = tmp_path / "pictures"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(write_cifar(tmp_path / "cifar-10-batches-bin"), "cifar-10-batches-bin")
+    monkeypatch.setenv(archives.VARIABLE, str(archive))
+    np.testing.assert_array_equal(cifar10(train=False).labels, [9, 0])
+    damaged = archive.rename(tmp_path / "cifar-10-binary.tar.gz")
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    monkeypatch.setenv(archives.VARIABLE, str(damaged))
+    with pytest.raises(ValueError, match="is not a whole archive"):
+        cifar10()
 
 
 def test_cifar_batches_from_a_folder_and_from_the_archive(tmp_path):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import special
 
-from manifold_jax.datasets.closed_forms import carlson_rg
 from manifold_jax.datasets.compose import product, warped
 from manifold_jax.datasets.curves import circle, ellipse, helix, parallel_circles, two_moons
 from manifold_jax.datasets.quadrics import ellipsoid, hyperboloid
@@ -223,9 +222,20 @@ def test_umbilics_keep_their_digits_in_float32():
     np.testing.assert_allclose(values, 1.0, rtol=1e-6)
 
 
-def test_elliptic_integral_against_scipy():
-    for arguments in ((0.0, 1.0, 4.0), (1.0, 1.0, 1.0), (0.3, 2.0, 1e4), (5.0, 1e-6, 1e-5), (0.0, 2.0, 2.0)):
-        assert carlson_rg(*arguments) == pytest.approx(special.elliprg(*arguments), rel=1e-14)
+def test_length_of_ellipses_by_legendre_and_area_of_spheroids_by_elementary_functions():
+    for long, short in ((2.0, 1.0), (1.5, 1.5), (1e4, 0.3)):
+        q = short / long
+        e = math.sqrt((1 - q) * (1 + q))
+        around, along = (math.acos(q) / e, math.log((1 + e) / q) / e) if e else (1.0, 1.0)  # asin, atanh of e
+        for curve in (ellipse((long, short)), ellipse((short, long))):
+            assert curve.known["total_volume"] == pytest.approx(4 * long * special.ellipe(e * e), rel=1e-13)
+        prolate, oblate = (short**2 + long * short * around, long**2 + short**2 * along)
+        for axes, area in (
+            ((short, long, short), prolate),
+            ((long, short, short), prolate),
+            ((long, short, long), oblate),
+        ):
+            assert ellipsoid(axes).known["total_volume"] == pytest.approx(2 * math.pi * area, rel=1e-13)
 
 
 # --- reach -------------------------------------------------------------------------------------------
@@ -371,7 +381,7 @@ def test_sizes_and_defaults():
         (lambda: circle("wide"), "circle: radius must be a positive finite number, got 'wide'"),
         (lambda: circle(math.nan), "circle: radius must be a positive finite number, got nan"),
         (lambda: circle(size=(3, 4)), r"circle: size must be one whole number or 1 of them, got \(3, 4\)"),
-        (lambda: circle(size=1), "Axis 'angle' has 1 sample"),
+        (lambda: circle(size=1), "Axis 'angle': size must be a whole number, at least 2, got 1"),
         (lambda: ellipse((1.0, -2.0)), r"ellipse: semi_axes\[1\] must be a positive finite number, got -2"),
         (
             lambda: ellipse((1.0, 2.0, 3.0)),

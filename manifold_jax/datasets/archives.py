@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import gzip
 import os
 import re
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from manifold_jax._checks import require
 
+Place = str | os.PathLike[str] | None
+"""A file or folder, or None for what MANIFOLD_JAX_DATA names."""
+
 VARIABLE = "MANIFOLD_JAX_DATA"
 """Environment variable that names the folder (or file) in which data are looked for."""
 
@@ -25,13 +29,13 @@ _DAMAGE = (
 """What the standard library raises for archives that are truncated, damaged, encrypted or of another kind."""
 
 
-def find(path: str | os.PathLike[str] | None, names: Sequence[str], pattern: str, wanted: str) -> Path | None:
+def find(path: Place, names: Sequence[str], pattern: str, wanted: str) -> Path | None:
     """An archive, or the folder of what is in it.
 
     Args:
         path: The archive or folder, or a folder that holds it; None for what MANIFOLD_JAX_DATA names.
         names: What the archive and its folder are called, in the order in which they are tried.
-        pattern: Pattern of the names of the files in the folder.
+        pattern: Pattern of the names of the files in the archive or folder.
         wanted: What a message says is missing, and where to get it.
 
     Returns:
@@ -41,24 +45,30 @@ def find(path: str | os.PathLike[str] | None, names: Sequence[str], pattern: str
         TypeError: ``path`` is not a path.
         FileNotFoundError: The place does not exist, or ``path`` holds neither archive nor folder.
     """
-    if path is not None and not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike | None):
         raise TypeError(f"path must be a file or folder name or None, got {path!r}.")
-    text = os.environ.get(VARIABLE, "") if path is None else os.fspath(path)
+    text, source = (os.environ.get(VARIABLE, ""), VARIABLE) if path is None else (os.fspath(path), "path")
     if not text:
         return None
     place = Path(text).expanduser()
     if not place.exists():
-        raise FileNotFoundError(
-            f"{VARIABLE if path is None else 'path'} names {place}, which does not exist."
-        )
-    if place.is_file():
+        raise FileNotFoundError(f"{source} names {place}, which does not exist.")
+    if place.is_file() and source == "path":
         return place
     for candidate in (*(place / name for name in names), place):
-        if candidate.is_file() or any(candidate.glob(pattern)):
+        # The variable is one for all data sets: a file that it names may be the archive of another one.
+        if (candidate.is_file() and candidate.name in names) or _holds(candidate, pattern):
             return candidate
-    if path is None:
-        return None
-    raise FileNotFoundError(f"{place} holds no {wanted}")
+    if source == "path":
+        raise FileNotFoundError(f"{place} holds no {wanted}")
+    return None
+
+
+def _holds(place: Path, pattern: str) -> bool:
+    """Whether there is a folder or archive with files of this pattern."""
+    with contextlib.suppress(*_DAMAGE), contextlib.ExitStack() as opened:
+        return place.exists() and bool(fnmatch.filter(_readers(place, opened), pattern))
+    return False
 
 
 def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
@@ -67,7 +77,7 @@ def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
     Args:
         place: The folder or archive; one whose name ends in ``.zip`` is opened as a zip file.
         names: What the files are called, without folders and without the ``.gz`` that may follow.
-        remedy: What a message says is to be done about a bad place.
+        remedy: What a message says to do about a bad place.
 
     Raises:
         FileNotFoundError: Some of the files are missing.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from manifold_jax.datasets import archives
-from manifold_jax.datasets.idx import CLASSES, LabelledImages, Place
+from manifold_jax.datasets.idx import CLASSES, LabelledImages
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CHECKSUM = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as the page of the data set gives it
@@ -21,13 +21,15 @@ _RECORD = 1 + 3 * SIDE**2
 _BATCHES = (1, 2, 3, 4, 5)
 
 
-def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = _BATCHES) -> LabelledImages:
+def cifar10(
+    path: archives.Place = None, *, train: bool = True, batches: Sequence[int] = _BATCHES
+) -> LabelledImages:
     """CIFAR-10: 50 000 training or 10 000 test images of objects, 32x32 in colour.
 
     Args:
-        path: ``cifar-10-binary.tar.gz``, the folder it unpacks to, or a folder that holds either; by default
-            the place that MANIFOLD_JAX_DATA names, and where it holds none a download into the user's cache
-            (162 MB, checksummed, once).
+        path: ``cifar-10-binary.tar.gz``, the folder it unpacks to, or a folder that holds either. By default
+            they are looked for where MANIFOLD_JAX_DATA says, and otherwise downloaded into the user's cache
+            (162 MB, once, with a checksum).
         train: The training set; else the test set.
         batches: Which of the five training batches to read.
 
@@ -36,7 +38,7 @@ def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = 
 
     Raises:
         ValueError: A batch is truncated or damaged or holds another number of classes, or ``batches`` are
-            not from 1 to 5.
+            not some of 1 to 5.
         FileNotFoundError: A batch is missing, or the download failed.
         ImportError: pooch is not installed, for a download.
 
@@ -56,11 +58,12 @@ def cifar10(path: Place = None, *, train: bool = True, batches: Sequence[int] = 
     place = place or archives.download(URL, CHECKSUM, ARCHIVE)
     remedy = f"take the archive from {URL}, or read some of the training batches with batches=(1,)."
     contents = archives.read_members(place, names, remedy)
-    records = [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
-    whole = np.concatenate(records)
-    planes = whole[:, 1:].reshape(-1, 3, SIDE, SIDE)
+    records = np.concatenate(
+        [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
+    )
+    planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
     images = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
-    return LabelledImages(images, whole[:, 0].copy(), NAMES)
+    return LabelledImages(images, records[:, 0].copy(), NAMES)
 
 
 def _records(content: bytes, label: str) -> np.ndarray:
@@ -68,7 +71,7 @@ def _records(content: bytes, label: str) -> np.ndarray:
     if not content or len(content) % _RECORD:
         raise ValueError(
             f"{label} has {len(content)} bytes, not a multiple of the {_RECORD} of a record: it is truncated "
-            f"or no CIFAR-10 batch; take the archive from {URL}."
+            f"or not a batch of CIFAR-10; take the archive from {URL}."
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
     if records[:, 0].max() >= CLASSES:

@@ -1,4 +1,4 @@
-"""What the surfaces share: checks of arguments, axes, known quantities, elliptic integrals, roots."""
+"""What curves and surfaces share: checks of arguments, axes, known quantities, elliptic integrals, roots."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lengths(surface: str, name: str, values: Any, count: int) -> tuple[float, ..
 
 
 def grid_sizes(surface: str, size: Size, dimension: int) -> tuple[int, ...]:
-    """Spread a ``size`` argument over the axes; ``None`` is a default that shrinks with the dimension."""
+    """The ``size`` argument as one number per axis; the default shrinks with the dimension."""
     if size is None:
         return (DEFAULT_SIZES.get(dimension, 8),) * dimension
     if isinstance(size, int):
@@ -51,14 +51,10 @@ def grid_sizes(surface: str, size: Size, dimension: int) -> tuple[int, ...]:
     return tuple(size)
 
 
-def angle(name: str, size: int, stop: float = TURN) -> Axis:
-    """An angle from 0: periodic if it is a full turn, else open."""
-    return Axis(name, 0.0, stop, size, periodic=stop == TURN, unit="rad")
-
-
-def constant(value: float) -> Field:
-    """The closed form that has the same value everywhere."""
-    return lambda u: jnp.full_like(u[0], value)
+def angles(surface: str, size: Size, **stops: float) -> tuple[Axis, ...]:
+    """Angles that begin at 0, by name and end: periodic if they are a full turn, else open."""
+    sizes = zip(stops.items(), grid_sizes(surface, size, len(stops)), strict=True)
+    return tuple(Axis(name, 0.0, stop, count, stop == TURN, "rad") for (name, stop), count in sizes)
 
 
 def known_quantities(
@@ -67,7 +63,7 @@ def known_quantities(
     """Closed forms of a hypersurface (or of a curve) in an orthogonal chart, and totals as they are given.
 
     The metric is diag(|X_i|^2), with the lengths |X_i| of the coordinate vectors from ``scales``. Without
-    principal curvatures there are no curvatures.
+    principal curvatures no curvatures are known.
     """
     return {
         "metric": lambda u: jnp.diag(scales(u) ** 2),
@@ -83,7 +79,7 @@ def curvature_forms(principal: Vector, dimension: int) -> dict[str, Field]:
     In a principal orthonormal frame II = diag(k_i) n, so H = mean k_i, |II|^2 = sum k_i^2,
     max |II(v, v)| = max |k_i| and, by the Gauss equation, S = 2 sum_{i<j} k_i k_j (do Carmo,
     *Riemannian Geometry*, chapter 6). For a curve k is the curvature with respect to its principal normal.
-    The Gaussian curvature is among them if d = 2.
+    In two dimensions the Gaussian curvature is one of them.
     """
 
     def scalar(u):
@@ -102,21 +98,11 @@ def curvature_forms(principal: Vector, dimension: int) -> dict[str, Field]:
 
 
 def carlson_rg(x: float, y: float, z: float) -> float:
-    """Carlson's symmetric elliptic integral R_G of nonnegative arguments, at most one of them zero.
+    """Carlson's symmetric elliptic integral R_G (DLMF 19.16.3) of nonnegative arguments, at most one zero."""
+    # Late: it takes long to import.
+    from scipy.special import elliprg
 
-    R_G = (z R_F - (x-z)(y-z) R_D / 3 + sqrt(x y / z)) / 2 (DLMF 19.21.10), R_F and R_D by duplication
-    (DLMF 19.36.1); z is the middle argument, which makes every term nonnegative. The ellipse has
-    perimeter 8 R_G(0, a^2, b^2), the ellipsoid area 4 pi R_G(a^2 b^2, a^2 c^2, b^2 c^2) (DLMF 19.33.1).
-    """
-    x, z, y = sorted((x, y, z))
-    product, root = (x - z) * (y - z), math.sqrt(x * y / z)
-    first_z, scale, total = z, 1.0, 0.0
-    for _ in range(50):
-        shift = math.sqrt(x * y) + math.sqrt(y * z) + math.sqrt(z * x)
-        total += scale / (math.sqrt(z) * (z + shift))
-        x, y, z, scale = (x + shift) / 4, (y + shift) / 4, (z + shift) / 4, scale / 4
-    r_d = 3.0 * total + scale * z**-1.5
-    return (first_z / math.sqrt(z) - product * r_d / 3.0 + root) / 2.0
+    return float(elliprg(x, y, z))
 
 
 def bisect(function: Callable[[float], float], low: float, high: float) -> float:

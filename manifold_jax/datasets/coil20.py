@@ -8,7 +8,6 @@ apart, cropped tight to the object. For research use.
 from __future__ import annotations
 
 import io
-import os
 import zlib
 from typing import Any
 
@@ -25,10 +24,8 @@ CHECKSUM = "md5:464dec76a6abfcd00e8de6cf1e7d0acc"  # of Columbia's own file, as 
 ARCHIVE = "coil-20-proc"
 OBJECTS, VIEWS, FRAME = 20, 72, 128
 
-Place = str | os.PathLike[str] | None
 
-
-def coil20(path: Place = None, object_id: int = 1, **options: Any) -> Manifold:
+def coil20(path: archives.Place = None, object_id: int = 1, **options: Any) -> Manifold:
     """One COIL-20 object as a manifold of images.
 
     On the 72 samples of the default view axis a stencil sees only genuine views. Autodiff sees the
@@ -46,8 +43,7 @@ def coil20(path: Place = None, object_id: int = 1, **options: Any) -> Manifold:
         The manifold, with 128x128 frames resampled to ``(size, size)``.
 
     Raises:
-        ValueError: As :func:`read_coil20` and :func:`turntable`.
-        FileNotFoundError: As :func:`read_coil20`.
+        ValueError, FileNotFoundError, ImportError: As :func:`read_coil20` and :func:`turntable`.
 
     Example:
         >>> manifold = coil20("coil-20-proc.zip", object_id=1)  # doctest: +SKIP
@@ -57,13 +53,13 @@ def coil20(path: Place = None, object_id: int = 1, **options: Any) -> Manifold:
     return turntable(read_coil20(path, object_id), name=f"coil20 object {object_id}", **options)
 
 
-def read_coil20(path: Place = None, object_id: int = 1) -> UInt8[np.ndarray, "72 128 128"]:
+def read_coil20(path: archives.Place = None, object_id: int = 1) -> UInt8[np.ndarray, "72 128 128"]:
     """All 72 views of one object, as they are in the files.
 
     Args:
-        path: ``coil-20-proc.zip``, the folder it unpacks to, or a folder that holds either; by default the
-            place that MANIFOLD_JAX_DATA names, and where it holds no COIL-20 a download from Columbia into
-            the user's cache (12 MB, checksummed, once).
+        path: ``coil-20-proc.zip``, the folder it unpacks to, or a folder that holds either. By default they
+            are looked for where MANIFOLD_JAX_DATA says, and otherwise downloaded from Columbia into the
+            user's cache (12 MB, once, with a checksum).
         object_id: 1 ... 20.
 
     Returns:

@@ -58,21 +58,17 @@ def product(*manifolds: Manifold) -> Manifold:
         raise ValueError("product needs at least one Manifold, got none.")
     for factor in manifolds:
         instance("product", "every factor", factor, Manifold, "multiply the members of a union one by one")
-    split = _splitter(manifolds)
+    ends = np.cumsum([factor.grid.ndim for factor in manifolds])[:-1]
+
+    def split(u):
+        return jnp.split(u, ends)
 
     def embedding(u):
         return jnp.concatenate([jnp.ravel(m.embedding(v)) for m, v in zip(manifolds, split(u), strict=True)])
 
-    axes = _distinct([axis for factor in manifolds for axis in factor.grid.axes])
+    grid = Grid(_distinct([axis for factor in manifolds for axis in factor.grid.axes]))
     names = tuple(factor.name for factor in manifolds)
-    return Manifold(
-        " x ".join(names), embedding, Grid(axes), _product_known(manifolds, split), {"factors": names}
-    )
-
-
-def _splitter(manifolds: tuple[Manifold, ...]) -> Callable[[jax.Array], list[jax.Array]]:
-    ends = np.cumsum([factor.grid.ndim for factor in manifolds]).tolist()
-    return lambda u: [u[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return Manifold(" x ".join(names), embedding, grid, _product_known(manifolds, split), {"factors": names})
 
 
 def _distinct(axes: list[Axis]) -> tuple[Axis, ...]:
@@ -104,27 +100,25 @@ def _product_known(
         "second_form_norm": lambda values: jnp.sqrt(sum(value**2 for value in values)),
         "mean_curvature": mean,
         "normal_curvature": lambda values: jnp.max(jnp.stack(values)),
+        "total_volume": math.prod,
+        "reach": min,
     }
-    shared: dict[str, list[Any]] = {
-        name: [factor.known[name] for factor in manifolds]
-        for name in manifolds[0].known
-        if all(name in factor.known for factor in manifolds)
-    }
+    shared = set.intersection(*(set(factor.known) for factor in manifolds))
+    forms: dict[str, list[Any]] = {name: [factor.known[name] for factor in manifolds] for name in shared}
 
     def composed(name: str) -> Field:
-        return lambda u: combine[name]([form(v) for form, v in zip(shared[name], split(u), strict=True)])
+        return lambda u: combine[name]([form(v) for form, v in zip(forms[name], split(u), strict=True)])
 
-    known: dict[str, Any] = {name: composed(name) for name in shared if name in combine}
+    known: dict[str, Any] = {
+        name: composed(name) if callable(forms[name][0]) else combine[name](forms[name])
+        for name in combine
+        if name in shared
+    }
     if sum(dimensions) == 2 and "scalar_curvature" in known:
         known["gaussian_curvature"] = lambda u: 0.5 * known["scalar_curvature"](u)
-    if "reach" in shared:
-        known["reach"] = min(shared["reach"])
-    if "total_volume" in shared:
-        volumes = shared["total_volume"]
-        known["total_volume"] = math.prod(volumes)
-        if "total_scalar_curvature" in shared:
-            means = [s / v for s, v in zip(shared["total_scalar_curvature"], volumes, strict=True)]
-            known["total_scalar_curvature"] = sum(means) * math.prod(volumes)
+    if {"total_volume", "total_scalar_curvature"} <= shared:
+        totals = zip(forms["total_scalar_curvature"], forms["total_volume"], strict=True)
+        known["total_scalar_curvature"] = sum(s / v for s, v in totals) * known["total_volume"]
     return known
 
 

@@ -16,7 +16,7 @@ from manifold_jax.datasets.closed_forms import (
     Field,
     Size,
     Vector,
-    angle,
+    angles,
     bisect,
     carlson_rg,
     grid_sizes,
@@ -29,7 +29,7 @@ from manifold_jax.geometry.manifold import Manifold
 
 
 def _vector(value: Field | float) -> Vector:
-    """A function or constant as a function with values ``(1,)``."""
+    """A function or a constant as a function with values ``(1,)``."""
     return lambda u: jnp.reshape(value(u), (1,)) if callable(value) else jnp.full_like(u, value)
 
 
@@ -44,7 +44,7 @@ def _curve(
     reach: float,
     length: float = math.nan,
 ) -> Manifold:
-    """A curve from its speed |X'(u)|, curvature and reach; a constant speed tells the length."""
+    """A curve from its speed |X'(u)|, curvature and reach; from a constant speed follows the length."""
     if not callable(speed):
         length = speed * (axis.stop - axis.start)
     totals = {"total_volume": length, "total_scalar_curvature": 0.0, "reach": reach}
@@ -89,7 +89,7 @@ def circle(radius: float = 1.0, *, size: Size = None) -> Manifold:
         2.0
     """
     r = length("circle", "radius", radius)
-    axis = angle("angle", *grid_sizes("circle", size, 1))
+    (axis,) = angles("circle", size, angle=TURN)
     return _arc("circle", Partial(_conic, r, r), axis, r, {"radius": r})
 
 
@@ -117,13 +117,15 @@ def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -
     """
     a, b = lengths("ellipse", "semi_axes", semi_axes, 2)
 
+    (axis,) = angles("ellipse", size, angle=TURN)
+
     def speed(u):
         return jnp.sqrt((a * jnp.sin(u[0])) ** 2 + (b * jnp.cos(u[0])) ** 2)
 
     return _curve(
         "ellipse",
         Partial(_conic, a, b),
-        angle("angle", *grid_sizes("ellipse", size, 1)),
+        axis,
         {"semi_axes": (a, b)},
         speed=speed,
         curvature=lambda u: a * b / speed(u) ** 3,
@@ -132,21 +134,15 @@ def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -
     )
 
 
-def helix(
-    radius: float = 1.0,
-    pitch: float = 1.0,
-    turns: float = 2.0,
-    *,
-    size: Size = None,
-) -> Manifold:
+def helix(radius: float = 1.0, pitch: float = 1.0, turns: float = 2.0, *, size: Size = None) -> Manifold:
     """Circular helix X(u) = (r cos u, r sin u, c u), c = pitch / 2 pi, 0 <= u <= 2 pi turns.
 
     Known: |X'|^2 = r^2 + c^2, curvature r / (r^2 + c^2) (do Carmo, *Differential Geometry of Curves and
     Surfaces*, section 1-5), length 2 pi turns |X'|. The reach is the radius of curvature, unless the
     helix is wound so tightly that half the distance to the next turn is smaller: |X(t) - X(0)|^2 =
     2 r^2 (1 - cos t) + c^2 t^2 is stationary where sin t = -(c/r)^2 t; the second root in (pi, 2 pi)
-    gives the shortest bottleneck (there is none if (c/r)^2 > 0.2172). A helix that ends before that root
-    has its end there instead (Federer's formula with the tangent ray at the end).
+    gives the shortest bottleneck (there is none if (c/r)^2 > 0.2172). If the helix ends before that root,
+    its end takes the place of the root (Federer's formula with the tangent ray at the end).
 
     Args:
         radius: r > 0.
@@ -169,15 +165,11 @@ def helix(
     r, c = length("helix", "radius", radius), length("helix", "pitch", pitch) / TURN
     stop = TURN * length("helix", "turns", turns)
     speed = math.hypot(r, c)
-    return _curve(
-        "helix",
-        Partial(_screw, r, c),
-        Axis("angle", 0.0, stop, grid_sizes("helix", size, 1)[0], unit="rad"),
-        {"radius": r, "pitch": c * TURN, "turns": stop / TURN},
-        speed=speed,
-        curvature=r / speed**2,
-        reach=_helix_reach(r, c, stop),
-    )
+    (count,) = grid_sizes("helix", size, 1)
+    axis = Axis("angle", 0.0, stop, count, unit="rad")
+    attributes = {"radius": r, "pitch": c * TURN, "turns": stop / TURN}
+    shape = {"speed": speed, "curvature": r / speed**2, "reach": _helix_reach(r, c, stop)}
+    return _curve("helix", Partial(_screw, r, c), axis, attributes, **shape)
 
 
 def _helix_reach(r: float, c: float, stop: float) -> float:
@@ -196,10 +188,7 @@ def _helix_reach(r: float, c: float, stop: float) -> float:
 
 
 def two_moons(
-    radius: float = 1.0,
-    offset: tuple[float, float] = (1.0, 0.5),
-    *,
-    size: Size = None,
+    radius: float = 1.0, offset: tuple[float, float] = (1.0, 0.5), *, size: Size = None
 ) -> tuple[Manifold, Manifold]:
     """Two interleaving half circles, r (cos u, sin u) and r (-cos u, -sin u) + r offset, 0 <= u <= pi.
 
@@ -226,10 +215,7 @@ def two_moons(
     """
     r = length("two_moons", "radius", radius)
     east, north = numbers("two_moons", "offset", offset, 2)
-    axis = angle("angle", *grid_sizes("two_moons", size, 1), stop=math.pi)
-
-    def upper(u):
-        return r * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])])
+    (axis,) = angles("two_moons", size, angle=math.pi)
 
     def lower(u):
         return r * jnp.stack([east - jnp.cos(u[0]), north - jnp.sin(u[0])])
@@ -237,6 +223,7 @@ def two_moons(
     attributes: dict[str, Any] = {"radius": r, "offset": (east, north)}
     if (east, north) == (1.0, 0.5):
         attributes["union_reach"] = r / 4.0
+    upper = Partial(_conic, r, r)
     return _arc("upper moon", upper, axis, r, attributes), _arc("lower moon", lower, axis, r, attributes)
 
 
@@ -246,8 +233,7 @@ def parallel_circles(
     """Two circles of radius r on one axis, in parallel planes at distance h: r (cos u, sin u, 0 or h/r).
 
     Known for each circle: curvature 1/r, length 2 pi r, reach r. The union is the product of a circle
-    with two points, so its reach is min(r, h/2), which each circle keeps in its attributes as
-    ``union_reach``.
+    with two points, so its reach is min(r, h/2) (``union_reach`` in the attributes).
 
     Args:
         radius: r > 0.
@@ -266,7 +252,7 @@ def parallel_circles(
         (1.0, 0.25)
     """
     r, h = length("parallel_circles", "radius", radius), length("parallel_circles", "gap", gap)
-    axis = angle("angle", *grid_sizes("parallel_circles", size, 1))
+    (axis,) = angles("parallel_circles", size, angle=TURN)
 
     def at(height):
         return lambda u: jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), jnp.full_like(u[0], height)])

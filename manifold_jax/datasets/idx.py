@@ -8,7 +8,6 @@ the bytes. H. Xiao, K. Rasul & R. Vollgraf, Fashion-MNIST, arXiv:1708.07747.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,8 +15,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from manifold_jax.datasets import archives
-
-Place = str | os.PathLike[str] | None
 
 CLASSES, SIDE = 10, 28
 _UNSIGNED_BYTES = 0x0800
@@ -39,7 +36,7 @@ class LabelledImages(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """A data set of four idx files: its folder, where they are served, their MD5, and the classes."""
+    """A data set of four idx files: its folder, where they are served, their MD5 sums, and the classes."""
 
     folder: str
     url: str
@@ -71,20 +68,20 @@ _FASHION = _Source(
 )
 
 
-def mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
+def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
     """MNIST: 60 000 training or 10 000 test images of handwritten digits, 28x28.
 
     Args:
-        path: Folder of the idx files, gzipped or not, or one that holds it as ``mnist``; by default the place
-            that MANIFOLD_JAX_DATA names, and where it holds none a download into the user's cache
-            (checksummed, once).
+        path: Folder of the idx files, gzipped or not, or a folder that holds it as ``mnist``. By default they
+            are looked for where MANIFOLD_JAX_DATA says, and otherwise downloaded into the user's cache
+            (once, with a checksum).
         train: The training set; else the test set.
 
     Returns:
         The images.
 
     Raises:
-        ValueError: A file is truncated or damaged, is no idx file, or images and labels do not belong
+        ValueError: A file is truncated, damaged or not an idx file, or images and labels do not belong
             together.
         FileNotFoundError: The path lacks a file, or the download failed.
         ImportError: pooch is not installed, for a download.
@@ -97,7 +94,7 @@ def mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
     return _read(_MNIST, path, train)
 
 
-def fashion_mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
+def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
     """Fashion-MNIST: 60 000 training or 10 000 test images of clothes, in the format of MNIST.
 
     Args:
@@ -108,9 +105,7 @@ def fashion_mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
         The images.
 
     Raises:
-        ValueError: As :func:`mnist`.
-        FileNotFoundError: As :func:`mnist`.
-        ImportError: As :func:`mnist`.
+        ValueError, FileNotFoundError, ImportError: As :func:`mnist`.
 
     Example:
         >>> clothes = fashion_mnist("fashion-mnist", train=False)  # doctest: +SKIP
@@ -120,12 +115,10 @@ def fashion_mnist(path: Place = None, *, train: bool = True) -> LabelledImages:
     return _read(_FASHION, path, train)
 
 
-def _read(source: _Source, path: Place, train: bool) -> LabelledImages:
+def _read(source: _Source, path: archives.Place, train: bool) -> LabelledImages:
     part, again = "train" if train else "t10k", f"take it from {source.url}."
     names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
-    wanted = (
-        f"{names[0]} or {names[0]}.gz, nor a folder {source.folder} with it; the files are at {source.url}."
-    )
+    wanted = f"{names[0]}(.gz), nor a folder {source.folder} with it; the files are at {source.url}."
     place = archives.find(path, (source.folder,), f"{names[0]}*", wanted)
     contents = archives.read_members(place, names, again) if place else _downloads(source, names, again)
     at, labels_at = (f"{place or source.url}: {name}" for name in names)
@@ -142,7 +135,7 @@ def _read(source: _Source, path: Place, train: bool) -> LabelledImages:
 
 
 def _downloads(source: _Source, names: Sequence[str], remedy: str) -> list[bytes]:
-    """Contents of downloaded files; their names in the cache begin with the data set, as those of all do."""
+    """Contents of downloaded files; in the cache their names begin with that of the data set."""
     contents = []
     for name in names:
         checksum = f"md5:{source.checksums[name]}"

@@ -14,8 +14,6 @@ from manifold_jax._linalg import matmul
 from manifold_jax.datasets.sampling import map_points
 from manifold_jax.geometry.manifold import Manifold
 
-KINDS = ("gaussian", "uniform")
-
 
 def ambient_noise(
     key: PRNGKeyArray, points: Float[Array, "*shape"], scale: float | Float[Array, ""]
@@ -31,8 +29,7 @@ def ambient_noise(
         Array of the shape and type of ``points``.
 
     Raises:
-        ValueError: The points are not floating-point numbers, or the scale is a number that is negative or
-            not finite.
+        ValueError: The points are not floating-point numbers, or the scale is negative or not finite.
 
     Example:
         >>> ambient_noise(jax.random.key(0), jnp.zeros((3, 2)), 0.1).shape
@@ -54,11 +51,11 @@ def normal_noise(
 ) -> Float[Array, "n *features"]:
     """Points of a manifold moved within their normal spaces.
 
-    ``"gaussian"``: standard deviation ``scale`` in every one of the m = f - d normal directions.
+    ``"gaussian"``: standard deviation ``scale`` in each of the m = f - d normal directions.
     ``"uniform"``: uniform in the normal ball of radius ``scale``, the perpendicular noise model of
     Genovese, Perone-Pacifico, Verdinelli & Wasserman, *Journal of Machine Learning Research* 13 (2012),
-    1263-1291; the radius is scale * U^(1/m), U uniform in (0, 1). With ``scale`` below the reach the nearest
-    point of the manifold is then the point one started from.
+    1263-1291; the radius is scale * U^(1/m), U uniform in (0, 1). If ``scale`` is below the reach, the
+    nearest point of the manifold is the point that was moved.
 
     The normal part of a Gaussian vector z is z - Q Q^T z, taken twice, with Q from the QR factorisation of
     the Jacobian (f, d).
@@ -76,7 +73,7 @@ def normal_noise(
 
     Raises:
         ValueError: ``kind`` is unknown, the coordinates are not ``(n, d)``, the manifold has no normal
-            direction (f <= d), or the scale is a number that is negative or not finite.
+            direction (f <= d), or the scale is negative or not finite.
 
     Example:
         >>> from manifold_jax.datasets import sphere
@@ -84,7 +81,7 @@ def normal_noise(
         >>> bool(jnp.all(jnp.abs(jnp.linalg.norm(noisy, axis=1) - 1) < 0.1001))
         True
     """
-    choice("normal_noise", "kind", kind, KINDS)
+    choice("normal_noise", "kind", kind, ("gaussian", "uniform"))
     positive("normal_noise", "scale", scale, zero=True)
     coordinates, d = jnp.asarray(coordinates), manifold.grid.ndim
     coordinates = coordinates.astype(jnp.result_type(coordinates, float))

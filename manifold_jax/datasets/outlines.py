@@ -9,23 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manifold_jax._checks import choice
+
 Outline = str | Callable[[Any], Any] | Any
 """Name of a built-in shape, a closed curve t -> (x, y) with period 2 pi, or polygon vertices (k, 2)."""
 
-SHAPES = ("square", "ellipse", "heart")
 SQUARE_HALF_SIDE = 9.5
-SQUARE = SQUARE_HALF_SIDE * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-ELLIPSE_SEMI_AXES = (13.0, 7.0)
+"""Of the square at scale 1, pixels."""
 
 
 class Nodes(NamedTuple):
-    """Quadrature nodes on a closed outline at scale 1, as tuples so that they can be hashed.
+    """Quadrature nodes (x, y) on a closed outline at scale 1, pixels, and the increments times the weights.
 
-    Attributes:
-        x: Abscissas.
-        y: Ordinates.
-        dx: Increments of x, quadrature weights included.
-        dy: Increments of y.
+    They are tuples so that they can be hashed.
     """
 
     x: tuple[float, ...]
@@ -36,8 +32,7 @@ class Nodes(NamedTuple):
 
 def ellipse_curve(t: Any) -> Any:
     """Ellipse with semi-axes 13 and 7 px at scale 1, as in dSprites."""
-    a, b = ELLIPSE_SEMI_AXES
-    return jnp.stack([a * jnp.cos(t), b * jnp.sin(t)])
+    return jnp.stack([13.0 * jnp.cos(t), 7.0 * jnp.sin(t)])
 
 
 def heart_curve(t: Any) -> Any:
@@ -49,6 +44,14 @@ def heart_curve(t: Any) -> Any:
     x = 16 * jnp.sin(t) ** 3
     y = 13 * jnp.cos(t) - 5 * jnp.cos(2 * t) - 2 * jnp.cos(3 * t) - jnp.cos(4 * t)
     return 0.6 * jnp.stack([x, -(y + 2.515)])
+
+
+SHAPES: dict[str, Any] = {
+    "square": SQUARE_HALF_SIDE * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]),
+    "ellipse": ellipse_curve,
+    "heart": heart_curve,
+}
+"""Built-in outlines, in pixels of a 64-pixel frame at scale 1."""
 
 
 def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) -> Nodes:
@@ -64,11 +67,7 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
         unit: Pixels per outline unit at scale 1; the nodes are in pixels.
     """
     if isinstance(outline, str):
-        if outline not in SHAPES:
-            raise ValueError(
-                f"sprite: shape must be one of {SHAPES}, a curve or polygon vertices, got {outline!r}."
-            )
-        outline = {"square": SQUARE, "ellipse": ellipse_curve, "heart": heart_curve}[outline]
+        outline = SHAPES[choice("sprite", "a shape given by name", outline, SHAPES)]
     build: Any = _curve_nodes if callable(outline) else _polygon_nodes
     points, increments = build(outline, stretch * unit / blur)
     nodes = Nodes(*(tuple(map(float, unit * column)) for column in (*points.T, *increments.T)))

@@ -13,7 +13,7 @@ from manifold_jax.datasets.closed_forms import (
     TURN,
     Size,
     Vector,
-    angle,
+    angles,
     carlson_rg,
     curvature_forms,
     grid_sizes,
@@ -23,8 +23,11 @@ from manifold_jax.datasets.closed_forms import (
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
+Triple = tuple[float, float, float]
+Profile = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array, jax.Array]]
 
-def _quadric_curvatures(m: tuple[float, float, float]) -> Vector:
+
+def _quadric_curvatures(m: Triple) -> Vector:
     """Principal curvatures ``(2,)`` of the quadric sum_i m_i x_i^2 = const at an ambient point x ``(3,)``.
 
     They are k = s / |M x| for the roots s of sum_i n_i^2 / (m_i - s) = 0, where n is the unit normal.
@@ -46,13 +49,7 @@ def _quadric_curvatures(m: tuple[float, float, float]) -> Vector:
 
 
 def _quadric(
-    name: str,
-    semi_axes: tuple[float, float, float],
-    signs: tuple[float, float, float],
-    profile: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array, jax.Array]],
-    axis: Axis,
-    azimuth_size: int,
-    totals: dict[str, float],
+    name: str, semi_axes: Triple, signs: Triple, profile: Profile, axes: tuple[Axis, ...], totals: dict
 ) -> Manifold:
     """Surface (a p(v) cos w, b p(v) sin w, c q(v)) on the quadric signs . (x/a, y/b, z/c)^2 = const.
 
@@ -61,7 +58,6 @@ def _quadric(
     """
     a, b, c = semi_axes
     along = _quadric_curvatures((signs[0] / a**2, signs[1] / b**2, signs[2] / c**2))
-    grid = Grid((axis, angle("azimuth", azimuth_size)))
 
     def embedding(u):
         p, _, q, _ = profile(u[0])
@@ -86,10 +82,10 @@ def _quadric(
         **totals,
         **curvature_forms(lambda u: along(embedding(u)), 2),
     }
-    return Manifold(name, embedding, grid, known, {"semi_axes": semi_axes})
+    return Manifold(name, embedding, Grid(axes), known, {"semi_axes": semi_axes})
 
 
-def ellipsoid(semi_axes: tuple[float, float, float] = (1.5, 1.2, 1.0), *, size: Size = None) -> Manifold:
+def ellipsoid(semi_axes: Triple = (1.5, 1.2, 1.0), *, size: Size = None) -> Manifold:
     """Ellipsoid (a sin v cos w, b sin v sin w, c cos v) with polar angle v and azimuth w.
 
     Known: all curvatures, K = 1 / (a b c P)^2 with P = x^2/a^4 + y^2/b^4 + z^2/c^4 (do Carmo,
@@ -114,29 +110,21 @@ def ellipsoid(semi_axes: tuple[float, float, float] = (1.5, 1.2, 1.0), *, size: 
         (0.5, 21.4784)
     """
     a, b, c = lengths("ellipsoid", "semi_axes", semi_axes, 3)
-    sizes = grid_sizes("ellipsoid", size, 2)
+    axes = angles("ellipsoid", size, polar=math.pi, azimuth=TURN)
     totals = {
         "total_volume": 4.0 * math.pi * carlson_rg((a * b) ** 2, (a * c) ** 2, (b * c) ** 2),
         "total_scalar_curvature": 8.0 * math.pi,
         "reach": min(a, b, c) ** 2 / max(a, b, c),
     }
-    return _quadric(
-        "ellipsoid",
-        (a, b, c),
-        (1.0, 1.0, 1.0),
-        lambda v: (jnp.sin(v), jnp.cos(v), jnp.cos(v), -jnp.sin(v)),
-        angle("polar", sizes[0], math.pi),
-        sizes[1],
-        totals,
-    )
+
+    def profile(v):
+        return jnp.sin(v), jnp.cos(v), jnp.cos(v), -jnp.sin(v)
+
+    return _quadric("ellipsoid", (a, b, c), (1.0, 1.0, 1.0), profile, axes, totals)
 
 
 def hyperboloid(
-    sheets: int = 1,
-    semi_axes: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    extent: float = 1.0,
-    *,
-    size: Size = None,
+    sheets: int = 1, semi_axes: Triple = (1.0, 1.0, 1.0), extent: float = 1.0, *, size: Size = None
 ) -> Manifold:
     """Hyperboloid of one sheet, or the upper sheet of the hyperboloid of two sheets.
 
@@ -147,9 +135,9 @@ def hyperboloid(
 
     Known: all curvatures, K = -+ 1 / (a b c P)^2 with P = x^2/a^4 + y^2/b^4 + z^2/c^4. The reach is that of
     the complete surface: min(a, b, c)^2 / max(a, b) for one sheet, attained at the ends of the waist's long
-    axis, and min(a, b)^2 / c for the upper of two, attained at the vertex. For the normal curvature
+    axis, and min(a, b)^2 / c for the upper of two, attained at the vertex: there the normal curvature
     |v^T M v| / |M x|, M = diag(1/a^2, 1/b^2, -1/c^2), has its largest numerator and its smallest
-    denominator there, and the only bottlenecks are the axes of the waist. Area and total scalar curvature
+    denominator, and the only bottlenecks are the axes of the waist. Area and total scalar curvature
     are known for surfaces of revolution (a = b).
 
     Args:
@@ -173,21 +161,19 @@ def hyperboloid(
     sheets = whole("hyperboloid", "sheets", sheets, 1, 2)
     a, b, c = lengths("hyperboloid", "semi_axes", semi_axes, 3)
     top = length("hyperboloid", "extent", extent)
-    sizes = grid_sizes("hyperboloid", size, 2)
-    totals = {"reach": min(b, a, c) ** 2 / max(a, b) if sheets == 1 else min(a, b) ** 2 / c}
-    if a == b:
-        totals |= _revolution_totals(sheets, a, c, top)
+    meridian, azimuth = grid_sizes("hyperboloid", size, 2)
     if sheets == 1:
-        signs, low = (1.0, 1.0, -1.0), -top
+        name, sign, low, reach = "one sheet", 1.0, -top, min(a, b, c) ** 2 / max(a, b)
     else:
-        signs, low = (-1.0, -1.0, 1.0), 0.0
+        name, sign, low, reach = "upper of two sheets", -1.0, 0.0, min(a, b) ** 2 / c
+    axes = (Axis("meridian", low, top, meridian), Axis("azimuth", 0.0, TURN, azimuth, True, "rad"))
+    totals = {"reach": reach} | (_revolution_totals(sheets, a, c, top) if a == b else {})
 
     def profile(v):
         odd, even = jnp.sinh(v), jnp.cosh(v)
         return (even, odd, odd, even) if sheets == 1 else (odd, even, even, odd)
 
-    name = f"hyperboloid ({'one sheet' if sheets == 1 else 'upper of two sheets'})"
-    return _quadric(name, (a, b, c), signs, profile, Axis("meridian", low, top, sizes[0]), sizes[1], totals)
+    return _quadric(f"hyperboloid ({name})", (a, b, c), (sign, sign, -sign), profile, axes, totals)
 
 
 def _revolution_totals(sheets: int, a: float, c: float, top: float) -> dict[str, float]:

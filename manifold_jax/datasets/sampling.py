@@ -18,7 +18,7 @@ from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold
 
 PROBES = 1024
-"""Grid points, at most, on which the first bound on the volume element is looked for."""
+"""Grid points, at most, from which the first bound on the volume element is taken."""
 
 
 class Samples(NamedTuple):
@@ -57,10 +57,10 @@ def sample_uniform(key: PRNGKeyArray, manifold: Manifold, count: int, *, max_rou
     (0, 1] are accepted if w * bound <= sqrt(det J(u)^T J(u)). The bound starts as the largest volume
     element on a lattice of at most 1024 grid points, ends of the axes included, and is raised whenever a
     proposal exceeds it; all points accepted until then are tested again with their own w, so that the
-    result is exactly that of the raised bound. What is left of a region above the final bound is what no
-    proposal has met: its share of the chart is of the order of 1 / proposals (the empirical supremum
-    rejection of Caffo, Booth & Davis, *Biometrika* 89, 2002). A narrow, very high peak of the volume
-    element can therefore be under-sampled; compare ``bound`` with what you know of it.
+    result is exactly that of the raised bound. A region above the final bound is one that no proposal has
+    met: its share of the chart is of the order of 1 / proposals (the empirical supremum rejection of Caffo,
+    Booth & Davis, *Biometrika* 89, 2002). A narrow, very high peak of the volume element can therefore be
+    under-sampled; compare ``bound`` with what you know of it.
 
     Args:
         key: Random key. Equal keys give equal samples.
@@ -154,11 +154,8 @@ def volume_elements(manifold: Manifold, coordinates: Float[Array, "n d"]) -> Flo
 def _probes(grid: Grid) -> Float[Array, "probes d"]:
     """A coarse lattice of grid points, the ends of every axis included."""
     per_axis = max(2, int(PROBES ** (1.0 / grid.ndim) + 1e-9))
-    picks = []
-    for axis in grid.axes:
-        index = np.linspace(0, axis.size - 1, min(axis.size, per_axis)).round().astype(int)
-        picks.append(axis.samples()[index])
-    mesh = np.meshgrid(*picks, indexing="ij")
+    picks = [np.linspace(0, n - 1, min(n, per_axis)).round().astype(int) for n in grid.shape]
+    mesh = np.meshgrid(*map(np.take, (a.samples() for a in grid.axes), picks), indexing="ij")
     return jnp.array(np.stack(mesh, axis=-1).reshape(-1, grid.ndim), float)
 
 
@@ -170,9 +167,8 @@ def sample_grid(key: PRNGKeyArray, volume_element: Float[Array, "*shape"], count
 
     Args:
         key: Random key.
-        volume_element: Weights on the grid, of its shape; multiply with ``grid.weights()`` if an open axis
-            should count its ends by half. Points with a weight that is not positive and finite are never
-            chosen.
+        volume_element: Weights on the grid, of its shape; multiply by ``grid.weights()`` if the ends of open
+            axes should count by half. Points with a weight that is not positive and finite are never chosen.
         count: Number of points, at most the number of grid points.
 
     Returns:

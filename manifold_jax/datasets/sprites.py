@@ -1,6 +1,6 @@
 """Extended dSprites: smooth images of a blurred shape as a function of its factors.
 
-An image is the indicator of a shape convolved with a Gaussian of standard deviation sigma and sampled at
+An image is the indicator of a shape, convolved with a Gaussian of standard deviation sigma and sampled at
 pixel centres, without any rasterisation. By Green's theorem the area integral becomes one over the outline,
 
     image(p) = closed integral of Phi((q_x - p_x) / sigma) phi_sigma(q_y - p_y) dq_y,
@@ -32,7 +32,6 @@ from manifold_jax.datasets.outlines import SQUARE_HALF_SIDE, Nodes, Outline, out
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
-FACTORS = ("scale", "orientation", "y", "x", "aspect", "shear", "blur", "contrast")
 LAYOUTS = ("dense", "balanced", "original")
 
 _ORIGINAL = {"scale": 6, "orientation": 40, "y": 32, "x": 32}
@@ -59,7 +58,7 @@ class SpriteRenderer:
         factors: Names of the chart coordinates, in order.
         fixed: ``(name, value)`` of every other factor.
         size: Pixels per side.
-        nodes: Quadrature nodes of the outline at scale 1, pixels.
+        nodes: Quadrature nodes of the outline.
         half_side: Half side of a square in pixels, for its closed form; 0 for other shapes.
     """
 
@@ -69,15 +68,10 @@ class SpriteRenderer:
     nodes: Nodes
     half_side: float = 0.0
 
-    def values(self, u: Float[Array, "d"]) -> dict[str, Array]:
-        """Every factor by name, given the chart point."""
-        values: dict[str, Array] = {name: jnp.asarray(value, u.dtype) for name, value in self.fixed}
-        values.update({name: u[k] for k, name in enumerate(self.factors)})
-        return values
-
     def __call__(self, u: Float[Array, "d"]) -> Float[Array, "size size"]:
         """Image of one chart point, row index y first, in the dtype of ``u``."""
-        f = self.values(u)
+        f = {name: jnp.asarray(value, u.dtype) for name, value in self.fixed}
+        f |= {name: u[k] for k, name in enumerate(self.factors)}
         pixels = jnp.arange(self.size, dtype=u.dtype)
         image = _square_image if self.half_side else _outline_image
         return f["contrast"] * image(self, f, pixels)
@@ -171,17 +165,18 @@ def sprite(
         >>> bool(abs(image.max() - 1) < 1e-2)
         True
     """
-    names = chosen_factors("sprite", factors, FACTORS)
     size = whole("sprite", "size", size, 8)
     choice("sprite", "layout", layout, LAYOUTS)
     centre = (size - 1) / 2
     defaults = {"scale": 1.0, "orientation": 0.0, "y": centre, "x": centre, "aspect": 1.0, "shear": 0.0}
-    constants = fixed_values("sprite", fixed, names, defaults | {"blur": blur, "contrast": 1.0})
+    defaults |= {"blur": blur, "contrast": 1.0}
+    names = chosen_factors("sprite", factors, tuple(defaults))
+    constants = fixed_values("sprite", fixed, names, defaults)
     symmetry = _symmetry(shape, constants)
     turn = 2 * math.pi if full_turn or layout == "original" else symmetry
     every = _layout_axes(layout, size, constants.get("blur", _SHARPEST), turn)
     axes = factor_axes("sprite", [every[name] for name in names], ranges, sizes)
-    renderer = _renderer(shape, names, constants, axes, size)
+    renderer = _renderer(shape, constants, axes, size)
     _refuse_redundant(renderer, axes, shape)
     name = shape if isinstance(shape, str) else getattr(shape, "__name__", "polygon")
     turn = next((axis.stop - axis.start for axis in axes if axis.name == "orientation"), symmetry)
@@ -194,9 +189,8 @@ def sprite(
 def _symmetry(shape: Outline, constants: Mapping[str, float]) -> float:
     """Smallest turn that maps every image of the family to itself."""
     upright = constants.get("aspect") == 1.0 and constants.get("shear") == 0.0
-    if isinstance(shape, str) and shape == "square":
-        return math.pi / 2 if upright else math.pi
-    return math.pi if isinstance(shape, str) and shape == "ellipse" else 2 * math.pi
+    turns = {"square": math.pi / 2 if upright else math.pi, "ellipse": math.pi}
+    return turns.get(shape, 2 * math.pi) if isinstance(shape, str) else 2 * math.pi
 
 
 def _layout_axes(layout: str, size: int, blur: float, turn: float) -> dict[str, Axis]:
@@ -230,11 +224,7 @@ def _layout_axes(layout: str, size: int, blur: float, turn: float) -> dict[str, 
 
 
 def _renderer(
-    shape: Outline,
-    factors: tuple[str, ...],
-    constants: dict[str, float],
-    axes: tuple[Axis, ...],
-    size: int,
+    shape: Outline, constants: dict[str, float], axes: tuple[Axis, ...], size: int
 ) -> SpriteRenderer:
     """The renderer, with nodes that suffice wherever the factors go."""
     ends = {name: (value, value) for name, value in constants.items()}
@@ -244,6 +234,7 @@ def _renderer(
     nodes = outline_nodes(shape, stretch, min(ends["blur"]), size / 64)
     closed_form = isinstance(shape, str) and shape == "square" and constants.get("shear") == 0.0
     half_side = SQUARE_HALF_SIDE * size / 64 if closed_form else 0.0
+    factors = tuple(axis.name for axis in axes)
     return SpriteRenderer(factors, tuple(constants.items()), size, nodes, half_side)
 
 
@@ -254,11 +245,8 @@ def _refuse_redundant(renderer: SpriteRenderer, axes: tuple[Axis, ...], shape: O
     velocities of its geometric factors (blur and contrast act differently and always add one each).
     """
     geometric = [k for k, name in enumerate(renderer.factors) if name not in ("blur", "contrast")]
-    if not geometric:
-        return
-    nodes = np.array(renderer.nodes)
-    rank = 0
-    for share in _PROBES:
+    nodes, rank = np.array(renderer.nodes), 0
+    for share in _PROBES if geometric else ():
         u = np.array([axis.start + share * (axis.stop - axis.start) for axis in axes])
         velocities = np.stack([_normal_velocity(renderer, u, k, nodes) for k in geometric])
         lengths = np.linalg.norm(velocities, axis=1, keepdims=True)

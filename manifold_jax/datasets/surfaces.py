@@ -12,9 +12,8 @@ from manifold_jax._checks import whole
 from manifold_jax.datasets.closed_forms import (
     TURN,
     Size,
-    angle,
+    angles,
     bisect,
-    constant,
     grid_sizes,
     known_quantities,
     length,
@@ -38,6 +37,10 @@ def _sphere(r, u):
 def _torus(big, r, u):
     distance = big + r * jnp.cos(u[1])
     return jnp.stack([distance * jnp.cos(u[0]), distance * jnp.sin(u[0]), r * jnp.sin(u[1])])
+
+
+def _constant(value, u):
+    return jnp.full_like(u[0], value)
 
 
 def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Manifold:
@@ -69,20 +72,17 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
         (('polar', 'azimuth'), (64, 64), 2.0)
     """
     n, r = whole("sphere", "dimension", dimension, 1, 4), length("sphere", "radius", radius)
-    *polar_sizes, azimuth_size = grid_sizes("sphere", size, n)
     polar = ["polar"] if n == 2 else [f"polar_{i + 1}" for i in range(n - 1)]
-    axes = [angle(name, count, math.pi) for name, count in zip(polar, polar_sizes, strict=True)]
-    axes.append(angle("azimuth", azimuth_size))
+    axes = angles("sphere", size, **dict.fromkeys(polar, math.pi), azimuth=TURN)
 
     def scales(u):  # |X_i| = r sin u_1 ... sin u_(i-1)
-        sines = jnp.append(jnp.full_like(u[:1], r), jnp.sin(u[: n - 1]))
-        return jnp.cumprod(sines)
+        return jnp.cumprod(jnp.append(jnp.full_like(u[:1], r), jnp.sin(u[: n - 1])))
 
     volume = 2.0 * math.pi ** ((n + 1) / 2.0) / math.gamma((n + 1) / 2.0) * r**n
     curvature = n * (n - 1) / r**2 * volume
     totals = {"total_volume": volume, "total_scalar_curvature": curvature, "reach": r}
     known = known_quantities(scales, lambda u: jnp.full_like(u, 1.0 / r), n, totals)
-    return Manifold(f"sphere S^{n}", Partial(_sphere, r), Grid(tuple(axes)), known, {"radius": r})
+    return Manifold(f"sphere S^{n}", Partial(_sphere, r), Grid(axes), known, {"radius": r})
 
 
 def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manifold:
@@ -113,7 +113,7 @@ def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manif
             f"torus: minor must be below major, got minor {r:g} and major {big:g}; "
             "the surface would meet itself. Did you swap them?"
         )
-    axes = tuple(map(angle, ("toroidal", "poloidal"), grid_sizes("torus", size, 2)))
+    axes = angles("torus", size, toroidal=TURN, poloidal=TURN)
 
     def distance(u):  # from the axis of revolution
         return big + r * jnp.cos(u[1])
@@ -188,11 +188,10 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
         0.866
     """
     r = length("veronese", "radius", radius)
-    sizes = grid_sizes("veronese", (33, 65) if size is None else size, 2)
-    axes = (angle("polar", sizes[0], math.pi / 2.0), angle("azimuth", sizes[1]))
+    axes = angles("veronese", (33, 65) if size is None else size, polar=math.pi / 2.0, azimuth=TURN)
     root, side = math.sqrt(3.0), math.sqrt(3.0) * r
 
-    def embedding(u):  # x, y, z on the unit sphere: X is quadratic, so the factor 3 comes out
+    def embedding(u):  # x, y, z on the unit sphere; X is quadratic, so that the factor 3 comes out
         sin = jnp.sin(u[0])
         x, y, z = sin * jnp.cos(u[1]), sin * jnp.sin(u[1]), jnp.cos(u[0])
         last = (x * x + y * y - 2.0 * z * z) / (2.0 * root)
@@ -205,29 +204,24 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
         "second_form_norm": math.sqrt(10.0 / 3.0) / r,
         "normal_curvature": 2.0 / side,
     }
+    totals = {"total_volume": TURN * side**2, "total_scalar_curvature": 2.0 * TURN, "reach": side / 2.0}
     known = known_quantities(
-        lambda u: side * jnp.stack([jnp.ones_like(u[0]), jnp.sin(u[0])]),
-        None,
-        2,
-        {"total_volume": TURN * side**2, "total_scalar_curvature": 2.0 * TURN, "reach": side / 2.0},
-    ) | {name: constant(value) for name, value in curvatures.items()}
+        lambda u: side * jnp.stack([jnp.ones_like(u[0]), jnp.sin(u[0])]), None, 2, totals
+    )
+    known |= {name: Partial(_constant, value) for name, value in curvatures.items()}
     return Manifold("Veronese surface", embedding, Grid(axes), known, {"radius": r})
 
 
 def swiss_roll(
-    start: float = 1.5 * math.pi,
-    stop: float = 4.5 * math.pi,
-    height: float = 21.0,
-    *,
-    size: Size = None,
+    start: float = 1.5 * math.pi, stop: float = 4.5 * math.pi, height: float = 21.0, *, size: Size = None
 ) -> Manifold:
     """Swiss roll (t cos t, h, t sin t): an Archimedean spiral times an interval.
 
     The default is scikit-learn's. Known: metric diag(1 + t^2, 1), principal curvatures
-    (t^2 + 2) / (1 + t^2)^(3/2) and 0, flat; area height [t sqrt(1 + t^2) + asinh t] / 2 between the ends.
-    The reach is the smaller of the radius of curvature at the inner end and half the distance from the
-    inner edge to the next turn of the roll (the gap widens outwards); it is left out if the roll ends
-    before that.
+    (t^2 + 2) / (1 + t^2)^(3/2) and 0, so S = 0; area height [t sqrt(1 + t^2) + asinh t] / 2 between the
+    ends. The reach is the smaller of the radius of curvature at the inner end and half the distance from
+    the inner edge to the next turn of the roll (the gap widens outwards); it is left out if the roll ends
+    before that turn.
 
     Args:
         start: Angle t of the inner edge, > 0.

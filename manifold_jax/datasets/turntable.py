@@ -4,49 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from manifold_jax._checks import choice, positive, whole
+from manifold_jax._checks import choice, finite, positive, whole
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets.factors import chosen_factors, factor_axes, fixed_values
 from manifold_jax.datasets.resample import VIEW_BASES, Ring, prepare_ring, render
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
+FIXED = {"view": 0.0, "zoom": 1.0, "rotation": 0.0, "y": 0.0, "x": 0.0}
+"""Every factor, and its value where it does not vary."""
 
-class Factor(NamedTuple):
-    """What a layout says of a factor.
+AXES = (
+    (Axis("view", 0.0, 2 * math.pi, 72, True, "rad"), 288),
+    (Axis("zoom", 0.8, 1.2, 9), 33),
+    (Axis("rotation", 0.0, 2 * math.pi, 64, True, "rad"), 256),
+    (Axis("y", -4.0, 4.0, 9, unit="px"), 17),
+    (Axis("x", -4.0, 4.0, 9, unit="px"), 17),
+)
+"""Axis of every factor in the layout ``"views"`` (for 72 views), and its samples in ``"dense"``."""
 
-    Attributes:
-        fixed: Value where the factor does not vary.
-        start: First sample where it does.
-        stop: Last sample; of an angle, the end of the turn.
-        unit: Unit, ``"rad"`` of a periodic axis.
-        views: Samples in the layout ``"views"``; of the view axis, one for each view instead.
-        dense: Samples in the layout ``"dense"``.
-    """
-
-    fixed: float
-    start: float
-    stop: float
-    unit: str
-    views: int
-    dense: int
-
-
-FACTORS = {
-    "view": Factor(0.0, 0.0, 2 * math.pi, "rad", 72, 288),
-    "zoom": Factor(1.0, 0.8, 1.2, "", 9, 33),
-    "rotation": Factor(0.0, 0.0, 2 * math.pi, "rad", 64, 256),
-    "y": Factor(0.0, -4.0, 4.0, "px", 9, 17),
-    "x": Factor(0.0, -4.0, 4.0, "px", 9, 17),
-}
 LAYOUTS = ("views", "balanced", "dense")
 GHOSTS = 4
 """Zoom steps beyond the end of the axis that can still be rendered."""
@@ -72,9 +56,9 @@ def turntable(
     are; the equation is in :mod:`manifold_jax.datasets.resample`. Outside the frame everything is black
     (0): where an object touches the frame, the blurred edge of the frame is part of the image.
 
-    In-plane rotation is exact in the plane, hence an isometry but for the pixel lattice (the speed varies
-    by less than 1e-3 on COIL-20 at blur 1) and for corners that leave the picture (at zoom 1 up to 17 %).
-    Where nothing leaves it, a short range such as ``ranges={"rotation": (0, 0.2)}`` tells all.
+    In-plane rotation is exact in the plane. It is an isometry except for the pixel lattice (the speed
+    varies by less than 1e-3 on COIL-20 at blur 1) and for corners that leave the picture (up to 17 % at zoom
+    1). Where nothing leaves it, a short range such as ``ranges={"rotation": (0, 0.2)}`` tells everything.
 
     Args:
         views: Square frames, uint8 (0 ... 255, rendered as 0 ... 1) or floating (rendered as they are).
@@ -87,7 +71,7 @@ def turntable(
         view: ``"bandlimited"``, trigonometric interpolation, C-infinity; or ``"spline"``, periodic
             B-splines of degree 7, C^6 and local. Both reproduce every view exactly; what they differ by
             is what the views do not determine.
-        layout: ``"views"`` (every view once, 9 zooms, 64 rotations), ``"balanced"`` (16 samples an axis),
+        layout: ``"views"`` (every view once, 9 zooms, 64 rotations), ``"balanced"`` (16 samples per axis),
             or ``"dense"``, on which stencils of order 4 agree with autodiff to 1 % at 64 pixels and blur 1.
         sizes: Samples by factor, instead of the layout's.
         ranges: (start, stop) by factor. An angle is periodic exactly if its range is a full turn.
@@ -104,7 +88,6 @@ def turntable(
             frames' resolution; or the interpolation or layout is unknown.
 
     Example:
-        >>> import numpy as np
         >>> angle = 2 * np.pi * np.arange(8)[:, None, None] / 8
         >>> y, x = np.mgrid[-2:2:16j, -2:2:16j]
         >>> views = np.exp(-((x - np.cos(angle)) ** 2) - 2 * y**2)
@@ -117,12 +100,12 @@ def turntable(
         True
     """
     frames = _check_views(views)
-    names = chosen_factors("turntable", factors, tuple(FACTORS))
+    names = chosen_factors("turntable", factors, tuple(FIXED))
     choice("turntable", "view", view, VIEW_BASES)
     choice("turntable", "layout", layout, LAYOUTS)
-    axes = [_axis(factor, layout, len(frames)) for factor in names]
-    grid = Grid(factor_axes("turntable", axes, ranges, sizes, turns=True))
-    held = fixed_values("turntable", fixed, names, {name: factor.fixed for name, factor in FACTORS.items()})
+    axes = _layout_axes(layout, len(frames))
+    grid = Grid(factor_axes("turntable", [axes[factor] for factor in names], ranges, sizes, turns=True))
+    held = fixed_values("turntable", fixed, names, FIXED)
     zoom = next((axis for axis in grid.axes if axis.name == "zoom"), None)
     largest_zoom = zoom.stop + GHOSTS * zoom.spacing if zoom else held["zoom"]
     _check_resolution(size, blur, frames.shape[-1], largest_zoom)
@@ -130,19 +113,21 @@ def turntable(
     embedding = jax.tree_util.Partial(
         _image(view, centred),
         prepare_ring(frames, size, blur, largest_zoom, view, centred=centred),
-        jnp.asarray([held.get(factor, 0.0) for factor in FACTORS]),
-        jnp.asarray(np.array([[float(factor == other) for other in names] for factor in FACTORS])),
+        jnp.asarray([held.get(factor, 0.0) for factor in FIXED]),
+        jnp.asarray(np.array([[float(factor == other) for other in names] for factor in FIXED])),
     )
     attributes = {"factors": names, "size": size, "blur": float(blur), "view": view, "layout": layout}
     return Manifold(name, embedding, grid, attributes=attributes | {"views": len(frames), "fixed": held})
 
 
-def _axis(name: str, layout: str, views: int) -> Axis:
-    """The axis of a factor in a layout."""
-    factor = FACTORS[name]
-    least = views if name == "view" else factor.views
-    samples = {"views": least, "balanced": 16, "dense": factor.dense}[layout]
-    return Axis(name, factor.start, factor.stop, samples, factor.unit == "rad", factor.unit)
+def _layout_axes(layout: str, views: int) -> dict[str, Axis]:
+    """Every axis of a layout, by name."""
+    axes = {}
+    for axis, dense in AXES:
+        least = views if axis.name == "view" else axis.size
+        size = {"views": least, "balanced": 16, "dense": dense}[layout]
+        axes[axis.name] = replace(axis, size=size)
+    return axes
 
 
 @cache
@@ -162,9 +147,6 @@ def _image(view: str, centred: bool) -> Callable[..., Array]:
     return image
 
 
-# --- checks ----------------------------------------------------------------------------------------------
-
-
 def _check_views(views: Shaped[np.ndarray | Array, "n frame frame"]) -> Float[np.ndarray, "n frame frame"]:
     """The views as floating-point frames."""
     given = np.asarray(views)
@@ -174,8 +156,7 @@ def _check_views(views: Shaped[np.ndarray | Array, "n frame frame"]) -> Float[np
             f"shape {given.shape}."
         )
     frames = given / 255.0 if given.dtype == np.uint8 else given.astype(float)
-    if not np.isfinite(frames).all():
-        raise ValueError("turntable: views must be finite, but some of their pixels are NaN or infinite.")
+    finite("turntable", "views", frames)
     return frames
 
 
