@@ -15,7 +15,7 @@ from manifold_jax import (
 )
 from manifold_jax.experiments.classifier import across, history, paths
 from manifold_jax.experiments.classifier.task import different_pairs, learn, make_task, read_images, sample
-from manifold_jax.experiments.classifier.walks import PathOptions, walk_all
+from manifold_jax.experiments.classifier.walks import PathOptions, Walks, walk_all
 from manifold_jax.experiments.experiment import Outcome, plain, table
 
 
@@ -57,7 +57,7 @@ def test_paths_of_a_linear_classifier_end_where_the_rest_is_vertical():
     assert told == [(25, 30), (30, 30)]
     rest = jax.vmap(lambda s, d: vertical_projection(log_prob, s, d - s))(sources, destinations)
     np.testing.assert_allclose(path.points[:, -1], destinations - rest, atol=2e-3)
-    row = paths.summarize(paths.PathSet("", options, path, destinations))
+    row = paths.summarize(Walks(path, options))
     end, start = np.linalg.norm(rest, axis=1), np.linalg.norm(sources - destinations, axis=1)
     np.testing.assert_allclose(row["after"], np.median(end) / 0.5, rtol=1e-3)
     np.testing.assert_allclose(row["ratio"], np.median(end / start), rtol=1e-3)

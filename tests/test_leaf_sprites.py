@@ -113,8 +113,8 @@ def test_the_experiment_runs_and_reports(tmp_path, monkeypatch):
     """With made-up maps: their second derivatives of a network take long to compile."""
     monkeypatch.setattr(ls, "factor_map", lambda settings, shape, network: made_up().maps[0])
     told = []
-    place = reports.Place(tmp_path / "sprites")
-    outcome = reports.run(place, TINY, lambda *done: told.append(done))
+    start = (tmp_path / "sprites", 0)
+    outcome = reports.run(start, TINY, lambda *done: told.append(done))
     assert told[-1] == (6, 6)
     assert len(outcome.rows) == 4 + 2 * 4 + 2 * 2
     assert set(outcome.figures) == {"sprites"}

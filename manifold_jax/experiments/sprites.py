@@ -15,7 +15,7 @@ from manifold_jax.geometry.manifold import as_partial
 from manifold_jax.models import LeNet
 
 FACTORS = ("scale", "orientation", "y", "x")
-SMALLEST, LARGEST = 0.75, 1.5
+SCALES = (0.75, 1.5)
 
 
 def sprite_charts(
@@ -32,7 +32,7 @@ def sprite_charts(
     """
     centre = (size - 1) / 2
     place = (centre - shift, centre + shift)
-    ranges = {"scale": (SMALLEST, LARGEST), "y": place, "x": place}
+    ranges = {"scale": SCALES, "y": place, "x": place}
     limits = {factor: ranges[factor] for factor in factors if factor in ranges}
     return [
         sprite(shape, factors=factors, layout="balanced", size=size, ranges=limits, sizes=sizes)

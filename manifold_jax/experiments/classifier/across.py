@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks, norm
 from manifold_jax.experiments.classifier.task import Trial, sample, stage
-from manifold_jax.experiments.classifier.walks import PathOptions, confidence, name_class, record, walk_all
+from manifold_jax.experiments.classifier.walks import PathOptions, Walks, confidence, name_classes, walk_all
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import Path, vertical_projection, vertical_walk
+from manifold_jax.information import vertical_projection, vertical_walk
 from manifold_jax.information.log_prob import scores
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
@@ -23,12 +23,7 @@ _SHOWN = 5
 
 
 class Settings(NamedTuple):
-    """Size of the experiment.
-
-    Attributes:
-        images: Test images, one direction each.
-        max_steps: Steps, 5000 in the paper.
-    """
+    """Number of test images, with one direction each, and of steps, 5000 in the paper."""
 
     images: int = 25
     max_steps: int = 5000
@@ -41,16 +36,10 @@ REDUCED = Settings(images=8, max_steps=1000)
 def fast_gradient_departure(
     log_prob: Any, images: Float[Array, "k *shape"], labels: Array
 ) -> tuple[Float[Array, "k"], Float[Array, "k"]]:
-    """Vertical share of two attacks on the loss: its sign-gradient, and its gradient.
+    """Vertical share |V(w)| / |w| of two attacks on the loss, at images with their labels.
 
-    Args:
-        log_prob: The classifier.
-        images: ``(k, *shape)``.
-        labels: Classes of the images ``(k,)``.
-
-    Returns:
-        |V(w)| / |w| for w = sign(grad loss) (FGSM; Goodfellow et al., arXiv 1412.6572), and for
-        w = grad loss, which lies in the distribution.
+    The first is w = sign(grad loss) (FGSM; Goodfellow et al., arXiv 1412.6572); the second is w = grad loss,
+    which lies in the distribution.
     """
 
     def one(image: Array, label: Array) -> tuple[Array, Array]:
@@ -76,15 +65,15 @@ def shown_slots(options: PathOptions) -> list[int]:
     return list(dict.fromkeys(k // options.save_every for k in _COLUMNS if k <= options.max_steps))
 
 
-def _row(walk: Path, options: PathOptions, slot: int) -> Row:
-    """What is known after one number of steps; lengths in normalised units."""
-    first, now = walk.log_probs[:, 0], walk.log_probs[:, slot]
-    level = float(np.median(walk.distances[:, slot])) / options.unit
+def _row(walks: Walks, slot: int) -> Row:
+    """Numbers at one saved point; lengths in normalised units."""
+    first, now = walks.path.log_probs[:, 0], walks.path.log_probs[:, slot]
+    level = float(np.median(walks.distances[:, slot]))
     return {
-        "clamp": options.clip,
-        "step": min(slot * options.save_every, options.max_steps),
+        "clamp": walks.options.clip,
+        "step": int(walks.steps[slot]),
         "noise level": level,
-        "per pixel": level / walk.points[0, 0].size ** 0.5,
+        "per pixel": level / walks.path.points[0, 0].size ** 0.5,
         "same label": float(np.mean(first.argmax(-1) == now.argmax(-1))),
         "confidence": float(np.median(confidence(now))),
         "least": float(confidence(now).min()),
@@ -92,15 +81,15 @@ def _row(walk: Path, options: PathOptions, slot: int) -> Row:
     }
 
 
-def _strips(title: str, walk: Path, options: PathOptions, rows: list[str], names: Any) -> Any:
+def _draw_strips(title: str, walks: Walks, rows: list[str], names: Any) -> Any:
     """Images along the first few walks."""
-    slots = shown_slots(options)
+    slots, path = shown_slots(walks.options), walks.path
     return image_grid(
-        f"{title}\n{options.caption}",
-        [list(points[slots]) for points in walk.points[: len(rows)]],
+        f"{title}\n{walks.caption}",
+        [list(points[slots]) for points in path.points[: len(rows)]],
         rows=rows,
-        columns=[f"step {slot * options.save_every}" for slot in slots],
-        captions=[[name_class(p, names) for p in log_p[slots]] for log_p in walk.log_probs[: len(rows)]],
+        columns=[f"step {step}" for step in walks.steps[slots]],
+        captions=[name_classes(log_probs[slots], names) for log_probs in path.log_probs[: len(rows)]],
     )
 
 
@@ -111,21 +100,19 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     directions = jax.random.normal(jax.random.key(trial.seed), images.shape, images.dtype)
     rows, curves, figures, data = [], [], {}, {}
     title = f"{trial.title}: walks across the leaves"
-    for k, clip in enumerate((True, False)):
+    for k, (clip, stem) in enumerate(((True, "across_clamped"), (False, "across_free"))):
         options = options_of(settings.max_steps, clip, trial.task.std)
         ends = (images, directions)
-        walk = walk_all(vertical_walk, log_prob, ends, options, stage(progress, k, 2))
-        rows += [_row(walk, options, slot) for slot in shown_slots(options)]
-        steps = options.steps_at(walk.points.shape[1])
-        curves.append(Curves(options.caption, steps, confidence(walk.log_probs), {}))
-        data[options.caption] = record(walk, options)
-        stem = f"across_{'clamped' if clip else 'free'}"
-        figures[stem] = _strips(title, walk, options, [names[label] for label in labels[:_SHOWN]], names)
+        walks = Walks(walk_all(vertical_walk, log_prob, ends, options, stage(progress, k, 2)), options)
+        rows += [_row(walks, slot) for slot in shown_slots(options)]
+        curves.append(Curves(walks.caption, walks.steps, confidence(walks.path.log_probs), {}))
+        data[walks.caption] = walks.record()
+        figures[stem] = _draw_strips(title, walks, [names[label] for label in labels[:_SHOWN]], names)
     figures["across_curves"] = curve_panels(title, curves, "step", "confidence", ylim=(0, 1.02))
     signs, gradients = (np.asarray(part) for part in fast_gradient_departure(log_prob, images, labels))
     data["vertical share"] = {"sign gradient": signs, "gradient": gradients}
     notes = [
-        "Noise level: distance to the image in normalised pixels; 'per pixel' its root mean square.",
+        "Noise level: distance to the image in normalised pixels; 'per pixel': its root mean square.",
         f"Vertical share of the sign-gradient (FGSM): median {np.median(signs):.3f}, range "
         f"{signs.min():.3f} to {signs.max():.3f}; of the gradient itself: at most {gradients.max():.1g}.",
     ]

@@ -23,6 +23,8 @@ ANCHORS = {
     "any": "nearest training image",
     "mean": "mean of the predicted class",
 }
+SHORT = {"class": "nearest of class", "any": "nearest image", "mean": "class mean"}
+"""Anchors in figures and tables."""
 
 _COLUMNS = 10_000
 """Training images whose distances are held at once."""
@@ -62,11 +64,7 @@ def split(
 def nearest(
     images: Images, training: LabelledImages, classes: Int[Any, "k"] | None = None
 ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-    """Rows of the nearest training images, of given classes if there are any, and Euclidean distances.
-
-    Raises:
-        ValueError: There is no training image of a class.
-    """
+    """Rows of the nearest training images, of given classes if there are any, and Euclidean distances."""
     rows, flat = _flat(images), _flat(training.images)
     if classes is not None:
         require_classes(classes, training)
@@ -83,20 +81,7 @@ def nearest(
 
 
 def anchors_of(kind: str, images: Images, predicted: Int[Any, "k"], training: LabelledImages) -> Images:
-    """Where leaf projections start: training images, on the leaf of valid data, or class means.
-
-    Args:
-        kind: One of ``ANCHORS``.
-        images: Images to project.
-        predicted: Their predicted classes.
-        training: What to choose from, pixels in [0, 1].
-
-    Returns:
-        An anchor for every image.
-
-    Raises:
-        ValueError: The kind is unknown, or there is no training image of a class.
-    """
+    """Where projections of images start: training images, on the leaf of valid data, or means of classes."""
     if choice("leaf", "anchors", kind, ANCHORS) != "mean":
         return training.images[nearest(images, training, predicted if kind == "class" else None)[0]]
     require_classes(predicted, training)
@@ -128,13 +113,13 @@ def project_from_anchors(
     return projections
 
 
-def describe_projections(path: Path, options: PathOptions) -> str:
-    """How many came to an end, and how far they left the leaf."""
+def describe_projections(kind: str, path: Path, options: PathOptions) -> str:
+    """How many projections came to an end, and how far they left the leaf."""
     return (
-        f"{np.mean(path.converged):.0%} of the chords were vertical (horizontal share at most "
-        f"{options.stationarity:g}) within {options.max_steps} steps of {options.step_size:g}; median "
-        f"horizontal share {np.median(path.horizontal):.3f}; drift off the leaf {np.sum(path.drift):.2g} of "
-        f"{np.sum(path.length):.3g} walked"
+        f"From the {ANCHORS[kind]}: {np.mean(path.converged):.0%} of the chords were vertical (horizontal "
+        f"share at most {options.stationarity:g}) within {options.max_steps} steps of "
+        f"{options.step_size:g}; median horizontal share {np.median(path.horizontal):.3f}; drift off the "
+        f"leaf {np.sum(path.drift):.2g} of {np.sum(path.length):.3g} walked"
     )
 
 
@@ -173,12 +158,10 @@ def principal_subspace(training: LabelledImages) -> Subspace:
 
 def denoise_tv(images: Images, weight: float) -> Images:
     """Total-variation denoising (A. Chambolle, J. Math. Imaging Vis. 20, 2004), by scikit-image."""
-    restoration = require("skimage.restoration", "cli", "Total variation")
+    denoise = require("skimage.restoration", "cli", "Total variation").denoise_tv_chambolle
     channels = -1 if images.ndim == 4 else None
-    denoise = restoration.denoise_tv_chambolle
-    return np.stack([denoise(image, weight=weight, channel_axis=channels) for image in images]).astype(
-        images.dtype
-    )
+    smooth = [denoise(image, weight=weight, channel_axis=channels) for image in images]
+    return np.stack(smooth).astype(images.dtype)
 
 
 # --- scores of how unlike the training data an input is; the larger, the more unlike -----------------------
@@ -214,22 +197,15 @@ def mahalanobis_score(
 def auroc(inside: Float[np.ndarray, "n"], outside: Float[np.ndarray, "m"]) -> tuple[float, float]:
     """Area under the receiver operating characteristic, with its standard error.
 
-    Args:
-        inside: Scores of inputs like the training data.
-        outside: Scores of others.
-
-    Returns:
-        The probability that one from outside scores higher, ties counted half; and the standard error of
-        Hanley & McNeil (Radiology 143, 1982), which is 0 where the area is 0 or 1.
+    The area is the probability that a score from outside is the higher one, ties counted half. The standard
+    error is that of Hanley & McNeil (Radiology 143, 1982), 0 where the area is 0 or 1.
     """
-    ranked = np.sort(inside)
+    n, m, ranked = len(inside), len(outside), np.sort(inside)
     below = sum(np.searchsorted(ranked, outside, side).mean() for side in ("left", "right"))
-    area = float(below) / (2 * len(inside))
+    area = float(below) / (2 * n)
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    square = (
-        area * (1 - area) + (len(outside) - 1) * (first - area**2) + (len(inside) - 1) * (second - area**2)
-    ) / (len(inside) * len(outside))
-    return area, max(square, 0.0) ** 0.5
+    square = area * (1 - area) + (m - 1) * (first - area**2) + (n - 1) * (second - area**2)
+    return area, max(square / (n * m), 0.0) ** 0.5
 
 
 def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:

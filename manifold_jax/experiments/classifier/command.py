@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments.classifier import (
     across,
     denoise,
@@ -17,69 +18,53 @@ from manifold_jax.experiments.classifier import (
     sprites,
     sprites_figure,
 )
-from manifold_jax.experiments.classifier.task import NAMES, Task, Trial, learn, make_task, read_images
+from manifold_jax.experiments.classifier.task import READERS, learn, make_task, read_images
 from manifold_jax.experiments.classifier.walks import change_path
-from manifold_jax.experiments.experiment import (
-    Experiment,
-    describe,
-    given_options,
-    preset_of,
-    run_experiments,
-    select,
-    settings_for,
-)
+from manifold_jax.experiments.experiment import Experiment, run_experiments
 from manifold_jax.experiments.terminal import Out, Preset, Seed, plain_errors, progress_bar, results_folder
 
-_HISTORY = (history.Settings(), history.REDUCED)
-_PATHS = (paths.Settings(), paths.REDUCED)
-_BOTH = (_PATHS[0]._replace(ways=2), _PATHS[1]._replace(ways=2))
-_FROM_NOISE = (_BOTH[0]._replace(max_steps=10_000), _BOTH[1]._replace(max_steps=2000))
+
+def _of(module: Any, about: str, run: Any, *options: str, changes: Any = ({}, {})) -> Experiment:
+    """An experiment with the presets of a module, full and reduced, but for some changes, and its check."""
+    presets = (module.Settings(**changes[0]), module.REDUCED._replace(**changes[1]))
+    check = getattr(module, "check", registry.accept)
+    return Experiment(about, *presets, run, check, options, change_path)
 
 
-def _on_leaves(about: str, module: Any, options: tuple[str, ...] = ()) -> Experiment:
-    """An experiment whose settings have a path."""
-    presets = (module.Settings(), module.REDUCED)
-    return Experiment(about, *presets, module.run, module.check, options, change_path)
-
-
+_TWO_WAYS = ({"ways": 2}, {"ways": 2})
+_FROM_NOISE = ({"ways": 2, "max_steps": 10_000}, {"ways": 2, "max_steps": 2000})
 EXPERIMENTS = {
-    "rank": Experiment("rank of G and of the distribution, next to C - 1", *_HISTORY, history.compare_ranks),
-    "history": Experiment(
-        "trace and rank of G, trace of F, along the training", *_HISTORY, history.follow_training
-    ),
-    "across": Experiment("walks across the leaves", across.Settings(), across.REDUCED, across.run),
-    "paths": Experiment(
-        "horizontal paths between images of different classes", *_PATHS, paths.between_classes
-    ),
-    "sweep": Experiment("the same over the checkpoints", *_BOTH, paths.sweep),
-    "letters": Experiment(
+    "rank": _of(history, "rank of G and of the distribution, next to C - 1", history.compare_ranks),
+    "history": _of(history, "trace and rank of G, trace of F, along the training", history.follow_training),
+    "across": _of(across, "walks across the leaves", across.run),
+    "paths": _of(paths, "horizontal paths between images of different classes", paths.between_classes),
+    "sweep": _of(paths, "the same over the checkpoints", paths.sweep, changes=_TWO_WAYS),
+    "letters": _of(
+        paths,
         "horizontal paths to letters and mirrored digits",
-        *_BOTH,
         paths.to_other_symbols,
-        options=("letters",),
+        "letters",
+        changes=_TWO_WAYS,
     ),
-    "noisy": Experiment("horizontal paths from and to noise", *_FROM_NOISE, paths.from_noise),
-    "denoise": _on_leaves("denoising by projection on a leaf", denoise),
-    "detect": _on_leaves(
-        "out-of-distribution detection by the distance to a leaf", detect, ("letters", "path")
+    "noisy": _of(paths, "horizontal paths from and to noise", paths.from_noise, changes=_FROM_NOISE),
+    "denoise": _of(denoise, "denoising by projection on a leaf", denoise.run),
+    "detect": _of(
+        detect, "out-of-distribution detection by the distance to a leaf", detect.run, "letters", "path"
     ),
-    "generate": _on_leaves("images of the same label along a leaf", generate),
-    "sprites": Experiment(
+    "generate": _of(generate, "images of the same label along a leaf", generate.run),
+    "sprites": _of(
+        sprites,
         "tangents of sprites next to the distribution; has a network of its own",
-        sprites.Settings(),
-        sprites.REDUCED,
         sprites_figure.run,
-        sprites.check,
     ),
 }
-_STEPS = {"full": 10_000, "reduced": 1000}
-_HISTORY_STEPS = {"full": 30_000, "reduced": 1000}
 _LONG = ("history", "sweep", "train")
+"""Experiments that are on a long history."""
 
 
 def leaf_command(
-    experiment: Annotated[str, typer.Argument(help=describe(EXPERIMENTS, train="only train"))],
-    data: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}.")] = "digits",
+    experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS, train="only train"))],
+    data: Annotated[str, typer.Option(help=f"One of {', '.join(READERS)}.")] = "digits",
     path: Annotated[
         Path | None, typer.Option(help="Folder of the data [default: MANIFOLD_JAX_DATA, else downloaded].")
     ] = None,
@@ -93,7 +78,7 @@ def leaf_command(
     images: Annotated[int | None, typer.Option(min=1, help="Test images.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a path.")] = None,
     ways: Annotated[
-        int | None, typer.Option(min=1, max=5, help="Ways of walking, of paths: the paper's first.")
+        int | None, typer.Option(min=1, max=5, help="Ways of walking a path: the paper's first.")
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Channels of the first layer of the VGG11.")] = 16,
     init: Annotated[str, typer.Option(help="Initial weights: flax or torch (the paper's).")] = "flax",
@@ -104,28 +89,31 @@ def leaf_command(
 
     Interrupted and called again with the same --out, the training goes on where it was.
     """
-    arguments = given_options(locals())
+    arguments = registry.given_options(locals())
     with plain_errors():
-        names = select(EXPERIMENTS, experiment, "train")
-        default_steps = preset_of(preset, _HISTORY_STEPS if experiment in _LONG else _STEPS)
+        names = registry.select(EXPERIMENTS, experiment, "train")
+        full_steps = 30_000 if experiment in _LONG else 10_000
+        steps_of_preset = registry.preset_of(preset, {"full": full_steps, "reduced": 1000})
         changes = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
-        strict = experiment != "all"
-        settings = {name: settings_for(EXPERIMENTS, name, preset, changes, strict=strict) for name in names}
+        settings = {
+            name: registry.settings_for(EXPERIMENTS, name, preset, changes, strict=experiment != "all")
+            for name in names
+        }
         options = {"letters": letters, "path": path}
         _refuse_unused(experiment, letters=letters, path=path, steps=steps)
         folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
         with results_folder(folder):
+            own = {name: settings.pop(name) for name in names if name == "sprites"}
             if experiment != "sprites":
                 task = make_task(data, path, seed=seed, width=width, init=init)
                 if letters is not None:
                     read_images(letters, task.train.images.shape[1:])  # refused before the training
                 arguments["training images"] = len(task.train.labels)
-                trial = _train(task, folder / "checkpoints", steps or default_steps, seed)
-                on_trial = {name: settings[name] for name in names if name != "sprites"}
-                run_experiments(EXPERIMENTS, on_trial, trial, folder, arguments, options)
-            if "sprites" in names:
-                place = sprites_figure.Place(folder / "sprites", seed)
-                run_experiments(EXPERIMENTS, {"sprites": settings["sprites"]}, place, folder, arguments)
+                with progress_bar(f"training, {task.name}") as advance:
+                    count = steps or steps_of_preset
+                    trial = learn(task, folder / "checkpoints", count, seed=seed, progress=advance)
+                run_experiments(EXPERIMENTS, settings, trial, folder, arguments, options)
+            run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
 
 
 def _refuse_unused(experiment: str, **options: Any) -> None:
@@ -137,9 +125,3 @@ def _refuse_unused(experiment: str, **options: Any) -> None:
     takes = EXPERIMENTS[experiment].options if experiment in EXPERIMENTS else ("letters",)
     if "letters" in given and "letters" not in takes:
         raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
-
-
-def _train(task: Task, folder: Path, steps: int, seed: int) -> Trial:
-    """Train, or go on, up to so many steps."""
-    with progress_bar(f"training, {task.name}") as advance:
-        return learn(task, folder, steps, seed=seed, progress=advance)

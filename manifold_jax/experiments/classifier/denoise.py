@@ -12,16 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from manifold_jax._checks import positive
+from manifold_jax._checks import positive, whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.classifier import baselines
-from manifold_jax.experiments.classifier.baselines import (
-    ANCHORS,
-    Subspace,
-    denoise_tv,
-    describe_projections,
-    psnr,
-)
+from manifold_jax.experiments.classifier.baselines import ANCHORS, SHORT, Subspace, denoise_tv, psnr
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, sample
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions
 from manifold_jax.experiments.experiment import Outcome
@@ -30,9 +24,8 @@ from manifold_jax.plotting.images import PALETTE, image_grid
 from manifold_jax.plotting.style import new_figure
 
 _COLUMNS = {"noisy image": "noisy", "principal components": "PCA", "total variation": "total\nvariation"}
-for _kind, _short in {"class": "nearest\nof class", "any": "nearest", "mean": "class mean"}.items():
-    _COLUMNS[f"anchor: {ANCHORS[_kind]}"] = f"anchor:\n{_short}"
-    _COLUMNS[f"leaf from the {ANCHORS[_kind]}"] = f"leaf from\n{_short}"
+_COLUMNS |= {f"anchor: {name}": f"anchor:\n{SHORT[kind]}" for kind, name in ANCHORS.items()}
+_COLUMNS |= {f"leaf from the {name}": f"leaf from\n{SHORT[kind]}" for kind, name in ANCHORS.items()}
 _MARKS = "osD^v<>P*X"
 
 
@@ -43,7 +36,7 @@ class Settings(NamedTuple):
         images: Test images.
         levels: Standard deviations of the noise, in pixels from 0 to 1.
         anchors: Where projections start, among ``ANCHORS``.
-        path: How they go.
+        path: How projections go.
         training: Training images that principal components are fitted to and anchors are chosen from.
         validation: Other training images, by which the options of the baselines are chosen.
         components: Numbers of principal components to choose from.
@@ -76,16 +69,15 @@ REDUCED = Settings(
 
 def check(settings: Settings) -> None:
     """Raise unless there are levels, anchors and weights."""
-    if not (settings.levels and settings.weights):
-        raise ValueError(
-            f"denoise: there must be levels and weights, got {settings.levels} and {settings.weights}."
-        )
+    for name in ("levels", "weights"):
+        whole("denoise", f"the number of {name}", len(getattr(settings, name)))
     for level in settings.levels:
         positive("denoise", "levels", level)
     baselines.require_anchors("denoise", settings.anchors)
 
 
 def _add_noise(images: Images, level: float, rng: np.random.Generator) -> Images:
+    """Gaussian noise on every pixel, not clipped."""
     return (images + level * rng.standard_normal(images.shape)).astype(np.float32)
 
 
@@ -97,16 +89,12 @@ def _choose(
     counts = [k for k in settings.components if k < most]
     if not counts:
         raise ValueError(f"denoise: components must hold a number below {most}, got {settings.components}.")
-    choices = []
-    for level in settings.levels:
-        noisy = _add_noise(clean, level, rng)
 
-        def score(estimate: Images) -> float:
-            return float(np.mean(psnr(np.clip(estimate, 0, 1), clean)))
+    def best(options: Any, denoise: Any, noisy: Images) -> Any:
+        return max(options, key=lambda option: np.mean(psnr(np.clip(denoise(noisy, option), 0, 1), clean)))
 
-        count = max(counts, key=lambda k: score(subspace.project(noisy, k)))
-        choices.append((count, max(settings.weights, key=lambda w: score(denoise_tv(noisy, w)))))
-    return choices
+    parts = (_add_noise(clean, level, rng) for level in settings.levels)
+    return [(best(counts, subspace.project, p), best(settings.weights, denoise_tv, p)) for p in parts]
 
 
 def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
@@ -120,14 +108,14 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     clean = np.concatenate([np.asarray(images)] * len(levels))
     validation, training = baselines.split(task.train, settings.validation, settings.training, trial.seed)
     subspace = baselines.principal_subspace(training)
-    choices = _choose(settings, validation.images, subspace, rng)
+    counts, weights = zip(*_choose(settings, validation.images, subspace, rng), strict=True)
     parts = [_add_noise(np.asarray(images), level, rng) for level in levels]
-    noisy, chosen = np.concatenate(parts), list(zip(parts, choices, strict=True))
+    noisy = np.concatenate(parts)
     leaf = baselines.project_from_anchors(trial.log_prob, noisy, training, settings, progress)
     methods: dict[str, Any] = {
         "noisy image, clipped": noisy,
-        "principal components": np.concatenate([subspace.project(part, k) for part, (k, _) in chosen]),
-        "total variation": np.concatenate([denoise_tv(part, weight) for part, (_, weight) in chosen]),
+        "principal components": np.concatenate(list(map(subspace.project, parts, counts))),
+        "total variation": np.concatenate(list(map(denoise_tv, parts, weights))),
     }
     for kind, path in leaf.items():
         methods[f"anchor: {ANCHORS[kind]}"] = path.points[:, 0]
@@ -143,8 +131,8 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
         "levels": levels,
         "psnr": values,
         "standard_error": {name: _errors(value, ddof=1) for name, value in values.items()},
-        "components": [count for count, _ in choices],
-        "tv_weights": [weight for _, weight in choices],
+        "components": counts,
+        "tv_weights": weights,
         "anchors": settings.anchors,
         "accuracy_on_noisy": right,
         "leaf": _average(leaf, len(levels)),
@@ -182,6 +170,7 @@ def _notes(settings: Settings, data: dict[str, Any], leaf: dict[str, Path]) -> l
     for name in (ANCHORS[kind] for kind in leaf):
         gain = (values[f"leaf from the {name}"] - values[f"anchor: {name}"]).mean(axis=1)
         gains.append(f"from the {name} {', '.join(f'{g:+.2f}' for g in gain)} dB")
+    described = [baselines.describe_projections(kind, path, settings.path) for kind, path in leaf.items()]
     largest = max(np.max(_errors(value)) for value in values.values())
     right = ", ".join(f"{share:.0%}" for share in data["accuracy_on_noisy"])
     return [
@@ -190,7 +179,7 @@ def _notes(settings: Settings, data: dict[str, Any], leaf: dict[str, Path]) -> l
         f"Chosen on {settings.validation} validation images, by level: "
         f"{', '.join(map(str, data['components']))} components; "
         f"weights {', '.join(f'{w:g}' for w in data['tv_weights'])} of the total variation.",
-        *(f"From the {ANCHORS[kind]}: {describe_projections(p, settings.path)}." for kind, p in leaf.items()),
+        *(f"{sentence}." for sentence in described),
         f"Noisy images classified as labelled, by level: {right}.",
         f"Standard errors of the means are at most {largest:.2f} dB. All but the first line are clipped to "
         "[0, 1]; paths are not.",
@@ -214,9 +203,7 @@ def _draw_images(
             images.append([clean[at], *(methods[name][at] for name in names)])
             captions.append(["", *(f"{values[name][j, k]:.1f} dB" for name in names)])
             rows.append(f"{task.test.names[labels[k]]}: sd {level:g}")
-    title = (
-        f"Denoising {task.name}: PSNR below each image; class and noise (sd: standard deviation) at the left"
-    )
+    title = f"Denoising {task.name}: PSNR below each image; class and standard deviation (sd) of the noise"
     columns = ["clean", *(_COLUMNS[name] for name in names)]
     return image_grid(title, images, rows=rows, columns=columns, captions=captions)
 
@@ -227,17 +214,14 @@ def _draw_psnr(task: Task, settings: Settings, values: dict[str, np.ndarray]) ->
     axes = figure.add_subplot()
     for k, (name, value) in enumerate(values.items()):
         leaf = name.startswith("leaf")
-        axes.errorbar(
-            settings.levels,
-            value.mean(axis=1),
-            yerr=_errors(value),
-            marker=_MARKS[k % len(_MARKS)],
-            color=PALETTE[k % len(PALETTE)],
-            ls="-" if leaf else ":" if name.startswith(("anchor", "noisy")) else "--",
-            lw=2.2 if leaf else 1.4,
-            capsize=2,
-            label=name,
-        )
+        style = {
+            "marker": _MARKS[k % len(_MARKS)],
+            "color": PALETTE[k % len(PALETTE)],
+            "ls": "-" if leaf else ":" if name.startswith(("anchor", "noisy")) else "--",
+            "lw": 2.2 if leaf else 1.4,
+        }
+        bars = _errors(value)
+        axes.errorbar(settings.levels, value.mean(axis=1), bars, capsize=2, label=name, **style)
     axes.set_xlabel("standard deviation of the noise [pixel, 0 to 1]")
     axes.set_ylabel("PSNR [dB], bars: standard error")
     axes.grid(alpha=0.3)

@@ -14,17 +14,25 @@ from jax.tree_util import Partial
 
 from manifold_jax._checks import positive, whole
 from manifold_jax._files import Progress
-from manifold_jax.datasets import LabelledImages, fashion_mnist, mnist
+from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier import baselines
-from manifold_jax.experiments.classifier.baselines import ANCHORS, nearest, training_images
-from manifold_jax.experiments.classifier.task import Images, Task, Trial, layer, outputs, read_images, sample
+from manifold_jax.experiments.classifier.baselines import SHORT, nearest, training_images
+from manifold_jax.experiments.classifier.task import (
+    READERS,
+    Images,
+    Task,
+    Trial,
+    layer,
+    outputs,
+    read_images,
+    sample,
+)
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions, norms
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import PALETTE
 from manifold_jax.plotting.style import new_figure
 
-_SHORT = {"any": "nearest image", "class": "nearest of class", "mean": "class mean"}
 _NEAREST = "nearest training image"
 
 Areas = dict[str, dict[str, tuple[float, float]]]
@@ -37,7 +45,7 @@ class Settings(NamedTuple):
     Attributes:
         images: Images of every set.
         anchors: Where projections start, among ``ANCHORS``.
-        path: How they go.
+        path: How projections go.
         training: Training images that principal components and class Gaussians are fitted to; nearest images
             are looked for among all.
         variance: Share of the variance that the principal components hold.
@@ -67,12 +75,11 @@ def check(settings: Settings) -> None:
 
 def _other_data(task: Task, path: Path | None, notes: list[str]) -> dict[str, np.ndarray]:
     """Test images of the other data set in MNIST's format."""
-    others = {"mnist": ("fashion-mnist", fashion_mnist), "fashion-mnist": ("mnist", mnist)}
-    if task.name not in others:
+    name = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}.get(task.name)
+    if name is None:
         return {}
-    name, read = others[task.name]
     try:
-        return {name: read(path, train=False).images}
+        return {name: READERS[name](path, train=False).images}
     except FileNotFoundError as error:
         notes.append(f"Without {name}: {error}")
         return {}
@@ -83,15 +90,8 @@ def image_sets(
 ) -> tuple[dict[str, Images], list[str]]:
     """Test images first, then others: real ones where there are any, rearranged ones otherwise, and noise.
 
-    Args:
-        task: What was learnt.
-        count: Images of every set, at most.
-        seed: Seed of the choice.
-        path: Folder of MNIST and Fashion-MNIST.
-        letters: File of letters, see :func:`read_images`.
-
-    Returns:
-        Name to images with pixels in [0, 1], and notes on what is missing.
+    Every set has at most ``count`` images, with pixels in [0, 1]. ``path`` is the folder of MNIST and
+    Fashion-MNIST, ``letters`` a file for :func:`read_images`. The notes say which sets are missing.
     """
     notes: list[str] = []
     inside = np.asarray(sample(task.test, min(count, len(task.test.labels)), seed)[0])
@@ -148,10 +148,7 @@ def run(
     path: Path | None = None,
     letters: Path | None = None,
 ) -> Outcome:
-    """Tell test images from others by several scores.
-
-    ``path`` is the folder of MNIST and Fashion-MNIST, ``letters`` a file of letters, see :func:`read_images`.
-    """
+    """Tell test images from others by several scores; ``path`` and ``letters`` as for :func:`image_sets`."""
     check(settings)
     task, log_prob = trial.task, trial.log_prob
     sets, notes = image_sets(task, settings.images, seed=trial.seed, path=path, letters=letters)
@@ -161,13 +158,13 @@ def run(
     pooled = {}
     for kind, p in leaf.items():
         before = p.distances[:, 0]
-        pooled[f"leaf distance ({_SHORT[kind]})"] = p.distance
+        pooled[f"leaf distance ({SHORT[kind]})"] = p.distance
         # 1 where an image is its own anchor: nothing shortens a chord of length 0.
-        pooled[f"leaf ratio ({_SHORT[kind]})"] = p.distance / np.where(before > 0, before, 1.0)
+        pooled[f"leaf ratio ({SHORT[kind]})"] = p.distance / np.where(before > 0, before, 1.0)
         correlation = baselines.rank_correlation(np.asarray(p.distance), others[_NEAREST])
         notes.append(
-            f"From the {ANCHORS[kind]}: {baselines.describe_projections(p, settings.path)}; rank correlation "
-            f"of leaf distance and distance to the {_NEAREST} {correlation:.3f}."
+            f"{baselines.describe_projections(kind, p, settings.path)}; rank correlation of leaf distance "
+            f"and distance to the {_NEAREST}: {correlation:.3f}."
         )
     ends = np.cumsum([len(part) for part in sets.values()])[:-1]
     scores = {
@@ -227,7 +224,7 @@ def _draw_areas(task: Task, settings: Settings, areas: Areas) -> Any:
 
 def _draw_distances(task: Task, settings: Settings, scores: dict[str, dict[str, np.ndarray]]) -> Any:
     """Leaf distances by set, next to the distance to the nearest training image."""
-    shown = [f"leaf distance ({_SHORT[kind]})" for kind in settings.anchors] + [_NEAREST]
+    shown = [f"leaf distance ({SHORT[kind]})" for kind in settings.anchors] + [_NEAREST]
     figure = new_figure(4.6 * len(shown), 4.2, f"{task.name}: distances by set")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         by_set = scores[name]
@@ -236,8 +233,7 @@ def _draw_distances(task: Task, settings: Settings, scores: dict[str, dict[str, 
             fill = {"histtype": "stepfilled", "alpha": 0.5} if k == 0 else {"histtype": "step"}
             axes.hist(values, bins=bins, color=PALETTE[k], lw=1.8, label=other, **fill)
         axes.set_title(name if name.startswith("leaf") else f"distance to {name}", fontsize=10)
-        axes.set_xlabel("distance [norm of pixels in 0 to 1]")
-        axes.set_ylabel("images")
+        axes.set(xlabel="distance [norm of pixels in 0 to 1]", ylabel="images")
         axes.yaxis.get_major_locator().set_params(integer=True)
     legend = figure.axes[0].get_legend_handles_labels()
     figure.legend(*legend, loc="outside lower center", ncols=len(legend[1]), fontsize=9)

@@ -11,25 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax.datasets import LabelledImages
+from manifold_jax.experiments.classifier import walks
 from manifold_jax.experiments.classifier.baselines import nearest, require_classes, training_images
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, stage
-from manifold_jax.experiments.classifier.walks import (
-    LEAF,
-    LEAF_REDUCED,
-    PathOptions,
-    fisher_rao_lengths,
-    moved,
-    name_class,
-    norms,
-    straighten,
-    walk_all,
-    walked,
-)
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.information import Path, PathStatus, horizontal_path, label_keeping_walk
 from manifold_jax.models import pixels
@@ -62,17 +51,17 @@ class Settings(NamedTuple):
     Attributes:
         images: Test images to start from, classified as labelled.
         path: How walks go.
-        training: LabelledImages images among which destinations and nearest images are looked for.
+        training: Training images among which destinations and nearest images are looked for.
         shown: Images in the figure.
     """
 
     images: int = 200
-    path: PathOptions = LEAF
+    path: walks.PathOptions = walks.LEAF
     training: int = 60_000
     shown: int = 4
 
 
-REDUCED = Settings(images=24, path=LEAF_REDUCED, shown=3)
+REDUCED = Settings(images=24, path=walks.LEAF_REDUCED, shown=3)
 
 
 def check(settings: Settings) -> None:
@@ -82,14 +71,7 @@ def check(settings: Settings) -> None:
 
 
 class Starts(NamedTuple):
-    """Where walks begin and lead to.
-
-    Attributes:
-        sources: Images classified as labelled ``(n, *shape)``.
-        labels: Their classes ``(n,)``.
-        destinations: Other images of these classes.
-        directions: Directions of any length.
-    """
+    """Where walks begin and lead to: other images of the same classes, and directions of any length."""
 
     sources: Images
     labels: Int[Any, "n"]
@@ -119,93 +101,70 @@ def _starts(trial: Trial, settings: Settings) -> tuple[Starts, LabelledImages]:
 
 
 def walk_all_kinds(
-    log_prob: Partial, starts: Starts, options: PathOptions, progress: Progress | None = None
+    log_prob: Partial, starts: Starts, options: walks.PathOptions, progress: Progress | None = None
 ) -> dict[str, Path]:
     """Horizontal walks to destinations and along directions, and straight ones that move as far, by kind."""
     sources, labels, destinations, directions = starts
-    units = directions / norms(directions).reshape(-1, *(1,) * (sources.ndim - 1))
+    units = directions / walks.norms(directions).reshape(-1, *(1,) * (sources.ndim - 1))
     far = sources + np.float32(_FAR) * units
     to_class, random = (
-        walk_all(horizontal_path, log_prob, (sources, ends), options, stage(progress, k, 3))
+        walks.walk_all(horizontal_path, log_prob, (sources, ends), options, stage(progress, k, 3))
         for k, ends in enumerate((destinations, far))
     )
     keeping = (sources, units, labels.astype(np.int32))
     return {
         CLASS: to_class,
-        CLASS_LINE: straighten(log_prob, to_class, destinations - sources),
+        CLASS_LINE: walks.straighten(log_prob, to_class, destinations - sources),
         RANDOM: random,
-        RANDOM_LINE: straighten(log_prob, random, units),
-        KEPT: walk_all(label_keeping_walk, log_prob, keeping, options, stage(progress, 2, 3)),
+        RANDOM_LINE: walks.straighten(log_prob, random, units),
+        KEPT: walks.walk_all(label_keeping_walk, log_prob, keeping, options, stage(progress, 2, 3)),
     }
 
 
-def _has_label(path: Path, labels: Int[Any, "n"]) -> Any:
-    """Whether every saved point is classified as the source ``(n, saved)``."""
-    return path.log_probs.argmax(axis=2) == labels[:, None]
-
-
-def _p_of_label(path: Path, labels: Int[Any, "n"]) -> Float[np.ndarray, "n saved"]:
-    """Probability of the class of the source at every saved point."""
+def _measure(path: Path, labels: Int[Any, "n"], training: LabelledImages) -> tuple[Any, Any]:
+    """Numbers of every walk at its end; curves along the walks: shares, means, medians over them."""
+    kept, ends = path.log_probs.argmax(axis=2) == labels[:, None], path.points[:, -1]
     own = np.take_along_axis(np.asarray(path.log_probs), labels[:, None, None].astype(int), axis=2)
-    return np.exp(own[..., 0])
-
-
-def _summarize(path: Path, labels: Int[Any, "n"], training: LabelledImages) -> dict[str, Any]:
-    """One number a walk."""
-    kept, ends = _has_label(path, labels), path.points[:, -1]
+    probability, lengths = np.exp(own[..., 0]), walks.fisher_rao_lengths(path.log_probs)
     outside = np.maximum(np.maximum(-ends, ends - 1), 0).reshape(len(ends), -1)
-    return {
+    summary = {
         "label kept": kept[:, -1],
         "kept all along": kept.all(axis=1),
-        "p(label)": _p_of_label(path, labels)[:, -1],
-        "FR length": fisher_rao_lengths(path.log_probs)[:, -1],
-        "walked": walked(path),
-        "moved": moved(path),
+        "p(label)": probability[:, -1],
+        "FR length": lengths[:, -1],
+        "walked": walks.walked(path),
+        "moved": walks.moved(path),
         "stalled": path.status == PathStatus.STALLED,
         "out of range": np.mean(outside > _VISIBLE, axis=1),
         "furthest": outside.max(axis=1),
         "to training": nearest(ends, training)[1],
     }
-
-
-def _curves(path: Path, labels: Int[Any, "n"]) -> dict[str, np.ndarray]:
-    """Along the walks: share with the label, mean probability of it, median length."""
-    return {
-        "label kept": _has_label(path, labels).mean(axis=0),
-        "p of the label": _p_of_label(path, labels).mean(axis=0),
-        "Fisher-Rao length": np.median(fisher_rao_lengths(path.log_probs), axis=0),
-    }
+    curves = (kept.mean(axis=0), probability.mean(axis=0), np.median(lengths, axis=0))
+    return summary, dict(zip(_CURVES, curves, strict=True))
 
 
 def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
-    """Walk from test images along their leaves and look at labels and pixels on the way.
-
-    Raises:
-        ValueError: A setting is out of range, or too few images are classified as labelled.
-    """
+    """Walk from test images along their leaves and look at labels and pixels on the way."""
     check(settings)
     task = trial.task
     starts, training = _starts(trial, settings)
+    sources, labels, destinations, _ = starts
     paths = walk_all_kinds(trial.log_prob, starts, settings.path, progress)
     first = paths[CLASS]
-    still = first._replace(
-        points=first.points[:, :1],
-        log_probs=first.log_probs[:, :1],
-        status=np.full_like(first.status, PathStatus.STEPS_USED),
-    )
-    summaries = {
-        name: _summarize(path, starts.labels, training)
-        for name, path in ({"test images": still} | paths).items()
-    }
+    stopped = np.full_like(first.status, PathStatus.STEPS_USED)
+    still = first._replace(points=first.points[:, :1], log_probs=first.log_probs[:, :1], status=stopped)
+    kinds = {"test images": still} | paths
+    measured = {name: _measure(path, labels, training) for name, path in kinds.items()}
+    summaries = {name: summary for name, (summary, _) in measured.items()}
+    curves = {name: measured[name][1] for name in paths}
     rows = [
         {"way": name}
         | {key: float((np.mean if key in _SHARES else np.median)(value)) for key, value in summary.items()}
         for name, summary in summaries.items()
     ]
-    curves = {name: _curves(path, starts.labels) for name, path in paths.items()}
-    rest = norms(starts.destinations - first.points[:, -1]) / norms(starts.destinations - starts.sources)
+    rest = walks.norms(destinations - first.point) / walks.norms(destinations - sources)
     data = {
-        "labels": starts.labels,
+        "labels": labels,
         "ends": summaries,
         "rest_of_the_way": rest,
         "drift": {name: paths[name].drift for name in (CLASS, RANDOM)},
@@ -219,11 +178,10 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     return Outcome(title, rows, data, figures, _notes(settings.path, paths, summaries, rest))
 
 
-def _notes(
-    options: PathOptions, paths: dict[str, Path], summaries: dict[str, dict[str, np.ndarray]], rest: Any
-) -> list[str]:
+def _notes(options: Any, paths: dict[str, Path], summaries: dict[str, Any], rest: Any) -> list[str]:
+    """Sentences below the table."""
     drift = [
-        f"{paths[name].drift.sum():.2g} of {walked(paths[name]).sum():.3g} ({name})"
+        f"{paths[name].drift.sum():.2g} of {summaries[name]['walked'].sum():.3g} ({name})"
         for name in (CLASS, RANDOM)
     ]
     near = np.median(summaries["test images"]["to training"])
@@ -249,18 +207,19 @@ def _draw_images(task: Task, settings: Settings, paths: dict[str, Path], starts:
         for leaf, line, kind in _GRID:
             points, log_probs = paths[leaf].points[k], paths[leaf].log_probs[k]
             frames = np.round(np.linspace(0, len(points) - 1, 4)).astype(int)
-            under = [name_class(log_p, names) for log_p in log_probs[frames]]
             last = starts.destinations[k] if leaf == CLASS else None
-            straight = paths[line].points[k, -1] if line else None
+            straight, straight_caption = None, ""
+            if line:
+                straight = paths[line].points[k, -1]
+                (straight_caption,) = walks.name_classes(paths[line].log_probs[k, -1:], names)
             images.append([*points[frames], points[-1] - points[0], straight, last])
-            straight_caption = name_class(paths[line].log_probs[k, -1], names) if line else ""
-            captions.append([*under, f"norm {moved(paths[leaf])[k]:.2f}", straight_caption, ""])
+            norm = f"norm {walks.moved(paths[leaf])[k]:.2f}"
+            captions.append([*walks.name_classes(log_probs[frames], names), norm, straight_caption, ""])
             rows.append(f"{names[starts.labels[k]]}: {kind}")
     title = f"Horizontal walks on {task.name} (same class, random, random with label kept)\n"
     title += "below: predicted class and its probability"
-    return image_grid(
-        title, images, rows=rows, columns=_COLUMNS, captions=captions, differences=(4,), size=1.3
-    )
+    style = {"columns": _COLUMNS, "differences": (4,), "size": 1.3}
+    return image_grid(title, images, rows=rows, captions=captions, **style)
 
 
 def _draw_curves(task: Task, settings: Settings, curves: dict[str, dict[str, np.ndarray]]) -> Any:

@@ -30,12 +30,7 @@ _TRACES = ("tr G", "median tr G", "tr F")
 
 
 class Settings(NamedTuple):
-    """Size of the experiments.
-
-    Attributes:
-        images: Test images for G.
-        fisher_images: Test images for F, whose gradients are as long as all weights.
-    """
+    """Numbers of test images for G and for F, whose gradients are as long as all weights."""
 
     images: int = 250
     fisher_images: int = 50
@@ -54,28 +49,10 @@ def ranks_and_traces(log_prob: Any, images: Array) -> tuple[LocalDataRank, Array
     return map_blocks(jax.vmap(one), _BLOCK, images)
 
 
-@partial(jax.jit, static_argnames="apply")
-def fisher_traces(params: Any, images: Array, *, apply: Any) -> Array:
+@jax.jit
+def fisher_traces(log_prob: Partial, images: Array) -> Array:
     """Trace of F at every image, one after the other: vmap over gradients of weights is slow on a CPU."""
-    return jax.lax.map(partial(fisher_trace, apply, params), images)
-
-
-def _rank_row(name: str, log_prob: Any, images: Array) -> tuple[Row, dict[str, np.ndarray]]:
-    """One line of the table, and the ranks at all images."""
-    rank, trace = ranks_and_traces(log_prob, images)
-    matrix, distribution = np.asarray(rank.matrix), np.asarray(rank.distribution)
-    row = {
-        "network": name,
-        "pixels": images[0].size,
-        "bound C - 1": jax.eval_shape(log_prob, images[0]).shape[0] - 1,
-        "rank D: least": distribution.min(),
-        "rank D: most": distribution.max(),
-        "rank G: mean": matrix.mean(),
-        "rank G: least": matrix.min(),
-        "rank G: most": matrix.max(),
-        "tr G": np.asarray(trace).mean(),
-    }
-    return row, {"matrix": matrix, "distribution": distribution}
+    return jax.lax.map(partial(fisher_trace, log_prob.func, *log_prob.args), images)
 
 
 def compare_ranks(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
@@ -88,8 +65,21 @@ def compare_ranks(trial: Trial, settings: Settings, progress: Progress | None = 
     }
     rows, data = [], {}
     for k, (name, log_prob) in enumerate(networks.items()):
-        row, data[name] = _rank_row(name, log_prob, images)
-        rows.append(row)
+        rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
+        data[name] = rank._asdict()
+        rows.append(
+            {
+                "network": name,
+                "pixels": images[0].size,
+                "bound C - 1": jax.eval_shape(log_prob, images[0]).shape[0] - 1,
+                "rank D: least": rank.distribution.min(),
+                "rank D: most": rank.distribution.max(),
+                "rank G: mean": rank.matrix.mean(),
+                "rank G: least": rank.matrix.min(),
+                "rank G: most": rank.matrix.max(),
+                "tr G": trace.mean(),
+            }
+        )
         stage(progress, k, len(networks))(1, 1)
     title = f"{trial.task.name}: rank of the local data matrix at {settings.images} test images"
     notes = [
@@ -122,7 +112,7 @@ def follow_training(trial: Trial, settings: Settings, progress: Progress | None 
     for k, step in enumerate(steps):
         log_prob = trial.log_prob_at(step)
         rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
-        fisher = fisher_traces(log_prob.args[0], images[: settings.fisher_images], apply=log_prob.func)
+        fisher = fisher_traces(log_prob, images[: settings.fisher_images])
         rows.append(
             {
                 "step": step,
@@ -150,12 +140,7 @@ def follow_training(trial: Trial, settings: Settings, progress: Progress | None 
 def crossings(steps: Any, values: Any) -> list[float]:
     """Steps at which a curve that has left its first value is back there, interpolated linearly.
 
-    Args:
-        steps: Ascending ``(k,)``.
-        values: ``(k,)``.
-
-    Returns:
-        Steps, ascending; empty where it stays above or below.
+    Both are ``(k,)``, the steps ascending; so are those returned.
 
     Example:
         >>> crossings([0, 1, 2, 3], [1.0, 5.0, 3.0, 0.0])
@@ -170,17 +155,14 @@ def _draw_history(title: str, data: dict[str, Any]) -> Any:
     """Traces and ranks over the steps."""
     figure = new_figure(12.0, 3.6, title)
     for axes, (name, curves) in zip(panels(figure, 3, 3), _PANELS.items(), strict=True):
-        for key, label in curves.items():
+        is_trace = name.startswith("trace")
+        for (key, label), colour in zip(curves.items(), ("tab:red", "tab:orange"), strict=False):
             axes.plot(data["step"], data[key], marker=".", label=label)
-        first = next(iter(curves))
-        if first in _TRACES:
-            axes.axhline(data[first][0], color="gray", ls="--", lw=1, label="initial value")
-            for (key, label), colour in zip(curves.items(), ("tab:red", "tab:orange"), strict=False):
-                for step in data["back at the initial value"][key]:
-                    axes.axvline(step, color=colour, lw=1, label=f"{label} back at step {step:.0f}")
+            for step in data["back at the initial value"].get(key, ()):
+                axes.axvline(step, color=colour, lw=1, label=f"{label} back at step {step:.0f}")
+        if is_trace:
+            axes.axhline(data[next(iter(curves))][0], color="gray", ls="--", lw=1, label="initial value")
         axes.set_xscale("symlog", linthresh=10)
-        axes.set(title=name, xlabel="training step")
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8, loc="best" if first in _TRACES else "lower left")
+        axes.set(title=name, xlabel="training step", xlim=(0, None), ylim=(0, None))
+        axes.legend(fontsize=8, loc="best" if is_trace else "lower left")
     return figure

@@ -26,14 +26,7 @@ from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import stage
-from manifold_jax.experiments.sprites import (
-    FACTORS,
-    LARGEST,
-    SMALLEST,
-    SmoothLeNet,
-    draw_images,
-    sprite_charts,
-)
+from manifold_jax.experiments.sprites import FACTORS, SCALES, SmoothLeNet, draw_images, sprite_charts
 from manifold_jax.geometry import Grid
 from manifold_jax.models import Pure, classification_loss, pure, train
 
@@ -122,16 +115,12 @@ class FactorMap(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the experiment measures.
+    """What the experiment measures: before and after the training, and a map for each shape.
 
     Attributes:
-        settings: What was run.
         loss: Loss of every step.
-        accuracy: Share of new sprites classified as they should.
-        shapes: Index of the shape of every point measured ``(points,)``.
-        untrained: Measured before the training.
-        trained: Measured after it.
-        maps: One for each shape.
+        accuracy: Share of new sprites classified as they should be.
+        shapes: Index of the shape of every point measured.
     """
 
     settings: Settings
@@ -148,8 +137,14 @@ class Result(NamedTuple):
 
 def label_of(scale: Float[Array, "count"], shape: Any, sizes: int) -> Int[Array, "count"]:
     """Class of a sprite: its shape and the interval of its scale."""
-    interval = jnp.floor((scale - SMALLEST) / (LARGEST - SMALLEST) * sizes).astype(int)
+    smallest, largest = SCALES
+    interval = jnp.floor((scale - smallest) / (largest - smallest) * sizes).astype(int)
     return shape * sizes + jnp.clip(interval, 0, sizes - 1)
+
+
+def _charts(settings: Settings) -> list[geometry.Manifold]:
+    """All sprites of each shape."""
+    return sprite_charts(settings.shapes, settings.size, settings.shift, FACTORS)
 
 
 def _labelled(key: Array, settings: Settings, count: int) -> tuple[Float[Array, "n h w"], Int[Array, "n"]]:
@@ -157,11 +152,6 @@ def _labelled(key: Array, settings: Settings, count: int) -> tuple[Float[Array, 
     points, images = draw_images(key, _charts(settings), count // len(settings.shapes))
     labels = [label_of(part[:, 0], shape, settings.sizes) for shape, part in enumerate(points)]
     return jnp.concatenate(images), jnp.concatenate(labels)
-
-
-def _charts(settings: Settings) -> list[geometry.Manifold]:
-    """All sprites of each shape."""
-    return sprite_charts(settings.shapes, settings.size, settings.shift, FACTORS)
 
 
 def learn(
@@ -235,9 +225,8 @@ def meet(
 
 
 @partial(jax.jit, static_argnames="embedding")
-def _pulled_back_fields(
-    log_prob: Partial, embedding: Any, points: Float[Array, "*grid 2"]
-) -> tuple[Array, Array, Array]:
+def _pulled_back_fields(log_prob: Partial, embedding: Any, points: Float[Array, "*grid 2"]) -> Any:
+    """Volume element, scalar curvature and largest probability at every point."""
     outputs = information.pulled_back(log_prob, embedding)
     gram = geometry.gram_from_function(outputs, points, batch_size=16)
     flat = points.reshape(-1, points.shape[-1])
@@ -280,15 +269,14 @@ def measure_sprites(
     points, images = draw_images(point_key, charts, settings.points)
     tangents = jnp.concatenate([_tangents(m.embedding, part) for m, part in zip(charts, points, strict=True)])
     random = jax.random.normal(random_key, tangents.shape)
-    meetings = []
+    meetings, maps = [], []
     for k, network in enumerate((start, end)):
         meeting = meet(Partial(*network), jnp.concatenate(images), tangents, random)
         meetings.append(jax.tree.map(np.asarray, meeting))
         stage(progress, 1, 3)(k + 1, 2)
-    untrained, trained = meetings
-    maps = []
     for k, shape in enumerate(settings.shapes):
         maps.append(factor_map(settings, shape, end))
         stage(progress, 2, 3)(k + 1, len(settings.shapes))
     shapes = np.repeat(np.arange(len(charts)), settings.points)
+    untrained, trained = meetings
     return Result(settings, loss, accuracy, shapes, untrained, trained, tuple(maps))

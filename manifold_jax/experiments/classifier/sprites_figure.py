@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,24 +17,15 @@ from manifold_jax.plotting.style import COLOURS, axis_label, new_figure
 
 _MARKS = ("o", "s", "^", "D", "v")
 _QUARTILES = (0.25, 0.5, 0.75)
-_COLUMNS = ("quantity", "shape", "unit", "median", "lower", "upper", "untrained", "random", "error")
 
 
-class Place(NamedTuple):
-    """What the experiment starts from.
+def run(start: tuple[Path, int], settings: Settings, progress: Progress | None = None) -> Outcome:
+    """The tangents of sprites next to the distribution of a network that tells shapes and sizes.
 
-    Attributes:
-        folder: Folder for the checkpoints.
-        seed: Seed of weights, sprites and places.
+    ``start`` is the folder of the checkpoints and the seed of weights, sprites and factors.
     """
-
-    folder: Path | None
-    seed: int = 0
-
-
-def run(place: Place, settings: Settings, progress: Progress | None = None) -> Outcome:
-    """The tangents of sprites next to the distribution of a network that tells shapes and sizes."""
-    result = measure_sprites(settings, jax.random.key(place.seed), place.folder, progress)
+    folder, seed = start
+    result = measure_sprites(settings, jax.random.key(seed), folder, progress)
     title = "Sprites: the tangents of the data next to the distribution of a classifier"
     notes = [
         "Angles in degrees; visibility X_i^T G X_i / (|X_i|^2 lambda_max(G)); S of the metric pulled back to "
@@ -62,12 +53,9 @@ def curvature_quartiles(factors: FactorMap) -> Float[np.ndarray, "3"]:
 
 def _row(quantity: str, shape: str, quartiles: Any, **others: Any) -> Row:
     """A row of the table; None where there is no such number."""
-    row = dict.fromkeys(_COLUMNS) | {"quantity": quantity, "shape": shape, "unit": ""}
-    return row | dict(zip(("lower", "median", "upper"), quartiles, strict=True)) | others
-
-
-def _median(values: Any) -> float:
-    return float(np.median(values))
+    lower, median, upper = quartiles
+    row = {"quantity": quantity, "shape": shape, "unit": "", "median": median, "lower": lower, "upper": upper}
+    return row | dict.fromkeys(("untrained", "random", "error")) | others
 
 
 def table(result: Result) -> list[Row]:
@@ -78,17 +66,17 @@ def table(result: Result) -> list[Row]:
     """
     before, after, rows = result.untrained, result.trained, []
     for k in range(len(FACTORS)):
-        angles = (after.angles, before.angles, after.random_angles)
-        ours, untrained, random = (np.degrees(part[:, k]) for part in angles)
-        others = {"unit": "deg", "untrained": _median(untrained), "random": _median(random)}
-        rows.append(_row(f"principal angle {k + 1}", "all", np.quantile(ours, _QUARTILES), **others))
+        quartiles = np.degrees(np.quantile(after.angles[:, k], _QUARTILES))
+        others = (np.degrees(np.median(part[:, k])) for part in (before.angles, after.random_angles))
+        others = dict(zip(("untrained", "random"), others, strict=True))
+        rows.append(_row(f"principal angle {k + 1}", "all", quartiles, unit="deg", **others))
     for index, shape in enumerate(result.settings.shapes):
         here = result.shapes == index
         for k, factor in enumerate(FACTORS):
             quartiles = np.quantile(after.visibility[here, k], _QUARTILES)
-            others = {"untrained": _median(before.visibility[here, k])}
-            others["random"] = _median(after.random_visibility[here])
-            rows.append(_row(f"visibility of {factor}", shape, quartiles, **others))
+            untrained = np.median(before.visibility[here, k])
+            random = np.median(after.random_visibility[here])
+            rows.append(_row(f"visibility of {factor}", shape, quartiles, untrained=untrained, random=random))
     for factors in result.maps:
         curvature, volume = curvature_quartiles(factors), (None, factors.volume, None)
         rows.append(_row("scalar curvature of the pull-back", factors.shape, curvature))
@@ -117,8 +105,10 @@ def figure(result: Result) -> Any:
     """Principal angles, visibility of the factors, and the maps of the pulled-back metric."""
     settings, height = result.settings, 2.7 * len(result.maps)
     classes = settings.sizes * len(settings.shapes)
-    title = f"Sprites as a classifier of {len(settings.shapes)} shapes x {settings.sizes} sizes sees them "
-    title += f"({classes} classes, {result.accuracy:.1%} of new sprites right)"
+    title = (
+        f"Sprites as a classifier of {len(settings.shapes)} shapes x {settings.sizes} sizes sees them "
+        f"({classes} classes, {result.accuracy:.1%} of new sprites right)"
+    )
     drawn = new_figure(12.5, 4.2 + height, title)
     parts: Any = drawn.subfigures(2, 1, height_ratios=(4.0, height), hspace=0.03)
     angles, visibility = parts[0].subplots(1, 2, width_ratios=(1, 1.25))
@@ -144,9 +134,9 @@ def _draw_angles(axes: Any, result: Result) -> None:
     for k, (values, name, colour, mark) in enumerate(kinds):
         at = places + 0.16 * (k - 1)
         _draw_quartiles(axes, at, np.degrees(values), label=name, color=colour, marker=mark)
-    axes.set(xticks=places, ylim=(0, 92), yticks=range(0, 91, 15))
+    axes.set(xlabel="principal angle, from the smallest", xticks=places)
+    axes.set(ylabel="angle [deg]", ylim=(0, 92), yticks=range(0, 91, 15))
     axes.grid(axis="y", color="0.9")
-    axes.set(xlabel="principal angle, from the smallest", ylabel="angle [deg]")
     axes.set_title("Angles between the data's tangent space and $D_x$", fontsize=11)
     axes.legend(loc="lower right", fontsize=8)
 
@@ -161,12 +151,11 @@ def _draw_visibility(axes: Any, result: Result) -> None:
         before = np.median(result.untrained.visibility[here], axis=0)
         hollow = {**style, "mfc": "none", "ls": "none", "ms": 5, "alpha": 0.7}
         axes.plot(at + 0.06, before, **hollow, label=None if k else "before training")
-    chance = _median(result.trained.random_visibility)
+    chance = np.median(result.trained.random_visibility)
     axes.axhline(chance, color="0.5", lw=1, ls="--", label="random direction")
-    axes.set_yscale("log")
+    axes.set(yscale="log", ylabel=r"$X_i^T G X_i\,/\,(|X_i|^2\,\lambda_{\max}(G))$")
     axes.set_xticks(places, FACTORS)
     axes.grid(axis="y", color="0.9")
-    axes.set_ylabel(r"$X_i^T G X_i\,/\,(|X_i|^2\,\lambda_{\max}(G))$")
     axes.set_title("Share of each factor that the network sees (median, quartiles)", fontsize=11)
     axes.legend(fontsize=8, ncols=2)
 
@@ -175,12 +164,14 @@ def _draw_maps(subfigure: Any, maps: tuple[FactorMap, ...], sizes: int) -> None:
     """A row for each shape; one scale of colours for each column."""
     from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 
-    volumes = np.concatenate([factors.volume_element.ravel() for factors in maps])
+    volumes, curvatures = (
+        np.concatenate([getattr(factors, name).ravel() for factors in maps])
+        for name in ("volume_element", "scalar_curvature")
+    )
     volumes = volumes[np.isfinite(volumes) & (volumes > 0)]
-    low, high = np.percentile(volumes, (5, 99.5)) if volumes.size else (0.1, 1.0)
-    curvatures = np.concatenate([factors.scalar_curvature.ravel() for factors in maps])
     curvatures = np.abs(curvatures[np.isfinite(curvatures)])
-    most = max(float(np.percentile(curvatures, 95)) if curvatures.size else 1.0, 1.0)
+    low, high = np.percentile(volumes, (5, 99.5)) if volumes.size else (0.1, 1.0)
+    most = max(np.percentile(curvatures, 95), 1.0) if curvatures.size else 1.0
     columns = (
         ("volume_element", r"volume element $\sqrt{\det\,X^T G X}$ [1/rad]", LogNorm(low, high), "viridis"),
         ("scalar_curvature", "scalar curvature S", SymLogNorm(0.5, vmin=-most, vmax=most), "RdBu_r"),
@@ -193,10 +184,8 @@ def _draw_maps(subfigure: Any, maps: tuple[FactorMap, ...], sizes: int) -> None:
     for j, (field, label, norm, colours) in enumerate(columns):
         style = {"norm": norm, "cmap": colours, "shading": "nearest", "rasterized": True}
         for axes, factors in zip(panels[:, j], maps, strict=True):
-            vertical, horizontal = factors.grid.axes
-            shown = axes.pcolormesh(
-                horizontal.samples(), vertical.samples(), getattr(factors, field), **style
-            )
+            y, x = (axis.samples() for axis in factors.grid.axes)
+            shown = axes.pcolormesh(x, y, getattr(factors, field), **style)
             axes.set_facecolor("0.8")
             axes.set_xlabel(axis_label(turns), fontsize=9)
             axes.set_ylabel(axis_label(scales), fontsize=9)

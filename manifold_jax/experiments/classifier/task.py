@@ -21,9 +21,6 @@ from manifold_jax.datasets import LabelledImages, cifar10, fashion_mnist, mnist
 from manifold_jax.information import check_log_prob
 from manifold_jax.models import VGG11, LeNet, Pure, pixels
 
-NAMES = ("mnist", "fashion-mnist", "cifar10", "digits")
-INITS = ("flax", "torch")
-
 MARKS = (0, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 1500, *range(2000, 10_001, 1000))
 MARKS += tuple(range(12_000, 30_001, 2000))
 """Steps after which a checkpoint is kept."""
@@ -36,7 +33,7 @@ class Task(NamedTuple):
     """A data set and the network for it.
 
     Attributes:
-        name: One of ``NAMES``.
+        name: One of ``READERS``.
         network: ``apply(params, x)``, pixels in [0, 1] to ``(C,)`` log-probabilities, and initial parameters.
         train: Images to learn from.
         test: Other images.
@@ -97,12 +94,7 @@ def stage(progress: Progress | None, k: int, count: int) -> Progress:
 # --- data and networks -------------------------------------------------------------------------------------
 
 
-def _read(name: str, path: Path | None, train: bool) -> LabelledImages:
-    """One half of one of ``NAMES``."""
-    if name in ("mnist", "fashion-mnist"):
-        return (mnist if name == "mnist" else fashion_mnist)(path, train=train)
-    if name == "digits":
-        return _read_digits(train)
+def _read_cifar10(path: Path | None, *, train: bool) -> LabelledImages:
     try:
         return cifar10(path, train=train)
     except FileNotFoundError:
@@ -110,13 +102,17 @@ def _read(name: str, path: Path | None, train: bool) -> LabelledImages:
         return cifar10(path, train=train, batches=(1,))
 
 
-def _read_digits(train: bool) -> LabelledImages:
-    """The 8 x 8 digits that come with scikit-learn; every fifth is for testing."""
+def _read_digits(path: Path | None, *, train: bool) -> LabelledImages:
+    """The 8 x 8 digits that come with scikit-learn, without a ``path``; every fifth is for testing."""
     datasets = require("sklearn.datasets", "cli", "The data set of digits")
     pictures, labels = datasets.load_digits(return_X_y=True)
     rows = (np.arange(len(labels)) % 5 == 0) != train
     images = np.round(pictures[rows].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return LabelledImages(images, labels[rows].astype(np.uint8), tuple("0123456789"))
+
+
+READERS = {"mnist": mnist, "fashion-mnist": fashion_mnist, "cifar10": _read_cifar10, "digits": _read_digits}
+"""Name of a data set to the function that reads its images, to learn from or for testing."""
 
 
 def _module(name: str, data: LabelledImages, width: int, seed: int, classes: int) -> LeNet | VGG11:
@@ -145,23 +141,20 @@ def make_task(
         width: Channels of the first layer of the VGG11-like network.
         init: How initial weights are drawn: as in ``flax``, or as in ``torch``, where the paper's come from.
 
-    Returns:
-        The task.
-
     Raises:
         ValueError: The name or ``init`` is unknown, or a file is not what it should be.
         FileNotFoundError: There is no data.
     """
-    choice("leaf", "data", name, NAMES)
-    choice("leaf", "init", init, INITS)
-    learnt, other = _read(name, path, True), _read(name, path, False)
+    choice("leaf", "init", init, ("flax", "torch"))
+    read = READERS[choice("leaf", "data", name, READERS)]
+    learnt, other = read(path, train=True), read(path, train=False)
     module = partial(_module, name, learnt, width, seed)
 
     def build(classes: int) -> Pure:
         network = models.pure(module(classes))
-        if init == "flax":
-            return network
-        return Pure(network.apply, models.torch_initial(network.params, jax.random.key(seed)))
+        if init == "torch":
+            network = network._replace(params=models.torch_initial(network.params, jax.random.key(seed)))
+        return network
 
     classes = len(learnt.names)
     return Task(name, build(classes), learnt, other, float(np.mean(module(classes).std)), build)
@@ -179,10 +172,7 @@ def learn(
     """Train up to ``steps``, going on from what the folder holds; SGD 0.01, batches of 60, as in the paper.
 
     ``seed`` is that of the order of the data and of the trial. A checkpoint is kept after each of ``marks``
-    and after the last step.
-
-    Raises:
-        ValueError: The folder holds another network, or the training diverged.
+    and after the last step. ValueError if the folder holds another network, or the training diverged.
     """
     apply, params = task.network
     check_log_prob(Partial(apply, params), jnp.zeros(task.train.images.shape[1:]))
@@ -224,8 +214,7 @@ def predictions(log_prob: Partial, images: Num[np.ndarray, "n *shape"]) -> Int[n
 def layer(log_prob: Partial, method: str) -> Partial:
     """The ``"logits"`` or ``"features"`` of the network of a classifier, as a function of one image.
 
-    Raises:
-        ValueError: The classifier is not ``Partial(apply, params)`` of :func:`manifold_jax.models.pure`.
+    Raises ValueError unless the classifier is ``Partial(apply, params)`` of :func:`manifold_jax.models.pure`.
     """
     if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, models.Apply):
         raise ValueError(
@@ -247,11 +236,7 @@ def sample(data: LabelledImages, count: int, seed: int = 0) -> tuple[jax.Array, 
 def different_pairs(
     labels: Int[np.ndarray, "n"], count: int, seed: int = 0
 ) -> tuple[Int[np.ndarray, "count"], list[int]]:
-    """Rows of sources and of destinations of other classes; none occurs twice.
-
-    Raises:
-        ValueError: There are not so many pairs.
-    """
+    """Rows of sources and of destinations of other classes; none occurs twice."""
     order = np.random.default_rng(seed).permutation(len(labels))
     first, rest = order[:count], list(order[count:])
     second = []
@@ -265,12 +250,7 @@ def different_pairs(
 
 
 def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Bytes ``(n, *shape)`` of an ``.npz`` file, under the name ``images``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds no such images.
-    """
+    """Bytes ``(n, *shape)`` of an ``.npz`` file, under the name ``images``."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give --letters an .npz file with an array named images.")
     try:

@@ -1,4 +1,4 @@
-"""Walks from many images at once: along the leaves, across them, straight ones; what is said of them."""
+"""Walks from many images at once: along the leaves, across them, straight; their numbers and captions."""
 
 from __future__ import annotations
 
@@ -46,16 +46,6 @@ class PathOptions(NamedTuple):
     unit: float = 1.0
     block: int = 25
 
-    @property
-    def caption(self) -> str:
-        """For titles."""
-        clamp = "clamped" if self.clip else "not clamped"
-        return f"step {self.step_size:g} {self.step}, {clamp}"
-
-    def steps_at(self, saved: int) -> Int[np.ndarray, "saved"]:
-        """Step of every saved point."""
-        return np.minimum(np.arange(saved) * self.save_every, self.max_steps)
-
 
 LEAF = PathOptions(0.03, 500, False, "fixed", tolerance=0.3, stationarity=0.01, save_every=5, block=50)
 """Steps in pixels that stay near the leaf."""
@@ -64,13 +54,60 @@ LEAF_REDUCED = LEAF._replace(step_size=0.05, max_steps=100, stationarity=0.02, s
 
 
 def change_path(settings: Any, option: str, value: Any) -> Any:
-    """Settings with one option put in, that of their path too; None where they have no such option."""
-    if option in PathOptions._fields:
+    """Settings with one option changed, that of their path too; None where they have no such option."""
+    if "path" in settings._fields and option in PathOptions._fields:
         return settings._replace(path=settings.path._replace(**{option: value}))
     return replace_field(settings, option, value)
 
 
-# --- walks -------------------------------------------------------------------------------------------------
+class Walks(NamedTuple):
+    """Walks of one kind, with an axis of images first.
+
+    Attributes:
+        path: Where they went, lengths in pixels.
+        options: How they went.
+        kind: Name of the kind.
+        destinations: Where they should end, if anywhere.
+    """
+
+    path: Path
+    options: PathOptions
+    kind: str = ""
+    destinations: Any = None
+
+    @property
+    def caption(self) -> str:
+        """Their options, for titles."""
+        clamp = "clamped" if self.options.clip else "not clamped"
+        return f"step {self.options.step_size:g} {self.options.step}, {clamp}"
+
+    @property
+    def distances(self) -> Float[Any, "n saved"]:
+        """Distance to the destination, or from the source, at every saved point, in ``options.unit``."""
+        return self.path.distances / self.options.unit
+
+    @property
+    def steps(self) -> Int[np.ndarray, "saved"]:
+        """Step of every saved point."""
+        saved = np.arange(self.path.points.shape[1])
+        return np.minimum(saved * self.options.save_every, self.options.max_steps)
+
+    def record(self) -> dict[str, Any]:
+        """Every walk in numbers, for JSON; lengths in ``options.unit``."""
+        path, unit = self.path, self.options.unit
+        return {
+            "options": self.options._asdict(),
+            "step": self.steps,
+            "distances": self.distances,
+            "confidence": confidence(path.log_probs),
+            "label": path.log_probs.argmax(-1),
+            "status": [PathStatus(int(status)).name for status in path.status],
+            "steps": path.steps,
+            "horizontal": path.horizontal,
+        } | {name: getattr(path, name) / unit for name in ("length", "drift", "clipped")}
+
+
+# --- walking -----------------------------------------------------------------------------------------------
 
 
 def in_blocks(
@@ -105,16 +142,10 @@ def walk_all(
 ) -> Path:
     """Make a walk of the package from many images.
 
-    Args:
-        walk: :func:`horizontal_path`, :func:`leaf_projection` (up to ``stationarity``), :func:`vertical_walk`
-            or :func:`label_keeping_walk`.
-        log_prob: The classifier.
-        ends: Its other arguments: sources first, then destinations or directions, ``(n, ...)`` each.
-        options: How to walk.
-        progress: Called with the walks made and all of them.
-
-    Returns:
-        The walks, NumPy arrays with an axis of images first; lengths in pixels.
+    ``walk`` is :func:`horizontal_path`, :func:`leaf_projection` (up to ``stationarity``),
+    :func:`vertical_walk` or :func:`label_keeping_walk`; ``ends`` are its arguments after the classifier:
+    sources, then destinations or directions, ``(n, ...)`` each. The walks come back as NumPy arrays with an
+    axis of images first, lengths in pixels.
     """
     numbers = {"step_size": options.step_size * options.unit}
     fixed = {"step": options.step, "clip": (0.0, 1.0) if options.clip else None}
@@ -146,7 +177,7 @@ def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:
     return path._replace(points=points, log_probs=log_probs, status=status)
 
 
-# --- what is said of walks ---------------------------------------------------------------------------------
+# --- numbers and captions ----------------------------------------------------------------------------------
 
 
 def norms(chords: Float[Any, "n *shape"]) -> Float[np.ndarray, "n"]:
@@ -176,23 +207,6 @@ def confidence(log_probs: Float[Any, "*n C"]) -> Float[np.ndarray, "*n"]:
     return np.exp(np.asarray(log_probs).max(-1))
 
 
-def record(path: Path, options: PathOptions) -> dict[str, Any]:
-    """Every walk in numbers, for JSON; lengths in ``options.unit``."""
-    return {
-        "options": options._asdict(),
-        "step": options.steps_at(path.points.shape[1]),
-        "distances": path.distances / options.unit,
-        "confidence": confidence(path.log_probs),
-        "label": path.log_probs.argmax(-1),
-        "status": [PathStatus(int(status)).name for status in path.status],
-        "steps": path.steps,
-        "horizontal": path.horizontal,
-        "length": path.length / options.unit,
-        "drift": path.drift / options.unit,
-        "clipped": path.clipped / options.unit,
-    }
-
-
-def name_class(log_p: Float[Any, "C"], names: Sequence[str]) -> str:
-    """The predicted class and its probability, the caption of an image."""
-    return f"{names[int(log_p.argmax())]}, p = {confidence(log_p):.3f}"
+def name_classes(log_probs: Float[Any, "n C"], names: Sequence[str]) -> list[str]:
+    """Predicted classes and their probabilities, the captions of images."""
+    return [f"{names[int(log_p.argmax())]}, p = {confidence(log_p):.3f}" for log_p in log_probs]
