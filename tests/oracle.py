@@ -18,7 +18,7 @@ def inner(jet):
 
 
 def geometry(gram):
-    """Every measure of a Gram (metric, mixed, second), by the formulas of DESIGN section 2."""
+    """Every quantity of a Gram (metric, mixed, second), by the formulas of DESIGN section 2."""
     g, mixed, second = (np.asarray(x, np.float64) for x in gram)
     d, inv = g.shape[-1], np.linalg.inv(g)
     christoffel = np.einsum("...ijl,...lk->...ijk", mixed, inv)

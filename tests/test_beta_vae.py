@@ -80,6 +80,7 @@ def test_a_forward_pass_by_other_convolutions():
         (Objective("B", gamma=7.0, capacity=3.0, capacity_steps=10), 4),
         (Objective("B", gamma=7.0, capacity=3.0, capacity_steps=10), 40),
         (Objective("H", beta=5.0, likelihood="gaussian"), 4),
+        (Objective("H", beta=5.0, likelihood="points"), 4),
     ],
 )
 def test_the_loss_is_the_sum_of_its_terms(objective, step):
@@ -93,7 +94,7 @@ def test_the_loss_is_the_sum_of_its_terms(objective, step):
     logits = np.asarray(decode(params, jnp.asarray(mean + np.exp(log_variance / 2) * noise, jnp.float32)))
     p, x = 1 / (1 + np.exp(-logits[..., 0].astype(np.float64))), np.asarray(images, np.float64)
     cross = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum() / 3
-    squared = ((p - x) ** 2).sum() / 3
+    squared = (((logits[..., 0] if objective.likelihood == "points" else p) - x) ** 2).sum() / 3
     reconstruction = cross if objective.likelihood == "bernoulli" else squared
     kl = ((mean**2 + np.exp(log_variance) - 1 - log_variance) / 2).sum() / 3
     capacity = 3.0 * min(step / 10, 1)
@@ -108,7 +109,7 @@ def test_the_loss_is_the_sum_of_its_terms(objective, step):
     ("options", "words"),
     [
         ({"kind": "Q"}, "kind must be one of"),
-        ({"likelihood": "poisson"}, "one of 'bernoulli', 'gaussian'"),
+        ({"likelihood": "poisson"}, "one of 'bernoulli', 'gaussian', 'points'"),
         ({"beta": -1.0}, "beta must be a finite number, at least 0"),
         ({"capacity_steps": 0}, "capacity_steps must be"),
     ],

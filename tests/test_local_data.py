@@ -21,7 +21,7 @@ def test_linear_softmax_has_the_closed_form(x64):
     p = classifier.probabilities(w @ X)
     want = w.T @ (np.diag(p) - np.outer(p, p)) @ w
     np.testing.assert_allclose(mj.local_data_matrix(linear(w), X.reshape(2, 3)), want, atol=1e-14)
-    # The other closed form of the trace: 1/2 sum_ij p_i p_j |J_i - J_j|^2.
+    # Another closed form of the trace: 1/2 sum_ij p_i p_j |J_i - J_j|^2.
     squares = np.sum((w[:, None] - w[None]) ** 2, axis=-1)
     assert float(mj.local_data_trace(linear(w), X)) == pytest.approx(p @ squares @ p / 2, rel=1e-13)
 
@@ -99,7 +99,7 @@ def test_saturated_softmax_keeps_the_distribution():
     rows = np.sqrt(p)[:, None] * classifier.score_rows(params, x)
     with jax.enable_x64(True):
         exact = np.asarray(singular_rows(jnp.asarray(rows))[0]) ** 2
-    normal = exact > 1e-37  # smaller ones are no normal numbers of float32
+    normal = exact > 1e-37  # smaller ones are subnormal in float32
     assert exact[normal].min() < 1e-10 * exact[0]
     np.testing.assert_allclose(mj.local_data_spectrum(single, short)[0][normal], exact[normal], rtol=1e-3)
 
@@ -203,7 +203,7 @@ def test_gradient_reaches_parameters_in_a_closure(x64):
     assert float(jax.grad(trace)(1.0)) == pytest.approx(slope, rel=1e-7)
 
 
-def test_new_parameters_do_not_compile_anew():
+def test_new_parameters_do_not_compile_again():
     traces = []
 
     def counted(params, x):
@@ -218,7 +218,7 @@ def test_new_parameters_do_not_compile_anew():
     assert len(traces) == first
 
 
-def test_a_model_changed_in_place_is_measured_anew():
+def test_a_model_changed_in_place_is_measured_again():
     params = classifier.weights()
     log_prob = lambda x: classifier.apply(params, x)  # noqa: E731
     before = mj.local_data_spectrum(log_prob, np.float32(X))[0]

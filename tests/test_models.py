@@ -308,14 +308,14 @@ def test_another_run_or_another_architecture_is_not_continued(tmp_path):
         load_params(tmp_path / "none", {})
 
 
-def test_an_interrupted_checkpoint_is_no_checkpoint(tmp_path):
+def test_an_interrupted_checkpoint_does_not_count(tmp_path):
     save_checkpoint(tmp_path, 3, {"w": jnp.ones(2)})
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "half").write_text("")
     assert checkpoint_steps(tmp_path) == [3]
 
 
-def test_a_damaged_checkpoint_is_said_to_be(tmp_path):
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     values = {"w": jnp.arange(5000.0)}
     place = save_checkpoint(tmp_path, 3, values) / "params"
     for file in (place / "manifest.ocdbt", max((place / "d").iterdir(), key=lambda f: f.stat().st_size)):
@@ -342,6 +342,6 @@ def test_a_damaged_checkpoint_is_said_to_be(tmp_path):
         (lambda: pure(lambda x: x), "must be a flax.nnx.Module, got function"),
     ],
 )
-def test_networks_that_cannot_be_are_refused(build, message):
+def test_impossible_networks_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()

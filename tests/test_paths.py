@@ -61,7 +61,7 @@ def test_other_steps_end_at_the_same_place(x64):
     sizes = np.linalg.norm(np.diff(slow.points[: int(slow.steps)], axis=0), axis=1)
     np.testing.assert_allclose(sizes, 0.03 / (1 + np.arange(len(sizes)) / 100), rtol=1e-9)
     np.testing.assert_allclose(slow.points[-1], X + move, atol=1e-12)
-    # Full steps go to and fro about the end, and never stall.
+    # Full steps go back and forth about the end, and never stall.
     full = mj.horizontal_path(linear(w), X, Y, max_steps=200, step="full")
     lengths = np.linalg.norm(np.diff(full.points, axis=0), axis=1)
     np.testing.assert_allclose(lengths, 0.03, rtol=1e-9)
@@ -187,7 +187,7 @@ def test_mapped_paths_are_single_paths(step, x64):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[i], atol=1e-11), one, mapped)  # noqa: B023
 
 
-def test_new_parameters_and_steps_do_not_compile_anew():
+def test_new_parameters_and_steps_do_not_compile_again():
     traces = []
 
     def counted(params, x):
@@ -351,9 +351,9 @@ def test_leaf_projection_of_a_point_on_the_leaf_and_without_steps(x64):
     assert np.isnan(float(mj.leaf_distance(linear(w), X, Y, max_steps=2)))
 
 
-def test_sliding_along_a_kink_is_a_drift_that_is_told(x64):
+def test_sliding_along_a_kink_is_recorded_as_drift(x64):
     # Two linear regions, x < 1/2 and x > 1/2, whose leaves are wedges y = |x - 1/2| / 3 + const.
-    # Steps to and fro across the kink carry the path down the wedge, off its leaf.
+    # Steps back and forth across the kink carry the path down the wedge, off its leaf.
     kink = jax.tree_util.Partial(
         lambda x: jax.nn.log_softmax(jnp.stack([3 * jnp.abs(x[0] - 0.5) + x[1], 0.0]))
     )
@@ -363,7 +363,7 @@ def test_sliding_along_a_kink_is_a_drift_that_is_told(x64):
     true = abs(off[-1]) / np.hypot(1, 1 / 3)
     assert true > 1
     assert 0.7 < float(path.drift) / true < 1.5
-    # All steps come nearer, on either side of a kink: the straight step goes towards the nearest point.
+    # All steps come closer, on either side of a kink: the straight step goes towards the nearest point.
     count = int(path.steps)
     assert np.all(np.diff(path.distances[: count + 1]) < 0)
 

@@ -19,7 +19,7 @@ def orthogonal(n, seed=0):
 def tilted(angles, more=2, seed=0, dtype=np.float32):
     """Skew bases of two subspaces of R^16 with the given principal angles; the second has ``more`` vectors.
 
-    Four and six vectors in nearly all tests: every shape is compiled anew.
+    Four and six vectors in nearly all tests: every new shape is compiled again.
     """
     rng, d = np.random.default_rng(seed), len(angles)
     axes = orthogonal(16, seed)
@@ -222,6 +222,6 @@ def test_wrong_arrays_are_refused(function, tangents, rows, message):
         function(tangents, rows)
 
 
-def test_what_is_no_function_is_refused():
+def test_what_is_not_a_function_is_refused():
     with pytest.raises(ValueError, match="embedding must be a function of one point, got ndarray"):
         mj.pulled_back(jax.nn.log_softmax, np.ones(3))

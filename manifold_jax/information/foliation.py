@@ -26,15 +26,15 @@ from manifold_jax.information.log_prob import (
     rank_tolerance,
     scores,
 )
-from manifold_jax.information.row_factors import OrthonormalRows, orthonormal_rows
+from manifold_jax.information.row_factors import orthonormal_rows
 
 _STILL = 1e-6
 """What is left of a direction opposite to the score is rounding noise when it is smaller than this share."""
 
 
-def span(rows: Float[Array, "C n"], rtol: float | None = None) -> OrthonormalRows:
+def span(rows: Float[Array, "C n"], rtol: float | None = None) -> Float[Array, "C n"]:
     """Orthonormal basis of D_x from the scores."""
-    return orthonormal_rows(centred(rows), rank_tolerance(rtol, rows))
+    return orthonormal_rows(centred(rows), rank_tolerance(rtol, rows)).basis
 
 
 def project(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"]:
@@ -66,7 +66,7 @@ def keep_label(
 def _basis(
     log_prob: LogProb, x: Array, rtol: float | None, batch_size: int | None = None
 ) -> Float[Array, "C n"]:
-    return span(scores(log_prob, x, batch_size)[1], rtol).basis
+    return span(scores(log_prob, x, batch_size)[1], rtol)
 
 
 def horizontal_basis(
@@ -193,7 +193,7 @@ def label_keeping_projection(
     x = checked_input("label_keeping_projection", log_prob, x, rtol=rtol)
     v = checked_vector("label_keeping_projection", v, x)
     log_p, rows = scores(log_prob, x)
-    part = keep_label(log_p, rows, span(rows, rtol).basis, jnp.asarray(label), jnp.ravel(v))
+    part = keep_label(log_p, rows, span(rows, rtol), jnp.asarray(label), jnp.ravel(v))
     return part.reshape(x.shape)
 
 
@@ -202,7 +202,7 @@ def _defect(
 ) -> Float[Array, ""]:
     """|vertical part| / |all| of the brackets, over pairs a < b."""
     log_p, rows = scores(log_prob, x)
-    basis = span(rows, rtol).basis
+    basis = span(rows, rtol)
     count = log_p.shape[0]
     first, second = (jnp.asarray(i) for i in np.triu_indices(count, 1))
 

@@ -30,7 +30,7 @@ _LOST_DIGITS = 100
 
 
 class _Options(NamedTuple):
-    """Options that all paths share; :func:`horizontal_path` describes them."""
+    """Options of a path, described at :func:`horizontal_path`, and the label that a walk keeps."""
 
     step_size: float
     max_steps: int
@@ -39,6 +39,9 @@ class _Options(NamedTuple):
     clip: tuple[float, float] | None
     error_tolerance: float | None
     rtol: float | None
+    tolerance: Any = 0.0
+    stationarity: Any = 0.0
+    label: Any = 0
 
 
 def _clip_ends(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
@@ -64,18 +67,16 @@ def _walk(
     points: dict[str, Array],
     goal: Array,
     options: _Options,
-    *,
-    tolerance: Any = 0.0,
-    stationarity: Any = 0.0,
-    label: Any = 0,
 ) -> Path:
     """Check the options and follow a field from the first of the points."""
     source = next(iter(points.values()))
     size = positive(caller, "step_size", options.step_size)
     error = size * _ERROR_SHARE if options.error_tolerance is None else options.error_tolerance
     positive(caller, "error_tolerance", error)
-    scalars = (size, tolerance, stationarity, error, *_clip_ends(caller, options.clip, points))
-    settings = Settings(*(jnp.asarray(value, source.dtype) for value in scalars), label=jnp.asarray(label))
+    clip = _clip_ends(caller, options.clip, points)
+    scalars = (size, options.tolerance, options.stationarity, error, *clip)
+    label = jnp.asarray(options.label)
+    settings = Settings(*(jnp.asarray(value, source.dtype) for value in scalars), label=label)
     plan = Plan(
         field,
         choice(caller, "step", options.step, STEPS),
@@ -88,14 +89,7 @@ def _walk(
 
 
 def _walk_to(
-    caller: str,
-    log_prob: LogProb,
-    ends: dict[str, Any],
-    options: _Options,
-    tolerance: Any,
-    stationarity: Any,
-    *,
-    relative: bool = False,
+    caller: str, log_prob: LogProb, ends: dict[str, Any], options: _Options, *, relative: bool = False
 ) -> Path:
     """A horizontal path between two inputs; the tolerance may be relative to their distance."""
     (first, second), (a, b) = ends, (as_input(caller, x, name) for name, x in ends.items())
@@ -103,24 +97,17 @@ def _walk_to(
         raise ValueError(f"{caller}: {first} and {second} must have one shape, got {a.shape} and {b.shape}.")
     dtype = jnp.promote_types(a.dtype, b.dtype)
     a, b = checked_input(caller, log_prob, a.astype(dtype), name=first, rtol=options.rtol), b.astype(dtype)
-    positive(caller, "tolerance", tolerance)
-    positive(caller, "stationarity", stationarity)
-    tolerance = tolerance * norm(jnp.ravel(b - a)) if relative else tolerance
-    stationarity = 0.0 if options.step == "full" else stationarity  # full steps never stall
-    points = {first: a, second: b}
-    return _walk(
-        caller, "horizontal", log_prob, points, b, options, tolerance=tolerance, stationarity=stationarity
-    )
+    positive(caller, "tolerance", options.tolerance)
+    positive(caller, "stationarity", options.stationarity)
+    if relative:
+        options = options._replace(tolerance=options.tolerance * norm(jnp.ravel(b - a)))
+    if options.step == "full":  # full steps never stall
+        options = options._replace(stationarity=0.0)
+    return _walk(caller, "horizontal", log_prob, {first: a, second: b}, b, options)
 
 
 def _walk_along(
-    caller: str,
-    field: FieldName,
-    log_prob: LogProb,
-    x: Any,
-    direction: Any,
-    options: _Options,
-    label: Any = 0,
+    caller: str, field: FieldName, log_prob: LogProb, x: Any, direction: Any, options: _Options
 ) -> Path:
     """A walk along a vector in the shape of x, or along a Gaussian one drawn from a key."""
     x = checked_input(caller, log_prob, x, rtol=options.rtol)
@@ -131,8 +118,8 @@ def _walk_along(
         w = jax.random.normal(w, x.shape, x.dtype)
     else:
         w = checked_vector(caller, w, x, name="direction (a vector or a key)")
-    stationarity = _LOST_DIGITS * float(jnp.finfo(x.dtype).eps)
-    return _walk(caller, field, log_prob, {"x": x}, w, options, stationarity=stationarity, label=label)
+    options = options._replace(stationarity=_LOST_DIGITS * float(jnp.finfo(x.dtype).eps))
+    return _walk(caller, field, log_prob, {"x": x}, w, options)
 
 
 def horizontal_path(
@@ -192,9 +179,9 @@ def horizontal_path(
         >>> print(path.status, path.steps, path.points[-1].round(3))
         2 24 [ 0.5 -0.5]
     """
-    options = _Options(step_size, max_steps, save_every, step, clip, error_tolerance, rtol)
+    shared = (step_size, max_steps, save_every, step, clip, error_tolerance, rtol)
     ends = {"source": source, "destination": destination}
-    return _walk_to("horizontal_path", log_prob, ends, options, tolerance, stationarity)
+    return _walk_to("horizontal_path", log_prob, ends, _Options(*shared, tolerance, stationarity))
 
 
 def vertical_walk(
@@ -287,8 +274,8 @@ def label_keeping_walk(
         >>> print(walk.point.round(2))
         [ 0.21 -0.21]
     """
-    options = _Options(step_size, steps, save_every, step, clip, error_tolerance, rtol)
-    return _walk_along("label_keeping_walk", "label-keeping", log_prob, x, direction, options, label)
+    options = _Options(step_size, steps, save_every, step, clip, error_tolerance, rtol, label=label)
+    return _walk_along("label_keeping_walk", "label-keeping", log_prob, x, direction, options)
 
 
 def leaf_projection(
@@ -335,8 +322,8 @@ def leaf_projection(
         >>> print(path.point.round(3), path.distance.round(3), path.converged)
         [ 0.5 -0.5] 0.707 True
     """
-    options = _Options(step_size, max_steps, max_steps, step, clip, error_tolerance, rtol)
-    ends = {"anchor": anchor, "x": x}
-    path = _walk_to("leaf_projection", log_prob, ends, options, tolerance, tolerance, relative=True)
+    shared = (step_size, max_steps, max_steps, step, clip, error_tolerance, rtol)
+    options = _Options(*shared, tolerance, stationarity=tolerance)
+    path = _walk_to("leaf_projection", log_prob, {"anchor": anchor, "x": x}, options, relative=True)
     vertical = (path.status == PathStatus.STALLED) & (path.horizontal <= tolerance)
     return path._replace(converged=path.converged | vertical)

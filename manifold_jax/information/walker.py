@@ -168,7 +168,7 @@ class _Field(NamedTuple):
     def look(self, x: Array) -> _View:
         """All that is known at a point."""
         log_p, rows = scores(self.log_prob, x)
-        basis = span(rows, self.plan.rtol).basis
+        basis = span(rows, self.plan.rtol)
         target = self.target(x)
         if self.is_horizontal:
             return _View(log_p, basis, *unit(project(basis, target)), norm(target))

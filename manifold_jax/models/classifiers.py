@@ -24,19 +24,20 @@ _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of the convolutions of VGG11, relative to ``width``; a max pool follows each group."""
 
+_convolution = partial(nnx.Conv, kernel_size=(3, 3), conv_general_dilated=convolve)
+
 
 def as_batch(images: Array, shape: Sequence[int]) -> Array:
     """Images (batch, h, w, c), from images with or without an axis of channels."""
     expected = tuple(shape)
-    if images.shape[1:] == expected[:2] and expected[2] == 1:
-        return images[..., None]
-    if images.ndim != 4 or images.shape[1:] != expected:
+    batch = images[..., None] if images.ndim == 3 else images
+    if batch.shape[1:] != expected:
         plain = f" or {expected[:2]}" if expected[2] == 1 else ""
         raise ValueError(
             f"the network takes images of shape {expected}{plain}, got {tuple(images.shape[1:])}: "
             "resize them, or build it for their size."
         )
-    return images
+    return batch
 
 
 class LeNet(nnx.Module):
@@ -46,7 +47,7 @@ class LeNet(nnx.Module):
     [0, 1]; their normalisation ``(x - mean) / std`` is part of the network.
 
     Args:
-        classes: C.
+        classes: Number of classes C.
         size: Pixels per side.
         channels: 1, or 3 for colour.
         mean: Mean that is subtracted from the pixels.
@@ -80,14 +81,7 @@ class LeNet(nnx.Module):
         whole("LeNet", "classes", classes, 2)
         whole("LeNet", "size", size, 6)
         whole("LeNet", "channels", channels)
-        conv = partial(
-            nnx.Conv,
-            kernel_size=(3, 3),
-            padding="VALID",
-            conv_general_dilated=convolve,
-            precision=precision,
-            rngs=rngs,
-        )
+        conv = partial(_convolution, padding="VALID", precision=precision, rngs=rngs)
         self.shape = (size, size, channels)
         self.mean, self.std = float(mean), float(std)
         self.activation = activation
@@ -133,10 +127,10 @@ class VGG11(nnx.Module):
     32 x 32 images as in Grementieri & Fioresi. Without batch normalisation: a function of one image.
 
     Args:
-        classes: C.
+        classes: Number of classes C.
         size: Pixels per side, a multiple of 32.
         channels: Channels of the images.
-        width: w, 64 in the paper; 16 trains on a laptop.
+        width: w, 64 in the paper; with 16 it trains on a laptop.
         mean: Mean that is subtracted from the pixels, one number for each channel.
         std: Standard deviation that then divides them.
         activation: Non-linearity.
@@ -181,15 +175,8 @@ class VGG11(nnx.Module):
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.activation = activation
         widths = [channels] + [width * factor for stage in _STAGES for factor in stage]
-        conv = partial(
-            nnx.Conv,
-            kernel_size=(3, 3),
-            padding="SAME",
-            kernel_init=nnx.initializers.he_normal(),
-            conv_general_dilated=convolve,
-            precision=precision,
-            rngs=rngs,
-        )
+        he = nnx.initializers.he_normal()
+        conv = partial(_convolution, padding="SAME", kernel_init=he, precision=precision, rngs=rngs)
         self.convolutions = nnx.List(conv(*pair) for pair in itertools.pairwise(widths))
         self.output = nnx.Linear(8 * width * (size // 32) ** 2, classes, precision=precision, rngs=rngs)
 

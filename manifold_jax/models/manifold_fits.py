@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -37,11 +37,7 @@ _CHUNK = 500
 """Steps compiled together at most."""
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "shift", "scale"],
-    meta_fields=["apply", "features"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NetworkFit:
     """A trained autoencoder with the scaling of its inputs; a pytree whose leaves are arrays.
@@ -57,8 +53,8 @@ class NetworkFit:
     params: Any
     shift: Float[Array, "*features"]
     scale: Float[Array, ""]
-    apply: Apply
-    features: tuple[int, ...]
+    apply: Apply = field(metadata={"static": True})
+    features: tuple[int, ...] = field(metadata={"static": True})
 
 
 class _Options(NamedTuple):
@@ -91,7 +87,7 @@ def denoising_autoencoder(
     Minimises E |r(x + noise) - x|^2. What it tends to is E[x | x + noise] (Alain & Bengio, JMLR 15, 2014): on
     a manifold of curvature kappa that is inside the curve by about kappa noise^2 / 2, an error that more
     samples do not reduce. Points are standardised by their mean and one common scale, images (square, of a
-    side that is a multiple of 16) by their least and largest pixel; these travel with the result.
+    side that is a multiple of 16) by their smallest and largest pixel; these travel with the result.
 
     Args:
         samples: n points of any feature shape. Square images go through the convolutions of
@@ -99,8 +95,8 @@ def denoising_autoencoder(
         dimension: d, below the number of features.
         key: Key of initial weights, order and noise: equal keys give equal fits.
         steps: Steps of Adam; the learning rate falls to 0 along a cosine.
-        noise: Standard deviation, a share of the standard deviation of all samples about their mean, in the
-            root mean square over the features.
+        noise: Standard deviation of the noise, relative to that of all samples about their mean (root mean
+            square over the features).
         latent: Bottleneck, at least d; by default d + 1: a closed manifold such as a circle has no
             continuous injective map to R^d.
         width: Units of a hidden layer.

@@ -170,9 +170,10 @@ class _Layer:
 
 
 def _stages(module: nnx.Module) -> Mapping[str, Callable[[Array], Array]]:
-    """Layers by name, as functions of batches."""
+    """Layers by name, as functions of batches; those of a Sequential by number and class or function."""
     if isinstance(module, nnx.Sequential):
-        return {f"{k} {_kind(layer)}": layer for k, layer in enumerate(module.layers, start=1)}
+        kind = lambda layer: getattr(layer, "__name__", type(layer).__name__).lower()  # noqa: E731
+        return {f"{k} {kind(layer)}": layer for k, layer in enumerate(module.layers, start=1)}
     stages = getattr(module, "stages", None)
     if stages is None:
         raise ValueError(
@@ -180,12 +181,6 @@ def _stages(module: nnx.Module) -> Mapping[str, Callable[[Array], Array]]:
             "its layers as functions for chain."
         )
     return stages()
-
-
-def _kind(layer: Any) -> str:
-    """The name of a layer: its class or function, in lower case."""
-    named = type(layer).__name__ if isinstance(layer, nnx.Module) else getattr(layer, "__name__", "function")
-    return named.lower()
 
 
 def network_layers(network: Pure) -> Layers:

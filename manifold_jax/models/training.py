@@ -36,10 +36,10 @@ class Trained(NamedTuple):
 
     Attributes:
         params: Pytree of arrays.
-        metrics: Name to its values, those of a step in a row ``(steps, ...)``; ``"loss"`` and what the loss
+        metrics: Name to its values, one row for each step ``(steps, ...)``; ``"loss"`` and what the loss
             function returns.
         steps: Steps made; fewer than asked for where the loss was no longer finite.
-        finite: Whether all losses were.
+        finite: Whether all losses were finite.
     """
 
     params: Any
@@ -79,11 +79,6 @@ def _scan(
     return jax.lax.scan(one, state, (jnp.arange(order.shape[0]), order))
 
 
-@partial(jax.jit, static_argnames="size")
-def _permutation(key: Array, epoch: Array, size: int) -> Int[Array, "size"]:
-    return jax.random.permutation(jax.random.fold_in(key, epoch), size)
-
-
 def _orders(
     key: Array, steps: range, size: int, batch_size: int, chunk: int
 ) -> Int[np.ndarray, "chunk batch"]:
@@ -91,7 +86,8 @@ def _orders(
     per_epoch = size // batch_size
     rows = np.zeros((chunk, batch_size), np.int32)
     epochs = {step // per_epoch for step in steps}
-    shuffled = {epoch: np.asarray(_permutation(key, epoch, size)) for epoch in epochs}
+    keys = {epoch: jax.random.fold_in(key, epoch) for epoch in epochs}
+    shuffled = {epoch: np.asarray(jax.random.permutation(keys[epoch], size)) for epoch in epochs}
     for index, step in enumerate(steps):
         begin = step % per_epoch * batch_size
         rows[index] = shuffled[step // per_epoch][begin : begin + batch_size]
@@ -123,20 +119,19 @@ def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.n
         "key": jax.random.key_data(key),
         "run": np.array(run, np.int64),
         # One row more: Orbax refuses empty arrays.
-        "metrics": {name: _with_room(values, 1) for name, values in metrics.items()},
+        "metrics": {name: np.append(values, _zeros(values, 1), axis=0) for name, values in metrics.items()},
     }
 
 
-def _with_room(values: np.ndarray, rows: int) -> np.ndarray:
-    """More rows, of zeros."""
-    return np.concatenate([values, np.zeros((rows, *values.shape[1:]), np.float32)])
+def _zeros(values: np.ndarray, rows: int) -> np.ndarray:
+    return np.zeros((rows, *values.shape[1:]), np.float32)
 
 
 def _resume(
     folder: Folder, step: int, start: _State, key: Array, run: Sequence[int], none: dict[str, np.ndarray]
 ) -> tuple[_State, dict[str, np.ndarray]]:
     """The state after ``step`` steps, and the metrics of these."""
-    metrics = {name: _with_room(values, step) for name, values in none.items()}
+    metrics = {name: _zeros(values, step) for name, values in none.items()}
     wanted = jax.tree.map(np.asarray, _rest(start, key, run, metrics))
     params = load_params(folder, start[0], step)
     rest = load_rest(folder, wanted, step)
@@ -150,12 +145,11 @@ def _resume(
 
 
 def _no_metrics(loss: Loss, params: Any, data: Any, batch_size: int, key: Array) -> dict[str, np.ndarray]:
-    """All metrics, of no step; the loss is traced once, so that its mistakes show before anything starts."""
+    """All metrics, with no rows yet; tracing the loss once shows its mistakes before anything starts."""
     rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
-    extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))[1]
-    return {"loss": np.zeros(0, np.float32)} | {
-        name: np.zeros((0, *value.shape), np.float32) for name, value in extra.items()
-    }
+    value, extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))
+    metrics = {"loss": value, **extra}
+    return {name: np.zeros((0, *metric.shape), np.float32) for name, metric in metrics.items()}
 
 
 def train(
@@ -186,7 +180,7 @@ def train(
         data: Pytree of arrays with a common first axis. Each epoch goes through it in an order of its own.
         key: Key of the orders and of all noise in the loss.
         steps: Steps in all, those of earlier runs in ``folder`` included.
-        batch_size: Rows of a step; 60 in Grementieri & Fioresi.
+        batch_size: Rows in a step; 60 in Grementieri & Fioresi.
         optimizer: An optimizer of optax; by default ``sgd(0.01)``, as there.
         chunk: Steps compiled together, and between two calls of ``callback``.
         folder: Where checkpoints are written and looked for.
@@ -277,8 +271,8 @@ def over_seeds(loss: Loss, count: int) -> Loss:
         its metrics have a leading axis of ``count`` too, and ``"run_loss"`` is the loss of every run.
 
     Raises:
-        ValueError: When called: the parameters are of another number of runs, or the rows of a batch cannot
-            be shared out.
+        ValueError: When called, where the parameters are of another number of runs, or the rows of a batch
+            cannot be shared out.
 
     Example:
         >>> from manifold_jax.models import over_seeds
