@@ -74,7 +74,7 @@ class Experiment(NamedTuple):
     full: Any
     reduced: Any
     run: Callable[..., Outcome]
-    check: Callable[[Any], None] = lambda settings: None
+    check: Callable[[Any], None] = lambda _: None
     options: tuple[str, ...] = ()
     change: Callable[[Any, str, Any], Any] = replace_field
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -52,11 +52,43 @@ _COLUMNS |= {"separation": "apart", "dimension": "dim"}
 _OF_A_CLASS = ("second_form_norm", "reach", "dimension")
 
 
+class _Evolution(NamedTuple):
+    """Quantities ``(checkpoints, runs, layers)`` of all classes together, ``(runs, layers)`` of each alone."""
+
+    raw: Quantities
+    unit: Quantities
+    alone: dict[str, Quantities]
+    steps: list[int]
+    names: tuple[str, ...]
+
+
 def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     """Exact geometry of every layer of every run at every checkpoint.
 
     The table is that of the last checkpoint with unit volume; the data set holds all numbers.
     """
+    result = _measure_all(trial, progress)
+    names, first, last = result.names, result.steps[0], result.steps[-1]
+    ends = {f"step {step}": Quantities(*(a[i] for a in result.unit)) for i, step in ((0, first), (-1, last))}
+    alone = {f"{name} alone, step {last}": part for name, part in result.alone.items()}
+    parts = parts_of(names)
+    claims = [row for when, one in (ends | alone).items() for row in check_claims(one, parts, when)]
+    rows = _rows(ends[f"step {last}"], names)
+    estimates = _two_nn(trial.charts.measured, trial.layers(last)[0], settings)
+    for row, estimate in zip(rows, estimates, strict=True):
+        row["TwoNN"] = estimate
+    notes = [
+        "Means over the runs, +- their deviation: |II| and S over the volume, reach (an upper bound) of all "
+        "classes, gap the least distance between classes, apart their mean distance over that within them, "
+        "dim the effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
+        *map(as_sentence, claims),
+    ]
+    title = f"{trial.name}: layers at step {last}, unit volume, {settings.seeds} runs"
+    data = {"layers": names, "steps": result.steps, "claims": claims}
+    return Outcome(title, rows, data, _figures(trial.name, result), notes, _dataset(result))
+
+
+def _measure_all(trial: Trial, progress: Progress) -> _Evolution:
     charts, steps = trial.charts.measured, trial.steps
     dimension = charts[0].grid.ndim
     table, layers = [], []
@@ -67,30 +99,12 @@ def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
             progress(i * len(layers) + run + 1, len(steps) * len(layers))
         table.append(stack(row))
     raw = stack(table)
-    unit = scale_to_unit_volume(raw, dimension)
     alone = {
         chart.name: scale_to_unit_volume(stack([measure_union([chart], one) for one in layers]), dimension)
         for chart in charts
     }
-    names, last = ("input", *layers[0].names), steps[-1]
-    checked = {f"step {steps[i]}": Quantities(*(field[i] for field in unit)) for i in (0, -1)}
-    checked |= {f"{name} alone, step {last}": part for name, part in alone.items()}
-    parts = parts_of(names)
-    claims = [row for when, part in checked.items() for row in check_claims(part, parts, when)]
-    rows = _rows(checked[f"step {last}"], names)
-    for row, estimate in zip(rows, _two_nn(charts, layers[0], settings), strict=True):
-        row["TwoNN"] = estimate
-    notes = [
-        "Means over the runs, +- their deviation: |II| and S over the volume, reach (an upper bound) of all "
-        "classes, gap the least distance between classes, apart their mean distance over that within them, "
-        "dim the effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
-        *map(as_sentence, claims),
-    ]
-    name = trial.name
-    title = f"{name}: layers at step {last}, unit volume, {settings.seeds} runs"
-    data = {"layers": names, "steps": steps, "claims": claims}
-    figures = _figures(name, raw, unit, alone, names, steps)
-    return Outcome(title, rows, data, figures, notes, _dataset(raw, unit, alone, names, steps))
+    names = ("input", *layers[0].names)
+    return _Evolution(raw, scale_to_unit_volume(raw, dimension), alone, steps, names)
 
 
 def _rows(quantities: Quantities, names: tuple[str, ...]) -> list[Row]:
@@ -117,12 +131,11 @@ def _two_nn(charts: Sequence[Manifold], layers: Layers, settings: Settings) -> l
     return [two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
 
 
-def _dataset(
-    raw: Quantities, unit: Quantities, alone: dict[str, Quantities], names: tuple[str, ...], steps: list[int]
-) -> Any:
+def _dataset(result: _Evolution) -> Any:
     """All numbers with names: as they are, with unit volume, and of every class at the last checkpoint."""
     xarray = require("xarray", "report")
     axes = ("step", "run", "layer")
+    raw, unit, alone, steps, names = result
     classes = stack(list(alone.values()))
     parts = {name: (axes, getattr(raw, name)) for name in Quantities._fields}
     parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in POWERS}
@@ -132,15 +145,9 @@ def _dataset(
     return xarray.Dataset(parts, {"step": list(steps), "layer": list(names), "class": list(alone)})
 
 
-def _figures(
-    name: str,
-    raw: Quantities,
-    unit: Quantities,
-    alone: dict[str, Quantities],
-    names: tuple[str, ...],
-    steps: list[int],
-) -> dict[str, Figure]:
+def _figures(name: str, result: _Evolution) -> dict[str, Figure]:
     """All classes together on two scales, and every class by itself at the last checkpoint."""
+    raw, unit, alone, steps, names = result
     panels = {key: getattr(raw if key == "volume" else unit, key) for key in LABELS}
     lines = [f"step {step}" for step in steps]
     figures = {}
