@@ -53,7 +53,7 @@ _OF_A_CLASS = ("second_form_norm", "reach", "dimension")
 
 
 class _Evolution(NamedTuple):
-    """Quantities ``(checkpoints, runs, layers)`` of all classes together, ``(runs, layers)`` of each alone."""
+    """Quantities ``(checkpoints, runs, layers)`` of all classes together, ``(runs, layers)`` of each one."""
 
     raw: Quantities
     unit: Quantities
