@@ -89,7 +89,6 @@ def unit_ball(volume: Any, reach: Any, dimension: int, *, radius: Any) -> UnitBa
         ValueError: A number is not positive and finite, or d < 1.
 
     Example:
-        >>> import math
         >>> from manifold_jax.fitting import unit_ball
         >>> volume, reach = unit_ball(4 * math.pi * 9, 3.0, 2, radius=6.0)  # a sphere of radius 3
         >>> print(f"{volume:.3f} {reach:.3f}")
@@ -124,7 +123,6 @@ def agnostic_sample_complexity(
         ValueError: An argument is out of range.
 
     Example:
-        >>> import math
         >>> from manifold_jax.fitting import agnostic_sample_complexity
         >>> s = agnostic_sample_complexity(0.1, 2 * math.pi, 1.0, 1, constant=1.0, delta=0.05)
         >>> print(f"{s:.3e}")  # a circle of radius 1
@@ -152,17 +150,16 @@ def agnostic_mean_squared_bound(
         reach: Measured reach, in the units of the data.
         dimension: d.
         radius: R, of a ball that contains the data.
-        constant: As for :func:`agnostic_sample_complexity`.
-        delta: As there.
+        constant: C, as for :func:`agnostic_sample_complexity`.
+        delta: Probability of failure, in (0, 1).
 
     Returns:
-        A :class:`MeanSquaredBound`, of the common shape of the arguments.
+        The bound, of the common shape of the arguments.
 
     Raises:
         ValueError: An argument is out of range.
 
     Example:
-        >>> import math
         >>> from manifold_jax.fitting import agnostic_mean_squared_bound
         >>> sizes = jnp.array([100.0, 1e4, 1e6])
         >>> stated = dict(radius=1.0, constant=1.0, delta=0.05)

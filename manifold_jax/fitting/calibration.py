@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -76,7 +77,6 @@ def calibrate(
     Example:
         A user's estimator: the volume of a closed curve from its polygon.
 
-        >>> import jax.numpy as jnp
         >>> from manifold_jax.datasets import circle, ellipse
         >>> from manifold_jax.fitting import calibrate
         >>> def polygon(points, *, dimension):
@@ -96,24 +96,20 @@ def calibrate(
     for place, parts in places.items():
         d, totals = parts[0].grid.ndim, dict[str, float]()
         volumes = [exact_total((part,), "volume") for part in parts] if len(parts) > 1 else [1.0]
-        for size in sizes:
-            for number, seed in enumerate(seeds):
-                # The same samples whatever the other sizes and seeds are.
-                own, test, inner = jax.random.split(
-                    jax.random.fold_in(jax.random.fold_in(key, seed), size), 3
-                )
-                sample = draw(own, parts, volumes, size, noise)
-                if "fit" in quantities:
-                    sample = sample._replace(held=draw(test, parts, volumes, TESTS, None).clean)
-                truths = {name: truth_of(name, sample, totals) for name in quantities}
-                features = sample.points.shape[1]
-                call = _Call(inner, warm_up and number == 0, warm_up or number > 0, on_error)
-                for estimator in tried:
-                    quantity = estimator.quantity
-                    row = Row(estimator.name, quantity, place, d, features, size, seed, label)
-                    rows.append(_score(estimator, sample, truths[quantity], row, call))
-                    if progress is not None:
-                        progress(rows[-1])
+        for size, (number, seed) in itertools.product(sizes, enumerate(seeds)):
+            # The same samples whatever the other sizes and seeds are.
+            own, test, inner = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), size), 3)
+            sample = draw(own, parts, volumes, size, noise)
+            if "fit" in quantities:
+                sample = sample._replace(held=draw(test, parts, volumes, TESTS, None).clean)
+            truths = {name: truth_of(name, sample, totals) for name in quantities}
+            call = _Call(inner, warm_up and number == 0, warm_up or number > 0, on_error)
+            for estimator in tried:
+                name, quantity, features = estimator.name, estimator.quantity, sample.points.shape[1]
+                row = Row(name, quantity, place, d, features, size, seed, label)
+                rows.append(_score(estimator, sample, truths[quantity], row, call))
+                if progress is not None:
+                    progress(rows[-1])
     return Calibration(tuple(rows))
 
 
@@ -121,7 +117,7 @@ def calibrate(
 
 
 class _Call(NamedTuple):
-    """How estimators are called: whether once more before the clock runs, and whether they are compiled."""
+    """How estimators are called: whether once before the clock runs, and whether they are compiled then."""
 
     key: Any
     again: bool
@@ -178,28 +174,35 @@ def _estimate(estimator: Estimator, sample: Sample, dimension: int, key: Any) ->
 
 
 def _checked_value(estimator: Estimator, value: Any, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
-    wanted = " or ".join(map(str, shapes))
-    must = f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted} for "
-    must += repr(estimator.quantity)
     try:
         values = np.asarray(value)
+        given = f"{values.dtype} of shape {values.shape}"
     except ValueError:
-        raise ValueError(f"{must}, got a {type(value).__name__}, which is not an array.") from None
+        values, given = np.empty(0, bool), f"a {type(value).__name__}, which is not an array"
     if values.shape not in shapes or not np.issubdtype(values.dtype, np.number):
-        raise ValueError(f"{must}, got {values.dtype} of shape {values.shape}.")
+        wanted = " or ".join(map(str, shapes))
+        raise ValueError(
+            f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted} for "
+            f"{estimator.quantity!r}, got {given}."
+        )
     return values
 
 
 # --- arguments ---------------------------------------------------------------------------------------------
 
 
+def _listed(kind: str, given: Any, single: bool) -> list[Any]:
+    """The entries of a sequence, or the one that is given; there must be some."""
+    entries = [given] if single or not isinstance(given, Sequence) else list(given)
+    if not entries:
+        raise ValueError(f"calibrate: give at least one {kind}.")
+    return entries
+
+
 def _estimators(given: Any) -> tuple[Estimator, ...]:
     """Estimators from one or several, or from pairs of a quantity and a function."""
     pair = isinstance(given, tuple) and len(given) > 0 and isinstance(given[0], str)
-    entries = list(given) if isinstance(given, Sequence) and not pair else [given]
-    if not entries:
-        raise ValueError("calibrate: give at least one estimator.")
-    estimators = tuple(_estimator(entry) for entry in entries)
+    estimators = tuple(map(_estimator, _listed("estimator", given, pair)))
     names = [(e.quantity, e.name) for e in estimators]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -220,9 +223,7 @@ def _estimator(entry: Any) -> Estimator:
 
 def _places(given: Any) -> dict[str, tuple[Manifold, ...]]:
     """Components of every manifold or union, by name."""
-    entries = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    if not entries:
-        raise ValueError("calibrate: give at least one manifold.")
+    entries = _listed("manifold", given, isinstance(given, str))
     unions = [components("calibrate", entry) for entry in entries]
     if any(len({part.grid.ndim for part in parts}) > 1 for parts in unions):
         raise ValueError("calibrate: components of a union must agree in dimension.")

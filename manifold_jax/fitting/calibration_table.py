@@ -60,11 +60,7 @@ class Row(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """A tidy table: one row per estimator, manifold, size and seed.
-
-    Attributes:
-        rows: The table.
-    """
+    """A tidy table: one :class:`Row` per estimator, manifold, size and seed."""
 
     rows: tuple[Row, ...]
 
@@ -132,7 +128,6 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
         Ranks, ordered by quantity, manifold and noise as they first appear in the table, then by rank.
 
     Example:
-        >>> import jax
         >>> from manifold_jax.datasets import circle
         >>> from manifold_jax.fitting import builtin_estimators, calibrate, ranking
         >>> table = calibrate(builtin_estimators("tangent"), circle(), [100], key=jax.random.key(0))
@@ -149,9 +144,8 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
         errors = np.array([[_penalised(rows, size) for size in sizes] for rows in table])
         places = rankdata(errors, axis=0).mean(axis=1)
         for i in np.argsort(places, kind="stable"):
-            row = table[i][0]
-            place, error = float(places[i]), float(errors[i, -1])
-            ranks.append(Rank(row.quantity, row.manifold, row.noise, row.estimator, place, error))
+            named = _names(table[i][0])
+            ranks.append(Rank(*named, float(places[i]), float(errors[i, -1])))
     return tuple(ranks)
 
 
@@ -171,7 +165,6 @@ def error_curves(calibration: Calibration) -> tuple[ErrorCurve, ...]:
         Curves, in the order of the table; rows without a result are left out.
 
     Example:
-        >>> import jax
         >>> from manifold_jax.datasets import circle
         >>> from manifold_jax.fitting import builtin_estimators, calibrate, error_curves
         >>> tangents = builtin_estimators("tangent")[0]
@@ -188,9 +181,7 @@ def error_curves(calibration: Calibration) -> tuple[ErrorCurve, ...]:
         error, low, high = (np.array([f(e) for e in errors]) for f in (np.median, np.min, np.max))
         sloped = len(sizes) > 1 and bool((error > 0).all())
         slope = float(np.polyfit(np.log(sizes), np.log(error), 1)[0]) if sloped else np.nan
-        row = group[0]
-        named = (row.quantity, row.manifold, row.noise, row.estimator)
-        curves.append(ErrorCurve(*named, sizes, error, low, high, slope))
+        curves.append(ErrorCurve(*_names(group[0]), sizes, error, low, high, slope))
     return tuple(curves)
 
 
@@ -199,3 +190,7 @@ def _grouped(rows: Sequence[Row], names: tuple[str, ...]) -> list[list[Row]]:
     for row in rows:
         groups.setdefault(tuple(getattr(row, name) for name in names), []).append(row)
     return list(groups.values())
+
+
+def _names(row: Row) -> tuple[str, str, str, str]:
+    return row.quantity, row.manifold, row.noise, row.estimator

@@ -18,7 +18,7 @@ from manifold_jax.geometry.neighbours import nearest_neighbours
 
 
 class Distances(NamedTuple):
-    """Distances from each point of one set to another set, summed up over the points that count.
+    """Distances from each point of one set to another set, summarised over the points that count.
 
     Attributes:
         maximum: Largest distance: the one-sided Hausdorff distance. NaN where no point counts.
@@ -68,7 +68,7 @@ class FitDistances(NamedTuple):
         projected: From every true point x to its own image, |x - project(x)|: an upper bound of ``backward``,
             and what is reported as the Hausdorff distance where only corresponding points are compared.
         hausdorff: The larger of the maxima of ``forward`` and ``backward``: an estimate of the two-sided
-            Hausdorff distance that sees as much as the test and true points are dense.
+            Hausdorff distance, as good as the test and true points are dense.
     """
 
     forward: Distances
@@ -85,13 +85,7 @@ def summarise_distances(
 ) -> Distances:
     """Maximum, mean and root mean square of distances ``(q,)``; those that are NaN are counted and left out.
 
-    Args:
-        values: Distances.
-        nearest: Row of the nearest point in the other set, for the witness.
-        unconverged: Passed on.
-
-    Raises:
-        ValueError: ``values`` is not a floating-point vector with at least one entry.
+    ``nearest`` holds the rows of the nearest points in the other set, for the witness.
     """
     values = floating("summarise_distances", "values", values, 1)
     if values.ndim != 1:
@@ -119,7 +113,7 @@ def summarise_distances(
 def hausdorff_distance(
     first: Float[Any, "n *features"], second: Float[Any, "m *features"], *, block_size: int | None = None
 ) -> Hausdorff:
-    """Two-sided Hausdorff distance of two clouds, both directions computed.
+    """Two-sided Hausdorff distance of two clouds, from the one-sided distances in both directions.
 
     H(A, B) = max(sup_a inf_b |a - b|, sup_b inf_a |a - b|). Nearest points are found by
     :func:`nearest_neighbours`, tile by tile, to rounding. Points that are not finite are infinitely far away.
@@ -145,10 +139,8 @@ def hausdorff_distance(
     name = "hausdorff_distance"
     first, second = floating(name, "first", first), floating(name, "second", second)
     if first.shape[1:] != second.shape[1:]:
-        raise ValueError(
-            f"{name}: both clouds must have the same feature shape, got {first.shape[1:]} and "
-            f"{second.shape[1:]}."
-        )
+        shapes = f"{first.shape[1:]} and {second.shape[1:]}"
+        raise ValueError(f"{name}: both clouds must have the same feature shape, got {shapes}.")
     block_size = optional(whole, name, "block_size", block_size)
     forward, backward = _one_sided(first, second, block_size), _one_sided(second, first, block_size)
     return Hausdorff(jnp.maximum(forward.maximum, backward.maximum), forward, backward)
@@ -169,9 +161,6 @@ def distances_to_manifold(
         manifold: A Manifold, or a sequence of them whose union is meant.
         points: ``(q, *features)``; those with NaN are counted as failed.
         **options: As for :func:`nearest_points`.
-
-    Returns:
-        :class:`Distances`.
 
     Raises:
         ValueError: As :func:`nearest_points`.
@@ -203,13 +192,10 @@ def fit_distances(
         project: The fit, ``(q, *features)`` to points of the same shape; NaN where it fails.
         manifold: The true manifold, or a sequence of them whose union is meant.
         test_points: Points to project, on the true manifold or near it.
-        true_points: Points of the true manifold for the way back, as dense as the answer should be; by
+        true_points: Points of the true manifold for ``backward``, as dense as the answer should be exact; by
             default the feet of the test points, which are the test points themselves where these lie on it.
         block_size: Points treated at once.
         **options: As for :func:`nearest_points`.
-
-    Returns:
-        :class:`FitDistances`; for what is bounded by what, see there.
 
     Raises:
         ValueError: The fit does not keep the shape of its input, or shapes do not fit.

@@ -32,8 +32,6 @@ DIMENSION_METHODS = (
 )  # fmt: skip
 """Estimators of scikit-dimension, by their names there."""
 
-NEEDS = ("dimension", "key")
-
 
 @dataclass(frozen=True)
 class Estimator:
@@ -71,7 +69,7 @@ class Estimator:
     def __post_init__(self) -> None:
         caller = f"estimator {self.name!r}"
         choice(caller, "quantity", self.quantity, QUANTITIES)
-        keys(caller, "needs", self.needs, NEEDS)
+        keys(caller, "needs", self.needs, ("dimension", "key"))
         if not callable(self.function):
             kind = type(self.function).__name__
             raise ValueError(f"{caller}: function must be a function of samples (n, f), got {kind}.")
@@ -106,7 +104,6 @@ def volume_from_samples(
         ValueError: The points are not ``(n, *features)``, or d or k is out of range.
 
     Example:
-        >>> import jax
         >>> from manifold_jax.fitting import volume_from_samples
         >>> t = jax.random.uniform(jax.random.key(0), (2000,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
@@ -145,9 +142,8 @@ def intrinsic_dimension(
         ImportError: scikit-dimension is not installed.
 
     Example:
-        >>> import jax
         >>> from manifold_jax.fitting import intrinsic_dimension
-        >>> plane = jax.random.normal(jax.random.key(0), (500, 2)) @ jax.numpy.eye(2, 5)
+        >>> plane = jax.random.normal(jax.random.key(0), (500, 2)) @ jnp.eye(2, 5)
         >>> round(intrinsic_dimension(plane))  # doctest: +SKIP
         2
     """
@@ -179,14 +175,11 @@ def _quadratic_tangents(points: Any, *, dimension: int, **options: Any) -> Array
 def builtin_estimators(
     *quantities: str, dimensions: Sequence[str] = ("TwoNN", "MLE")
 ) -> tuple[Estimator, ...]:
-    """The package's own estimators, with their default options.
+    """The package's own estimators with their default options, for :func:`calibrate`.
 
     Args:
         quantities: Estimators of these; of all by default. There is none for ``"fit"``.
         dimensions: Methods of scikit-dimension.
-
-    Returns:
-        Estimators for :func:`calibrate`.
 
     Raises:
         ValueError: A quantity is unknown.

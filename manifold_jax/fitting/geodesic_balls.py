@@ -53,18 +53,7 @@ def graph_distances(
     """Shortest paths in the symmetric graph of nearest neighbours (Isomap; Tenenbaum et al., 2000).
 
     They are too long by the detours that paths through samples make, and too short by the chords that
-    replace arcs.
-
-    Args:
-        points: Samples.
-        neighbours: Edges from every point.
-        most: Refuse more points than this; the matrix takes 8 n^2 bytes.
-
-    Returns:
-        Distances ``(n, n)`` in feature units, infinite between components; the number of components.
-
-    Raises:
-        ValueError: There are more points than ``most``, or not more than ``neighbours``.
+    replace arcs. They are infinite between components, the number of which is returned too.
     """
     cloud = flat_points("graph_distances", points, 1)
     n = len(cloud)
@@ -76,7 +65,7 @@ def graph_distances(
 
     near = nearest_neighbours(cloud, cloud, neighbours + 1)
     columns, lengths = np.asarray(near.indices)[:, 1:], np.asarray(near.distances, np.float64)[:, 1:]
-    # A stored zero is an edge only if it is not exactly zero.
+    # SciPy takes an edge of length exactly zero for none.
     lengths = np.maximum(lengths, np.finfo(np.float64).tiny)
     starts = np.arange(0, n * neighbours + 1, neighbours)
     graph = csr_matrix((lengths.ravel(), columns.ravel(), starts), shape=(n, n))
@@ -128,7 +117,7 @@ def scalar_curvature_from_balls(
         most: Refuse more points than this: n x n distances are held, 8 n^2 bytes.
 
     Returns:
-        Curvature, density and status, NumPy float64.
+        Curvature, density and status, in NumPy float64.
 
     Raises:
         ValueError: There are more points than ``most`` or too few, shapes do not fit, radii are not
@@ -146,7 +135,17 @@ def scalar_curvature_from_balls(
         1.9
     """
     name = "scalar_curvature_from_balls"
-    lengths, components = _distances(name, points, dimension, distances, neighbours, most)
+    if distances is None and points is None:
+        raise ValueError(f"{name}: give points or a matrix of distances.")
+    if distances is None:
+        cloud = flat_points(name, points, dimension)
+        lengths, components = graph_distances(cloud, neighbours=neighbours, most=most)
+    else:
+        whole(name, "dimension", dimension)
+        lengths, components = np.asarray(distances, np.float64), 1
+        if lengths.ndim != 2 or lengths.shape[0] != lengths.shape[1]:
+            raise ValueError(f"{name}: distances must have shape (n, n), got {lengths.shape}.")
+        _check_many(name, len(lengths), most)
     n, d = len(lengths), dimension
     r = _radii(name, lengths, n ** (8 / (d + 8)), radii, components)
     h = math.nan
@@ -163,23 +162,6 @@ def scalar_curvature_from_balls(
     values = -6 * (d + 2) * slope
     ok = np.isfinite(values) & (rho > 0) & (inside >= _LEAST)
     return BallCurvature(np.where(ok, values, np.nan), rho, ok, components, h, float(r[-1]))
-
-
-def _distances(
-    name: str, points: Any, dimension: int, distances: Any, neighbours: int, most: int
-) -> tuple[np.ndarray, int]:
-    """Geodesic distances, given or of the graph, and its components."""
-    if distances is None and points is None:
-        raise ValueError(f"{name}: give points or a matrix of distances.")
-    if distances is None:
-        cloud = flat_points(name, points, dimension)
-        return graph_distances(cloud, neighbours=neighbours, most=most)
-    whole(name, "dimension", dimension)
-    lengths = np.asarray(distances, np.float64)
-    if lengths.ndim != 2 or lengths.shape[0] != lengths.shape[1]:
-        raise ValueError(f"{name}: distances must have shape (n, n), got {lengths.shape}.")
-    _check_many(name, len(lengths), most)
-    return lengths, 1
 
 
 def _check_many(caller: str, n: int, most: int) -> None:

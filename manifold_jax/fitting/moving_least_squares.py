@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from manifold_jax.fitting.projections import (
     Projection,
     as_project,
 )
+from manifold_jax.geometry.local_fit import monomials
 
 _TANGENT_STEPS = 40
 """Iterations of the derivative of the fixed point: each shrinks its error as one of the search does."""
@@ -82,19 +82,17 @@ def moving_least_squares(
             default 2 C(d+m, m) + 2 d. Not together with ``bandwidth``.
         candidates: Samples near r that are looked at; by default half more than ``neighbours`` (they need
             not be the ones nearest to q), or 4 C(d+m, m) + 4 d + 8 for a given bandwidth. Where a given
-            bandwidth holds more than these, its farthest samples are left out: fewer than theory has.
+            bandwidth holds more than these, its farthest samples are left out, unlike in the theory.
         max_iterations: Most iterations of step 1.
         tolerance: Step 1 ends when q moves by less than this times b; by default eps^(2/3), 4e-11 in float64
             and 2e-5 in float32.
         block_size: Queries treated at once.
 
     Returns:
-        ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
-        points of the same shape; NaN where :func:`project_with_status` gives a status other than 0: step 1
-        did not converge, too few samples in the support, or samples on which the polynomial is not
-        determined. It may be passed through ``jit`` (other samples of the same shape do not retrace),
-        ``vmap``, ``jvp`` and ``grad``: the fixed point is differentiated implicitly, the choice of candidates
-        counts as constant.
+        ``project(points)``, a ``jax.tree_util.Partial`` as :func:`local_pca_projection` returns it; NaN where
+        :func:`project_with_status` gives a status other than 0: step 1 did not converge, too few samples in
+        the support, or samples on which the polynomial is not determined. Derivatives are those of the fixed
+        point, by the implicit function theorem; the choice of candidates counts as constant.
 
     Raises:
         ValueError: Shapes, types or ranges do not fit.
@@ -124,12 +122,11 @@ def moving_least_squares(
         raise ValueError(
             f"{name}: degree {degree} in dimension {dimension} needs at least {terms + 1} samples, got {n}."
         )
+    count, near = 0, 4 * terms + 4 * dimension + 8
     if bandwidth is None:
         count = 2 * terms + 2 * dimension if neighbours is None else neighbours
         count = whole(name, "neighbours", count, terms + 1, n)
         near = count + count // 2
-    else:
-        count, near = 0, 4 * terms + 4 * dimension + 8
     near = min(near, n) if candidates is None else candidates
     near = whole(name, "candidates", near, max(count, terms + 1), n)
     settings = _Settings(dimension, degree, count, max_iterations, tolerance)
@@ -155,8 +152,7 @@ def _fit(settings: _Settings, bandwidth: Array, r: Array, near: Array) -> Projec
     eps = jnp.finfo(r.dtype).eps
     # Of several reasons the last one below is given.
     status = jnp.where(moved <= _tolerance(settings, r.dtype), OK, NOT_CONVERGED)
-    status = jnp.where(jnp.isnan(moved), DEGENERATE, status)
-    status = jnp.where(pivots > eps**0.5, status, DEGENERATE)
+    status = jnp.where(jnp.isnan(moved) | ~(pivots > eps**0.5), DEGENERATE, status)
     status = jnp.where(jnp.sum(root > 0) >= terms, status, TOO_FEW)
     status = jnp.where(jnp.all(jnp.isfinite(value)) | (status != OK), status, DEGENERATE)
     return Projection(r + plane.base + value, status, jnp.sum(jnp.abs(coefficients)), iterations)
@@ -269,24 +265,13 @@ def _base_plane_jvp(settings: _Settings, primals: Any, tangents: Any) -> Any:
 # --- step 2 ------------------------------------------------------------------------------------------------
 
 
-def _monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
-    """All products of coordinates up to a total degree, the constant first."""
-    columns = [jnp.ones_like(x[:, 0])]
-    for order in range(1, degree + 1):
-        for index in itertools.combinations_with_replacement(range(x.shape[1]), order):
-            columns.append(jnp.prod(x[:, index], axis=1))
-    return jnp.stack(columns, axis=1)
-
-
 def _value_at_zero(x: Array, root: Array, degree: int) -> tuple[Array, Array]:
     """Coefficients a with p(0) = sum a_i z_i for the weighted least-squares polynomial, and a test of rank.
 
-    From A = W^(1/2) V = Q R: p(0) = e_0^T R^-1 Q^T W^(1/2) z, the constant being the first column.
-
-    Returns:
-        a ``(k,)``, and the smallest over the largest pivot of R.
+    From A = W^(1/2) V = Q R: p(0) = e_0^T R^-1 Q^T W^(1/2) z, the constant being the first column. The test
+    is the smallest over the largest pivot of R.
     """
-    q, r = jnp.linalg.qr(root[:, None] * _monomials(x, degree))
+    q, r = jnp.linalg.qr(root[:, None] * monomials(x, degree))
     pivots = jnp.abs(jnp.diagonal(r))
     first = jnp.zeros_like(pivots).at[0].set(1)
     solved = jax.scipy.linalg.solve_triangular(r, first, trans=1)

@@ -121,14 +121,12 @@ def components(caller: str, manifold: Any) -> tuple[Manifold, ...]:
 
 def _nearest_component(feet: list[NearestPoints]) -> NearestPoints:
     """The nearest foot among those on each component."""
-    width = max(part.coordinates.shape[1] for part in feet)
-
-    def numbered(number: int, part: NearestPoints) -> NearestPoints:
+    width, padded = max(part.coordinates.shape[1] for part in feet), []
+    for number, part in enumerate(feet):
         missing = width - part.coordinates.shape[1]
         coordinates = jnp.pad(part.coordinates, ((0, 0), (0, missing)), constant_values=jnp.nan)
-        return part._replace(coordinates=coordinates, component=jnp.full_like(part.component, number))
-
-    padded = [numbered(number, part) for number, part in enumerate(feet)]
+        component = jnp.full_like(part.component, number)
+        padded.append(part._replace(coordinates=coordinates, component=component))
     return _nearest_of(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *padded))
 
 
@@ -170,8 +168,8 @@ def _on_one(embedding: Any, rows: Array, grid: Grid, options: tuple[Any, ...]) -
     dtype = rows.dtype
     coordinates = jnp.asarray(grid.coordinates(), dtype).reshape(-1, grid.ndim)
     features = rows.shape[1]
-    batch = block_rows(4 * features, None)
-    lattice = map_blocks(jax.vmap(lambda u: jnp.ravel(embedding(u)).astype(dtype)), batch, coordinates)
+    points_at = jax.vmap(lambda u: jnp.ravel(embedding(u)).astype(dtype))
+    lattice = map_blocks(points_at, block_rows(4 * features), coordinates)
     # Matrix products of centred points lose fewer digits; for a start that is enough.
     centre = jnp.mean(lattice, axis=0)
     lattice = lattice - centre
@@ -205,7 +203,7 @@ def _shifted(field: Array, grid: Grid, k: int, shift: int, beyond: Any) -> Array
 def _lattice_steps(lattice: Array, grid: Grid) -> Float[Array, "n d"]:
     """Distance of each lattice point to the next along each axis, the longer of both sides."""
     index = jnp.arange(grid.size).reshape(grid.shape)
-    batch = block_rows(2 * lattice.shape[1], None)
+    batch = block_rows(2 * lattice.shape[1])
     columns = []
     for k in range(grid.ndim):
         after = _shifted(index, grid, k, -1, index)
@@ -218,10 +216,8 @@ def _lowest(
     lattice: Array, singular: Array, queries: Array, grid: Grid, starts: int
 ) -> Int[Array, "q starts"]:
     """Flat indices of the lowest local minima of the distance on the lattice, the smallest value first."""
-    if lattice.shape[1] <= DIRECT_FEATURES:
-        squares = direct_squares(lattice, queries)
-    else:
-        squares = product_squares(jnp.zeros((), lattice.dtype), lattice, queries)
+    direct = lattice.shape[1] <= DIRECT_FEATURES
+    squares = direct_squares(lattice, queries) if direct else product_squares(0.0, lattice, queries)
     squares = jnp.where(jnp.isnan(squares) | singular, jnp.inf, squares)
     field = squares.reshape(-1, *grid.shape)
     lower = jnp.ones(field.shape, bool)
@@ -269,9 +265,8 @@ def _search(
         better = (value <= state.value + noise) & ~done
         damping = jnp.where(better, state.damping / 8, jnp.maximum(state.damping, 1e-3) * 8)
         last = state._replace(damping=damping, done=done, steps=state.steps + 1)
-        return jax.tree.map(
-            partial(jnp.where, better), last._replace(u=trial, point=point, value=value), last
-        )
+        moved = last._replace(u=trial, point=point, value=value)
+        return jax.tree.map(partial(jnp.where, better), moved, last)
 
     u = box.put(u)
     value, point = half_square(u)

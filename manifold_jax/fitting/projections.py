@@ -1,6 +1,6 @@
 """Local fits: find neighbours, fit one query at a time, say where it failed; local PCA, the simplest of them.
 
-Projection onto one weighted affine plane is called MMLS in places, and is local PCA; the fit with an iterated
+Some call the projection onto one weighted affine plane MMLS, but it is local PCA; the fit with an iterated
 plane and a polynomial over it is in ``moving_least_squares``.
 """
 
@@ -37,7 +37,7 @@ class Projection(NamedTuple):
         status: For each query, an index into ``STATUS``.
         amplification: For each query, the sum of |a_i| of the combination sum a_i r_i of samples that gives
             the point (the Lebesgue constant of the local fit): noise and rounding of the samples may grow by
-            so much. NaN for local PCA, which is no fixed combination.
+            so much. NaN for local PCA, which is not a fixed combination.
         iterations: For each query, iterations of the search for the plane; 0 for local PCA.
     """
 
@@ -86,9 +86,6 @@ def project_with_status(
         points: ``(*batch, *features)``, or ``(q, f)`` with flattened features.
         indices: Rows of the samples near each query ``(q, c)``, from an approximate search, say; by default
             the nearest ones, found exactly. q counts the points of all batch axes.
-
-    Returns:
-        :class:`Projection`.
 
     Raises:
         ValueError: ``project`` comes from elsewhere, or shapes do not fit.

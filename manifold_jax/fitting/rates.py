@@ -236,9 +236,6 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
         k: Smoothness, at least 2, and 3 for curvature.
         side: ``"lower"`` or ``"upper"``.
 
-    Returns:
-        The rate.
-
     Raises:
         ValueError: An argument is out of range.
 
@@ -256,25 +253,27 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
     choice("smooth_rate", "side", side, ("lower", "upper"))
     loss, derivative = losses[what]
     power = Power(whole("smooth_rate", "k", k, max(2, derivative + 1)) - derivative)
-    evidence: Evidence = "memory"
-    note = f"The power (k-{derivative})/d was not seen." if derivative else "The log was not seen."
-    if what == "hausdorff":
-        quoted = "Tang & Yang (2023) quote n^(-k/d) as its minimax rate."
-        note = f"{quoted} {note}" if side == "upper" else quoted
-        evidence = "memory" if side == "upper" else "quoted"
-    elif what == "curvature" and side == "upper":
-        evidence = "summary"
-        note = "Seen as (log n / n)^(3/d) for C^5 manifolds in a summary of Koulakis & Seibold (2026)."
+    quoted = "Tang & Yang (2023) quote n^(-k/d) as its minimax rate."
+    summary = "Seen as (log n / n)^(3/d) for C^5 manifolds in a summary of Koulakis & Seibold (2026)."
+    seen: dict[tuple[str, Side], tuple[Evidence, str]] = {
+        ("hausdorff", "lower"): ("quoted", quoted),
+        ("hausdorff", "upper"): ("memory", f"{quoted} The log was not seen."),
+        ("curvature", "upper"): ("summary", summary),
+    }
+    evidence, note = seen.get((what, side), ("memory", f"The power (k-{derivative})/d was not seen."))
     log = power if side == "upper" else _NO_LOG
     return Rate(f"noiseless_{what}_{side}_c{k}", _SMOOTH, _FREE, loss, side, power, log, evidence, note)
 
 
-_TABLE = (
-    *_PUBLISHED,
-    *(smooth_rate("hausdorff", k, side) for k in (3, 4) for side in ("lower", "upper")),
-    *(smooth_rate("tangents", k, side) for k in (2, 3) for side in ("lower", "upper")),
-    *(smooth_rate("curvature", k, side) for k in (3, 4) for side in ("lower", "upper")),
-)
+_SIDES: tuple[Side, Side] = ("lower", "upper")
 
-RATES: dict[str, Rate] = {rate.name: rate for rate in _TABLE}
+RATES: dict[str, Rate] = {
+    rate.name: rate
+    for rate in (
+        *_PUBLISHED,
+        *(smooth_rate("hausdorff", k, side) for k in (3, 4) for side in _SIDES),
+        *(smooth_rate("tangents", k, side) for k in (2, 3) for side in _SIDES),
+        *(smooth_rate("curvature", k, side) for k in (3, 4) for side in _SIDES),
+    )
+}
 """All rates by name."""

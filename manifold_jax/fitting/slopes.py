@@ -154,9 +154,6 @@ def effective_slope(rate: Rate, sizes: Any, dimension: int) -> Float[Array, ""]:
         sizes: At least two different numbers of samples ``(sizes,)``, at least 2.
         dimension: d.
 
-    Returns:
-        The slope.
-
     Raises:
         ValueError: Sizes or d are out of range.
 
@@ -182,9 +179,6 @@ def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
         rate: A rate of the same loss.
         dimension: d.
 
-    Returns:
-        A :class:`Support`.
-
     Example:
         >>> from manifold_jax.fitting import RATES, Slope, supports
         >>> sizes = jnp.geomspace(100, 10_000, 9)
@@ -193,12 +187,10 @@ def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
         >>> support.supported, support.asymptotic_supported
         (True, False)
     """
-    effective = float(effective_slope(rate, measured.sizes, dimension))
-    asymptotic = -float(rate.exponent(dimension))
+    slopes = -float(rate.exponent(dimension)), float(effective_slope(rate, measured.sizes, dimension))
     low, high = float(measured.lower), float(measured.upper)
-    return Support(
-        rate, dimension, asymptotic, effective, low <= effective <= high, low <= asymptotic <= high
-    )
+    asymptotic, effective = (low <= value <= high for value in slopes)
+    return Support(rate, dimension, *slopes, supported=effective, asymptotic_supported=asymptotic)
 
 
 def compare_rates(
@@ -211,9 +203,6 @@ def compare_rates(
         dimension: d.
         loss: The measured loss, such as ``"Hausdorff distance"``: rates of other losses are left out.
         rates: By default all of :data:`RATES`.
-
-    Returns:
-        One :class:`Support` for each rate.
 
     Raises:
         ValueError: No rate has that loss.
@@ -278,9 +267,6 @@ def explicit(rate: Rate, dimension: int, *, constant: float) -> Curve:
         dimension: d.
         constant: C; the papers give none, so there is no default.
 
-    Returns:
-        The curve, labelled as explicit.
-
     Raises:
         ValueError: The constant is not positive and finite, or d < 1.
 
@@ -316,9 +302,6 @@ def fit_constant(
         kind: ``"least squares"`` or ``"quantile"``.
         level: Level of the quantile, in [0, 1].
 
-    Returns:
-        The curve.
-
     Raises:
         ValueError: Shapes do not fit, errors are not positive, or an option is out of range.
 
@@ -345,9 +328,7 @@ def _checked_sizes(caller: str, sizes: Any, least: int) -> Float[Array, "sizes"]
     """A list of sizes, at least so many; from 2 on they must differ, for a slope."""
     sizes = reals(caller, "sizes", sizes, 2)
     if sizes.ndim != 1 or len(sizes) < least:
-        raise ValueError(
-            f"{caller}: sizes must be a list of at least {least} numbers, got shape {sizes.shape}."
-        )
+        raise ValueError(f"{caller}: sizes must be at least {least} numbers, got shape {sizes.shape}.")
     if least > 1 and not is_traced(sizes) and np.ptp(np.asarray(sizes)) == 0:
         raise ValueError(f"{caller}: all sizes are {float(sizes[0]):g}: a slope needs two different ones.")
     return sizes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -37,7 +39,7 @@ class QuadraticFit(NamedTuple):
         gram: Gram of the 2-jet of every graph, above the point itself: the argument of every curvature.
         residual: Root mean square distance of the neighbours from the graph ``(n,)``, in feature units.
         radius: Distance of the farthest neighbour used ``(n,)``.
-        ok: ``(n,)``, False where the neighbours do not determine a quadratic graph; all else is NaN there.
+        ok: ``(n,)``, False where the neighbours do not determine a quadratic graph; the rest is NaN there.
     """
 
     tangents: Float[Array, "n d f"]
@@ -45,11 +47,6 @@ class QuadraticFit(NamedTuple):
     residual: Float[Array, "n"]
     radius: Float[Array, "n"]
     ok: Bool[Array, "n"]
-
-
-def monomials(dimension: int) -> int:
-    """Coefficients of a polynomial of degree 2 in d variables, (d + 1)(d + 2) / 2."""
-    return (dimension + 1) * (dimension + 2) // 2
 
 
 def local_pca_tangents(
@@ -134,7 +131,8 @@ def local_quadratic_fit(
         The fits, in the dtype of the points.
 
     Raises:
-        ValueError: As :func:`local_pca_tangents`; or weights or the shape of the tangents are unknown.
+        ValueError: As :func:`local_pca_tangents`; or the weights are unknown, or radius or tangents have
+            another shape.
 
     Example:
         >>> from manifold_jax import scalar_curvature
@@ -150,18 +148,17 @@ def local_quadratic_fit(
     block_size = optional(whole, name, "block_size", block_size)
     cloud = flat_points(name, points, dimension)
     n, f = cloud.shape
-    count = _neighbours(name, neighbours, cloud, monomials(dimension), dimension)
+    count = _neighbours(name, neighbours, cloud, math.comb(dimension + 2, 2), dimension)
     limit = jnp.inf if radius is None else radius
     if jnp.shape(limit) not in ((), (n,)):
         raise ValueError(f"{name}: radius must be one number or {n} of them, got shape {jnp.shape(limit)}.")
     extra = [jnp.broadcast_to(jnp.asarray(limit, cloud.dtype), (n,))]
     if tangents is not None:
-        if jnp.shape(tangents) != (n, dimension, f):
-            raise ValueError(
-                f"{name}: tangents must have shape {(n, dimension, f)}, got {jnp.shape(tangents)}."
-            )
+        shape = (n, dimension, f)
+        if jnp.shape(tangents) != shape:
+            raise ValueError(f"{name}: tangents must have shape {shape}, got {jnp.shape(tangents)}.")
         extra.append(jnp.asarray(tangents, cloud.dtype))
-    settings = _Settings(dimension, weights, intercept)
+    settings = (dimension, weights, intercept)
     return _map_neighbourhoods(_quadratic_graph, settings, cloud, extra, count, block_size)
 
 
@@ -195,8 +192,7 @@ def curvature_from_samples(
         0.50
     """
     choice("curvature_from_samples", "quantity", quantity, CURVATURES)
-    fit = local_quadratic_fit(points, dimension=dimension, **options)
-    return _curvature(fit, quantity)
+    return _curvature(local_quadratic_fit(points, dimension=dimension, **options), quantity)
 
 
 @partial(jax.jit, static_argnames="quantity")
@@ -205,14 +201,6 @@ def _curvature(fit: QuadraticFit, quantity: str) -> Array:
 
 
 # --- one point, at the origin ----------------------------------------------------------------------------
-
-
-class _Settings(NamedTuple):
-    """Hashable settings of the regression."""
-
-    dimension: int
-    weights: str
-    intercept: bool
 
 
 def _principal_frame(dimension: int, differences: Array, root: Any = 1.0) -> Float[Array, "d f"]:
@@ -225,12 +213,12 @@ def _principal_frame(dimension: int, differences: Array, root: Any = 1.0) -> Flo
 
 
 def _quadratic_graph(
-    settings: _Settings,
+    settings: tuple[int, str, bool],
     differences: Float[Array, "k f"],
     limit: Float[Array, ""],
     frame: Float[Array, "d f"] | None = None,
 ) -> QuadraticFit:
-    """Quadratic graph through the neighbours."""
+    """Quadratic graph through the neighbours; settings are dimension, weights and intercept."""
     d, weights, intercept = settings
     distance = jnp.sqrt(jnp.sum(differences**2, axis=1))
     inside = distance <= limit
@@ -241,15 +229,14 @@ def _quadratic_graph(
     t = matmul(differences, frame.T)
     normal = differences - matmul(t, frame)
     scale = jnp.where(radius > 0, radius, 1.0)
-    design = _design(t / scale, intercept)
-    origin = _design(jnp.zeros_like(t[:1]), intercept)
+    design, origin = (monomials(x, 2)[:, 0 if intercept else 1 :] for x in (t / scale, jnp.zeros_like(t[:1])))
     rows = jnp.concatenate([design * root[:, None], origin])
     values = jnp.concatenate([normal * root[:, None], jnp.zeros_like(normal[:1])])
     coefficients, determined = _least_squares(rows, values)
     ok = determined & (radius > 0)
     missed = jnp.sum((normal - matmul(design, coefficients)) ** 2, axis=1)
     residual = jnp.sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
-    linear, quadratic = coefficients[-monomials(d) + 1 :][:d], coefficients[-d * (d + 1) // 2 :]
+    linear, quadratic = jnp.split(coefficients[-d * (d + 3) // 2 :], [d])
     jet = _graph_jet(frame, linear / scale, quadratic / scale**2)
     products = gram(jet)
     tangents = matmul(orthonormal(products.metric), jet.first)
@@ -264,11 +251,13 @@ def _weight(kind: str, inside: Array, distance: Array, radius: Array) -> Float[A
     return (1 - ratio**3) ** 3
 
 
-def _design(t: Float[Array, "k d"], intercept: bool) -> Float[Array, "k p"]:
-    """Rows (1,) t_i, then t_i t_j for i <= j."""
-    i, j = np.triu_indices(t.shape[1])
-    columns = [t, t[:, i] * t[:, j]]
-    return jnp.concatenate([jnp.ones_like(t[:, :1]), *columns] if intercept else columns, axis=1)
+def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
+    """All products of coordinates up to a total degree: 1, x_i, x_i x_j for i <= j, ..."""
+    columns = [jnp.ones_like(x[:, 0])]
+    for order in range(1, degree + 1):
+        for index in itertools.combinations_with_replacement(range(x.shape[1]), order):
+            columns.append(jnp.prod(x[:, index], axis=1))
+    return jnp.stack(columns, axis=1)
 
 
 def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tuple[Array, Array]:
@@ -311,5 +300,5 @@ def _map_neighbourhoods(
 
 def _neighbours(caller: str, neighbours: int | None, cloud: Array, least: int, dimension: int) -> int:
     """Number of neighbours: as asked, if the other points suffice."""
-    count = 4 * monomials(dimension) if neighbours is None else neighbours
+    count = 4 * math.comb(dimension + 2, 2) if neighbours is None else neighbours
     return whole(caller, "neighbours", count, least, len(cloud) - 1)

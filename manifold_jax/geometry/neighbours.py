@@ -20,8 +20,6 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._checks import choice, flat, floating, is_traced, optional, require, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, safe_sqrt
 
-METHODS = ("exact", "approximate")
-
 DIRECT_FEATURES = 16
 """Up to so many features differences are formed at once: no cancellation, nothing to repair."""
 
@@ -94,12 +92,11 @@ def nearest_neighbours(
         )
     count = whole(name, "count", count, 1, len(samples))
     block_size = optional(whole, name, "block_size", block_size)
-    choice(name, "method", method, METHODS)
+    choice(name, "method", method, ("exact", "approximate"))
     dtype = jnp.result_type(samples, queries)
     samples, queries = flat(samples).astype(dtype), flat(queries).astype(dtype)
-    if method == "approximate":
-        return _by_distance(samples, queries, _approximate(samples, queries, count), block_size)
-    return _exact(samples, queries, count, block_size)
+    search = _approximate if method == "approximate" else _exact
+    return search(samples, queries, count, block_size)
 
 
 @partial(jax.jit, static_argnames=("count", "block_size"))
@@ -115,10 +112,8 @@ def neighbour_indices(
     n, f = samples.shape
     if f <= DIRECT_FEATURES:
         tile = min(n, 4096)
-        block = block_rows(tile, block_size)
-        return map_blocks(
-            lambda q: _smallest(samples, q, count, tile, direct_squares)[1].astype(int), block, queries
-        )
+        direct = lambda q: _smallest(samples, q, count, tile, direct_squares)[1].astype(int)  # noqa: E731
+        return map_blocks(direct, block_rows(tile, block_size), queries)
     extra = min(n, count + max(8, count // 2))
     tile = min(n, max(extra, TILE_NUMBERS // f))
     block = block_size or max(1, min(1024, TILE_NUMBERS // tile, TILE_NUMBERS // f))
@@ -179,26 +174,23 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
     """Running top-k over tiles of samples: squared distances ``(q, k)`` ascending, and rows."""
     n, q = samples.shape[0], queries.shape[0]
     tile = min(n, max(tile, 1))
-    tiles = -(-n // tile)
 
     def merge(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
         # The last tile overlaps the one before it: no padded copy of the samples is made.
         start = jnp.minimum(number * tile, n - tile)
         values = squares(jax.lax.dynamic_slice_in_dim(samples, start, tile), queries)
         rows = start + jnp.arange(tile)
-        seen = rows < number * tile
         # Farther than any finite sample, nearer than the blanks that the search begins with.
         values = jnp.where(jnp.isfinite(values), values, jnp.finfo(values.dtype).max)
-        values = jnp.where(seen, jnp.inf, values)
+        values = jnp.where(rows < number * tile, jnp.inf, values)
         values, columns = _top(values, min(count, tile))
         values = jnp.concatenate([best[0], values], axis=1)
         index = jnp.concatenate([best[1], rows[columns].astype(best[1].dtype)], axis=1)
         values, place = _least(values, count)
         return (values, jnp.take_along_axis(index, place, axis=1)), None
 
-    nothing = jnp.full((q, count), jnp.inf, samples.dtype)
-    begin = (nothing, jnp.zeros((q, count), int))
-    return jax.lax.scan(merge, begin, jnp.arange(tiles))[0]
+    begin = (jnp.full((q, count), jnp.inf, samples.dtype), jnp.zeros((q, count), int))
+    return jax.lax.scan(merge, begin, jnp.arange(-(-n // tile)))[0]
 
 
 def _top(values: Array, count: int) -> tuple[Array, Array]:
@@ -230,7 +222,7 @@ def _least(values: Array, count: int) -> tuple[Array, Array]:
     return least.T, columns.T
 
 
-def product_squares(centre: Array, samples: Array, queries: Array) -> Array:
+def product_squares(centre: Array | float, samples: Array, queries: Array) -> Array:
     """Squared distances ``(q, n)`` by a matrix product of centred points."""
     x, y = queries - centre, samples - centre
     sizes = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None]
@@ -266,15 +258,15 @@ def _by_distance(samples: Array, queries: Array, indices: Array, block_size: int
     return Neighbours(safe_sqrt(squares), indices)
 
 
-def _approximate(samples: Array, queries: Array, count: int) -> Array:
-    """Indices by nearest-neighbour descent, on the host."""
+def _approximate(samples: Array, queries: Array, count: int, block_size: int | None) -> Neighbours:
+    """By nearest-neighbour descent, on the host."""
     if is_traced(samples, queries):
         raise ValueError(
             "nearest_neighbours: method='approximate' searches on the host and cannot be traced; call it "
             "outside of jit, or take method='exact'."
         )
     pynndescent = require("pynndescent", "neighbours", "nearest_neighbours with method='approximate'")
-    index = pynndescent.NNDescent(
-        np.asarray(samples), n_neighbors=min(len(samples) - 1, max(count, 30)), random_state=0
-    )
-    return jnp.asarray(index.query(np.asarray(queries), k=count)[0].astype(int))
+    degree = min(len(samples) - 1, max(count, 30))
+    graph = pynndescent.NNDescent(np.asarray(samples), n_neighbors=degree, random_state=0)
+    indices = jnp.asarray(graph.query(np.asarray(queries), k=count)[0].astype(int))
+    return _by_distance(samples, queries, indices, block_size)
