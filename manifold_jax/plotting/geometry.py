@@ -13,27 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manifold_jax._checks import require
 from manifold_jax._files import replacing
 from manifold_jax.geometry import Geometry
-from manifold_jax.plotting.style import (
-    COLOURS,
-    Comparison,
-    axis_label,
-    colours,
-    compare,
-    errors,
-    finite,
-    label,
-    limits,
-    median_bar,
-    new_figure,
-    quantity_panels,
-    shown,
-    subset,
-    value_range,
-    values_of,
-)
+from manifold_jax.plotting import style
+from manifold_jax.plotting.style import COLOURS, Comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,17 +51,17 @@ def plot_histograms(geometry: Geometry) -> Figure:
         The figure.
     """
     title = f"{geometry.name}: {geometry.grid.size} points"
-    figure, panels = quantity_panels(title, shown(geometry, bounds=True), (4.4, 3.3))
+    figure, panels = style.quantity_panels(title, style.shown(geometry, bounds=True), (4.4, 3.3))
     for axes, quantity in panels:
-        values = values_of(geometry, quantity).ravel()
+        values = style.values_of(geometry, quantity).ravel()
         values = values[np.isfinite(values)]
-        axes.set_xlabel(label(geometry, quantity))
+        axes.set_xlabel(style.label(geometry, quantity))
         axes.set_yticks([])
         if not values.size:
             axes.set_title("not defined anywhere", fontsize=10)
             continue
-        middle, bar = float(np.median(values)), median_bar(geometry, quantity)
-        limits = value_range(values, 2 * bar)
+        middle, bar = float(np.median(values)), style.median_bar(geometry, quantity)
+        limits = style.value_range(values, 2 * bar)
         axes.hist(values, bins=40, range=limits, color=COLOURS[0], alpha=0.75)
         axes.axvspan(middle - bar, middle + bar, color=COLOURS[1], alpha=0.3, lw=0)
         axes.axvline(middle, color=COLOURS[1], lw=1.5)
@@ -98,34 +81,32 @@ def plot_pairs(geometry: Geometry) -> Figure:
     Returns:
         The figure.
     """
-    names = shown(geometry)
+    names = style.shown(geometry)
     n = len(names)
-    fields = {name: values_of(geometry, name).ravel() for name in names}
-    keep = np.all([np.isfinite(values) for values in fields.values()], axis=0)
+    fields = {name: style.values_of(geometry, name).ravel() for name in names}
+    keep = np.isfinite(list(fields.values())).all(axis=0)
     fields = {name: values[keep] for name, values in fields.items()}
-    chosen = subset(int(keep.sum()))
+    chosen = style.subset(int(keep.sum()))
     note = f", {len(chosen)} points drawn" if len(chosen) < keep.sum() else ""
-    figure = new_figure(2.6 * n + 0.6, 2.4 * n + 0.6, f"{geometry.name}: pairs of quantities{note}")
+    figure = style.new_figure(2.6 * n + 0.6, 2.4 * n + 0.6, f"{geometry.name}: pairs of quantities{note}")
     table = figure.subplots(n, n)
-    for (i, row), (j, column) in itertools.product(enumerate(names), repeat=2):
-        axes = table[i, j]
-        pair = {name: fields[name] for name in (column, row)}
+    for (i, j), axes in np.ndenumerate(table):
+        pair = {name: fields[name] for name in (names[j], names[i])}
         if i < j:
             _correlation(axes, geometry, pair)
             continue
         if len(chosen):
             _pair(axes, geometry, pair, chosen)
-        axes.tick_params(labelbottom=i == n - 1, labelleft=j == 0 < i, labelsize=8)
-        if i == n - 1:
-            axes.set_xlabel(label(geometry, column), fontsize=9)
-        if j == 0 < i:
-            axes.set_ylabel(label(geometry, row), fontsize=9)
+        lowest, leftmost = i == n - 1, j == 0 < i
+        axes.tick_params(labelbottom=lowest, labelleft=leftmost, labelsize=8)
+        x, y = (style.label(geometry, name) for name in (names[j], names[i]))
+        style.name_axes(axes, x if lowest else "", y if leftmost else "")
     return figure
 
 
 def _pair(axes: Any, geometry: Geometry, pair: dict[str, np.ndarray], chosen: np.ndarray) -> None:
     """One field against another, or the histogram of one."""
-    ranges = [value_range(values, median_bar(geometry, name)) for name, values in pair.items()]
+    ranges = [style.value_range(values, style.median_bar(geometry, name)) for name, values in pair.items()]
     x, *others = pair.values()
     axes.set_xlim(*ranges[0])
     axes.locator_params(axis="x", nbins=4)
@@ -142,7 +123,7 @@ def _correlation(axes: Any, geometry: Geometry, pair: dict[str, np.ndarray]) -> 
     """Spearman's rank correlation as a number, where both fields vary by more than their bars."""
     axes.axis("off")
     varies = all(
-        len(values) > 2 and np.ptp(np.percentile(values, (5, 95))) > 2 * median_bar(geometry, name)
+        len(values) > 2 and np.ptp(np.percentile(values, (5, 95))) > 2 * style.median_bar(geometry, name)
         for name, values in pair.items()
     )
     text = "constant\nwithin bars"
@@ -167,25 +148,24 @@ def plot_maps(geometry: Geometry, *, pairs: int = 6) -> Figure:
     if geometry.grid.ndim == 1:
         return _curve_maps(geometry)
     chosen = _axis_pairs(geometry.grid.shape, pairs)
-    names = shown(geometry)
+    names = style.shown(geometry)
     over = ", median over the other axes" if geometry.grid.ndim > 2 else ""
     width = max(3.0 * len(chosen) + 1.6, 5.5)
-    figure = new_figure(width, 2.5 * len(names) + 0.6, f"{geometry.name}: maps{over}")
+    figure = style.new_figure(width, 2.5 * len(names) + 0.6, f"{geometry.name}: maps{over}")
     table = figure.subplots(len(names), len(chosen), squeeze=False)
     for row, name in zip(table, names, strict=True):
-        maps = [_median_map(values_of(geometry, name), pair) for pair in chosen]
-        norm, cmap = colours(np.concatenate([m.ravel() for m in maps]), geometry, name)
-        mesh: Any = None
+        maps = [_median_map(style.values_of(geometry, name), pair) for pair in chosen]
+        norm, cmap = style.colours(np.concatenate([m.ravel() for m in maps]), geometry, name)
         for axes, pair, image in zip(row, chosen, maps, strict=True):
             vertical, horizontal = (geometry.grid.axes[k] for k in pair)
             x, y = horizontal.samples(), vertical.samples()
-            mesh = axes.pcolormesh(x, y, image, norm=norm, cmap=cmap, shading="nearest", rasterized=True)
+            axes.pcolormesh(x, y, image, norm=norm, cmap=cmap, shading="nearest", rasterized=True)
             axes.set_facecolor("0.8")
-            axes.set_xlabel(axis_label(horizontal), fontsize=9)
-            axes.set_ylabel(axis_label(vertical), fontsize=9)
+            style.name_axes(axes, style.axis_label(horizontal), style.axis_label(vertical))
             axes.tick_params(labelsize=8)
             axes.locator_params(nbins=4)
-        figure.colorbar(mesh, ax=list(row), label=label(geometry, name), extend="both", pad=0.01)
+        mappable, label = style.matplotlib("cm").ScalarMappable(norm, cmap), style.label(geometry, name)
+        figure.colorbar(mappable, ax=list(row), label=label, extend="both", pad=0.01)
     return figure
 
 
@@ -210,15 +190,16 @@ def _median_map(values: np.ndarray, pair: tuple[int, int]) -> np.ndarray:
 def _curve_maps(geometry: Geometry) -> Figure:
     """Fields along a curve with their bars."""
     (axis,) = geometry.grid.axes
-    figure, panels = quantity_panels(f"{geometry.name}: along the curve", shown(geometry), (7.0, 2.6), 1)
+    figure, panels = style.quantity_panels(
+        f"{geometry.name}: along the curve", style.shown(geometry), (7.0, 2.6), 1
+    )
     for axes, quantity in panels:
-        value, error = values_of(geometry, quantity), np.asarray(getattr(geometry, quantity).error)
+        value, error = style.values_of(geometry, quantity), np.asarray(getattr(geometry, quantity).error)
         error = np.where(np.isfinite(error), error, np.nan)
         axes.fill_between(axis.samples(), value - error, value + error, color=COLOURS[1], alpha=0.4, lw=0)
         axes.plot(axis.samples(), value, color=COLOURS[0])
-        axes.set_xlabel(axis_label(axis))
-        axes.set_ylabel(label(geometry, quantity))
-        low, high = limits(value, geometry, quantity, clip=0.0)
+        style.name_axes(axes, style.axis_label(axis), style.label(geometry, quantity), size=None)
+        low, high = style.limits(value, geometry, quantity, clip=0.0)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     return figure
 
@@ -236,12 +217,12 @@ def plot_comparison(stencil: Geometry, exact: Geometry) -> Figure:
     Raises:
         ValueError: The grids differ.
     """
-    comparisons = compare(stencil, exact)
-    names = shown(exact, bounds=True)
-    figure = new_figure(12.5, 3.3 * len(names) + 0.6, f"{exact.name}: stencil against exact")
+    comparisons = style.compare(stencil, exact)
+    names = style.shown(exact, bounds=True)
+    figure = style.new_figure(12.5, 3.3 * len(names) + 0.6, f"{exact.name}: stencil against exact")
     table = figure.subplots(len(names), 3, squeeze=False)
     for row, name in zip(table, names, strict=True):
-        error, relative, bars, resolved = errors(stencil, exact, name)
+        error, relative, bars, resolved = style.errors(stencil, exact, name)
         if error.size:
             _values(row[0], stencil, exact, name)
             _relative_errors(row[1], relative, comparisons[name], name)
@@ -251,21 +232,16 @@ def plot_comparison(stencil: Geometry, exact: Geometry) -> Figure:
 
 def _values(axes: Any, stencil: Geometry, exact: Geometry, name: str) -> None:
     """Values of the stencil against exact ones."""
-    x, y = (values_of(geometry, name).ravel() for geometry in (exact, stencil))
-    keep = np.flatnonzero(finite(x) & finite(y))
-    limits = value_range(np.concatenate([x[keep], y[keep]]), median_bar(stencil, name))
-    chosen = keep[subset(len(keep))]
+    x, y = (style.values_of(geometry, name).ravel() for geometry in (exact, stencil))
+    keep = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    limits = style.value_range(np.concatenate([x[keep], y[keep]]), style.median_bar(stencil, name))
+    chosen = keep[style.subset(len(keep))]
     axes.plot(limits, limits, color=COLOURS[1], lw=1)
     axes.scatter(x[chosen], y[chosen], s=6, color=COLOURS[0], alpha=0.3, lw=0)
     axes.locator_params(nbins=5)
     axes.set(xlim=limits, ylim=limits)
-    axes.set_title(label(exact, name), fontsize=10)
-    _name_axes(axes, "exact", "stencil")
-
-
-def _name_axes(axes: Any, x: str, y: str = "") -> None:
-    axes.set_xlabel(x, fontsize=9)
-    axes.set_ylabel(y, fontsize=9)
+    axes.set_title(style.label(exact, name), fontsize=10)
+    style.name_axes(axes, "exact", "stencil")
 
 
 def _relative_errors(axes: Any, relative: np.ndarray, comparison: Comparison, name: str) -> None:
@@ -279,7 +255,7 @@ def _relative_errors(axes: Any, relative: np.ndarray, comparison: Comparison, na
     _powers_only(axes.xaxis)
     axes.set_yticks([])
     scale = {"volume_element": "exact value", "scalar_curvature": "|II|²"}.get(name, "|II|")
-    _name_axes(axes, f"error / {scale}")
+    style.name_axes(axes, f"error / {scale}")
     axes.set_title(f"median {comparison.median:.1e}, 95 % below {comparison.high:.1e}", fontsize=10)
 
 
@@ -293,29 +269,28 @@ def _decades(low: float, high: float) -> tuple[float, float]:
 def _powers_only(*axis: Any) -> None:
     """No labels between powers of ten."""
     for one in axis:
-        one.set_minor_formatter(require("matplotlib.ticker", "plots", "A plot").NullFormatter())
+        one.set_minor_formatter(style.matplotlib("ticker").NullFormatter())
 
 
 def _errors_and_bars(
     axes: Any, error: np.ndarray, bars: np.ndarray, resolved: np.ndarray, comparison: Comparison
 ) -> None:
     """Above the diagonal the bar covers the error."""
-    good = (error > 0) & (bars > 0) & finite(bars)
+    good = (error > 0) & (bars > 0) & np.isfinite(bars)
     if good.any():
         low = min(np.percentile(error[good], 1), bars[good].min()) / 2
         limits = _decades(low, max(error[good].max(), bars[good].max()) * 2)
         marks = {"resolved": (resolved, COLOURS[0]), "not resolved": (~resolved, COLOURS[2])}
         for name, (mask, colour) in marks.items():
             points = np.flatnonzero(good & mask)
-            points = points[subset(len(points))]
+            points = points[style.subset(len(points))]
             if len(points):
                 axes.scatter(error[points], bars[points], s=6, color=colour, alpha=0.3, lw=0, label=name)
         axes.plot(limits, limits, color=COLOURS[1], lw=1)
         axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
         _powers_only(axes.xaxis, axes.yaxis)
         axes.legend(loc="lower right", fontsize=8, markerscale=2)
-    covered = (
-        f"{comparison.coverage:.1%} covered" if math.isfinite(comparison.coverage) else "nothing resolved"
-    )
+    coverage = comparison.coverage
+    covered = f"{coverage:.1%} covered" if math.isfinite(coverage) else "nothing resolved"
     axes.set_title(f"{covered}, median bar / error {comparison.sharpness:.1f}", fontsize=10)
-    _name_axes(axes, "true error", "error bar")
+    style.name_axes(axes, "true error", "error bar")

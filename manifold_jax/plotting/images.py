@@ -65,9 +65,9 @@ def image_grid(
         else:
             axes.imshow(np.clip(image / largest, 0, 1))
     bars = {f"pixel, clipped to [0, {largest:.3g}]": plain, "difference of pixels": signed}
-    for words, drawn in bars.items():
+    for label, drawn in bars.items():
         if drawn is not None:
-            figure.colorbar(drawn, ax=table, label=words, shrink=0.6, aspect=40, pad=0.01)
+            figure.colorbar(drawn, ax=table, label=label, shrink=0.6, aspect=40, pad=0.01)
     return figure
 
 
@@ -110,12 +110,9 @@ def curve_panels(
     for k, (at, group) in enumerate(zip(panels(figure, len(groups), columns), groups, strict=True)):
         at.plot(group.x, group.y.T, color=PALETTE[0], alpha=max(0.25, 1 / (1 + len(group.y))), lw=0.8)
         at.plot(group.x, np.nanmedian(group.y, axis=0), color="black", lw=2, label="median")
-        for (name, height), colour in zip(group.marks.items(), PALETTE[1:], strict=False):
-            at.axhline(height, ls="--", color=colour, lw=1, label=name)
+        for (name, level), colour in zip(group.marks.items(), PALETTE[1:], strict=False):
+            at.axhline(level, ls="--", color=colour, lw=1, label=name)
         at.set_title(group.title, fontsize=9)
-        at.set_xlabel(x_label)
-        if k % columns == 0:
-            at.set_ylabel(y_label)
+        at.set(xlabel=x_label, ylabel="" if k % columns else y_label, **limits)
         at.legend(fontsize=7)
-        at.set(**limits)
     return figure

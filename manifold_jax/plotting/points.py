@@ -7,25 +7,11 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import require
 from manifold_jax.geometry import Geometry, Grid, Manifold
 from manifold_jax.geometry.manifold import evaluate_points
+from manifold_jax.plotting import style
 from manifold_jax.plotting.images import image_grid
-from manifold_jax.plotting.style import (
-    COLOURS,
-    LENGTH,
-    MAX_POINTS,
-    axis_label,
-    colours,
-    finite,
-    label,
-    median_bar,
-    new_figure,
-    quantity_panels,
-    shown,
-    subset,
-    values_of,
-)
+from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,13 +39,12 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
         Scores ``(n, count)`` and shares ``(count,)``.
     """
     centred = points.astype(float) - points.mean(axis=0)
-    small = centred.T @ centred if centred.shape[1] <= len(centred) else centred @ centred.T
-    power, vectors = np.linalg.eigh(small)
-    order = np.argsort(-power)[: min(count, len(power))]
-    power, vectors = np.maximum(power, 0.0), vectors[:, order]
-    shares = power[order] / max(power.sum(), np.finfo(float).tiny)
-    scores = centred @ vectors if centred.shape[1] <= len(centred) else vectors * np.sqrt(power[order])
-    return scores, shares
+    wide = centred.shape[1] > len(centred)
+    power, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    power, vectors = np.maximum(power[::-1], 0.0), vectors[:, ::-1][:, :count]
+    leading = power[:count]
+    scores = vectors * np.sqrt(leading) if wide else centred @ vectors
+    return scores, leading / max(power.sum(), np.finfo(float).tiny)
 
 
 def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
@@ -72,7 +57,7 @@ def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     Returns:
         The figure.
     """
-    chosen = subset(geometry.grid.size)
+    chosen = style.subset(geometry.grid.size)
     if isinstance(manifold, Manifold):
         points = render(manifold, grid_coordinates(geometry.grid, chosen))
     else:
@@ -80,45 +65,46 @@ def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     scores, shares = principal_components(points)
     title = f"{geometry.name}: principal components of {len(chosen)} points, in {LENGTH}"
     projection = "3d" if scores.shape[1] == 3 else None
-    figure, panels = quantity_panels(title, shown(geometry), (4.8, 3.8), projection=projection)
+    figure, panels = style.quantity_panels(title, style.shown(geometry), (4.8, 3.8), projection=projection)
     for axes, quantity in panels:
-        values = values_of(geometry, quantity).ravel()[chosen]
-        _scatter(figure, axes, scores, values, geometry, quantity)
-        _name_components(axes, shares)
+        _draw_field(axes, _plane(scores), chosen, geometry, quantity)
+        style.name_axes(axes, *_component_names(shares))
     return figure
 
 
-def _scatter(
-    figure: Figure, axes: Any, points: np.ndarray, values: np.ndarray, geometry: Geometry, quantity: str
+def _plane(points: np.ndarray) -> np.ndarray:
+    """Points with a second coordinate 0 if they have only one."""
+    return np.pad(points, ((0, 0), (0, int(points.shape[1] == 1))))
+
+
+def _draw_field(
+    axes: Any, points: np.ndarray, chosen: np.ndarray, geometry: Geometry, quantity: str, whole: bool = False
 ) -> None:
-    """Points in two or three dimensions, coloured by a field."""
-    norm, cmap = colours(values, geometry, quantity)
-    keep = finite(values)
-    if points.shape[1] == 1:
-        points = np.pad(points, ((0, 0), (0, 1)))
-    depth = {"depthshade": False} if points.shape[1] == 3 else {}
-    drawn = axes.scatter(*points[keep].T, c=values[keep], norm=norm, cmap=cmap, s=8, lw=0, **depth)
-    figure.colorbar(drawn, ax=axes, label=label(geometry, quantity), extend="both", shrink=0.7, pad=0.12)
+    """Chosen points of a grid in two or three dimensions, or the whole surface, coloured by a field."""
+    values = style.values_of(geometry, quantity).ravel()[chosen]
+    norm, cmap = style.colours(values, geometry, quantity)
+    mappable = style.matplotlib("cm").ScalarMappable(norm, cmap)
+    if whole:
+        _draw_surface(axes, points, values, geometry.grid, mappable)
+    else:
+        keep = np.isfinite(values)
+        depth = {"depthshade": False} if points.shape[1] == 3 else {}
+        axes.scatter(*points[keep].T, c=values[keep], norm=norm, cmap=cmap, s=8, lw=0, **depth)
+    label = style.label(geometry, quantity)
+    axes.figure.colorbar(mappable, ax=axes, label=label, extend="both", shrink=0.7, pad=0.12)
     _equal_scales(axes, points)
 
 
-def _surface(
-    figure: Figure, axes: Any, points: np.ndarray, values: np.ndarray, geometry: Geometry, quantity: str
-) -> None:
-    """A whole surface in space, every face coloured by the mean of its corners."""
-    norm, cmap = colours(values, geometry, quantity)
-    shape, around = geometry.grid.shape, [(0, int(axis.wraps)) for axis in geometry.grid.axes]
-    x, y, z = (np.pad(column.reshape(shape), around, mode="wrap") for column in points.T)
-    corners = np.pad(values.reshape(shape), around, mode="wrap")
+def _draw_surface(axes: Any, points: np.ndarray, values: np.ndarray, grid: Grid, mappable: Any) -> None:
+    """A surface, every face coloured by the mean of its corners."""
+    around = [(0, int(axis.wraps)) for axis in grid.axes]
+    x, y, z, corners = (np.pad(v.reshape(grid.shape), around, mode="wrap") for v in (*points.T, values))
     stacked = np.stack([corners[:-1, :-1], corners[1:, :-1], corners[:-1, 1:], corners[1:, 1:]])
     seen = np.isfinite(stacked)
     faces = np.where(seen, stacked, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    mappable = require("matplotlib.cm", "plots", "A plot").ScalarMappable(norm, cmap)
     edges = {"edgecolor": (0, 0, 0, 0.15), "lw": 0.3}
     colour = mappable.to_rgba(faces)
     axes.plot_surface(x, y, z, facecolors=colour, rstride=1, cstride=1, shade=False, **edges)
-    figure.colorbar(mappable, ax=axes, label=label(geometry, quantity), extend="both", shrink=0.7, pad=0.12)
-    _equal_scales(axes, points)
 
 
 def _equal_scales(axes: Any, points: np.ndarray) -> None:
@@ -132,9 +118,8 @@ def _equal_scales(axes: Any, points: np.ndarray) -> None:
         axes.set_aspect("equal", adjustable="datalim")
 
 
-def _name_components(axes: Any, shares: np.ndarray) -> None:
-    for name, k, share in zip("xyz", range(len(shares)), shares, strict=False):
-        getattr(axes, f"set_{name}label")(f"PC {k + 1} ({share:.0%})", fontsize=9)
+def _component_names(shares: np.ndarray) -> list[str]:
+    return [f"PC {k} ({share:.0%})" for k, share in enumerate(shares, 1)]
 
 
 def plot_samples(manifold: Manifold, geometry: Geometry | None = None, *, columns: int = 8) -> Figure:
@@ -151,33 +136,29 @@ def plot_samples(manifold: Manifold, geometry: Geometry | None = None, *, column
     if len(manifold.feature_shape) in (2, 3):
         return _image_rows(manifold, columns)
     grid = manifold.grid
-    chosen = subset(grid.size, 4 * MAX_POINTS)
+    chosen = style.subset(grid.size, 4 * MAX_POINTS)
     points = render(manifold, grid_coordinates(grid, chosen))
-    direct = points.shape[1] <= 3
-    scores, shares = (points, None) if direct else principal_components(points)
-    note = "" if direct else f", principal components of R^{points.shape[1]}"
-    figure = new_figure(7.0, 5.8, f"{manifold.name}{note}")
-    axes = figure.add_subplot(projection="3d" if scores.shape[1] == 3 else None)
+    features, note, names = points.shape[1], "", [f"{letter} [{LENGTH}]" for letter in "xyz"]
+    if features > 3:
+        points, shares = principal_components(points)
+        note, names = f", principal components of R^{features}", _component_names(shares)
+    points = _plane(points)
+    figure = style.new_figure(7.0, 5.8, f"{manifold.name}{note}")
+    axes = figure.add_subplot(projection="3d" if points.shape[1] == 3 else None)
     if geometry is None:
-        axes.scatter(*scores.T, s=8, color=COLOURS[0])
-        _equal_scales(axes, scores)
+        axes.scatter(*points.T, s=8, color=COLOURS[0])
+        _equal_scales(axes, points)
     else:
-        quantity = _telling(geometry)
-        values = values_of(geometry, quantity).ravel()[chosen]
-        whole = direct and grid.ndim == 2 and points.shape[1] == 3 and len(chosen) == grid.size
-        (_surface if whole else _scatter)(figure, axes, scores, values, geometry, quantity)
-    if shares is not None:
-        _name_components(axes, shares)
-    else:
-        for name in "xyz"[: scores.shape[1]]:
-            getattr(axes, f"set_{name}label")(f"{name} [{LENGTH}]")
+        whole = features == 3 and grid.ndim == 2 and len(chosen) == grid.size
+        _draw_field(axes, points, chosen, geometry, _telling(geometry), whole)
+    style.name_axes(axes, *names[:features], size=9 if note else None)
     return figure
 
 
 def _telling(geometry: Geometry) -> str:
     """Scalar curvature, or mean curvature where the scalar curvature vanishes."""
-    largest = np.nanmax(np.abs(values_of(geometry, "scalar_curvature")), initial=0.0)
-    flat = largest <= 3 * median_bar(geometry, "scalar_curvature")
+    largest = np.nanmax(np.abs(style.values_of(geometry, "scalar_curvature")), initial=0.0)
+    flat = largest <= 3 * style.median_bar(geometry, "scalar_curvature")
     return "mean_curvature" if geometry.grid.ndim == 1 or flat else "scalar_curvature"
 
 
@@ -192,12 +173,8 @@ def _image_rows(manifold: Manifold, columns: int) -> Figure:
     images = render(manifold, coordinates.reshape(-1, len(axes)))
     images = images.reshape(len(axes), columns, *manifold.feature_shape)
     period = "\n(one period\nof the metric)"
-    return image_grid(
-        f"{manifold.name}: images along each axis",
-        list(images),
-        rows=[axis_label(axis) + (period if axis.periodic and not axis.wrap else "") for axis in axes],
-        columns=[""] * columns,
-        captions=[[f"{value:.4g}" for value in values] for values in positions],
-        size=1.35,
-        largest=float(images.max()) or 1.0,
-    )
+    rows = [style.axis_label(axis) + (period if axis.periodic and not axis.wrap else "") for axis in axes]
+    captions = [[f"{value:.4g}" for value in values] for values in positions]
+    options: dict[str, Any] = {"captions": captions, "size": 1.35, "largest": float(images.max()) or 1.0}
+    title = f"{manifold.name}: images along each axis"
+    return image_grid(title, list(images), rows=rows, columns=[""] * columns, **options)

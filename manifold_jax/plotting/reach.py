@@ -1,4 +1,4 @@
-"""Pictures of the reach: the points that decide it side by side, and the field of tangent balls."""
+"""Pictures of the reach: the points that decide it side by side, and the radii of the tangent balls."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import require
 from manifold_jax.geometry import Manifold, Reach
 from manifold_jax.plotting.images import image_grid
-from manifold_jax.plotting.points import MAX_POINTS, grid_coordinates, render
-from manifold_jax.plotting.style import COLOURS, LENGTH, new_figure
+from manifold_jax.plotting.points import grid_coordinates, render
+from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, matplotlib, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,12 +42,12 @@ def plot_reach(manifolds: Manifold | Sequence[Manifold], result: Reach) -> Figur
     height = 2.9 * len(pairs) if pictures else 5.6
     figure = new_figure(9.5, height + 2.4, title)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 2.4))[:, 0]
+    values = _everywhere(result, "pointwise")
+    values = values[np.isfinite(values)]
     if pictures:
         _draw_pairs(above, parts, pairs)
     else:
-        _draw_chord(above, parts, result)
-    values = _tangent_balls(result)
-    values = values[np.isfinite(values)]
+        _draw_chord(above, parts, result, values)
     top = max(float(np.quantile(values, 0.99)) if len(values) else 1.0, 1.2 * result.value)
     axes = below.subplots()
     axes.hist(np.minimum(values, top), bins=40, range=(0, top), color="0.7")
@@ -58,9 +57,9 @@ def plot_reach(manifolds: Manifold | Sequence[Manifold], result: Reach) -> Figur
     return figure
 
 
-def _tangent_balls(result: Reach) -> np.ndarray:
-    """tau(x) at all points of all components."""
-    return np.concatenate([np.ravel(component.pointwise) for component in result.components])
+def _everywhere(result: Reach, field: str) -> np.ndarray:
+    """A field of a reach at the points of all components."""
+    return np.concatenate([np.ravel(getattr(component, field)) for component in result.components])
 
 
 def _other_pairs(parts: Sequence[Manifold], result: Reach) -> list[tuple]:
@@ -73,18 +72,17 @@ def _other_pairs(parts: Sequence[Manifold], result: Reach) -> list[tuple]:
         k = int(np.searchsorted(starts, index, side="right")) - 1
         return k, grid_coordinates(parts[k].grid, index - starts[k])
 
-    values = _tangent_balls(result)
-    witnesses = np.concatenate([np.ravel(component.witness) for component in result.components])
+    values, witnesses = (_everywhere(result, field) for field in ("pointwise", "witness"))
     far = np.flatnonzero(np.isfinite(values) & (witnesses >= 0) & (witnesses != np.arange(len(values))))
     pairs: list[tuple] = []
     seen: set[int] = set()
     for index in far[np.argsort(values[far])].tolist():
-        if len(pairs) == _EXTRA:
-            break
         if index not in seen:  # the mirror image of a pair tells nothing new
             other = int(witnesses[index])
             seen |= {index, other}
             pairs.append((values[index], place(index), place(other)))
+            if len(pairs) == _EXTRA:
+                break
     return pairs
 
 
@@ -112,14 +110,12 @@ def _draw_pairs(figure: Any, parts: Sequence[Manifold], pairs: Sequence[tuple]) 
     image_grid("", images, rows=rows, columns=columns, figure=figure, **options)
 
 
-def _draw_chord(figure: Any, parts: Sequence[Manifold], result: Reach) -> None:
+def _draw_chord(figure: Any, parts: Sequence[Manifold], result: Reach, values: np.ndarray) -> None:
     """Points in two or three dimensions, coloured by tau(x), with the chord that decides."""
     size = int(np.prod(parts[0].feature_shape))
     axes: Any = figure.subplots(subplot_kw={"projection": "3d"} if size > 2 else {})
-    values = _tangent_balls(result)
-    values = values[np.isfinite(values)]
     low, high = np.quantile(values, (0.0, 0.95)) if len(values) else (0.0, 1.0)
-    norm = require("matplotlib.colors", "plots", "A plot").Normalize(float(low), float(high))
+    norm = matplotlib("colors").Normalize(float(low), float(high))
     drawn = None
     for part, component in zip(parts, result.components, strict=True):
         chosen = np.arange(part.grid.size)[:: -(-part.grid.size // (2 * MAX_POINTS))]

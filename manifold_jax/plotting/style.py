@@ -29,18 +29,23 @@ MAX_POINTS = 2000
 # --- figures and panels ------------------------------------------------------------------------------------
 
 
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """Empty figure with a title, drawn by Agg without any window; sizes in inches.
+def matplotlib(module: str) -> Any:
+    """A module of matplotlib, imported late; ImportError with the pip command if it is not installed."""
+    return require(f"matplotlib.{module}", "plots", "A plot")
 
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    figure = require("matplotlib.figure", "plots", "A plot").Figure(
-        figsize=(width, height), dpi=110, layout="constrained"
-    )
-    require("matplotlib.backends.backend_agg", "plots", "A plot").FigureCanvasAgg(figure)
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Empty figure with a title, drawn by Agg without any window; sizes in inches."""
+    figure = matplotlib("figure").Figure(figsize=(width, height), dpi=110, layout="constrained")
+    matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
     return figure
+
+
+def name_axes(axes: Any, *names: str, size: float | None = 9) -> None:
+    """Label x, y and, if there are three names, z."""
+    for letter, name in zip("xyz", names, strict=False):
+        getattr(axes, f"set_{letter}label")(name, fontsize=size)
 
 
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any]:
@@ -52,7 +57,7 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any
 def quantity_panels(
     title: str, quantities: Sequence[str], size: tuple[float, float], columns: int = 3, **options: Any
 ) -> tuple[Figure, Iterator[tuple[Any, str]]]:
-    """A figure of one panel for each quantity, and the pairs of axes and quantity; ``size`` is of a panel."""
+    """A figure with one panel for each quantity, and pairs of axes and quantity; ``size`` is of a panel."""
     columns = min(columns, len(quantities))
     rows = -(-len(quantities) // columns)
     figure = new_figure(size[0] * columns, size[1] * rows + 0.5, title)
@@ -100,13 +105,8 @@ def axis_label(axis: Any) -> str:
     return f"{axis.name} [{axis.unit}]" if axis.unit else axis.name
 
 
-def finite(values: Any) -> np.ndarray:
-    """Mask of finite entries."""
-    return np.isfinite(np.asarray(values))
-
-
 def shown(geometry: Geometry, *, bounds: bool = False) -> tuple[str, ...]:
-    """Fields that say something different: a curve has one curvature, a surface no gap between the bounds."""
+    """Fields that differ: a curve has only one curvature, and on a surface both bounds are equal."""
     if geometry.grid.ndim == 1:
         return ("volume_element", "mean_curvature")
     return FIELDS if bounds and geometry.grid.ndim > 2 else FIELDS[:-1]
@@ -115,7 +115,8 @@ def shown(geometry: Geometry, *, bounds: bool = False) -> tuple[str, ...]:
 def median_bar(geometry: Geometry, quantity: str) -> float:
     """Median error bar of a field."""
     error = np.asarray(getattr(geometry, quantity).error)
-    return float(np.median(error[finite(error)])) if finite(error).any() else 0.0
+    error = error[np.isfinite(error)]
+    return float(np.median(error)) if error.size else 0.0
 
 
 # --- ranges and colours ------------------------------------------------------------------------------------
@@ -149,9 +150,8 @@ def limits(values: np.ndarray, geometry: Geometry, quantity: str, clip: float = 
 
 def colours(values: np.ndarray, geometry: Geometry, quantity: str) -> tuple[Any, str]:
     """Normalisation and name of the colour map; diverging about 0 for the scalar curvature."""
-    normalize = require("matplotlib.colors", "plots", "A plot").Normalize
     name = "RdBu_r" if quantity == "scalar_curvature" else "viridis"
-    return normalize(*limits(values, geometry, quantity)), name
+    return matplotlib("colors").Normalize(*limits(values, geometry, quantity)), name
 
 
 # --- stencils against exact values -------------------------------------------------------------------------
@@ -209,12 +209,13 @@ def _compare(stencil: Geometry, exact: Geometry, quantity: str) -> Comparison:
 
 def errors(stencil: Geometry, exact: Geometry, quantity: str) -> tuple[np.ndarray, ...]:
     """Error, relative error, bar and whether resolved, at the points where both values are defined."""
-    ours, truth = getattr(stencil, quantity), getattr(exact, quantity)
-    defined = finite(ours.value) & finite(truth.value)
-    error = np.abs(np.asarray(ours.value) - np.asarray(truth.value))[defined]
+    (value, bar, resolved), (truth, truth_bar, _) = (
+        map(np.asarray, getattr(result, quantity)) for result in (stencil, exact)
+    )
+    defined = np.isfinite(value) & np.isfinite(truth)
+    error = np.abs(value - truth)[defined]
     scales = natural_scales(Fields(*(values_of(exact, name) for name in FIELDS)))
     scale = np.asarray(getattr(scales, quantity))[defined]
     # In double precision, where a quotient by next to nothing does not overflow.
     relative = error / np.maximum(scale, np.finfo(error.dtype).tiny, dtype=np.float64)
-    bar = np.asarray(ours.error, np.float64)[defined] + np.asarray(truth.error)[defined]
-    return error, relative, bar, np.asarray(ours.resolved)[defined]
+    return error, relative, (bar.astype(np.float64) + truth_bar)[defined], resolved[defined]
