@@ -119,7 +119,7 @@ def test_the_experiment_runs_and_reports(tmp_path, monkeypatch):
     assert len(outcome.rows) == 4 + 2 * 4 + 2 * 2
     assert set(outcome.figures) == {"sprites"}
     assert (tmp_path / "sprites" / "3").is_dir()
-    assert outcome.data["trained"]["angles"].shape == (2 * TINY.points, 4)
+    assert outcome.data["trained"].angles.shape == (2 * TINY.points, 4)
 
 
 @pytest.mark.slow  # compiles a training and derivatives of a network

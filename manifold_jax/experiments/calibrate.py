@@ -146,7 +146,7 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
         *_winners(ranks),
         *dict.fromkeys(row.status for row in rows if row.status),
     ]
-    data = {"rows": calibration.to_dicts(), "ranking": [rank._asdict() for rank in ranks]}
+    data = {"rows": calibration.to_dicts(), "ranking": ranks}
     curves = error_curves(calibration)
     ordered = sorted(curves, key=lambda curve: (curve.quantity, curve.manifold))
     table = [_line(curve, calibration.rows, settings) for curve in ordered]

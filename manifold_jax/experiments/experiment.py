@@ -137,16 +137,9 @@ def settings_for(
 # --- running and writing -----------------------------------------------------------------------------------
 
 
-def _portable(value: Any) -> Any:
-    """A value for the record: settings by name, paths as text."""
-    if hasattr(value, "_asdict"):
-        return {name: _portable(inner) for name, inner in value._asdict().items()}
-    return str(value) if isinstance(value, Path) else value
-
-
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a command for the record: those that were given."""
-    return {name: _portable(value) for name, value in options.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def run_experiments(
@@ -175,7 +168,7 @@ def run_experiments(
             outcome = experiments[name].run(context, chosen, progress=advance, **taken)
         seconds = time.perf_counter() - began
         console.print(table(outcome, console.width), *outcome.notes, sep="\n")
-        record = arguments | {"settings": _portable(chosen), "seconds": seconds} | machine
+        record = arguments | {"settings": chosen, "seconds": seconds} | machine
         names = ", ".join(path.name for path in write(outcome, out, name, record))
         console.print(f"{seconds:.0f} s. Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
 
@@ -193,7 +186,9 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
 
 
 def plain(value: Any) -> Any:
-    """Numbers, lists and dictionaries for JSON, which knows no arrays and no infinity."""
+    """Numbers, lists and dictionaries for JSON, which knows no arrays, named tuples, paths and infinity."""
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -202,7 +197,7 @@ def plain(value: Any) -> Any:
         return plain(np.asarray(value).tolist())
     if isinstance(value, float):
         return value if np.isfinite(value) else None
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
 # --- tables ------------------------------------------------------------------------------------------------

@@ -15,7 +15,13 @@ from jaxtyping import Float
 from manifold_jax._checks import positive, whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.classifier import baselines
-from manifold_jax.experiments.classifier.baselines import ANCHORS, SHORT, Subspace, denoise_tv, psnr
+from manifold_jax.experiments.classifier.baselines import (
+    ANCHORS,
+    SHORT,
+    denoise_tv,
+    describe_projections,
+    psnr,
+)
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, sample
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions
 from manifold_jax.experiments.experiment import Outcome
@@ -82,7 +88,7 @@ def _add_noise(images: Images, level: float, rng: np.random.Generator) -> Images
 
 
 def _choose(
-    settings: Settings, clean: Images, subspace: Subspace, rng: np.random.Generator
+    settings: Settings, clean: Images, subspace: Any, rng: np.random.Generator
 ) -> list[tuple[int, float]]:
     """By level, the number of components and the weight with the best PSNR on validation images."""
     most = len(subspace.rows)
@@ -170,7 +176,6 @@ def _notes(settings: Settings, data: dict[str, Any], leaf: dict[str, Path]) -> l
     for name in (ANCHORS[kind] for kind in leaf):
         gain = (values[f"leaf from the {name}"] - values[f"anchor: {name}"]).mean(axis=1)
         gains.append(f"from the {name} {', '.join(f'{g:+.2f}' for g in gain)} dB")
-    described = [baselines.describe_projections(kind, path, settings.path) for kind, path in leaf.items()]
     largest = max(np.max(_errors(value)) for value in values.values())
     right = ", ".join(f"{share:.0%}" for share in data["accuracy_on_noisy"])
     return [
@@ -179,21 +184,14 @@ def _notes(settings: Settings, data: dict[str, Any], leaf: dict[str, Path]) -> l
         f"Chosen on {settings.validation} validation images, by level: "
         f"{', '.join(map(str, data['components']))} components; "
         f"weights {', '.join(f'{w:g}' for w in data['tv_weights'])} of the total variation.",
-        *(f"{sentence}." for sentence in described),
+        *(f"{describe_projections(kind, path, settings.path)}." for kind, path in leaf.items()),
         f"Noisy images classified as labelled, by level: {right}.",
         f"Standard errors of the means are at most {largest:.2f} dB. All but the first line are clipped to "
         "[0, 1]; paths are not.",
     ]
 
 
-def _draw_images(
-    task: Task,
-    settings: Settings,
-    labels: np.ndarray,
-    clean: Images,
-    methods: dict[str, Images],
-    values: dict[str, np.ndarray],
-) -> Any:
+def _draw_images(task: Task, settings: Settings, labels: Any, clean: Any, methods: Any, values: Any) -> Any:
     """Some images by level, with the PSNR of each."""
     names = [name for name in methods if name != "noisy image, clipped"]
     images, captions, rows = [], [], []
@@ -222,8 +220,7 @@ def _draw_psnr(task: Task, settings: Settings, values: dict[str, np.ndarray]) ->
         }
         bars = _errors(value)
         axes.errorbar(settings.levels, value.mean(axis=1), bars, capsize=2, label=name, **style)
-    axes.set_xlabel("standard deviation of the noise [pixel, 0 to 1]")
-    axes.set_ylabel("PSNR [dB], bars: standard error")
+    axes.set(xlabel="standard deviation of the noise [pixel, 0 to 1]", ylabel="PSNR ± standard error [dB]")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, ncols=2)
     return figure

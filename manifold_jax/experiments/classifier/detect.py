@@ -127,31 +127,24 @@ def _other_scores(
     rows = np.random.default_rng([seed, 2]).permutation(len(training.labels))[: settings.training]
     fitted = training_images(training, rows)
     logits, features = layer(log_prob, "logits"), layer(log_prob, "features")
-    learnt = outputs(features, fitted.images)
+    known = outputs(features, fitted.images)
     subspace = baselines.principal_subspace(fitted)
     held = np.cumsum(subspace.variance) / subspace.variance.sum()
     count = int(np.searchsorted(held, settings.variance)) + 1
     return {
         "max softmax": baselines.max_softmax_score(outputs(log_prob, images)),
         "energy": baselines.energy_score(outputs(logits, images)),
-        "Mahalanobis": baselines.mahalanobis_score(outputs(features, images), learnt, fitted.labels),
+        "Mahalanobis": baselines.mahalanobis_score(outputs(features, images), known, fitted.labels),
         _NEAREST: nearest(images, training)[1],
         "principal subspace": norms(images - subspace.project(images, count)),
     }
 
 
-def run(
-    trial: Trial,
-    settings: Settings,
-    progress: Progress | None = None,
-    *,
-    path: Path | None = None,
-    letters: Path | None = None,
-) -> Outcome:
-    """Tell test images from others by several scores; ``path`` and ``letters`` as for :func:`image_sets`."""
+def run(trial: Trial, settings: Settings, progress: Progress | None = None, **places: Any) -> Outcome:
+    """Tell test images from others by several scores; ``places`` are those of :func:`image_sets`."""
     check(settings)
     task, log_prob = trial.task, trial.log_prob
-    sets, notes = image_sets(task, settings.images, seed=trial.seed, path=path, letters=letters)
+    sets, notes = image_sets(task, settings.images, seed=trial.seed, **places)
     images, training = np.concatenate(list(sets.values())), training_images(task.train)
     others = _other_scores(log_prob, images, training, settings, trial.seed)
     leaf = baselines.project_from_anchors(log_prob, images, training, settings, progress)
@@ -166,10 +159,8 @@ def run(
             f"{baselines.describe_projections(kind, p, settings.path)}; rank correlation of leaf distance "
             f"and distance to the {_NEAREST}: {correlation:.3f}."
         )
-    ends = np.cumsum([len(part) for part in sets.values()])[:-1]
-    scores = {
-        name: dict(zip(sets, np.split(value, ends), strict=True)) for name, value in (pooled | others).items()
-    }
+    ends, pooled = np.cumsum([len(part) for part in sets.values()])[:-1], pooled | others
+    scores = {name: dict(zip(sets, np.split(value, ends), strict=True)) for name, value in pooled.items()}
     areas = {name: _areas(by_set) for name, by_set in scores.items()}
     rows = [
         {"score": name} | {f"vs {other}": area for other, (area, _) in by_set.items()}
@@ -183,7 +174,7 @@ def run(
         "leaf_detect_distances": _draw_distances(task, settings, scores),
     }
     data = {"scores": scores, "auroc": areas, "paths": paths}
-    return Outcome(title, rows, data, figures, [_best(areas), *notes])
+    return Outcome(title, rows, data, figures, [_name_best(areas), *notes])
 
 
 def _areas(by_set: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
@@ -193,7 +184,7 @@ def _areas(by_set: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
     return areas | {"all": baselines.auroc(inside, np.concatenate([values for _, values in outside]))}
 
 
-def _best(areas: Areas) -> str:
+def _name_best(areas: Areas) -> str:
     """The scores with the largest area, as a sentence."""
     top = max(by_set["all"][0] for by_set in areas.values())
     best = ", ".join(name for name, by_set in areas.items() if by_set["all"][0] >= top)

@@ -66,7 +66,7 @@ def compare_ranks(trial: Trial, settings: Settings, progress: Progress | None = 
     rows, data = [], {}
     for k, (name, log_prob) in enumerate(networks.items()):
         rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
-        data[name] = rank._asdict()
+        data[name] = rank
         rows.append(
             {
                 "network": name,
@@ -89,14 +89,14 @@ def compare_ranks(trial: Trial, settings: Settings, progress: Progress | None = 
     return Outcome(title, rows, data, {"rank": _draw_ranks(title, rows, data)}, notes)
 
 
-def _draw_ranks(title: str, rows: list[Row], data: dict[str, dict[str, np.ndarray]]) -> Any:
+def _draw_ranks(title: str, rows: list[Row], data: dict[str, LocalDataRank]) -> Any:
     """Histograms, a panel for each network."""
     figure = new_figure(4.0 * len(rows), 3.4, title)
     for axes, row in zip(panels(figure, len(rows), 3), rows, strict=True):
         rank, bound = data[row["network"]], row["bound C - 1"]
         bins = np.arange(bound + 2) - 0.5
-        axes.hist(rank["matrix"], bins, label="rank G", alpha=0.7)
-        axes.hist(rank["distribution"], bins, label="rank D", histtype="step", lw=2, color="black")
+        axes.hist(rank.matrix, bins, label="rank G", alpha=0.7)
+        axes.hist(rank.distribution, bins, label="rank D", histtype="step", lw=2, color="black")
         axes.axvline(bound, color="tab:red", ls="--", label="C - 1")
         axes.set(title=row["network"], xlabel="numerical rank")
         axes.legend(fontsize=8)

@@ -151,13 +151,7 @@ def _panel(walks: Walks, label: str) -> Curves:
 
 
 def _compare(
-    trial: Trial,
-    kinds: Kinds,
-    settings: Settings,
-    progress: Progress | None,
-    stem: str,
-    about: str,
-    *notes: str,
+    trial: Trial, kinds: Kinds, settings: Settings, progress: Any, stem: str, about: str, *notes: str
 ) -> Outcome:
     """Walk between all kinds of pairs at one checkpoint: table, curves and image strips."""
     sets = list(_walk_kinds(trial.task, trial.log_prob, kinds, settings, progress))

@@ -25,7 +25,7 @@ from manifold_jax import geometry, information
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
-from manifold_jax.experiments.classifier.task import stage
+from manifold_jax.experiments.classifier.task import predictions, stage
 from manifold_jax.experiments.sprites import FACTORS, SCALES, SmoothLeNet, draw_images, sprite_charts
 from manifold_jax.geometry import Grid
 from manifold_jax.models import Pure, classification_loss, pure, train
@@ -186,12 +186,6 @@ def learn(
     return start, Pure(start.apply, trained.params), trained.metrics["loss"]
 
 
-@jax.jit
-def _accuracy(log_prob: Partial, images: Array, labels: Array) -> Float[Array, ""]:
-    predicted = jax.lax.map(lambda x: jnp.argmax(log_prob(x)), images, batch_size=64)
-    return jnp.mean(predicted == labels)
-
-
 # --- what is measured --------------------------------------------------------------------------------------
 
 
@@ -201,13 +195,11 @@ def _tangents(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "
 
 
 @jax.jit
-def meet(
-    log_prob: Partial,
-    images: Float[Array, "count h w"],
-    tangents: Float[Array, "count d n"],
-    random: Float[Array, "count d n"],
-) -> Any:
-    """Angles and visibilities at every image: one small function of arrays from both sides."""
+def meet(log_prob: Partial, images: Array, tangents: Array, random: Array) -> Any:
+    """Angles and visibilities at images ``(k, h, w)`` with tangents and random vectors ``(k, d, n)``.
+
+    It is one small function of arrays from both sides.
+    """
 
     def one(image: Array, tangent: Array, other: Array) -> Meeting:
         basis = information.horizontal_basis(log_prob, image)
@@ -263,8 +255,8 @@ def measure_sprites(
     check(settings)
     learn_key, test_key, point_key, random_key = jax.random.split(key, 4)
     start, end, loss = learn(settings, learn_key, folder, stage(progress, 0, 3))
-    tests = _labelled(test_key, settings, max(settings.sprites // 5, len(settings.shapes)))
-    accuracy = float(_accuracy(Partial(*end), *tests))
+    tests, labels = _labelled(test_key, settings, max(settings.sprites // 5, len(settings.shapes)))
+    accuracy = float(np.mean(predictions(Partial(*end), tests) == labels))
     charts = _charts(settings)
     points, images = draw_images(point_key, charts, settings.points)
     tangents = jnp.concatenate([_tangents(m.embedding, part) for m, part in zip(charts, points, strict=True)])

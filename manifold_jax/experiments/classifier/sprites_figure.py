@@ -87,15 +87,8 @@ def table(result: Result) -> list[Row]:
 def data(result: Result) -> dict[str, Any]:
     """Everything by name, for JSON."""
     maps = [m._asdict() | {"grid": {axis.name: axis.samples() for axis in m.grid.axes}} for m in result.maps]
-    return result._asdict() | {
-        "settings": result.settings._asdict(),
-        "factors": FACTORS,
-        "shapes": [result.settings.shapes[k] for k in result.shapes],
-        "untrained": result.untrained._asdict(),
-        "trained": result.trained._asdict(),
-        "maps": maps,
-        "table": table(result),
-    }
+    shapes = [result.settings.shapes[k] for k in result.shapes]
+    return result._asdict() | {"factors": FACTORS, "shapes": shapes, "maps": maps, "table": table(result)}
 
 
 # --- picture -----------------------------------------------------------------------------------------------
@@ -172,8 +165,9 @@ def _draw_maps(subfigure: Any, maps: tuple[FactorMap, ...], sizes: int) -> None:
     curvatures = np.abs(curvatures[np.isfinite(curvatures)])
     low, high = np.percentile(volumes, (5, 99.5)) if volumes.size else (0.1, 1.0)
     most = max(np.percentile(curvatures, 95), 1.0) if curvatures.size else 1.0
+    volume = r"volume element $\sqrt{\det\,X^T G X}$ [1/rad]"
     columns = (
-        ("volume_element", r"volume element $\sqrt{\det\,X^T G X}$ [1/rad]", LogNorm(low, high), "viridis"),
+        ("volume_element", volume, LogNorm(low, high), "viridis"),
         ("scalar_curvature", "scalar curvature S", SymLogNorm(0.5, vmin=-most, vmax=most), "RdBu_r"),
         ("probability", "probability of the likeliest class", Normalize(1 / 3, 1.0), "cividis"),
     )

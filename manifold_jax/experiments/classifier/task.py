@@ -25,6 +25,8 @@ MARKS = (0, 10, 20, 50, 100, 200, 300, 500, 700, 1000, 1500, *range(2000, 10_001
 MARKS += tuple(range(12_000, 30_001, 2000))
 """Steps after which a checkpoint is kept."""
 
+_BATCH = 250  # images that a network is evaluated at together
+
 Images = Float[Any, "n *shape"]
 """Pixels in [0, 1]."""
 
@@ -196,17 +198,18 @@ def learn(
 # --- the network at many images ----------------------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames="batch_size")
-def _outputs(function: Partial, images: Any, batch_size: int) -> Any:
+@jax.jit
+def _outputs(function: Partial, images: Any) -> Any:
+    batch_size = min(_BATCH, len(images))
     return jax.lax.map(lambda image: function(pixels(image)), images, batch_size=batch_size)
 
 
-def outputs(function: Partial, images: Num[Any, "n *shape"], *, batch_size: int = 250) -> np.ndarray:
+def outputs(function: Partial, images: Num[Any, "n *shape"]) -> np.ndarray:
     """A function of one image at many ``(n, ...)``."""
-    return np.asarray(_outputs(function, jnp.asarray(images), min(batch_size, len(images))))
+    return np.asarray(_outputs(function, images))
 
 
-def predictions(log_prob: Partial, images: Num[np.ndarray, "n *shape"]) -> Int[np.ndarray, "n"]:
+def predictions(log_prob: Partial, images: Num[Any, "n *shape"]) -> Int[np.ndarray, "n"]:
     """The most likely class of every image."""
     return outputs(log_prob, images).argmax(axis=1)
 

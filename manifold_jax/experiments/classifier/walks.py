@@ -96,7 +96,7 @@ class Walks(NamedTuple):
         """Every walk in numbers, for JSON; lengths in ``options.unit``."""
         path, unit = self.path, self.options.unit
         return {
-            "options": self.options._asdict(),
+            "options": self.options,
             "step": self.steps,
             "distances": self.distances,
             "confidence": confidence(path.log_probs),
