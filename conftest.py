@@ -1,11 +1,21 @@
-"""Names that the examples of docstrings use without importing them, as numpy's do with np."""
+"""What tests and the examples of docstrings share: the compilation cache, and names that need no import."""
 
 import math
+import os
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
+# Before JAX is imported: compiled programs are kept for the next run, by each worker for itself, since
+# writing is not atomic. The loader's complaints about tuning hints of the compiler would fill the output.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+CACHE = Path(__file__).parent / ".pytest_cache" / "jax" / WORKER
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

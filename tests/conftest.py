@@ -1,7 +1,6 @@
 """Fixtures shared by the tests, and the path of the NumPy oracle."""
 
 import gc
-import os
 import sys
 from pathlib import Path
 
@@ -10,26 +9,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-# A test mostly compiles programs that run once: optimise little, unless the environment says otherwise.
-if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
-    jax.config.update("jax_disable_most_optimizations", True)
-
 
 @pytest.fixture
 def x64():
     """Float64 within one test; the package itself never sets the flag."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def optimised():
-    """Full optimisation within one test that runs longer than it compiles."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # programs compiled before would be taken as they are
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -376,7 +376,7 @@ def test_slope_keeps_the_type_and_traces():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "level"), [(3, 0.95), (5, 0.8)])
-def test_intervals_cover_at_their_level(seeds, level, optimised):
+def test_intervals_cover_at_their_level(seeds, level):
     """Skewed noise that differs between sizes. With 3 seeds the normal quantile would cover 90.5 %."""
     trials, sizes = 1000, np.geomspace(50, 5000, 8)
     deviation = np.linspace(0.6, 0.2, 8)[:, None]

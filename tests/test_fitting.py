@@ -105,7 +105,7 @@ def test_block_sizes_jit_and_vmap_agree():
 
 
 @pytest.mark.slow
-def test_neighbours_of_many_images_hold_one_tile(optimised):
+def test_neighbours_of_many_images_hold_one_tile():
     images = jax.ShapeDtypeStruct((65536, 4096), jnp.float32)
     compiled = search._exact.lower(images, images, 32, None).compile()
     memory = compiled.memory_analysis()

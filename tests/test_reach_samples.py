@@ -67,7 +67,7 @@ def test_no_pair_is_no_reach():
 
 
 @pytest.mark.parametrize("n", [128, 1024, 8192, pytest.param(65536, marks=pytest.mark.slow)])
-def test_float32_samples_do_not_collapse(n, optimised):
+def test_float32_samples_do_not_collapse(n):
     points, tangents = ellipse(n)
     single = [np.asarray(x, np.float32) for x in (points, tangents)]
     estimate = reach_from_samples(*single, dimension=1)

@@ -385,7 +385,7 @@ def test_equal_sprites_compile_once():
 
 
 @pytest.mark.slow
-def test_stencils_agree_with_autodiff_on_the_dense_layout(optimised):
+def test_stencils_agree_with_autodiff_on_the_dense_layout():
     with jax.enable_x64(False):
         manifold = sprite("ellipse", size=32)
         assert manifold.grid.shape == (9, 36, 2, 2)
