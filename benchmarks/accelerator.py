@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -145,6 +146,7 @@ def main() -> None:
     """Run all jobs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
+    parser.add_argument("--commit", help="commit of the source, where it travelled without its repository")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     jobs = [
@@ -152,7 +154,16 @@ def main() -> None:
         *geometry(arguments.small),
         *information(arguments.small),
     ]
-    record = {"rows": [timed(job) for job in jobs], "agreement": agreement(), **common.provenance()}
+    device = jax.devices()[0]
+    record = {
+        "device": f"{device.platform} {device.device_kind}",
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "commit": arguments.commit or common.commit(Path(__file__).parent),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": common.machine(),
+        "rows": [timed(job) for job in jobs],
+        "agreement": agreement(),
+    }
     common.write_json(arguments.out / "accelerator.json", record)
     (arguments.out / "accelerator.md").write_text(markdown(record), encoding="utf-8")
     print(markdown(record))
