@@ -180,7 +180,7 @@ def gram_from_function(
 # --- from a grid -----------------------------------------------------------------------------------------
 
 
-def _first_gram(block: BlockGrams, plan: BlockPlan) -> Array:
+def _first_gram(block: BlockGrams, _plan: BlockPlan) -> Array:
     return block.grams[0]
 
 

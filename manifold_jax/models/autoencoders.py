@@ -322,7 +322,7 @@ def denoising_loss(apply: Apply) -> Loss:
         0.25
     """
 
-    def loss(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Any, batch: Any, key: Array, _step: Array) -> tuple[Array, dict[str, Array]]:
         points, scale = batch
         noise = jax.random.normal(key, points.shape, points.dtype)
         noise = noise * scale.reshape(-1, *(1,) * (points.ndim - 1))

@@ -240,7 +240,7 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
         1.099
     """
 
-    def loss(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Any, batch: Any, _key: Array, _step: Array) -> tuple[Array, dict[str, Array]]:
         images, labels = batch
         log_p = jax.vmap(apply, (None, 0))(params, pixels(images))
         chosen = jnp.take_along_axis(log_p, labels.astype(jnp.int32)[:, None], axis=1)

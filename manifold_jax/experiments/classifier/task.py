@@ -104,8 +104,8 @@ def _read_cifar10(path: Path | None, *, train: bool) -> LabelledImages:
         return cifar10(path, train=train, batches=(1,))
 
 
-def _read_digits(path: Path | None, *, train: bool) -> LabelledImages:
-    """The 8 x 8 digits that come with scikit-learn, without a ``path``; every fifth is for testing."""
+def _read_digits(_path: Path | None, *, train: bool) -> LabelledImages:
+    """The 8 x 8 digits that come with scikit-learn, whatever the path; every fifth is for testing."""
     datasets = require("sklearn.datasets", "cli", "The data set of digits")
     pictures, labels = datasets.load_digits(return_X_y=True)
     rows = (np.arange(len(labels)) % 5 == 0) != train

@@ -44,7 +44,7 @@ class Fit(NamedTuple):
         return 2 if self.neighbours is None else self.neighbours(dimension, images)
 
 
-def _mls_neighbours(degree: int, dimension: int, images: bool) -> int:
+def _mls_neighbours(degree: int, dimension: int, _images: bool) -> int:
     """Twice the terms of a polynomial, and some for the plane."""
     return 2 * math.comb(dimension + degree, degree) + 2 * dimension
 

@@ -188,7 +188,7 @@ def _embed(embedding: Any, columns: Array, u: Array) -> Array:
     return matmul(columns, embedding(u))
 
 
-def closed_and_open(plan: Plan) -> list[Setting]:
+def closed_and_open(_plan: Plan) -> list[Setting]:
     """The circle and half of it, the torus and a quarter of it, u and v in [0, pi]."""
     ring, tube = circle(), torus(size=LATTICE)
     arc = open_axes("arc", ring, math.pi)
