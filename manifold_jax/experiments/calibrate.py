@@ -119,6 +119,7 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
     with cells:
         for done, (place, size, number) in enumerate(parts, start=1):
             options = {"manifold": place.name, "size": size, "number": number, "seed": seed}
+            # With the columns in its name, a cell that an earlier version wrote with others is not taken.
             name = cell_name(**options, which=settings.dimensions, columns=Row._fields)
             if name not in cells:
                 sample = _run_estimators(settings, whole(place), size, number, seed)

@@ -68,7 +68,7 @@ class FitDistances(NamedTuple):
         projected: From every true point x to its own image, |x - project(x)|: an upper bound of ``backward``,
             and what is reported as the Hausdorff distance where only corresponding points are compared.
         hausdorff: The larger of the maxima of ``forward`` and ``backward``: an estimate of the two-sided
-            Hausdorff distance, as good as the test and true points are dense.
+            Hausdorff distance, limited by the spacing of the test and true points.
     """
 
     forward: Distances
@@ -192,7 +192,7 @@ def fit_distances(
         project: The fit, ``(q, *features)`` to points of the same shape; NaN where it fails.
         manifold: The true manifold, or a sequence of them whose union is meant.
         test_points: Points to project, on the true manifold or near it.
-        true_points: Points of the true manifold for ``backward``, as dense as the answer should be exact; by
+        true_points: Points of the true manifold for ``backward``, dense enough for the accuracy wanted; by
             default the feet of the test points, which are the test points themselves where these lie on it.
         block_size: Points treated at once.
         **options: As for :func:`nearest_points`.

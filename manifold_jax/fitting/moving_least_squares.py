@@ -189,10 +189,10 @@ def _local(settings: _Settings, plane: _Plane, y: Array, bandwidth: Array) -> tu
 def _start(settings: _Settings, y: Array) -> _Plane:
     """Principal plane of the samples nearest to r, and the foot of r on it."""
     squares = jnp.sum(y**2, axis=1)
-    radius = jnp.sort(squares)[(settings.support or y.shape[0]) - 1]
+    farthest = jnp.sort(squares)[(settings.support or y.shape[0]) - 1]
     nearest = jnp.min(squares)
-    # Distances along the plane, about: those to r less what r is away from the samples.
-    along = jnp.maximum(radius - nearest, jnp.finfo(y.dtype).tiny)
+    # Squared distances along the plane, about: those to r, without the distance of r from the samples.
+    along = jnp.maximum(farthest - nearest, jnp.finfo(y.dtype).tiny)
     mean, _, frame = principal_plane(y, _weight_root((squares - nearest) / along), settings.dimension)
     return _Plane(mean - matmul(matmul(frame, mean), frame), frame)
 

@@ -112,8 +112,7 @@ def project_with_status(
     if indices is not None and jnp.shape(indices) != wanted:
         raise ValueError(f"project_with_status: indices must have shape {wanted}, got {jnp.shape(indices)}.")
     projection = _fit_queries(fit, points, None if indices is None else jnp.asarray(indices))
-    rest = jax.tree.map(lambda x: x.reshape(batch), projection._replace(points=projection.status))
-    return rest._replace(points=projection.points.reshape(shape))
+    return Projection(projection.points.reshape(shape), *(x.reshape(batch) for x in projection[1:]))
 
 
 def _project(fit: LocalFit, points: Any) -> Array:

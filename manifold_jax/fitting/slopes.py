@@ -328,7 +328,7 @@ def _checked_sizes(caller: str, sizes: Any, least: int) -> Float[Array, "sizes"]
     """A list of sizes, at least so many; from 2 on they must differ, for a slope."""
     sizes = reals(caller, "sizes", sizes, 2)
     if sizes.ndim != 1 or len(sizes) < least:
-        raise ValueError(f"{caller}: sizes must be at least {least} numbers, got shape {sizes.shape}.")
+        raise ValueError(f"{caller}: sizes must list at least {least} numbers, got shape {sizes.shape}.")
     if least > 1 and not is_traced(sizes) and np.ptp(np.asarray(sizes)) == 0:
         raise ValueError(f"{caller}: all sizes are {float(sizes[0]):g}: a slope needs two different ones.")
     return sizes

@@ -21,7 +21,6 @@ from manifold_jax.geometry.neighbours import neighbour_indices
 from manifold_jax.geometry.normal_curvature import normal_curvature
 from manifold_jax.geometry.tensors import frame as orthonormal
 
-WEIGHTS = ("uniform", "tricube")
 CURVATURES: dict[str, Callable[[JetGram], Array]] = {
     "scalar_curvature": scalar_curvature,
     "mean_curvature": mean_curvature,
@@ -144,7 +143,7 @@ def local_quadratic_fit(
         2.2
     """
     name = "local_quadratic_fit"
-    choice(name, "weights", weights, WEIGHTS)
+    choice(name, "weights", weights, ("uniform", "tricube"))
     block_size = optional(whole, name, "block_size", block_size)
     cloud = flat_points(name, points, dimension)
     n, f = cloud.shape
@@ -223,12 +222,13 @@ def _quadratic_graph(
     distance = jnp.sqrt(jnp.sum(differences**2, axis=1))
     inside = distance <= limit
     radius = jnp.max(jnp.where(inside, distance, 0.0))
-    root = jnp.sqrt(_weight(weights, inside, distance, radius))
+    scale = jnp.where(radius > 0, radius, 1.0)
+    tricube = (1 - (jnp.where(inside, distance, 0.0) / scale) ** 3) ** 1.5
+    root = jnp.where(inside, jnp.ones_like(distance) if weights == "uniform" else tricube, 0.0)
     if frame is None:
         frame = _principal_frame(d, differences, root)
     t = matmul(differences, frame.T)
     normal = differences - matmul(t, frame)
-    scale = jnp.where(radius > 0, radius, 1.0)
     design, origin = (monomials(x, 2)[:, 0 if intercept else 1 :] for x in (t / scale, jnp.zeros_like(t[:1])))
     rows = jnp.concatenate([design * root[:, None], origin])
     values = jnp.concatenate([normal * root[:, None], jnp.zeros_like(normal[:1])])
@@ -242,13 +242,6 @@ def _quadratic_graph(
     tangents = matmul(orthonormal(products.metric), jet.first)
     fit = QuadraticFit(tangents, products, residual, radius, ok)
     return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(ok, x, jnp.nan), fit)
-
-
-def _weight(kind: str, inside: Array, distance: Array, radius: Array) -> Float[Array, "k"]:
-    if kind == "uniform":
-        return inside.astype(distance.dtype)
-    ratio = jnp.where(inside, distance, radius) / jnp.where(radius > 0, radius, 1.0)
-    return (1 - ratio**3) ** 3
 
 
 def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
@@ -267,7 +260,7 @@ def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tu
     floor = 64 * jnp.finfo(rows.dtype).eps * len(rows)
     determined = jnp.min(pivots) > floor * jnp.max(pivots)  # False for NaN
     safe = jnp.where(determined, triangle, jnp.eye(len(triangle), dtype=rows.dtype))
-    inverse = jax.scipy.linalg.solve_triangular(safe, basis.T)  # of p x k: there are far more features
+    inverse = jax.scipy.linalg.solve_triangular(safe, basis.T)  # p x k: there are far more features
     return matmul(inverse, values), determined
 
 

@@ -118,8 +118,7 @@ def neighbour_indices(
     tile = min(n, max(extra, TILE_NUMBERS // f))
     block = block_size or max(1, min(1024, TILE_NUMBERS // tile, TILE_NUMBERS // f))
     centre, largest = _extent(samples, tile)
-    search = partial(_screened, samples, centre, largest, count, extra, tile)
-    return map_blocks(search, block, queries)
+    return map_blocks(partial(_screened, samples, centre, largest, count, extra, tile), block, queries)
 
 
 def _extent(samples: Array, tile: int) -> tuple[Array, Array]:
@@ -148,13 +147,11 @@ def _screened(
     samples: Array, centre: Array, largest: Array, count: int, extra: int, tile: int, queries: Array
 ) -> Array:
     """Screen by matrix products, order the candidates by differences, repair what stays in doubt."""
-    eps = jnp.finfo(samples.dtype).eps
-    f = samples.shape[1]
+    eps, f = jnp.finfo(samples.dtype).eps, samples.shape[1]
     screened, candidates = _smallest(samples, queries, extra, tile, partial(product_squares, centre))
     squares, indices = _sorted_rows(samples, queries, candidates, count)
     # What the screen left out is larger than its last candidate, to its rounding error.
-    sizes = largest + jnp.sum((queries - centre) ** 2, axis=1)
-    doubt = eps * (8 + f**0.5) * sizes
+    doubt = eps * (8 + f**0.5) * (largest + jnp.sum((queries - centre) ** 2, axis=1))
     certain = (squares[:, -1] <= screened[:, -1] - 2 * doubt) | (extra == samples.shape[0])
     finite = jnp.all(jnp.isfinite(queries), axis=1)
 
@@ -166,8 +163,7 @@ def _screened(
         return pending.at[row].set(False), indices.at[row].set(here[0].astype(indices.dtype))
 
     # A loop rather than a branch: under vmap a branch would always be taken.
-    pending = jnp.logical_not(certain) & finite
-    return jax.lax.while_loop(lambda state: jnp.any(state[0]), repair, (pending, indices))[1]
+    return jax.lax.while_loop(lambda state: jnp.any(state[0]), repair, (~certain & finite, indices))[1]
 
 
 def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: Any) -> tuple[Array, Array]:
