@@ -1,4 +1,4 @@
-"""Data sets whose geometry is controlled. Examples know ``jax`` and ``jax.numpy`` as ``jnp``."""
+"""Data sets whose geometry is controlled, samples of them and noise."""
 
 from manifold_jax.datasets.cifar10 import cifar10 as cifar10
 from manifold_jax.datasets.coil20 import coil20 as coil20

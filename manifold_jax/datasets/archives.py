@@ -30,16 +30,13 @@ _DAMAGE = (
 
 
 def find(path: Place, names: Sequence[str], pattern: str, wanted: str) -> Path | None:
-    """An archive, or the folder of what is in it.
+    """An archive, or the folder of what is in it; None if no place is named or MANIFOLD_JAX_DATA lacks it.
 
     Args:
-        path: The archive or folder, or a folder that holds it; None for what MANIFOLD_JAX_DATA names.
+        path: The archive or folder, or a folder that holds it.
         names: What the archive and its folder are called, in the order in which they are tried.
         pattern: Pattern of the names of the files in the archive or folder.
         wanted: What a message says is missing, and where to get it.
-
-    Returns:
-        The archive or folder; None where neither is named, or MANIFOLD_JAX_DATA does not hold it.
 
     Raises:
         TypeError: ``path`` is not a path.
@@ -75,7 +72,7 @@ def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
     """Contents of files in a folder, or anywhere in a zip or tar archive; gzipped ones are decompressed.
 
     Args:
-        place: The folder or archive; one whose name ends in ``.zip`` is opened as a zip file.
+        place: The folder or archive, which is a zip file if its name ends in ``.zip``.
         names: What the files are called, without folders and without the ``.gz`` that may follow.
         remedy: What a message says to do about a bad place.
 
@@ -110,7 +107,7 @@ def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
 
 
 def _readers(place: Path, opened: contextlib.ExitStack) -> dict[str, Callable[[], bytes]]:
-    """A function that reads it for every file of a folder or archive, by its name without folders."""
+    """For every file of a folder or archive, by its name without folders, a function that reads it."""
     if place.is_dir():
         return {file.name: file.read_bytes for file in place.iterdir() if file.is_file()}
     if place.suffix.lower() == ".zip":
@@ -124,10 +121,7 @@ def _readers(place: Path, opened: contextlib.ExitStack) -> dict[str, Callable[[]
 def download(url: str, checksum: str, name: str) -> Path:
     """Download a file once into the user's cache folder, which never holds half a file.
 
-    Args:
-        url: Where the file is.
-        checksum: Its digest as ``"sha256:..."`` or ``"md5:..."``.
-        name: Its name in the cache.
+    ``checksum`` is ``"sha256:..."`` or ``"md5:..."``, and ``name`` is that of the file in the cache.
 
     Raises:
         ImportError: pooch is not installed.

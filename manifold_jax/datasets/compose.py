@@ -14,18 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import instance
-from manifold_jax.datasets.closed_forms import Field
+from manifold_jax.datasets.closed_forms import Field, curvature_forms
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
-INVARIANTS = (
-    "gaussian_curvature",
-    "scalar_curvature",
-    "mean_curvature",
-    "second_form_norm",
-    "normal_curvature",
-)
-"""Pointwise quantities that do not depend on the parametrisation."""
+INVARIANTS = tuple(curvature_forms(lambda u: u, 2))
+"""Names of the pointwise quantities that do not depend on the parametrisation."""
 
 
 def product(*manifolds: Manifold) -> Manifold:

@@ -26,7 +26,7 @@ def chosen_factors(caller: str, factors: str | Sequence[str], known: Collection[
 def fixed_values(
     caller: str, fixed: Mapping[str, float] | None, factors: Sequence[str], defaults: Mapping[str, float]
 ) -> dict[str, float]:
-    """Values of the factors that do not vary, finite and positive where they have to be."""
+    """Values of the factors that do not vary: finite, and positive where they must be."""
     free = [name for name in defaults if name not in factors]
     _checks.keys(caller, "fixed", fixed, free)
     values = {name: _checks.number(caller, name, (fixed or {}).get(name, defaults[name])) for name in free}
@@ -43,7 +43,7 @@ def factor_axes(
     *,
     turns: bool = False,
 ) -> tuple[Axis, ...]:
-    """The axes of a layout, some with ranges and sizes of the caller's own; a range opens a periodic axis.
+    """The axes of a layout, some with the caller's ranges and sizes; a range opens a periodic axis.
 
     With ``turns`` an angle stays periodic if its range is one turn, and must not have a longer one.
     """

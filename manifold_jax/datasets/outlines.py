@@ -64,7 +64,7 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
         outline: Shape.
         stretch: Largest factor by which the outline can be magnified.
         blur: Smallest standard deviation of the blur, pixels.
-        unit: Pixels per outline unit at scale 1; the nodes are in pixels.
+        unit: Pixels per unit of the outline at scale 1.
     """
     if isinstance(outline, str):
         outline = SHAPES[choice("sprite", "a shape given by name", outline, SHAPES)]

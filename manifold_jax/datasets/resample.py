@@ -40,21 +40,20 @@ CUTOFF = 4.3
 """The expansion reaches frequency CUTOFF / sigma_1, where the frame's blur leaves 1e-4."""
 
 MARGIN = 6.0
-"""And MARGIN * sigma_1 beyond the frame's corners."""
+"""The expansion extends MARGIN * sigma_1 beyond the frame's corners."""
 
 
 class Ring(NamedTuple):
-    """A ring of views, expanded and ready to be rendered: the arrays that :func:`render` needs.
+    """A ring of views, expanded and ready to be rendered; rows = N/2 and columns = N/2 + 1.
 
     Attributes:
-        coefficients: Modes (cosine, sine) of each view basis function, ``(n, 2, N/2, N/2 + 1)``.
-        blocks: Mode to Hermite coefficients, for even and for odd y-orders, ``(2, N/2, N/2+1, N/2+1)``.
-        orders: Angular order m of each mode, ``(N/2, N/2 + 1)``.
-        mask: 1 where row n = 0 ... N-1 of the unfolded blocks has an entry, ``(N/2 + 1, N)``.
-        nodes: Quadrature nodes >= 0 in frame pixels, ``(L,)``; the others are their mirror images.
-        hermite: Even and odd Hermite functions at the nodes times the quadrature weight over
-            sqrt(2 pi), ``(2, L, N/2)``.
-        pixels: Pixel positions of one side relative to its centre, ``(size,)``; if centred, those > 0.
+        coefficients: Modes (cosine, sine) of each view basis function.
+        blocks: Mode to Hermite coefficients, for even and for odd y-orders.
+        orders: Angular order m of each mode.
+        mask: 1 where row n = 0 ... N-1 of the unfolded blocks has an entry.
+        nodes: Quadrature nodes >= 0 in frame pixels; the others are their mirror images.
+        hermite: Even and odd Hermite functions at the nodes times the quadrature weight over sqrt(2 pi).
+        pixels: Pixel positions of one side relative to its centre; if centred, those > 0.
         pitch: h, output pixels per frame pixel.
         blur: sigma, in output pixels.
         frame_blur: sigma_1, in frame pixels.
@@ -188,28 +187,18 @@ def _unfold(
     return jnp.stack([rows(even, 0), rows(odd, 1)])
 
 
-def _gaussian(x: np.ndarray, sigma: float) -> np.ndarray:
-    return np.exp(-0.5 * (x / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
-
-
 def prepare_ring(
-    views: Float[np.ndarray, "n frame frame"],
-    size: int,
-    blur: float,
-    largest_zoom: float,
-    view: str,
-    *,
-    centred: bool = False,
+    views: Float[np.ndarray, "n frame frame"], size: int, blur: float, zoom: float, view: str, centred: bool
 ) -> Ring:
     """Expand square frames, equally spaced over one turn, in JAX's default floating type.
 
-    Images of ``size`` pixels a side show the frame at zoom 1, blurred by sigma = ``blur`` pixels; they are
-    NaN above the largest zoom. ``view`` is a key of ``VIEW_BASES``. A centred ring is never translated and
-    its size is even, so that half of the pixels of a side suffice.
+    Images of ``size`` pixels per side show the frame at zoom 1, blurred by sigma = ``blur`` pixels; ``zoom``
+    is the largest, and ``view`` a key of ``VIEW_BASES``. A centred ring is never translated and its size is
+    even, so that half of the pixels of a side suffice.
     """
     number, frame = views.shape[:2]
     pitch = size / frame
-    frame_blur = SHARE * blur / (pitch * largest_zoom)
+    frame_blur = SHARE * blur / (pitch * zoom)
     radius = frame / math.sqrt(2) + MARGIN * frame_blur
     count = 2 * math.ceil(radius * CUTOFF / frame_blur / 4)
     scale = radius / math.sqrt(2 * count)  # psi_n reaches to radius, and to frequency radius / scale^2
@@ -221,26 +210,20 @@ def prepare_ring(
 
     nodes, hermite = expansion(frame_blur / 3)
     offsets = np.arange(frame) - (frame - 1) / 2
-    analysis = _gaussian(offsets[:, None] - nodes, frame_blur) @ hermite
+    gaussian = np.exp(-0.5 * ((offsets[:, None] - nodes) / frame_blur) ** 2)
+    analysis = gaussian @ hermite / (frame_blur * math.sqrt(2 * math.pi))
     blocks, orders, mask = rotation_blocks(count)
     folded = _fold(analysis.T @ views @ analysis)
     modes = np.swapaxes(blocks, -1, -2) @ np.moveaxis(folded, 0, -1)
-    basis = sample_basis(view, number)
+    modes = np.linalg.solve(sample_basis(view, number), modes.reshape(-1, number).T).reshape(folded.shape)
     nodes, hermite = expansion(frame_blur / 2)
-    half = hermite[len(nodes) // 2 :] / math.sqrt(2 * math.pi)
+    middle = len(nodes) // 2
+    half = hermite[middle:] / math.sqrt(2 * math.pi)
     half[0] /= 2  # node 0 is its own mirror image
-    return Ring(
-        coefficients=jnp.asarray(np.linalg.solve(basis, modes.reshape(-1, number).T).reshape(folded.shape)),
-        blocks=jnp.asarray(blocks),
-        orders=jnp.asarray(orders),
-        mask=jnp.asarray(mask),
-        nodes=jnp.asarray(nodes[len(nodes) // 2 :]),
-        hermite=jnp.asarray(np.stack([half[:, 0::2], half[:, 1::2]])),
-        pixels=jnp.asarray((np.arange(size) - (size - 1) / 2)[size // 2 if centred else 0 :]),
-        pitch=jnp.asarray(pitch),
-        blur=jnp.asarray(float(blur)),
-        frame_blur=jnp.asarray(frame_blur),
-    )
+    parities = np.stack([half[:, 0::2], half[:, 1::2]])
+    pixels = (np.arange(size) - (size - 1) / 2)[size // 2 if centred else 0 :]
+    scales = (pitch, float(blur), frame_blur)
+    return Ring(*map(jnp.asarray, (modes, blocks, orders, mask, nodes[middle:], parities, pixels, *scales)))
 
 
 @cache
@@ -273,16 +256,16 @@ def _apply(side: Float[Array, "2 pixels rows"], table: Float[Array, "2 rows k"],
 
 
 def render(
-    ring: Ring, basis: Float[Array, " n"], factors: Float[Array, " 4"], *, centred: bool = False
+    ring: Ring, basis: Float[Array, " n"], factors: Float[Array, " 4"], centred: bool
 ) -> Float[Array, "size size"]:
     """One image, rows downwards; NaN above the largest zoom of the ring.
 
     Args:
         ring: From :func:`prepare_ring`, with the same ``centred``.
         basis: The view basis functions at the wanted view.
-        factors: Zoom, rotation (radians, counter-clockwise as displayed), and the translation y
-            (downwards) and x (to the right) in output pixels, which comes last.
-        centred: There is no translation, at half the cost.
+        factors: Zoom, rotation (radians, counter-clockwise as displayed), then the translation y (downwards)
+            and x (to the right) in output pixels.
+        centred: There is no translation; this costs half as much.
     """
     zoom, rotation, y, x = factors
     cosine, sine = jnp.tensordot(basis, ring.coefficients, axes=1, precision=HIGHEST)

@@ -127,17 +127,10 @@ def map_points(manifold: Manifold, function: Callable[..., Any], *arrays: Array)
 
 
 def volume_elements(manifold: Manifold, coordinates: Float[Array, "n d"]) -> Float[Array, "n"]:
-    """Volume elements sqrt(det J^T J) of an embedding from its first derivatives J alone.
+    """Volume elements sqrt(det J^T J) of an embedding from its first derivatives J alone; 0 if not finite.
 
     :func:`manifold_jax.volume_element` takes the Gram of a 2-jet, which costs (d + 3) / 2 times as many
     derivatives. The columns of J are normalised first: the determinant neither overflows nor underflows.
-
-    Args:
-        manifold: Its embedding is differentiated.
-        coordinates: Chart points ``(n, d)``.
-
-    Returns:
-        ``(n,)``, 0 where the volume element is not finite.
     """
 
     def one(u: Float[Array, "d"]) -> Float[Array, ""]:

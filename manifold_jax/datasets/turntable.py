@@ -112,7 +112,7 @@ def turntable(
     centred = held.get("y") == held.get("x") == 0.0 and size % 2 == 0
     embedding = jax.tree_util.Partial(
         _image(view, centred),
-        prepare_ring(frames, size, blur, largest_zoom, view, centred=centred),
+        prepare_ring(frames, size, blur, largest_zoom, view, centred),
         jnp.asarray([held.get(factor, 0.0) for factor in FIXED]),
         jnp.asarray(np.array([[float(factor == other) for other in names] for factor in FIXED])),
     )
@@ -142,7 +142,7 @@ def _image(view: str, centred: bool) -> Callable[..., Array]:
         ring, constants, selection = jax.tree.map(lambda a: a.astype(dtype), (ring, constants, selection))
         factors = constants + matmul(selection, u.astype(dtype))
         basis = VIEW_BASES[view](factors[0], ring.coefficients.shape[0])
-        return render(ring, basis, factors[1:], centred=centred)
+        return render(ring, basis, factors[1:], centred)
 
     return image
 
