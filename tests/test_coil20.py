@@ -496,14 +496,13 @@ def test_refuses_nonsense(arguments, message):
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    for place in (os.environ.get("MANIFOLD_JAX_DATA"), beside):
+    shared = Path(__file__).parents[2] / "shared" / "data"
+    for place in (os.environ.get("MANIFOLD_JAX_DATA"), shared):
         if place and (Path(place) / "coil-20-proc.zip").is_file():
             return Path(place)
     pytest.skip("coil-20-proc.zip is neither in MANIFOLD_JAX_DATA nor in ../shared/data")
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("object_id", [1, 20])
 def test_real_object_equals_the_direct_sum(real, object_id):

@@ -253,8 +253,8 @@ def test_idx_headers_longer_than_the_file():
 
 
 def genuine(name):
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    for place in (os.environ.get(archives.VARIABLE), beside):
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    for place in (os.environ.get(archives.VARIABLE), shared):
         if place and (Path(place) / name).is_dir():
             return Path(place) / name
     pytest.skip(f"{name} is neither in {archives.VARIABLE} nor in ../shared/data")

@@ -289,7 +289,7 @@ def test_wrong_arguments_are_named(call, message):
 
 @pytest.mark.slow
 def test_a_map_over_points_is_one_program_for_all_rows(monkeypatch):
-    # A rest of another size would be a second decomposition beside the first: on two cores they block each
+    # A rest of another size would be a second decomposition next to the first: on two cores they block each
     # other for ever.
     monkeypatch.setattr(_linalg, "BLOCK_NUMBERS", 40)
     manifold = ellipse()

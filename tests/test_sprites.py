@@ -393,22 +393,22 @@ def test_stencils_agree_with_autodiff_on_the_dense_layout():
         chosen = np.random.default_rng(1).choice(manifold.grid.size, 300, replace=False)
         coordinates = manifold.grid.coordinates().reshape(-1, 4)[chosen]
         gram = mj.gram_from_function(manifold.embedding, coordinates)
-        found = {
+        measured = {
             name: np.asarray(getattr(geometry, name).value).ravel()[chosen]
             for name in ("volume_element", "scalar_curvature", "second_form_norm")
         }
-        exact = {name: np.asarray(getattr(mj, name)(gram)) for name in found}
+        exact = {name: np.asarray(getattr(mj, name)(gram)) for name in measured}
         square = exact["second_form_norm"] ** 2
         relative = lambda value, truth, scale: float(np.median(np.abs(value - truth) / scale))  # noqa: E731
         volume = exact["volume_element"]
-        assert relative(found["volume_element"], volume, volume) <= 0.01
-        assert relative(found["second_form_norm"] ** 2, square, square) <= 0.01
-        assert relative(found["scalar_curvature"], exact["scalar_curvature"], square) <= 0.05
-        for name in found:
+        assert relative(measured["volume_element"], volume, volume) <= 0.01
+        assert relative(measured["second_form_norm"] ** 2, square, square) <= 0.01
+        assert relative(measured["scalar_curvature"], exact["scalar_curvature"], square) <= 0.05
+        for name in measured:
             estimate = getattr(geometry, name)
             assert geometry.verdict(name).resolved
             bar, resolved = (np.asarray(x).ravel()[chosen] for x in (estimate.error, estimate.resolved))
-            covered = np.abs(found[name] - exact[name]) <= bar
+            covered = np.abs(measured[name] - exact[name]) <= bar
             assert covered[resolved].mean() >= 0.99
 
 

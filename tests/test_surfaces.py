@@ -103,11 +103,11 @@ def largest_normal_curvature(form):
         v /= np.linalg.norm(v, axis=1, keepdims=True)
     for step in range(steps + 1):
         along = (v @ form.reshape(d, -1)).reshape(len(v), d, -1)  # II(v, .)
-        bent = np.sum(along * v[:, :, None], axis=1)  # II(v, v)
+        normal = np.sum(along * v[:, :, None], axis=1)  # II(v, v)
         if step < steps:
-            v = np.sum(along * bent[:, None, :], axis=2) + 0.3 * np.sum(form**2) * v
+            v = np.sum(along * normal[:, None, :], axis=2) + 0.3 * np.sum(form**2) * v
             v /= np.linalg.norm(v, axis=1, keepdims=True)
-    return np.max(np.linalg.norm(bent, axis=1))
+    return np.max(np.linalg.norm(normal, axis=1))
 
 
 def oracle(first, second):
@@ -346,9 +346,9 @@ def test_warp_keeps_ends_and_periods_and_is_not_symmetric():
 def test_warp_keeps_numbers_and_drops_what_depends_on_the_chart():
     known = {"christoffel": lambda u: u, "mean_curvature": lambda u: u[0] ** 2, "reach": 2.0}
     line = Manifold("line", lambda u: u, Grid((Axis("x", 0.0, 1.0, 9),)), known, {"tag": 1})
-    bent = warped(line)
-    assert set(bent.known) == {"mean_curvature", "reach"}
-    assert bent.attributes == {"tag": 1, "warp": 0.3}
+    again = warped(line)
+    assert set(again.known) == {"mean_curvature", "reach"}
+    assert again.attributes == {"tag": 1, "warp": 0.3}
 
 
 def test_product_names_and_missing_closed_forms():

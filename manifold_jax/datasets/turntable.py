@@ -58,7 +58,7 @@ def turntable(
 
     In-plane rotation is exact in the plane. It is an isometry except for the pixel lattice (the speed
     varies by less than 1e-3 on COIL-20 at blur 1) and for corners that leave the picture (up to 17 % at zoom
-    1). Where nothing leaves it, a short range such as ``ranges={"rotation": (0, 0.2)}`` tells everything.
+    1). Where nothing leaves it, a short range such as ``ranges={"rotation": (0, 0.2)}`` is enough.
 
     Args:
         views: Square frames, uint8 (0 ... 255, rendered as 0 ... 1) or floating (rendered as they are).
