@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_LETTERS = 10  # of a title, per inch
+
+
 def image_grid(
     title: str,
     images: Sequence[Sequence[Any]],
@@ -44,7 +47,9 @@ def image_grid(
         The figure, or the part.
     """
     height = size * (1.22 if captions else 1.05)
-    figure = figure or new_figure(size * len(columns) + 1.8, height * len(images) + 0.9, title)
+    width = size * len(columns) + 1.8
+    title = "\n".join(textwrap.fill(line, int(_LETTERS * width)) for line in title.splitlines())
+    figure = figure or new_figure(width, height * len(images) + 0.9, title)
     table = figure.subplots(len(images), len(columns), squeeze=False)
     steps = [np.abs(row[k]).max() for row in images for k in differences if row[k] is not None]
     steepest = float(max(steps, default=1.0)) or 1.0

@@ -30,7 +30,7 @@ _COLUMNS = 10_000
 """Training images whose distances are held at once."""
 
 _LEAST_ERROR = 1e-10
-"""Mean squared error of 100 dB, the most that is told apart."""
+"""Mean squared error of 100 dB, the largest ratio that is reported."""
 
 
 def training_images(data: LabelledImages, rows: Any = slice(None)) -> LabelledImages:
@@ -104,7 +104,7 @@ def project_from_anchors(
     settings: Any,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Project images on the leaves of their anchors, for every kind in ``settings.anchors``."""
+    """Project images onto the leaves of their anchors, for every kind in ``settings.anchors``."""
     predicted, projections = predictions(log_prob, images), {}
     for k, kind in enumerate(settings.anchors):
         ends = (anchors_of(kind, images, predicted, training), images)
@@ -140,7 +140,7 @@ class Subspace(NamedTuple):
     variance: np.ndarray
 
     def project(self, images: Images, count: int) -> Images:
-        """Orthogonal projection on the mean and the first ``count`` components."""
+        """Orthogonal projection onto the affine space of the mean and the first ``count`` components."""
         rows = self.rows[:count]
         flat = _flat(images) - self.mean
         return (self.mean + flat @ rows.T @ rows).reshape(images.shape).astype(images.dtype)

@@ -47,7 +47,7 @@ EXPERIMENTS = {
         changes=_TWO_WAYS,
     ),
     "noisy": _of(paths, "horizontal paths from and to noise", paths.from_noise, changes=_FROM_NOISE),
-    "denoise": _of(denoise, "denoising by projection on a leaf", denoise.run),
+    "denoise": _of(denoise, "denoising by projection onto a leaf", denoise.run),
     "detect": _of(
         detect, "out-of-distribution detection by the distance to a leaf", detect.run, "letters", "path"
     ),
@@ -59,7 +59,7 @@ EXPERIMENTS = {
     ),
 }
 _LONG = ("history", "sweep", "train")
-"""Experiments that are on a long history."""
+"""What needs a long history of checkpoints."""
 
 
 def leaf_command(

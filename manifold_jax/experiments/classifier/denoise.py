@@ -1,7 +1,8 @@
 """Denoising by leaf projection, next to principal components and total variation.
 
-Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) propose to project a noisy image on the leaf of valid
-data. From an anchor on that leaf one goes horizontally towards the noisy image, until the chord is vertical.
+Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) propose to project a noisy image onto the leaf of
+valid data. From an anchor on that leaf one goes horizontally towards the noisy image until the chord is
+vertical.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) connect any two images of the data along a leaf with
 steps of 0.1 in normalised pixels, call an end within distance 1 connected, and their code clamps the pixels
-to [0, 1] after every step. Here every combination says which it was.
+to [0, 1] after every step. Here every result says which of these it used.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ def layer(log_prob: Partial, method: str) -> Partial:
 
 
 def sample(data: LabelledImages, count: int, seed: int = 0) -> tuple[jax.Array, np.ndarray]:
-    """So many images with pixels in [0, 1] and their labels, the same every time."""
+    """Images drawn at random, with pixels in [0, 1], and their labels; the same for the same seed."""
     whole("leaf", "images", count, most=len(data.labels))
     rows = np.random.default_rng(seed).permutation(len(data.labels))[:count]
     return pixels(data.images[rows]), data.labels[rows]
