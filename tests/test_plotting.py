@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from manifold_jax import Estimate, Geometry, Reach, measure, plotting, reach
+from manifold_jax import Axis, Estimate, Geometry, Grid, Manifold, Reach, measure, plotting, reach
 from manifold_jax.datasets import ellipse, sprite, torus, two_moons
 from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields
 from manifold_jax.geometry.reach.result import ComponentReach, End
@@ -130,6 +130,13 @@ def test_every_kind_of_plot_is_drawn_without_a_window(ring, curve, images):
         curve_panels("title", [Curves("panel", np.arange(3.0), np.ones((2, 3)), {})], "x", "y"): 1,
     }
     assert [len(figure.get_axes()) for figure in number_of_axes] == list(number_of_axes.values())
+
+
+def test_points_with_one_feature_are_drawn_on_a_line():
+    line = Manifold("line", lambda u: u, Grid((Axis("x", 0.0, 1.0, 5),)))
+    for geometry in (None, measured(line.grid)):
+        (dots,) = plotting.plot_samples(line, geometry).get_axes()[0].collections
+        np.testing.assert_allclose(dots.get_offsets(), np.stack([np.linspace(0, 1, 5), np.zeros(5)], axis=1))
 
 
 @pytest.mark.slow
