@@ -11,7 +11,7 @@ from manifold_jax import Axis, Grid, gram_from_function
 from manifold_jax._files import PartialResult
 from manifold_jax.geometry.blocks import read_window, run_blocks
 from manifold_jax.geometry.manifold import as_points
-from manifold_jax.geometry.verdict import LABELS, unit_of
+from manifold_jax.geometry.quantities import LABELS, unit_of
 from manifold_jax.geometry.windows import plan_batches, plan_blocks, window_grams
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 13, periodic=True), Axis("v", 0.0, 2 * math.pi, 11, periodic=True)))

@@ -205,7 +205,7 @@ def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
         (["torus", "--shape", "square"], "--shape does not apply to torus"),
         (["torus", "--samples", "angle=9"], "--samples names the axis 'angle'"),
         (["torus", "--accuracy", "5"], "accuracy must be 2, 4, 6, 8 or 'spectral'"),
-        (["torus", "--accuracy", "4,4,4"], "3 entries for a grid of 2 axes"),
+        (["torus", "--accuracy", "4,4,4"], "accuracy must be one, or one per axis"),
         (["swiss_roll", "--accuracy", "spectral"], "needs a periodic axis"),
         (["torus", "--tolerance", "2"], "--tolerance must lie between 0 and 1"),
         (["coil20", "--object", "21", "--data", "."], "from 1 to 20"),

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._files import PartialResult, Progress
-from manifold_jax.geometry.grid import DType, Grid
+from manifold_jax.geometry.grid import DType, Grid, mesh
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.windows import (
     BatchPlan,
@@ -24,6 +24,7 @@ from manifold_jax.geometry.windows import (
     BlockPlan,
     Cut,
     Window,
+    block_grams,
     cut_features,
     keep_grams,
     locate,
@@ -82,12 +83,17 @@ def run_blocks(
         ValueError: A window of an array on the host holds NaN or infinite values.
     """
     numbers = np.arange(plan.size) if blocks is None else np.asarray(blocks)
+    one = _one_block(points, plan, function, windows)
     on_device = isinstance(plan, BlockPlan) and not windows and not points.on_host
-    run, group = _caller(points, plan, function, windows), 1
-    if on_device:
-        group = max(1, len(numbers) // calls)
+    group = max(1, len(numbers) // calls) if on_device else 1
+
+    def run(chosen: np.ndarray) -> Any:
+        if on_device:
+            return _device_blocks(points.values, plan, chosen, points.dtype, function)
+        return _stack_one(one(int(chosen[0])))
+
     if points.traced:
-        stacked = _trace_blocks(points, plan, numbers, function, windows)
+        stacked = _map_one(one, jnp.asarray(numbers))
     elif calls == 1 and (on_device or windows):
         parts = [run(numbers[k : k + group]) for k in range(0, len(numbers), group)]
         stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -99,36 +105,29 @@ def run_blocks(
 
 
 def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
-    """The window of one block with flat features, for a job that takes windows as they come.
-
-    Args:
-        points: Where the points are.
-        plan: How a grid is cut; any grid, if the points are a function.
-        block: Number of the block; traced only where the points are.
-
-    Returns:
-        The window, ``(m_1, ..., m_d, f)``.
-    """
+    """The window of one block, ``(m_1, ..., m_d, f)``; its number may be traced where the points are."""
     if points.on_host:
         return Window(jnp.asarray(_host_window(points.values, plan, block), points.dtype), block)
     return Window(_device_window(points.values, plan, block, points.dtype), block)
 
 
-# --- one call --------------------------------------------------------------------------------------------
+# --- one block, and groups of them -----------------------------------------------------------------------
 
 
-def _caller(
+def _one_block(
     points: Points, plan: BlockPlan | BatchPlan, function: Callable[[Any, Any], Any], windows: bool
-) -> Callable[[np.ndarray], Any]:
-    """From numbers of blocks to their results, stacked."""
+) -> Callable[[Any], Any]:
+    """From the number of a block to its result."""
     if isinstance(plan, BatchPlan):
-        coordinates = plan.coordinates(points.dtype)
-        return lambda numbers: _stack_one(function(jnp.asarray(coordinates[numbers[0]]), plan))
+        coordinates: Any = plan.coordinates(points.dtype)
+        if points.traced:
+            coordinates = jnp.asarray(coordinates)
+        return lambda block: function(jnp.asarray(coordinates[block]), plan)
     if windows:
-        return lambda numbers: _stack_one(function(read_window(points, plan, int(numbers[0])), plan))
+        return lambda block: function(read_window(points, plan, block), plan)
     if points.on_host:
-        return lambda numbers: _stack_one(_finish(_host_grams(points, plan, int(numbers[0])), plan, function))
-    return lambda numbers: _device_blocks(points.values, plan, numbers, points.dtype, function)
+        return lambda block: _finish(_host_grams(points, plan, block), plan, function)
+    return lambda block: function(_device_grams(points.values, plan, block, points.dtype), plan)
 
 
 def _stack_one(tree: Any) -> Any:
@@ -172,43 +171,23 @@ def _in_groups(
 # --- on the device: an array, or a function --------------------------------------------------------------
 
 
-def _map_blocks(
+@partial(jax.jit, static_argnames=("plan", "dtype", "function"))
+def _device_blocks(
     values: Any, plan: BlockPlan, blocks: Array, dtype: DType, function: Callable[[BlockGrams, Any], Any]
 ) -> Any:
-    """Results of blocks, one after the other, stacked."""
-
-    def one(block: Array) -> Any:
-        place = locate(plan, block, dtype)
-        cut, features = _cut_of(values, plan, place.columns, dtype)
-        sums = sum_chunks(cut, features, place.matrices, min(plan.chunk, features))
-        return function(keep_grams(plan, *sums, place.rows), plan)
-
-    return _map_one(one, blocks)
-
-
-_device_blocks = jax.jit(_map_blocks, static_argnames=("plan", "dtype", "function"))
+    """Results of blocks, stacked."""
+    return _map_one(lambda block: function(_device_grams(values, plan, block, dtype), plan), blocks)
 
 
 def _map_one(one: Callable[[Array], Any], blocks: Array) -> Any:
-    """Map over blocks; a single one is no loop."""
+    """Map over blocks, one after the other; a single one needs no loop."""
     return _stack_one(one(blocks[0])) if len(blocks) == 1 else jax.lax.map(one, blocks)
 
 
-def _trace_blocks(
-    points: Points,
-    plan: BlockPlan | BatchPlan,
-    numbers: np.ndarray,
-    function: Callable[[Any, Any], Any],
-    windows: bool,
-) -> Any:
-    """The job as a part of the program that is being traced: a loop over blocks."""
-    if isinstance(plan, BatchPlan):
-        coordinates = jnp.asarray(plan.coordinates(points.dtype))[numbers]
-        return _map_one(lambda batch: function(batch, plan), coordinates)
-    blocks = jnp.asarray(numbers)
-    if windows:
-        return _map_one(lambda block: function(read_window(points, plan, block), plan), blocks)
-    return _map_blocks(points.values, plan, blocks, points.dtype, function)
+def _device_grams(values: Any, plan: BlockPlan, block: Array, dtype: DType) -> BlockGrams:
+    """Gram matrices of one block."""
+    place = locate(plan, block, dtype)
+    return block_grams(plan, place, *_cut_of(values, plan, place.columns, dtype))
 
 
 def _cut_of(values: Any, plan: BlockPlan, columns: Sequence[Array], dtype: DType) -> tuple[Cut, int]:
@@ -234,9 +213,9 @@ def _evaluate_window(
         jnp.asarray(axis.start, dtype) + jnp.asarray(axis.spacing, dtype) * c.astype(dtype)
         for axis, c in zip(grid.axes, columns, strict=True)
     ]
-    mesh = jnp.stack(jnp.meshgrid(*samples, indexing="ij"), axis=-1)
-    points = jax.vmap(lambda u: jnp.ravel(embedding(u)))(mesh.reshape(-1, grid.ndim))
-    return points.reshape(*mesh.shape[:-1], -1)
+    coordinates = mesh(samples)
+    points = jax.vmap(lambda u: jnp.ravel(embedding(u)))(coordinates.reshape(-1, grid.ndim))
+    return points.reshape(*coordinates.shape[:-1], -1)
 
 
 def _cut_window(values: Array, plan: BlockPlan, columns: Sequence[Array], start: Any, size: int) -> Array:
@@ -274,8 +253,7 @@ def _host_window(values: np.ndarray, plan: BlockPlan, block: int) -> np.ndarray:
 @partial(jax.jit, static_argnames="plan")
 def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int) -> tuple[Array, Array]:
     """Gram matrices of a block, and squared norms, over the features that were read."""
-    matrices, features = locate(plan, block, window.dtype).matrices, window.shape[-1]
-    return sum_chunks(cut_features(window), features, matrices, min(plan.chunk, features))
+    return sum_chunks(plan, locate(plan, block, window.dtype), cut_features(window), window.shape[-1])
 
 
 def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
@@ -290,8 +268,7 @@ def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
     index = np.unravel_index(block, plan.counts)
     rows = tuple(jnp.asarray(axis.rows[i]) for axis, i in zip(plan.axes, index, strict=True))
-    grams, squares = total
-    kept = keep_grams(plan, grams, squares, rows)
+    kept = keep_grams(plan, rows, *total)
     if not bool(jnp.isfinite(kept.norm)):
         points.refuse_nonfinite()
     return kept

@@ -40,7 +40,6 @@ def metric(gram: JetGram) -> Float[Array, "*batch d d"]:
         ``(..., d, d)``, in squared feature units per coordinate units.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, metric
         >>> metric(gram_from_function(lambda u: 3.0 * u, jnp.zeros(2)))
         Array([[9., 0.], [0., 9.]], dtype=float32)
@@ -58,7 +57,6 @@ def volume_element(gram: JetGram) -> Float[Array, "*batch"]:
         ``(...)``; 0 where the metric is degenerate to rounding.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, volume_element
         >>> print(volume_element(gram_from_function(lambda u: 3.0 * u, jnp.zeros(2))))
         9.0
@@ -80,19 +78,15 @@ def christoffel(gram: JetGram, *, kind: int = 2) -> Float[Array, "*batch d d d"]
         ValueError: ``kind`` is neither 1 nor 2.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import christoffel, gram_from_function
         >>> polar = lambda u: u[0] * jnp.stack([jnp.cos(u[1]), jnp.sin(u[1])])
         >>> symbols = christoffel(gram_from_function(polar, jnp.array([2.0, 0.0])))
         >>> print(symbols[1, 1, 0], symbols[0, 1, 1])  # -r and 1 / r
         -2.0 0.5
     """
-    choice("christoffel", "kind", kind, (1, 2))
-
-    def second_kind(point: JetGram) -> Array:
-        return contract("kl,ijl->ijk", _inverse_metric(point), point.mixed)
-
-    return gram.mixed if kind == 1 else pointwise(second_kind, gram)
+    if choice("christoffel", "kind", kind, (1, 2)) == 1:
+        return gram.mixed
+    return pointwise(lambda point: contract("kl,ijl->ijk", _inverse_metric(point), point.mixed), gram)
 
 
 def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
@@ -105,7 +99,6 @@ def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
         ``(..., d, d, d, d)`` in chart components; R_1212 > 0 on the sphere.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, riemann
         >>> bowl = lambda u: jnp.stack([u[0], u[1], (u[0] ** 2 + u[1] ** 2) / 2])
         >>> print(riemann(gram_from_function(bowl, jnp.zeros(2)))[0, 1, 0, 1])
@@ -141,7 +134,6 @@ def ricci(gram: JetGram) -> Float[Array, "*batch d d"]:
         ``(..., d, d)`` in chart components; (n - 1) g on the unit sphere S^n.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, ricci
         >>> bowl = lambda u: jnp.stack([u[0], u[1], (u[0] ** 2 + u[1] ** 2) / 2])
         >>> ricci(gram_from_function(bowl, jnp.zeros(2)))
@@ -161,18 +153,12 @@ def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         is degenerate.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, scalar_curvature
         >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] * u[1]])
         >>> print(scalar_curvature(gram_from_function(saddle, jnp.zeros(2))))
         -2.0
     """
-
-    def difference(point: JetGram) -> Array:
-        mean, norm = traces(second_form_gram(point))
-        return mean - norm
-
-    return pointwise(difference, gram)
+    return pointwise(lambda point: jnp.subtract(*traces(second_form_gram(point))), gram)
 
 
 def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -185,17 +171,12 @@ def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         ``(...)``; 1/r on S^n(r).
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, mean_curvature
         >>> bowl = lambda u: jnp.stack([u[0], u[1], u[0] ** 2 + u[1] ** 2])
         >>> print(mean_curvature(gram_from_function(bowl, jnp.zeros(2))))
         2.0
     """
-
-    def length(point: JetGram) -> Array:
-        return safe_sqrt(traces(second_form_gram(point))[0]) / point.metric.shape[0]
-
-    return pointwise(length, gram)
+    return pointwise(lambda p: safe_sqrt(traces(second_form_gram(p))[0]) / p.metric.shape[0], gram)
 
 
 def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
@@ -208,7 +189,6 @@ def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
         ``(...)``; sqrt(n)/r on S^n(r).
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, second_form_norm
         >>> bowl = lambda u: jnp.stack([u[0], u[1], (u[0] ** 2 + u[1] ** 2) / 2])
         >>> print(second_form_norm(gram_from_function(bowl, jnp.zeros(2))).round(4))
@@ -234,7 +214,6 @@ def sectional_curvature(
         ValueError: d = 1, or a vector has the wrong number of components.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, sectional_curvature
         >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] * u[1]])
         >>> gram = gram_from_function(saddle, jnp.zeros(2))
@@ -270,14 +249,12 @@ def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:
         ``(..., d, d, f)`` in chart components.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import jet_from_function, second_fundamental_form
         >>> circle = lambda u: 2.0 * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])])
         >>> second_fundamental_form(jet_from_function(circle, jnp.zeros(1)))[0, 0]
         Array([-2., -0.], dtype=float32)
     """
-    d, f = jet.first.shape[-2:]
-    batch = jet.first.shape[:-2]
+    *batch, d, f = jet.first.shape
 
     def normal_part(first: Array, second: Array) -> Array:
         tangents = matmul(frame(matmul(first, first.T)), first)
@@ -311,7 +288,6 @@ def integrate(
         ValueError: A shape is not that of the grid.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import Axis, Grid, integrate
         >>> grid = Grid((Axis("theta", 0.0, jnp.pi, 33), Axis("phi", 0.0, 2 * jnp.pi, 8, periodic=True)))
         >>> print(f"{integrate(1.0, jnp.sin(grid.coordinates()[..., 0]), grid):.3f}")  # 4 pi

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import jax.numpy as jnp
@@ -60,18 +60,16 @@ class Axis:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"Axis needs a non-empty name, got {self.name!r}.")
+        caller = f"Axis {self.name!r}"
         for label in ("start", "stop"):
-            entry = number(f"Axis {self.name!r}", label, getattr(self, label))
-            object.__setattr__(self, label, entry)
+            object.__setattr__(self, label, number(caller, label, getattr(self, label)))
         # A single sample has no derivative: a factor that does not vary is left out.
         size = int(self.size) if isinstance(self.size, float) and self.size.is_integer() else self.size
-        object.__setattr__(self, "size", whole(f"Axis {self.name!r}", "size", size, 2))
+        object.__setattr__(self, "size", whole(caller, "size", size, 2))
         if not self.start < self.stop:
-            raise ValueError(
-                f"Axis {self.name!r} must increase: start {self.start:g} is not below stop {self.stop:g}."
-            )
+            raise ValueError(f"{caller} must increase: start {self.start:g} is not below stop {self.stop:g}.")
         if not self.periodic and not self.wrap:
-            raise ValueError(f"Axis {self.name!r}: wrap=False only makes sense with periodic=True.")
+            raise ValueError(f"{caller}: wrap=False only makes sense with periodic=True.")
 
     @property
     def spacing(self) -> float:
@@ -111,15 +109,10 @@ class Grid:
     axes: tuple[Axis, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.axes, (Axis, list, tuple)):
-            raise ValueError(f"Grid is made of a tuple of Axis objects, got {self.axes!r}.")
-        axes = (self.axes,) if isinstance(self.axes, Axis) else tuple(self.axes)
-        object.__setattr__(self, "axes", axes)
-        if not axes:
-            raise ValueError("Grid needs at least one Axis, got none.")
-        for axis in axes:
-            if not isinstance(axis, Axis):
-                raise ValueError(f"Grid is made of Axis objects, got {type(axis).__name__}: {axis!r}.")
+        axes = (self.axes,) if isinstance(self.axes, Axis) else self.axes
+        if not isinstance(axes, list | tuple) or not axes or not all(isinstance(a, Axis) for a in axes):
+            raise ValueError(f"Grid: axes must be one Axis or more, got {self.axes!r}.")
+        object.__setattr__(self, "axes", tuple(axes))
         if len(set(self.names)) != len(axes):
             raise ValueError(f"Grid axes need distinct names, got {self.names}.")
 
@@ -162,8 +155,8 @@ class Grid:
         Returns:
             Array of shape ``(*shape, d)``.
         """
-        mesh = np.meshgrid(*(axis.samples() for axis in self.axes), indexing="ij")
-        return jnp.asarray(np.stack(mesh, axis=-1), dtype=dtype or jnp.result_type(float))
+        samples = mesh([axis.samples() for axis in self.axes])
+        return jnp.asarray(samples, dtype=dtype or jnp.result_type(float))
 
     def weights(
         self, accuracy: Accuracy | tuple[Accuracy, ...] = 4, dtype: DType | None = None
@@ -181,31 +174,40 @@ class Grid:
         Returns:
             Array of the grid's shape. Its sum is the volume of the chart.
         """
-        orders = accuracies(accuracy, self)
-        columns = [axis_weights(axis, order) for axis, order in zip(self.axes, orders, strict=True)]
+        columns = map(axis_weights, self.axes, accuracies("weights", accuracy, self))
         return outer_product(columns, dtype or jnp.result_type(float))
 
 
-def accuracies(accuracy: Accuracy | tuple[Accuracy, ...], grid: Grid) -> tuple[Accuracy, ...]:
+def per_axis(caller: str, name: str, value: Any, grid: Grid) -> tuple[Any, ...]:
+    """One value for each axis of a grid, from one for all of them or a tuple."""
+    values = value if isinstance(value, tuple) else (value,) * grid.ndim
+    if len(values) != grid.ndim:
+        raise ValueError(f"{caller}: {name} must be one, or one per axis {grid.names}, got {value!r}.")
+    return values
+
+
+def accuracies(caller: str, accuracy: Any, grid: Grid) -> tuple[Accuracy, ...]:
     """Check orders of accuracy, 2, 4, 6, 8 or ``"spectral"``, and give one to every axis of a grid."""
-    orders = accuracy if isinstance(accuracy, tuple) else (accuracy,) * grid.ndim
-    if len(orders) != grid.ndim:
-        raise ValueError(f"accuracy has {len(orders)} entries for a grid of {grid.ndim} axes {grid.names}.")
+    orders = per_axis(caller, "accuracy", accuracy, grid)
     for order, axis in zip(orders, grid.axes, strict=True):
-        if order == "spectral":
-            if not axis.wraps:
-                raise ValueError(f"accuracy='spectral' needs a periodic axis; axis {axis.name!r} is not one.")
-        elif isinstance(order, bool) or order not in ORDERS:
-            raise ValueError(f"accuracy must be 2, 4, 6, 8 or 'spectral', got {order!r}.")
+        if isinstance(order, bool) or order not in (*ORDERS, "spectral"):
+            raise ValueError(f"{caller}: accuracy must be 2, 4, 6, 8 or 'spectral', got {order!r}.")
+        if order == "spectral" and not axis.wraps:
+            raise ValueError(
+                f"{caller}: accuracy='spectral' needs a periodic axis; axis {axis.name!r} is not one."
+            )
     return orders
 
 
-def outer_product(columns: Sequence[np.ndarray], dtype: DType) -> Array:
+def mesh(columns: Sequence[Any]) -> Any:
+    """One column per axis to ``(*shape, d)``, in NumPy or JAX."""
+    array = np if isinstance(columns[0], np.ndarray) else jnp
+    return array.stack(array.meshgrid(*columns, indexing="ij"), axis=-1)
+
+
+def outer_product(columns: Iterable[np.ndarray], dtype: DType) -> Array:
     """Product of one column per axis, on the whole grid."""
-    total = np.ones(())
-    for column in columns:
-        total = np.multiply.outer(total, column)
-    return jnp.asarray(total, dtype)
+    return jnp.asarray(reduce(np.multiply.outer, columns), dtype)
 
 
 @cache

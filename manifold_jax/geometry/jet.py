@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import whole
-from manifold_jax._linalg import map_blocks, matmul
+from manifold_jax._checks import optional, whole
+from manifold_jax._linalg import map_blocks
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import Embedding, Source, as_points, feature_size
@@ -27,6 +27,7 @@ from manifold_jax.geometry.windows import (
     BlockGrams,
     BlockPlan,
     Window,
+    inner_products,
     locate,
     longest_block,
     plan_blocks,
@@ -67,26 +68,24 @@ def gram(jet: Jet) -> JetGram:
         The Gram matrices, in the dtype of the jet.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram, jet_from_function
         >>> parabola = lambda u: jnp.stack([u[0], u[0] ** 2])
         >>> gram(jet_from_function(parabola, jnp.array([1.0]))).metric
         Array([[5.]], dtype=float32)
     """
     d = jet.first.shape[-2]
-    upper = np.triu_indices(d)
-    packed = jnp.concatenate([jet.first, jet.second[..., upper[0], upper[1], :]], axis=-2)
-    return unpack_gram(matmul(packed, jnp.swapaxes(packed, -1, -2)), d)
+    i, j = np.triu_indices(d)
+    return unpack_gram(inner_products(jnp.concatenate([jet.first, jet.second[..., i, j, :]], axis=-2)), d)
 
 
 # --- from a function -------------------------------------------------------------------------------------
 
 
-def _check_coordinates(coordinates: Array) -> Array:
+def _check_coordinates(caller: str, coordinates: Array) -> Array:
     coordinates = jnp.asarray(coordinates)
     if coordinates.ndim < 1 or not jnp.issubdtype(coordinates.dtype, jnp.floating):
         raise ValueError(
-            "coordinates must be a floating-point array of shape (..., d), "
+            f"{caller}: coordinates must be a floating-point array of shape (..., d), "
             f"got {coordinates.dtype} of shape {coordinates.shape}."
         )
     return coordinates
@@ -120,13 +119,12 @@ def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"
         ValueError: The coordinates are not floating-point, or the embedding does not accept a point.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import jet_from_function
         >>> jet = jet_from_function(lambda u: jnp.stack([u[0] * u[1], u[1] ** 2]), jnp.ones((5, 2)))
         >>> jet.first.shape, jet.second.shape
         ((5, 2, 2), (5, 2, 2, 2))
     """
-    coordinates = _check_coordinates(coordinates)
+    coordinates = _check_coordinates("jet_from_function", coordinates)
     d = coordinates.shape[-1]
     feature_size(embedding, d, coordinates.dtype)
     flat = coordinates.reshape(-1, d)
@@ -152,15 +150,13 @@ def gram_from_function(
         ValueError: ``batch_size`` is below 1, or as :func:`jet_from_function`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, scalar_curvature
         >>> bowl = lambda u: jnp.concatenate([u, jnp.sum(u**2)[None] / 2])
         >>> print(scalar_curvature(gram_from_function(bowl, jnp.zeros(3))))
         6.0
     """
-    coordinates = _check_coordinates(coordinates)
-    if batch_size is not None:
-        whole("gram_from_function", "batch_size", batch_size)
+    coordinates = _check_coordinates("gram_from_function", coordinates)
+    optional(whole, "gram_from_function", "batch_size", batch_size)
     d = coordinates.shape[-1]
     features = feature_size(embedding, d, coordinates.dtype)
     vectors = d * (d + 3) // 2
@@ -170,8 +166,7 @@ def gram_from_function(
     batch = batch_size or max(1, room // (numbers * coordinates.dtype.itemsize))
 
     def products(points: Array) -> Array:
-        v = jax.vmap(partial(point_vectors, embedding))(points)
-        return matmul(v, jnp.swapaxes(v, -1, -2))
+        return inner_products(jax.vmap(partial(point_vectors, embedding))(points))
 
     packed = map_blocks(products, batch, coordinates.reshape(-1, d))
     return unpack_gram(packed.reshape(*coordinates.shape[:-1], vectors, vectors), d)
@@ -219,7 +214,6 @@ def gram_from_grid(
         ValueError: Shapes, dtype, accuracy or stride do not fit, or an axis has too few samples.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import Axis, Grid, gram_from_grid, mean_curvature
         >>> grid = Grid((Axis("angle", 0.0, 2 * jnp.pi, 64, periodic=True),))
         >>> angle = grid.coordinates()[..., 0]
@@ -264,7 +258,6 @@ def jet_from_grid(
         ValueError: As :func:`gram_from_grid`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import Axis, Grid, jet_from_grid
         >>> grid = Grid((Axis("t", 0.0, 1.0, 8),))
         >>> jet = jet_from_grid(grid.coordinates() ** 2, grid)

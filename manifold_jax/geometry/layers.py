@@ -20,25 +20,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import optional, positive, whole
 from manifold_jax._files import Progress
-from manifold_jax._linalg import matmul
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
-    check_tolerance,
     comparison_stencil,
+    grid_quantities,
+    report_on,
     safety_factor,
     stencil_fields,
 )
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors
-from manifold_jax.geometry.manifold import Manifold, Points, as_partial, as_points
-from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities, grid_quantities
-from manifold_jax.geometry.report import Geometry, report_on
+from manifold_jax.geometry.manifold import Embedding, Manifold, Points, as_partial, as_points
+from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
+from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil, stencil_of
 from manifold_jax.geometry.tensors import unpack_gram
-from manifold_jax.geometry.windows import BatchPlan, BlockGrams, BlockPlan, Window, plan_blocks, window_grams
+from manifold_jax.geometry.windows import (
+    BatchPlan,
+    BlockGrams,
+    BlockPlan,
+    Window,
+    inner_products,
+    plan_blocks,
+    window_grams,
+)
 
 BATCH = 64
 """Points that go through a layer at once: enough for matrix products, few enough for large activations."""
@@ -101,9 +109,7 @@ def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
 
 
 def layer_jets(
-    embedding: Callable[[Any], Any],
-    functions: Sequence[Layer],
-    coordinates: Float[Any, "n d"],
+    embedding: Embedding, functions: Sequence[Layer], coordinates: Float[Any, "n d"]
 ) -> Iterator[LayerJets]:
     """Points and their first and second derivatives in one layer after the other.
 
@@ -117,7 +123,6 @@ def layer_jets(
         An iterator over the jets of the input, then of every layer. Only two layers are held at once.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import layer_jets
         >>> parabola = lambda u: jnp.concatenate([u, u**2])
         >>> before, after = layer_jets(parabola, [lambda x: 3 * x], jnp.ones((1, 1)))
@@ -135,8 +140,7 @@ def layer_jets(
 @jax.jit
 def jet_quantities(jets: LayerJets, ranges: Float[Array, "d"]) -> PointQuantities:
     """Quantities of the points of a layer; ``ranges`` are the lengths of the axes of the chart."""
-    products = matmul(jets.vectors, jnp.swapaxes(jets.vectors, 1, 2))
-    return exact_quantities(unpack_gram(products, len(ranges)), ranges)
+    return exact_quantities(unpack_gram(inner_products(jets.vectors), len(ranges)), ranges)
 
 
 def measure_layers(
@@ -184,14 +188,13 @@ def measure_layers(
         >>> print(f"{first.name} {first.total_volume.value:.2f}", bool(first.total_volume.error < 0.01))
         1 18.85 True
     """
-    check_tolerance("measure_layers", tolerance)
+    positive("measure_layers", "tolerance", tolerance, below=1)
     names = tuple(names or map(str, range(1, len(functions) + 1)))
     if len(names) != len(functions):
         raise ValueError(
             f"measure_layers: names must be one for each layer, got {len(names)} for {len(functions)} layers."
         )
-    if batch_size is not None:
-        whole("measure_layers", "batch_size", batch_size)
+    optional(whole, "measure_layers", "batch_size", batch_size)
     points = as_points("measure_layers", manifold)
     start = jax.ShapeDtypeStruct(points.feature_shape, points.dtype)
     sizes = [start.size, *check_chain(functions, start, names)]
@@ -229,7 +232,7 @@ def _by_stencils(
     block_size: int | None,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    """The same by stencils on the grid of activations; ``points`` have the features of the largest layer.
+    """What the report on every layer holds, by stencils; ``points`` have the features of the largest layer.
 
     Samples that a stencil needs beyond the ends of an open axis are evaluated too, as by :func:`measure` for
     an embedding.

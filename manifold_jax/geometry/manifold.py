@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax._checks import finite, is_traced
+from manifold_jax._checks import finite, instance, is_traced
 from manifold_jax.geometry.grid import DType, Grid
 
 Embedding = Callable[[Any], Any]
@@ -46,7 +46,6 @@ class Manifold:
         ValueError: The embedding is not a function, or the grid is not a Grid.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import Axis, Grid, Manifold
         >>> grid = Grid((Axis("angle", 0.0, 2 * jnp.pi, 32, periodic=True),))
         >>> circle = Manifold("circle", lambda u: jnp.array([jnp.cos(u[0]), jnp.sin(u[0])]), grid)
@@ -61,13 +60,10 @@ class Manifold:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        caller, kind = f"Manifold {self.name!r}", type(self.embedding).__name__
         if not callable(self.embedding):
-            raise ValueError(
-                f"Manifold {self.name!r} needs a function as its embedding, "
-                f"got {type(self.embedding).__name__}."
-            )
-        if not isinstance(self.grid, Grid):
-            raise ValueError(f"Manifold {self.name!r} needs a Grid, got {type(self.grid).__name__}.")
+            raise ValueError(f"{caller}: embedding must be a function, got {kind}.")
+        instance(caller, "grid", self.grid, Grid)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -78,11 +74,8 @@ class Manifold:
 
 def is_union(points: Any) -> bool:
     """Whether something is a sequence of Manifolds, the components of a union."""
-    return (
-        isinstance(points, Sequence)
-        and len(points) > 0
-        and all(isinstance(part, Manifold) for part in points)
-    )
+    manifolds = isinstance(points, Sequence) and all(isinstance(part, Manifold) for part in points)
+    return manifolds and len(points) > 0
 
 
 # --- one checked source ----------------------------------------------------------------------------------
@@ -154,18 +147,12 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
     if not isinstance(grid, Grid):
         raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
     if callable(points):
-        return _function_points(caller, points, grid)
+        function, dtype = as_partial(points), jnp.result_type(float)
+        shape, constants = _trace(function, grid.ndim, dtype)
+        return Points("function", function, grid, shape, dtype, _is_staged() or is_traced(constants), caller)
     if exact:
-        raise ValueError(
-            f"{caller}: exact=True needs an embedding (a function or a Manifold), not an array of points."
-        )
+        raise ValueError(f"{caller}: exact=True needs a function or a Manifold, got an array of points.")
     return _array_points(caller, points, grid)
-
-
-def _function_points(caller: str, embedding: Embedding, grid: Grid) -> Points:
-    function, dtype = as_partial(embedding), jnp.result_type(float)
-    shape, constants = _trace(function, grid.ndim, dtype)
-    return Points("function", function, grid, shape, dtype, _is_staged() or is_traced(constants), caller)
 
 
 def _array_points(caller: str, points: Any, grid: Grid) -> Points:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import optional, positive, whole
 from manifold_jax._files import PartialResult, Progress, fingerprint
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
-    check_tolerance,
     comparison_stencil,
+    grid_quantities,
+    report_on,
     safety_factor,
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.manifold import Manifold, Points, as_points
-from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities, grid_quantities
-from manifold_jax.geometry.report import Geometry, report_on
+from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
+from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
 from manifold_jax.geometry.windows import BatchPlan, plan_batches, plan_blocks
 
@@ -70,8 +71,6 @@ def measure(
             infinite values, ``exact`` is asked for an array, or an option is out of range.
 
     Example:
-        >>> import math
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import Axis, Grid, measure
         >>> grid = Grid((Axis("angle", 0.0, 2 * math.pi, 32, periodic=True),))
         >>> ellipse = measure(lambda u: jnp.stack([2 * jnp.cos(u[0]), jnp.sin(u[0])]), grid)
@@ -84,20 +83,27 @@ def measure(
             f"measure takes one manifold, got a sequence of {len(points_or_manifold)}: measure each, and "
             "pass the sequence to reach."
         )
-    check_tolerance("measure", tolerance)
+    positive("measure", "tolerance", tolerance, below=1)
     points = as_points("measure", points_or_manifold, grid, exact=exact)
     stencil = stencil_of("measure", points.grid, accuracy, stride)
-    title, attributes = _describe(points_or_manifold, name)
-    kept = None
+    attributes: tuple[tuple[str, str], ...] = ()
+    title, kept = name or "manifold", None
+    if isinstance(points_or_manifold, Manifold):
+        title = name or points_or_manifold.name
+        attributes = tuple((key, str(value)) for key, value in points_or_manifold.attributes.items())
     if checkpoint is not None:
         key = _fingerprint(points, title, stencil, exact, block_size, attributes)
         kept = PartialResult(Path(checkpoint), key)
     run = partial(run_blocks, points, progress=progress, checkpoint=kept)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
     if exact:
-        if block_size is not None:
-            whole("measure", "block_size", block_size)
-        geometry = report(run(plan_batches(points.grid), _exact_job(points, block_size)))
+        optional(whole, "measure", "block_size", block_size)
+        ranges = chart_ranges(points.grid, points.dtype)
+
+        def job(coordinates: Array, _: BatchPlan) -> PointQuantities:
+            return _exact_batch(points.values, coordinates, ranges, block_size)
+
+        geometry = report(run(plan_batches(points.grid), job))
     else:
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
         factor = safety_factor(stencil, comparison)
@@ -107,13 +113,6 @@ def measure(
     if kept is not None:
         kept.remove()
     return geometry
-
-
-def _describe(points: Any, name: str | None) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Title and attributes of what was given."""
-    if not isinstance(points, Manifold):
-        return name or "manifold", ()
-    return name or points.name, tuple((key, str(value)) for key, value in points.attributes.items())
 
 
 def _fingerprint(points: Points, *parts: Any) -> str:
@@ -131,9 +130,3 @@ def _fingerprint(points: Points, *parts: Any) -> str:
 @partial(jax.jit, static_argnames="batch_size")
 def _exact_batch(embedding: Any, coordinates: Any, ranges: Any, batch_size: int | None) -> PointQuantities:
     return exact_quantities(gram_from_function(embedding, coordinates, batch_size=batch_size), ranges)
-
-
-def _exact_job(points: Points, batch_size: int | None) -> Callable[[Array, BatchPlan], PointQuantities]:
-    """From a batch of chart points to quantities by automatic differentiation."""
-    ranges = chart_ranges(points.grid, points.dtype)
-    return lambda coordinates, _: _exact_batch(points.values, coordinates, ranges, batch_size)

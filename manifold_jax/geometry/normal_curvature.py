@@ -88,13 +88,6 @@ def _top_eigenvector(a: Float[Array, "d d"]) -> Float[Array, "d"]:
     return vectors[:, jnp.argmax(values)]
 
 
-def _pair_form(c: Float[Array, "d d d d"]) -> Float[Array, "s s"]:
-    """C as a quadratic form on the s = d(d+1)/2 monomials v_i v_j, i <= j."""
-    i, j = np.triu_indices(c.shape[0])
-    multiplicity = jnp.asarray(np.where(i == j, 1.0, 2.0), c.dtype)
-    return c[i, j][:, i, j] * multiplicity[:, None] * multiplicity[None, :]
-
-
 def _starts(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"]) -> Float[Array, "n d"]:
     """Starting directions: eigenvectors of C_ij = <II_ik, II_jk>, frame vectors, and generic ones.
 
@@ -114,7 +107,9 @@ def _best_direction(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"
     """
     d = c.shape[0]
     i, j = np.triu_indices(d)
-    form = _pair_form(c)
+    # C as a quadratic form on the d(d+1)/2 monomials v_i v_j, i <= j.
+    multiplicity = jnp.asarray(np.where(i == j, 1.0, 2.0), c.dtype)
+    form = c[i, j][:, i, j] * multiplicity[:, None] * multiplicity[None, :]
     expand = np.zeros((d, d), int)
     expand[i, j] = expand[j, i] = np.arange(len(i))
     half = jnp.asarray(np.where(i == j, 1.0, 0.5), c.dtype)
@@ -151,9 +146,8 @@ def bounds_of(c: Float[Array, "d d d d"]) -> tuple[Float[Array, ""], Float[Array
     values, vectors = _symmetric_eigenvectors(jax.lax.stop_gradient(squares))
     v = jax.lax.stop_gradient(_best_direction(jax.lax.stop_gradient(c), vectors))
     top = vectors[:, jnp.argmax(values)]
-    return safe_sqrt(contract("ijkl,i,j,k,l->", c, v, v, v, v)), safe_sqrt(
-        contract("ij,i,j->", squares, top, top)
-    )
+    largest = contract("ijkl,i,j,k,l->", c, v, v, v, v)
+    return safe_sqrt(largest), safe_sqrt(contract("ij,i,j->", squares, top, top))
 
 
 def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -171,7 +165,6 @@ def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         direction fixed, which is exact to first order.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, normal_curvature
         >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] ** 2 - u[1] ** 2 / 2])
         >>> print(normal_curvature(gram_from_function(saddle, jnp.zeros(2))))
@@ -193,7 +186,6 @@ def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Floa
         ``(lower, upper)``, each ``(...)``; equal for d <= 2, where the maximum is exact.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from manifold_jax import gram_from_function, normal_curvature_bounds
         >>> bowl = lambda u: jnp.concatenate([u, jnp.sum(u**2)[None] / 2])
         >>> lower, upper = normal_curvature_bounds(gram_from_function(bowl, jnp.zeros(3)))

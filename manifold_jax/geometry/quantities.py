@@ -1,10 +1,13 @@
-"""All quantities of one point at once, the rounding noise they carry, and how estimates of them look."""
+"""The quantities of a manifold: their names, labels and units, and all of one point at once with their noise.
+
+:data:`LABELS` is the only table of words, symbols and units of the quantities: reports, tables and plots take
+them from here.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -21,9 +24,7 @@ from manifold_jax.geometry.tensors import (
     point_volume_element,
     second_form_gram,
     traces,
-    unpack_gram,
 )
-from manifold_jax.geometry.windows import BlockGrams, BlockPlan
 
 TENSOR_ROUNDINGS = 4
 """Roundings, in eps, of a contraction of small tensors relative to the size of its terms."""
@@ -33,16 +34,7 @@ JET_ROUNDINGS = 8
 
 
 class Fields(NamedTuple):
-    """Every quantity of a point, in the order of reports: arrays, or estimates with error bars.
-
-    Attributes:
-        volume_element: sqrt(det g).
-        scalar_curvature: S.
-        mean_curvature: |H|.
-        second_form_norm: |II|.
-        normal_curvature: Largest normal curvature, as far as it was searched.
-        normal_curvature_upper: Upper bound of the largest normal curvature.
-    """
+    """Every quantity of a point, in the order of reports (see ``Geometry``): arrays, or estimates."""
 
     volume_element: Any
     scalar_curvature: Any
@@ -55,12 +47,7 @@ class Fields(NamedTuple):
 FIELDS = Fields._fields
 """Names of the quantities of a point."""
 
-TOTALS = (
-    "total_volume",
-    "total_scalar_curvature",
-    "total_positive_curvature",
-    "total_negative_curvature",
-)
+TOTALS = "total_volume", "total_scalar_curvature", "total_positive_curvature", "total_negative_curvature"
 """Names of the integrals over a manifold."""
 
 
@@ -101,26 +88,102 @@ def natural_scales(value: Fields, least: Any = 0.0) -> Fields:
     return Fields(value.volume_element, norm**2, norm, norm, norm, norm)
 
 
+def finite_median(values: Any, otherwise: float) -> float:
+    """Median over the finite entries, or another value if there is none."""
+    given = np.asarray(values)
+    finite = np.isfinite(given)
+    return float(np.median(given[finite])) if finite.any() else otherwise
+
+
+# --- labels and units ------------------------------------------------------------------------------------
+
+LENGTH = "ℓ"
+"""Symbol of the unit of length of the ambient space."""
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Label(NamedTuple):
+    """Words and symbol (if any) of a quantity; its unit is a length to ``per_dimension * d + power``."""
+
+    words: str
+    symbol: str
+    per_dimension: int
+    power: int
+
+    @property
+    def name(self) -> str:
+        """Words and symbol, for example ``"scalar curvature S"``."""
+        return f"{self.words} {self.symbol}".strip()
+
+
+LABELS = {
+    "volume_element": Label("volume element", "√det g", 1, 0),
+    "scalar_curvature": Label("scalar curvature", "S", 0, -2),
+    "mean_curvature": Label("mean curvature", "|H|", 0, -1),
+    "second_form_norm": Label("second form", "|II|", 0, -1),
+    "normal_curvature": Label("normal curvature", "", 0, -1),
+    "normal_curvature_upper": Label("normal curvature, upper bound", "", 0, -1),
+    "total_volume": Label("volume", "", 1, 0),
+    "total_scalar_curvature": Label("total curvature", "∫ S dV", 1, -2),
+    "total_positive_curvature": Label("total curvature, positive part", "", 1, -2),
+    "total_negative_curvature": Label("total curvature, negative part", "", 1, -2),
+    "reach": Label("reach", "τ", 0, 1),
+}
+"""Label of every field and total, and of the reach, by name."""
+
+
+def unit_of(name: str, grid: Grid) -> str:
+    """Unit of a quantity on a grid; ``""`` for a pure number.
+
+    The volume element is per units of the axes. Totals over an axis on which only the metric repeats
+    (``wrap=False``) are per unit of that axis.
+
+    Args:
+        name: Key of :data:`LABELS`.
+        grid: The lattice.
+
+    Returns:
+        For example ``"ℓ⁴/(rad px²)"``.
+
+    Example:
+        >>> from manifold_jax import Axis, Grid
+        >>> line = Grid((Axis("time", 0.0, 1.0, 9, unit="s"),))
+        >>> unit_of("volume_element", line), unit_of("total_volume", line), unit_of("scalar_curvature", line)
+        ('ℓ/s', 'ℓ', 'ℓ⁻²')
+    """
+    label = LABELS[name]
+    length = _raise_to(LENGTH, label.per_dimension * grid.ndim + label.power)
+    axes = grid.axes if name == "volume_element" else ()
+    if name in TOTALS:
+        axes = tuple(axis for axis in grid.axes if axis.periodic and not axis.wrap)
+    units = [axis.unit for axis in axes if axis.unit]
+    below = [_raise_to(unit, units.count(unit)) for unit in dict.fromkeys(units)]
+    if not below:
+        return length
+    return f"{length or '1'}/" + (below[0] if len(below) == 1 else f"({' '.join(below)})")
+
+
+def _raise_to(symbol: str, power: int) -> str:
+    return {0: "", 1: symbol}.get(power, symbol + str(power).translate(_SUPERSCRIPT))
+
+
 # --- one point -------------------------------------------------------------------------------------------
 
 
 def point_fields(gram: JetGram) -> Fields:
     """Quantities of one point from its Gram."""
     c = second_form_gram(gram)
-    return Fields(*_plain(gram, c), *bounds_of(c))
+    return Fields(*plain_fields(gram, c), *bounds_of(c))
 
 
-def plain_fields(gram: JetGram) -> tuple[Array, Array, Array, Array]:
-    """Volume element, S, |H| and |II| of one point."""
-    return _plain(gram, second_form_gram(gram))
-
-
-def _plain(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Array, Array, Array]:
+def plain_fields(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Array, Array, Array]:
+    """Volume element, S, |H| and |II| of one point, ``c`` its :func:`second_form_gram`."""
     mean, norm = traces(c)
     return point_volume_element(gram), mean - norm, safe_sqrt(mean) / c.shape[0], safe_sqrt(norm)
 
 
-def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]) -> Fields:
+def point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]) -> Fields:
     """Rounding noise of the quantities of one point, from the noise of |X_i| and of |X_ij|."""
     eps = TENSOR_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     d = gram.metric.shape[0]
@@ -138,44 +201,7 @@ def _point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array
     return Fields(volume, squared, length, length, length, length)
 
 
-# --- the points of a block -------------------------------------------------------------------------------
-
-
-def stencil_noise(plan: BlockPlan, dtype: DType) -> tuple[tuple[Array, Array], ...]:
-    """Noise gain of the first and second derivative at every sample of each axis, for the main stencil."""
-    tables = []
-    for axis, layout in zip(plan.grid.axes, plan.axes, strict=True):
-        gains = np.zeros((2, axis.size))
-        norms = np.linalg.norm(layout.matrices[0], axis=-1)
-        for rows, kind in zip(layout.rows, layout.kinds, strict=True):
-            gains[:, rows] = norms[kind, 1:]
-        tables.append((jnp.asarray(gains[0], dtype), jnp.asarray(gains[1], dtype)))
-    return tuple(tables)
-
-
-def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
-    """Quantities ``(*block,)`` of every point of a block, by the main and the comparison stencil."""
-    grid, dtype = plan.grid, block.grams[0].dtype
-    d = grid.ndim
-    main, low = (unpack_gram(g.reshape(-1, *g.shape[-2:]), d) for g in block.grams[:2])
-    gains = stencil_noise(plan, dtype)
-    first, second = (
-        _mesh([gain[k][rows] for gain, rows in zip(gains, block.rows, strict=True)]) for k in (0, 1)
-    )
-    samples = [jnp.asarray(a.samples(), dtype)[rows] for a, rows in zip(grid.axes, block.rows, strict=True)]
-    coordinates = jnp.abs(_mesh(samples))
-    lengths = _lengths(main)
-    # Samples are rounded, and so are the coordinates at which they were taken: a uniform error within half a
-    # unit in the last place, of variance eps^2 / 12.
-    scale = jnp.finfo(dtype).eps / 12**0.5 * (block.norm + jnp.sum(coordinates * lengths, axis=-1))
-    pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
-    noise = jax.vmap(_point_rounding)(main, scale[:, None] * first, scale[:, None, None] * pairs)
-    # One program for both stencils compiles in half the time.
-    both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
-    value = jax.tree.map(lambda x: x[: plan.block_points], both)
-    comparison = jax.tree.map(lambda x: x[plan.block_points :], both)
-    quantities = PointQuantities(value, comparison, noise, _extent(main, chart_ranges(grid, dtype)))
-    return jax.tree.map(lambda leaf: leaf.reshape(plan.block), quantities)
+# --- many points -----------------------------------------------------------------------------------------
 
 
 def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:
@@ -185,12 +211,12 @@ def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantitie
     """
     noise = JET_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     values = map_points(point_fields, gram)
-    extent = _extent(gram, ranges)
+    extent = extent_of(gram, ranges)
     # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
-    first = jnp.maximum(_lengths(gram), extent[:, None] / ranges)
+    first = jnp.maximum(tangent_lengths(gram), extent[:, None] / ranges)
     second = safe_sqrt(jnp.einsum("...ijij->...ij", gram.second))
     second = jnp.maximum(second, extent[:, None, None] / (ranges[:, None] * ranges))
-    rounding = map_points(_point_rounding, gram, noise * first, noise * second)
+    rounding = map_points(point_rounding, gram, noise * first, noise * second)
     return PointQuantities(values, values, rounding, extent)
 
 
@@ -199,16 +225,11 @@ def chart_ranges(grid: Grid, dtype: DType) -> Float[Array, "d"]:
     return jnp.asarray([axis.stop - axis.start for axis in grid.axes], dtype)
 
 
-def _lengths(gram: JetGram) -> Float[Array, "n d"]:
-    """|X_i|."""
+def tangent_lengths(gram: JetGram) -> Float[Array, "n d"]:
+    """|X_i|, ``gram`` with one batch axis."""
     return safe_sqrt(jnp.diagonal(gram.metric, axis1=-2, axis2=-1))
 
 
-def _mesh(per_axis: list[Array]) -> Float[Array, "n d"]:
-    """One value per axis and sample to rows of points."""
-    mesh = jnp.stack(jnp.meshgrid(*per_axis, indexing="ij"), axis=-1)
-    return mesh.reshape(-1, len(per_axis))
-
-
-def _extent(gram: JetGram, ranges: Float[Array, "d"]) -> Array:
-    return safe_sqrt(jnp.sum((_lengths(gram) * ranges) ** 2, axis=-1))
+def extent_of(gram: JetGram, ranges: Float[Array, "d"]) -> Float[Array, "n"]:
+    """Length of the manifold seen from each point."""
+    return safe_sqrt(jnp.sum((tangent_lengths(gram) * ranges) ** 2, axis=-1))

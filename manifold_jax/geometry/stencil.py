@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from manifold_jax._checks import whole
-from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies
+from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axis
 
 SPECTRAL_SIZE = 8192
 """Most samples of a spectral axis, whose derivative is a dense matrix: 512 MiB in float64."""
@@ -27,14 +27,9 @@ Stencil = tuple[tuple[Accuracy, int], ...]
 def stencil_of(
     caller: str, grid: Grid, accuracy: Accuracy | tuple[Accuracy, ...], stride: int | tuple[int, ...]
 ) -> Stencil:
-    """Check accuracy and stride and spread them over the axes of a grid."""
-    strides = stride if isinstance(stride, tuple) else (stride,) * grid.ndim
-    if len(strides) != grid.ndim:
-        raise ValueError(
-            f"{caller}: stride must be one number, or one per axis {grid.names}, got {stride!r}."
-        )
-    steps = [whole(caller, "stride", s) for s in strides]
-    return tuple(zip(accuracies(accuracy, grid), steps, strict=True))
+    """Check accuracy and stride and give one of each to every axis of a grid."""
+    strides = [whole(caller, "stride", s) for s in per_axis(caller, "stride", stride, grid)]
+    return tuple(zip(accuracies(caller, accuracy, grid), strides, strict=True))
 
 
 @cache
@@ -104,16 +99,11 @@ def spectral_matrix(axis: Axis, derivative: int) -> np.ndarray:
     return matrix * (2 * np.pi / (axis.stop - axis.start)) ** derivative
 
 
-def _check_size(axis: Axis, accuracy: Accuracy, stride: int) -> None:
+def fewest_samples(axis: Axis, accuracy: Accuracy, stride: int) -> int:
+    """Samples that a stencil needs on an axis: its own width, or as many as its ghost layers come from."""
     if accuracy == "spectral":
-        return
-    order = int(accuracy)
-    needed = order * stride + 1 if axis.wraps else (order + 2) * stride
-    if axis.size < needed:
-        raise ValueError(
-            f"Axis {axis.name!r} has {axis.size} samples; order {order} at stride {stride} needs at least "
-            f"{needed}: take more samples or a lower accuracy."
-        )
+        return 0
+    return int(accuracy) * stride + 1 if axis.wraps else (int(accuracy) + 2) * stride
 
 
 class AxisPlan(NamedTuple):
@@ -121,8 +111,8 @@ class AxisPlan(NamedTuple):
 
     Attributes:
         rows: ``(blocks, block)`` index of each output sample.
-        columns: ``(blocks, window)`` index of each input sample; indices outside of ``range(size)`` lie
-            beyond the ends and are wrapped or evaluated.
+        columns: ``(blocks, window)`` index of each input sample; those outside of ``range(size)`` lie beyond
+            the ends and are wrapped or evaluated.
         kinds: ``(blocks,)`` which of the matrices a block takes; those away from the ends share one.
         matrices: ``(specs, kinds, 3, block, window)`` derivative 0, 1 and 2, float64.
     """
@@ -133,13 +123,7 @@ class AxisPlan(NamedTuple):
     matrices: np.ndarray
 
 
-def axis_plan(
-    axis: Axis,
-    specs: tuple[tuple[Accuracy, int], ...],
-    block: int,
-    *,
-    evaluated: bool,
-) -> AxisPlan:
+def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool) -> AxisPlan:
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
     Blocks have ``block`` output samples, at most ``axis.size``; the last one is moved back where that does
@@ -159,25 +143,28 @@ def axis_plan(
             f"Axis {axis.name!r} has {n} samples; a spectral derivative is a dense matrix and takes at most "
             f"{SPECTRAL_SIZE}: take accuracy=8 or fewer samples."
         )
-    if not evaluated:
-        for spec in specs:
-            _check_size(axis, *spec)
+    for accuracy, stride in specs:
+        needed = fewest_samples(axis, accuracy, stride)
+        if n < needed and not evaluated:
+            raise ValueError(
+                f"Axis {axis.name!r} has {n} samples; order {accuracy} at stride {stride} needs at least "
+                f"{needed}: take more samples or a lower accuracy."
+            )
     starts = np.minimum(np.arange(0, n, block), n - block)
-    if spectral:
-        windows = np.zeros_like(starts)
-        width = n
-    elif free:
-        windows = starts - beyond
-        width = block + 2 * beyond
-        if not evaluated and width >= n:
-            windows, width = np.zeros_like(starts), n
-    else:
-        support = max((int(accuracy) + 2) * stride for accuracy, stride in specs)
-        width = min(n, max(block + 2 * beyond, support))
-        windows = np.clip(starts - beyond, 0, n - width)
+    width, windows = block + 2 * beyond, starts - beyond
+    if spectral or (axis.wraps and not evaluated and width >= n):
+        width, windows = n, np.zeros_like(starts)
+    elif not free:
+        width = min(n, max(width, *(fewest_samples(axis, *spec) for spec in specs)))
+        windows = np.clip(windows, 0, n - width)
     rows = starts[:, None] + np.arange(block)
     columns = windows[:, None] + np.arange(width)
-    first, kinds = _kinds(starts, windows, whole=width == n, ghosts=0 if free else beyond, end=n - block)
+    # Blocks at the same place in their windows have the same matrix, except where they need ghost layers.
+    ghosts = 0 if free else beyond
+    special = (width == n) | (starts < ghosts) | (starts > n - block - ghosts)
+    offset = starts - windows
+    places = np.where(special, offset.max() + 1 + starts, offset)
+    _, first, kinds = np.unique(places, return_index=True, return_inverse=True)
     matrices = [
         [
             [_local_matrix(axis, derivative, *spec, rows[k], columns[k], free) for derivative in range(3)]
@@ -186,21 +173,6 @@ def axis_plan(
         for spec in specs
     ]
     return AxisPlan(rows, columns, kinds, np.array(matrices))
-
-
-def _kinds(
-    starts: np.ndarray, windows: np.ndarray, *, whole: bool, ghosts: int, end: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """First block of every distinct matrix, and which of them each block takes.
-
-    Blocks at the same place in their windows have the same matrix, except where a stencil needs ghost layers.
-    """
-    special = whole | (starts < ghosts) | (starts > end - ghosts)
-    offset = starts - windows
-    _, first, kinds = np.unique(
-        np.where(special, offset.max() + 1 + starts, offset), return_index=True, return_inverse=True
-    )
-    return first, kinds
 
 
 def _local_matrix(
@@ -217,8 +189,7 @@ def _local_matrix(
         return spectral_matrix(axis, derivative)[rows]
     order, n, first = int(accuracy), axis.size, columns[0]
     matrix = np.zeros((len(rows), len(columns)))
-    whole_period = free and len(columns) == n and columns[0] == 0
-
+    whole_period = free and len(columns) == n and first == 0
     for offset, weight in enumerate(central_weights(derivative, order), -(order // 2)):
         if weight == 0.0:
             continue
@@ -236,10 +207,8 @@ def _ghost(target: int, n: int, degree: int, stride: int) -> list[tuple[int, flo
     """Interior columns and weights that extrapolate the sample at ``target`` beyond an end."""
     if target < 0:
         base, step = target % stride, stride
-        distance = (base - target) // stride
     else:
-        base = n - 1 - (n - 1 - target) % stride
-        step = -stride
-        distance = (target - base) // stride
+        base, step = n - 1 - (n - 1 - target) % stride, -stride
+    distance = (base - target) // step
     shares = extrapolation_weights(int(distance), degree)
     return [(int(base + step * j), float(share)) for j, share in enumerate(shares)]

@@ -121,27 +121,21 @@ def cholesky(g: Float[Array, "d d"]) -> tuple[list[list[Array]], list[Array]]:
 
 def frame(g: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """E = L^-1, so that E g E^T = 1: row a holds the chart components of the frame vector e_a."""
-    d = g.shape[0]
-    lower, _ = cholesky(g)
+    zero = jnp.zeros(g.shape[0], g.dtype)
     rows: list[Array] = []
-    for i in range(d):
-        unit = jnp.zeros(d, g.dtype).at[i].set(1.0)
-        rows.append(
-            (unit - sum((lower[i][k] * rows[k] for k in range(i)), jnp.zeros(d, g.dtype))) / lower[i][i]
-        )
+    for i, lower in enumerate(cholesky(g)[0]):
+        rest = zero.at[i].set(1.0) - sum((lower[k] * rows[k] for k in range(i)), zero)
+        rows.append(rest / lower[i])
     return jnp.stack(rows)
 
 
 def point_volume_element(gram: JetGram) -> Float[Array, ""]:
     """sqrt(det g) = product of L_kk; 0 where the metric is degenerate."""
-    _, pivots = cholesky(gram.metric)
-    total = jnp.ones((), gram.metric.dtype)
-    for k, pivot in enumerate(pivots):
+    total, lost = jnp.ones((), gram.metric.dtype), jnp.zeros((), bool)
+    for pivot in cholesky(gram.metric)[1]:
         # Past a vanishing pivot the factorisation is NaN; the determinant is 0 all the same.
-        lost = jnp.zeros((), bool)
-        for earlier in pivots[:k]:
-            lost = lost | (earlier == 0)
         total = total * jnp.where(lost, 0.0, safe_sqrt(pivot))
+        lost = lost | (pivot == 0)
     return total
 
 
@@ -158,8 +152,7 @@ def second_form_gram(gram: JetGram) -> Float[Array, "d d d d"]:
     """C_abcd = <II_ab, II_cd> in the orthonormal frame."""
     e = frame(gram.metric)
     tangential = frame_mixed(gram, e)
-    second = gram.second
-    second = contract("ai,ijkl->ajkl", e, second)
+    second = contract("ai,ijkl->ajkl", e, gram.second)
     second = contract("bj,ajkl->abkl", e, second)
     second = contract("ck,abkl->abcl", e, second)
     second = contract("dl,abcl->abcd", e, second)

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import optional, whole
 from manifold_jax._linalg import matmul
-from manifold_jax.geometry.grid import Axis, DType, Grid
+from manifold_jax.geometry.grid import Axis, DType, Grid, mesh
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
 from manifold_jax.geometry.tensors import derivative_indices
@@ -68,11 +68,8 @@ class BlockPlan:
     @cached_property
     def axes(self) -> tuple[AxisPlan, ...]:
         """Plan of every axis, made once."""
-        per_axis = zip(*self.stencils, strict=True)
-        return tuple(
-            axis_plan(axis, tuple(specs), block, evaluated=self.evaluated)
-            for axis, specs, block in zip(self.grid.axes, per_axis, self.block, strict=True)
-        )
+        plan = partial(axis_plan, evaluated=self.evaluated)
+        return tuple(map(plan, self.grid.axes, zip(*self.stencils, strict=True), self.block))
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -127,8 +124,7 @@ class BatchPlan:
     def coordinates(self, dtype: DType) -> np.ndarray:
         """Chart points of every batch, ``(batches, points, d)``."""
         # In NumPy: these are constants, also while a program is being traced.
-        mesh = np.meshgrid(*(axis.samples() for axis in self.grid.axes), indexing="ij")
-        flat = np.stack(mesh, axis=-1).reshape(-1, self.grid.ndim).astype(dtype)
+        flat = mesh([axis.samples() for axis in self.grid.axes]).reshape(-1, self.grid.ndim).astype(dtype)
         missing = self.size * self.block_points - self.grid.size
         padded = np.pad(flat, ((0, missing), (0, 0)), mode="edge")
         return padded.reshape(self.size, self.block_points, self.grid.ndim)
@@ -156,10 +152,9 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
 
     Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
     blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut, so that
-    its matrices stay small. ``block_size`` is the largest number of output points per block, if given.
+    its matrices stay small. ``block_size``, if given, is the largest number of output points per block.
     """
-    if block_size is not None:
-        whole(points.caller, "block_size", block_size)
+    optional(whole, points.caller, "block_size", block_size)
     grid, evaluated, features = points.grid, points.evaluated, points.features
     vectors = grid.ndim * (grid.ndim + 3) // 2
     halos = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
@@ -170,7 +165,7 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
     def cost(block: Sequence[int]) -> tuple[float, float]:
         """Window points per output point, and bytes held."""
         window = math.prod(
-            n if full else (b + 2 * h if evaluated else min(n, b + 2 * h))
+            n if full or (n < b + 2 * h and not evaluated) else b + 2 * h
             for b, h, n, full in zip(block, halos, grid.shape, spectral, strict=True)
         )
         size = math.prod(block)
@@ -200,17 +195,11 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
 
 
 class Place(NamedTuple):
-    """Indices and matrices of one block.
+    """Where a block lies along each axis: its part of the arrays of an :class:`AxisPlan`."""
 
-    Attributes:
-        rows: ``(b_k,)`` index of the output samples along each axis.
-        columns: ``(m_k,)`` index of the input samples along each axis.
-        matrices: For each axis and stencil, derivatives 0, 1 and 2, ``(stencils, 3, b_k, m_k)``.
-    """
-
-    rows: tuple[Array, ...]
-    columns: tuple[Array, ...]
-    matrices: tuple[Array, ...]
+    rows: tuple[Int[Array, "b"], ...]
+    columns: tuple[Int[Array, "m"], ...]
+    matrices: tuple[Float[Array, "stencils 3 b m"], ...]
 
 
 class Window(NamedTuple):
@@ -240,7 +229,7 @@ class BlockGrams(NamedTuple):
 
 
 def locate(plan: BlockPlan, block: Array | int, dtype: DType) -> Place:
-    """Indices and matrices of one block, by its flat number."""
+    """Where a block lies, by its flat number."""
     index = jnp.unravel_index(jnp.asarray(block), plan.counts)
     pairs = tuple(zip(plan.axes, index, strict=True))
     rows = tuple(jnp.asarray(axis.rows)[i] for axis, i in pairs)
@@ -285,18 +274,19 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array,
     return stacked.reshape(-1, *stacked.shape[d:])
 
 
-def _inner_products(vectors: Float[Array, "points v f"]) -> Float[Array, "points v v"]:
+def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*points v v"]:
+    """Gram matrices of the vectors of points."""
+    return matmul(vectors, jnp.swapaxes(vectors, -1, -2))
+
+
+def _cached_products(vectors: Float[Array, "points v f"]) -> Float[Array, "points v v"]:
     """Gram matrices; on a CPU a few points at a time, to stay in cache."""
-
-    def products(v: Array) -> Array:
-        return matmul(v, jnp.swapaxes(v, -1, -2))
-
     points, count = vectors.shape[:2]
     group = next((g for g in CACHED_POINTS if points % g == 0), points)
     if jax.default_backend() != "cpu" or group == points:
-        return products(vectors)
+        return inner_products(vectors)
     grouped = vectors.reshape(points // group, group, *vectors.shape[1:])
-    return jax.lax.map(products, grouped).reshape(points, count, count)
+    return jax.lax.map(inner_products, grouped).reshape(points, count, count)
 
 
 Cut = Callable[[Any, int], Array]
@@ -308,13 +298,14 @@ def cut_features(window: Array) -> Cut:
     return lambda start, size: jax.lax.dynamic_slice_in_dim(window, start, size, axis=-1)
 
 
-def sum_chunks(cut: Cut, features: int, matrices: Sequence[Array], chunk: int) -> tuple[Array, Array]:
+def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[Array, Array]:
     """Gram matrices of a block for every stencil and squared norms of its window, over chunks of features."""
+    chunk = min(plan.chunk, features)
 
     def contract(start: Any, size: int) -> tuple[Array, Array]:
         points = cut(start, size)
         # One stencil after the other: one program for all of them, and the jets of one held at a time.
-        grams = jax.lax.map(lambda m: _inner_products(window_derivatives(points, m)), tuple(matrices))
+        grams = jax.lax.map(lambda m: _cached_products(window_derivatives(points, m)), place.matrices)
         return grams, jnp.sum(jnp.square(points), axis=-1)
 
     def add(total: Any, start: Array) -> tuple[Any, None]:
@@ -326,22 +317,24 @@ def sum_chunks(cut: Cut, features: int, matrices: Sequence[Array], chunk: int) -
     if rest:
         total = contract(count * chunk, rest)
     else:
-        total = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: contract(0, chunk))
-        )
+        total = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: contract(0, chunk)))
     return jax.lax.scan(add, total, jnp.arange(count) * chunk)[0]
 
 
-def keep_grams(plan: BlockPlan, grams: Array, squares: Array, rows: tuple[Array, ...]) -> BlockGrams:
+def keep_grams(plan: BlockPlan, rows: tuple[Array, ...], grams: Array, squares: Array) -> BlockGrams:
     """What is kept of a block, from its sums over features."""
     shaped = grams.reshape(len(plan.stencils), *plan.block, *grams.shape[-2:])
     return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), rows)
+
+
+def block_grams(plan: BlockPlan, place: Place, cut: Cut, features: int) -> BlockGrams:
+    """Gram matrices of a block for every stencil."""
+    return keep_grams(plan, place.rows, *sum_chunks(plan, place, cut, features))
 
 
 @partial(jax.jit, static_argnames="plan")
 def window_grams(window: Window, plan: BlockPlan) -> BlockGrams:
     """Gram matrices of a block from its window, with features of any shape."""
     points = window.points.reshape(*window.points.shape[: plan.grid.ndim], -1)
-    place, features = locate(plan, window.block, points.dtype), points.shape[-1]
-    sums = sum_chunks(cut_features(points), features, place.matrices, min(plan.chunk, features))
-    return keep_grams(plan, *sums, place.rows)
+    place = locate(plan, window.block, points.dtype)
+    return block_grams(plan, place, cut_features(points), points.shape[-1])

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from manifold_jax._checks import require
-from manifold_jax.geometry import Geometry, verdict
-from manifold_jax.geometry.quantities import FIELDS, Fields, natural_scales
-from manifold_jax.geometry.verdict import LABELS
-from manifold_jax.geometry.verdict import LENGTH as LENGTH
+from manifold_jax.geometry import Geometry, quantities
+from manifold_jax.geometry.quantities import FIELDS, LABELS, Fields, finite_median, natural_scales
+from manifold_jax.geometry.quantities import LENGTH as LENGTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +90,7 @@ def unit_of(geometry: Geometry, quantity: str) -> str:
     Returns:
         For example ``"ℓ⁴/(rad px²)"``.
     """
-    return verdict.unit_of(quantity, geometry.grid)
+    return quantities.unit_of(quantity, geometry.grid)
 
 
 def label(geometry: Geometry, quantity: str) -> str:
@@ -113,10 +112,8 @@ def shown(geometry: Geometry, *, bounds: bool = False) -> tuple[str, ...]:
 
 
 def median_bar(geometry: Geometry, quantity: str) -> float:
-    """Median error bar of a field."""
-    error = np.asarray(getattr(geometry, quantity).error)
-    error = error[np.isfinite(error)]
-    return float(np.median(error)) if error.size else 0.0
+    """Median error bar of a field; 0 where no point has one."""
+    return finite_median(getattr(geometry, quantity).error, 0.0)
 
 
 # --- ranges and colours ------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from manifold_jax.geometry import (
     layer_jets,
     reach_from_samples,
 )
+from manifold_jax.geometry.error_bars import report_on
 from manifold_jax.geometry.layers import jet_quantities
 from manifold_jax.geometry.quantities import chart_ranges
-from manifold_jax.geometry.report import report_on
 from manifold_jax.models import Layers
 
 _TOLERANCE = 0.1

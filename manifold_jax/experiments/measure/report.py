@@ -23,10 +23,9 @@ from manifold_jax._files import write_dataset, write_text
 from manifold_jax.experiments.experiment import plain
 from manifold_jax.experiments.terminal import as_text, console
 from manifold_jax.geometry import Geometry, Manifold, Reach
-from manifold_jax.geometry.quantities import FIELDS, TOTALS
+from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
 from manifold_jax.geometry.reach.result import SCALARS
-from manifold_jax.geometry.report import median_error
-from manifold_jax.geometry.verdict import LABELS, Verdict
+from manifold_jax.geometry.report import Verdict
 from manifold_jax.plotting.style import compare
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -116,7 +115,8 @@ def summary_table(part: Part) -> RenderableType:
     table.add_section()
     for quantity in FIELDS:
         low, middle, high = quantiles[quantity]
-        add(quantity, middle, median_error(getattr(geometry, quantity)), f"{low:.3g} … {high:.3g}")
+        bar = finite_median(getattr(geometry, quantity).error, math.inf)
+        add(quantity, middle, bar, f"{low:.3g} … {high:.3g}")
     lines = (Text(note, style="dim") for note in notes(geometry))
     return Group(Text(_title(geometry), style="bold"), table, *_sentences(verdicts), *lines)
 
@@ -230,7 +230,7 @@ def _quantity_entry(geometry: Geometry, quantity: str) -> dict[str, Any]:
     else:
         levels = geometry.quantiles(QUANTILES)[quantity]
         entry["quantiles"] = {f"{q:g}": float(v) for q, v in zip(QUANTILES, levels, strict=True)}
-        entry["median_error"] = median_error(getattr(geometry, quantity))
+        entry["median_error"] = finite_median(estimate.error, math.inf)
     return entry | {"verdict": verdict._asdict()}
 
 

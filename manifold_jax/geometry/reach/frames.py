@@ -14,9 +14,8 @@ from jaxtyping import Array, Float
 
 from manifold_jax._linalg import matmul, norm
 from manifold_jax.geometry.blocks import read_window
-from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
+from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor, stencil_noise
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.quantities import stencil_noise
 from manifold_jax.geometry.reach.cloud import Cloud, distances
 from manifold_jax.geometry.reach.lattice import Component, neighbours
 from manifold_jax.geometry.reach.pairs import Tile
@@ -126,7 +125,7 @@ def _stencil_tiles(component: Component, block: tuple[int, ...]) -> TileFrames:
     comparison = comparison_stencil(stencil, grid, evaluated=source.evaluated)
     plan = BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features)
     factor = safety_factor(stencil, comparison)
-    per_axis = [np.asarray(first) for first, _ in stencil_noise(plan, source.dtype)]
+    per_axis = [first.astype(source.dtype) for first, _ in stencil_noise(plan)]
     gains = np.stack(np.meshgrid(*per_axis, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
 
     def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, Array]:

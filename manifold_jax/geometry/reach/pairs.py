@@ -20,9 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import positive, whole
 from manifold_jax._linalg import HIGHEST, matmul
-from manifold_jax.geometry.error_bars import check_tolerance
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 from manifold_jax.geometry.reach.cloud import Cloud, pieces
 
@@ -58,7 +57,7 @@ def check_options(caller: str, tile_size: int | None, tolerance: float) -> None:
     """Refuse a tile that no machine can hold, and a relative error outside (0, 1)."""
     if tile_size is not None:
         whole(caller, "tile_size", tile_size, most=LARGEST_TILE)
-    check_tolerance(caller, tolerance)
+    positive(caller, "tolerance", tolerance, below=1)
 
 
 def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
