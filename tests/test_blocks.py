@@ -12,7 +12,7 @@ from manifold_jax._files import PartialResult
 from manifold_jax.geometry.blocks import read_window, run_blocks
 from manifold_jax.geometry.manifold import as_points
 from manifold_jax.geometry.quantities import LABELS, unit_of
-from manifold_jax.geometry.windows import plan_batches, plan_blocks, window_grams
+from manifold_jax.geometry.windows import BatchPlan, plan_blocks, window_grams
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 13, periodic=True), Axis("v", 0.0, 2 * math.pi, 11, periodic=True)))
 STENCIL = ((4, 1), (4, 1))
@@ -99,9 +99,9 @@ def test_an_exact_job_differentiates_batches():
         return gram_from_function(torus, coordinates).metric
 
     known = gram_from_function(torus, GRID.coordinates()).metric
-    exact = run_blocks(checked, plan_batches(GRID, 16), job)
+    exact = run_blocks(checked, BatchPlan(GRID, 16), job)
     np.testing.assert_allclose(exact, known, atol=1e-6)
-    traced = jax.jit(lambda: run_blocks(as_points("test", torus, GRID), plan_batches(GRID, 16), job))()
+    traced = jax.jit(lambda: run_blocks(as_points("test", torus, GRID), BatchPlan(GRID, 16), job))()
     np.testing.assert_allclose(traced, known, atol=1e-6)
 
 

@@ -61,16 +61,16 @@ def run_blocks(
     - **Exact** jobs (a :class:`BatchPlan`): ``function(coordinates, plan)`` of a batch of chart points
       ``(b, d)``, at which it differentiates an embedding automatically; the points are not read.
 
-    The last two are called from the host, once per block, and compile what they like themselves.
+    The last two are called from the host, once per block, and compile their own programs.
 
     Args:
         points: Where the points are, from ``as_points``.
-        plan: How the grid is cut; it need not be the grid of the points, if these are a function.
+        plan: How the grid is cut, any grid if the points are a function.
         function: What to compute: a pytree of arrays ``(*plan.block, ...)``, or ``(b, ...)`` for batches.
         windows: Hand over windows instead of their Grams.
         blocks: Numbers of a few blocks; then results are stacked and not put together.
-        calls: Compiled calls that a job on Grams is split into, about; 1 leaves results on the device, also
-            those of windows, and then there is neither progress nor checkpoint.
+        calls: Compiled calls that a job on Grams is split into, about. With 1, results (of windows too) stay
+            on the device, and there is neither progress nor checkpoint.
         progress: Called as ``progress(points done, points)`` after every call.
         checkpoint: Where results are kept in between, and taken from to go on; removed by the caller.
 

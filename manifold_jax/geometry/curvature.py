@@ -149,8 +149,7 @@ def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         gram: Gram of a 2-jet.
 
     Returns:
-        ``(...)``; n (n - 1) / r^2 on S^n(r), twice the Gaussian curvature of a surface. NaN where the metric
-        is degenerate.
+        ``(...)``; n (n - 1) / r^2 on S^n(r), twice the Gaussian curvature of a surface; NaN if dV = 0.
 
     Example:
         >>> from manifold_jax import gram_from_function, scalar_curvature
@@ -281,8 +280,7 @@ def integrate(
         accuracy: Order of the end corrections on open axes; periodic axes converge spectrally.
 
     Returns:
-        The integral, a scalar. Points where dV = 0 to rounding (the poles of a sphere) count 0, whatever the
-        value there.
+        The integral, a scalar. Points where dV = 0 to rounding (the poles of a sphere) count 0.
 
     Raises:
         ValueError: A shape is not that of the grid.

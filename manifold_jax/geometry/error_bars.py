@@ -9,8 +9,7 @@ Where an axis has too few samples for order p + 2 the comparison is q_(p-2) (for
 whose difference is the larger error of q_(p-2) and is taken as it is. (Two-grid error estimates go back to
 Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part propagates the noise of stored samples
 through the stencil weights. On a coarse grid two orders may agree by chance in one quantity; since all come
-from the same jets, where the relative bar of one exceeds the tolerance, every bar is at least that share of
-its scale.
+from the same jets, where the relative bar of one exceeds the tolerance, that share is the least for all.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ PROBED_POINTS = 64
 def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Stencil:
     """The stencil that error bars compare with: two orders higher, or lower where samples are too few.
 
-    If the points are ``evaluated``, samples beyond the ends exist. A spectral axis is compared with the
-    highest order.
+    Points that are ``evaluated`` exist beyond the ends. A spectral axis is compared with the highest order.
     """
     up = evaluated or all(
         order == "spectral" or axis.size >= fewest_samples(axis, int(order) + 2, stride)
@@ -149,12 +147,11 @@ def axis_sensitivity(
 ) -> Any:
     """Relative change ``(quantities, d)`` of each quantity when one axis takes the comparison stencil.
 
-    The median over the points of a few small blocks. Layers compute other ``fields`` from ``windows``, a
-    pytree of what :func:`stencil_fields` gives, and get such a pytree back.
+    It is the median over the points of a few small blocks. Layers compute other ``fields`` from ``windows``,
+    a pytree of what :func:`stencil_fields` gives, and get such a pytree back.
     """
     changed = [(*stencil[:k], comparison[k], *stencil[k + 1 :]) for k in range(points.grid.ndim)]
-    stencils = (stencil, *changed)
-    plan = plan_blocks(points, stencils, min(PROBED_POINTS, points.grid.size))
+    plan = plan_blocks(points, (stencil, *changed), min(PROBED_POINTS, points.grid.size))
     chosen = np.unique(np.linspace(0, plan.size - 1, PROBED_BLOCKS).round().astype(int))
     changes = run_blocks(points, plan, fields or stencil_fields, windows=windows, blocks=chosen, calls=1)
     return jax.tree.map(_relative_changes, changes)

@@ -34,10 +34,9 @@ class Axis:
         size: Number of samples, at least 2.
         periodic: The geometry repeats with period ``stop - start``.
         unit: Unit of the coordinate, printed in reports and plots (``"px"``, ``"rad"``).
-        wrap: On a periodic axis, whether the *points* repeat too. ``False`` says that a shift by one
-            period is only an isometry of the manifold, as a translation of an image by one pixel away
-            from the frame is: the metric repeats, the images do not. Quadrature is then periodic, but
-            ghost layers are never wrapped.
+        wrap: On a periodic axis, whether the *points* repeat too. If not, a shift by one period is only an
+            isometry of the manifold, as is a translation of an image by one pixel away from the frame: the
+            metric repeats, the images do not. Quadrature is then periodic, but ghost layers are not wrapped.
 
     Raises:
         ValueError: The name is empty, the range is not increasing and finite, or the size is below 2.
@@ -163,9 +162,8 @@ class Grid:
     ) -> Float[Array, "*shape"]:
         """Quadrature weights in chart coordinates.
 
-        The trapezoid rule, which converges spectrally on periodic axes; on open axes its ends are
-        corrected (Gregory's rule) so that polynomials of degree below ``accuracy`` are integrated
-        exactly.
+        The trapezoid rule, which converges spectrally on periodic axes; on open axes its ends are corrected
+        (Gregory's rule) so that it is exact on polynomials of degree below ``accuracy``.
 
         Args:
             accuracy: Order, one for all axes or one per axis.
@@ -214,8 +212,7 @@ def outer_product(columns: Iterable[np.ndarray], dtype: DType) -> Array:
 def _end_corrections(order: int) -> np.ndarray:
     """Corrections d_j to the unit weights of sum_{j>=0} f(j) so that it equals the integral from 0.
 
-    Exact for f = x^k, k < order: sum_j d_j j^k = -zeta(-k) = B_{k+1} / (k + 1), and -1/2 for k = 0
-    (the Euler-Maclaurin formula).
+    Exact for f = x^k, k < order: sum_j d_j j^k = -zeta(-k) = B_{k+1} / (k + 1), k > 0 (Euler-Maclaurin).
     """
     bernoulli = [1.0, -0.5, 1 / 6, 0.0, -1 / 30, 0.0, 1 / 42, 0.0, -1 / 30]
     nodes = np.arange(order, dtype=float)

@@ -194,8 +194,7 @@ def gram_from_grid(
 
     First and pure second derivatives are central differences of the given order; mixed ones are products of
     first differences. Ghost layers keep the order up to the border and no layer is lost: periodic axes wrap,
-    open ones are extrapolated with degree ``accuracy + 1``, and a function is simply evaluated beyond the
-    ends.
+    open ones are extrapolated with degree ``accuracy + 1``, and a function is evaluated beyond the ends.
 
     Args:
         points: Array ``(*grid.shape, *features)``; or a memory-mapped NumPy array of that shape, read block
@@ -204,8 +203,7 @@ def gram_from_grid(
         accuracy: Order 2, 4, 6 or 8, or ``"spectral"`` on periodic axes; one for all axes or one per axis.
         stride: Use every ``stride``-th sample in the stencils (all points keep a value). A larger stride
             lowers rounding errors, which grow as 1/spacing^2.
-        block_size: Largest number of points differentiated at once; by default as many as keep temporaries
-            near 256 MiB.
+        block_size: Most points differentiated at once; by default as many as keep temporaries near 256 MiB.
 
     Returns:
         The Gram matrices ``(*grid.shape, ...)`` in the dtype of the points.
@@ -251,8 +249,7 @@ def jet_from_grid(
         stride: As in :func:`gram_from_grid`.
 
     Returns:
-        The jet ``(*grid.shape, d, f)``, ``(*grid.shape, d, d, f)``, features flattened; it takes
-        d(d+3)/2 times the memory of the points.
+        The jet ``(*grid.shape, d, f)``, ``(*grid.shape, d, d, f)``, d(d+3)/2 times as large as the points.
 
     Raises:
         ValueError: As :func:`gram_from_grid`.

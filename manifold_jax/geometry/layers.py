@@ -55,7 +55,7 @@ RENDERED = 8
 """Points of the input whose jets are made at once: rendered images need many temporaries."""
 
 Layer = Callable[[Any], Any]
-"""One activation of the layer before to one activation."""
+"""A function of one activation of the layer before, which gives one activation."""
 
 
 class LayerJets(NamedTuple):
@@ -63,8 +63,7 @@ class LayerJets(NamedTuple):
 
     Attributes:
         points: Activations ``(n, *shape)``.
-        vectors: The d first derivatives, then the second ones X_ij with i <= j, ``(n, v, f)``, features
-            flattened.
+        vectors: The d first derivatives, then the second ones X_ij with i <= j, flattened, ``(n, v, f)``.
     """
 
     points: Float[Array, "n *shape"]
@@ -102,10 +101,12 @@ def _push(function: Any, jets: LayerJets, dimension: int) -> LayerJets:
 
 @jax.jit
 def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
-    def one(u: Array) -> LayerJets:
-        return LayerJets(embedding(u), point_vectors(embedding, u))
-
-    return jax.lax.map(one, coordinates, batch_size=min(RENDERED, len(coordinates)))
+    points, vectors = jax.lax.map(
+        lambda u: (embedding(u), point_vectors(embedding, u)),
+        coordinates,
+        batch_size=min(RENDERED, len(coordinates)),
+    )
+    return LayerJets(points, vectors)
 
 
 def layer_jets(
@@ -155,9 +156,8 @@ def measure_layers(
 ) -> tuple[Geometry, ...]:
     """Volume and curvatures of a manifold in every layer of a network.
 
-    By automatic differentiation, jets pushed from layer to layer; or, with an ``accuracy``, by stencils of
-    this order on the grid of activations. Both go through the grid in parts, and hold the activations of two
-    layers of one part at a time.
+    Jets are pushed from layer to layer by automatic differentiation; or, with an ``accuracy``, stencils of
+    this order act on the grid of activations. Both hold two layers of a part of the grid at a time.
 
     Args:
         manifold: Its embedding gives the input of the first layer.
@@ -174,8 +174,7 @@ def measure_layers(
         smooth pieces: kinks do not count. Stencils count them, the more the finer the grid.
 
     Raises:
-        ValueError: A layer does not accept what the one before gives, names do not fit, or an option is out
-            of range.
+        ValueError: A layer does not accept what the one before gives, or names or options do not fit.
 
     Example:
         >>> from manifold_jax import measure_layers
@@ -234,8 +233,7 @@ def _by_stencils(
 ) -> list[dict[str, Any]]:
     """What the report on every layer holds, by stencils; ``points`` have the features of the largest layer.
 
-    Samples that a stencil needs beyond the ends of an open axis are evaluated too, as by :func:`measure` for
-    an embedding.
+    Samples beyond the ends of an open axis are evaluated too, as :func:`measure` does for an embedding.
     """
     comparison = comparison_stencil(stencil, points.grid, evaluated=True)
     factor = safety_factor(stencil, comparison)

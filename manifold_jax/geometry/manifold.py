@@ -135,8 +135,7 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
         exact: The points are to be differentiated automatically.
 
     Returns:
-        The points. An array of JAX is looked at for NaN and infinite values; one on the host is looked at
-        block by block, when it is read.
+        The points. NaN and infinite values are refused in an array of JAX now, in one on the host when read.
 
     Raises:
         ValueError: The grid is not a Grid; the leading shape is not that of the grid; there are no features;

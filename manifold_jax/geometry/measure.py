@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -24,7 +23,7 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.manifold import Manifold, Points, as_points
+from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate_points
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
@@ -48,8 +47,7 @@ def measure(
 
     Args:
         points_or_manifold: A :class:`Manifold`; or an array ``(*grid.shape, *features)``, in memory or
-            memory-mapped; or an embedding, a function of one chart point. The components of a union are
-            measured one by one.
+            memory-mapped; or an embedding, a function of one chart point.
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
         stride: Spacing of the stencils in samples.
@@ -58,8 +56,7 @@ def measure(
             |II|^2 for the scalar curvature) up to which it counts as resolved.
         block_size: Points differentiated at once; by default set by memory.
         progress: Called as ``progress(points done, points)`` after every group of blocks.
-        checkpoint: Folder in which finished blocks are kept while the measurement runs; called again with the
-            same arguments it goes on from there.
+        checkpoint: Folder of finished blocks, from which a call with the same arguments goes on.
         name: Title of the report; by default that of the Manifold.
 
     Returns:
@@ -121,10 +118,8 @@ def _fingerprint(points: Points, *parts: Any) -> str:
     places = np.linspace(0, grid.size - 1, 5).round().astype(int)
     if points.evaluated:
         coordinates = np.asarray(grid.coordinates(points.dtype)).reshape(-1, grid.ndim)[places]
-        probe = jax.vmap(lambda u: jnp.ravel(values(u)))(jnp.asarray(coordinates))
-        return fingerprint(None, np.asarray(probe), grid, *parts)
-    probe = np.asarray(values.reshape(grid.size, points.features)[places])
-    return fingerprint(values, probe, grid, *parts)
+        return fingerprint(None, evaluate_points(values, coordinates, points.dtype), grid, *parts)
+    return fingerprint(values, np.asarray(values.reshape(grid.size, -1)[places]), grid, *parts)
 
 
 @partial(jax.jit, static_argnames="batch_size")

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._linalg import rotation, safe_sqrt
-from manifold_jax.geometry.tensors import JetGram, contract, pointwise, second_form_gram
+from manifold_jax.geometry.tensors import JetGram, contract, pair_positions, pointwise, second_form_gram
 
 ANGLES = 32
 """Samples of the curvature ellipse: eight for each of the at most four extrema of its squared radius."""
@@ -31,8 +31,7 @@ def _surface_maximum(c: Float[Array, "2 2 2 2"]) -> Float[Array, ""]:
     """Exact maximum of |II(v, v)|^2 on a surface.
 
     With v = (cos t, sin t) and phi = 2t, II(v, v) = H + A cos phi + B sin phi traces the curvature ellipse;
-    its squared length is a trigonometric polynomial of degree 2, whose at most two maxima are found from
-    samples and Newton's method.
+    its squared length is a trigonometric polynomial of degree 2: samples and Newton's method find its maxima.
     """
     hh = (c[0, 0, 0, 0] + 2 * c[0, 0, 1, 1] + c[1, 1, 1, 1]) / 4
     aa = (c[0, 0, 0, 0] - 2 * c[0, 0, 1, 1] + c[1, 1, 1, 1]) / 4
@@ -110,8 +109,7 @@ def _best_direction(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"
     # C as a quadratic form on the d(d+1)/2 monomials v_i v_j, i <= j.
     multiplicity = jnp.asarray(np.where(i == j, 1.0, 2.0), c.dtype)
     form = c[i, j][:, i, j] * multiplicity[:, None] * multiplicity[None, :]
-    expand = np.zeros((d, d), int)
-    expand[i, j] = expand[j, i] = np.arange(len(i))
+    expand = pair_positions(d) - d
     half = jnp.asarray(np.where(i == j, 1.0, 0.5), c.dtype)
 
     def inner_form(v: Float[Array, "d"]) -> Float[Array, "d d"]:

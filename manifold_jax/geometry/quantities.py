@@ -1,7 +1,6 @@
 """The quantities of a manifold: their names, labels and units, and all of one point at once with their noise.
 
-:data:`LABELS` is the only table of words, symbols and units of the quantities: reports, tables and plots take
-them from here.
+:data:`LABELS` is the only table of words, symbols and units of the quantities, for reports and plots.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ class PointQuantities(NamedTuple):
         value: Quantities by the main stencil (or exactly).
         low: Quantities by the comparison stencil.
         rounding: Rounding noise of each quantity.
-        extent: Length of the manifold seen from the point, sqrt(sum_i g_ii range_i^2); radii of curvature
-            far beyond it count as flat.
+        extent: Length of the manifold seen from the point; far larger radii of curvature count as flat.
     """
 
     value: Fields
@@ -231,5 +229,5 @@ def tangent_lengths(gram: JetGram) -> Float[Array, "n d"]:
 
 
 def extent_of(gram: JetGram, ranges: Float[Array, "d"]) -> Float[Array, "n"]:
-    """Length of the manifold seen from each point."""
+    """Length of the manifold seen from each point, sqrt(sum_i g_ii range_i^2)."""
     return safe_sqrt(jnp.sum((tangent_lengths(gram) * ranges) ** 2, axis=-1))

@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
         resolved: At least 95 % of the points (or the total) have a bar below the tolerance.
         share: Share of resolved points among those where the quantity is defined.
         axes: Names of the axes to blame, the worst first.
-        sentence: One sentence for people.
+        sentence: All of this in words.
     """
 
     resolved: bool
@@ -85,8 +85,7 @@ class Geometry:
         total_scalar_curvature: Integral of S dV.
         total_positive_curvature: Integral of max(S, 0) dV.
         total_negative_curvature: Integral of min(S, 0) dV.
-        axis_sensitivity: Relative change of each quantity when one axis takes another stencil, median over
-            sampled points, ``(quantities, d)``.
+        axis_sensitivity: Median relative change ``(quantities, d)`` when one axis takes another stencil.
         rounding: Part of each error bar that is rounding.
         name: Title.
         grid: The lattice.
@@ -161,9 +160,8 @@ class Geometry:
     def summary(self) -> str:
         """Plain-text table of totals and fields with error bars and verdicts."""
         source = "exact (automatic differentiation)" if self.exact else f"stencils {self.stencil}"
-        lines = [
-            f"{self.name}: {' x '.join(map(str, self.grid.shape))} points on {self.grid.names}, {source}"
-        ]
+        shape = " x ".join(map(str, self.grid.shape))
+        lines = [f"{self.name}: {shape} points on {self.grid.names}, {source}"]
         quantiles = self.quantiles((0.05, 0.5, 0.95))
         for name in TOTALS + FIELDS:
             estimate, span = getattr(self, name), ""
@@ -207,8 +205,7 @@ class Geometry:
             "device": jax.devices()[0].device_kind,
             "conventions": "H is divided by d; R_1212 > 0 on the sphere; errors are half-widths",
         }
-        package = require("xarray", "report", "A labelled result")
-        return package.Dataset(data, coordinates, provenance)
+        return require("xarray", "report", "A labelled result").Dataset(data, coordinates, provenance)
 
     def save(self, path: str | Path) -> Path:
         """Write to NetCDF (``.nc``) or Zarr (``.zarr``); a half-written file never takes the name.

@@ -62,11 +62,8 @@ def central_weights(derivative: int, order: int) -> np.ndarray:
 def extrapolation_weights(distance: int, degree: int) -> np.ndarray:
     """Lagrange weights that continue samples 0, 1, ..., ``degree`` to position ``-distance``."""
     # prod over m != j of (-distance - m) / (j - m): whole numbers.
-    signs = [(-1) ** j for j in range(degree + 1)]
-    weights = [
-        sign * math.comb(distance + degree, degree) * distance * math.comb(degree, j) // (distance + j)
-        for j, sign in enumerate(signs)
-    ]
+    common = distance * math.comb(distance + degree, degree)
+    weights = [(-1) ** j * common * math.comb(degree, j) // (distance + j) for j in range(degree + 1)]
     return np.array(weights, float)
 
 
@@ -126,10 +123,9 @@ class AxisPlan(NamedTuple):
 def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool) -> AxisPlan:
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
-    Blocks have ``block`` output samples, at most ``axis.size``; the last one is moved back where that does
-    not divide. If the points are ``evaluated``, samples beyond the ends exist. Otherwise a periodic axis
-    wraps and an open one is extrapolated with polynomials of degree ``accuracy + 1``, which keep the order of
-    second derivatives.
+    Blocks have ``block`` output samples; the last one is moved back where that does not divide. Points that
+    are ``evaluated`` exist beyond the ends. Otherwise a periodic axis wraps and an open one is extrapolated
+    with polynomials of degree ``accuracy + 1``, which keep the order of second derivatives.
 
     Raises:
         ValueError: The axis has too few samples for a stencil, or too many for a spectral derivative.
@@ -165,26 +161,18 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool) -> Axi
     offset = starts - windows
     places = np.where(special, offset.max() + 1 + starts, offset)
     _, first, kinds = np.unique(places, return_index=True, return_inverse=True)
-    matrices = [
-        [
-            [_local_matrix(axis, derivative, *spec, rows[k], columns[k], free) for derivative in range(3)]
-            for k in first
-        ]
-        for spec in specs
-    ]
-    return AxisPlan(rows, columns, kinds, np.array(matrices))
+
+    def derivatives(spec: tuple[Accuracy, int], k: int) -> list[np.ndarray]:
+        return [_local_matrix(axis, spec, order, rows[k], columns[k], free) for order in range(3)]
+
+    return AxisPlan(rows, columns, kinds, np.array([[derivatives(spec, k) for k in first] for spec in specs]))
 
 
 def _local_matrix(
-    axis: Axis,
-    derivative: int,
-    accuracy: Accuracy,
-    stride: int,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    free: bool,
+    axis: Axis, spec: tuple[Accuracy, int], derivative: int, rows: np.ndarray, columns: np.ndarray, free: bool
 ) -> np.ndarray:
     """Rows of the derivative matrix of an axis, restricted to the columns of a window."""
+    accuracy, stride = spec
     if accuracy == "spectral":
         return spectral_matrix(axis, derivative)[rows]
     order, n, first = int(accuracy), axis.size, columns[0]
@@ -198,17 +186,16 @@ def _local_matrix(
         local = (targets % n if whole_period else targets) - first
         np.add.at(matrix, (np.flatnonzero(inside), local[inside]), weight)
         for row in np.flatnonzero(~inside):
-            for column, share in _ghost(targets[row], n, order + 1, stride):
-                matrix[row, column - first] += weight * share
+            sources, shares = _ghost(targets[row], n, order + 1, stride)
+            matrix[row, sources - first] += weight * shares
     return matrix / (axis.spacing * stride) ** derivative
 
 
-def _ghost(target: int, n: int, degree: int, stride: int) -> list[tuple[int, float]]:
+def _ghost(target: int, n: int, degree: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Interior columns and weights that extrapolate the sample at ``target`` beyond an end."""
     if target < 0:
         base, step = target % stride, stride
     else:
         base, step = n - 1 - (n - 1 - target) % stride, -stride
     distance = (base - target) // step
-    shares = extrapolation_weights(int(distance), degree)
-    return [(int(base + step * j), float(share)) for j, share in enumerate(shares)]
+    return base + step * np.arange(degree + 1), extrapolation_weights(int(distance), degree)

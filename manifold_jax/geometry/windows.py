@@ -1,8 +1,8 @@
 """How a grid is cut into blocks, and what is computed from the window of one: derivatives and their Gram.
 
 A block of output points needs a window of input points, larger by the halo of the stencil. The derivative
-along every axis is a small matrix product, and features are contracted in chunks. Nothing here knows how
-points are held: that is told to ``blocks``.
+along every axis is a small matrix product, and features are contracted in chunks. Only ``blocks`` knows how
+points are held.
 """
 
 from __future__ import annotations
@@ -135,11 +135,10 @@ class BatchPlan:
         return stacked.reshape(-1, *rest)[: self.grid.size].reshape(*self.grid.shape, *rest)
 
 
-def plan_batches(grid: Grid, batch_size: int | None = None) -> BatchPlan:
-    """Batches of so many points; by default few sizes, so that small grids share a compiled program."""
+def plan_batches(grid: Grid) -> BatchPlan:
+    """Batches of few sizes, so that small grids share a compiled program."""
     # At least 256 points to fill the cores; at most 64 batches, between which progress is reported.
-    default = max(min(256, 1 << (grid.size - 1).bit_length()), -(-grid.size // 64))
-    return BatchPlan(grid, batch_size or default)
+    return BatchPlan(grid, max(min(256, 1 << (grid.size - 1).bit_length()), -(-grid.size // 64)))
 
 
 def longest_block(axis: Axis, spectral: bool) -> int:
@@ -203,12 +202,7 @@ class Place(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Samples of a block and its halo.
-
-    Attributes:
-        points: ``(m_1, ..., m_d, *features)``.
-        block: Number of the block; :func:`locate` tells where it lies.
-    """
+    """Samples ``(m_1, ..., m_d, *features)`` of a block and its halo, and its number (for :func:`locate`)."""
 
     points: Array
     block: Array | int
