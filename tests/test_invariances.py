@@ -35,11 +35,11 @@ def embedding(u, matrix, offset, scale):
 
 
 @jax.jit
-def measures(u, matrix, offset, scale, chart, bend):
-    """At the chart point v with u = chart v + bend sin v; returns measures and the Jacobian du/dv."""
+def quantities(u, matrix, offset, scale, chart, warp):
+    """At the chart point v with u = chart v + warp sin v; returns quantities and the Jacobian du/dv."""
 
     def change(v):
-        return chart @ v + bend * jnp.sin(v)
+        return chart @ v + warp * jnp.sin(v)
 
     g = gram_from_function(lambda v: embedding(change(v), matrix, offset, scale), u)
     return {
@@ -54,7 +54,7 @@ def measures(u, matrix, offset, scale, chart, bend):
 
 
 def still():
-    return {"matrix": jnp.eye(12), "offset": jnp.zeros(12), "scale": 1.0, "chart": jnp.eye(3), "bend": 0.0}
+    return {"matrix": jnp.eye(12), "offset": jnp.zeros(12), "scale": 1.0, "chart": jnp.eye(3), "warp": 0.0}
 
 
 def points():
@@ -62,7 +62,7 @@ def points():
 
 
 def evaluate(u=None, **changes):
-    result = measures(points() if u is None else u, **{**still(), **changes})
+    result = quantities(points() if u is None else u, **{**still(), **changes})
     return {name: np.asarray(value) for name, value in result.items()}
 
 
@@ -104,7 +104,7 @@ def test_scaling(scale, x64):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reparametrisation(seed, x64):
     chart = jnp.asarray(np.random.default_rng(seed).normal(size=(3, 3)) + 2 * np.eye(3))
-    changed = evaluate(chart=chart, bend=0.3)
+    changed = evaluate(chart=chart, warp=0.3)
     fixed = evaluate(u=jnp.asarray(changed["moved"]))
     j = changed["jacobian"]
     same(changed, fixed, INVARIANT)
@@ -116,7 +116,7 @@ def test_reparametrisation(seed, x64):
 
 
 @cache
-def product_measures():
+def product_quantities():
     left, right = datasets.ellipse((2.0, 0.9)), datasets.ellipsoid((1.6, 1.2, 0.9))
     both = datasets.product(left, right)
     u = np.random.default_rng(3).uniform(0.4, 1.2, (10, 3))
@@ -136,7 +136,7 @@ def product_measures():
 
 
 def test_products_add():
-    left, right, both = product_measures()
+    left, right, both = product_quantities()
     np.testing.assert_allclose(both[0], left[0] * right[0], rtol=1e-12)
     np.testing.assert_allclose(both[1], left[1] + right[1], rtol=1e-9)
     np.testing.assert_allclose(both[2], left[2] + right[2], rtol=1e-10)
@@ -177,7 +177,7 @@ def test_gauss_bonnet_with_poles_on_the_grid(name, x64):
 
 
 def test_gauss_bonnet_of_a_sphere_by_stencils(x64):
-    # At order 4 the rows beside a pole lose accuracy (dV vanishes), the total still comes out.
+    # At order 4 the rows next to a pole lose accuracy (dV vanishes), the total still comes out.
     manifold = datasets.sphere(2, size=(65, 48))
     total, volume = total_curvature(manifold, 4)
     assert float(jnp.max(volume[jnp.asarray([0, -1])])) <= 1e-10

@@ -112,14 +112,14 @@ def test_jit_of_an_array(reference):
 
 @pytest.mark.slow
 def test_jit_of_an_embedding():
-    # BUG if it fails: the docstring of measure promises it ("under jit for arrays and embeddings").
+    # The docstring of measure promises it: "under jit for arrays and embeddings".
     measured = jax.jit(lambda s: measure(lambda u: s * torus(u), GRID))(2.0)
     close(measured, measure(lambda u: 2.0 * torus(u), GRID))
 
 
 @pytest.mark.slow
 def test_jit_of_an_exact_embedding():
-    # BUG if it fails: as above, with exact=True.
+    # The same with exact=True.
     measured = jax.jit(lambda s: measure(lambda u: s * torus(u), GRID, exact=True))(2.0)
     close(measured, measure(lambda u: 2.0 * torus(u), GRID, exact=True))
 
@@ -210,7 +210,7 @@ def test_a_measurement_goes_on_where_it_was(kind, reference, tmp_path, eager_sav
 
 
 def test_a_checkpoint_of_other_points_is_not_used(tmp_path, eager_saves):
-    # BUG if it fails: the fingerprint is the repr of the array, which numpy abbreviates above 1000 entries.
+    # A fingerprint by the repr of the array would miss it: NumPy abbreviates above 1000 entries.
     other = POINTS.copy()
     other[8:16, 5:15] *= 1.5
     interrupted(other, tmp_path, block_size=48)
@@ -219,14 +219,14 @@ def test_a_checkpoint_of_other_points_is_not_used(tmp_path, eager_saves):
 
 
 def test_a_checkpoint_of_other_blocks_is_not_used(tmp_path, eager_saves):
-    # BUG if it fails: block_size is not part of the fingerprint, blocks are counted.
+    # The block size must be part of the fingerprint, since blocks are counted.
     interrupted(POINTS, tmp_path, block_size=48)
     measured = measure(POINTS, GRID, checkpoint=tmp_path, block_size=100)
     close(measured, measure(POINTS, GRID, block_size=100), 1e-7)
 
 
 def test_a_broken_checkpoint_is_not_fatal(tmp_path, eager_saves):
-    # BUG if it fails: a file cut short (disk full, killed) should be ignored or named.
+    # A file cut short (disk full, killed) is ignored or named.
     interrupted(POINTS, tmp_path, block_size=48)
     file = next(tmp_path.glob("partial-*.npz"))
     file.write_bytes(file.read_bytes()[:100])
@@ -240,8 +240,8 @@ def test_a_broken_checkpoint_is_not_fatal(tmp_path, eager_saves):
 
 @pytest.mark.slow
 def test_an_embedding_made_anew_goes_on_too(tmp_path, eager_saves):
-    # BUG if it fails: "interrupted and called again" is another process, where the same function has another
-    # address; the fingerprint is the repr of the function, which holds it.
+    # "Interrupted and called again" is another process, where the same function has another address: its repr
+    # must not be part of the fingerprint.
     def make():
         return Manifold("torus", lambda u: torus(u), GRID, {}, {"major": 2.0, "minor": 0.5})
 

@@ -168,7 +168,7 @@ def test_a_missing_package_is_named(module, name, extra, geometry, tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["measure", "axis"])
 def test_an_axis_may_have_any_name(name, tmp_path):
-    # BUG if it fails: "measure" and "axis" are dimensions of axis_sensitivity in the data set.
+    # These were once the names of dimensions of axis_sensitivity in the data set.
     grid = Grid((Axis(name, 0.0, 1.0, 9), Axis("v", 0.0, 1.0, 9)))
     points = grid.coordinates()
     measured = measure(jnp.concatenate([points, points[..., :1] ** 2], axis=-1), grid)

@@ -56,9 +56,9 @@ def stencils(name, n, accuracy, dtype):
         return jax.device_get(measure(points, manifold.grid, accuracy=accuracy))
 
 
-def bars(measured, exact, measure_name):
-    """True error, bar and flag at every point where the measure is defined."""
-    estimate, true = getattr(measured, measure_name), np.asarray(getattr(exact, measure_name).value)
+def bars(measured, exact, name):
+    """True error, bar and flag at every point where the quantity is defined."""
+    estimate, true = getattr(measured, name), np.asarray(getattr(exact, name).value)
     error = np.abs(np.asarray(estimate.value, np.float64) - true)
     return error, np.asarray(estimate.error, np.float64), np.asarray(estimate.resolved)
 
