@@ -403,7 +403,7 @@ def spoilt():
         (lambda: reach(ROUND[:8], CIRCLE), "ask for a leading shape"),
         (lambda: reach(spoilt(), CIRCLE), "NaN or infinite"),
         (lambda: reach(np.ones((16, 2)), CIRCLE), "one place|degenerate"),
-        (lambda: reach(ROUND, CIRCLE, exact=True), "needs an embedding"),
+        (lambda: reach(ROUND, CIRCLE, exact=True), "needs a function or a Manifold"),
         (lambda: reach(ROUND, CIRCLE, tile_size=0), "tile_size must be a whole number"),
         (lambda: reach(ROUND, CIRCLE, tile_size=100_000), "from 1 to 16384"),
         (lambda: reach(ROUND, CIRCLE, tolerance=2.0), "tolerance must be"),
