@@ -4,6 +4,7 @@
     python tests/house.py --json house.json  # the same as numbers
     python tests/house.py --duplicates       # adds the stretches of six equal lines (needs pylint)
     python tests/house.py --tree OLD         # of another checkout
+    python tests/house.py --before OLD --markdown house.md   # both next to each other
 
 Nothing is imported: files are parsed. ``tests/test_house.py`` asserts what must hold.
 """
@@ -246,10 +247,28 @@ def duplicates(root: Path, least: int = 6) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def table_of(house: dict[str, Module]) -> dict[str, dict[str, Any]]:
+    """Counts of every room and of all of them."""
+    rooms = sorted({package_of(name) for name in house})
+    return {room: counts(house, room) for room in rooms} | {"all": counts(house, None)}
+
+
+def markdown(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> str:
+    """Two tables in one; a room that one of them lacks is a dash."""
+    heads = list(after["all"])
+    lines = ["| | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 1) + "|"]
+    for room in [*sorted({*before, *after} - {"all"}), "all"]:
+        pairs = [(before.get(room, {}).get(head, "-"), after.get(room, {}).get(head, "-")) for head in heads]
+        lines.append(f"| {room} | " + " | ".join(f"{a} -> {b}" for a, b in pairs) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tree", type=Path, default=Path(__file__).parents[1], help="checkout to count")
+    parser.add_argument("--before", type=Path, help="an older checkout, for --markdown")
+    parser.add_argument("--markdown", type=Path, help="file for a table of both")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument("--check", action="store_true", help="only say what goes against the arrows")
     parser.add_argument("--duplicates", action="store_true", help="list equal stretches of six lines too")
@@ -260,13 +279,15 @@ def main() -> None:
     if arguments.check:
         print("\n".join(faults))
         sys.exit(bool(faults))
-    rooms = sorted({package_of(name) for name in house})
-    table = {room: counts(house, room) for room in rooms} | {"all": counts(house, None)}
+    table = table_of(house)
     heads = list(table["all"])
     print(f"{'':12}" + "".join(f"{head:>14}" for head in heads))
     for room, row in table.items():
         print(f"{room:12}" + "".join(f"{row[head]:14}" for head in heads))
     print(*faults, sep="\n")
+    if arguments.markdown:
+        older = table_of(modules(arguments.before or arguments.tree))
+        arguments.markdown.write_text(markdown(older, table), encoding="utf-8")
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     if arguments.duplicates:
