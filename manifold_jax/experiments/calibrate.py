@@ -24,65 +24,49 @@ from manifold_jax.experiments.experiment import (
     run_experiments,
     settings_for,
 )
-from manifold_jax.experiments.terminal import plain_errors, results_folder
+from manifold_jax.experiments.terminal import Preset, Seed, plain_errors, results_folder
 from manifold_jax.fitting import Calibration, builtin_estimators, calibrate, error_curves, ranking
 from manifold_jax.fitting.calibration_table import ErrorCurve, Rank, Row
 from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
 from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import new_figure, panels
+from manifold_jax.plotting.style import quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GRID, EXACT = "grid, order 4", "autodiff"
-FAST = ("TwoNN", "MLE")
-"""Estimators of the intrinsic dimension that are not slow."""
-
+FAST = ("TwoNN", "MLE")  # estimators of the intrinsic dimension that are not slow
+STARRED = 0.005  # share of points without a value above which an error has a star
 SHORT = {
     "scalar_curvature": "S",
     "mean_curvature": "|H|",
     "second_form_norm": "|II|",
     "normal_curvature": "max |II(v,v)|",
 }
-STARRED = 0.005
-"""Share of points without a value above which an error has a star."""
 
 
 class Settings(NamedTuple):
-    """Size of the calibration.
+    """Size of the calibration."""
 
-    Attributes:
-        sizes: Numbers of samples.
-        seeds: Clouds of each size.
-        single: Points above which there is one cloud.
-        manifolds: Names in ``PLACES``.
-        dimensions: Methods of scikit-dimension.
-        most: Points above which all of these but ``FAST`` are left out.
-    """
-
-    sizes: tuple[int, ...] = (500, 1000, 2000, 5000, 10_000, 20_000)
-    seeds: int = 3
-    single: int = 5000
+    sizes: tuple[int, ...] = (500, 1000, 2000, 5000, 10_000, 20_000)  # numbers of samples
+    seeds: int = 3  # clouds of each size
+    single: int = 5000  # points above which there is one cloud
     manifolds: tuple[str, ...] = ("sphere2", "sphere3", "torus", "hyperboloid", "sprite2", "sprite4")
-    dimensions: tuple[str, ...] = (*FAST, "lPCA", "CorrInt", "MOM", "TLE")
-    most: int = 5000
+    dimensions: tuple[str, ...] = (*FAST, "lPCA", "CorrInt", "MOM", "TLE")  # methods of scikit-dimension
+    most: int = 5000  # points above which all of these but FAST are left out
 
 
-REDUCED = Settings(
-    (500, 2000),
-    seeds=2,
-    manifolds=("sphere2", "torus", "hyperboloid", "sprite2"),
-    dimensions=(*FAST, "lPCA"),
-)
+_FEW = ("sphere2", "torus", "hyperboloid", "sprite2")
+REDUCED = Settings((500, 2000), seeds=2, manifolds=_FEW, dimensions=(*FAST, "lPCA"))
 
 
 def ellipses(sizes: dict[str, int], ranges: dict[str, tuple[float, float]]) -> Manifold:
     """Sprites of 32 x 32 pixels; volume and reach are taken from a lattice of these sizes."""
     factors: Any = tuple(sizes)
-    made = sprite("ellipse", size=32, layout="balanced", factors=factors, ranges=ranges, sizes=sizes)
-    return dataclasses.replace(made, name=f"ellipse sprites, d = {len(factors)}")
+    place = sprite("ellipse", size=32, layout="balanced", factors=factors, ranges=ranges, sizes=sizes)
+    return dataclasses.replace(place, name=f"ellipse sprites, d = {len(factors)}")
 
 
 PLACES: dict[str, Callable[[], Manifold]] = {
@@ -127,19 +111,16 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
             rows += [Row(**row) for row in cells[name]]
             if progress is not None:
                 progress(done, len(parts))
-    others = []
-    for place in places:
-        others += [row for size in settings.sizes for row in measure_on_grid(place, size)]
-        others += _differentiate(place, max(settings.sizes))
-    calibration, ranks = Calibration((*rows, *others)), ranking(Calibration(tuple(rows)))
+    ranks = ranking(Calibration(tuple(rows)))
+    calibration = Calibration((*rows, *(row for place in places for row in _other_routes(place, settings))))
     title = (
         f"Estimators from samples against exact geometry, {settings.seeds} clouds of each size "
         f"up to {settings.single}, one of more"
     )
     notes = [
         "Root mean square errors relative to the root mean square of the exact field (where that is nearly "
-        "0, of |II|, for S of its square; tangent: sine of the "
-        "angle; volume, reach, dimension: the exact value), median over the clouds; slope of their "
+        "0, of |II|, for S of its square; tangent: sine of the angle; volume, reach, dimension: the exact "
+        "value), median over the clouds; slope of their "
         f"logarithms; s: seconds of one call at the largest size up to {settings.single}, compiled before. "
         f"A star: more than 0.5 % of the points have no value. {GRID}: a lattice of about as many "
         f"points; {EXACT}: at the samples, against closed forms. Samples: uniform by volume, no noise.",
@@ -177,10 +158,16 @@ def _add_totals(place: Manifold) -> Manifold:
 # --- other routes ------------------------------------------------------------------------------------------
 
 
-def _row(place: Manifold, method: str, name: str, size: int, seconds: float, **errors: Any) -> Row:
+def _other_routes(place: Manifold, settings: Settings) -> list[Row]:
+    """Stencils at every size, automatic differentiation at the largest."""
+    rows = [row for size in settings.sizes for row in measure_on_grid(place, size)]
+    return rows + _differentiate(place, max(settings.sizes))
+
+
+def _row(place: Manifold, method: str, name: str, size: int, seconds: float, errors: dict[str, Any]) -> Row:
     features = int(np.prod(place.feature_shape))
-    start = Row(method, name, place.name, place.grid.ndim, features, size, 0, "", seconds=seconds, warm=True)
-    return start._replace(**errors)
+    names = (method, name, place.name)
+    return Row(*names, place.grid.ndim, features, size, 0, "", seconds=seconds, warm=True, **errors)
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -201,10 +188,10 @@ def measure_on_grid(place: Manifold, size: int) -> list[Row]:
     volume = float(exact.total_volume.value)
     away = abs(float(stencil.total_volume.value) - volume) / volume
     errors = {"rmse": away, "failed": 0.0, "scale": volume, "reference": "exact value"}
-    rows = [_row(place, GRID, "volume", size, seconds, **errors)]
+    rows = [_row(place, GRID, "volume", size, seconds, errors)]
     for name in CURVATURES:
         mine, true = (np.asarray(getattr(geometry, name).value) for geometry in (stencil, exact))
-        rows.append(_row(place, GRID, name, size, seconds, **_relative(name, mine, true, second, weight)))
+        rows.append(_row(place, GRID, name, size, seconds, _relative(name, mine, true, second, weight)))
     return rows
 
 
@@ -220,7 +207,7 @@ def _differentiate(place: Manifold, size: int) -> list[Row]:
         true = exact_field((place,), coordinates, name)
         mine, seconds = _timed(lambda name=name: exact_field((bare,), coordinates, name))
         errors = _relative(name, mine, true, second, np.ones(len(true)))
-        rows.append(_row(place, EXACT, name, size, seconds, **errors))
+        rows.append(_row(place, EXACT, name, size, seconds, errors))
     return rows
 
 
@@ -241,17 +228,17 @@ def _relative(
 
 def _winners(ranks: Sequence[Rank]) -> list[str]:
     """The best method for every quantity, where there is a choice."""
-    methods: dict[str, set[str]] = {}
-    best: dict[str, dict[str, str]] = {}
-    for rank in ranks:  # the best of each manifold comes first
-        methods.setdefault(rank.quantity, set()).add(rank.estimator)
-        if np.isfinite(rank.error):
-            best.setdefault(rank.quantity, {}).setdefault(rank.manifold, rank.estimator)
-    return [
-        f"Best for {SHORT.get(name, name)}: {'; '.join(f'{at}: {by}' for at, by in winners.items())}."
-        for name, winners in best.items()
-        if len(methods[name]) > 1
-    ]
+    sentences = []
+    for name in dict.fromkeys(rank.quantity for rank in ranks):
+        here = [rank for rank in ranks if rank.quantity == name]
+        best: dict[str, str] = {}
+        for rank in here:  # the best of each manifold comes first
+            if np.isfinite(rank.error):
+                best.setdefault(rank.manifold, rank.estimator)
+        if best and len({rank.estimator for rank in here}) > 1:
+            winners = "; ".join(f"{manifold}: {method}" for manifold, method in best.items())
+            sentences.append(f"Best for {SHORT.get(name, name)}: {winners}.")
+    return sentences
 
 
 def _line(curve: ErrorCurve, every: Sequence[Row], settings: Settings) -> dict[str, Any]:
@@ -276,9 +263,10 @@ def _figure(every: Sequence[ErrorCurve]) -> Figure:
     curves = [c for c in every if len(c.sizes) and (c.error > 0).all() and c.estimator != EXACT]
     quantities = list(dict.fromkeys(curve.quantity for curve in curves))
     colours = dict(zip(dict.fromkeys(curve.manifold for curve in curves), PALETTE, strict=False))
-    figure = new_figure(15.0, 9.0, "Relative error of estimators from samples (dotted: stencils on a grid)")
-    axes = panels(figure, len(quantities), -(-len(quantities) // 2))
-    for at, name in zip(axes, quantities, strict=True):
+    columns = -(-len(quantities) // 2)
+    title = "Relative error of estimators from samples (dotted: stencils on a grid)"
+    figure, pairs = quantity_panels(title, quantities, (15.0 / columns, 4.25), columns)
+    for at, name in pairs:
         here = [curve for curve in curves if curve.quantity == name]
         methods = list(dict.fromkeys(curve.estimator for curve in here if curve.estimator != GRID))
         styles = {m: (("-", "--", "-.")[k % 3], "os^vDx"[k % 6]) for k, m in enumerate(methods)}
@@ -292,8 +280,9 @@ def _figure(every: Sequence[ErrorCurve]) -> Figure:
         at.grid(alpha=0.3)
         if methods:
             at.legend(fontsize=7)
-    axes[0].set_ylabel("relative RMS error")
-    handles = [axes[0].plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]
+    first = figure.axes[0]
+    first.set_ylabel("relative RMS error")
+    handles = [first.plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
     return figure
 
@@ -311,9 +300,9 @@ def calibrate_command(
         list[int] | None, typer.Option("--size", min=50, help="Samples; may be repeated.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Clouds of each size.")] = None,
-    preset: Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (an hour).")] = "reduced",
+    preset: Preset = "reduced",
     single: Annotated[bool, typer.Option("--single", help="float32 instead of float64.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/calibrate"),
 ) -> None:
     """Compare every built-in estimator of geometry from samples with what is exactly known.

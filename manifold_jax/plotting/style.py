@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from manifold_jax.geometry.quantities import LENGTH as LENGTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Colours told apart by colour-blind readers (Okabe & Ito, 2008), and grey."""
@@ -54,8 +56,8 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Any
 
 
 def quantity_panels(
-    title: str, quantities: Sequence[str], size: tuple[float, float], columns: int = 3, **options: Any
-) -> tuple[Figure, Iterator[tuple[Any, str]]]:
+    title: str, quantities: Sequence[T], size: tuple[float, float], columns: int = 3, **options: Any
+) -> tuple[Figure, Iterator[tuple[Any, T]]]:
     """A figure with one panel for each quantity, and pairs of axes and quantity; ``size`` is of a panel."""
     columns = min(columns, len(quantities))
     rows = -(-len(quantities) // columns)

@@ -13,45 +13,35 @@ from manifold_jax.experiments.fits.report import Results, Trend, explicit_bound,
 from manifold_jax.experiments.fits.runner import QUANTITIES
 from manifold_jax.experiments.fits.samples import Setting
 from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import LENGTH, new_figure, panels
+from manifold_jax.plotting.style import LENGTH, quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKS = "osD^vP*"
-
-_LEGEND = 58
-"""Characters in a line of a legend below a panel."""
-
-_TICKS = 6
-"""Most ticks of the x axis."""
+_LEGEND = 58  # characters in a line of a legend below a panel
+_TICKS = 6  # at most, on the x axis
 
 
 class Line(NamedTuple):
-    """Errors of one fit: ``x (k,)`` and ``errors (k, seeds)``, drawn as their median and range.
-
-    Marks are hollow where the mask ``good (k,)`` is False, because points were lost.
-    """
+    """Errors of one fit, drawn as their median and range."""
 
     label: str
-    x: np.ndarray
-    errors: np.ndarray
+    x: np.ndarray  # (k,)
+    errors: np.ndarray  # (k, seeds)
     colour: str
     style: str = "o-"
-    good: Any = True
+    good: Any = True  # (k,); marks are hollow where it is False, because points were lost
 
 
 class Theory(NamedTuple):
-    """A curve of theory with its long name, which stands below the panel; there may be no point to draw.
-
-    A curve that is ``held`` does not widen the range of the errors.
-    """
+    """A curve of theory, possibly without points; its long name stands below the panel."""
 
     label: str
     x: np.ndarray
     y: np.ndarray
     style: dict[str, Any]
-    held: bool = False
+    held: bool = False  # whether the range of the errors stays as it is
 
 
 class Panel(NamedTuple):
@@ -66,10 +56,9 @@ def error_figure(
     title: str, groups: Sequence[Panel], x_label: str, y_label: str, *, columns: int = 2, height: float = 5.4
 ) -> Figure:
     """Panels on logarithmic axes, in rows of ``columns`` and so many inches high."""
-    columns = min(columns, len(groups))
-    rows = -(-len(groups) // columns)
-    figure = new_figure(5.2 * columns, height * rows + 0.5, textwrap.fill(title, 52 * columns))
-    for at, panel in zip(panels(figure, len(groups), columns), groups, strict=True):
+    title = textwrap.fill(title, 52 * min(columns, len(groups)))
+    figure, pairs = quantity_panels(title, groups, (5.2, height), columns)
+    for at, panel in pairs:
         fits = [handle for line in panel.lines for handle in _draw_line(at, line)]
         at.set(xscale="log", yscale="log", xlabel=x_label, ylabel=f"{y_label} [{LENGTH}]")
         _tick(at, [x for line in panel.lines for x in line.x])

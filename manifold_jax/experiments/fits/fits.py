@@ -20,18 +20,12 @@ FAR = 1e5
 
 
 class Fit(NamedTuple):
-    """One way to fit a manifold.
-
-    Attributes:
-        about: What it is, in words.
-        make: The function of samples and ``dimension`` that fits.
-        order: k of the error h^k in the fill distance h that theory gives; None for networks.
-        neighbours: Number of neighbours from d and whether samples are images; a fit needs as many samples.
-    """
+    """One way to fit a manifold; a network has neither an order nor neighbours."""
 
     about: str
-    make: Callable[..., Any]
-    order: int | None = None
+    make: Callable[..., Any]  # of samples and dimension=
+    order: int | None = None  # k of the error h^k in the fill distance h that theory gives
+    # Number of neighbours from d and whether samples are images; a fit needs as many samples.
     neighbours: Callable[[int, bool], int] | None = None
 
     @property
@@ -42,11 +36,6 @@ class Fit(NamedTuple):
     def least(self, dimension: int, images: bool) -> int:
         """Least number of samples."""
         return 2 if self.neighbours is None else self.neighbours(dimension, images)
-
-
-def _mls_neighbours(degree: int, dimension: int, _images: bool) -> int:
-    """Twice the terms of a polynomial, and some for the plane."""
-    return 2 * math.comb(dimension + degree, degree) + 2 * dimension
 
 
 FITS: dict[str, Fit] = {
@@ -67,7 +56,8 @@ FITS: dict[str, Fit] = {
             f"manifold moving least squares of degree {m}",
             partial(moving_least_squares, degree=m),
             m + 1,
-            partial(_mls_neighbours, m),
+            # Twice the terms of a polynomial, and some for the plane.
+            lambda dimension, images, m=m: 2 * math.comb(dimension + m, m) + 2 * dimension,
         )
         for m in (1, 2, 3)
     },

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _outcome(results: Results, rows: list[Row], notes: list[str], drawn: dict[str, Figure]) -> Outcome:
-    """With the numbers that all studies have; figures come by the ends of their file names."""
+    """An outcome with the numbers that all studies have; figures are given by the ends of their names."""
     named = {f"{results.name}{end}": figure for end, figure in drawn.items()}
     return Outcome(results.title, rows, report.numbers(results), named, notes)
 
@@ -59,7 +59,12 @@ def show_slopes(results: Results) -> Outcome:
 def show_reach(results: Results) -> Outcome:
     """Slopes of the Hausdorff distance in n for each reach, and in the reach for each n."""
     fits, sizes = results.plan.fits, results.plan.sizes
-    rows = [_row_in_n(trend.row) for fit in fits for trend in results.of("hausdorff", fit=fit)]
+    columns = ("slope [95 %]", "theory", "error")
+    rows = [
+        {"fit": fit, "fixed": row["setting"], "in": "n", **{name: row[name] for name in columns}}
+        for fit in fits
+        for row in (trend.row for trend in results.of("hausdorff", fit=fit))
+    ]
     rows += [_row_in_tau(results, fit, size) for fit in fits for size in sizes]
     notes = [
         "slope in tau: of log(Hausdorff) on log tau at fixed n, over the tori on which at most 1 % of "
@@ -79,11 +84,6 @@ def show_reach(results: Results) -> Outcome:
         "-rms": figures.size_figure(explicit, figures.setting_panels(results, "rms"), "rms"),
     }
     return _outcome(results, rows, notes, drawn)
-
-
-def _row_in_n(row: Row) -> Row:
-    fixed = {"fit": row["fit"], "fixed": row["setting"], "in": "n"}
-    return fixed | {name: row[name] for name in ("slope [95 %]", "theory", "error")}
 
 
 def _row_in_tau(results: Results, fit: str, size: int) -> Row:
@@ -173,15 +173,13 @@ def show_boundary(results: Results) -> Outcome:
             for region in ("", *setting.regions):
                 names = [f"{quantity} {region}".strip() for quantity in ("rms", "maximum")]
                 rms, largest = (results.of(name, setting=setting, fit=fit)[0] for name in names)
-                rows.append(_region_row(region, rms.row, largest.row))
+                mean, worst = rms.row, largest.row
+                row = {"setting": setting.name, "fit": fit, "where": region or "all"}
+                row |= {"slope [95 %]": mean["slope [95 %]"], "RMS": mean["error"]}
+                rows.append(row | {"largest": worst["error"]})
                 if region or not setting.regions:
                     label = f"{fit}, {region}" if region else fit
                     lines.append(figures.fit_line(rms, label, "s--" if region == "border" else "o-"))
         groups.append(Panel(figures.panel_title(setting), lines))
     title = "RMS of |x - fit(x)|: closed (left), open with its interior and border (right)"
     return _outcome(results, rows, notes, {"": figures.size_figure(title, groups, "rms", height=4.2)})
-
-
-def _region_row(region: str, rms: Row, largest: Row) -> Row:
-    place = {"setting": rms["setting"], "fit": rms["fit"], "where": region or "all"}
-    return place | {"slope [95 %]": rms["slope [95 %]"], "RMS": rms["error"], "largest": largest["error"]}

@@ -12,7 +12,7 @@ import numpy as np
 from manifold_jax import fitting
 from manifold_jax.experiments.experiment import Row
 from manifold_jax.experiments.fits.fits import FITS
-from manifold_jax.experiments.fits.runner import SHARES, Plan, Series
+from manifold_jax.experiments.fits.runner import Plan, Series
 from manifold_jax.experiments.fits.samples import Setting
 
 LOST = 0.01
@@ -26,23 +26,14 @@ LOSSES = {"hausdorff": "Hausdorff distance", "mean_squared": "excess mean square
 
 
 class Trend(NamedTuple):
-    """The slope of one quantity of one fit.
-
-    Attributes:
-        series: The errors.
-        quantity: Which of them.
-        used: Mask of the sizes that the slope was taken over.
-        slope: None where fewer than two sizes can be used.
-        rate: What theory gives for this fit without noise, or for this noise; None for networks.
-        supports: All rates of the same loss, the nearest first.
-    """
+    """The slope of one quantity of one fit, and the rates next to it."""
 
     series: Series
     quantity: str
-    used: np.ndarray
-    slope: fitting.Slope | None
-    rate: fitting.Rate | None
-    supports: tuple[fitting.Support, ...]
+    used: np.ndarray  # mask of the sizes that the slope was taken over
+    rate: fitting.Rate | None  # what theory gives, see rate_of
+    slope: fitting.Slope | None = None  # None where fewer than two sizes can be used
+    supports: tuple[fitting.Support, ...] = ()  # all rates of the same loss, the nearest first
 
     @property
     def errors(self) -> np.ndarray:
@@ -124,36 +115,22 @@ def trend_of(series: Series, quantity: str, seed: int = 0) -> Trend:
     rate = rate_of(setting, series.fit) if quantity in ("hausdorff", "maximum") else None
     used = _upper_half(series.sizes, usable(series, quantity))
     if not used.any():
-        return Trend(series, quantity, used, None, rate, ())
+        return Trend(series, quantity, used, rate)
     measured = fit_slope(series.sizes[used], series.values[quantity][used], seed)
     loss = LOSSES.get(quantity)
     supports = fitting.compare_rates(measured, setting.dimension, loss=loss) if loss else ()
-    return Trend(series, quantity, used, measured, rate, supports)
-
-
-def all_trends(series: Sequence[Series], seed: int) -> list[Trend]:
-    """Trends of all quantities of all fits."""
-    return [trend_of(one, name, seed) for one in series for name in one.values if name not in SHARES]
+    return Trend(series, quantity, used, rate, measured, supports)
 
 
 class Results(NamedTuple):
-    """All errors of a study.
-
-    Attributes:
-        name: Name of the study.
-        title: Title of its table.
-        settings: Its manifolds and noises.
-        plan: Its size.
-        seed: Its seed.
-        trends: Slopes of all quantities, by setting and fit.
-    """
+    """All errors of a study."""
 
     name: str
     title: str
     settings: Sequence[Setting]
     plan: Plan
     seed: int
-    trends: Sequence[Trend]
+    trends: Sequence[Trend]  # of all quantities, by setting and fit
 
     def of(self, quantity: str, *, setting: Setting | None = None, fit: str = "") -> list[Trend]:
         """Trends of one quantity, of one setting and of one fit where these are given."""
@@ -176,9 +153,8 @@ def explicit_bound(setting: Setting, sizes: Any) -> fitting.MeanSquaredBound | N
     """
     if setting.noise == "ambient":
         return None
-    facts = setting.volume, setting.reach, setting.dimension
-    options = {"radius": setting.radius, "constant": CONSTANT, "delta": DELTA}
-    return fitting.agnostic_mean_squared_bound(jnp.asarray(sizes, float), *facts, **options)
+    facts = jnp.asarray(sizes, float), setting.volume, setting.reach, setting.dimension
+    return fitting.agnostic_mean_squared_bound(*facts, radius=setting.radius, constant=CONSTANT, delta=DELTA)
 
 
 def bound_words(results: Results, setting: Setting) -> str:
@@ -277,11 +253,15 @@ def _slope_numbers(trend: Trend, measured: fitting.Slope) -> dict[str, Any]:
         "theory": trend.rate and trend.rate.name,
         "theory slope": trend.theory and trend.theory[1],
         "fitted curve": trend.curve and trend.curve.label,
-        "rates": [_support_numbers(support) for support in trend.supports],
+        "rates": [
+            {
+                "name": support.rate.name,
+                "verified": support.rate.verified,
+                "asymptotic": support.asymptotic,
+                "effective": support.effective,
+                "supported": support.supported,
+                "asymptotic supported": support.asymptotic_supported,
+            }
+            for support in trend.supports
+        ],
     }
-
-
-def _support_numbers(support: fitting.Support) -> dict[str, Any]:
-    names = ("asymptotic", "effective", "supported", "asymptotic_supported")
-    tests = {name.replace("_", " "): getattr(support, name) for name in names}
-    return {"name": support.rate.name, "verified": support.rate.verified, **tests}

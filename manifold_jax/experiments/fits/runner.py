@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import choice, whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.cells import Cells, Values, cell_name
 from manifold_jax.experiments.fits.fits import FITS, fit_samples
@@ -28,46 +27,25 @@ QUANTITIES = {
 SHARES = ("failed", "unconverged")
 """Shares next to these errors: of test points that a fit failed on, of foot points that did not converge."""
 
-LEAST_TESTS = 8
-"""Fewer test points say nothing about a maximum."""
-
 
 class Plan(NamedTuple):
-    """Size of a study. The fields after ``network_seeds`` belong to some studies only.
-
-    Attributes:
-        fits: Names of ``FITS``.
-        sizes: Numbers of samples.
-        seeds: Repetitions.
-        tests: Test points on the manifold.
-        steps: Training steps of networks.
-        network_sizes: Numbers of samples of networks; by default the largest size alone.
-        network_seeds: Repetitions of networks; by default as many as of other fits.
-        noises: Kinds of noise, ``"none"`` first.
-        noise: Scale of the noise over the reach.
-        with_noise: Toys that are also sampled with noise.
-        values: What is swept over: minor radii of tori, or ambient dimensions.
-        data: Image data sets.
-        dimensions: Dimensions d of their manifolds, by data set.
-        pixels: Pixels per side of an image.
-        path: Where COIL-20 is.
-    """
+    """Size of a study. The fields after ``network_seeds`` belong to some studies only."""
 
     fits: tuple[str, ...]
-    sizes: tuple[int, ...]
-    seeds: int
-    tests: int
-    steps: int = 5000
-    network_sizes: tuple[int, ...] | None = None
-    network_seeds: int | None = None
+    sizes: tuple[int, ...]  # numbers of samples
+    seeds: int  # repetitions
+    tests: int  # test points on the manifold
+    steps: int = 5000  # training steps of networks
+    network_sizes: tuple[int, ...] | None = None  # by default the largest size alone
+    network_seeds: int | None = None  # by default as many as of other fits
     noises: tuple[str, ...] = ("none",)
-    noise: float = 0.1
-    with_noise: tuple[str, ...] = ()
-    values: tuple[float, ...] = ()
-    data: tuple[str, ...] = ()
-    dimensions: Mapping[str, tuple[int, ...]] = {}
-    pixels: int = 64
-    path: Path | None = None
+    noise: float = 0.1  # scale of the noise over the reach
+    with_noise: tuple[str, ...] = ()  # toys that are also sampled with noise
+    values: tuple[float, ...] = ()  # what is swept over: minor radii of tori, or ambient dimensions
+    data: tuple[str, ...] = ()  # image data sets
+    dimensions: Mapping[str, tuple[int, ...]] = {}  # of their manifolds, by data set
+    pixels: int = 64  # per side of an image
+    path: Path | None = None  # where COIL-20 is
 
     def sizes_of(self, fit: str, setting: Setting) -> list[int]:
         """Sizes on which a fit can run."""
@@ -85,16 +63,6 @@ class Plan(NamedTuple):
         return max(*self.sizes, *(self.network_sizes or ()))
 
 
-def check_plan(plan: Plan) -> None:
-    """Refuse unknown fits and numbers out of range."""
-    for name in plan.fits:
-        choice("bounds", "fits", name, FITS)
-    for name, least in (("seeds", 2), ("tests", LEAST_TESTS), ("steps", 1)):
-        whole("bounds", name, getattr(plan, name), least)
-    if len(set(plan.sizes)) != len(plan.sizes) or min(plan.sizes) < 2:
-        raise ValueError(f"bounds: sizes must be different whole numbers from 2, got {plan.sizes}.")
-
-
 # --- cells -------------------------------------------------------------------------------------------------
 
 
@@ -109,11 +77,8 @@ class Job(NamedTuple):
     def name(self, plan: Plan, seed: int) -> str:
         """Everything that its errors depend on."""
         return cell_name(
-            setting=self.setting.name,
+            **self._asdict() | {"setting": self.setting.name},
             identity=self.setting.identity,
-            fit=self.fit,
-            size=self.size,
-            run=self.run,
             seed=seed,
             tests=plan.tests,
             # How many samples are drawn, and to what size they are filled up, decides the random numbers.
@@ -135,19 +100,12 @@ def list_jobs(settings: Sequence[Setting], plan: Plan) -> list[Job]:
 
 
 class Series(NamedTuple):
-    """Errors of one fit on one setting.
-
-    Attributes:
-        setting: The setting.
-        fit: Name of the fit.
-        sizes: Numbers of samples.
-        values: Errors and ``SHARES`` by name, ``(sizes, seeds)``, NaN where there is none.
-    """
+    """Errors of one fit on one setting."""
 
     setting: Setting
     fit: str
     sizes: np.ndarray
-    values: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]  # errors and SHARES by name, (sizes, seeds), NaN where there is none
 
 
 def run_cells(

@@ -39,34 +39,25 @@ _BALL = 1024
 class Setting:
     """One manifold with one kind of noise.
 
-    Attributes:
-        name: Name for tables and cells.
-        parts: The manifold, or the parts of a union, of equal volume.
-        volume: V, in length^d; NaN until it is measured.
-        reach: tau, a length; NaN until it is measured.
-        noise: ``"none"``, ``"ambient"`` (Gaussian, of standard deviation ``scale`` on every feature) or
-            ``"normal"`` (uniform in the normal ball of radius ``scale``).
-        scale: A length.
-        stream: Name of the random numbers; settings of one stream have the same chart points.
-        farthest: Whether test points are farthest points among many, instead of uniform by volume.
-        open_ends: Whether the axes have ends. Every fourth test point is moved to one of them, because the
-            layer in which a boundary is felt is as thin as a neighbourhood, and random points hardly meet it;
-            errors are also taken in each of ``REGIONS``.
+    Noise is ``"none"``, ``"ambient"`` (Gaussian, of standard deviation ``scale`` on every feature) or
+    ``"normal"`` (uniform in the normal ball of radius ``scale``). Where axes have open ends, every fourth
+    test point is moved to one of them, because the layer in which a boundary is felt is as thin as a
+    neighbourhood, and random points hardly meet it; errors are also taken in each of ``REGIONS``.
     """
 
-    name: str
-    parts: tuple[Manifold, ...]
-    volume: float = math.nan
-    reach: float = math.nan
+    name: str  # for tables and cells
+    parts: tuple[Manifold, ...]  # the manifold, or the parts of a union, of equal volume
+    volume: float = math.nan  # V, in length^d; NaN until it is measured
+    reach: float = math.nan  # tau, a length; NaN until it is measured
     noise: str = "none"
-    scale: float = 0.0
-    stream: str = ""
-    farthest: bool = False
+    scale: float = 0.0  # a length
+    stream: str = ""  # name of the random numbers; settings of one stream have the same chart points
+    farthest: bool = False  # whether test points are farthest points among many, or uniform by volume
     open_ends: bool = False
 
     @property
     def dimension(self) -> int:
-        """D."""
+        """Intrinsic dimension d."""
         return self.parts[0].grid.ndim
 
     @property
@@ -81,12 +72,12 @@ class Setting:
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """Names of the regions in which errors are taken, besides those everywhere."""
+        """Names of the regions in which errors are taken as well as everywhere."""
         return tuple(REGIONS) if self.open_ends else ()
 
     @property
     def identity(self) -> str:
-        """What of the setting a cell depends on, besides its name."""
+        """What a cell depends on, except for the name of the setting."""
         axes = [(a.name, a.start, a.stop, a.periodic) for part in self.parts for a in part.grid.axes]
         known = (self.volume, self.reach, self.noise, self.scale, self.features)
         return repr((known, axes, sorted(self.regions), *(["edges"] if self.open_ends else [])))
@@ -134,17 +125,11 @@ def add_noise(setting: Setting, noise: str, share: float) -> Setting:
 
 
 class Probes(NamedTuple):
-    """Points at which a fit is looked at.
+    """Points at which errors of a fit are measured."""
 
-    Attributes:
-        on: On the manifold, without noise ``(q, *features)``.
-        off: The same moved along normals by up to ``OFF`` reaches.
-        regions: By name, which of ``on`` lie in a region.
-    """
-
-    on: Float[Array, "q *features"]
-    off: Float[Array, "q *features"]
-    regions: Mapping[str, Bool[np.ndarray, "q"]]
+    on: Float[Array, "q *features"]  # on the manifold, without noise
+    off: Float[Array, "q *features"]  # the same moved along normals by up to OFF reaches
+    regions: Mapping[str, Bool[np.ndarray, "q"]]  # which of `on` lie in a region
 
 
 def key_of(seed: int, *words: Any) -> Array:
@@ -162,9 +147,6 @@ def training_samples(setting: Setting, size: int, run: int, seed: int, largest: 
 
     Repetitions (``run``) have random numbers of their own. Every time ``largest`` samples are drawn, so that
     there is one compilation for all sizes.
-
-    Raises:
-        ValueError: Fewer points than asked for were accepted.
     """
     key = key_of(seed, setting.stream or setting.name, size, run)
     count = len(setting.parts)

@@ -24,47 +24,38 @@ from manifold_jax.experiments.cells import Cells
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, show_reach, show_slopes
-from manifold_jax.experiments.fits.report import Results, all_trends
-from manifold_jax.experiments.fits.runner import Plan, check_plan, run_cells
+from manifold_jax.experiments.fits.report import Results, trend_of
+from manifold_jax.experiments.fits.runner import SHARES, Plan, run_cells
 from manifold_jax.experiments.fits.samples import NOISES, Setting, add_noise, known_setting
 from manifold_jax.experiments.sprites import draw, sprite_charts
 from manifold_jax.geometry import Axis, Grid, Manifold, reach_from_samples
 
-LATTICE = 32
-"""Points along each axis of a surface, for its radius and for where distances to it start."""
-
-MAJOR = 2.0
-"""Major radius of the tori."""
-
-MEASURED = 1000
-"""Images of which volume and reach are measured, at most."""
+LATTICE = 32  # points along each axis of a surface, for its radius and for where distances to it start
+MAJOR = 2.0  # major radius of the tori
+LEAST_TESTS = 8  # fewer test points say nothing about a maximum
+MEASURED = 1000  # images of which volume and reach are measured, at most
 
 
 class Study(NamedTuple):
-    """One study: errors of fits, their table and figures.
+    """One study: errors of fits, their table and figures."""
 
-    Attributes:
-        about: One line of ``--help``.
-        title: Title of the table, formatted with the fields of the plan.
-        full: Published sizes.
-        reduced: Sizes that take minutes on two cores.
-        settings: Manifolds and noises of a plan; raises ValueError for one that makes no sense.
-        show: What is shown of its results.
-        options: Fields of the plan that the command line sets for this study, besides those of all studies.
-    """
-
-    about: str
-    title: str
-    full: Plan
-    reduced: Plan
-    settings: Callable[[Plan], list[Setting]]
+    about: str  # one line of --help
+    title: str  # of the table, formatted with the fields of the plan
+    full: Plan  # published sizes
+    reduced: Plan  # sizes that take minutes on two cores
+    settings: Callable[[Plan], list[Setting]]  # raises ValueError for a plan that makes no sense
     show: Callable[[Results], Outcome]
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # fields of the plan that the command line sets only for this study
 
 
 def check_study(name: str, plan: Plan) -> None:
-    """Refuse what makes no sense before anything starts."""
-    check_plan(plan)
+    """Refuse unknown fits, numbers out of range and too few samples before anything starts."""
+    for fit in plan.fits:
+        choice("bounds", "fits", fit, FITS)
+    for option, least in (("seeds", 2), ("tests", LEAST_TESTS), ("steps", 1)):
+        whole("bounds", option, getattr(plan, option), least)
+    if len(set(plan.sizes)) != len(plan.sizes) or min(plan.sizes) < 2:
+        raise ValueError(f"bounds: sizes must be different whole numbers from 2, got {plan.sizes}.")
     for setting in STUDIES[name].settings(plan):
         for fit in plan.fits:
             if not plan.sizes_of(fit, setting):
@@ -83,8 +74,9 @@ def run_study(name: str, context: tuple[Path, int], plan: Plan, progress: Progre
         settings = [measure_setting(setting, plan, seed) for setting in study.settings(plan)]
         cells = Cells(folder / f"{name}.cells.jsonl")
         series = run_cells(settings, plan, cells, seed=seed, progress=progress)
+        trends = [trend_of(one, name, seed) for one in series for name in one.values if name not in SHARES]
         title = study.title.format(**plan._asdict())
-        return study.show(Results(name, title, settings, plan, seed, all_trends(series, seed)))
+        return study.show(Results(name, title, settings, plan, seed, trends))
 
 
 # --- what is fitted ----------------------------------------------------------------------------------------
@@ -171,13 +163,7 @@ def embedded_tori(plan: Plan) -> list[Setting]:
 
 
 def embed_isometrically(manifold: Manifold, dimension: int, seed: int = 0) -> Manifold:
-    """A manifold of features ``(f,)`` in R^D, D at least f, by a random map with orthonormal columns.
-
-    Example:
-        >>> from manifold_jax.datasets import torus
-        >>> embed_isometrically(torus(), 10).feature_shape
-        (10,)
-    """
+    """A manifold of features ``(f,)`` in R^D, D at least f, by a random map with orthonormal columns."""
     matrix = np.random.default_rng(seed).standard_normal((dimension, manifold.feature_shape[0]))
     columns = jnp.asarray(np.linalg.qr(matrix)[0], float)
     embedding = Partial(_embed, manifold.embedding, columns)
