@@ -22,14 +22,8 @@ Values = Any
 class Cells:
     """Values of finished cells by name; the name of a cell holds everything that its values depend on.
 
-    The file has a line of JSON for each cell, and is written aside and renamed. Floats are written so that
-    they are read back bit by bit. As a context, the cells are saved at its end, whatever ends it.
-
-    Args:
-        path: The file; what is in it counts as done.
-
-    Raises:
-        ValueError: The file holds something else.
+    The file has a line of JSON for each cell, and is written aside and renamed; what is in it counts as done.
+    Floats are read back bit by bit. As a context, the cells are saved at its end, whatever ends it.
     """
 
     def __init__(self, path: Path) -> None:
