@@ -111,8 +111,11 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
             rows += [Row(**row) for row in cells[name]]
             if progress is not None:
                 progress(done, len(parts))
-    ranks = ranking(Calibration(tuple(rows)))
-    calibration = Calibration((*rows, *(row for place in places for row in _other_routes(place, settings))))
+    ranks, others = ranking(Calibration(tuple(rows))), list[Row]()
+    for place in places:
+        others += [row for size in settings.sizes for row in measure_on_grid(place, size)]
+        others += _differentiate(place, max(settings.sizes))
+    calibration = Calibration((*rows, *others))
     title = (
         f"Estimators from samples against exact geometry, {settings.seeds} clouds of each size "
         f"up to {settings.single}, one of more"
@@ -156,12 +159,6 @@ def _add_totals(place: Manifold) -> Manifold:
 
 
 # --- other routes ------------------------------------------------------------------------------------------
-
-
-def _other_routes(place: Manifold, settings: Settings) -> list[Row]:
-    """Stencils at every size, automatic differentiation at the largest."""
-    rows = [row for size in settings.sizes for row in measure_on_grid(place, size)]
-    return rows + _differentiate(place, max(settings.sizes))
 
 
 def _row(place: Manifold, method: str, name: str, size: int, seconds: float, errors: dict[str, Any]) -> Row:
