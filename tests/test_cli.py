@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -180,6 +181,23 @@ def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
     monkeypatch.setattr(measure_command, "measure", None)
     assert run(*arguments).exit_code == 0
     assert names(tmp_path) == {"geometry.nc", "geometry_stencil.nc", "summary.json", "summary.txt"}
+
+
+def test_a_finished_stage_of_another_manifold_is_not_taken(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure_command.report, "write_results", interrupt)
+    others = (), ("--fixed", "y=6"), ("--blur", "1.5"), ("--range", "x=5:9"), ("--shape", "square")
+    for number, other in enumerate(others, 1):
+        assert run(*SPRITES, *other, "--no-plots", "--out", tmp_path).exit_code == 130
+        assert len(names(tmp_path)) == number
+    # the same options and another file, as of COIL-20
+    built = measure_data.build("sprites", {"axes": ("x",), "size": 16, "samples": {"x": 16}})[0]
+    other = dataclasses.replace(built, embedding=lambda u: 0.5 * built.embedding(u))
+    monkeypatch.setattr(measure_command, "build", lambda *_: (other,))
+    assert run(*SPRITES, "--no-plots", "--out", tmp_path).exit_code == 130
+    assert len(names(tmp_path)) == len(others) + 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ Values = Any
 """Anything that JSON knows."""
 
 
-class Cells:
+class Cells(dict[str, Values]):
     """Values of finished cells by name; the name of a cell holds everything that its values depend on.
 
     The file has a line of JSON for each cell, and is written aside and renamed; what is in it counts as done.
@@ -27,24 +27,14 @@ class Cells:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.saved = time.monotonic()
-        self.values: dict[str, Values] = {}
-        if not path.exists():
-            return
+        self.path, self.saved = path, time.monotonic()
         try:
-            entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-            self.values = {entry["cell"]: entry["values"] for entry in entries}
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            super().__init__((entry["cell"], entry["values"]) for entry in map(json.loads, lines))
         except (ValueError, TypeError, KeyError):
             raise ValueError(
                 f"{path} is not a file of finished cells: remove it, or choose another folder."
             ) from None
-
-    def __contains__(self, cell: str) -> bool:
-        return cell in self.values
-
-    def __getitem__(self, cell: str) -> Values:
-        return self.values[cell]
 
     def __enter__(self) -> Cells:
         return self
@@ -54,13 +44,13 @@ class Cells:
 
     def put(self, cell: str, values: Values) -> None:
         """Keep a finished cell."""
-        self.values[cell] = values
+        self[cell] = values
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
         """Write all of them."""
-        lines = (json.dumps({"cell": cell, "values": values}) for cell, values in self.values.items())
+        lines = (json.dumps({"cell": cell, "values": values}) for cell, values in self.items())
         write_text(self.path, "".join(f"{line}\n" for line in lines))
         self.saved = time.monotonic()
 

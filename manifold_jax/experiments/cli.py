@@ -21,14 +21,7 @@ COMMANDS = {
 
 
 def application(asked: str | None = None) -> typer.Typer:
-    """The commands. Only the module of the one that is asked for is imported; the others are listed.
-
-    Args:
-        asked: Name of the command that will run, if any.
-
-    Returns:
-        The application.
-    """
+    """The commands. Only the module of the one that is asked for is imported; the others are listed."""
     from manifold_jax.experiments.terminal import new_application
 
     app = new_application("Measure data manifolds: volume, curvature and reach with error bars.")

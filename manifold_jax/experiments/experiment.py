@@ -29,15 +29,10 @@ _WIDTH = 200
 
 
 class Outcome(NamedTuple):
-    """Result of one experiment.
+    """Result of one experiment: a titled table whose rows have the same keys, with notes below it.
 
-    Attributes:
-        title: One line that says what was measured.
-        rows: The table, one dictionary a row, all with the same keys.
-        data: Everything for JSON: numbers, strings, lists, arrays.
-        figures: File stem to figure.
-        notes: Sentences below the table.
-        dataset: ``xarray.Dataset`` of all numbers, where there are many.
+    ``data`` is for JSON: numbers, strings, lists, arrays. Figures go by the stem of their file. The
+    ``xarray.Dataset`` holds all numbers, where there are many.
     """
 
     title: str
@@ -84,8 +79,8 @@ Experiments = Mapping[str, Experiment]
 
 def describe(experiments: Experiments, **others: str) -> str:
     """Text of ``--help``: the experiments, what else may be asked for, and ``all``."""
-    abouts = {name: experiment.about for name, experiment in experiments.items()}
-    abouts |= others | {"all": "all of them"}
+    abouts = {name: experiment.about for name, experiment in experiments.items()} | others
+    abouts["all"] = "all of them"
     return "; ".join(f"{name}: {about}" for name, about in abouts.items()) + "."
 
 
@@ -111,14 +106,9 @@ def preset_of(preset: str, choices: Mapping[str, Any]) -> Any:
 def settings_for(
     experiments: Experiments, name: str, preset: str, changes: Mapping[str, Any], *, strict: bool = True
 ) -> Any:
-    """Settings of a preset, with what was given on the command line, checked.
+    """Checked settings of a preset with the options that were given, those that are not None.
 
-    Args:
-        experiments: Those of the command.
-        name: One of them.
-        preset: ``"reduced"`` or ``"full"``.
-        changes: Options by name; None where one was not given.
-        strict: Whether to refuse an option that the settings do not have, rather than to leave it out.
+    An option that the settings do not have is refused if ``strict``, and left out otherwise.
     """
     experiment = experiments[name]
     settings = preset_of(preset, {"reduced": experiment.reduced, "full": experiment.full})
@@ -150,15 +140,9 @@ def run_experiments(
     arguments: dict[str, Any],
     options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run experiments one after the other; show and write the outcome of each.
+    """Run every experiment that has ``settings``; show its outcome and write it to the folder ``out``.
 
-    Args:
-        experiments: Those of the command.
-        settings: By name of the experiments to run.
-        context: First argument of every experiment.
-        out: Folder of the results.
-        arguments: What was asked for, for the record.
-        options: Other options of the command, of which each experiment is given its own.
+    ``arguments`` are what was asked for, for the record; of ``options`` each experiment is given its own.
     """
     machine = {"device": str(jax.devices()[0]), "version": version("manifold_jax")}
     for name, chosen in settings.items():
@@ -212,16 +196,12 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _width(columns: Sequence[Sequence[str]]) -> int:
-    """Characters that a table of such columns needs."""
-    return 1 + sum(max(map(len, column)) + 3 for column in columns)
-
-
 def table(outcome: Outcome, width: int) -> Table:
     """The rows as a table of so many characters a line; rows become columns where that is too little."""
     lines = [list(outcome.rows[0]), *([_cell(value) for value in row.values()] for row in outcome.rows)]
     upright = list(zip(*lines, strict=True))
-    columns = upright if _width(upright) < width or _width(upright) <= _width(lines) else lines
+    needed, turned = (1 + sum(max(map(len, one)) + 3 for one in part) for part in (upright, lines))
+    columns = upright if needed < width or needed <= turned else lines
     shown = Table(title=outcome.title, title_justify="left")
     for k, column in enumerate(columns):
         shown.add_column(column[0], justify="left" if k == 0 else "right")

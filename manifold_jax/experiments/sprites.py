@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,7 @@ SCALES = (0.75, 1.5)
 
 
 def sprite_charts(
-    shapes: Sequence[str],
-    size: int,
-    shift: float,
-    factors: Sequence[str],
-    sizes: Mapping[str, int] | None = None,
+    shapes: Sequence[str], size: int, shift: float, factors: Sequence[str], sizes: Any = None
 ) -> list[Manifold]:
     """The sprites of each shape, ``size`` pixels per side.
 
@@ -34,26 +30,29 @@ def sprite_charts(
     place = (centre - shift, centre + shift)
     ranges = {"scale": SCALES, "y": place, "x": place}
     limits = {factor: ranges[factor] for factor in factors if factor in ranges}
-    return [
-        sprite(shape, factors=factors, layout="balanced", size=size, ranges=limits, sizes=sizes)
-        for shape in shapes
-    ]
+    options = {"factors": factors, "layout": "balanced", "size": size, "ranges": limits, "sizes": sizes}
+    return [sprite(shape, **options) for shape in shapes]
+
+
+def ends(manifold: Manifold) -> Float[np.ndarray, "2 d"]:
+    """Where the axes of a chart begin, and where they end."""
+    return np.array([(axis.start, axis.stop) for axis in manifold.grid.axes]).T
 
 
 def draw(key: Array, manifold: Manifold, count: int) -> Float[Array, "count d"]:
     """Factors drawn uniformly from their ranges."""
-    low, high = (np.array([getattr(a, end) for a in manifold.grid.axes]) for end in ("start", "stop"))
+    low, high = ends(manifold)
     return jax.random.uniform(key, (count, low.size), minval=low, maxval=high)
 
 
-def render(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "count h w"]:
-    """Images at chart points, 64 at a time."""
-    return _render(as_partial(embedding), points)
+def evaluate(function: Any, points: Array) -> Any:
+    """A function of one point, such as an embedding or a layer, at many ``(n, ...)``, 64 at a time."""
+    return _evaluate(as_partial(function), points)
 
 
 @jax.jit
-def _render(embedding: Any, points: Array) -> Array:
-    return jax.lax.map(embedding, points, batch_size=64)
+def _evaluate(function: Any, points: Array) -> Any:
+    return jax.lax.map(function, points, batch_size=min(64, len(points)))
 
 
 def draw_images(
@@ -61,7 +60,7 @@ def draw_images(
 ) -> tuple[list[Float[Array, "count d"]], list[Float[Array, "count h w"]]]:
     """Factors drawn from every chart, ``count`` of each, and their images."""
     points = [draw(jax.random.fold_in(key, k), chart, count) for k, chart in enumerate(charts)]
-    return points, [render(m.embedding, part) for m, part in zip(charts, points, strict=True)]
+    return points, [evaluate(m.embedding, part) for m, part in zip(charts, points, strict=True)]
 
 
 def _mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:

@@ -13,15 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import progress
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 console = Console()
 
@@ -104,15 +97,9 @@ def results_folder(out: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Bar with time left; the time to compile is not extrapolated."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+    columns = ("{task.description}", progress.BarColumn(), progress.TaskProgressColumn())
+    columns += (progress.TimeElapsedColumn(), "left", progress.TimeRemainingColumn())
+    with progress.Progress(*columns, console=console, transient=not console.is_terminal) as bar:
         task = bar.add_task(f"{label} (compiling)", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
 

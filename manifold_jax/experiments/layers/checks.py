@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._files import Progress
-from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.layers.data import Settings
 from manifold_jax.experiments.layers.trial import Trial, layer_arrays, learn, prepare
+from manifold_jax.experiments.sprites import ends
 from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure_layers, second_fundamental_form
 from manifold_jax.models import Layers
 from manifold_jax.plotting.images import PALETTE
@@ -38,22 +39,14 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
     by_stencils = measure_layers(chart, layers.functions, layers.names, accuracy=4, progress=progress)
     rows = []
     for name, truth, result in zip(("input", *layers.names), exact, by_stencils, strict=True):
-        errors = compare(result, truth)
-        volume, curvature = errors["volume_element"], errors["second_form_norm"]
-        rows.append(
-            {
-                "layer": name,
-                "volume": float(result.total_volume.value),
-                "+-": float(result.total_volume.error),
-                "exact": float(truth.total_volume.value),
-                "dV err": volume.median,
-                "dV known": volume.resolved,
-                "dV cover": volume.coverage,
-                "|II| err": curvature.median,
-                "|II| known": curvature.resolved,
-                "|II| cover": curvature.coverage,
-            }
-        )
+        volume, errors = result.total_volume, compare(result, truth)
+        row: Row = {"layer": name, "volume": float(volume.value), "+-": float(volume.error)}
+        row["exact"] = float(truth.total_volume.value)
+        for short, quantity in (("dV", "volume_element"), ("|II|", "second_form_norm")):
+            numbers = errors[quantity]
+            row |= {f"{short} err": numbers.median, f"{short} known": numbers.resolved}
+            row[f"{short} cover"] = numbers.coverage
+        rows.append(row)
     title = f"{chart.name} through {trial.name}, step {step}: stencils and exact jets"
     notes = [
         f"Stencils of order 4 on {chart.grid.shape}. err: median of the relative error over the grid; known: "
@@ -67,12 +60,9 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
 
 
 class Spacing(NamedTuple):
-    """Second derivatives along one closed curve, by stencils of order 2 at several spacings.
+    """Curvature of one closed curve by stencils of order 2, for several numbers of samples along it.
 
-    Attributes:
-        samples: Numbers of samples along the curve.
-        mean: Mean of the curvature over arc length, ``(samples, layers)``.
-        largest: Its maximum.
+    The mean is over arc length.
     """
 
     samples: Sequence[int]
@@ -81,16 +71,16 @@ class Spacing(NamedTuple):
 
     def exponent(self) -> Float[np.ndarray, "layers"]:
         """Exponent of the largest curvature in the number of samples: 0 where smooth, 1 at a kink."""
-        x, y = np.log(self.samples), np.log(self.largest)
+        x = np.log(self.samples)
         x = x - x.mean()
-        return (x[:, None] * y).sum(0) / (x**2).sum()
+        return x @ np.log(self.largest) / (x @ x)
 
 
 def circle_of(chart: Manifold, samples: int) -> Manifold:
     """The chart's first periodic axis as a curve, other factors in the middle; else its first axis."""
     axes = chart.grid.axes
     turning = next((k for k, axis in enumerate(axes) if axis.periodic), 0)
-    middle = np.array([(axis.start + axis.stop) / 2 for axis in axes], np.float32)
+    middle = ends(chart).mean(0).astype(np.float32)
 
     def curve(u: jax.Array) -> jax.Array:
         return chart.embedding(jnp.asarray(middle, u.dtype).at[turning].set(u[0]))
@@ -165,7 +155,7 @@ def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
 def _spacing_figure(spacings: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:
     """Largest curvature against samples, one panel an activation."""
     figure = new_figure(5.5 * len(spacings) + 1.5, 5.0, title)
-    axes = figure.subplots(1, len(spacings), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(spacings), sharey=True)
     for at, (activation, part) in zip(axes, spacings.items(), strict=True):
         for k, name in enumerate(names):
             style = ("-", "--", ":")[k // len(PALETTE)]

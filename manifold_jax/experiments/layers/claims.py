@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
@@ -11,26 +9,11 @@ from jaxtyping import Float
 from manifold_jax.experiments.experiment import Row
 from manifold_jax.experiments.layers.quantities import Quantities
 
+CLAIMS = {"curvature grows with depth": ("second_form_norm", 1), "reach falls with depth": ("reach", -1)}
+"""Claim to its quantity and the sign of its rank correlation with depth, in layers scaled to unit volume.
 
-class Claim(NamedTuple):
-    """That a quantity rises or falls from layer to layer.
-
-    Attributes:
-        words: What is claimed.
-        quantity: Field of :class:`Quantities`.
-        sign: Sign of the rank correlation with depth that is claimed.
-    """
-
-    words: str
-    quantity: str
-    sign: int
-
-
-CLAIMS = (
-    Claim("curvature grows with depth", "second_form_norm", 1),
-    Claim("reach falls with depth", "reach", -1),
-)
-"""Koulakis & Seibold (ICML 2026), of networks scaled to unit volume."""
+Koulakis & Seibold (ICML 2026).
+"""
 
 
 def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
@@ -56,23 +39,20 @@ def parts_of(names: tuple[str, ...]) -> dict[str, slice]:
 def check_claims(quantities: Quantities, parts: dict[str, slice], when: str) -> list[Row]:
     """How many runs bear out each of ``CLAIMS`` in each part of the network.
 
-    Args:
-        quantities: Those of one checkpoint with unit volume, ``(runs, layers)``.
-        parts: Layers of the parts, by name.
-        when: Which checkpoint, for the table.
+    The quantities ``(runs, layers)`` are those of one checkpoint with unit volume; ``when`` names it.
     """
     rows = []
-    for claim in CLAIMS:
+    for claim, (quantity, sign) in CLAIMS.items():
         for part, layers in parts.items():
-            runs = getattr(quantities, claim.quantity)[:, layers]
+            runs = getattr(quantities, quantity)[:, layers]
             correlations = np.array([rank_correlation(run) for run in runs])
             defined = correlations[np.isfinite(correlations)]
             row: Row = {
-                "claim": f"{claim.words}, {when}",
+                "claim": f"{claim}, {when}",
                 "layers": part,
                 "runs": len(runs),
                 "undefined in": len(runs) - len(defined),
-                "holds in": int(np.sum(np.sign(defined) == claim.sign)),
+                "holds in": int(np.sum(np.sign(defined) == sign)),
                 "rank correlation, mean": float(defined.mean()) if defined.size else np.nan,
                 "least": float(defined.min(initial=np.inf)),
                 "most": float(defined.max(initial=-np.inf)),

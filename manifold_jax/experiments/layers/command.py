@@ -7,16 +7,10 @@ from typing import Annotated
 
 import typer
 
-from manifold_jax.experiments.experiment import (
-    Experiment,
-    describe,
-    given_options,
-    run_experiments,
-    select,
-    settings_for,
-)
+from manifold_jax.experiments import experiment as registry
+from manifold_jax.experiments.experiment import Experiment, run_experiments
 from manifold_jax.experiments.layers.checks import spacing, stencils
-from manifold_jax.experiments.layers.data import DATA, FULL, REDUCED
+from manifold_jax.experiments.layers.data import DATA, FULL, REDUCED, Settings
 from manifold_jax.experiments.layers.evolution import evolution
 from manifold_jax.experiments.layers.latents import latents
 from manifold_jax.experiments.layers.sampled import sampled
@@ -44,7 +38,7 @@ OF_AUTOENCODERS = ("latents", "sampled")
 
 
 def layers_command(
-    experiment: Annotated[str, typer.Argument(help=describe(EXPERIMENTS, train="only train"))],
+    experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS, train="only train"))],
     data: Annotated[str, typer.Option(help=f"One of {', '.join(DATA)}.")] = "sprites",
     network: Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")] = "vae",
     variant: Annotated[
@@ -74,7 +68,7 @@ def layers_command(
 
     Interrupted and called again with the same --out, the training goes on where it was.
     """
-    arguments = given_options(locals())
+    arguments = registry.given_options(locals())
     with plain_errors():
         names = select_for(experiment, network)
         if variant is not None and network != "vae":
@@ -85,10 +79,9 @@ def layers_command(
                 raise ValueError(f"--{name} belongs to variant {kind} of the beta-VAE: leave it out.")
         if path is not None and data != "coil20":
             raise ValueError("--path is where COIL-20 is: leave it out, or take --data coil20.")
-        changes = {"data": data, "network": network, "variant": chosen, "activation": activation}
-        changes |= {"path": path, "steps": steps, "seeds": seeds, "images": images, "factors": factors}
-        changes |= {"learning_rate": learning_rate, "beta": beta, "gamma": gamma, "seed": seed}
-        settings = settings_for(EXPERIMENTS, "evolution", preset, changes)  # the same for all of them
+        changes = {name: arguments.get(name) for name in Settings._fields} | {"variant": chosen}
+        # All experiments have the same settings.
+        settings = registry.settings_for(EXPERIMENTS, "evolution", preset, changes)
         folder = out or Path("runs") / f"layers-{data}-{network}-{activation}"
         trial = prepare(settings, folder / "checkpoints")
         with results_folder(folder):
@@ -99,9 +92,7 @@ def layers_command(
 
 def select_for(experiment: str, network: str) -> list[str]:
     """The experiment, or all that the network has."""
-    names = select(EXPERIMENTS, experiment, "train")
-    if network == "vae":
-        return names
-    if experiment in OF_AUTOENCODERS:
+    refused = () if network == "vae" else OF_AUTOENCODERS
+    if experiment in refused:
         raise ValueError(f"{experiment} belongs to an autoencoder: leave out --network {network}.")
-    return [name for name in names if name not in OF_AUTOENCODERS]
+    return [name for name in registry.select(EXPERIMENTS, experiment, "train") if name not in refused]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,26 +23,20 @@ class Settings(NamedTuple):
     """What is learnt, by which network, and how large everything is.
 
     Attributes:
-        data: One of ``DATA``.
         network: ``"vae"`` or ``"classifier"``, a LeNet that tells the classes apart.
         variant: Variant of the beta-VAE, ``"B"`` or ``"H"``, with the objective of the same name.
-        activation: ``"relu"``, ``"softplus"`` or ``"silu"``.
         path: Where COIL-20 is.
         seed: Seed of images, order and noise, and of the weights of the first run.
-        size: Pixels per side.
         width: Channels of the first convolution of the beta-VAE.
         hidden: Units of its hidden layers.
-        latent: Units of its latent.
         images: Images to learn from, in all.
-        steps: Steps of the training.
         batch_size: Images a step of one run.
-        seeds: Runs.
+        seeds: Number of runs.
         factors: Axes of the charts that are measured, the first so many.
         samples: Along each of them; COIL-20 has the second for view and rotation, the first for zoom.
         fine: The same where stencils are compared with exact jets.
         curve: Along the closed curve whose curvature is measured at several spacings.
-        objects: Objects of COIL-20.
-        points: Random points for what needs no grid.
+        points: Number of random points for what needs no grid.
         learning_rate: Learning rate of Adam; by default 5e-4, and 1e-4 for COIL-20 with H.
         beta: Weight of the KL in H.
         gamma: Weight of its distance from the capacity in B.
@@ -97,12 +91,10 @@ REDUCED = Settings(
 
 
 class Charts(NamedTuple):
-    """Manifolds of a data set.
+    """Manifolds of a data set, one for each class.
 
-    Attributes:
-        measured: Manifolds that are measured, one for each class.
-        fine: The first of them on a finer grid.
-        sources: Manifolds that images are drawn from, of all factors.
+    Those that are measured, the first of them on a finer grid, and those of all factors, which images are
+    drawn from.
     """
 
     measured: Sequence[Manifold]
@@ -112,29 +104,20 @@ class Charts(NamedTuple):
 
 def build_charts(settings: Settings) -> Charts:
     """The manifolds of a data set."""
-    known, build = (VIEWS, _coil20) if settings.data == "coil20" else (FACTORS, _sprites)
+    of_coil20, size = settings.data == "coil20", settings.size
+    known = VIEWS if of_coil20 else FACTORS
     factors = known[: settings.factors]
-    sizes = [_sizes(settings.data, factors, samples) for samples in (settings.samples, settings.fine)]
-    numbers = range(settings.classes)
-    measured = [build(settings, number, factors, sizes[0]) for number in numbers]
-    sources = [build(settings, number, known, None) for number in numbers]
-    return Charts(measured, build(settings, 0, factors, sizes[1]), sources)
 
+    def build(count: int, factors: Sequence[str], samples: Sequence[int] | None = None) -> list[Manifold]:
+        if not of_coil20:
+            sizes = samples and dict(zip(factors, samples, strict=False))
+            return sprite_charts(SHAPES[:count], size, 3.0 * size / 32, factors, sizes)
+        sizes = samples and {factor: samples[factor != "zoom"] for factor in factors}
+        options = {"factors": factors, "size": size, "layout": "balanced", "sizes": sizes}
+        return [coil20(settings.path, number, **options) for number in range(1, count + 1)]
 
-def _sizes(data: str, factors: Sequence[str], samples: Sequence[int]) -> dict[str, int]:
-    if data == "coil20":
-        return {factor: samples[factor != "zoom"] for factor in factors}
-    return dict(zip(factors, samples, strict=False))
-
-
-def _sprites(settings: Settings, number: int, factors: Sequence[str], sizes: Any) -> Manifold:
-    shift = 3.0 * settings.size / 32
-    return sprite_charts(SHAPES[number : number + 1], settings.size, shift, factors, sizes)[0]
-
-
-def _coil20(settings: Settings, number: int, factors: Sequence[str], sizes: Any) -> Manifold:
-    path, size = settings.path, settings.size
-    return coil20(path, number + 1, factors=factors, size=size, layout="balanced", sizes=sizes)
+    measured = build(settings.classes, factors, settings.samples)
+    return Charts(measured, build(1, factors, settings.fine)[0], build(settings.classes, known))
 
 
 def draw_bytes(key: Array, sources: Sequence[Manifold], count: int) -> tuple[np.ndarray, np.ndarray]:

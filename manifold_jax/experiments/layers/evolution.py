@@ -27,7 +27,7 @@ from manifold_jax.experiments.sprites import draw
 from manifold_jax.geometry import Manifold
 from manifold_jax.models import Layers
 from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import new_figure
+from manifold_jax.plotting.style import quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,32 +166,29 @@ def _figure(
     names: tuple[str, ...],
     scale: str,
 ) -> Figure:
-    """One panel for each quantity, bands from the least to the most run."""
-    rows, columns = (1, 3) if len(panels) == 3 else (-(-len(panels) // 2), 2)
-    figure = new_figure(15.0, 2.4 * rows + 1.0 if rows > 1 else 5.0, title)
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
-    for at, (quantity, values) in zip(axes.flat, panels.items(), strict=True):
-        _draw_panel(at, values, lines, scale)
-        note = " (not scaled)" if quantity == "volume" else ""
-        at.set_title(LABELS[quantity] + note, fontsize=10)
-    for at in axes[-1]:
-        at.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axes[0, 0].legend(fontsize=8)
+    """One panel for each quantity: means of the runs, and bands from the least to the most run."""
+    columns, height = (3, 4.5) if len(panels) == 3 else (2, 2.5)
+    figure, axes = quantity_panels(title, list(panels), (15.0 / columns, height), columns)
+    x = np.arange(len(names))
+    for k, (at, quantity) in enumerate(axes):
+        for colour, label, runs in zip(PALETTE, lines, panels[quantity], strict=False):
+            low, high = np.nanmin(runs, axis=0), np.nanmax(runs, axis=0)
+            at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=label)
+            at.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        _scale_axis(at, panels[quantity], scale)
+        at.set_title(LABELS[quantity] + " (not scaled)" * (quantity == "volume"), fontsize=10)
+        at.set_xticks(x, names, rotation=60, ha="right", fontsize=8)
+        at.tick_params("x", labelbottom=k >= len(panels) - columns)
+        at.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
     return figure
 
 
-def _draw_panel(
-    at: Axes, values: Float[np.ndarray, "lines runs layers"], labels: Sequence[str], scale: str
-) -> None:
-    """Lines of one quantity, means of the runs."""
-    x = np.arange(values.shape[-1])
-    for colour, label, runs in zip(PALETTE, labels, values, strict=False):
-        at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=label)
-        at.fill_between(x, np.nanmin(runs, axis=0), np.nanmax(runs, axis=0), color=colour, alpha=0.15, lw=0)
-    finite = values[np.isfinite(values) & (values != 0)]
-    if scale == "symlog" and finite.size and np.abs(finite).max() > 3 * np.abs(finite).min():
-        if (finite > 0).all():  # the same, but with ticks within a decade
+def _scale_axis(at: Axes, values: np.ndarray, scale: str) -> None:
+    """Logarithmic, where that is asked for and the values differ enough."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    if scale == "symlog" and sizes.size and sizes.max() > 3 * sizes.min():
+        if (values[np.isfinite(values)] >= 0).all():  # the same, but with ticks within a decade
             at.set_yscale("log")
         else:
-            at.set_yscale("symlog", linthresh=float(np.quantile(np.abs(finite), 0.2)))
-    at.grid(alpha=0.3)
+            at.set_yscale("symlog", linthresh=float(np.quantile(sizes, 0.2)))

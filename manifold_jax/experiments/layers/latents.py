@@ -14,7 +14,7 @@ from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.layers.data import Settings
 from manifold_jax.experiments.layers.trial import Trial, forward, split_at_latent
-from manifold_jax.experiments.sprites import draw_images
+from manifold_jax.experiments.sprites import draw_images, ends
 from manifold_jax.models import Layers, pixels
 from manifold_jax.plotting.images import image_grid
 
@@ -53,10 +53,8 @@ def mutual_information_gap(
     """
     information = require("sklearn.metrics", "cli", "The mutual information gap").mutual_info_score
     if len(latents) != len(factors) or latents.shape[1] < 2:
-        raise ValueError(
-            f"latents and factors must have as many rows and at least two latents, got {latents.shape} and "
-            f"{factors.shape}."
-        )
+        shapes = f"{latents.shape} and {factors.shape}"
+        raise ValueError(f"latents and factors need as many rows, and two latents or more, got {shapes}.")
     entropies = np.array([information(v, v) for v in factors.T])
     shared = np.array([[information(v, z) for v in factors.T] for z in put_in_bins(latents).T]) / entropies
     best = np.sort(shared, axis=0)[::-1]
@@ -131,30 +129,28 @@ def _codes(trial: Trial, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
         *_, z = forward(encoder.functions, pictures)
         codes.append(np.asarray(z))
         # Classes have orientations of their own period: by share of the range.
-        axes = source.grid.axes
-        low, high = (np.array([getattr(axis, end) for axis in axes]) for end in ("start", "stop"))
+        low, high = ends(source)
         shares = (np.asarray(part) - low) / (high - low)
         numbers = np.minimum((shares * _FACTOR_BINS).astype(int), _FACTOR_BINS - 1)
         factors.append(np.insert(numbers, 0, k, axis=1))
     return np.concatenate(codes), np.concatenate(factors)
 
 
-def _pictures(batch: Array) -> list[np.ndarray]:
-    """Images without their channel."""
-    return list(np.asarray(batch).reshape(batch.shape[:3]))
+def _picture_rows(title: str, batches: dict[str, Array], columns: list[str]) -> Figure:
+    """A row for each batch ``(n, h, w, 1)`` or ``(n, h, w)``."""
+    images = [list(np.asarray(batch).reshape(batch.shape[:3])) for batch in batches.values()]
+    return image_grid(title, images, rows=list(batches), columns=columns)
 
 
 def _reconstructions(trial: Trial, layers: list[Layers], step: int) -> Figure:
     """Training images and what comes back."""
     chosen = np.linspace(0, len(trial.images) - 1, _PICTURES).astype(int)
     images = pixels(trial.images[chosen])
-    rows = {"image": _pictures(images)}
+    rows = {"image": images}
     for run, network in enumerate(layers[:3]):
-        *_, back = forward(network.functions, images)
-        rows[f"run {run}"] = _pictures(back)
+        *_, rows[f"run {run}"] = forward(network.functions, images)
     columns = [trial.charts.measured[int(trial.labels[k])].name for k in chosen]
-    title = f"{trial.name}: reconstructions, step {step}"
-    return image_grid(title, list(rows.values()), rows=list(rows), columns=columns)
+    return _picture_rows(f"{trial.name}: reconstructions, step {step}", rows, columns)
 
 
 def _traversals(trial: Trial, layers: Layers, step: int, shared: np.ndarray, names: list[str]) -> Figure:
@@ -164,9 +160,7 @@ def _traversals(trial: Trial, layers: Layers, step: int, shared: np.ndarray, nam
     rows = {}
     for k in np.argsort(-shared.max(1)):
         moved = jnp.repeat(start, len(_STEPS), axis=0).at[:, k].set(jnp.asarray(_STEPS, start.dtype))
-        *_, back = forward(decoder.functions, moved)
         factor = int(shared[k].argmax())
-        rows[f"z{k}: {names[factor]} {shared[k, factor]:.2f}"] = _pictures(back)
+        *_, rows[f"z{k}: {names[factor]} {shared[k, factor]:.2f}"] = forward(decoder.functions, moved)
     columns = [f"{value:.1f}" for value in _STEPS]
-    title = f"{trial.name}: traversals of run 0, step {step}"
-    return image_grid(title, list(rows.values()), rows=list(rows), columns=columns)
+    return _picture_rows(f"{trial.name}: traversals of run 0, step {step}", rows, columns)

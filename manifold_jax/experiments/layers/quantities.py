@@ -10,17 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax.fitting import intrinsic_dimension
-from manifold_jax.geometry import (
-    Geometry,
-    Grid,
-    LayerJets,
-    Manifold,
-    integrate,
-    layer_jets,
-    reach_from_samples,
-)
+from manifold_jax.geometry import Geometry, Grid, LayerJets, Manifold, integrate, reach_from_samples
 from manifold_jax.geometry.error_bars import report_on
-from manifold_jax.geometry.layers import jet_quantities
+from manifold_jax.geometry.layers import jet_quantities, layer_jets
 from manifold_jax.geometry.quantities import chart_ranges
 from manifold_jax.models import Layers
 
@@ -37,41 +29,37 @@ _FEWEST = 20
 """Distinct points that an estimate of the dimension needs at least."""
 
 
+Numbers = Float[np.ndarray, "*layers"]
+
+
 class Quantities(NamedTuple):
     """One number for a layer: of one layer, or arrays with layers (and runs, checkpoints) as axes.
 
-    Attributes:
-        features: Dimension of the layer.
-        volume: Volume of all classes together.
-        second_form_norm: Mean of |II| over the volume.
-        mean_curvature: Mean of |H|.
-        scalar_curvature: Mean of S.
-        local_reach: 1 / largest normal curvature on the grid, where it is resolved.
-        reach: Smaller of it and of Federer's ratio over all pairs of grid points, of all classes; an upper
-            bound, for there are finitely many pairs.
-        gap: Least distance between points of different classes.
-        separation: Mean distance between classes over the mean distance within.
-        dimension: Participation ratio (sum l)^2 / sum l^2 of the eigenvalues l of the metric, the axes of the
-            chart scaled to unit length; mean over points.
-        rank: Eigenvalues above 1e-4 of the largest; mean over points.
+    ``features`` is the dimension of the layer, and ``volume`` that of all classes together. Means of |II|,
+    |H| and S are over the volume. ``local_reach`` is 1 / largest normal curvature on the grid, where it is
+    resolved; ``reach`` the smaller of it and of Federer's ratio over all pairs of grid points, of all
+    classes: an upper bound, for there are finitely many pairs. ``gap`` is the least distance between points
+    of different classes, ``separation`` their mean distance over the mean distance within a class. Of the
+    eigenvalues l of the metric, the axes of the chart scaled to unit length, ``dimension`` is the
+    participation ratio (sum l)^2 / sum l^2 and ``rank`` the number above 1e-4 of the largest; both are means
+    over points.
     """
 
-    features: Float[np.ndarray, "*layers"]
-    volume: Float[np.ndarray, "*layers"]
-    second_form_norm: Float[np.ndarray, "*layers"]
-    mean_curvature: Float[np.ndarray, "*layers"]
-    scalar_curvature: Float[np.ndarray, "*layers"]
-    local_reach: Float[np.ndarray, "*layers"]
-    reach: Float[np.ndarray, "*layers"]
-    gap: Float[np.ndarray, "*layers"]
-    separation: Float[np.ndarray, "*layers"]
-    dimension: Float[np.ndarray, "*layers"]
-    rank: Float[np.ndarray, "*layers"]
+    features: Numbers
+    volume: Numbers
+    second_form_norm: Numbers
+    mean_curvature: Numbers
+    scalar_curvature: Numbers
+    local_reach: Numbers
+    reach: Numbers
+    gap: Numbers
+    separation: Numbers
+    dimension: Numbers
+    rank: Numbers
 
 
-CURVATURES = ("second_form_norm", "mean_curvature", "scalar_curvature")
-
-POWERS = dict(zip(CURVATURES, (1, 1, 2), strict=True)) | {"local_reach": -1, "reach": -1, "gap": -1}
+CURVATURES = {"second_form_norm": 1, "mean_curvature": 1, "scalar_curvature": 2}
+POWERS = CURVATURES | {"local_reach": -1, "reach": -1, "gap": -1}
 """How a quantity grows when the manifold shrinks to unit volume, in powers of volume^(1/d)."""
 
 
@@ -103,12 +91,12 @@ def average(geometries: Sequence[Geometry]) -> dict[str, float]:
     """
 
     def total(name: str) -> float:
-        sums = []
+        result = 0.0
         for part in geometries:
             values = jnp.ones(()) if name == "volume" else getattr(part, name).value
             values = jnp.where(jnp.isfinite(values), values, 0.0)
-            sums.append(float(integrate(values, part.volume_element.value, part.grid)))
-        return sum(sums)
+            result += float(integrate(values, part.volume_element.value, part.grid))
+        return result
 
     volume = total("volume")
     means = {name: total(name) / volume if volume > 0 else np.nan for name in CURVATURES}
@@ -134,10 +122,10 @@ def distances(points: Sequence[Float[np.ndarray, "n f"]]) -> tuple[float, float]
         matrix = _distances(part, part)
         np.fill_diagonal(matrix, 0)  # not the rounding that is there
         within.append(matrix.sum() / (len(part) * max(len(part) - 1, 1)))
-    scale = max(float(np.abs(part).max()) for part in points)
-    inner = float(np.mean(within)) if np.mean(within) > _POINTLIKE * scale else np.nan
-    apart = float(np.mean([part.mean() for part in between]))
-    return float(min(part.min() for part in between)), apart / inner
+    inner, scale = np.mean(within), max(np.abs(part).max() for part in points)
+    inner = inner if inner > _POINTLIKE * scale else np.nan
+    apart = np.mean([part.mean() for part in between])
+    return float(min(part.min() for part in between)), float(apart / inner)
 
 
 def spectrum(tangents: Float[np.ndarray, "n d f"], ranges: Float[np.ndarray, "d"]) -> tuple[float, float]:
@@ -200,9 +188,8 @@ def _measure_layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) 
     dimension, rank = np.mean(spectra, axis=0)
     gap, separation = distances(points)
     local = _local_reach(geometries)
-    numbers = average(geometries) | {"local_reach": local}
-    if points[0].shape[1] < grids[0].ndim:  # no room for the manifold: what is left is rounding
-        numbers = {}
+    room = points[0].shape[1] >= grids[0].ndim  # without it, what is left of the manifold is rounding
+    numbers = average(geometries) | {"local_reach": local} if room else {}
     return as_quantities(
         features=points[0].shape[1],
         reach=_reach(np.concatenate(points), np.concatenate(tangents), local),

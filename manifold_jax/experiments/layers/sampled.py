@@ -8,21 +8,14 @@ from jax.tree_util import Partial
 
 from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.experiments.layers import quantities
 from manifold_jax.experiments.layers.claims import as_sentence, check_claims
 from manifold_jax.experiments.layers.data import Settings
-from manifold_jax.experiments.layers.quantities import (
-    Quantities,
-    as_quantities,
-    average,
-    scale_to_unit_volume,
-    stack,
-)
+from manifold_jax.experiments.layers.quantities import Quantities, scale_to_unit_volume, stack
 from manifold_jax.experiments.layers.trial import Trial, forward, split_at_latent
-from manifold_jax.experiments.sprites import render
+from manifold_jax.experiments.sprites import evaluate
 from manifold_jax.geometry import Grid, measure, reach
 from manifold_jax.models import Layers, Pure, network_layers
-
-_FIELDS = ("volume", "second_form_norm", "reach")
 
 
 def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
@@ -33,7 +26,7 @@ def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     """
     chart, step, names = trial.charts.measured[0], trial.steps[-1], ()
     grid = chart.grid
-    images = render(chart.embedding, grid.coordinates().reshape(-1, grid.ndim))
+    images = evaluate(chart.embedding, grid.coordinates().reshape(-1, grid.ndim))
     of_mean, of_sample = [], []
     for run, network in enumerate(trial.networks(step)):
         _, decoder = split_at_latent(network_layers(network))
@@ -66,11 +59,10 @@ def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         "volume. By stencils of order 2, of the first class alone.",
         *map(as_sentence, claims),
     ]
-    data = {
-        name: {field: getattr(part, field) for field in _FIELDS}
-        for name, part in (("mu", mean), ("sampled", sample))
-    }
-    return Outcome(title, table, data | {"axes": ["run", "layer"], "claims": claims}, {}, notes)
+    fields = ("volume", "second_form_norm", "reach")
+    values = [{field: getattr(part, field) for field in fields} for part in (mean, sample)]
+    data = {"mu": values[0], "sampled": values[1], "axes": ["run", "layer"], "claims": claims}
+    return Outcome(title, table, data, {}, notes)
 
 
 def _measure_decoder(decoder: Layers, latents: jax.Array, grid: Grid) -> Quantities:
@@ -80,16 +72,11 @@ def _measure_decoder(decoder: Layers, latents: jax.Array, grid: Grid) -> Quantit
         points = array.reshape(*grid.shape, -1)
         geometry = measure(points, grid, accuracy=2)
         value = reach(points, grid, accuracy=2, geometry=geometry).value
-        rows.append(as_quantities(reach=value, **average([geometry])))
+        rows.append(quantities.as_quantities(reach=value, **quantities.average([geometry])))
     return stack(rows)
-
-
-@jax.jit
-def _moments(encode: Partial, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.lax.map(encode, images, batch_size=64)
 
 
 def _encode(network: Pure, images: jax.Array, seed: int) -> tuple[jax.Array, jax.Array]:
     """Mean of the latent, and noise of its deviation."""
-    mean, log_variance = _moments(Partial(network.apply.of("encode"), network.params), images)
+    mean, log_variance = evaluate(Partial(network.apply.of("encode"), network.params), images)
     return mean, jnp.exp(log_variance / 2) * jax.random.normal(jax.random.key(seed), mean.shape)

@@ -16,33 +16,13 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from manifold_jax import models
 from manifold_jax._checks import choice, positive, whole
 from manifold_jax._files import Progress
-from manifold_jax.experiments.layers.data import (
-    DATA,
-    VIEWS,
-    Charts,
-    Settings,
-    build_charts,
-    draw_bytes,
-)
-from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, render
+from manifold_jax.experiments.layers.data import DATA, VIEWS, Charts, Settings, build_charts, draw_bytes
+from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, evaluate
 from manifold_jax.geometry import Manifold
-from manifold_jax.models import (
-    BetaVAE,
-    Layers,
-    LeNet,
-    Objective,
-    Pure,
-    beta_vae_loss,
-    checkpoint_steps,
-    classification_loss,
-    load_params,
-    network_layers,
-    over_seeds,
-    pure,
-    train,
-)
+from manifold_jax.models import BetaVAE, Layers, LeNet, Objective, Pure
 from manifold_jax.models.training import Loss
 
 NETWORKS = ("vae", "classifier")
@@ -54,14 +34,8 @@ _MOST_BYTES = 8 * 2**30
 class Trial(NamedTuple):
     """Data, and runs that differ by their seed, with their checkpoints: what every experiment is given.
 
-    Attributes:
-        settings: What is learnt.
-        charts: Manifolds that are measured, and those that the images were drawn from.
-        images: Images to learn from, bytes.
-        labels: Class of each.
-        initial: The network, its initial parameters stacked over the runs.
-        folder: Folder of the checkpoints.
-        metrics: Metrics of the training, the first axis steps, the second runs; empty before it.
+    Images are bytes, and the initial parameters of the network are stacked over the runs. Metrics of the
+    training have steps as first axis and runs as second; they are empty before it.
     """
 
     settings: Settings
@@ -86,11 +60,11 @@ class Trial(NamedTuple):
     @property
     def steps(self) -> list[int]:
         """Checkpoints up to the end of the training."""
-        return [step for step in checkpoint_steps(self.folder) if step <= self.settings.steps]
+        return [step for step in models.checkpoint_steps(self.folder) if step <= self.settings.steps]
 
     def networks(self, step: int) -> list[Pure]:
         """The networks of all runs at one checkpoint."""
-        stacked = load_params(self.folder, self.initial.params, step)
+        stacked = models.load_params(self.folder, self.initial.params, step)
         return [
             Pure(self.initial.apply, jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stacked))
             for k in range(self.settings.seeds)
@@ -98,7 +72,7 @@ class Trial(NamedTuple):
 
     def layers(self, step: int) -> list[Layers]:
         """Their layers."""
-        return [network_layers(network) for network in self.networks(step)]
+        return [models.network_layers(network) for network in self.networks(step)]
 
 
 def prepare(settings: Settings, folder: Path) -> Trial:
@@ -106,7 +80,7 @@ def prepare(settings: Settings, folder: Path) -> Trial:
     nnx.eval_shape(lambda: _build_network(settings, 0))  # refuses an architecture before anything is read
     charts = build_charts(settings)
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    runs = [pure(_build_network(settings, seed)) for seed in seeds]
+    runs = [models.pure(_build_network(settings, seed)) for seed in seeds]
     _refuse_too_large(runs[0], charts.measured)
     images, labels = draw_bytes(jax.random.key(settings.seed), charts.sources, settings.images)
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs))
@@ -114,20 +88,14 @@ def prepare(settings: Settings, folder: Path) -> Trial:
 
 
 def _build_network(settings: Settings, seed: int) -> nnx.Module:
-    size, activation, rngs = settings.size, ACTIVATIONS[settings.activation], nnx.Rngs(seed)
+    options = {"size": settings.size, "activation": ACTIVATIONS[settings.activation]}
+    options["rngs"] = nnx.Rngs(seed)
     if settings.network == "classifier":
         # A maximum has kinks too.
         kind = LeNet if settings.activation == "relu" else SmoothLeNet
-        return kind(classes=settings.classes, size=size, activation=activation, rngs=rngs)
-    return BetaVAE(
-        variant=settings.variant,
-        size=size,
-        latent=settings.latent,
-        width=settings.width,
-        hidden=settings.hidden,
-        activation=activation,
-        rngs=rngs,
-    )
+        return kind(classes=settings.classes, **options)
+    sizes = {name: getattr(settings, name) for name in ("variant", "latent", "width", "hidden")}
+    return BetaVAE(**sizes, **options)
 
 
 def check(settings: Settings) -> None:
@@ -157,7 +125,7 @@ def check(settings: Settings) -> None:
 def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
     """The jets of all points of a layer are held at once, for the pairs of the reach."""
     image = jax.ShapeDtypeStruct(charts[0].feature_shape, jnp.float32)
-    sizes = jax.eval_shape(network_layers(network).activations, image)
+    sizes = jax.eval_shape(models.network_layers(network).activations, image)
     largest = max(math.prod(part.shape) for part in sizes)
     d = charts[0].grid.ndim
     vectors = 1 + d * (d + 3) // 2  # the point, its first and its second derivatives
@@ -184,8 +152,8 @@ def learn(trial: Trial, progress: Progress) -> Trial:
     # Another loss on the same data is another training: checkpoints tell runs apart by their key.
     weights = f"beta {settings.beta}, gamma {settings.gamma}, capacity {settings.capacity}"
     words = f"{trial.name}, {steps} steps, learning rate {rate}, {weights}"
-    trained = train(
-        over_seeds(_loss(trial), settings.seeds),
+    trained = models.train(
+        models.over_seeds(_loss(trial), settings.seeds),
         trial.initial.params,
         (trial.images, trial.labels),
         key=jax.random.fold_in(jax.random.key(settings.seed), zlib.crc32(words.encode())),
@@ -208,12 +176,10 @@ def _loss(trial: Trial) -> Loss:
     """Loss of one run."""
     settings, apply = trial.settings, trial.initial.apply
     if settings.network == "classifier":
-        return classification_loss(apply)
-    weights = {"beta": settings.beta, "gamma": settings.gamma, "capacity": settings.capacity}
-    objective = Objective(
-        settings.variant, capacity_steps=settings.steps, likelihood=trial.likelihood, **weights
-    )
-    return beta_vae_loss(apply, objective)
+        return models.classification_loss(apply)
+    options = {name: getattr(settings, name) for name in ("variant", "beta", "gamma", "capacity")}
+    options |= {"capacity_steps": settings.steps, "likelihood": trial.likelihood}
+    return models.beta_vae_loss(apply, Objective(**options))
 
 
 def split_at_latent(layers: Layers) -> tuple[Layers, Layers]:
@@ -228,7 +194,7 @@ def split_at_latent(layers: Layers) -> tuple[Layers, Layers]:
 
 def layer_arrays(chart: Manifold, layers: Layers, points: Float[Any, "n d"]) -> Iterator[Array]:
     """Activations ``(n, *shape)`` at chart points, of the input and of one layer after the other."""
-    x = render(chart.embedding, jnp.asarray(points))
+    x = evaluate(chart.embedding, jnp.asarray(points))
     yield x
     yield from forward(layers.functions, x)
 
@@ -236,10 +202,5 @@ def layer_arrays(chart: Manifold, layers: Layers, points: Float[Any, "n d"]) -> 
 def forward(functions: Sequence[Partial], x: Array) -> Iterator[Array]:
     """Activations of a batch in one layer after the other."""
     for function in functions:
-        x = _map(function, x)
+        x = evaluate(function, x)
         yield x
-
-
-@jax.jit
-def _map(function: Partial, x: Array) -> Array:
-    return jax.lax.map(function, x, batch_size=min(64, len(x)))

@@ -20,18 +20,16 @@ from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
 from manifold_jax.geometry import Geometry, Manifold, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
+from manifold_jax.geometry.manifold import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
+
+LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20)."
 
 
 def measure_command(
     dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(OPTIONS)}.")],
     shape: Annotated[str | None, typer.Option(help="Sprite: ellipse, square or heart.")] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            help="Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20)."
-        ),
-    ] = None,
+    layout: Annotated[str | None, typer.Option(help=LAYOUTS)] = None,
     axes: Annotated[
         str | None, typer.Option(help="Factors that vary, in order: scale,orientation,y,x.")
     ] = None,
@@ -128,10 +126,12 @@ def _measure_stage(
     manifold: Manifold, out: Path, options: dict[str, Any], number: int
 ) -> tuple[Geometry, Path]:
     """One measurement, or the kept one, and the file that keeps it."""
-    dtype = str(jax.numpy.result_type(float))
-    attributes = sorted(manifold.attributes.items())
-    parts = (manifold.name, manifold.grid, attributes, options, dtype, number)
-    path = out / f"finished-{fingerprint(None, np.zeros(0), *parts)}.nc"
+    # All that makes the manifold: axes with samples and ranges, fixed factors, and points, whose files vary.
+    grid, dtype = manifold.grid, jax.numpy.result_type(float)
+    ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
+    probe = evaluate_points(manifold.embedding, ends, dtype)
+    parts = (manifold.name, grid, sorted(manifold.attributes.items()), options, str(dtype), number)
+    path = out / f"finished-{fingerprint(None, probe, *parts)}.nc"
     if path.exists():
         return load_geometry(path), path
     method = "automatic differentiation" if options["exact"] else "stencils"

@@ -39,9 +39,6 @@ _ARGUMENTS = {"axes": "factors", "samples": "sizes", "range": "ranges", "object"
 def parse_pairs(text: str | None, option: str, convert: Callable[[str], Any]) -> dict[str, Any] | None:
     """Read ``name=value,name=value``, or None where the option was not given.
 
-    Raises:
-        ValueError: The text is not of this form, a value cannot be read, or a name comes twice.
-
     Example:
         >>> parse_pairs("scale=9,orientation=32", "--samples", int)
         {'scale': 9, 'orientation': 32}
@@ -76,10 +73,6 @@ def default_folder(name: str, options: Mapping[str, Any]) -> str:
 
 def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
     """The components to measure, one for everything but unions, from the options that were given.
-
-    Raises:
-        ValueError: A name is unknown, an option does not belong to the data set, or it refuses a value.
-        FileNotFoundError: COIL-20 is not where it should be.
 
     Example:
         >>> [part.grid.shape for part in build("two_moons", {"samples": {"angle": 16}})]

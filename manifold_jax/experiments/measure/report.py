@@ -34,12 +34,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Part(NamedTuple):
     """One measured component.
 
-    Attributes:
-        manifold: What was measured.
-        geometry: The main result.
-        stencil: The result by stencils next to an exact one, or None.
-        seconds: Time of every stage; that of an interrupted one counts from where it went on.
-        mark: ``""``, or ``"_1"``, ``"_2"``, ... in a union.
+    ``stencil`` is the result by stencils next to an exact one. ``seconds`` are those of every stage; an
+    interrupted one counts from where it went on. In a union ``mark`` is ``"_1"``, ``"_2"``, ..., else empty.
     """
 
     manifold: Manifold
@@ -143,15 +139,11 @@ def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
 
 def notes(geometry: Geometry) -> list[str]:
     """Sentences that a reader of the table needs."""
-    lines = [
-        "± half-width of the error bar (median over points for fields); [5 %, 95 %] quantiles of fields."
-    ]
-    if "size" in dict(geometry.attributes):
-        lines.append(
-            "ℓ: distance between images, the root of summed squared grey-level differences (white is 1)."
-        )
-    else:
-        lines.append("ℓ: the unit of length of the ambient space.")
+    bars = "± half-width of the error bar (median over points for fields)"
+    of_images = "distance between images, the root of summed squared grey-level differences (white is 1)"
+    of_space = "the unit of length of the ambient space"
+    length = of_images if "size" in dict(geometry.attributes) else of_space
+    lines = [f"{bars}; [5 %, 95 %] quantiles of fields.", f"ℓ: {length}."]
     for axis in geometry.grid.axes:
         if axis.periodic and not axis.wrap:
             span = _span(axis)
@@ -222,16 +214,15 @@ def tables_of(parts: Sequence[Part]) -> list[RenderableType]:
 
 
 def _quantity_entry(geometry: Geometry, quantity: str) -> dict[str, Any]:
-    verdict = geometry.verdict(quantity)
-    entry: dict[str, Any] = {"unit": plotting.unit_of(geometry, quantity)}
-    estimate = getattr(geometry, quantity)
+    estimate, verdict = getattr(geometry, quantity), geometry.verdict(quantity)
+    entry: dict[str, Any] = {"unit": plotting.unit_of(geometry, quantity), "verdict": verdict}
     if quantity in TOTALS:
         entry |= {"value": float(estimate.value), "error": float(estimate.error)}
     else:
         levels = geometry.quantiles(QUANTILES)[quantity]
         entry["quantiles"] = {f"{q:g}": float(v) for q, v in zip(QUANTILES, levels, strict=True)}
         entry["median_error"] = finite_median(estimate.error, math.inf)
-    return entry | {"verdict": verdict._asdict()}
+    return entry
 
 
 def _part_entry(part: Part) -> dict[str, Any]:
@@ -248,8 +239,7 @@ def _part_entry(part: Part) -> dict[str, Any]:
         "seconds": {stage: round(seconds, 3) for stage, seconds in part.seconds.items()},
     }
     if part.stencil is not None:
-        rows = compare(part.stencil, geometry)
-        entry["stencil_against_exact"] = {quantity: row._asdict() for quantity, row in rows.items()}
+        entry["stencil_against_exact"] = compare(part.stencil, geometry)
     return entry
 
 
@@ -257,7 +247,7 @@ def _reach_entry(reach: Reach, seconds: float) -> dict[str, Any]:
     names = (*SCALARS, "searched", "pruned", "local_bounds", "case", "resolved", "coincident")
     entry = {name: getattr(reach, name) for name in names}
     entry |= {"sentence": reach.sentence(), "seconds": round(seconds, 3), "unit": "ℓ"}
-    return entry | {"pair": [end._asdict() for end in reach.ends]}
+    return entry | {"pair": reach.ends}
 
 
 def summary(
@@ -297,11 +287,8 @@ def write_results(
         if reach is not None:
             written.append(write_dataset(reach.to_xarray(k), out / f"reach{part.mark}.nc"))
     text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
-    return [
-        *written,
-        write_text(out / "summary.json", text),
-        write_text(out / "summary.txt", as_text(tables)),
-    ]
+    written.append(write_text(out / "summary.json", text))
+    return [*written, write_text(out / "summary.txt", as_text(tables))]
 
 
 def write_figures(parts: Sequence[Part], out: Path, reach: Reach | None) -> list[Path]:
