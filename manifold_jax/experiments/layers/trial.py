@@ -177,9 +177,9 @@ def _loss(trial: Trial) -> Loss:
     settings, apply = trial.settings, trial.initial.apply
     if settings.network == "classifier":
         return models.classification_loss(apply)
-    options = {name: getattr(settings, name) for name in ("variant", "beta", "gamma", "capacity")}
+    options = {name: getattr(settings, name) for name in ("beta", "gamma", "capacity")}
     options |= {"capacity_steps": settings.steps, "likelihood": trial.likelihood}
-    return models.beta_vae_loss(apply, Objective(**options))
+    return models.beta_vae_loss(apply, Objective(settings.variant, **options))
 
 
 def split_at_latent(layers: Layers) -> tuple[Layers, Layers]:
