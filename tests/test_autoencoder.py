@@ -16,6 +16,7 @@ def circle(count, radius=1.0, centre=(0.0, 0.0)):
     return jnp.array(centre) + radius * jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fit", "accuracy"), [(denoising_autoencoder, 0.02), (variational_autoencoder, 0.04)]
 )
@@ -32,6 +33,7 @@ def test_a_circle_is_reproduced_and_points_near_it_are_drawn_to_it(fit, accuracy
     assert float(jnp.abs(jnp.linalg.norm(moved - centre, axis=1) / radius - 1).mean()) < 0.07
 
 
+@pytest.mark.slow
 def test_the_key_decides_and_other_samples_do_not_retrace():
     samples = circle(40)
     options = {"dimension": 1, "steps": 30, "width": 8}
@@ -97,6 +99,7 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_more_refusals():
     with pytest.raises(ValueError, match="noise must be a positive"):
         denoising_autoencoder(circle(8), dimension=1, key=jax.random.key(0), noise=0.0)

@@ -25,6 +25,7 @@ from manifold_jax.models import (
 )
 
 
+@pytest.mark.slow
 def test_a_transposed_convolution_is_the_adjoint_of_the_convolution():
     keys = jax.random.split(jax.random.key(0), 3)
     kernel = jax.random.normal(keys[0], (4, 4, 3, 5))
@@ -74,6 +75,7 @@ def test_a_forward_pass_by_other_convolutions():
     np.testing.assert_allclose(jax.jit(apply.of("encode"))(params, image)[1], log_variance, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "step"),
     [

@@ -92,6 +92,7 @@ def test_a_host_array_within_a_program_becomes_part_of_it(array, expected):
     np.testing.assert_allclose(jax.jit(job)(1.0), expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_exact_job_differentiates_batches():
     checked = as_points("test", torus, GRID, exact=True)
 

@@ -199,6 +199,7 @@ def test_bound_does_not_change_with_scale(x64):
         )
 
 
+@pytest.mark.slow
 def test_bound_is_monotone_in_every_argument(x64):
     base = {"samples": 1e6, "volume": 6.0, "reach": 0.5, "radius": 1.0, "constant": 1.0, "delta": 0.1}
 
@@ -292,6 +293,7 @@ def test_constants_are_recovered_and_labelled(x64):
 # --- slopes ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_slope_of_a_power_law_is_exact(x64):
     errors = np.tile(7.0 * SIZES[:, None] ** -0.37, (1, 20))
     measured = slope(SIZES, errors, key=jax.random.key(0), resamples=500)
@@ -362,6 +364,7 @@ def test_interval_ends_decide():
     assert not supports(at(-0.49, -0.4), rate, 2).supported
 
 
+@pytest.mark.slow
 def test_slope_keeps_the_type_and_traces():
     errors = jnp.exp(jax.random.normal(jax.random.key(0), (9, 4))) / SIZES[:, None].astype(np.float32)
     draw = lambda e: slope(SIZES, e, key=jax.random.key(1), resamples=100)  # noqa: E731

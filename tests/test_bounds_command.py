@@ -1,6 +1,7 @@
 """``manifold-jax bounds`` as a user calls it, and its cells."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -75,6 +76,7 @@ def test_every_study_has_a_smaller_size():
             assert set(plan.fits) <= set(FITS), name
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
 SLOPES = ["setting", "fit", "slope [95 %]", "theory", "error", "lost"]
 AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]
 
@@ -82,25 +84,24 @@ AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]
 @pytest.mark.parametrize(
     ("name", "fewer", "figures", "columns", "rows"),
     [
-        ("toys", {"noises": ("none",)}, ["-hausdorff-none", "-rms-none"], SLOPES, 1),
-        pytest.param(
+        slow("toys", {"noises": ("none",)}, ["-hausdorff-none", "-rms-none"], SLOPES, 1),
+        slow(
             "toys",
             {"noises": ("none", "ambient")},
             ["-hausdorff-none", "-rms-none", "-hausdorff-ambient", "-rms-ambient"],
             SLOPES,
             2,
-            marks=pytest.mark.slow,
         ),
-        ("images", {"dimensions": {"sprites": (1,)}}, ["-hausdorff-none", "-rms-none"], SLOPES, 1),
-        (
+        slow("images", {"dimensions": {"sprites": (1,)}}, ["-hausdorff-none", "-rms-none"], SLOPES, 1),
+        slow(
             "reach",
             {"values": (0.5, 1.0)},
             ["", "-rms"],
             ["fit", "fixed", "in", "slope [95 %]", "theory", "error"],
             2 + 2,
         ),
-        ("ambient", {"values": (10,)}, [""], AMBIENT, 2 * 2),
-        pytest.param("ambient", {"values": (3, 10)}, [""], AMBIENT, 4 * 2, marks=pytest.mark.slow),
+        slow("ambient", {"values": (10,)}, [""], AMBIENT, 2 * 2),
+        slow("ambient", {"values": (3, 10)}, [""], AMBIENT, 4 * 2),
         ("boundary", {}, [""], ["setting", "fit", "where", "slope [95 %]", "RMS", "largest"], 4 + 2 * 2),
     ],
 )
@@ -146,6 +147,7 @@ def test_cells_are_read_back_bit_by_bit(tmp_path):
         Cells(tmp_path / "cells.jsonl")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_table(tmp_path, monkeypatch):
     (whole,) = run_cells([RING], PLAN, Cells(tmp_path / "whole.jsonl"), seed=3)
     genuine, calls = runner.errors_of, []
@@ -160,7 +162,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_table(tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         run_cells([RING], PLAN, Cells(tmp_path / "parts.jsonl"), seed=3)
     parts = Cells(tmp_path / "parts.jsonl")
-    assert len(parts.values) == 2
+    assert len(parts) == 2
     (series,) = run_cells([RING], PLAN, parts, seed=3)
     assert len(calls) == 3 + 4  # of six cells two were there
     for name in whole.values:
@@ -170,6 +172,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_table(tmp_path, monke
     assert all(job.name(PLAN._replace(tests=17), 3) not in parts for job in list_jobs([RING], PLAN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pca", pytest.param("mmls2", marks=pytest.mark.slow)])
 def test_samples_that_fill_up_an_array_change_nothing(name):
     samples = training_samples(RING, 30, 0, 0, 64)
@@ -179,6 +182,7 @@ def test_samples_that_fill_up_an_array_change_nothing(name):
     np.testing.assert_allclose(alone, filled, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_noise_is_as_large_as_it_should_be_and_chart_points_are_the_same():
     clean = training_samples(RING, 40, 0, 0, 64)
     np.testing.assert_allclose(np.linalg.norm(clean, axis=1), 1, atol=1e-6)
@@ -192,6 +196,7 @@ def test_noise_is_as_large_as_it_should_be_and_chart_points_are_the_same():
     assert noisy.radius == pytest.approx(1.2, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_quarter_of_the_test_points_of_an_open_curve_lies_at_its_ends():
     probes = probe_points(studies.open_axes("arc", circle(), np.pi), 80, 0)
     angles = np.arctan2(probes.on[:, 1], probes.on[:, 0])
@@ -210,6 +215,7 @@ def synthetic(slope, fit="pca", failed=0.0):
     return Series(RING, fit, sizes, {"hausdorff": errors, "failed": lost})
 
 
+@pytest.mark.slow
 def test_a_slope_is_taken_over_the_upper_half_without_lost_points():
     trend = trend_of(synthetic(-2.0), "hausdorff")
     assert trend.used.tolist() == [True] * 4  # the upper half would be two

@@ -70,6 +70,7 @@ def test_the_command_runs_all_estimators(tmp_path, monkeypatch):
     assert {"tangent", "scalar_curvature", "volume", "reach", "dimension"} <= quantities
 
 
+@pytest.mark.slow
 def test_the_grid_is_measured_on_the_scale_of_the_samples():
     # A translated sprite: S is 1e-4 of |II|^2, so that errors of S are divided by |II|^2 in both.
     place = ellipses({"y": 12, "x": 12}, {})

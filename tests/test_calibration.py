@@ -85,6 +85,7 @@ def numpy_fit(points, i, k, d):
     return frame, oracle.geometry(oracle.inner(jet))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ambient", [pytest.param(3, marks=pytest.mark.slow), 40])
 def test_fits_match_an_independent_regression(ambient, x64):
     points = on_torus(150)[0] @ np.linalg.qr(RNG(2).normal(size=(ambient, 3)))[0].T + 5
@@ -99,6 +100,7 @@ def test_fits_match_an_independent_regression(ambient, x64):
         )
 
 
+@pytest.mark.slow
 def test_curvature_is_invariant_under_isometries_and_scales_as_it_should(x64):
     points = jnp.asarray(on_torus(300)[0])
     turn = jnp.asarray(np.linalg.qr(RNG(3).normal(size=(10, 3)))[0].T)
@@ -109,6 +111,7 @@ def test_curvature_is_invariant_under_isometries_and_scales_as_it_should(x64):
         np.testing.assert_allclose(find(3 * points), plain / 3**power, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_quadratic_regression_converges_on_the_sphere_and_the_torus(x64):
     errors = [rms(curvature_from_samples(jnp.asarray(on_sphere(n)), dimension=2) - 2) for n in (300, 1200)]
     assert errors[1] < 0.1
@@ -360,6 +363,7 @@ def test_a_fit_that_slides_along_the_manifold_is_perfect_and_one_that_misses_hal
     assert half.largest == pytest.approx(math.sqrt(2), abs=0.02)
 
 
+@pytest.mark.slow
 def test_flat_manifolds_are_measured_against_their_natural_scale():
     wrong = Estimator("wrong", "scalar_curvature", lambda x, dimension: jnp.full(len(x), 1.0))
     row = one(wrong, flat_torus(2, (1.0, 1.0)))
@@ -430,6 +434,7 @@ def test_noise_moves_the_points_and_not_the_truth(noise, deviation):
     assert (row.noise == "") == (noise is None)
 
 
+@pytest.mark.slow
 def test_unions_share_the_samples_by_volume():
     small, large = CIRCLE, dataclasses.replace(circle(3.0), name="large")
     sizes = []

@@ -109,6 +109,7 @@ def test_sprites_in_the_default_folder(tmp_path, monkeypatch):
     assert summary["manifolds"][0]["totals"]["total_volume"]["unit"] == "ℓ/px"
 
 
+@pytest.mark.slow
 def test_union(tmp_path):
     result = run("two_moons", "--samples", "angle=16", "--x64", "--no-plots", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -168,6 +169,7 @@ def test_interrupted_and_called_again_it_goes_on(tmp_path, monkeypatch, watched)
     assert names(tmp_path) == {"geometry.nc", "summary.json", "summary.txt"}
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
     arguments = (*SPRITES, "--exact", "--no-plots", "--out", tmp_path)
 
@@ -183,6 +185,7 @@ def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
     assert names(tmp_path) == {"geometry.nc", "geometry_stencil.nc", "summary.json", "summary.txt"}
 
 
+@pytest.mark.slow
 def test_a_finished_stage_of_another_manifold_is_not_taken(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

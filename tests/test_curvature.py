@@ -78,7 +78,13 @@ def scale_of(value):
 
 
 @pytest.mark.parametrize(
-    ("d", "dtype"), [*((d, np.float64) for d in DIMENSIONS), (2, np.float32), (4, np.float32)]
+    ("d", "dtype"),
+    [
+        (3, np.float64),
+        (2, np.float32),
+        *(pytest.param(d, np.float64, marks=pytest.mark.slow) for d in DIMENSIONS if d != 3),
+        pytest.param(4, np.float32, marks=pytest.mark.slow),
+    ],
 )
 def test_random_jets_equal_the_oracle(d, dtype):
     # Twelve features keep the metric well conditioned, so that a tolerance means the same everywhere.
@@ -314,6 +320,7 @@ def test_fewer_features_than_dimensions_is_degenerate(x64):
     assert np.isnan(np.asarray(measured["scalar_curvature"])).all()
 
 
+@pytest.mark.slow
 def test_a_flat_manifold_has_zero_curvature_and_derivatives(x64):
     matrix = jnp.asarray(np.random.default_rng(5).normal(size=(6, 2)))
 
@@ -338,6 +345,7 @@ def test_batch_shapes():
         assert shape[0]["riemann"].shape == (*batch, 2, 2, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [12, pytest.param(17, marks=pytest.mark.slow)])
 def test_many_points_are_taken_in_batches(count, x64, monkeypatch):
     # 12 points are 3 batches of 4; 17 leaves a remainder.

@@ -622,6 +622,7 @@ def test_feet_on_a_warped_torus(x64):
     assert np.all((nearest.coordinates >= 0) & (nearest.coordinates <= 2 * np.pi))
 
 
+@pytest.mark.slow
 def test_feet_on_a_sphere_with_poles():
     """Points right next to a pole, where the nearest lattice point is the pole itself, and above it."""
     points = [[0.011, -0.016, 1.0], [-0.002, 0.001, -1.1], [0.3, 0.4, 0.2], [0.0, 0.0, 1.5]]

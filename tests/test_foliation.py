@@ -45,6 +45,7 @@ def test_basis_survives_saturation():
     )
 
 
+@pytest.mark.slow
 def test_gradient_of_a_projection(x64):
     log_prob, h = classifier.network(PARAMS), 1e-5
     size = jax.jit(lambda x: jnp.sum(mj.horizontal_projection(log_prob, x, V) ** 3))
@@ -78,6 +79,7 @@ def test_defect_of_a_tanh_network_is_that_of_the_oracle(x64):
             assert float(value) == pytest.approx(want, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_defect_of_a_relu_network_is_zero(x64):
     relu = classifier.network(PARAMS, classifier.relu_apply)
     scores = jax.jacfwd(relu)(X)
@@ -87,6 +89,7 @@ def test_defect_of_a_relu_network_is_zero(x64):
     assert float(jax.jit(mj.involutivity_defect)(relu, X)) < 1e-12
 
 
+@pytest.mark.slow
 def test_defect_is_zero_where_brackets_vanish_or_cannot_leave(x64):
     defect = jax.jit(mj.involutivity_defect)
     assert float(defect(linear(np.zeros((3, 8))), X)) == 0

@@ -135,6 +135,7 @@ def product_quantities():
         return [[np.asarray(x) for x in row] for row in of(jnp.asarray(u))]
 
 
+@pytest.mark.slow
 def test_products_add():
     left, right, both = product_quantities()
     np.testing.assert_allclose(both[0], left[0] * right[0], rtol=1e-12)

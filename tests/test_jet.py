@@ -171,6 +171,7 @@ def test_order_at_the_border_of_a_warped_sphere_zone(accuracy, sizes, x64):
     assert abs(rate(errors, [n - 1 for n in sizes]) - accuracy) <= 0.2, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [6, 8])
 def test_order_at_the_border_of_a_warped_zone_of_the_three_sphere(accuracy, x64):
     errors, sizes = [], (25, 29)
@@ -376,6 +377,7 @@ def test_embedding_into_one_number(x64):
 # --- differentiable again --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_curvature_is_differentiable_in_a_parameter(x64):
     # At the pole (0, 0, c) of an ellipsoid S = 2 c^2 / (a^2 b^2).
     def curvature(axes, u):
@@ -400,6 +402,7 @@ def test_curvature_is_differentiable_in_a_parameter(x64):
     assert float(all_at_once(axes, u)[1][2]) == pytest.approx(slope, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_grid_gram_is_differentiable_in_the_points(x64):
     grid = mixed_grid()
     points = jnp.asarray(torus_samples(grid)[0])

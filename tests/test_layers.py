@@ -82,6 +82,7 @@ def test_layers_are_measured_as_by_measure(x64):
         np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_sphere_blown_up_and_turned_keeps_its_closed_form(x64):
     turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (5, 3), jnp.float64))[0]
     geometries = measure_layers(
@@ -93,6 +94,7 @@ def test_a_sphere_blown_up_and_turned_keeps_its_closed_form(x64):
         np.testing.assert_allclose(inner, 2 / radius**2, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_layers_by_stencils_are_those_of_the_composition(x64):
     """Bit by bit: the window is the same, whether it goes layer by layer or through all of them."""
     surface = sphere(size=(9, 8))
@@ -142,6 +144,7 @@ def small_vae(**options):
     return BetaVAE(size=16, width=4, hidden=6, latent=3, rngs=nnx.Rngs(0), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["B", "H"])
 def test_the_layers_of_a_vae_end_in_its_output(variant):
     module = small_vae(variant=variant)
@@ -158,6 +161,7 @@ def test_the_layers_of_a_vae_end_in_its_output(variant):
     assert activations["transposed 1"].shape == (2, 2, channels)
 
 
+@pytest.mark.slow
 def test_the_layers_of_lenet_and_of_a_sequential_network():
     layers = network_layers(pure(LeNet(classes=3, size=8, rngs=nnx.Rngs(0))))
     assert layers.names[-1] == "log-probabilities"
@@ -221,6 +225,7 @@ def union():
     return [circle(0.0), circle(3.0)]
 
 
+@pytest.mark.slow
 def test_a_union_of_circles_in_closed_form():
     quantities = measure_union(union(), chain({"three times": lambda x: 3 * x}, (3,)))
     np.testing.assert_allclose(quantities.volume, [4 * np.pi, 12 * np.pi], rtol=1e-5)
@@ -236,6 +241,7 @@ def test_a_union_of_circles_in_closed_form():
     assert scaled.second_form_norm[0] == pytest.approx(4 * np.pi, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_spheres_scaled_to_unit_volume():
     raw = measure_union([sphere(size=(13, 12))], chain({"large": lambda x: 5 * x}, (3,)))
     quantities = scale_to_unit_volume(raw, 2)
@@ -243,6 +249,7 @@ def test_spheres_scaled_to_unit_volume():
     np.testing.assert_allclose(quantities.mean_curvature, (4 * np.pi) ** 0.5, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_layers_without_room_are_said_to_be_undefined():
     sizes = {"constant": lambda x: 0 * x + 1, "again": lambda x: x[:1]}
     quantities = measure_union([sphere(size=(9, 8)), sphere(size=(9, 8))], chain(sizes, (3,)))

@@ -45,6 +45,7 @@ def test_digits_are_split_without_overlap_and_pairs_differ_in_class(trial):
         different_pairs(test.labels, 200)
 
 
+@pytest.mark.slow
 def test_paths_of_a_linear_classifier_end_where_the_rest_is_vertical():
     """D is the same everywhere, so the end is the source plus the horizontal part of the difference."""
     log_prob = linear_classifier()
@@ -75,6 +76,7 @@ def test_noise_of_a_linear_classifier_changes_no_probability():
     np.testing.assert_allclose(walk.log_probs[:, -1], walk.log_probs[:, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_history_reports_means_over_the_images(trial):
     settings = history.Settings(images=3, fisher_images=1)
     images, _ = sample(trial.task.test, 3)
@@ -90,6 +92,7 @@ def test_history_reports_means_over_the_images(trial):
     assert outcome.rows[-1]["test accuracy"] > outcome.rows[0]["test accuracy"] + 0.2
 
 
+@pytest.mark.slow
 def test_a_head_of_100_classes_has_the_rank_of_the_pixels(trial):
     outcome = history.compare_ranks(trial, history.Settings(images=3))
     bounds = {row["network"]: row["bound C - 1"] for row in outcome.rows}
@@ -111,6 +114,7 @@ def test_the_gradient_is_horizontal_and_its_sign_is_not(trial):
     assert np.all((np.asarray(signs) > 0.1) & (np.asarray(signs) < 1))
 
 
+@pytest.mark.slow
 def test_walks_across_are_reported_clamped_and_not(trial):
     outcome = across.run(trial, across.Settings(images=3, max_steps=100))
     assert [row["clamp"] for row in outcome.rows] == [True] * 3 + [False] * 3
@@ -126,6 +130,7 @@ def test_walks_across_are_reported_clamped_and_not(trial):
 SMALL = paths.Settings(pairs=2, max_steps=20, noise_steps=10, ways=2)
 
 
+@pytest.mark.slow
 def test_paths_between_classes_go_all_ways(trial):
     outcome = paths.between_classes(trial, SMALL._replace(ways=5))
     assert [(row["step"], row["kind"], row["clamp"]) for row in outcome.rows] == [
@@ -145,6 +150,7 @@ def test_a_sweep_goes_over_the_checkpoints(trial):
     assert set(outcome.figures) == {"sweep"}
 
 
+@pytest.mark.slow
 def test_paths_to_letters_and_mirrored_digits(trial, tmp_path):
     letters = tmp_path / "letters.npz"
     np.savez(letters, images=trial.task.train.images[:3])
@@ -153,6 +159,7 @@ def test_paths_to_letters_and_mirrored_digits(trial, tmp_path):
     assert "--letters" in paths.to_other_symbols(trial, SMALL).notes[-1]
 
 
+@pytest.mark.slow
 def test_paths_from_and_to_noise(trial):
     outcome = paths.from_noise(trial, SMALL)
     assert len(outcome.rows) == 8

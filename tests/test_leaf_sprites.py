@@ -109,6 +109,7 @@ def test_nonsense_is_refused_before_anything_is_run(change, message):
         ls.measure_sprites(TINY._replace(**change), jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_the_experiment_runs_and_reports(tmp_path, monkeypatch):
     """With made-up maps: their second derivatives of a network take long to compile."""
     monkeypatch.setattr(ls, "factor_map", lambda settings, shape, network: made_up().maps[0])

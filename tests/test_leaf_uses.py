@@ -251,6 +251,7 @@ def test_a_label_is_kept_where_p_saturates():
     np.testing.assert_allclose(keep(linear(w), x, -direction, jnp.asarray(0)), -direction, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_walks_of_a_linear_classifier():
     w = linear_weights()
     rng = np.random.default_rng(5)
@@ -319,6 +320,7 @@ def test_image_grid_names_everything():
 # --- sets of images ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_digits_are_told_from_rearranged_ones_and_noise(digits):
     sets, notes = detect.image_sets(digits, 20)
     assert list(sets) == ["digits test", "permuted pixels", "inverted", "uniform noise", "Gaussian noise"]
@@ -386,6 +388,7 @@ def check_files(outcome, tmp_path, stems):
     assert table(outcome, 500).row_count == len(outcome.rows)
 
 
+@pytest.mark.slow
 def test_denoise_run(trial, tmp_path):
     settings = denoise.REDUCED._replace(
         images=6, levels=(0.1, 0.4), anchors=("class", "any", "mean"), shown=1
@@ -407,6 +410,7 @@ def test_denoise_run(trial, tmp_path):
     check_files(outcome, tmp_path, ["leaf_denoise", "leaf_denoise_psnr"])
 
 
+@pytest.mark.slow
 def test_detect_run(trial, tmp_path):
     settings = detect.REDUCED._replace(images=8, anchors=("any", "mean"))
     settings = change_path(settings, "max_steps", 20)
@@ -424,6 +428,7 @@ def test_detect_run(trial, tmp_path):
     check_files(outcome, tmp_path, ["leaf_detect", "leaf_detect_distances"])
 
 
+@pytest.mark.slow
 def test_generate_run(trial, tmp_path):
     settings = generate.REDUCED._replace(images=8, shown=1)
     outcome = generate.run(trial, change_path(settings, "max_steps", 40))

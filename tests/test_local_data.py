@@ -104,6 +104,7 @@ def test_saturated_softmax_keeps_the_distribution():
     np.testing.assert_allclose(mj.local_data_spectrum(single, short)[0][normal], exact[normal], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_rank_of_calm_and_of_degenerate_networks(x64):
     log_prob, rank = classifier.network(PARAMS), jax.jit(mj.local_data_rank)
     assert tuple(map(int, rank(log_prob, X))) == (3, 3)
@@ -150,6 +151,7 @@ def test_graded_singular_values_have_relative_accuracy():
     assert np.prod(double) == pytest.approx(volume, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_transformations(x64):
     log_prob, v = classifier.network(PARAMS), np.random.default_rng(3).normal(size=6)
     batch = np.random.default_rng(4).normal(size=(5, 6))
@@ -181,6 +183,7 @@ def test_blocks_of_classes_change_nothing(x64):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_gradients_follow_finite_differences(batch_size, x64):
     log_prob, h = classifier.network(PARAMS), 1e-5
@@ -218,6 +221,7 @@ def test_new_parameters_do_not_compile_again():
     assert len(traces) == first
 
 
+@pytest.mark.slow
 def test_a_model_changed_in_place_is_measured_again():
     params = classifier.weights()
     log_prob = lambda x: classifier.apply(params, x)  # noqa: E731
@@ -226,6 +230,7 @@ def test_a_model_changed_in_place_is_measured_again():
     assert np.abs(mj.local_data_spectrum(log_prob, np.float32(X))[0] - before).max() > 0.01
 
 
+@pytest.mark.slow
 def test_dtype_of_the_input_is_kept():
     with jax.enable_x64(True):
         for dtype in (jnp.float32, jnp.float64):

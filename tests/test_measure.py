@@ -53,6 +53,7 @@ def reference():
     return measure(jnp.asarray(POINTS), GRID)
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_single_functions(reference):
     gram = jax.jit(lambda p: gram_from_grid(p, GRID))(jnp.asarray(POINTS))
     volume, curvature, bounds = jax.jit(
@@ -150,6 +151,7 @@ def test_grid_and_name_of_a_manifold_can_be_replaced():
     assert float(measured.total_volume.value) == pytest.approx(2 * math.pi * 2.5, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_stride_is_recorded_and_used(reference):
     measured = measure(jnp.asarray(POINTS), GRID, stride=(2, 1))
     assert measured.stencil == ((4, 2), (4, 1))
@@ -158,6 +160,7 @@ def test_stride_is_recorded_and_used(reference):
     assert 1e-4 < difference < 0.1 * float(jnp.max(jnp.abs(reference.scalar_curvature.value)))
 
 
+@pytest.mark.slow
 def test_progress_counts_points():
     seen = []
     measure(jnp.asarray(POINTS), GRID, block_size=48, progress=lambda done, total: seen.append((done, total)))

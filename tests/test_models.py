@@ -37,6 +37,7 @@ def ours(x, kernel, strides, padding):
     return convolve(x, kernel, strides, padding, precision="highest")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "kernel", "strides", "padding"),
     [
@@ -58,6 +59,7 @@ def test_convolution_and_its_derivatives_are_those_of_the_library(size, kernel, 
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_grouped_and_dilated_convolutions_are_left_to_the_library():
     x, w = (
         jax.random.normal(jax.random.key(0), (1, 6, 6, 4)),
@@ -72,6 +74,7 @@ def test_grouped_and_dilated_convolutions_are_left_to_the_library():
     np.testing.assert_array_equal(convolve(x, w, (1, 1), "VALID", rhs_dilation=(2, 2)), expected)
 
 
+@pytest.mark.slow
 def test_pool_is_the_maximum_and_equal_values_count_for_the_first():
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
     np.testing.assert_array_equal(max_pool(x), nnx.max_pool(x, (2, 2), (2, 2)))
@@ -100,6 +103,7 @@ def numpy_lenet(params, image):
     return logits - np.log(np.sum(np.exp(logits - logits.max()))) - logits.max()
 
 
+@pytest.mark.slow
 def test_lenet_is_the_network_of_the_paper():
     apply, params = pure(LeNet(size=12, classes=7, rngs=nnx.Rngs(3)))
     image = np.random.default_rng(0).uniform(size=(12, 12)).astype(np.float32)
@@ -114,6 +118,7 @@ def test_lenet_is_the_network_of_the_paper():
     }
 
 
+@pytest.mark.slow
 def test_initial_weights_as_in_torch_are_uniform():
     params = torch_initial(pure(LeNet(size=12, rngs=nnx.Rngs(0))).params, jax.random.key(0))
     for name, fan_in in (("first", 9), ("second", 288), ("hidden", 1024), ("output", 128)):

@@ -93,6 +93,7 @@ def departure(path):
     return abs(float(x * y) - 1) / float(np.hypot(x, y))
 
 
+@pytest.mark.slow
 def test_euler_drifts_at_first_order_and_says_so(x64):
     ends = [mj.horizontal_path(saddle, START, END, step_size=h, tolerance=0.05) for h in (0.04, 0.02, 0.01)]
     far = [departure(p) for p in ends]
@@ -136,6 +137,7 @@ def test_saved_points_do_not_depend_on_how_many_are_saved(x64):
     np.testing.assert_array_equal(short.points[-1], every.points[7])
 
 
+@pytest.mark.slow
 def test_length_that_the_clip_undoes(x64):
     # Walking up from (1, 1/2) along f = const the hyperbola leaves the box; every step is cut back.
     walk = mj.vertical_walk(saddle, np.array([1.0, 0.5]), np.array([0.0, 1.0]), steps=10, clip=(0.0, 1.0))
@@ -147,6 +149,7 @@ def test_length_that_the_clip_undoes(x64):
     assert float(free.clipped) == 0
 
 
+@pytest.mark.slow
 def test_clipping_leaves_the_leaf_and_is_recorded(x64):
     # The leaf through 0 is the line of (1, -1), which leaves the box [0, 1]^3 at once.
     log_prob, end = linear(np.array([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]])), np.array([1.0, 0.5, 0.0])
@@ -206,6 +209,7 @@ def test_new_parameters_and_steps_do_not_compile_again():
     assert counts[1:] == [1, 1]
 
 
+@pytest.mark.slow
 def test_path_memory_does_not_grow_with_the_state():
     # The saved points are written once: temporary memory stays below a copy of them.
     log_prob = classifier.network(classifier.weights(n=1000), dtype=jnp.float32)
@@ -227,6 +231,7 @@ def test_paths_lower_for_every_platform():
 # --- vertical walks --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "order"), [("fixed", 1), ("controlled", 2)])
 def test_vertical_walks_keep_p_to_the_order_of_the_step(step, order, x64):
     log_prob = classifier.network(PARAMS)
@@ -291,6 +296,7 @@ def test_label_keeping_projection_is_horizontal_and_never_lowers_the_label(x64):
     assert 0 < lowered < 8
 
 
+@pytest.mark.slow
 def test_label_keeping_walk_keeps_the_label_and_stalls_where_it_must_lower_it(x64):
     log_prob = classifier.network(PARAMS)
     label = int(jnp.argmax(log_prob(X)))
@@ -340,6 +346,7 @@ def test_leaf_projection_on_planes_and_hyperbolas(x64):
     assert float(curved.distance) == pytest.approx(apart.min(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_leaf_projection_of_a_point_on_the_leaf_and_without_steps(x64):
     w = np.random.default_rng(0).normal(size=(4, 8))
     there = X + centred_projector(w) @ V

@@ -80,6 +80,7 @@ def test_closed_forms_from_a_grid_alone(name):
     assert abs(result.value - true) <= 0.03 * true
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ellipse", "tight helix"])
 def test_pointwise_bars_cover_a_much_finer_grid(name):
     # The truth at a lattice point: the same point against a grid eight times finer, with the exact curvature.
@@ -173,6 +174,7 @@ def test_float32_matrix_products_find_what_float64_finds():
     assert np.median(np.abs(single.pointwise / double.pointwise - 1)) < 1e-3
 
 
+@pytest.mark.slow
 def test_tiles_of_any_size_agree(x64):
     manifold = D.ellipse((2.0, 1.0), size=90)
     reference = reach(manifold).pointwise
@@ -213,6 +215,7 @@ def test_order_in_the_spacing_is_at_least_two(make, sizes, true, x64):
     assert slope >= 1.8, (errors, slope)
 
 
+@pytest.mark.slow
 def test_a_dense_float32_ellipse_does_not_collapse():
     # The peer errs by 3.7 % here, since close pairs are rounding noise.
     points, grid = warped_ellipse(4096)
@@ -234,11 +237,13 @@ def test_scaling_and_isometry(x64):
     assert moved.value == pytest.approx(3 * base.value, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_reparametrisation_leaves_the_value(x64):
     plain, bent = D.helix(1.0, 1.0, size=257), D.warped(D.helix(1.0, 1.0, size=257))
     assert reach(bent).value == pytest.approx(reach(plain).value, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_product_has_the_smallest_reach(x64):
     product = D.product(D.circle(1.0, size=16), D.ellipse((2.0, 1.0), size=48))
     result = reach(product)
@@ -309,6 +314,7 @@ def test_declared_copies_are_quotiented_out(x64):
     assert result.witness.max() < 96
 
 
+@pytest.mark.slow
 def test_points_go_on_where_only_the_metric_repeats(x64):
     # A helix as one turn of a screw motion: the neighbouring turns are not in the grid, but beyond it.
     pitch = 1.0
@@ -324,6 +330,7 @@ def test_points_go_on_where_only_the_metric_repeats(x64):
     assert 0 <= result.witness.min() <= result.witness.max() < 64
 
 
+@pytest.mark.slow
 def test_a_union_counts_witnesses_through_its_parts(x64):
     result = reach(D.parallel_circles(1.0, 0.5, size=32))
     assert isinstance(result, Reach)
@@ -340,6 +347,7 @@ def test_a_union_counts_witnesses_through_its_parts(x64):
             getattr(result, name)
 
 
+@pytest.mark.slow
 def test_a_coarse_grid_is_said_to_be_unresolved(x64):
     points, grid = warped_ellipse(10)
     result = reach(jnp.asarray(points), grid)

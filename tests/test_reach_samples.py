@@ -108,6 +108,7 @@ def test_estimate_tangents_are_second_order(x64):
     assert math.log(errors[0] / errors[1]) / math.log(4) > 1.6
 
 
+@pytest.mark.slow
 def test_estimate_tangents_give_the_reach(x64):
     points, _ = ellipse(2000)
     estimate = reach_from_samples(points, dimension=1)

@@ -46,6 +46,7 @@ def assert_equal(first, second):
     assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
+@pytest.mark.slow
 def test_a_geometry_is_a_pytree(geometry):
     leaves, structure = jax.tree.flatten(geometry)
     assert len(leaves) == 3 * (len(FIELDS) + len(TOTALS)) + 1 + len(FIELDS)
@@ -89,6 +90,7 @@ def test_round_trip_through_a_file(exact, name, tmp_path):
     assert_equal(geometry_from_xarray(measured.to_xarray()), measured)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
 def test_round_trip_in_float64_and_with_attributes(suffix, x64, tmp_path):
     measured = dataclasses.replace(make(dtype=jnp.float64), attributes=(("shape", "cone"), ("blur", "1.0")))
@@ -263,6 +265,7 @@ def test_provenance_is_json(geometry):
     assert json.loads(dataset.attrs["stencil"]) == [[4, 1], [4, 1]]
 
 
+@pytest.mark.slow
 def test_a_result_saved_with_a_reach_still_loads(geometry, tmp_path):
     # Saved before the reach had a result of its own.
     dataset = geometry.to_xarray()

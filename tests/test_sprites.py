@@ -349,6 +349,7 @@ def test_layouts():
     assert (given.axes[0].start, given.axes[0].stop, given.axes[1].size) == (20.0, 40.0, 7)
 
 
+@pytest.mark.slow
 def test_size_scales_the_picture():
     """Half the pixels at half the blur are every second pixel of the large image."""
     f = FACTORS | {"shear": 0.1}

@@ -42,6 +42,7 @@ def curved(n=7, d=3, seed=3):
 SMALL_AND_LARGE = np.array([1e-4, 1e-2, 0.7, np.pi / 2 - 1e-4])
 
 
+@pytest.mark.slow
 def test_angles_are_those_put_in():
     angles = mj.principal_angles(*tilted(SMALL_AND_LARGE))
     assert angles.dtype == np.float32
@@ -49,6 +50,7 @@ def test_angles_are_those_put_in():
     np.testing.assert_allclose(angles, SMALL_AND_LARGE, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_angles_in_double_precision_whichever_span_is_larger(x64):
     pair = tilted(SMALL_AND_LARGE, dtype=np.float64)
     np.testing.assert_allclose(mj.principal_angles(*pair[::-1]), SMALL_AND_LARGE, rtol=0, atol=3e-15)

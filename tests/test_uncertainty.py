@@ -99,6 +99,7 @@ def test_bars_cover_and_are_sharp(name, n, accuracy, dtype):
     assert not problems, "; ".join(problems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torus", "warped torus", "sphere patch"])
 @pytest.mark.parametrize("accuracy", [2, 4, 6])
 def test_totals_cover_the_closed_forms(name, accuracy):
@@ -113,6 +114,7 @@ def test_totals_cover_the_closed_forms(name, accuracy):
         assert abs(float(estimate.value) - true) <= float(estimate.error), total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "guilty"), [((64, 7), "poloidal"), ((7, 64), "toroidal")])
 def test_an_axis_that_is_too_coarse_is_named(sizes, guilty, x64):
     manifold = datasets.warped(datasets.torus(2.0, 1.2, size=sizes))
@@ -126,6 +128,7 @@ def test_an_axis_that_is_too_coarse_is_named(sizes, guilty, x64):
         assert verdict.resolved or verdict.axes == (guilty,), (field, verdict)
 
 
+@pytest.mark.slow
 def test_refining_as_told_resolves(x64):
     manifold = datasets.warped(datasets.torus(2.0, 1.2, size=(64, 7)))
     sentence = measure(sample(manifold), manifold.grid).verdict("scalar_curvature").sentence
@@ -139,6 +142,7 @@ def test_a_fine_grid_is_resolved():
     assert all(v.resolved for v in stencils("warped torus", 48, 6, "float64").verdicts().values())
 
 
+@pytest.mark.slow
 def test_rounding_is_blamed_for_rounding():
     # A unit circle 1000 away from the origin: its float32 samples are rounded to 6e-5.
     grid = Grid((Axis("t", 0.0, 2 * math.pi, 400, periodic=True),))
@@ -179,6 +183,7 @@ def test_thinned_rules_still_integrate_constants(axis, accuracy):
     assert thinned_weights(axis, accuracy).sum() == pytest.approx(2.0, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_bar_of_a_total_covers_bad_quadrature(x64):
     # A narrow bump on few samples: the quadrature, not the stencil, is wrong.
     def ridge(u):

@@ -44,6 +44,9 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
         log_prob: One input to ``(C,)`` log-probabilities.
         x: One input (or a parameter pytree) to try it with.
 
+    Returns:
+        None.
+
     Raises:
         ValueError: The result is not one-dimensional or not floating-point, there is only one class, or the
             values look like logits, like probabilities, or hold NaN or -inf.
