@@ -301,6 +301,7 @@ def test_slope_of_a_power_law_is_exact(x64):
     assert float(measured.upper - measured.lower) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [4, 40])
 def test_slope_and_interval_against_numpy(seeds, x64):
     """A resampled mean is nearly normal, of known deviation: Student's interval, freedom by Satterthwaite."""

@@ -230,6 +230,7 @@ def test_a_slope_is_taken_over_the_upper_half_without_lost_points():
     assert "perpendicular_hausdorff_lower" not in names
 
 
+@pytest.mark.slow
 def test_theory_follows_the_order_of_the_fit_and_the_noise():
     assert rate_of(RING, "mmls3").name == "noiseless_hausdorff_upper_c4"
     assert rate_of(RING, "dae") is None

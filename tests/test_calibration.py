@@ -131,6 +131,7 @@ def test_quadratic_regression_converges_in_three_dimensions(x64):
         assert errors[0] / errors[1] > 3  # O(n^(-2/3)) is 4
 
 
+@pytest.mark.slow
 def test_tangents_converge_and_the_quadratic_fit_has_the_better_ones(x64):
     errors = {}
     for n in (300, 1200):
@@ -157,6 +158,7 @@ def test_radius_and_weights_choose_the_neighbours(x64):
     assert rms(weighted - 2) < rms(curvature_from_samples(x, dimension=2, neighbours=30) - 2)
 
 
+@pytest.mark.slow
 def test_points_that_span_too_little_are_marked():
     line = jnp.stack([jnp.linspace(0, 1, 40), jnp.zeros(40), jnp.zeros(40)], axis=-1)
     assert np.isnan(local_pca_tangents(line, dimension=2, neighbours=8)).all()
@@ -241,6 +243,7 @@ def test_the_volume_is_unbiased_on_the_sphere_for_few_neighbours():
         assert abs(float(jnp.mean(volumes)) - 4 * math.pi) < 3 * standard_error < 0.05 * 4 * math.pi
 
 
+@pytest.mark.slow
 def test_the_volume_does_not_depend_on_the_density():
     t = RNG(0).uniform(0, 1, 4000)
     angle = 2 * np.pi * t + 0.6 * np.sin(2 * np.pi * t)  # density 1 / (2 pi + 1.2 pi cos)

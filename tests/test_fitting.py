@@ -222,6 +222,7 @@ def test_tiny_width_does_not_underflow(x64):
     np.testing.assert_allclose(project(jnp.array([4.5, 0.3])), [4.5, 0.0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_plane_that_is_not_singled_out_is_marked(x64):
     corners = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     project = local_pca_projection(corners, dimension=1, neighbours=4)

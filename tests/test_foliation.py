@@ -34,6 +34,7 @@ def test_projections_are_those_of_the_oracle(x64):
     np.testing.assert_allclose(mj.local_data_matvec(log_prob, x, vertical), np.zeros((2, 4)), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_basis_survives_saturation():
     params = classifier.weights(n=20, hidden=30, classes=8, scale=40.0)
     many = np.random.default_rng(5).normal(size=(50, 20))

@@ -185,6 +185,7 @@ def test_gauss_bonnet_of_a_sphere_by_stencils(x64):
     assert float(total) == pytest.approx(8 * math.pi, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_spectral_and_order_8_agree_on_a_smooth_closed_grid(x64):
     grid = Grid((Axis("t", 0.0, 2 * math.pi, 64, periodic=True),))
     t = grid.coordinates()[..., 0]

@@ -245,6 +245,7 @@ def mixed_grid():
     return Grid((Axis("u", 0.0, TURN, 13, periodic=True), Axis("v", 0.2, 1.5, 11)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [1, 3, 300])
 def test_every_array_source_and_block_size_agrees(features, x64, tmp_path):
     grid = mixed_grid()
@@ -361,6 +362,7 @@ def test_jit_and_vmap_equal_eager(x64):
     equal([x[1] for x in both], [4 * x for x in eager], 1e-12)
 
 
+@pytest.mark.slow
 def test_one_point_and_no_point(x64):
     one = gram_from_function(torus, jnp.asarray([0.3, 0.4]))
     assert one.second.shape == (2, 2, 2, 2)

@@ -66,6 +66,7 @@ def test_paths_of_a_linear_classifier_end_where_the_rest_is_vertical():
     assert row["reached"] == 0
 
 
+@pytest.mark.slow
 def test_noise_of_a_linear_classifier_changes_no_probability():
     log_prob = linear_classifier()
     images = jnp.full((4, 6), 0.5)
@@ -107,6 +108,7 @@ def test_crossings_are_found_where_a_curve_is_back_at_its_first_value():
     assert history.crossings([0, 1], [1.0, 2.0]) == []
 
 
+@pytest.mark.slow
 def test_the_gradient_is_horizontal_and_its_sign_is_not(trial):
     images, labels = sample(trial.task.test, 4)
     signs, gradients = across.fast_gradient_departure(trial.log_prob, images, labels)
@@ -144,6 +146,7 @@ def test_paths_between_classes_go_all_ways(trial):
     assert set(outcome.figures) == {"paths_curves", "paths_images"}
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_over_the_checkpoints(trial):
     outcome = paths.sweep(trial, SMALL)
     assert [row["checkpoint"] for row in outcome.rows] == [0, 0, 60, 60]

@@ -88,6 +88,7 @@ def test_classes_are_shapes_and_intervals_of_the_scale():
     assert label_of(scale, 2, 3).tolist() == [6, 6, 7, 8, 8]
 
 
+@pytest.mark.slow
 def test_factors_are_drawn_from_their_ranges():
     square = sprite_charts(TINY.shapes, TINY.size, TINY.shift, FACTORS)[1]
     points = draw(jax.random.key(0), square, 500)

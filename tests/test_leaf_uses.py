@@ -85,6 +85,7 @@ def test_blocks_equal_one_call_and_report_all_rows():
         in_blocks(double, a, a, block=0)
 
 
+@pytest.mark.slow
 def test_projections_of_a_linear_classifier_keep_the_vertical_part_of_the_chord(training):
     w = linear_weights()
     images = np.random.default_rng(2).random((5, *SHAPE), np.float32)

@@ -119,6 +119,7 @@ def test_rank_of_calm_and_of_degenerate_networks(x64):
     assert tuple(map(int, lost)) == (-1, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 4), (2, 3), (3, 3), (7, 20), (9, 5)])
 def test_decompositions_of_random_and_graded_rows(shape, x64):
     rng = np.random.default_rng(0)
@@ -137,6 +138,7 @@ def test_decompositions_of_random_and_graded_rows(shape, x64):
         )
 
 
+@pytest.mark.slow
 def test_graded_singular_values_have_relative_accuracy():
     # D B with D down to 1e-12 in float32: products with the inverse of a small well-conditioned B know them.
     rng = np.random.default_rng(0)

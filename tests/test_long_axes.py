@@ -69,6 +69,7 @@ def test_measure_a_long_curve(x64):
     assert float(measured.total_volume.value) == pytest.approx(32 * 9.688448220547676, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_long_axis_do_not_change_the_jets(x64):
     grid = Grid((Axis("t", 0.0, 1.0, 2 * LENGTH + 7), Axis("s", 0.0, TURN, 9, periodic=True)))
     u = np.asarray(grid.coordinates())

@@ -125,6 +125,7 @@ def test_jit_of_an_exact_embedding():
     close(measured, measure(lambda u: 2.0 * torus(u), GRID, exact=True))
 
 
+@pytest.mark.slow
 def test_exact_is_exact(x64):
     manifold = datasets.torus(2.0, 0.5, size=(12, 16))
     measured = measure(manifold, exact=True)
@@ -143,6 +144,7 @@ def test_a_sequence_is_refused():
         measure([datasets.circle()] * 3)
 
 
+@pytest.mark.slow
 def test_grid_and_name_of_a_manifold_can_be_replaced():
     manifold = Manifold("ring", lambda u: torus(jnp.append(u, 0.0)), Grid((GRID.axes[0],)))
     finer = Grid((Axis("u", 0.0, 2 * math.pi, 40, periodic=True),))
@@ -221,6 +223,7 @@ def test_a_checkpoint_of_other_points_is_not_used(tmp_path, eager_saves):
     close(measured, measure(POINTS, GRID, block_size=48), 1e-7)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_blocks_is_not_used(tmp_path, eager_saves):
     # The block size must be part of the fingerprint, since blocks are counted.
     interrupted(POINTS, tmp_path, block_size=48)

@@ -48,6 +48,7 @@ def test_import_is_light():
     assert fresh(f"import sys, manifold_jax; print([m for m in {HEAVY!r} if m in sys.modules])") == "[]"
 
 
+@pytest.mark.slow
 def test_rooms_are_imported_when_they_are_used():
     assert set(LAZY) <= set(fresh("import manifold_jax; print(*dir(manifold_jax))").split())
     assert fresh(

@@ -26,6 +26,7 @@ START, END = np.array([2.0, 0.5]), np.array([1.0, 1.0])
 # --- horizontal paths ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_leaves_of_a_linear_model_are_planes(x64):
     # The path is the straight line to the projection of the destination, and it stalls there.
     w = np.random.default_rng(0).normal(size=(4, 8))
@@ -74,6 +75,7 @@ def test_other_steps_end_at_the_same_place(x64):
     assert rest < 1e-3 * float(careful.distances[-1])
 
 
+@pytest.mark.slow
 def test_a_destination_on_the_leaf_is_reached(x64):
     w = np.random.default_rng(0).normal(size=(4, 8))
     there = X + centred_projector(w) @ V
@@ -190,6 +192,7 @@ def test_mapped_paths_are_single_paths(step, x64):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[i], atol=1e-11), one, mapped)  # noqa: B023
 
 
+@pytest.mark.slow
 def test_new_parameters_and_steps_do_not_compile_again():
     traces = []
 

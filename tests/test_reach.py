@@ -254,6 +254,7 @@ def test_a_product_has_the_smallest_reach(x64):
 # --- what the result says ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_bottleneck_is_found_beyond_the_local_part_when_asked(x64):
     ellipse = D.ellipse((2.0, 1.0), size=64)
     assert reach(ellipse).bottleneck == math.inf
@@ -305,6 +306,7 @@ def test_undeclared_copies_are_reported_and_do_not_spoil_the_value(x64):
     assert result.value == pytest.approx(0.5, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_declared_copies_are_quotiented_out(x64):
     result = reach(twofold(), copies={"angle": 2})
     assert result.coincident == 0
@@ -377,6 +379,7 @@ def test_arrays_memmaps_and_functions_agree(tmp_path, x64):
     np.testing.assert_allclose(function.pointwise, results[0].pointwise, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_given_geometry_saves_the_measurement(x64):
     manifold = D.ellipse((2.0, 1.0), size=64)
     geometry = measure(manifold)

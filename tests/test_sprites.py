@@ -93,6 +93,7 @@ def render(shape, f, size=64, free="x", dtype=jnp.float64):
     return np.asarray(manifold.embedding(jnp.array([f[free]], dtype)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", OUTLINES)
 @pytest.mark.parametrize("changes", [{}, {"blur": 0.6, "shear": 0.0, "aspect": 0.85}])
 def test_image_is_the_blurred_indicator(shape, changes):

@@ -83,6 +83,7 @@ def test_angles_do_not_depend_on_lengths_and_pass_nan_on():
     assert np.isnan(mj.principal_angles(tangents, basis * np.nan)).all()
 
 
+@pytest.mark.slow
 def test_angles_under_jit_and_vmap():
     want = np.array([[0.01, 0.4, 0.5, 1.2], [0.0, 0.01, 1.0, 1.1]])
     pairs = [tilted(angles, seed=k) for k, angles in enumerate(want)]
@@ -110,6 +111,7 @@ def factor():
     return jax.jit(mj.local_data_factor)(log_prob, jnp.asarray(X, jnp.float32))
 
 
+@pytest.mark.slow
 def test_visibility_is_the_quotient_of_the_matrix(factor):
     tangents = np.random.default_rng(2).normal(size=(4, 16)) * np.logspace(-3, 3, 4)[:, None]
     g = classifier.matrix(PARAMS, X)
@@ -161,6 +163,7 @@ def test_pulled_back_metric_is_that_of_the_matrix(network):
         np.testing.assert_allclose(metric, tangents @ g @ tangents.T, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [2, 3])
 def test_full_rank_image_is_a_piece_of_the_sphere_of_radius_2(network, d):
     # C = d + 1 classes: an open set of the d-sphere, K = 1/4, whatever the network and the embedding.
