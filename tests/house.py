@@ -256,7 +256,9 @@ def table_of(house: dict[str, Module]) -> dict[str, dict[str, Any]]:
 def markdown(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> str:
     """Two tables in one; a room that one of them lacks is a dash."""
     heads = list(after["all"])
-    lines = ["| | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 1) + "|"]
+    lines = ["# The source, counted", "", f"Before -> after, by `python {' '.join(sys.argv)}`.", ""]
+    lines += ["`code`: without blank lines, comments and docstrings. `levels`: longest chain of imports.", ""]
+    lines += ["| | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 1) + "|"]
     for room in [*sorted({*before, *after} - {"all"}), "all"]:
         pairs = [(before.get(room, {}).get(head, "-"), after.get(room, {}).get(head, "-")) for head in heads]
         lines.append(f"| {room} | " + " | ".join(f"{a} -> {b}" for a, b in pairs) + " |")
