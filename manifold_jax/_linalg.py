@@ -19,7 +19,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 """Precision of every geometric product: the default is TF32 or bfloat16 on accelerators."""
 
 BLOCK_NUMBERS = 2**22
-"""Numbers that the temporaries of one block may hold, about: 16 MiB in float32."""
+"""About how many numbers the temporaries of one block may hold: 16 MiB in float32."""
 
 # --- maps over rows ------------------------------------------------------------
 

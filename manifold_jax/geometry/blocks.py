@@ -32,7 +32,7 @@ from manifold_jax.geometry.windows import (
 )
 
 CALLS = 64
-"""Compiled calls that a long job is split into, about: in between progress is reported and results kept."""
+"""About how many compiled calls a long job is split into; between them results are kept."""
 
 CHUNKS_READ = 4
 """Chunks of features copied from the host at once: calls are not free, and take turns with the copying."""
@@ -69,10 +69,11 @@ def run_blocks(
         function: What to compute: a pytree of arrays ``(*plan.block, ...)``, or ``(b, ...)`` for batches.
         windows: Hand over windows instead of their Grams.
         blocks: Numbers of a few blocks; then results are stacked and not put together.
-        calls: Compiled calls that a job on Grams is split into, about. With 1, results (of windows too) stay
-            on the device, and there is neither progress nor checkpoint.
+        calls: About how many compiled calls a job on Grams is split into. With 1, results (of windows too)
+            stay on the device, and there is neither progress nor checkpoint.
         progress: Called as ``progress(points done, points)`` after every call.
-        checkpoint: Where results are kept in between, and taken from to go on; removed by the caller.
+        checkpoint: Where results are saved in between, and from which an interrupted job goes on; the caller
+            removes it.
 
     Returns:
         What ``function`` returns, for the whole grid ``(*grid.shape, ...)``; or stacked,

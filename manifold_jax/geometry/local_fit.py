@@ -35,7 +35,7 @@ class QuadraticFit(NamedTuple):
 
     Attributes:
         tangents: Orthonormal frames ``(n, d, f)`` of the tangent spaces of the fitted graphs.
-        gram: Gram of the 2-jet of every graph, above the point itself: the argument of every curvature.
+        gram: Inner products of the 2-jet of each graph over the point itself, for curvatures.
         residual: Root mean square distance of the neighbours from the graph ``(n,)``, in feature units.
         radius: Distance of the farthest neighbour used ``(n,)``.
         ok: ``(n,)``, False where the neighbours do not determine a quadratic graph; the rest is NaN there.

@@ -46,7 +46,7 @@ class PathStatus(enum.IntEnum):
 
 
 class Path(NamedTuple):
-    """A path of :func:`horizontal_path`, :func:`vertical_walk` or :func:`leaf_projection`.
+    """A path of a horizontal path, a vertical or label-keeping walk, or a leaf projection.
 
     Arrays of paths (under ``jax.vmap``) have the axes of the batch first, ``point`` and ``distance`` too.
 
@@ -65,8 +65,8 @@ class Path(NamedTuple):
             chord to the destination (0 where the path cannot come nearer), or the direction of a walk.
         length: Length of the path.
         drift: Summed estimates of how far each step left the field, to be compared with ``length``: off the
-            leaf, or (vertical) across the leaves. First order: what later steps make of an early departure
-            is not in it.
+            leaf for a path along it, along the leaves for a vertical walk. First order: what later steps make
+            of an early departure is not included.
         clipped: Summed length that the clip undid; 0 without a clip.
         clip: Whether values were clipped after every step, which leaves the leaf.
         rejected: Steps that the error control rejected.

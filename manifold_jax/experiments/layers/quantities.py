@@ -35,9 +35,9 @@ Numbers = Float[np.ndarray, "*layers"]
 class Quantities(NamedTuple):
     """One number for a layer: of one layer, or arrays with layers (and runs, checkpoints) as axes.
 
-    ``features`` is the dimension of the layer, and ``volume`` that of all classes together. Means of |II|,
-    |H| and S are over the volume. ``local_reach`` is 1 / largest normal curvature on the grid, where it is
-    resolved; ``reach`` the smaller of it and of Federer's ratio over all pairs of grid points, of all
+    ``features`` is the number of features of the layer, and ``volume`` the total volume of all classes. Means
+    of |II|, |H| and S are over the volume. ``local_reach`` is 1 / largest normal curvature on the grid, where
+    it is resolved; ``reach`` the smaller of it and of Federer's ratio over all pairs of grid points, of all
     classes: an upper bound, for there are finitely many pairs. ``gap`` is the least distance between points
     of different classes, ``separation`` their mean distance over the mean distance within a class. Of the
     eigenvalues l of the metric, the axes of the chart scaled to unit length, ``dimension`` is the

@@ -143,8 +143,8 @@ def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
 def learn(trial: Trial, progress: Progress) -> Trial:
     """Train all runs at once, or go on where it was, and add the metrics of the training.
 
-    The random network is kept, and an early, a middle and the last checkpoint. ValueError where the training
-    diverges, or the folder holds another one.
+    Checkpoints are kept at step 0 (the random network), after a twentieth and a quarter of the steps, and at
+    the end. ValueError where the training diverges, or the folder holds another one.
     """
     settings, steps = trial.settings, trial.settings.steps
     slow = settings.network == "vae" and settings.variant == "H" and settings.data == "coil20"

@@ -1,7 +1,8 @@
 """Reach of a manifold: its local part (curvature), its global part (bottlenecks), and where they sit.
 
-The reach tau is the largest r such that every point closer than r to the manifold has one nearest point on
-it. It is the smallest radius of an empty tangent ball (Federer, Trans. AMS 93, 1959, theorem 4.18),
+The reach tau is the largest r such that every point closer than r to the manifold has exactly one nearest
+point on it. With tau(x) the radius up to which the balls tangent at x have no point of the manifold in their
+interior, it is the infimum of tau(x) (Federer, Trans. AMS 93, 1959, theorem 4.18),
 
     tau = inf over x of tau(x),   tau(x) = inf over y of |y - x|^2 / (2 d(y - x, T_x)),
 
