@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manifold_jax.datasets import archives
+import manifold_jax.datasets.archives as archives
 from manifold_jax.datasets.idx import CLASSES, LabelledImages
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"

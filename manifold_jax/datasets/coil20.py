@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+import manifold_jax.datasets.archives as archives
 from manifold_jax._checks import require, whole
-from manifold_jax.datasets import archives
 from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from manifold_jax.datasets import archives
+import manifold_jax.datasets.archives as archives
 
 CLASSES, SIDE = 10, 28
 _UNSIGNED_BYTES = 0x0800

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import manifold_jax.plotting.style as style
 from manifold_jax._files import replacing
 from manifold_jax.geometry import Geometry
-from manifold_jax.plotting import style
 from manifold_jax.plotting.style import COLOURS, Comparison
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+import manifold_jax.plotting.style as style
 from manifold_jax.geometry import Geometry, Grid, Manifold
 from manifold_jax.geometry.manifold import evaluate_points
-from manifold_jax.plotting import style
 from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS
 
