@@ -43,8 +43,7 @@ def product(*manifolds: Manifold) -> Manifold:
             by one).
 
     Example:
-        >>> from manifold_jax.datasets import circle, sphere
-        >>> cylinder = product(circle(2.0), sphere(2))
+        >>> cylinder = product(mj.datasets.circle(2.0), mj.datasets.sphere(2))
         >>> cylinder.grid.names, cylinder.feature_shape, cylinder.known["reach"]
         (('angle', 'polar', 'azimuth'), (5,), 1.0)
     """
@@ -137,8 +136,7 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
         ValueError: The argument is not a Manifold, or the strength is not between -1 and 1.
 
     Example:
-        >>> from manifold_jax.datasets import circle
-        >>> warped(circle()).known["reach"]
+        >>> warped(mj.datasets.circle()).known["reach"]
         1.0
     """
     instance("warped", "manifold", manifold, Manifold, "warp the members of a union one by one")

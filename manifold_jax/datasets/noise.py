@@ -76,8 +76,8 @@ def normal_noise(
             direction (f <= d), or the scale is negative or not finite.
 
     Example:
-        >>> from manifold_jax.datasets import sphere
-        >>> noisy = normal_noise(jax.random.key(0), sphere(), jnp.ones((5, 2)), 0.1, kind="uniform")
+        >>> sphere, where = mj.datasets.sphere(), jnp.ones((5, 2))
+        >>> noisy = mj.datasets.normal_noise(jax.random.key(0), sphere, where, 0.1, kind="uniform")
         >>> bool(jnp.all(jnp.abs(jnp.linalg.norm(noisy, axis=1) - 1) < 0.1001))
         True
     """

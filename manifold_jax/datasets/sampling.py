@@ -77,8 +77,7 @@ def sample_uniform(key: PRNGKeyArray, manifold: Manifold, count: int, *, max_rou
         ValueError: ``count`` or ``max_rounds`` is not a whole number from 1.
 
     Example:
-        >>> from manifold_jax.datasets import torus
-        >>> samples = sample_uniform(jax.random.key(0), torus(), 100)
+        >>> samples = sample_uniform(jax.random.key(0), mj.datasets.torus(), 100)
         >>> samples.points.shape, bool(samples.accepted.all())
         ((100, 3), True)
     """

@@ -89,8 +89,7 @@ def unit_ball(volume: Any, reach: Any, dimension: int, *, radius: Any) -> UnitBa
         ValueError: A number is not positive and finite, or d < 1.
 
     Example:
-        >>> from manifold_jax.fitting import unit_ball
-        >>> volume, reach = unit_ball(4 * math.pi * 9, 3.0, 2, radius=6.0)  # a sphere of radius 3
+        >>> volume, reach = mj.fitting.unit_ball(4 * math.pi * 9, 3.0, 2, radius=6.0)  # a sphere of radius 3
         >>> print(f"{volume:.3f} {reach:.3f}")
         3.142 0.500
     """
@@ -123,8 +122,7 @@ def agnostic_sample_complexity(
         ValueError: An argument is out of range.
 
     Example:
-        >>> from manifold_jax.fitting import agnostic_sample_complexity
-        >>> s = agnostic_sample_complexity(0.1, 2 * math.pi, 1.0, 1, constant=1.0, delta=0.05)
+        >>> s = mj.fitting.agnostic_sample_complexity(0.1, 2 * math.pi, 1.0, 1, constant=1.0, delta=0.05)
         >>> print(f"{s:.3e}")  # a circle of radius 1
         2.511e+06
     """
@@ -160,10 +158,9 @@ def agnostic_mean_squared_bound(
         ValueError: An argument is out of range.
 
     Example:
-        >>> from manifold_jax.fitting import agnostic_mean_squared_bound
         >>> sizes = jnp.array([100.0, 1e4, 1e6])
         >>> stated = dict(radius=1.0, constant=1.0, delta=0.05)
-        >>> bound = agnostic_mean_squared_bound(sizes, 2 * math.pi, 1.0, 1, **stated)  # the unit circle
+        >>> bound = mj.fitting.agnostic_mean_squared_bound(sizes, 2 * math.pi, 1.0, 1, **stated)
         >>> print(bound.vacuous.tolist(), [f"{rms:.2f}" for rms in bound.root_mean_square])
         [True, False, False] ['inf', '0.69', '0.36']
     """

@@ -77,13 +77,12 @@ def calibrate(
     Example:
         A user's estimator: the volume of a closed curve from its polygon.
 
-        >>> from manifold_jax.datasets import circle, ellipse
-        >>> from manifold_jax.fitting import calibrate
         >>> def polygon(points, *, dimension):
         ...     order = jnp.argsort(jnp.arctan2(points[:, 1], points[:, 0]))
         ...     steps = points[order] - points[jnp.roll(order, 1)]
         ...     return jnp.sum(jnp.linalg.norm(steps, axis=1))
-        >>> table = calibrate(("volume", polygon), [circle(), ellipse()], [100], key=jax.random.key(0))
+        >>> curves = [mj.datasets.circle(), mj.datasets.ellipse()]
+        >>> table = mj.fitting.calibrate(("volume", polygon), curves, [100], key=jax.random.key(0))
         >>> [row.rmse < 0.01 for row in table.rows]
         [True, True]
     """

@@ -128,10 +128,9 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
         Ranks, ordered by quantity, manifold and noise as they first appear in the table, then by rank.
 
     Example:
-        >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting import builtin_estimators, calibrate, ranking
-        >>> table = calibrate(builtin_estimators("tangent"), circle(), [100], key=jax.random.key(0))
-        >>> ranking(table)[0].estimator
+        >>> tangents = mj.fitting.builtin_estimators("tangent")
+        >>> table = mj.fitting.calibrate(tangents, mj.datasets.circle(), [100], key=jax.random.key(0))
+        >>> mj.fitting.ranking(table)[0].estimator
         'quadratic regression'
     """
     # Late: JAX itself installs SciPy, but its statistics take long to import.
@@ -165,11 +164,9 @@ def error_curves(calibration: Calibration) -> tuple[ErrorCurve, ...]:
         Curves, in the order of the table; rows without a result are left out.
 
     Example:
-        >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting import builtin_estimators, calibrate, error_curves
-        >>> tangents = builtin_estimators("tangent")[0]
-        >>> table = calibrate(tangents, circle(), [100, 400], key=jax.random.key(0))
-        >>> error_curves(table)[0].slope < -0.5
+        >>> tangents = mj.fitting.builtin_estimators("tangent")[0]
+        >>> table = mj.fitting.calibrate(tangents, mj.datasets.circle(), [100, 400], key=jax.random.key(0))
+        >>> mj.fitting.error_curves(table)[0].slope < -0.5
         True
     """
     curves = []

@@ -130,9 +130,8 @@ def hausdorff_distance(
         ValueError: Shapes or types do not fit.
 
     Example:
-        >>> from manifold_jax.fitting import hausdorff_distance
         >>> a, b = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [5.0]])
-        >>> value, forward, backward = hausdorff_distance(a, b)
+        >>> value, forward, backward = mj.fitting.hausdorff_distance(a, b)
         >>> float(forward.maximum), float(backward.maximum), backward.witness.tolist()
         (1.0, 4.0, [1, 1])
     """
@@ -166,9 +165,8 @@ def distances_to_manifold(
         ValueError: As :func:`nearest_points`.
 
     Example:
-        >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting import distances_to_manifold
-        >>> distances = distances_to_manifold(circle(), jnp.array([[3.0, 4.0], [0.0, 0.9]]))
+        >>> points = jnp.array([[3.0, 4.0], [0.0, 0.9]])
+        >>> distances = mj.fitting.distances_to_manifold(mj.datasets.circle(), points)
         >>> print(f"{distances.maximum:.3f} {distances.mean:.3f}")
         4.000 2.050
     """
@@ -201,11 +199,9 @@ def fit_distances(
         ValueError: The fit does not keep the shape of its input, or shapes do not fit.
 
     Example:
-        >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting import fit_distances
-        >>> truth = circle()
+        >>> truth = mj.datasets.circle()
         >>> points = truth.embedding(jnp.linspace(0.0, 6.0, 50)[None]).T
-        >>> fit = fit_distances(lambda x: 1.1 * x, truth, points)
+        >>> fit = mj.fitting.fit_distances(lambda x: 1.1 * x, truth, points)
         >>> print(f"{fit.forward.maximum:.3f} {fit.projected.rms:.3f} {fit.hausdorff:.3f}")
         0.100 0.100 0.100
     """

@@ -53,8 +53,7 @@ class Estimator:
         ValueError: The quantity or a need is unknown, or the function cannot be called.
 
     Example:
-        >>> from manifold_jax.fitting import Estimator
-        >>> box = Estimator("bounding box", "volume", lambda x: jnp.prod(jnp.ptp(x, axis=0)), needs=())
+        >>> box = mj.fitting.Estimator("bounding box", "volume", lambda x: jnp.prod(jnp.ptp(x, 0)), needs=())
         >>> box.quantity
         'volume'
     """
@@ -104,10 +103,9 @@ def volume_from_samples(
         ValueError: The points are not ``(n, *features)``, or d or k is out of range.
 
     Example:
-        >>> from manifold_jax.fitting import volume_from_samples
         >>> t = jax.random.uniform(jax.random.key(0), (2000,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        >>> print(f"{volume_from_samples(circle, dimension=1) / (2 * jnp.pi):.2f}")
+        >>> print(f"{mj.fitting.volume_from_samples(circle, dimension=1) / (2 * jnp.pi):.2f}")
         1.00
     """
     cloud = flat_points("volume_from_samples", points, dimension)
@@ -142,9 +140,8 @@ def intrinsic_dimension(
         ImportError: scikit-dimension is not installed.
 
     Example:
-        >>> from manifold_jax.fitting import intrinsic_dimension
         >>> plane = jax.random.normal(jax.random.key(0), (500, 2)) @ jnp.eye(2, 5)
-        >>> round(intrinsic_dimension(plane))  # doctest: +SKIP
+        >>> round(mj.fitting.intrinsic_dimension(plane))  # doctest: +SKIP
         2
     """
     name = "intrinsic_dimension"
@@ -185,8 +182,7 @@ def builtin_estimators(
         ValueError: A quantity is unknown.
 
     Example:
-        >>> from manifold_jax.fitting import builtin_estimators
-        >>> [estimator.name for estimator in builtin_estimators("tangent")]
+        >>> [estimator.name for estimator in mj.fitting.builtin_estimators("tangent")]
         ['local PCA', 'quadratic regression']
     """
     keys("builtin_estimators", "quantities", quantities, QUANTITIES)

@@ -124,11 +124,10 @@ def scalar_curvature_from_balls(
             increasing, or neither points nor distances are given.
 
     Example:
-        >>> from manifold_jax.fitting import scalar_curvature_from_balls
         >>> x = np.random.default_rng(0).normal(size=(800, 3))
         >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
         >>> arcs = np.arccos(np.clip(x @ x.T, -1, 1))
-        >>> balls = scalar_curvature_from_balls(
+        >>> balls = mj.fitting.scalar_curvature_from_balls(
         ...     dimension=2, distances=arcs, density=np.full(800, 1 / (4 * np.pi))
         ... )
         >>> print(f"{np.mean(balls.scalar_curvature):.1f}")

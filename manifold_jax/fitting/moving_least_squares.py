@@ -98,10 +98,9 @@ def moving_least_squares(
         ValueError: Shapes, types or ranges do not fit.
 
     Example:
-        >>> from manifold_jax.fitting import moving_least_squares
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 60, endpoint=False)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        >>> project = moving_least_squares(circle, dimension=1, degree=3)
+        >>> project = mj.fitting.moving_least_squares(circle, dimension=1, degree=3)
         >>> print(f"{jnp.linalg.norm(project(jnp.array([0.3, 1.1]))):.3f}")
         1.000
     """

@@ -87,9 +87,7 @@ def nearest_points(
         ValueError: The manifold is neither a Manifold nor a sequence of them, or shapes or ranges do not fit.
 
     Example:
-        >>> from manifold_jax.datasets import circle
-        >>> from manifold_jax.fitting import nearest_points
-        >>> feet = nearest_points(circle(), jnp.array([[3.0, 4.0], [0.3, 0.4]]))
+        >>> feet = mj.fitting.nearest_points(mj.datasets.circle(), jnp.array([[3.0, 4.0], [0.3, 0.4]]))
         >>> [round(x, 4) for x in feet.distances.tolist()], feet.converged.tolist()
         ([4.0, 0.5], [True, True])
     """

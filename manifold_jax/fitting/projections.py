@@ -91,12 +91,11 @@ def project_with_status(
         ValueError: ``project`` comes from elsewhere, or shapes do not fit.
 
     Example:
-        >>> from manifold_jax.fitting import moving_least_squares, project_with_status
         >>> from manifold_jax.fitting.projections import STATUS
         >>> x = jnp.linspace(0.0, 1.0, 20)
         >>> line = jnp.stack([x, 2 * x], axis=-1)
-        >>> project = moving_least_squares(line, dimension=1, bandwidth=0.3)
-        >>> projection = project_with_status(project, jnp.array([[0.5, 1.0], [9.0, 9.0]]))
+        >>> project = mj.fitting.moving_least_squares(line, dimension=1, bandwidth=0.3)
+        >>> projection = mj.fitting.project_with_status(project, jnp.array([[0.5, 1.0], [9.0, 9.0]]))
         >>> [STATUS[k] for k in projection.status.tolist()]
         ['ok', 'too few samples in the support']
     """
@@ -191,9 +190,8 @@ def local_pca_projection(
         ValueError: Shapes, types or ranges do not fit.
 
     Example:
-        >>> from manifold_jax.fitting import local_pca_projection
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 200, endpoint=False)
-        >>> project = local_pca_projection(jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1), dimension=1)
+        >>> project = mj.fitting.local_pca_projection(jnp.stack([jnp.cos(t), jnp.sin(t)], -1), dimension=1)
         >>> print(f"{jnp.linalg.norm(project(jnp.array([0.0, 1.1]))):.2f}")
         1.00
     """

@@ -77,8 +77,7 @@ class Rate:
         note: Which sentence was seen, and what was not.
 
     Example:
-        >>> from manifold_jax.fitting import RATES
-        >>> rate = RATES["perpendicular_hausdorff_lower"]
+        >>> rate = mj.fitting.RATES["perpendicular_hausdorff_lower"]
         >>> print(rate.exponent(2), f"{rate(100.0, 2):.3f}", rate.verified)
         0.5 0.100 True
     """
@@ -240,8 +239,7 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
         ValueError: An argument is out of range.
 
     Example:
-        >>> from manifold_jax.fitting import smooth_rate
-        >>> print(smooth_rate("hausdorff", 3, "upper").exponent(2))
+        >>> print(mj.fitting.smooth_rate("hausdorff", 3, "upper").exponent(2))
         1.5
     """
     losses = {

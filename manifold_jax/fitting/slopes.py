@@ -85,10 +85,9 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
         ValueError: Shapes do not fit, errors are not positive and finite, or an option is out of range.
 
     Example:
-        >>> from manifold_jax.fitting import slope
         >>> sizes = jnp.array([100.0, 200.0, 400.0, 800.0])
         >>> noise = jnp.exp(0.1 * jax.random.normal(jax.random.key(0), (4, 20)))
-        >>> measured = slope(sizes, noise / sizes[:, None], key=jax.random.key(1))
+        >>> measured = mj.fitting.slope(sizes, noise / sizes[:, None], key=jax.random.key(1))
         >>> print(f"{measured.value:.2f}", bool(measured.lower < -1.0 < measured.upper))
         -1.01 True
     """
@@ -158,9 +157,9 @@ def effective_slope(rate: Rate, sizes: Any, dimension: int) -> Float[Array, ""]:
         ValueError: Sizes or d are out of range.
 
     Example:
-        >>> from manifold_jax.fitting import RATES, effective_slope
         >>> sizes = jnp.geomspace(100, 10_000, 9)
-        >>> print(f"{effective_slope(RATES['noiseless_hausdorff_upper'], sizes, 2):.2f}")
+        >>> rate = mj.fitting.RATES["noiseless_hausdorff_upper"]
+        >>> print(f"{mj.fitting.effective_slope(rate, sizes, 2):.2f}")
         -0.85
     """
     sizes = _checked_sizes("effective_slope", sizes, 2)
@@ -180,10 +179,9 @@ def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
         dimension: d.
 
     Example:
-        >>> from manifold_jax.fitting import RATES, Slope, supports
         >>> sizes = jnp.geomspace(100, 10_000, 9)
-        >>> measured = Slope(jnp.array(-0.85), jnp.array(-0.9), jnp.array(-0.8), 0.95, sizes)
-        >>> support = supports(measured, RATES["noiseless_hausdorff_upper"], 2)
+        >>> measured = mj.fitting.Slope(jnp.array(-0.85), jnp.array(-0.9), jnp.array(-0.8), 0.95, sizes)
+        >>> support = mj.fitting.supports(measured, mj.fitting.RATES["noiseless_hausdorff_upper"], 2)
         >>> support.supported, support.asymptotic_supported
         (True, False)
     """
@@ -208,10 +206,9 @@ def compare_rates(
         ValueError: No rate has that loss.
 
     Example:
-        >>> from manifold_jax.fitting import Slope, compare_rates
         >>> sizes = jnp.geomspace(100, 10_000, 9)
-        >>> measured = Slope(jnp.array(-1.0), jnp.array(-1.1), jnp.array(-0.9), 0.95, sizes)
-        >>> rows = compare_rates(measured, 2, loss="Hausdorff distance")
+        >>> measured = mj.fitting.Slope(jnp.array(-1.0), jnp.array(-1.1), jnp.array(-0.9), 0.95, sizes)
+        >>> rows = mj.fitting.compare_rates(measured, 2, loss="Hausdorff distance")
         >>> [row.rate.name for row in rows if row.supported]
         ['noiseless_hausdorff_lower', 'clutter_hausdorff_lower']
     """
@@ -271,8 +268,8 @@ def explicit(rate: Rate, dimension: int, *, constant: float) -> Curve:
         ValueError: The constant is not positive and finite, or d < 1.
 
     Example:
-        >>> from manifold_jax.fitting import RATES, explicit
-        >>> print(explicit(RATES["perpendicular_hausdorff_lower"], 2, constant=3.0).label)
+        >>> rate = mj.fitting.RATES["perpendicular_hausdorff_lower"]
+        >>> print(mj.fitting.explicit(rate, 2, constant=3.0).label)
         perpendicular_hausdorff_lower, d = 2, C = 3 (explicit)
     """
     positive("explicit", "constant", constant)
@@ -306,9 +303,9 @@ def fit_constant(
         ValueError: Shapes do not fit, errors are not positive, or an option is out of range.
 
     Example:
-        >>> from manifold_jax.fitting import RATES, fit_constant
         >>> sizes = jnp.array([100.0, 1000.0, 10000.0])
-        >>> print(fit_constant(sizes, 5.0 / sizes, RATES["noiseless_hausdorff_lower"], 2).label)
+        >>> rate = mj.fitting.RATES["noiseless_hausdorff_lower"]
+        >>> print(mj.fitting.fit_constant(sizes, 5.0 / sizes, rate, 2).label)
         noiseless_hausdorff_lower, d = 2, C = 5 (fitted by least squares)
     """
     sizes, errors = _checked_errors("fit_constant", sizes, errors, 1)

@@ -40,8 +40,7 @@ def metric(gram: JetGram) -> Float[Array, "*batch d d"]:
         ``(..., d, d)``, in squared feature units per coordinate units.
 
     Example:
-        >>> from manifold_jax import gram_from_function, metric
-        >>> metric(gram_from_function(lambda u: 3.0 * u, jnp.zeros(2)))
+        >>> mj.metric(mj.gram_from_function(lambda u: 3.0 * u, jnp.zeros(2)))
         Array([[9., 0.], [0., 9.]], dtype=float32)
     """
     return gram.metric
@@ -57,8 +56,7 @@ def volume_element(gram: JetGram) -> Float[Array, "*batch"]:
         ``(...)``; 0 where the metric is degenerate to rounding.
 
     Example:
-        >>> from manifold_jax import gram_from_function, volume_element
-        >>> print(volume_element(gram_from_function(lambda u: 3.0 * u, jnp.zeros(2))))
+        >>> print(mj.volume_element(mj.gram_from_function(lambda u: 3.0 * u, jnp.zeros(2))))
         9.0
     """
     return pointwise(point_volume_element, gram)
@@ -78,9 +76,8 @@ def christoffel(gram: JetGram, *, kind: int = 2) -> Float[Array, "*batch d d d"]
         ValueError: ``kind`` is neither 1 nor 2.
 
     Example:
-        >>> from manifold_jax import christoffel, gram_from_function
         >>> polar = lambda u: u[0] * jnp.stack([jnp.cos(u[1]), jnp.sin(u[1])])
-        >>> symbols = christoffel(gram_from_function(polar, jnp.array([2.0, 0.0])))
+        >>> symbols = mj.christoffel(mj.gram_from_function(polar, jnp.array([2.0, 0.0])))
         >>> print(symbols[1, 1, 0], symbols[0, 1, 1])  # -r and 1 / r
         -2.0 0.5
     """
@@ -99,9 +96,8 @@ def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
         ``(..., d, d, d, d)`` in chart components; R_1212 > 0 on the sphere.
 
     Example:
-        >>> from manifold_jax import gram_from_function, riemann
         >>> bowl = lambda u: jnp.stack([u[0], u[1], (u[0] ** 2 + u[1] ** 2) / 2])
-        >>> print(riemann(gram_from_function(bowl, jnp.zeros(2)))[0, 1, 0, 1])
+        >>> print(mj.riemann(mj.gram_from_function(bowl, jnp.zeros(2)))[0, 1, 0, 1])
         1.0
     """
     return pointwise(_riemann, gram)
@@ -134,9 +130,8 @@ def ricci(gram: JetGram) -> Float[Array, "*batch d d"]:
         ``(..., d, d)`` in chart components; (n - 1) g on the unit sphere S^n.
 
     Example:
-        >>> from manifold_jax import gram_from_function, ricci
         >>> bowl = lambda u: jnp.stack([u[0], u[1], (u[0] ** 2 + u[1] ** 2) / 2])
-        >>> ricci(gram_from_function(bowl, jnp.zeros(2)))
+        >>> mj.ricci(mj.gram_from_function(bowl, jnp.zeros(2)))
         Array([[1., 0.], [0., 1.]], dtype=float32)
     """
     return pointwise(lambda point: contract("ik,ijkl->jl", _inverse_metric(point), _riemann(point)), gram)
@@ -152,9 +147,8 @@ def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         ``(...)``; n (n - 1) / r^2 on S^n(r), twice the Gaussian curvature of a surface; NaN if dV = 0.
 
     Example:
-        >>> from manifold_jax import gram_from_function, scalar_curvature
         >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] * u[1]])
-        >>> print(scalar_curvature(gram_from_function(saddle, jnp.zeros(2))))
+        >>> print(mj.scalar_curvature(mj.gram_from_function(saddle, jnp.zeros(2))))
         -2.0
     """
     return pointwise(lambda point: jnp.subtract(*traces(second_form_gram(point))), gram)
@@ -170,9 +164,8 @@ def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         ``(...)``; 1/r on S^n(r).
 
     Example:
-        >>> from manifold_jax import gram_from_function, mean_curvature
         >>> bowl = lambda u: jnp.stack([u[0], u[1], u[0] ** 2 + u[1] ** 2])
-        >>> print(mean_curvature(gram_from_function(bowl, jnp.zeros(2))))
+        >>> print(mj.mean_curvature(mj.gram_from_function(bowl, jnp.zeros(2))))
         2.0
     """
     return pointwise(lambda p: safe_sqrt(traces(second_form_gram(p))[0]) / p.metric.shape[0], gram)
@@ -188,9 +181,8 @@ def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
         ``(...)``; sqrt(n)/r on S^n(r).
 
     Example:
-        >>> from manifold_jax import gram_from_function, second_form_norm
         >>> bowl = lambda u: jnp.stack([u[0], u[1], (u[0] ** 2 + u[1] ** 2) / 2])
-        >>> print(second_form_norm(gram_from_function(bowl, jnp.zeros(2))).round(4))
+        >>> print(mj.second_form_norm(mj.gram_from_function(bowl, jnp.zeros(2))).round(4))
         1.4142
     """
     return pointwise(lambda point: safe_sqrt(traces(second_form_gram(point))[1]), gram)
@@ -213,10 +205,9 @@ def sectional_curvature(
         ValueError: d = 1, or a vector has the wrong number of components.
 
     Example:
-        >>> from manifold_jax import gram_from_function, sectional_curvature
         >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] * u[1]])
-        >>> gram = gram_from_function(saddle, jnp.zeros(2))
-        >>> print(sectional_curvature(gram, jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0])))
+        >>> gram = mj.gram_from_function(saddle, jnp.zeros(2))
+        >>> print(mj.sectional_curvature(gram, jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0])))
         -1.0
     """
     d = gram.metric.shape[-1]
@@ -248,9 +239,8 @@ def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:
         ``(..., d, d, f)`` in chart components.
 
     Example:
-        >>> from manifold_jax import jet_from_function, second_fundamental_form
         >>> circle = lambda u: 2.0 * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])])
-        >>> second_fundamental_form(jet_from_function(circle, jnp.zeros(1)))[0, 0]
+        >>> mj.second_fundamental_form(mj.jet_from_function(circle, jnp.zeros(1)))[0, 0]
         Array([-2., -0.], dtype=float32)
     """
     *batch, d, f = jet.first.shape
@@ -286,9 +276,9 @@ def integrate(
         ValueError: A shape is not that of the grid.
 
     Example:
-        >>> from manifold_jax import Axis, Grid, integrate
-        >>> grid = Grid((Axis("theta", 0.0, jnp.pi, 33), Axis("phi", 0.0, 2 * jnp.pi, 8, periodic=True)))
-        >>> print(f"{integrate(1.0, jnp.sin(grid.coordinates()[..., 0]), grid):.3f}")  # 4 pi
+        >>> polar, azimuth = mj.Axis("theta", 0, jnp.pi, 33), mj.Axis("phi", 0, 2 * jnp.pi, 8, periodic=True)
+        >>> grid = mj.Grid((polar, azimuth))
+        >>> print(f"{mj.integrate(1.0, jnp.sin(grid.coordinates()[..., 0]), grid):.3f}")  # 4 pi
         12.566
     """
     volume_element = jnp.asarray(volume_element)

@@ -68,9 +68,8 @@ def gram(jet: Jet) -> JetGram:
         The Gram matrices, in the dtype of the jet.
 
     Example:
-        >>> from manifold_jax import gram, jet_from_function
         >>> parabola = lambda u: jnp.stack([u[0], u[0] ** 2])
-        >>> gram(jet_from_function(parabola, jnp.array([1.0]))).metric
+        >>> mj.gram(mj.jet_from_function(parabola, jnp.array([1.0]))).metric
         Array([[5.]], dtype=float32)
     """
     d = jet.first.shape[-2]
@@ -119,8 +118,7 @@ def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"
         ValueError: The coordinates are not floating-point, or the embedding does not accept a point.
 
     Example:
-        >>> from manifold_jax import jet_from_function
-        >>> jet = jet_from_function(lambda u: jnp.stack([u[0] * u[1], u[1] ** 2]), jnp.ones((5, 2)))
+        >>> jet = mj.jet_from_function(lambda u: jnp.stack([u[0] * u[1], u[1] ** 2]), jnp.ones((5, 2)))
         >>> jet.first.shape, jet.second.shape
         ((5, 2, 2), (5, 2, 2, 2))
     """
@@ -150,9 +148,8 @@ def gram_from_function(
         ValueError: ``batch_size`` is below 1, or as :func:`jet_from_function`.
 
     Example:
-        >>> from manifold_jax import gram_from_function, scalar_curvature
         >>> bowl = lambda u: jnp.concatenate([u, jnp.sum(u**2)[None] / 2])
-        >>> print(scalar_curvature(gram_from_function(bowl, jnp.zeros(3))))
+        >>> print(mj.scalar_curvature(mj.gram_from_function(bowl, jnp.zeros(3))))
         6.0
     """
     coordinates = _check_coordinates("gram_from_function", coordinates)
@@ -212,11 +209,10 @@ def gram_from_grid(
         ValueError: Shapes, dtype, accuracy or stride do not fit, or an axis has too few samples.
 
     Example:
-        >>> from manifold_jax import Axis, Grid, gram_from_grid, mean_curvature
-        >>> grid = Grid((Axis("angle", 0.0, 2 * jnp.pi, 64, periodic=True),))
+        >>> grid = mj.Grid((mj.Axis("angle", 0.0, 2 * jnp.pi, 64, periodic=True),))
         >>> angle = grid.coordinates()[..., 0]
         >>> circle = 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-        >>> print(mean_curvature(gram_from_grid(circle, grid)).mean().round(4))
+        >>> print(mj.mean_curvature(mj.gram_from_grid(circle, grid)).mean().round(4))
         0.5
     """
     checked = as_points("gram_from_grid", points, grid)
@@ -255,9 +251,8 @@ def jet_from_grid(
         ValueError: As :func:`gram_from_grid`.
 
     Example:
-        >>> from manifold_jax import Axis, Grid, jet_from_grid
-        >>> grid = Grid((Axis("t", 0.0, 1.0, 8),))
-        >>> jet = jet_from_grid(grid.coordinates() ** 2, grid)
+        >>> grid = mj.Grid((mj.Axis("t", 0.0, 1.0, 8),))
+        >>> jet = mj.jet_from_grid(grid.coordinates() ** 2, grid)
         >>> bool(jnp.allclose(jet.second, 2.0, atol=1e-2))
         True
     """

@@ -124,9 +124,8 @@ def layer_jets(
         An iterator over the jets of the input, then of every layer. Only two layers are held at once.
 
     Example:
-        >>> from manifold_jax import layer_jets
         >>> parabola = lambda u: jnp.concatenate([u, u**2])
-        >>> before, after = layer_jets(parabola, [lambda x: 3 * x], jnp.ones((1, 1)))
+        >>> before, after = mj.layer_jets(parabola, [lambda x: 3 * x], jnp.ones((1, 1)))
         >>> print(before.vectors[0].tolist(), after.vectors[0].tolist())
         [[1.0, 2.0], [0.0, 2.0]] [[3.0, 6.0], [0.0, 6.0]]
     """
@@ -177,13 +176,11 @@ def measure_layers(
         ValueError: A layer does not accept what the one before gives, or names or options do not fit.
 
     Example:
-        >>> from manifold_jax import measure_layers
-        >>> from manifold_jax.datasets import circle
         >>> layers = [lambda x: 3 * x, lambda x: x[:1]]
-        >>> exact = measure_layers(circle(), layers, ["three times", "shadow"])
+        >>> exact = mj.measure_layers(mj.datasets.circle(), layers, ["three times", "shadow"])
         >>> [f"{geometry.name} {geometry.total_volume.value:.2f}" for geometry in exact][:2]
         ['input 6.28', 'three times 18.85']
-        >>> _, first, _ = measure_layers(circle(), layers, accuracy=4)
+        >>> _, first, _ = mj.measure_layers(mj.datasets.circle(), layers, accuracy=4)
         >>> print(f"{first.name} {first.total_volume.value:.2f}", bool(first.total_volume.error < 0.01))
         1 18.85 True
     """

@@ -76,10 +76,9 @@ def local_pca_tangents(
             between 1 and f - 1, or ``neighbours`` is out of range.
 
     Example:
-        >>> from manifold_jax.fitting import local_pca_tangents
         >>> t = jax.random.uniform(jax.random.key(0), (500,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        >>> tangents = local_pca_tangents(circle, dimension=1)[:, 0]
+        >>> tangents = mj.fitting.local_pca_tangents(circle, dimension=1)[:, 0]
         >>> bool(jnp.max(jnp.abs(jnp.sum(tangents * circle, axis=-1))) < 0.1)
         True
     """
@@ -134,12 +133,10 @@ def local_quadratic_fit(
             another shape.
 
     Example:
-        >>> from manifold_jax import scalar_curvature
-        >>> from manifold_jax.fitting import local_quadratic_fit
         >>> x = jax.random.normal(jax.random.key(0), (400, 3))
         >>> sphere = x / jnp.linalg.norm(x, axis=1, keepdims=True)
-        >>> fit = local_quadratic_fit(sphere, dimension=2)
-        >>> print(f"{jnp.median(scalar_curvature(fit.gram)):.1f}")
+        >>> fit = mj.fitting.local_quadratic_fit(sphere, dimension=2)
+        >>> print(f"{jnp.median(mj.scalar_curvature(fit.gram)):.1f}")
         2.2
     """
     name = "local_quadratic_fit"
@@ -184,10 +181,10 @@ def curvature_from_samples(
         ValueError: The quantity is unknown, or as :func:`local_quadratic_fit`.
 
     Example:
-        >>> from manifold_jax.fitting import curvature_from_samples
         >>> t = jax.random.uniform(jax.random.key(0), (200,), maxval=2 * jnp.pi)
         >>> circle = 2 * jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        >>> print(f"{curvature_from_samples(circle, dimension=1, quantity='mean_curvature').mean():.2f}")
+        >>> curvature = mj.fitting.curvature_from_samples(circle, dimension=1, quantity="mean_curvature")
+        >>> print(f"{curvature.mean():.2f}")
         0.50
     """
     choice("curvature_from_samples", "quantity", quantity, CURVATURES)

@@ -46,9 +46,8 @@ class Manifold:
         ValueError: The embedding is not a function, or the grid is not a Grid.
 
     Example:
-        >>> from manifold_jax import Axis, Grid, Manifold
-        >>> grid = Grid((Axis("angle", 0.0, 2 * jnp.pi, 32, periodic=True),))
-        >>> circle = Manifold("circle", lambda u: jnp.array([jnp.cos(u[0]), jnp.sin(u[0])]), grid)
+        >>> grid = mj.Grid((mj.Axis("angle", 0.0, 2 * jnp.pi, 32, periodic=True),))
+        >>> circle = mj.Manifold("circle", lambda u: jnp.array([jnp.cos(u[0]), jnp.sin(u[0])]), grid)
         >>> circle.feature_shape
         (2,)
     """

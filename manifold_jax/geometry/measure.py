@@ -68,9 +68,8 @@ def measure(
             infinite values, ``exact`` is asked for an array, or an option is out of range.
 
     Example:
-        >>> from manifold_jax import Axis, Grid, measure
-        >>> grid = Grid((Axis("angle", 0.0, 2 * math.pi, 32, periodic=True),))
-        >>> ellipse = measure(lambda u: jnp.stack([2 * jnp.cos(u[0]), jnp.sin(u[0])]), grid)
+        >>> grid = mj.Grid((mj.Axis("angle", 0.0, 2 * math.pi, 32, periodic=True),))
+        >>> ellipse = mj.measure(lambda u: jnp.stack([2 * jnp.cos(u[0]), jnp.sin(u[0])]), grid)
         >>> perimeter = ellipse.total_volume
         >>> print(f"{perimeter.value:.3f}", bool(perimeter.error < 0.01), bool(perimeter.resolved))
         9.688 True True

@@ -77,9 +77,8 @@ def nearest_neighbours(
         ImportError: ``"approximate"`` is asked for, and pynndescent is not installed.
 
     Example:
-        >>> from manifold_jax.fitting import nearest_neighbours
         >>> samples = jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
-        >>> nearest = nearest_neighbours(samples, jnp.zeros((1, 2)), 2)
+        >>> nearest = mj.fitting.nearest_neighbours(samples, jnp.zeros((1, 2)), 2)
         >>> nearest.indices.tolist(), nearest.distances.tolist()
         ([[0, 2]], [[0.0, 1.0]])
     """

@@ -163,9 +163,8 @@ def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         direction fixed, which is exact to first order.
 
     Example:
-        >>> from manifold_jax import gram_from_function, normal_curvature
         >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] ** 2 - u[1] ** 2 / 2])
-        >>> print(normal_curvature(gram_from_function(saddle, jnp.zeros(2))))
+        >>> print(mj.normal_curvature(mj.gram_from_function(saddle, jnp.zeros(2))))
         2.0
     """
     return pointwise(lambda point: bounds_of(second_form_gram(point))[0], gram)
@@ -184,9 +183,8 @@ def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Floa
         ``(lower, upper)``, each ``(...)``; equal for d <= 2, where the maximum is exact.
 
     Example:
-        >>> from manifold_jax import gram_from_function, normal_curvature_bounds
         >>> bowl = lambda u: jnp.concatenate([u, jnp.sum(u**2)[None] / 2])
-        >>> lower, upper = normal_curvature_bounds(gram_from_function(bowl, jnp.zeros(3)))
+        >>> lower, upper = mj.normal_curvature_bounds(mj.gram_from_function(bowl, jnp.zeros(3)))
         >>> print(lower.round(4), upper.round(4))
         1.0 1.0
     """

@@ -145,8 +145,7 @@ def unit_of(name: str, grid: Grid) -> str:
         For example ``"ℓ⁴/(rad px²)"``.
 
     Example:
-        >>> from manifold_jax import Axis, Grid
-        >>> line = Grid((Axis("time", 0.0, 1.0, 9, unit="s"),))
+        >>> line = mj.Grid((mj.Axis("time", 0.0, 1.0, 9, unit="s"),))
         >>> unit_of("volume_element", line), unit_of("total_volume", line), unit_of("scalar_curvature", line)
         ('ℓ/s', 'ℓ', 'ℓ⁻²')
     """

@@ -298,10 +298,8 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
         ValueError: The data set was not written by this package.
 
     Example:
-        >>> from manifold_jax import geometry_from_xarray, measure
-        >>> from manifold_jax.datasets import ellipse
-        >>> geometry = measure(ellipse(size=16))
-        >>> geometry_from_xarray(geometry.to_xarray()).grid == geometry.grid
+        >>> geometry = mj.measure(mj.datasets.ellipse(size=16))
+        >>> mj.geometry_from_xarray(geometry.to_xarray()).grid == geometry.grid
         True
     """
     if "axes" not in dataset.attrs or "volume_element" not in dataset:
@@ -341,11 +339,9 @@ def load_geometry(path: str | Path) -> Geometry:
 
     Example:
         >>> import tempfile
-        >>> from manifold_jax import load_geometry, measure
-        >>> from manifold_jax.datasets import ellipse
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = measure(ellipse(size=16)).save(f"{folder}/ellipse.nc")
-        ...     load_geometry(path).name
+        ...     path = mj.measure(mj.datasets.ellipse(size=16)).save(f"{folder}/ellipse.nc")
+        ...     mj.load_geometry(path).name
         'ellipse'
     """
     return geometry_from_xarray(read_dataset(path))

@@ -1,4 +1,4 @@
-"""The manifold that a classifier sees. Examples know ``jax`` and ``jax.numpy`` as ``jnp``."""
+"""The manifold that a classifier sees."""
 
 from manifold_jax.information.foliation import fisher_involutivity_defect as fisher_involutivity_defect
 from manifold_jax.information.foliation import horizontal_basis as horizontal_basis

@@ -92,8 +92,7 @@ def horizontal_basis(
             finite, or ``rtol`` is not in [0, 1).
 
     Example:
-        >>> from manifold_jax import horizontal_basis
-        >>> print(abs(horizontal_basis(jax.nn.log_softmax, jnp.zeros(2))).round(3))
+        >>> print(abs(mj.horizontal_basis(jax.nn.log_softmax, jnp.zeros(2))).round(3))
         [[0.707 0.707]
          [0.    0.   ]]
     """
@@ -119,8 +118,7 @@ def horizontal_projection(
         ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
 
     Example:
-        >>> from manifold_jax import horizontal_projection
-        >>> print(horizontal_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
+        >>> print(mj.horizontal_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.5 -0.5]
     """
     x = checked_input("horizontal_projection", log_prob, x, rtol=rtol)
@@ -146,8 +144,7 @@ def vertical_projection(
         ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
 
     Example:
-        >>> from manifold_jax import vertical_projection
-        >>> print(vertical_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
+        >>> print(mj.vertical_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [0.5 0.5]
     """
     x = checked_input("vertical_projection", log_prob, x, rtol=rtol)
@@ -183,10 +180,9 @@ def label_keeping_projection(
         ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
 
     Example:
-        >>> from manifold_jax import label_keeping_projection
         >>> v = jnp.array([1.0, 0.0])
         >>> for label in (0, 1):
-        ...     print(label_keeping_projection(jax.nn.log_softmax, jnp.zeros(2), v, label).round(3))
+        ...     print(mj.label_keeping_projection(jax.nn.log_softmax, jnp.zeros(2), v, label).round(3))
         [ 0.5 -0.5]
         [0. 0.]
     """
@@ -248,9 +244,8 @@ def involutivity_defect(
         ValueError: As :func:`horizontal_basis`.
 
     Example:
-        >>> from manifold_jax import involutivity_defect
         >>> warped = lambda x: jax.nn.log_softmax(jnp.stack([x[0], x[1] + x[0] * x[2], 0.0]))
-        >>> print(involutivity_defect(warped, jnp.array([0.1, 0.2, 0.3])) > 0.1)
+        >>> print(mj.involutivity_defect(warped, jnp.array([0.1, 0.2, 0.3])) > 0.1)
         True
     """
     x = checked_input("involutivity_defect", log_prob, x, batch_size=batch_size, rtol=rtol)
@@ -284,10 +279,9 @@ def fisher_involutivity_defect(
         ValueError: As :func:`fisher_factor`.
 
     Example:
-        >>> from manifold_jax import fisher_involutivity_defect
         >>> apply = lambda w, x: jax.nn.log_softmax(w["out"] @ jnp.tanh(w["in"] @ x))
         >>> w = {"in": jnp.eye(3), "out": jnp.eye(3) + 0.5}
-        >>> print(fisher_involutivity_defect(apply, w, jnp.array([1.0, 0.5, -1.0])) > 0.01)
+        >>> print(mj.fisher_involutivity_defect(apply, w, jnp.array([1.0, 0.5, -1.0])) > 0.01)
         True
     """
     caller = "fisher_involutivity_defect"

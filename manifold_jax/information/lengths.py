@@ -47,9 +47,8 @@ def path_length(
         ValueError: There are fewer than two points, or as :func:`local_data_factor`.
 
     Example:
-        >>> from manifold_jax import path_length
         >>> t = jnp.linspace(0.0, 1.0, 50)[:, None]
-        >>> print(f"{path_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
+        >>> print(f"{mj.path_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
         0.866
     """
     points, batch = _checked_points("path_length", log_prob, points, batch_size)
@@ -79,9 +78,8 @@ def output_length(
         ValueError: As :func:`path_length`.
 
     Example:
-        >>> from manifold_jax import output_length
         >>> t = jnp.linspace(0.0, 1.0, 50)[:, None]
-        >>> print(f"{output_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
+        >>> print(f"{mj.output_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
         0.866
     """
     points, batch = _checked_points("output_length", log_prob, points, batch_size)
@@ -105,9 +103,8 @@ def fisher_rao_distance(
         ``(...)``, from 0 to pi.
 
     Example:
-        >>> from manifold_jax import fisher_rao_distance
         >>> p, q = jnp.array([0.5, 0.5]), jnp.array([0.8, 0.2])
-        >>> print(f"{fisher_rao_distance(jnp.log(p), jnp.log(q)):.4f}")
+        >>> print(f"{mj.fisher_rao_distance(jnp.log(p), jnp.log(q)):.4f}")
         0.6435
     """
     chord = norm(jnp.exp(log_p / 2) - jnp.exp(log_q / 2))
@@ -135,8 +132,7 @@ def leaf_distance(
         ValueError: As :func:`leaf_projection`.
 
     Example:
-        >>> from manifold_jax import leaf_distance
-        >>> print(leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))
+        >>> print(mj.leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))
         1.414
     """
     path = leaf_projection(log_prob, anchor, x, **options)

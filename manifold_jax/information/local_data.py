@@ -102,8 +102,7 @@ def local_data_factor(
             finite, or ``batch_size`` is below 1.
 
     Example:
-        >>> from manifold_jax import local_data_factor
-        >>> print(local_data_factor(jax.nn.log_softmax, jnp.zeros(2)).round(3))
+        >>> print(mj.local_data_factor(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         [[ 0.354 -0.354]
          [-0.354  0.354]]
     """
@@ -126,8 +125,7 @@ def local_data_matrix(
         ``(n, n)``.
 
     Example:
-        >>> from manifold_jax import local_data_matrix
-        >>> print(local_data_matrix(jax.nn.log_softmax, jnp.zeros(2)).round(3))
+        >>> print(mj.local_data_matrix(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         [[ 0.25 -0.25]
          [-0.25  0.25]]
     """
@@ -152,8 +150,7 @@ def local_data_matvec(
         ValueError: As :func:`local_data_factor`, or ``v`` has another shape.
 
     Example:
-        >>> from manifold_jax import local_data_matvec
-        >>> print(local_data_matvec(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
+        >>> print(mj.local_data_matvec(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.25 -0.25]
     """
     x = checked_input("local_data_matvec", log_prob, x)
@@ -174,8 +171,7 @@ def local_data_trace(
         A scalar.
 
     Example:
-        >>> from manifold_jax import local_data_trace
-        >>> print(local_data_trace(jax.nn.log_softmax, jnp.zeros(2)).round(3))
+        >>> print(mj.local_data_trace(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         0.5
     """
     x = checked_input("local_data_trace", log_prob, x, batch_size=batch_size)
@@ -200,8 +196,7 @@ def local_data_spectrum(
         derivatives of the eigenvalues are exact; the vectors count as constant.
 
     Example:
-        >>> from manifold_jax import local_data_spectrum
-        >>> values, vectors = local_data_spectrum(jax.nn.log_softmax, jnp.zeros(2))
+        >>> values, vectors = mj.local_data_spectrum(jax.nn.log_softmax, jnp.zeros(2))
         >>> print(values.round(3), abs(vectors[0]).round(3))
         [0.5 0. ] [0.707 0.707]
     """
@@ -232,8 +227,7 @@ def local_data_rank(
         ValueError: As :func:`local_data_factor`, or ``rtol`` is not in [0, 1).
 
     Example:
-        >>> from manifold_jax import local_data_rank
-        >>> rank = local_data_rank(jax.nn.log_softmax, jnp.array([0.0, 20.0, 40.0]))
+        >>> rank = mj.local_data_rank(jax.nn.log_softmax, jnp.array([0.0, 20.0, 40.0]))
         >>> int(rank.matrix), int(rank.distribution)
         (1, 2)
     """
@@ -270,9 +264,8 @@ def fisher_factor(
             floating-point.
 
     Example:
-        >>> from manifold_jax import fisher_factor
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
-        >>> rows = fisher_factor(apply, {"scale": jnp.ones(2)}, jnp.array([1.0, 1.0]))
+        >>> rows = mj.fisher_factor(apply, {"scale": jnp.ones(2)}, jnp.array([1.0, 1.0]))
         >>> print(rows["scale"].round(3))
         [[ 0.354 -0.354]
          [-0.354  0.354]]
@@ -297,10 +290,9 @@ def fisher_matvec(apply: Apply, params: Any, x: Float[Array, "*shape"], v: Any) 
         ValueError: As :func:`fisher_factor`, or ``v`` has another structure or other shapes.
 
     Example:
-        >>> from manifold_jax import fisher_matvec
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
         >>> v = {"scale": jnp.array([1.0, 0.0])}
-        >>> print(fisher_matvec(apply, {"scale": jnp.ones(2)}, jnp.ones(2), v)["scale"].round(3))
+        >>> print(mj.fisher_matvec(apply, {"scale": jnp.ones(2)}, jnp.ones(2), v)["scale"].round(3))
         [ 0.25 -0.25]
     """
     function, params = checked_params("fisher_matvec", apply, params, x)
@@ -322,9 +314,8 @@ def fisher_trace(
         A scalar.
 
     Example:
-        >>> from manifold_jax import fisher_trace
         >>> apply = lambda w, x: jax.nn.log_softmax(w * x)
-        >>> print(fisher_trace(apply, jnp.ones(2), jnp.ones(2)).round(3))
+        >>> print(mj.fisher_trace(apply, jnp.ones(2), jnp.ones(2)).round(3))
         0.5
     """
     function, params = checked_params("fisher_trace", apply, params, x, batch_size=batch_size)
@@ -347,9 +338,8 @@ def fisher_spectrum(
         length C; zero past the rank. As for :func:`local_data_spectrum`.
 
     Example:
-        >>> from manifold_jax import fisher_spectrum
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
-        >>> values, vectors = fisher_spectrum(apply, {"scale": jnp.ones(2)}, jnp.ones(2))
+        >>> values, vectors = mj.fisher_spectrum(apply, {"scale": jnp.ones(2)}, jnp.ones(2))
         >>> print(values.round(3), vectors["scale"].shape)
         [0.5 0. ] (2, 2)
     """

@@ -52,8 +52,7 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
             values look like logits, like probabilities, or hold NaN or -inf.
 
     Example:
-        >>> from manifold_jax import check_log_prob
-        >>> check_log_prob(jax.nn.softmax, jnp.array([1.0, 2.0, 4.0]))
+        >>> mj.check_log_prob(jax.nn.softmax, jnp.array([1.0, 2.0, 4.0]))
         Traceback (most recent call last):
             ...
         ValueError: log_prob returned probabilities (they sum to 1): return log-probabilities,

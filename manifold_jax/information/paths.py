@@ -173,9 +173,8 @@ def horizontal_path(
             floating-point, not finite or outside ``clip``, or an option is out of range.
 
     Example:
-        >>> from manifold_jax import horizontal_path
         >>> source, destination = jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])
-        >>> path = horizontal_path(jax.nn.log_softmax, source, destination, max_steps=100)
+        >>> path = mj.horizontal_path(jax.nn.log_softmax, source, destination, max_steps=100)
         >>> print(path.status, path.steps, path.points[-1].round(3))
         2 24 [ 0.5 -0.5]
     """
@@ -222,8 +221,7 @@ def vertical_walk(
         ValueError: As :func:`horizontal_path`.
 
     Example:
-        >>> from manifold_jax import vertical_walk
-        >>> walk = vertical_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), steps=10)
+        >>> walk = mj.vertical_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), steps=10)
         >>> print(walk.points[-1].round(2), jnp.exp(walk.log_probs[-1]).round(2))
         [0.21 0.21] [0.5 0.5]
     """
@@ -269,8 +267,7 @@ def label_keeping_walk(
         ValueError: As :func:`horizontal_path`.
 
     Example:
-        >>> from manifold_jax import label_keeping_walk
-        >>> walk = label_keeping_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), 0, steps=10)
+        >>> walk = mj.label_keeping_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), 0, steps=10)
         >>> print(walk.point.round(2))
         [ 0.21 -0.21]
     """
@@ -317,8 +314,7 @@ def leaf_projection(
         ValueError: As :func:`horizontal_path`.
 
     Example:
-        >>> from manifold_jax import leaf_projection
-        >>> path = leaf_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]))
+        >>> path = mj.leaf_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]))
         >>> print(path.point.round(3), path.distance.round(3), path.converged)
         [ 0.5 -0.5] 0.707 True
     """

@@ -65,9 +65,8 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
         ValueError: An argument is not a floating-point matrix, or the rows differ in length.
 
     Example:
-        >>> from manifold_jax import principal_angles
         >>> plane, line = jnp.eye(3)[:2], jnp.array([[0.0, 1.0, 1.0]])
-        >>> print(principal_angles(plane, line).round(4))
+        >>> print(mj.principal_angles(plane, line).round(4))
         [0.7854]
     """
     tangents, basis = _checked_pair("principal_angles", tangents, basis, "basis")
@@ -102,9 +101,8 @@ def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]
         ValueError: An argument is not a floating-point matrix, or the rows differ in length.
 
     Example:
-        >>> from manifold_jax import factor_visibility, local_data_factor
-        >>> factor = local_data_factor(jax.nn.log_softmax, jnp.zeros(2))
-        >>> print(factor_visibility(jnp.array([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]), factor).round(3))
+        >>> factor = mj.local_data_factor(jax.nn.log_softmax, jnp.zeros(2))
+        >>> print(mj.factor_visibility(jnp.array([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]), factor).round(3))
         [1.  0.5 0. ]
     """
     tangents, factor = _checked_pair("factor_visibility", tangents, factor, "factor")
@@ -138,9 +136,9 @@ def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callabl
         ValueError: An argument is not callable.
 
     Example:
-        >>> from manifold_jax import gram_from_function, metric, pulled_back
         >>> line = lambda u: jnp.array([1.0, -1.0]) * u[0]
-        >>> print(metric(gram_from_function(pulled_back(jax.nn.log_softmax, line), jnp.zeros(1))).round(4))
+        >>> embedding = mj.pulled_back(jax.nn.log_softmax, line)
+        >>> print(mj.metric(mj.gram_from_function(embedding, jnp.zeros(1))).round(4))
         [[1.]]
     """
     for name, function in (("log_prob", log_prob), ("embedding", embedding)):

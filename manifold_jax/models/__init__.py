@@ -1,7 +1,4 @@
-"""Networks as Flax NNX modules and as pure functions of their parameters; training and checkpoints.
-
-Examples know ``jax`` and ``jax.numpy`` as ``jnp``.
-"""
+"""Networks as Flax NNX modules and as pure functions of their parameters; training and checkpoints."""
 
 from manifold_jax.models.autoencoders import BetaVAE as BetaVAE
 from manifold_jax.models.autoencoders import Objective as Objective

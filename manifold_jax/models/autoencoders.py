@@ -61,8 +61,8 @@ class BetaVAE(nnx.Module):
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import BetaVAE, pure
-        >>> apply, params = pure(BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0)))
+        >>> network = mj.models.BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0))
+        >>> apply, params = mj.models.pure(network)
         >>> image = jnp.zeros((16, 16))
         >>> mean, log_variance = jax.eval_shape(apply.of("encode"), params, image)
         >>> mean.shape, jax.eval_shape(apply, params, image).shape
@@ -170,9 +170,8 @@ class PointAutoencoder(nnx.Module):
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import pure
         >>> from manifold_jax.models.autoencoders import PointAutoencoder
-        >>> apply, params = pure(PointAutoencoder(features=3, latent=2, rngs=nnx.Rngs(0)))
+        >>> apply, params = mj.models.pure(PointAutoencoder(features=3, latent=2, rngs=nnx.Rngs(0)))
         >>> mean, log_variance = apply.of("encode")(params, jnp.zeros(3))
         >>> mean.shape, apply(params, jnp.zeros(3)).shape
         ((2,), (3,))
@@ -271,9 +270,9 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import BetaVAE, beta_vae_loss, pure
-        >>> apply, params = pure(BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0)))
-        >>> loss = jax.jit(beta_vae_loss(apply))
+        >>> network = mj.models.BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0))
+        >>> apply, params = mj.models.pure(network)
+        >>> loss = jax.jit(mj.models.beta_vae_loss(apply))
         >>> value, terms = loss(params, (jnp.zeros((2, 16, 16)),), jax.random.key(0), 0)
         >>> terms["kl_units"].shape
         (3,)

@@ -37,10 +37,9 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
 
     Example:
         >>> import tempfile
-        >>> from manifold_jax.models import checkpoint_steps, load_params, save_checkpoint
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     saved = save_checkpoint(folder, 10, {"w": jnp.ones(3)})
-        ...     checkpoint_steps(folder), load_params(folder, {"w": jnp.zeros(3)}, 10)
+        ...     saved = mj.models.save_checkpoint(folder, 10, {"w": jnp.ones(3)})
+        ...     mj.models.checkpoint_steps(folder), mj.models.load_params(folder, {"w": jnp.zeros(3)}, 10)
         ([10], {'w': array([1., 1., 1.], dtype=float32)})
     """
     from orbax.checkpoint import v1 as ocp
@@ -62,8 +61,7 @@ def checkpoint_steps(folder: Folder) -> list[int]:
         Step numbers.
 
     Example:
-        >>> from manifold_jax.models import checkpoint_steps
-        >>> checkpoint_steps("no-such-folder")
+        >>> mj.models.checkpoint_steps("no-such-folder")
         []
     """
     # Orbax writes aside, and gives a folder its number when all is written.
@@ -130,10 +128,9 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
 
     Example:
         >>> import tempfile
-        >>> from manifold_jax.models import load_params, save_checkpoint
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     place = save_checkpoint(folder, 10, {"w": jnp.ones(3)})
-        ...     print(load_params(folder, {"w": jnp.zeros(3)})["w"])
+        ...     place = mj.models.save_checkpoint(folder, 10, {"w": jnp.ones(3)})
+        ...     print(mj.models.load_params(folder, {"w": jnp.zeros(3)})["w"])
         [1. 1. 1.]
     """
     steps = checkpoint_steps(folder)

@@ -61,8 +61,7 @@ class LeNet(nnx.Module):
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import LeNet
-        >>> LeNet(classes=10, rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28))).shape
+        >>> mj.models.LeNet(classes=10, rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28))).shape
         (2, 10)
     """
 
@@ -143,8 +142,7 @@ class VGG11(nnx.Module):
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import VGG11, pure
-        >>> apply, params = pure(VGG11(classes=10, width=4, rngs=nnx.Rngs(0)))
+        >>> apply, params = mj.models.pure(mj.models.VGG11(classes=10, width=4, rngs=nnx.Rngs(0)))
         >>> jax.eval_shape(apply, params, jnp.zeros((32, 32, 3))).shape
         (10,)
     """
@@ -213,8 +211,7 @@ def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         float32, or the dtype of ``images``.
 
     Example:
-        >>> from manifold_jax.models import pixels
-        >>> print(pixels(jnp.array([0, 255], "uint8")))
+        >>> print(mj.models.pixels(jnp.array([0, 255], "uint8")))
         [0. 1.]
     """
     images = jnp.asarray(images)
@@ -232,8 +229,7 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
         A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
 
     Example:
-        >>> from manifold_jax.models import classification_loss
-        >>> loss = classification_loss(lambda w, x: jax.nn.log_softmax(w @ x))
+        >>> loss = mj.models.classification_loss(lambda w, x: jax.nn.log_softmax(w @ x))
         >>> batch = jnp.ones((4, 2)), jnp.zeros(4, int)
         >>> value, metrics = loss(jnp.zeros((3, 2)), batch, jax.random.key(0), 0)
         >>> print(f"{value:.3f}")
@@ -267,9 +263,8 @@ def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, label
             of the network.
 
     Example:
-        >>> from manifold_jax.models import labelled
         >>> apply = lambda w, x: jax.nn.log_softmax(w @ x)
-        >>> labelled(apply, jnp.zeros((3, 2)), jnp.ones((4, 2)), jnp.array([0, 1, 2, 3]))
+        >>> mj.models.labelled(apply, jnp.zeros((3, 2)), jnp.ones((4, 2)), jnp.array([0, 1, 2, 3]))
         Traceback (most recent call last):
             ...
         ValueError: labelled: labels must lie between 0 and 2, the network has 3 classes, got 0 to 3.

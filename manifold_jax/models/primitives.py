@@ -83,8 +83,8 @@ def convolve(
         ``(b, p, q, o)``.
 
     Example:
-        >>> from manifold_jax.models import convolve
-        >>> print(convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), (1, 1), "VALID")[0, ..., 0])
+        >>> image, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
+        >>> print(mj.models.convolve(image, kernel, (1, 1), "VALID")[0, ..., 0])
         [[9. 9.]
          [9. 9.]]
     """
@@ -121,8 +121,7 @@ def convolve_transposed(
         ValueError: The kernel is not 4 x 4.
 
     Example:
-        >>> from manifold_jax.models import convolve_transposed
-        >>> print(convolve_transposed(jnp.ones((1, 1, 2, 1)), jnp.ones((4, 4, 1, 1)))[0, ..., 0])
+        >>> print(mj.models.convolve_transposed(jnp.ones((1, 1, 2, 1)), jnp.ones((4, 4, 1, 1)))[0, ..., 0])
         [[1. 2. 2. 1.]
          [1. 2. 2. 1.]]
     """
@@ -160,8 +159,7 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
         ``(b, h // 2, w // 2, c)``.
 
     Example:
-        >>> from manifold_jax.models import max_pool
-        >>> print(max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, ..., 0])
+        >>> print(mj.models.max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, ..., 0])
         [[ 5.  7.]
          [13. 15.]]
     """

@@ -49,8 +49,7 @@ class Apply:
 
         Example:
             >>> from flax import nnx
-            >>> from manifold_jax.models import LeNet, pure
-            >>> apply, params = pure(LeNet(rngs=nnx.Rngs(0)))
+            >>> apply, params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0)))
             >>> apply.of("features")(params, jnp.zeros((28, 28))).shape
             (128,)
         """
@@ -85,8 +84,7 @@ def pure(module: nnx.Module) -> Pure:
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import LeNet, pure
-        >>> apply, params = pure(LeNet(rngs=nnx.Rngs(0)))
+        >>> apply, params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0)))
         >>> apply(params, jnp.zeros((28, 28))).shape
         (10,)
     """
@@ -118,8 +116,8 @@ def torch_initial(params: Any, key: Array) -> Any:
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import LeNet, pure, torch_initial
-        >>> params = torch_initial(pure(LeNet(rngs=nnx.Rngs(0))).params, jax.random.key(0))
+        >>> params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0))).params
+        >>> params = mj.models.torch_initial(params, jax.random.key(0))
         >>> bool(abs(params["second"]["kernel"]).max() <= (9 * 32) ** -0.5)
         True
     """
@@ -198,8 +196,7 @@ def network_layers(network: Pure) -> Layers:
 
     Example:
         >>> from flax import nnx
-        >>> from manifold_jax.models import LeNet, network_layers, pure
-        >>> layers = network_layers(pure(LeNet(rngs=nnx.Rngs(0))))
+        >>> layers = mj.models.network_layers(mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0))))
         >>> [f"{n} {a.shape}" for n, a in zip(layers.names, layers.activations(jnp.zeros((28, 28))))][2:]
         ['pool (12, 12, 64)', 'hidden (128,)', 'logits (10,)', 'log-probabilities (10,)']
     """
@@ -226,8 +223,7 @@ def chain(
         ValueError: There are none, or a function does not accept what the one before returns.
 
     Example:
-        >>> from manifold_jax.models import chain
-        >>> layers = chain({"double": lambda x: 2 * x, "sum": lambda x: x.sum(0)}, (3, 2))
+        >>> layers = mj.models.chain({"double": lambda x: 2 * x, "sum": lambda x: x.sum(0)}, (3, 2))
         >>> [activation.shape for activation in layers.activations(jnp.ones((3, 2)))]
         [(3, 2), (2,)]
     """

@@ -197,11 +197,10 @@ def train(
             run of another architecture, optimizer, key or batch size.
 
     Example:
-        >>> from manifold_jax.models import train
         >>> def loss(w, batch, key, step):
         ...     return jnp.mean((batch - w) ** 2), {}
         >>> key = jax.random.key(0)
-        >>> run = train(loss, jnp.zeros(2), jnp.ones((8, 2)), key=key, steps=300, batch_size=4)
+        >>> run = mj.models.train(loss, jnp.zeros(2), jnp.ones((8, 2)), key=key, steps=300, batch_size=4)
         >>> print(run.params.round(2))
         [0.95 0.95]
     """
@@ -275,10 +274,10 @@ def over_seeds(loss: Loss, count: int) -> Loss:
             cannot be shared out.
 
     Example:
-        >>> from manifold_jax.models import over_seeds
         >>> def loss(w, batch, key, step):
         ...     return jnp.mean((batch - w) ** 2), {}
-        >>> value, metrics = over_seeds(loss, 2)(jnp.array([0.0, 1.0]), jnp.ones(6), jax.random.key(0), 0)
+        >>> both = mj.models.over_seeds(loss, 2)
+        >>> value, metrics = both(jnp.array([0.0, 1.0]), jnp.ones(6), jax.random.key(0), 0)
         >>> print(value, metrics["run_loss"])
         1.0 [1. 0.]
     """

@@ -10,8 +10,16 @@ import numpy as np
 
 from manifold_jax._checks import require
 from manifold_jax.geometry import Geometry, quantities
-from manifold_jax.geometry.quantities import FIELDS, LABELS, Fields, finite_median, natural_scales
-from manifold_jax.geometry.quantities import LENGTH as LENGTH
+from manifold_jax.geometry.quantities import (
+    FIELDS,
+    LABELS,
+    Fields,
+    finite_median,
+    natural_scales,
+)
+from manifold_jax.geometry.quantities import (
+    LENGTH as LENGTH,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

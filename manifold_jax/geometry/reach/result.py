@@ -158,9 +158,7 @@ class Reach(NamedTuple):
             ImportError: xarray is not installed.
 
         Example:
-            >>> from manifold_jax import reach
-            >>> from manifold_jax.datasets import ellipse
-            >>> dict(reach(ellipse(size=32)).to_xarray().sizes)
+            >>> dict(mj.reach(mj.datasets.ellipse(size=32)).to_xarray().sizes)
             {'angle': 32}
         """
         module = require("xarray", "report", "A labelled reach")

@@ -40,9 +40,8 @@ def tangent_ball_radius(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from manifold_jax import tangent_ball_radius
         >>> x, y = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
-        >>> print(tangent_ball_radius(x, y, jnp.array([[0.0, 1.0]])))
+        >>> print(mj.tangent_ball_radius(x, y, jnp.array([[0.0, 1.0]])))
         1.0
     """
     v = jnp.ravel(y) - jnp.ravel(x)
@@ -99,11 +98,10 @@ def reach_from_samples(
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from manifold_jax import reach_from_samples
         >>> t = jax.random.uniform(jax.random.key(0), (400,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> tangent = jnp.stack([-jnp.sin(t), jnp.cos(t)], axis=-1)[:, None]
-        >>> print(f"{reach_from_samples(circle, tangent, dimension=1).value:.2f}")
+        >>> print(f"{mj.reach_from_samples(circle, tangent, dimension=1).value:.2f}")
         1.00
     """
     name = "reach_from_samples"

@@ -86,9 +86,7 @@ def reach(
         ValueError: Arguments do not fit each other, points are NaN, all in one place, or traced.
 
     Example:
-        >>> from manifold_jax import reach
-        >>> from manifold_jax.datasets import ellipse
-        >>> result = reach(ellipse((2.0, 1.0)))
+        >>> result = mj.reach(mj.datasets.ellipse((2.0, 1.0)))
         >>> print(result.case, f"{result.value:.4f}")
         local 0.5000
     """
