@@ -16,11 +16,12 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from flax import nnx  # noqa: E402
 
 import manifold_jax  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def names_of_examples(doctest_namespace):
-    """``mj``, the package; ``jax``, ``jnp``, ``np`` and ``math``."""
-    doctest_namespace.update(mj=manifold_jax, jax=jax, jnp=jnp, np=np, math=math)
+    """``mj``, the package; ``jax``, ``jnp``, ``nnx`` of Flax, ``np`` and ``math``."""
+    doctest_namespace.update(mj=manifold_jax, jax=jax, jnp=jnp, nnx=nnx, np=np, math=math)

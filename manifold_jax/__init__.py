@@ -2,7 +2,7 @@
 
 The geometry of manifolds and of classifiers is here by name, next to the rooms ``datasets``, ``fitting``,
 ``models`` and ``plotting``. All of it is imported when it is first used, so that importing the package costs
-no more than importing JAX. In the examples ``mj`` is this package; ``jnp``, ``np`` and
+no more than importing JAX. In the examples ``mj`` is this package; ``jnp``, ``np``, ``nnx`` (of Flax) and
 ``math`` are what they are everywhere.
 """
 

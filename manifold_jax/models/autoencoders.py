@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, positive, whole
+from manifold_jax._checks import choice, positive, whole, whole_numbers
 from manifold_jax.models.classifiers import Activation, as_batch, pixels
 from manifold_jax.models.primitives import Layer, apply_layers, convolve, convolve_transposed
 from manifold_jax.models.pure import Apply
@@ -60,7 +60,6 @@ class BetaVAE(nnx.Module):
         ValueError: ``variant`` is unknown, the strides cannot halve ``size``, or a number is below 1.
 
     Example:
-        >>> from flax import nnx
         >>> network = mj.models.BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0))
         >>> apply, params = mj.models.pure(network)
         >>> image = jnp.zeros((16, 16))
@@ -83,9 +82,7 @@ class BetaVAE(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         choice("BetaVAE", "variant", variant, _VARIANTS)
-        counts = {"channels": channels, "latent": latent, "width": width, "hidden": hidden}
-        for name, value in counts.items():
-            whole("BetaVAE", name, value)
+        whole_numbers("BetaVAE", channels=channels, latent=latent, width=width, hidden=hidden)
         if whole("BetaVAE", "size", size, 16) % 16:
             raise ValueError(f"BetaVAE: size must be a multiple of 16, four strides halve it, got {size}.")
         factors, depth = _VARIANTS[variant]
@@ -93,10 +90,8 @@ class BetaVAE(nnx.Module):
         units = [widths[-1] * (size // 16) ** 2, *[hidden] * depth]
         options = {"kernel_init": nnx.initializers.he_normal(), "precision": precision, "rngs": rngs}
         dense = partial(nnx.Linear, **options)
-        pads = ((1, 1), (1, 1))
-        conv = partial(
-            nnx.Conv, kernel_size=(4, 4), strides=2, padding=pads, conv_general_dilated=convolve, **options
-        )
+        options_of_conv = {"strides": 2, "padding": 1, "conv_general_dilated": convolve}
+        conv = partial(nnx.Conv, kernel_size=(4, 4), **options_of_conv, **options)
         self.shape = (size, size, channels)
         self.corner = (size // 16, size // 16, widths[-1])
         self.activation = activation
@@ -104,9 +99,8 @@ class BetaVAE(nnx.Module):
         self.encoder = nnx.List(dense(*pair) for pair in pairwise(units))
         self.moments = dense(units[-1], 2 * latent)
         self.decoder = nnx.List(dense(*pair) for pair in pairwise([latent, *units[::-1]]))
-        self.transposed = nnx.List(
-            _ConvTransposed(*pair, precision=precision, rngs=rngs) for pair in pairwise(widths[::-1])
-        )
+        transposed = partial(_ConvTransposed, precision=precision, rngs=rngs)
+        self.transposed = nnx.List(transposed(*pair) for pair in pairwise(widths[::-1]))
 
     def stages(self) -> dict[str, Layer]:
         """The layers by name, each a function of a batch of activations of the one before.
@@ -169,9 +163,8 @@ class PointAutoencoder(nnx.Module):
         ValueError: A number is below 1.
 
     Example:
-        >>> from flax import nnx
-        >>> from manifold_jax.models.autoencoders import PointAutoencoder
-        >>> apply, params = mj.models.pure(PointAutoencoder(features=3, latent=2, rngs=nnx.Rngs(0)))
+        >>> network = mj.models.autoencoders.PointAutoencoder(features=3, latent=2, rngs=nnx.Rngs(0))
+        >>> apply, params = mj.models.pure(network)
         >>> mean, log_variance = apply.of("encode")(params, jnp.zeros(3))
         >>> mean.shape, apply(params, jnp.zeros(3)).shape
         ((2,), (3,))
@@ -188,9 +181,7 @@ class PointAutoencoder(nnx.Module):
         precision: str | None = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        counts = {"features": features, "latent": latent, "width": width, "depth": depth}
-        for name, value in counts.items():
-            whole("PointAutoencoder", name, value)
+        whole_numbers("PointAutoencoder", features=features, latent=latent, width=width, depth=depth)
         dense = partial(nnx.Linear, precision=precision, rngs=rngs)
         hidden = [width] * depth
         self.activation = activation
@@ -218,7 +209,7 @@ class PointAutoencoder(nnx.Module):
 
 
 class Objective(NamedTuple):
-    """What a beta-VAE minimises; beta, gamma and C_max by default as in Koulakis & Seibold (ICML 2026).
+    """What a beta-VAE minimises; the weights are by default those of Koulakis & Seibold (ICML 2026).
 
     Attributes:
         kind: ``"B"``, reconstruction + gamma |KL - C(t)|, or ``"H"``, reconstruction + beta KL.
@@ -244,7 +235,7 @@ _LIKELIHOODS = {
     "gaussian": lambda logits, images: jnp.square(jax.nn.sigmoid(logits) - images),
     "points": lambda decoded, points: jnp.square(decoded - points),
 }
-"""Errors of what the decoder gives, each with the inputs."""
+"""Error of every number that the decoder returns, given the inputs."""
 
 _DEFAULT = Objective()
 
@@ -253,23 +244,21 @@ _DEFAULT = Objective()
 def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
     """Negative evidence bound with weighted KL (Higgins 2017) or with its capacity (Burgess 2018).
 
-    The latent is sampled once for each input. Terms are summed over pixels and latents, and averaged over
-    the batch, a tuple with the inputs as its first part.
+    The latent is sampled once for each input. Terms are summed over pixels and latents, and averaged over the
+    batch, a tuple with the inputs as its first part.
 
     Args:
-        apply: The function of an autoencoder with the methods ``encode`` and ``decode``, such as
-            :class:`BetaVAE`, from :func:`pure`.
+        apply: An autoencoder with the methods ``encode`` and ``decode``, such as :class:`BetaVAE`, from
+            :func:`pure`.
         objective: Its kind and its weights.
 
     Returns:
-        A loss for :func:`train`, with metrics ``"reconstruction"``, ``"kl"`` and ``"kl_units"``, the KL of
-        every latent ``(z,)``.
+        A loss for :func:`train`; metrics ``"reconstruction"``, ``"kl"`` and ``"kl_units"``, ``(z,)`` KLs.
 
     Raises:
         ValueError: A field of the objective is unknown or out of range.
 
     Example:
-        >>> from flax import nnx
         >>> network = mj.models.BetaVAE(size=16, width=4, hidden=8, latent=3, rngs=nnx.Rngs(0))
         >>> apply, params = mj.models.pure(network)
         >>> loss = jax.jit(mj.models.beta_vae_loss(apply))
@@ -303,19 +292,13 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
 
 @lru_cache(maxsize=32)
 def denoising_loss(apply: Apply) -> Loss:
-    """Mean squared error of points that are decoded from noisy ones (Vincent et al., ICML 2008).
+    """Loss of points that are decoded from noisy ones, their mean squared error (Vincent et al., ICML 2008).
 
-    A batch is (points, standard deviation of the noise of each).
-
-    Args:
-        apply: The function of an autoencoder, from :func:`pure`.
-
-    Returns:
-        A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
+    A batch is (points, standard deviation of the noise of each). For an equal ``apply`` it is the same
+    object.
 
     Example:
-        >>> from manifold_jax.models.autoencoders import denoising_loss
-        >>> loss = denoising_loss(lambda w, x: w * x)
+        >>> loss = mj.models.autoencoders.denoising_loss(lambda w, x: w * x)
         >>> batch = jnp.ones((4, 2)), jnp.zeros(4)
         >>> print(loss(jnp.array(0.5), batch, jax.random.key(0), 0)[0])
         0.25

@@ -15,8 +15,6 @@ import numpy as np
 
 Folder = str | os.PathLike[str]
 
-_PARAMS, _REST = "params", "rest"
-
 
 def _place(folder: Folder, step: int) -> str:
     """Where a checkpoint is, absolute as Orbax wants it."""
@@ -30,7 +28,7 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
         folder: Folder of the run.
         step: Number of steps made.
         params: Pytree of arrays.
-        rest: Another pytree of arrays, what a run needs to go on.
+        rest: Another one, what a run needs to go on.
 
     Returns:
         The folder of the checkpoint.
@@ -45,20 +43,14 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
     from orbax.checkpoint import v1 as ocp
 
     place = _place(folder, step)
-    parts = {_PARAMS: params, _REST: {"rest": rest}}
+    parts = {"params": params, "rest": {"rest": rest}}
     with warnings.catch_warnings(action="ignore"):
         ocp.save_checkpointables(place, jax.tree.map(np.asarray, parts), overwrite=True)
     return Path(place)
 
 
 def checkpoint_steps(folder: Folder) -> list[int]:
-    """Steps whose checkpoints are complete, ascending.
-
-    Args:
-        folder: Folder of the run; may be missing.
-
-    Returns:
-        Step numbers.
+    """Steps whose checkpoints are complete, ascending; none where the folder of the run is missing.
 
     Example:
         >>> mj.models.checkpoint_steps("no-such-folder")
@@ -86,10 +78,8 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
         there = ", ".join(map(str, steps)) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}, there are: {there}.")
     place = _place(folder, step)
-    damaged = (
-        f"the checkpoint {place} is damaged, its arrays cannot be read: delete this folder, and the training "
-        "goes on from the checkpoint before it."
-    )
+    remedy = "delete this folder, and the training goes on from the checkpoint before it"
+    damaged = f"the checkpoint {place} is damaged, its arrays cannot be read: {remedy}."
     with warnings.catch_warnings(action="ignore"):
         metadata = ocp.checkpointables_metadata(place).metadata
         if name not in metadata:
@@ -136,9 +126,9 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
     steps = checkpoint_steps(folder)
     if step is None and not steps:
         raise FileNotFoundError(f"{folder} holds no checkpoint: train the network first.")
-    return _load(folder, steps[-1] if step is None else step, _PARAMS, like)
+    return _load(folder, steps[-1] if step is None else step, "params", like)
 
 
 def load_rest(folder: Folder, like: Any, step: int) -> Any:
     """What was saved next to the parameters."""
-    return _load(folder, step, _REST, {"rest": like})["rest"]
+    return _load(folder, step, "rest", {"rest": like})["rest"]

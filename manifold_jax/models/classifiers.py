@@ -18,7 +18,6 @@ from manifold_jax.models.primitives import Layer, apply_layers, convolve, max_po
 from manifold_jax.models.training import Loss
 
 Activation = Layer
-
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
@@ -52,7 +51,7 @@ class LeNet(nnx.Module):
         channels: 1, or 3 for colour.
         mean: Mean that is subtracted from the pixels.
         std: Standard deviation that then divides them.
-        activation: Non-linearity; ReLU as in the paper. Second derivatives need a smooth one.
+        activation: Non-linearity, ReLU as in the paper; second derivatives need a smooth one.
         precision: Precision of convolutions and products.
         rngs: Keys of the initial weights.
 
@@ -60,7 +59,6 @@ class LeNet(nnx.Module):
         ValueError: ``classes`` is below 2, or ``size`` below 6.
 
     Example:
-        >>> from flax import nnx
         >>> mj.models.LeNet(classes=10, rngs=nnx.Rngs(0))(jnp.zeros((2, 28, 28))).shape
         (2, 10)
     """
@@ -137,11 +135,9 @@ class VGG11(nnx.Module):
         rngs: Keys of the initial weights (He et al., arXiv 1502.01852).
 
     Raises:
-        ValueError: ``classes`` is below 2, ``size`` is not a multiple of 32, ``width`` is below 1, or
-            ``mean`` or ``std`` do not fit the channels.
+        ValueError: A number is out of range, or ``mean`` or ``std`` do not fit the channels.
 
     Example:
-        >>> from flax import nnx
         >>> apply, params = mj.models.pure(mj.models.VGG11(classes=10, width=4, rngs=nnx.Rngs(0)))
         >>> jax.eval_shape(apply, params, jnp.zeros((32, 32, 3))).shape
         (10,)
@@ -166,9 +162,8 @@ class VGG11(nnx.Module):
             raise ValueError(f"VGG11: size must be a multiple of 32, five max pools halve it, got {size}.")
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
-                raise ValueError(
-                    f"VGG11: {name} must have one number for each of {channels} channels, got {values}."
-                )
+                needed = f"one number for each of {channels} channels"
+                raise ValueError(f"VGG11: {name} must have {needed}, got {values}.")
         self.shape = (size, size, channels)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.activation = activation
@@ -202,13 +197,7 @@ class VGG11(nnx.Module):
 
 
 def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
-    """Images with pixels in [0, 1]: bytes are divided by 255, others stay as they are.
-
-    Args:
-        images: Images of any shape.
-
-    Returns:
-        float32, or the dtype of ``images``.
+    """Images of any shape with pixels in [0, 1]: bytes over 255 in float32, others as they are.
 
     Example:
         >>> print(mj.models.pixels(jnp.array([0, 255], "uint8")))
@@ -226,7 +215,7 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
         apply: ``apply(params, x)``, one input to ``(C,)`` log-probabilities.
 
     Returns:
-        A loss for :func:`train`; the same one for the same ``apply``, so that it is compiled once.
+        A loss for :func:`train`; the same object for an equal ``apply``, so that it is compiled once.
 
     Example:
         >>> loss = mj.models.classification_loss(lambda w, x: jax.nn.log_softmax(w @ x))
@@ -249,14 +238,13 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
 def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, labels: Any) -> tuple[Any, Any]:
     """Images and labels that fit a classifier, as data for :func:`train` with :func:`classification_loss`.
 
+    Both are returned unchanged.
+
     Args:
-        apply: ``apply(params, x)``, one input to ``(C,)`` log-probabilities.
+        apply: As in :func:`classification_loss`.
         params: Parameters of the network.
         images: ``(n, *shape)``, bytes or pixels in [0, 1].
         labels: ``(n,)``, whole numbers from 0 to C - 1.
-
-    Returns:
-        Both, unchanged.
 
     Raises:
         ValueError: Lengths or types do not fit, pixels lie outside [0, 1], or a label is not a class

@@ -1,6 +1,6 @@
 """Networks as fitted manifolds: the image of a trained decoder, and points sent to it through the encoder.
 
-The signature is that of the fitters of ``manifold_jax.fitting``: samples in, ``project(points)`` out.
+As in ``manifold_jax.fitting``: samples in, ``project(points)`` out.
 """
 
 from __future__ import annotations
@@ -84,19 +84,19 @@ def denoising_autoencoder(
 ) -> Partial:
     """Fit a manifold by an autoencoder that learns to remove noise (Vincent et al., ICML 2008).
 
-    Minimises E |r(x + noise) - x|^2. What it tends to is E[x | x + noise] (Alain & Bengio, JMLR 15, 2014): on
-    a manifold of curvature kappa that is inside the curve by about kappa noise^2 / 2, an error that more
-    samples do not reduce. Points are standardised by their mean and one common scale, images (square, of a
-    side that is a multiple of 16) by their smallest and largest pixel; these travel with the result.
+    Minimises E |r(x + e) - x|^2 for noise e of standard deviation sigma. It tends to E[x | x + e] (Alain &
+    Bengio, JMLR 15, 2014): on a curve of curvature kappa that lies inside by about kappa sigma^2 / 2, an
+    error that more samples do not reduce. Points are standardised by their mean and one common scale, images
+    (square, of a side that is a multiple of 16) by their smallest and largest pixel; these travel with the
+    result.
 
     Args:
-        samples: n points of any feature shape. Square images go through the convolutions of
-            :class:`BetaVAE`, everything else through a :class:`PointAutoencoder`, with smooth activations.
+        samples: n points of any feature shape. Such images go through the convolutions of :class:`BetaVAE`,
+            everything else through a :class:`PointAutoencoder`, with smooth activations.
         dimension: d, below the number of features.
         key: Key of initial weights, order and noise: equal keys give equal fits.
         steps: Steps of Adam; the learning rate falls to 0 along a cosine.
-        noise: Standard deviation of the noise, relative to that of all samples about their mean (root mean
-            square over the features).
+        noise: sigma, relative to the root mean square over samples and features of what is about the mean.
         latent: Bottleneck, at least d; by default d + 1: a closed manifold such as a circle has no
             continuous injective map to R^d.
         width: Units of a hidden layer.
@@ -114,10 +114,9 @@ def denoising_autoencoder(
         ValueError: Shapes, types or ranges do not fit, all samples coincide, or the training diverged.
 
     Example:
-        >>> from manifold_jax.models.manifold_fits import denoising_autoencoder
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 64, endpoint=False)
-        >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        >>> project = denoising_autoencoder(circle, dimension=1, key=jax.random.key(0), steps=200, width=16)
+        >>> circle, options = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1), {"steps": 200, "width": 16}
+        >>> project = mj.models.denoising_autoencoder(circle, dimension=1, key=jax.random.key(0), **options)
         >>> project(circle).shape
         (64, 2)
     """
@@ -147,35 +146,16 @@ def variational_autoencoder(
 ) -> Partial:
     """Fit a manifold by a beta-VAE: points go to the decoded *mean* of their latent, without sampling.
 
-    Standardised and built as by :func:`denoising_autoencoder`. The noise of the latent blurs the fit: its
-    error too has a part that more samples do not reduce.
-
-    Args:
-        samples: As for :func:`denoising_autoencoder`.
-        dimension: d, below the number of features.
-        key: As for :func:`denoising_autoencoder`.
-        steps: As for :func:`denoising_autoencoder`.
-        latent: Dimension of z, at least d; by default d + 1.
-        objective: Weights of the loss. By default H with beta = 0.005, a decoder noise of 0.05 in
-            standardised units; for images B with gamma = 100 and a capacity of 20 nats reached at the last
-            step, cross-entropy of pixels (Koulakis & Seibold, ICML 2026).
-        width: As for :func:`denoising_autoencoder`.
-        channels: As for :func:`denoising_autoencoder`.
-        batch_size: As for :func:`denoising_autoencoder`.
-        learning_rate: As for :func:`denoising_autoencoder`.
-        progress: As for :func:`denoising_autoencoder`.
-
-    Returns:
-        ``project(points)``, as from :func:`denoising_autoencoder`.
-
-    Raises:
-        ValueError: Shapes, types or ranges do not fit, all samples coincide, or the training diverged.
+    Arguments, result and errors are those of :func:`denoising_autoencoder`, but that ``objective`` takes the
+    place of ``noise``. By default it is H with beta = 0.005, a decoder noise of 0.05 in standardised units;
+    for images B with gamma = 100 and a capacity of 20 nats reached at the last step, cross-entropy of pixels
+    (Koulakis & Seibold, ICML 2026). The noise of the latent blurs the fit: its error too has a part that more
+    samples do not reduce.
 
     Example:
-        >>> from manifold_jax.models.manifold_fits import variational_autoencoder
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 64, endpoint=False)
-        >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
-        >>> project = variational_autoencoder(circle, dimension=1, key=jax.random.key(0), steps=200, width=16)
+        >>> circle, options = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1), {"steps": 200, "width": 16}
+        >>> project = mj.models.variational_autoencoder(circle, dimension=1, key=jax.random.key(0), **options)
         >>> project(circle).shape
         (64, 2)
     """
@@ -200,15 +180,9 @@ def _network(features: tuple[int, ...], latent: int, options: _Options, key: PRN
     width, rngs = options.width, nnx.Rngs(key)
     if not _are_images(features):
         return PointAutoencoder(features=math.prod(features), latent=latent, width=width, rngs=rngs)
-    return BetaVAE(
-        size=features[0],
-        channels=features[2] if len(features) == 3 else 1,
-        latent=latent,
-        width=options.channels,
-        hidden=width,
-        activation=nnx.silu,
-        rngs=rngs,
-    )
+    sizes = {"size": features[0], "channels": features[2] if len(features) == 3 else 1}
+    sizes |= {"latent": latent, "width": options.channels, "hidden": width}
+    return BetaVAE(**sizes, activation=nnx.silu, rngs=rngs)
 
 
 @lru_cache(maxsize=32)
@@ -246,22 +220,13 @@ def _fit(
     apply, params = pure(_network(features, latent, options, key_weights))
     fit = NetworkFit(params, shift, scale, apply, features)
     loss, data = task(apply, _standardise(fit, samples))
-    steps = int(options.steps)
-    run = train(
-        loss,
-        params,
-        data,
-        key=key_steps,
-        steps=steps,
-        batch_size=min(int(options.batch_size), len(samples)),
-        optimizer=_optimizer(float(options.learning_rate), steps),
-        chunk=min(steps, _CHUNK),
-        progress=progress,
-    )
+    steps, batch_size = int(options.steps), min(int(options.batch_size), len(samples))
+    sizes = {"steps": steps, "batch_size": batch_size, "chunk": min(steps, _CHUNK)}
+    optimizer = _optimizer(float(options.learning_rate), steps)
+    run = train(loss, params, data, key=key_steps, optimizer=optimizer, progress=progress, **sizes)
     if not run.finite:
-        raise ValueError(
-            f"{caller}: the training diverged after {run.steps} steps: take a smaller learning_rate."
-        )
+        remedy = "take a smaller learning_rate"
+        raise ValueError(f"{caller}: the training diverged after {run.steps} steps: {remedy}.")
     return Partial(_project, replace(fit, params=run.params))
 
 

@@ -67,20 +67,17 @@ def convolve(
 ) -> Float[Array, "b p q o"]:
     """``jax.lax.conv_general_dilated`` for plain two-dimensional layers; on a CPU a product of patches.
 
-    Inside ``lax.scan`` and ``lax.while_loop`` XLA's CPU backend has no fast gradient of a convolution:
-    that of the weights is tens of times slower than the product. Give it to
+    Inside ``lax.scan`` and ``lax.while_loop`` XLA's CPU backend has no fast gradient of a convolution: that
+    of the weights is tens of times slower than the product. For
     ``flax.nnx.Conv(conv_general_dilated=convolve)``.
 
     Args:
-        x: Images ``(b, h, w, c)``.
-        kernel: ``(k, l, c, o)``.
+        x: Images.
+        kernel: Its first two axes are those of a patch.
         window_strides: Two strides.
         padding: ``"SAME"``, ``"VALID"`` or two pairs.
         precision: Precision of the products.
         options: Other options of ``conv_general_dilated``, which does all that is not plain.
-
-    Returns:
-        ``(b, p, q, o)``.
 
     Example:
         >>> image, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
@@ -108,14 +105,6 @@ def convolve_transposed(
 
     ``y[2 i + k - 1] += x[i] kernel[k]`` on both axes, as PyTorch's ``ConvTranspose2d(c, o, 4, 2, 1)``. Every
     output meets 2 x 2 inputs: one product of 2 x 2 patches gives the four outputs of each, on any device.
-
-    Args:
-        x: Images ``(b, h, w, c)``.
-        kernel: ``(4, 4, c, o)``.
-        precision: Precision of the product.
-
-    Returns:
-        ``(b, 2 h, 2 w, o)``.
 
     Raises:
         ValueError: The kernel is not 4 x 4.
@@ -151,12 +140,6 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
 
     Of equal values, as on the blank border of a digit, the first one counts, as in PyTorch: there the maximum
     has no derivative, and G depends on the choice.
-
-    Args:
-        x: Images ``(b, h, w, c)``.
-
-    Returns:
-        ``(b, h // 2, w // 2, c)``.
 
     Example:
         >>> print(mj.models.max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, ..., 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,16 +40,12 @@ class Apply:
         return jax.tree.map(lambda output: output[0], outputs)
 
     def of(self, method: str) -> Apply:
-        """Another method of the same network, ``"logits"`` or ``"features"`` of a classifier.
+        """Another method of the same network, such as ``"logits"`` or ``"features"`` of a classifier.
 
-        Args:
-            method: Its name; it maps a batch like the call of the module.
-
-        Returns:
-            ``apply(params, x)`` for it; a network without such a method is refused when it is called.
+        Like the call of the module it maps a batch. A network without such a method is refused when it is
+        called.
 
         Example:
-            >>> from flax import nnx
             >>> apply, params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0)))
             >>> apply.of("features")(params, jnp.zeros((28, 28))).shape
             (128,)
@@ -83,16 +80,13 @@ def pure(module: nnx.Module) -> Pure:
             means or dropout keys, which a pure function of the parameters cannot update.
 
     Example:
-        >>> from flax import nnx
         >>> apply, params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0)))
         >>> apply(params, jnp.zeros((28, 28))).shape
         (10,)
     """
     if not isinstance(module, nnx.Module):
-        raise ValueError(
-            f"pure: module must be a flax.nnx.Module, got {type(module).__name__}: any other network serves "
-            "as a function of its parameters and one input."
-        )
+        remedy = "any other network serves as a function of its parameters and one input"
+        raise ValueError(f"pure: module must be a flax.nnx.Module, got {type(module).__name__}: {remedy}.")
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
     others = jax.tree_util.tree_leaves_with_path(rest)
     if others:
@@ -111,11 +105,7 @@ def torch_initial(params: Any, key: Array) -> Any:
         params: Parameters from :func:`pure`, layers with ``"kernel"`` and ``"bias"`` at any depth.
         key: Key of the draw.
 
-    Returns:
-        Other parameters in the same structure.
-
     Example:
-        >>> from flax import nnx
         >>> params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0))).params
         >>> params = mj.models.torch_initial(params, jax.random.key(0))
         >>> bool(abs(params["second"]["kernel"]).max() <= (9 * 32) ** -0.5)
@@ -125,10 +115,8 @@ def torch_initial(params: Any, key: Array) -> Any:
     if "kernel" not in params:
         return {name: torch_initial(layer, keys[name]) for name, layer in params.items()}
     bound = (params["kernel"].size // params["kernel"].shape[-1]) ** -0.5
-    return {
-        name: jax.random.uniform(keys[name], leaf.shape, leaf.dtype, -bound, bound)
-        for name, leaf in params.items()
-    }
+    draw = partial(jax.random.uniform, minval=-bound, maxval=bound)
+    return {name: draw(keys[name], leaf.shape, leaf.dtype) for name, leaf in params.items()}
 
 
 # --- layer by layer ----------------------------------------------------------------------------------------
@@ -174,10 +162,8 @@ def _stages(module: nnx.Module) -> Mapping[str, Callable[[Array], Array]]:
         return {f"{k} {kind(layer)}": layer for k, layer in enumerate(module.layers, start=1)}
     stages = getattr(module, "stages", None)
     if stages is None:
-        raise ValueError(
-            f"network_layers: {type(module).__name__} must name its layers: give it a method stages, or list "
-            "its layers as functions for chain."
-        )
+        remedy = "give it a method stages, or list its layers as functions for chain"
+        raise ValueError(f"network_layers: {type(module).__name__} must name its layers: {remedy}.")
     return stages()
 
 
@@ -195,7 +181,6 @@ def network_layers(network: Pure) -> Layers:
         ValueError: The module does not name its layers; see :func:`chain` for a list of functions.
 
     Example:
-        >>> from flax import nnx
         >>> layers = mj.models.network_layers(mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0))))
         >>> [f"{n} {a.shape}" for n, a in zip(layers.names, layers.activations(jnp.zeros((28, 28))))][2:]
         ['pool (12, 12, 64)', 'hidden (128,)', 'logits (10,)', 'log-probabilities (10,)']
@@ -215,9 +200,6 @@ def chain(
             is not compiled again for other parameters.
         shape: Shape of one input.
         dtype: Its dtype.
-
-    Returns:
-        The layers.
 
     Raises:
         ValueError: There are none, or a function does not accept what the one before returns.

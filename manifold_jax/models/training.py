@@ -36,8 +36,7 @@ class Trained(NamedTuple):
 
     Attributes:
         params: Pytree of arrays.
-        metrics: Name to its values, one row for each step ``(steps, ...)``; ``"loss"`` and what the loss
-            function returns.
+        metrics: ``"loss"`` and the metrics by name, one row for each step ``(steps, ...)``.
         steps: Steps made; fewer than asked for where the loss was no longer finite.
         finite: Whether all losses were finite.
     """
@@ -105,22 +104,16 @@ def _size(data: Any) -> int:
 
 def _digest(tree: Any) -> int:
     """Checksum of the first rows of every array."""
-    checksum = 0
-    for leaf in jax.tree.leaves(tree):
-        rows = np.asarray(leaf[:_DIGESTED_ROWS] if np.ndim(leaf) else leaf)
-        checksum = zlib.crc32(rows.tobytes(), checksum)
-    return checksum
+    rows = (leaf[:_DIGESTED_ROWS] if np.ndim(leaf) else leaf for leaf in jax.tree.leaves(tree))
+    return zlib.crc32(b"".join(np.asarray(part).tobytes() for part in rows))
 
 
 def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.ndarray]) -> Any:
     """All that a run needs to go on, and to know that it is the same run."""
-    return {
-        "optimizer": state[1],
-        "key": jax.random.key_data(key),
-        "run": np.array(run, np.int64),
-        # One row more: Orbax refuses empty arrays.
-        "metrics": {name: np.append(values, _zeros(values, 1), axis=0) for name, values in metrics.items()},
-    }
+    # One row more: Orbax refuses empty arrays.
+    longer = {name: np.append(values, _zeros(values, 1), axis=0) for name, values in metrics.items()}
+    numbers = {"key": jax.random.key_data(key), "run": np.array(run, np.int64)}
+    return {"optimizer": state[1], "metrics": longer, **numbers}
 
 
 def _zeros(values: np.ndarray, rows: int) -> np.ndarray:
@@ -148,8 +141,7 @@ def _no_metrics(loss: Loss, params: Any, data: Any, batch_size: int, key: Array)
     """All metrics, with no rows yet; tracing the loss once shows its mistakes before anything starts."""
     rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
     value, extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))
-    metrics = {"loss": value, **extra}
-    return {name: np.zeros((0, *metric.shape), np.float32) for name, metric in metrics.items()}
+    return {name: np.zeros((0, *part.shape), np.float32) for name, part in {"loss": value, **extra}.items()}
 
 
 def train(
@@ -189,18 +181,14 @@ def train(
         callback: Function that is called with the number of steps made and the metrics of the latest ones.
         progress: Function that is called with the number of steps made and of all.
 
-    Returns:
-        Parameters and metrics. Stops early where the loss is not finite; see ``finite``.
-
     Raises:
         ValueError: An option is out of range, the arrays of ``data`` differ in length, or ``folder`` holds a
             run of another architecture, optimizer, key or batch size.
 
     Example:
-        >>> def loss(w, batch, key, step):
-        ...     return jnp.mean((batch - w) ** 2), {}
-        >>> key = jax.random.key(0)
-        >>> run = mj.models.train(loss, jnp.zeros(2), jnp.ones((8, 2)), key=key, steps=300, batch_size=4)
+        >>> loss = lambda w, batch, key, step: (jnp.mean((batch - w) ** 2), {})
+        >>> options = {"key": jax.random.key(0), "steps": 300, "batch_size": 4}
+        >>> run = mj.models.train(loss, jnp.zeros(2), jnp.ones((8, 2)), **options)
         >>> print(run.params.round(2))
         [0.95 0.95]
     """
@@ -262,20 +250,16 @@ def over_seeds(loss: Loss, count: int) -> Loss:
     grouped ones there), elsewhere all at once.
 
     Args:
-        loss: ``loss(params, batch, key, step) -> (scalar, metrics)``.
+        loss: As in :func:`train`.
         count: Number of runs.
 
     Returns:
         A loss for parameters with a leading axis of ``count`` and batches of ``count`` times as many rows;
-        its metrics have a leading axis of ``count`` too, and ``"run_loss"`` is the loss of every run.
-
-    Raises:
-        ValueError: When called, where the parameters are of another number of runs, or the rows of a batch
-            cannot be shared out.
+        its metrics have a leading axis of ``count`` too, and ``"run_loss"`` is the loss of every run. It
+        raises ValueError for parameters of another number of runs, and a batch that cannot be shared out.
 
     Example:
-        >>> def loss(w, batch, key, step):
-        ...     return jnp.mean((batch - w) ** 2), {}
+        >>> loss = lambda w, batch, key, step: (jnp.mean((batch - w) ** 2), {})
         >>> both = mj.models.over_seeds(loss, 2)
         >>> value, metrics = both(jnp.array([0.0, 1.0]), jnp.ones(6), jax.random.key(0), 0)
         >>> print(value, metrics["run_loss"])
@@ -285,9 +269,8 @@ def over_seeds(loss: Loss, count: int) -> Loss:
     def total(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
         runs = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
         if runs != {count}:
-            raise ValueError(
-                f"over_seeds: params must have a leading axis of {count} runs, got {sorted(runs)}."
-            )
+            axis = f"a leading axis of {count} runs"
+            raise ValueError(f"over_seeds: params must have {axis}, got {sorted(runs)}.")
         rows = jax.tree.leaves(batch)[0].shape[0]
         if rows % count:
             raise ValueError(f"over_seeds: a batch of {rows} rows cannot be shared out to {count} runs.")
