@@ -10,7 +10,6 @@ import pytest
 import manifold_jax as mj
 from manifold_jax.datasets import sprite
 from manifold_jax.experiments.classifier import sprites as ls
-from manifold_jax.experiments.classifier import sprites_figure as reports
 from manifold_jax.experiments.classifier.sprites import FactorMap, Meeting, label_of, learn
 from manifold_jax.experiments.experiment import plain
 from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, draw, sprite_charts
@@ -47,18 +46,18 @@ def made_up(seed=0):
 
 
 def check_reports(result, folder):
-    rows = reports.table(result)
+    rows = ls.table(result)
     quantities = [f"principal angle {k}" for k in (1, 2, 3, 4)]
     quantities += 2 * [f"visibility of {factor}" for factor in FACTORS]
     quantities += 2 * ["scalar curvature of the pull-back", "volume of the pull-back"]
     assert [row["quantity"] for row in rows] == quantities
     assert all(len(row) == 9 for row in rows)
     assert all(row["lower"] <= row["median"] <= row["upper"] for row in rows if row["lower"] is not None)
-    numbers = json.loads(json.dumps(plain(reports.data(result)), allow_nan=False))
+    numbers = json.loads(json.dumps(plain(ls.data(result)), allow_nan=False))
     assert numbers["accuracy"] == result.accuracy
     assert np.shape(numbers["trained"]["angles"]) == (2 * TINY.points, 4)
     assert np.shape(numbers["maps"][1]["volume_element"]) == TINY.map_sizes
-    drawn = reports.figure(result)
+    drawn = ls.figure(result)
     labels = [axes.get_ylabel() for axes in drawn.axes]
     assert labels.count("scale") == 6
     assert "angle [deg]" in labels
@@ -69,18 +68,18 @@ def check_reports(result, folder):
 def test_reports_of_made_up_numbers(tmp_path):
     result = made_up()
     check_reports(result, tmp_path)
-    first = reports.table(result)[0]
+    first = ls.table(result)[0]
     assert first["median"] == pytest.approx(np.degrees(np.median(result.trained.angles[:, 0])))
-    assert plain(reports.data(result))["maps"][0]["scalar_curvature"][0][0] is None
+    assert plain(ls.data(result))["maps"][0]["scalar_curvature"][0][0] is None
 
 
 def test_curvature_counts_by_area():
     curvature, area = np.zeros(GRID.shape), np.full(GRID.shape, 1e-6)
     curvature[:3], curvature[3, :4], area[3] = 100.0, 7.0, 1.0
     factors = FactorMap("ellipse", GRID, area, curvature, curvature, 1.0, 0.0)
-    np.testing.assert_array_equal(reports.curvature_quartiles(factors), [0.0, 0.0, 7.0])
+    np.testing.assert_array_equal(ls.curvature_quartiles(factors), [0.0, 0.0, 7.0])
     unknown = factors._replace(scalar_curvature=curvature * np.nan)
-    assert np.isnan(reports.curvature_quartiles(unknown)).all()
+    assert np.isnan(ls.curvature_quartiles(unknown)).all()
 
 
 def test_classes_are_shapes_and_intervals_of_the_scale():
@@ -116,7 +115,7 @@ def test_the_experiment_runs_and_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(ls, "factor_map", lambda settings, shape, network: made_up().maps[0])
     told = []
     start = (tmp_path / "sprites", 0)
-    outcome = reports.run(start, TINY, lambda *done: told.append(done))
+    outcome = ls.run(start, TINY, lambda *done: told.append(done))
     assert told[-1] == (6, 6)
     assert len(outcome.rows) == 4 + 2 * 4 + 2 * 2
     assert set(outcome.figures) == {"sprites"}

@@ -46,6 +46,12 @@ class Trained(NamedTuple):
     steps: int
     finite: bool
 
+    def or_raise(self, remedy: str) -> Trained:
+        """The training itself; ValueError, with a remedy, if it diverged."""
+        if not self.finite:
+            raise ValueError(f"the training diverged after {self.steps} steps: {remedy}.")
+        return self
+
 
 @partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
 def _scan(

@@ -8,23 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from manifold_jax.experiments import experiment as registry
-from manifold_jax.experiments.classifier import (
-    across,
-    denoise,
-    detect,
-    generate,
-    history,
-    paths,
-    sprites,
-    sprites_figure,
-)
+from manifold_jax.experiments.classifier import across, denoise, detect, generate, history, paths, sprites
 from manifold_jax.experiments.classifier.task import READERS, learn, make_task, read_images
 from manifold_jax.experiments.classifier.walks import change_path
 from manifold_jax.experiments.experiment import Experiment, run_experiments
 from manifold_jax.experiments.terminal import Out, Preset, Seed, plain_errors, progress_bar, results_folder
 
 
-def _of(module: Any, about: str, run: Any, *options: str, changes: Any = ({}, {})) -> Experiment:
+def _of(module: Any, run: Any, about: str, *options: str, changes: Any = ({}, {})) -> Experiment:
     """An experiment with the presets of a module, full and reduced, but for some changes, and its check."""
     presets = (module.Settings(**changes[0]), module.REDUCED._replace(**changes[1]))
     check = getattr(module, "check", lambda settings: None)
@@ -33,30 +24,21 @@ def _of(module: Any, about: str, run: Any, *options: str, changes: Any = ({}, {}
 
 _TWO_WAYS = ({"ways": 2}, {"ways": 2})
 _FROM_NOISE = ({"ways": 2, "max_steps": 10_000}, {"ways": 2, "max_steps": 2000})
+_LETTERS = "horizontal paths to letters and mirrored digits"
+_DETECT = "out-of-distribution detection by the distance to a leaf"
+_SPRITES = "tangents of sprites next to the distribution; has a network of its own"
 EXPERIMENTS = {
-    "rank": _of(history, "rank of G and of the distribution, next to C - 1", history.compare_ranks),
-    "history": _of(history, "trace and rank of G, trace of F, along the training", history.follow_training),
-    "across": _of(across, "walks across the leaves", across.run),
-    "paths": _of(paths, "horizontal paths between images of different classes", paths.between_classes),
-    "sweep": _of(paths, "the same over the checkpoints", paths.sweep, changes=_TWO_WAYS),
-    "letters": _of(
-        paths,
-        "horizontal paths to letters and mirrored digits",
-        paths.to_other_symbols,
-        "letters",
-        changes=_TWO_WAYS,
-    ),
-    "noisy": _of(paths, "horizontal paths from and to noise", paths.from_noise, changes=_FROM_NOISE),
-    "denoise": _of(denoise, "denoising by projection onto a leaf", denoise.run),
-    "detect": _of(
-        detect, "out-of-distribution detection by the distance to a leaf", detect.run, "letters", "path"
-    ),
-    "generate": _of(generate, "images of the same label along a leaf", generate.run),
-    "sprites": _of(
-        sprites,
-        "tangents of sprites next to the distribution; has a network of its own",
-        sprites_figure.run,
-    ),
+    "rank": _of(history, history.compare_ranks, "rank of G and of the distribution, next to C - 1"),
+    "history": _of(history, history.follow_training, "trace and rank of G, trace of F, along the training"),
+    "across": _of(across, across.run, "walks across the leaves"),
+    "paths": _of(paths, paths.between_classes, "horizontal paths between images of different classes"),
+    "sweep": _of(paths, paths.sweep, "the same over the checkpoints", changes=_TWO_WAYS),
+    "letters": _of(paths, paths.to_other_symbols, _LETTERS, "letters", changes=_TWO_WAYS),
+    "noisy": _of(paths, paths.from_noise, "horizontal paths from and to noise", changes=_FROM_NOISE),
+    "denoise": _of(denoise, denoise.run, "denoising by projection onto a leaf"),
+    "detect": _of(detect, detect.run, _DETECT, "letters", "path"),
+    "generate": _of(generate, generate.run, "images of the same label along a leaf"),
+    "sprites": _of(sprites, sprites.run, _SPRITES),
 }
 _LONG = ("history", "sweep", "train")
 """What needs a long history of checkpoints."""

@@ -16,13 +16,7 @@ from jaxtyping import Float
 from manifold_jax._checks import positive, whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.classifier import baselines
-from manifold_jax.experiments.classifier.baselines import (
-    ANCHORS,
-    SHORT,
-    denoise_tv,
-    describe_projections,
-    psnr,
-)
+from manifold_jax.experiments.classifier.baselines import ANCHORS, SHORT, denoise_tv, psnr
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, sample
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions
 from manifold_jax.experiments.experiment import Outcome
@@ -37,41 +31,21 @@ _MARKS = "osD^v<>P*X"
 
 
 class Settings(NamedTuple):
-    """What to run.
+    """What to run; components and weights are those to choose from."""
 
-    Attributes:
-        images: Test images.
-        levels: Standard deviations of the noise, in pixels from 0 to 1.
-        anchors: Where projections start, among ``ANCHORS``.
-        path: How projections go.
-        training: Training images that principal components are fitted to and anchors are chosen from.
-        validation: Other training images, by which the options of the baselines are chosen.
-        components: Numbers of principal components to choose from.
-        weights: Weights of the total variation to choose from.
-        shown: Images in the figure.
-    """
-
-    images: int = 200
-    levels: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5)
-    anchors: tuple[str, ...] = ("class", "any", "mean")
+    images: int = 200  # test images
+    levels: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5)  # of the noise: deviations, grey levels 0 to 1
+    anchors: tuple[str, ...] = ("class", "any", "mean")  # where projections start, among ANCHORS
     path: PathOptions = LEAF
-    training: int = 50_000
-    validation: int = 500
+    training: int = 50_000  # images that principal components are fitted to and anchors are chosen from
+    validation: int = 500  # other training images, by which components and weights are chosen
     components: tuple[int, ...] = (5, 10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480)
-    weights: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
-    shown: int = 3
+    weights: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)  # of total variation
+    shown: int = 3  # images in the figure
 
 
-REDUCED = Settings(
-    images=24,
-    levels=(0.1, 0.3, 0.5),
-    anchors=("class", "mean"),
-    path=LEAF_REDUCED,
-    training=10_000,
-    validation=100,
-    weights=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5),
-    shown=2,
-)
+REDUCED = Settings(images=24, levels=(0.1, 0.3, 0.5), anchors=("class", "mean"), path=LEAF_REDUCED, shown=2)
+REDUCED = REDUCED._replace(training=10_000, validation=100, weights=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5))
 
 
 def check(settings: Settings) -> None:
@@ -105,10 +79,7 @@ def _choose(
 
 
 def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
-    """Denoise test images by leaf projection and by baselines.
-
-    All estimates are clipped to [0, 1] before they are compared with the clean image; paths are not.
-    """
+    """Denoise test images by leaf projection and by baselines; estimates are clipped to [0, 1] at the end."""
     check(settings)
     task, levels, rng = trial.task, settings.levels, np.random.default_rng(trial.seed)
     images, labels = sample(task.test, settings.images, trial.seed)
@@ -169,13 +140,11 @@ def _average(leaf: dict[str, Path], levels: int) -> dict[str, Float[np.ndarray, 
 def _notes(settings: Settings, data: dict[str, Any], leaf: dict[str, Path]) -> list[str]:
     """Sentences below the table."""
     values = data["psnr"]
-    best = [
-        f"{max(values, key=lambda name: values[name][k].mean())} ({level:g})"
-        for k, level in enumerate(settings.levels)
-    ]
+    means = {name: value.mean(axis=1) for name, value in values.items()}
+    best = [f"{max(means, key=lambda n: means[n][k])} ({s:g})" for k, s in enumerate(settings.levels)]
     gains = []
     for name in (ANCHORS[kind] for kind in leaf):
-        gain = (values[f"leaf from the {name}"] - values[f"anchor: {name}"]).mean(axis=1)
+        gain = means[f"leaf from the {name}"] - means[f"anchor: {name}"]
         gains.append(f"from the {name} {', '.join(f'{g:+.2f}' for g in gain)} dB")
     largest = max(np.max(_errors(value)) for value in values.values())
     right = ", ".join(f"{share:.0%}" for share in data["accuracy_on_noisy"])
@@ -185,7 +154,7 @@ def _notes(settings: Settings, data: dict[str, Any], leaf: dict[str, Path]) -> l
         f"Chosen on {settings.validation} validation images, by level: "
         f"{', '.join(map(str, data['components']))} components; "
         f"weights {', '.join(f'{w:g}' for w in data['tv_weights'])} of the total variation.",
-        *(f"{describe_projections(kind, path, settings.path)}." for kind, path in leaf.items()),
+        *(f"{baselines.describe_projections(kind, path, settings.path)}." for kind, path in leaf.items()),
         f"Noisy images classified as labelled, by level: {right}.",
         f"Standard errors of the means are at most {largest:.2f} dB. All but the first line are clipped to "
         "[0, 1]; paths are not.",
@@ -213,15 +182,11 @@ def _draw_psnr(task: Task, settings: Settings, values: dict[str, np.ndarray]) ->
     axes = figure.add_subplot()
     for k, (name, value) in enumerate(values.items()):
         leaf = name.startswith("leaf")
-        style = {
-            "marker": _MARKS[k % len(_MARKS)],
-            "color": PALETTE[k % len(PALETTE)],
-            "ls": "-" if leaf else ":" if name.startswith(("anchor", "noisy")) else "--",
-            "lw": 2.2 if leaf else 1.4,
-        }
-        bars = _errors(value)
-        axes.errorbar(settings.levels, value.mean(axis=1), bars, capsize=2, label=name, **style)
-    axes.set(xlabel="standard deviation of the noise [pixel, 0 to 1]", ylabel="PSNR ± standard error [dB]")
+        style = {"color": PALETTE[k % len(PALETTE)], "marker": _MARKS[k % len(_MARKS)], "capsize": 2}
+        style["ls"] = "-" if leaf else ":" if name.startswith(("anchor", "noisy")) else "--"
+        style["lw"] = 2.2 if leaf else 1.4
+        axes.errorbar(settings.levels, value.mean(axis=1), _errors(value), label=name, **style)
+    axes.set(xlabel="standard deviation of the noise [grey level]", ylabel="PSNR ± standard error [dB]")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, ncols=2)
     return figure

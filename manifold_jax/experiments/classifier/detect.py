@@ -40,27 +40,16 @@ Areas = dict[str, dict[str, tuple[float, float]]]
 
 
 class Settings(NamedTuple):
-    """What to run.
+    """What to run; the nearest training images are looked for among all."""
 
-    Attributes:
-        images: Images of every set.
-        anchors: Where projections start, among ``ANCHORS``.
-        path: How projections go.
-        training: Training images that principal components and class Gaussians are fitted to; nearest images
-            are looked for among all.
-        variance: Share of the variance that the principal components hold.
-    """
-
-    images: int = 500
-    anchors: tuple[str, ...] = ("any", "class", "mean")
+    images: int = 500  # of every set
+    anchors: tuple[str, ...] = ("any", "class", "mean")  # where projections start, among ANCHORS
     path: PathOptions = LEAF
-    training: int = 60_000
-    variance: float = 0.9
+    training: int = 60_000  # images that principal components and class Gaussians are fitted to
+    variance: float = 0.9  # share that the principal components hold
 
 
-REDUCED = Settings(
-    images=32, anchors=("any",), path=LEAF_REDUCED._replace(max_steps=80, block=32), training=6_000
-)
+REDUCED = Settings(32, ("any",), LEAF_REDUCED._replace(max_steps=80, block=32), training=6_000)
 
 
 def check(settings: Settings) -> None:
@@ -90,8 +79,8 @@ def image_sets(
 ) -> tuple[dict[str, Images], list[str]]:
     """Test images first, then others: real ones where there are any, rearranged ones otherwise, and noise.
 
-    Every set has at most ``count`` images, with pixels in [0, 1]. ``path`` is the folder of MNIST and
-    Fashion-MNIST, ``letters`` a file for :func:`read_images`. The notes say which sets are missing.
+    Every set has at most ``count`` images. ``path`` is the folder of MNIST and Fashion-MNIST, ``letters`` a
+    file for :func:`read_images`. The notes say which sets are missing.
     """
     notes: list[str] = []
     inside = np.asarray(sample(task.test, min(count, len(task.test.labels)), seed)[0])
@@ -169,10 +158,8 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None, **pl
     kept = ("horizontal", "length", "drift", "steps", "status")
     paths = {kind: {name: getattr(p, name) for name in kept} for kind, p in leaf.items()}
     title = f"Telling {ends[0]} test images of {task.name} from others: area under the ROC curve"
-    figures = {
-        "leaf_detect": _draw_areas(task, settings, areas),
-        "leaf_detect_distances": _draw_distances(task, settings, scores),
-    }
+    figures = {"leaf_detect": _draw_areas(task, settings, areas)}
+    figures["leaf_detect_distances"] = _draw_distances(task, settings, scores)
     data = {"scores": scores, "auroc": areas, "paths": paths}
     return Outcome(title, rows, data, figures, [_name_best(areas), *notes])
 
@@ -224,7 +211,7 @@ def _draw_distances(task: Task, settings: Settings, scores: dict[str, dict[str, 
             fill = {"histtype": "stepfilled", "alpha": 0.5} if k == 0 else {"histtype": "step"}
             axes.hist(values, bins=bins, color=PALETTE[k], lw=1.8, label=other, **fill)
         axes.set_title(name if name.startswith("leaf") else f"distance to {name}", fontsize=10)
-        axes.set(xlabel="distance [norm of pixels in 0 to 1]", ylabel="images")
+        axes.set(xlabel="distance [norm of grey levels, 0 to 1]", ylabel="images")
         axes.yaxis.get_major_locator().set_params(integer=True)
     legend = figure.axes[0].get_legend_handles_labels()
     figure.legend(*legend, loc="outside lower center", ncols=len(legend[1]), fontsize=9)

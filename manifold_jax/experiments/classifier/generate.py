@@ -46,19 +46,12 @@ _CURVES = {
 
 
 class Settings(NamedTuple):
-    """What to run.
+    """What to run."""
 
-    Attributes:
-        images: Test images to start from, classified as labelled.
-        path: How walks go.
-        training: Training images among which destinations and nearest images are looked for.
-        shown: Images in the figure.
-    """
-
-    images: int = 200
+    images: int = 200  # test images to start from, classified as labelled
     path: walks.PathOptions = walks.LEAF
-    training: int = 60_000
-    shown: int = 4
+    training: int = 60_000  # images among which destinations and nearest images are looked for
+    shown: int = 4  # images in the figure
 
 
 REDUCED = Settings(images=24, path=walks.LEAF_REDUCED, shown=3)
@@ -144,7 +137,7 @@ def _measure(path: Path, labels: Int[Any, "n"], training: LabelledImages) -> tup
 
 
 def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
-    """Walk from test images along their leaves and look at labels and pixels on the way."""
+    """Walk from test images along their leaves and look at labels and grey levels on the way."""
     check(settings)
     task = trial.task
     starts, training = _starts(trial, settings)
@@ -163,17 +156,10 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
         for name, summary in summaries.items()
     ]
     rest = walks.norms(destinations - first.point) / walks.norms(destinations - sources)
-    data = {
-        "labels": labels,
-        "ends": summaries,
-        "rest_of_the_way": rest,
-        "drift": {name: paths[name].drift for name in (CLASS, RANDOM)},
-        "curves": curves,
-    }
-    figures = {
-        "leaf_generate": _draw_images(task, settings, paths, starts),
-        "leaf_generate_curves": _draw_curves(task, settings, curves),
-    }
+    data = {"labels": labels, "ends": summaries, "rest_of_the_way": rest, "curves": curves}
+    data["drift"] = {name: paths[name].drift for name in (CLASS, RANDOM)}
+    figures = {"leaf_generate": _draw_images(task, settings, paths, starts)}
+    figures["leaf_generate_curves"] = _draw_curves(task, settings, curves)
     title = f"{len(rest)} walks of each kind from test images of {task.name}: shares and medians at the ends"
     return Outcome(title, rows, data, figures, _notes(settings.path, paths, summaries, rest))
 
@@ -191,11 +177,12 @@ def _notes(options: Any, paths: dict[str, Path], summaries: dict[str, Any], rest
         f"{np.median(rest):.0%} of the way is left (median). A line moves as far as the walk above it.",
         "Shares: label kept, kept all along, stalled, out of range (pixels outside of [0, 1] by a grey "
         "level). Medians: all others. walked, moved (start to end), furthest (pixel out of range) and to "
-        "training (nearest training image, which says roughly how real an image is) are Euclidean, pixels "
-        "from 0 to 1.",
+        "training (nearest training image, which says roughly how real an image is) are Euclidean, grey "
+        "levels from 0 to 1.",
         f"Drift off the leaf, of what was walked: {'; '.join(drift)}.",
         f"Test images are {near:.2f} from their nearest training image (median). FR length: of the outputs 2 "
-        "sqrt(p) at the saved points; from one certain class to another it is at least pi.",
+        "sqrt(p), along chords between the saved points; the path itself, from one certain class to another, "
+        "has at least pi.",
     ]
 
 

@@ -46,26 +46,17 @@ _NOTE = (
 
 
 class Settings(NamedTuple):
-    """Size of the experiments with paths.
+    """Size of the experiments with paths, by default as in the paper."""
 
-    Attributes:
-        pairs: Pairs of images for each checkpoint or kind.
-        max_steps: Most steps; 5000 in the paper, from noise 10 000.
-        noise_steps: Steps of the walk that makes the noise, 250 in the paper.
-        ways: How many of ``VARIANTS``: the paper's, without the clamp, both with small steps, with error
-            control.
-    """
-
-    pairs: int = 100
-    max_steps: int = 5000
-    noise_steps: int = 250
-    ways: int = 5
+    pairs: int = 100  # pairs of images for each checkpoint or kind
+    max_steps: int = 5000  # most steps; from noise 10 000
+    noise_steps: int = 250  # steps of the walk that makes the noise
+    ways: int = 5  # of VARIANTS: the paper's, without the clamp, both with small steps, with error control
 
 
 REDUCED = Settings(pairs=10, max_steps=1000)
 
-Kinds = dict[str, tuple[Any, Any]]
-"""Name of a kind of pairs to sources and destinations."""
+Kinds = dict[str, tuple[Any, Any]]  # name of a kind of pairs to sources and destinations
 
 
 def _with_steps(options: PathOptions, max_steps: int, task: Task) -> PathOptions:

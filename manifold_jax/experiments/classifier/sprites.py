@@ -26,38 +26,29 @@ from manifold_jax._checks import whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import predictions, stage
+from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.sprites import FACTORS, SCALES, SmoothLeNet, draw_images, sprite_charts
 from manifold_jax.geometry import Grid
 from manifold_jax.models import Pure, classification_loss, pure, train
+from manifold_jax.plotting.style import COLOURS, axis_label, name_axes, new_figure
+
+_MARKS = ("o", "s", "^", "D", "v")
+_QUARTILES = (0.25, 0.5, 0.75)
 
 
 class Settings(NamedTuple):
-    """What is run.
-
-    Attributes:
-        shapes: Shapes of the sprites.
-        sizes: Intervals of the scale that are told apart; C = sizes times shapes, at least 5 for the four
-            factors to be seen.
-        size: Pixels per side.
-        shift: Largest displacement from the centre in y and x, pixels.
-        sprites: Images to learn from, in all.
-        steps: Steps of the training.
-        batch_size: Images of a step.
-        learning_rate: Learning rate of Adam.
-        points: Sprites to measure at, for each shape.
-        map_sizes: Samples of (scale, orientation) in the maps: odd and even, at least 9 and 8.
-    """
+    """What is run. The classes are sizes times shapes: at least 5, for the four factors to be seen."""
 
     shapes: tuple[str, ...] = ("ellipse", "square", "heart")
-    sizes: int = 3
-    size: int = 32
-    shift: float = 3.0
-    sprites: int = 6000
-    steps: int = 800
+    sizes: int = 3  # intervals of the scale that are told apart
+    size: int = 32  # pixels per side
+    shift: float = 3.0  # largest displacement from the centre in y and x, pixels
+    sprites: int = 6000  # images to learn from, in all
+    steps: int = 800  # of the training
     batch_size: int = 64
-    learning_rate: float = 2e-3
-    points: int = 100
-    map_sizes: tuple[int, int] = (25, 32)
+    learning_rate: float = 2e-3  # of Adam
+    points: int = 100  # sprites to measure at, for each shape
+    map_sizes: tuple[int, int] = (25, 32)  # samples of (scale, orientation) in the maps: odd and even
 
 
 REDUCED = Settings(size=24, shift=2.0, sprites=3000, steps=400, batch_size=32, points=30, map_sizes=(13, 16))
@@ -75,58 +66,34 @@ def check(settings: Settings) -> None:
 
 
 class Meeting(NamedTuple):
-    """The data and the network at points.
+    """The data and the network at points."""
 
-    Attributes:
-        angles: Principal angles between the tangents and D_x, radians, ascending.
-        random_angles: The same for as many random vectors in place of the tangents.
-        visibility: X_i^T G X_i / (|X_i|^2 lambda_max(G)) of every factor.
-        random_visibility: Tr G / (n lambda_max(G)), the mean visibility of a random direction.
-        probability: Probability of the most likely class.
-    """
-
-    angles: Float[Array | np.ndarray, "points d"]
-    random_angles: Float[Array | np.ndarray, "points d"]
-    visibility: Float[Array | np.ndarray, "points d"]
-    random_visibility: Float[Array | np.ndarray, "points"]
-    probability: Float[Array | np.ndarray, "points"]
+    angles: Float[Any, "points d"]  # principal angles between the tangents and D_x, radians, ascending
+    random_angles: Float[Any, "points d"]  # the same for as many random vectors in place of the tangents
+    visibility: Float[Any, "points d"]  # X_i^T G X_i / (|X_i|^2 lambda_max(G)) of every factor
+    random_visibility: Float[Any, "points"]  # tr G / (n lambda_max(G)), the mean of a random direction
+    probability: Float[Any, "points"]  # of the most likely class
 
 
 class FactorMap(NamedTuple):
-    """The pull-back of G to scale and orientation of a sprite at the centre, the other factors fixed.
-
-    Attributes:
-        shape: Shape of the sprite.
-        grid: Grid of the factors.
-        volume_element: sqrt(det g).
-        scalar_curvature: 1/2 where the image is totally geodesic in the sphere of radius 2.
-        probability: Probability of the most likely class.
-        volume: Volume of the whole chart.
-        volume_error: Its change from every second sample to all of them.
-    """
+    """The pull-back of G to scale and orientation of a sprite at the centre, the other factors fixed."""
 
     shape: str
     grid: Grid
     volume_element: Float[np.ndarray, "scale orientation"]
     scalar_curvature: Float[np.ndarray, "scale orientation"]
-    probability: Float[np.ndarray, "scale orientation"]
-    volume: float
-    volume_error: float
+    probability: Float[np.ndarray, "scale orientation"]  # of the most likely class
+    volume: float  # of the whole chart
+    volume_error: float  # change of the volume from every second sample to all of them
 
 
 class Result(NamedTuple):
-    """What the experiment measures: before and after the training, and a map for each shape.
-
-    Attributes:
-        loss: Loss of every step.
-        accuracy: Share of new sprites classified as they should be.
-        shapes: Index of the shape of every point measured.
-    """
+    """What the experiment measures: before and after the training, and a map for each shape."""
 
     settings: Settings
     loss: Float[np.ndarray, "steps"]
-    accuracy: float
-    shapes: Int[np.ndarray, "points"]
+    accuracy: float  # share of new sprites classified as they should be
+    shapes: Int[np.ndarray, "points"]  # index of the shape of every point measured
     untrained: Meeting
     trained: Meeting
     maps: tuple[FactorMap, ...]
@@ -160,15 +127,9 @@ def learn(
     """The network before and after the training, and the losses."""
     data_key, weights_key, order_key = jax.random.split(key, 3)
     images, labels = _labelled(data_key, settings, settings.sprites)
-    network = SmoothLeNet(
-        classes=len(settings.shapes) * settings.sizes,
-        size=settings.size,
-        mean=float(jnp.mean(images)),
-        std=float(jnp.std(images)),
-        activation=jax.nn.silu,
-        rngs=nnx.Rngs(weights_key),
-    )
-    start = pure(network)
+    options = {"mean": float(jnp.mean(images)), "std": float(jnp.std(images)), "activation": jax.nn.silu}
+    options |= {"classes": len(settings.shapes) * settings.sizes, "size": settings.size}
+    start = pure(SmoothLeNet(**options, rngs=nnx.Rngs(weights_key)))
     trained = train(
         classification_loss(start.apply),
         start.params,
@@ -180,9 +141,7 @@ def learn(
         chunk=min(50, settings.steps),
         folder=folder,
         progress=progress,
-    )
-    if not trained.finite:
-        raise ValueError(f"the training diverged after {trained.steps} steps: lower learning_rate.")
+    ).or_raise("lower learning_rate")
     return start, Pure(start.apply, trained.params), trained.metrics["loss"]
 
 
@@ -196,10 +155,7 @@ def _tangents(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "
 
 @jax.jit
 def meet(log_prob: Partial, images: Array, tangents: Array, random: Array) -> Any:
-    """Angles and visibilities at images ``(k, h, w)`` with tangents and random vectors ``(k, d, n)``.
-
-    It is one small function of arrays from both sides.
-    """
+    """Angles and visibilities at images ``(k, h, w)`` with tangents and random vectors ``(k, d, n)``."""
 
     def one(image: Array, tangent: Array, other: Array) -> Meeting:
         basis = information.horizontal_basis(log_prob, image)
@@ -248,10 +204,7 @@ def factor_map(settings: Settings, shape: str, network: Pure) -> FactorMap:
 def measure_sprites(
     settings: Settings, key: Array, folder: Path | None = None, progress: Progress | None = None
 ) -> Result:
-    """Train the network, or go on from its checkpoints in ``folder``, and measure.
-
-    ``REDUCED`` takes about a minute on two cores, the default settings about five.
-    """
+    """Train the network, or go on from its checkpoints in ``folder``, and measure: in one to five minutes."""
     check(settings)
     learn_key, test_key, point_key, random_key = jax.random.split(key, 4)
     start, end, loss = learn(settings, learn_key, folder, stage(progress, 0, 3))
@@ -272,3 +225,171 @@ def measure_sprites(
     shapes = np.repeat(np.arange(len(charts)), settings.points)
     untrained, trained = meetings
     return Result(settings, loss, accuracy, shapes, untrained, trained, tuple(maps))
+
+
+def run(start: tuple[Path, int], settings: Settings, progress: Progress | None = None) -> Outcome:
+    """The tangents of sprites next to a distribution; ``start`` is the folder of checkpoints and the seed."""
+    folder, seed = start
+    result = measure_sprites(settings, jax.random.key(seed), folder, progress)
+    title = "Sprites: the tangents of the data next to the distribution of a classifier"
+    notes = [
+        "Angles in degrees; visibility X_i^T G X_i / (|X_i|^2 lambda_max(G)); S of the metric pulled back to "
+        "(scale, orientation), 1/2 where its image is totally geodesic in the sphere of radius 2."
+    ]
+    return Outcome(title, table(result), data(result), {"sprites": figure(result)}, notes)
+
+
+# --- numbers -----------------------------------------------------------------------------------------------
+
+
+def curvature_quartiles(factors: FactorMap) -> Float[np.ndarray, "3"]:
+    """Quartiles of the scalar curvature over the pulled-back area: most of the chart is hardly seen."""
+    defined = np.isfinite(factors.scalar_curvature)
+    if not defined.any():
+        return np.full(3, np.nan)
+    values = factors.scalar_curvature[defined]
+    order = np.argsort(values)
+    below = np.cumsum(factors.volume_element[defined][order])
+    return values[order][np.searchsorted(below, np.array(_QUARTILES) * below[-1])]
+
+
+def _row(quantity: str, shape: str, quartiles: Any, **others: Any) -> Row:
+    """A row of the table; None where there is no such number."""
+    lower, median, upper = quartiles
+    row = {"quantity": quantity, "shape": shape, "unit": "", "median": median, "lower": lower, "upper": upper}
+    return row | dict.fromkeys(("untrained", "random", "error")) | others
+
+
+def table(result: Result) -> list[Row]:
+    """Medians and quartiles over points, of the curvature over the area; ``error`` is of a quadrature."""
+    before, after, rows = result.untrained, result.trained, []
+    for k in range(len(FACTORS)):
+        angles, *others = (part[:, k] for part in (after.angles, before.angles, after.random_angles))
+        untrained, random = np.degrees(np.median(others, axis=1))
+        row = {"unit": "deg", "untrained": untrained, "random": random}
+        quartiles = np.degrees(np.quantile(angles, _QUARTILES))
+        rows.append(_row(f"principal angle {k + 1}", "all", quartiles, **row))
+    for index, shape in enumerate(result.settings.shapes):
+        here = result.shapes == index
+        for k, factor in enumerate(FACTORS):
+            quartiles = np.quantile(after.visibility[here, k], _QUARTILES)
+            untrained = np.median(before.visibility[here, k])
+            random = np.median(after.random_visibility[here])
+            rows.append(_row(f"visibility of {factor}", shape, quartiles, untrained=untrained, random=random))
+    for factors in result.maps:
+        curvature, volume = curvature_quartiles(factors), (None, factors.volume, None)
+        rows.append(_row("scalar curvature of the pull-back", factors.shape, curvature))
+        rows.append(_row("volume of the pull-back", factors.shape, volume, error=factors.volume_error))
+    return rows
+
+
+def data(result: Result) -> dict[str, Any]:
+    """Everything by name, for JSON."""
+    maps = [m._asdict() | {"grid": {axis.name: axis.samples() for axis in m.grid.axes}} for m in result.maps]
+    shapes = [result.settings.shapes[k] for k in result.shapes]
+    return result._asdict() | {"factors": FACTORS, "shapes": shapes, "maps": maps, "table": table(result)}
+
+
+# --- picture -----------------------------------------------------------------------------------------------
+
+
+def figure(result: Result) -> Any:
+    """Principal angles, visibility of the factors, and the maps of the pulled-back metric."""
+    settings, height = result.settings, 2.7 * len(result.maps)
+    classes = settings.sizes * len(settings.shapes)
+    title = f"Sprites as a classifier of {len(settings.shapes)} shapes x {settings.sizes} sizes sees them "
+    title += f"({classes} classes, {result.accuracy:.1%} of new sprites right)"
+    drawn = new_figure(12.5, 4.2 + height, title)
+    parts: Any = drawn.subfigures(2, 1, height_ratios=(4.0, height), hspace=0.03)
+    panels = parts[0].subplots(1, 2, width_ratios=(1, 1.25))
+    for axes, draw in zip(panels, (_draw_angles, _draw_visibility), strict=True):
+        axes.grid(axis="y", color="0.9")
+        draw(axes, result)
+    _draw_maps(parts[1], result.maps, settings.sizes)
+    return drawn
+
+
+def _draw_quartiles(axes: Any, x: np.ndarray, values: Any, **style: Any) -> None:
+    """Median and quartiles of every column."""
+    low, middle, high = np.quantile(values, _QUARTILES, axis=0)
+    axes.errorbar(x, middle, (middle - low, high - middle), ls="none", capsize=3, ms=6, **style)
+
+
+def _draw_angles(axes: Any, result: Result) -> None:
+    places = np.arange(1, result.trained.angles.shape[1] + 1)
+    kinds = (
+        (result.trained.angles, "tangents, trained network", COLOURS[0], "o"),
+        (result.untrained.angles, "tangents, before training", COLOURS[2], "s"),
+        (result.trained.random_angles, "random vectors, trained network", "0.5", "x"),
+    )
+    for k, (values, name, colour, mark) in enumerate(kinds):
+        at = places + 0.16 * (k - 1)
+        _draw_quartiles(axes, at, np.degrees(values), label=name, color=colour, marker=mark)
+    axes.set(xlabel="principal angle, from the smallest", xticks=places)
+    axes.set(ylabel="angle [deg]", ylim=(0, 92), yticks=range(0, 91, 15))
+    axes.set_title("Angles between the data's tangent space and $D_x$", fontsize=11)
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def _draw_visibility(axes: Any, result: Result) -> None:
+    places, shapes = np.arange(len(FACTORS)), result.settings.shapes
+    for k, shape in enumerate(shapes):
+        here = result.shapes == k
+        at = places + 0.2 * (k - (len(shapes) - 1) / 2)
+        style = {"color": COLOURS[k % len(COLOURS)], "marker": _MARKS[k % len(_MARKS)]}
+        _draw_quartiles(axes, at, result.trained.visibility[here], label=shape, **style)
+        before = np.median(result.untrained.visibility[here], axis=0)
+        hollow = {**style, "mfc": "none", "ls": "none", "ms": 5, "alpha": 0.7}
+        axes.plot(at + 0.06, before, **hollow, label=None if k else "before training")
+    chance = np.median(result.trained.random_visibility)
+    axes.axhline(chance, color="0.5", lw=1, ls="--", label="random direction")
+    axes.set(yscale="log", ylabel=r"$X_i^T G X_i\,/\,(|X_i|^2\,\lambda_{\max}(G))$")
+    axes.set_xticks(places, FACTORS)
+    axes.set_title("Share of each factor that the network sees (median, quartiles)", fontsize=11)
+    axes.legend(fontsize=8, ncols=2)
+
+
+def _draw_maps(subfigure: Any, maps: tuple[FactorMap, ...], sizes: int) -> None:
+    """A row for each shape; one scale of colours for each column."""
+    from matplotlib.colors import LogNorm, Normalize, SymLogNorm
+
+    volumes, curvatures = (
+        np.concatenate([getattr(factors, name).ravel() for factors in maps])
+        for name in ("volume_element", "scalar_curvature")
+    )
+    volumes = volumes[np.isfinite(volumes) & (volumes > 0)]
+    curvatures = np.abs(curvatures[np.isfinite(curvatures)])
+    low, high = np.percentile(volumes, (5, 99.5)) if volumes.size else (0.1, 1.0)
+    most = max(np.percentile(curvatures, 95), 1.0) if curvatures.size else 1.0
+    volume = r"volume element $\sqrt{\det\,X^T G X}$ [1/rad]"
+    columns = (
+        ("volume_element", volume, LogNorm(low, high), "viridis"),
+        ("scalar_curvature", "scalar curvature S", SymLogNorm(0.5, vmin=-most, vmax=most), "RdBu_r"),
+        ("probability", "probability of the likeliest class", Normalize(1 / 3, 1.0), "cividis"),
+    )
+    panels = subfigure.subplots(len(maps), len(columns), squeeze=False)
+    scales, turns = maps[0].grid.axes
+    edges = np.linspace(scales.start, scales.stop, sizes + 1)[1:-1]
+    shown: Any = None
+    for j, (field, label, norm, colours) in enumerate(columns):
+        style = {"norm": norm, "cmap": colours, "shading": "nearest", "rasterized": True}
+        for axes, factors in zip(panels[:, j], maps, strict=True):
+            y, x = (axis.samples() for axis in factors.grid.axes)
+            shown = axes.pcolormesh(x, y, getattr(factors, field), **style)
+            axes.set_facecolor("0.8")
+            name_axes(axes, axis_label(turns), axis_label(scales))
+            axes.set_title(f"{factors.shape}: {_describe(factors, field)}", fontsize=9)
+            for edge in edges:
+                axes.axhline(edge, color="0.2" if field == "scalar_curvature" else "w", lw=0.9, ls=":")
+        extend = "min" if field == "probability" else "both"
+        subfigure.colorbar(shown, ax=list(panels[:, j]), label=label, extend=extend)
+
+
+def _describe(factors: FactorMap, field: str) -> str:
+    """One number of a map, its title."""
+    if field == "volume_element":
+        return f"volume {factors.volume:.3g} ± {factors.volume_error:.2g}"
+    if field == "scalar_curvature":
+        low, middle, high = curvature_quartiles(factors)
+        return f"median {middle:.2g}, half in {low:.2g} to {high:.2g}"
+    return f"median {np.median(factors.probability):.2g}"

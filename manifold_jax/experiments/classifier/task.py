@@ -27,44 +27,27 @@ MARKS += tuple(range(12_000, 30_001, 2000))
 
 _BATCH = 250  # images that a network is evaluated at together
 
-Images = Float[Any, "n *shape"]
-"""Pixels in [0, 1]."""
+Images = Float[Any, "n *shape"]  # pixels in [0, 1]
 
 
 class Task(NamedTuple):
-    """A data set and the network for it.
+    """A data set and the network for it: pixels in [0, 1] to ``(C,)`` log-probabilities."""
 
-    Attributes:
-        name: One of ``READERS``.
-        network: ``apply(params, x)``, pixels in [0, 1] to ``(C,)`` log-probabilities, and initial parameters.
-        train: Images to learn from.
-        test: Other images.
-        std: Pixels in one unit of the network's normalised input: the paper's 0.1 is ``0.1 * std`` here.
-        rebuild: The same network with another number of classes.
-    """
-
-    name: str
-    network: Pure
+    name: str  # one of READERS
+    network: Pure  # with its initial parameters
     train: LabelledImages
     test: LabelledImages
-    std: float
-    rebuild: Callable[[int], Pure]
+    std: float  # grey levels in one unit of the normalised input: the paper's 0.1 is 0.1 * std here
+    rebuild: Callable[[int], Pure]  # the same network with another number of classes
 
 
 class Trial(NamedTuple):
-    """A trained network: what every experiment is run on.
-
-    Attributes:
-        task: What was learnt.
-        folder: Where the checkpoints are.
-        step: The checkpoint, or the last one of a history.
-        seed: Seed of all choices of images and directions.
-    """
+    """A trained network: what every experiment is run on."""
 
     task: Task
-    folder: Path
-    step: int
-    seed: int = 0
+    folder: Path  # of the checkpoints
+    step: int  # of the checkpoint, or of the last one of a history
+    seed: int = 0  # of all choices of images and directions
 
     def log_prob_at(self, step: int) -> Partial:
         """The classifier at a checkpoint; its parameters are the leaves."""
@@ -117,40 +100,30 @@ READERS = {"mnist": mnist, "fashion-mnist": fashion_mnist, "cifar10": _read_cifa
 """Name of a data set to the function that reads its images, to learn from or for testing."""
 
 
-def _module(name: str, data: LabelledImages, width: int, seed: int, classes: int) -> LeNet | VGG11:
-    """LeNet for grey images, a VGG11-like network for colour ones.
-
-    The mean and deviation of the data normalise the pixels, except MNIST's, which are the published ones.
-    """
-    rngs, size = nnx.Rngs(seed), data.images.shape[1]
-    if data.images.ndim == 4:
-        return VGG11(classes=classes, width=width, rngs=rngs)
-    if name == "mnist":
-        return LeNet(classes=classes, size=size, rngs=rngs)
-    grey = data.images / 255
-    return LeNet(classes=classes, size=size, mean=grey.mean(), std=grey.std(), rngs=rngs)
+def _module(name: str, images: np.ndarray, width: int, seed: int, classes: int) -> LeNet | VGG11:
+    """LeNet for grey images, normalised by published numbers or their own; a VGG11-like one for colour."""
+    options = {"classes": classes, "rngs": nnx.Rngs(seed)}
+    if images.ndim == 4:
+        return VGG11(width=width, **options)
+    if name != "mnist":
+        options |= {"mean": np.mean(images / 255), "std": np.std(images / 255)}
+    return LeNet(size=images.shape[1], **options)
 
 
 def make_task(
     name: str, path: Path | None = None, *, seed: int = 0, width: int = 16, init: str = "flax"
 ) -> Task:
-    """Read a data set and build the network for it.
+    """Read a data set, one of ``READERS``, and build the network for it.
 
-    Args:
-        name: ``mnist``, ``fashion-mnist``, ``cifar10`` or ``digits`` (scikit-learn's, 8 x 8).
-        path: Folder of the files; by default ``MANIFOLD_JAX_DATA``, else they are downloaded.
-        seed: Seed of the initial weights.
-        width: Channels of the first layer of the VGG11-like network.
-        init: How initial weights are drawn: as in ``flax``, or as in ``torch``, where the paper's come from.
-
-    Raises:
-        ValueError: The name or ``init`` is unknown, or a file is not what it should be.
-        FileNotFoundError: There is no data.
+    ``path`` is the folder of the files, by default ``MANIFOLD_JAX_DATA``, else they are downloaded; ``seed``
+    that of the initial weights, ``width`` the channels of the first layer of the VGG11-like network. Initial
+    weights are drawn as ``init`` does, ``flax`` or ``torch``, where the paper's come from. ValueError for an
+    unknown name or a file that is not what it should be, FileNotFoundError if there is no data.
     """
     choice("leaf", "init", init, ("flax", "torch"))
     read = READERS[choice("leaf", "data", name, READERS)]
     learnt, other = read(path, train=True), read(path, train=False)
-    module = partial(_module, name, learnt, width, seed)
+    module = partial(_module, name, learnt.images, width, seed)
 
     def build(classes: int) -> Pure:
         network = models.pure(module(classes))
@@ -178,7 +151,7 @@ def learn(
     """
     apply, params = task.network
     check_log_prob(Partial(apply, params), jnp.zeros(task.train.images.shape[1:]))
-    trained = models.train(
+    models.train(
         models.classification_loss(apply),
         params,
         models.labelled(apply, params, task.train.images, task.train.labels),
@@ -189,9 +162,7 @@ def learn(
         save_at=[mark for mark in marks if mark <= steps],
         save_every=2000,
         progress=progress,
-    )
-    if not trained.finite:
-        raise ValueError(f"the training diverged within {trained.steps} steps: take another seed.")
+    ).or_raise("take another seed")
     return Trial(task, folder, steps, seed)
 
 
@@ -215,14 +186,9 @@ def predictions(log_prob: Partial, images: Num[Any, "n *shape"]) -> Int[np.ndarr
 
 
 def layer(log_prob: Partial, method: str) -> Partial:
-    """The ``"logits"`` or ``"features"`` of the network of a classifier, as a function of one image.
-
-    Raises ValueError unless the classifier is ``Partial(apply, params)`` of :func:`manifold_jax.models.pure`.
-    """
+    """The ``"logits"`` or ``"features"`` of the network of a classifier, as a function of one image."""
     if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, models.Apply):
-        raise ValueError(
-            f"the {method} are needed: log_prob must be Partial(apply, params) of pure(network)."
-        )
+        raise ValueError(f"{method} are needed: log_prob must be Partial(apply, params) of pure(network).")
     return Partial(log_prob.func.of(method), *log_prob.args)
 
 

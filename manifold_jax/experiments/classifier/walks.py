@@ -21,34 +21,21 @@ from manifold_jax.information.walker import Step
 
 
 class PathOptions(NamedTuple):
-    """How to walk; by default as in the paper.
+    """How to walk; by default as in the paper, whose unit is the standard deviation of the images."""
 
-    Attributes:
-        step_size: Length of a step, of the longest one where it adapts.
-        max_steps: Most steps.
-        clip: Whether pixels are clamped to [0, 1] after every step, as the paper's code does.
-        step: Rule of the step, as for :func:`horizontal_path`.
-        tolerance: Distance at which a destination counts as reached.
-        stationarity: Horizontal share of the rest of the way at which a path has ended.
-        save_every: Steps from one saved point to the next.
-        unit: Pixels in one unit of these lengths and of those in tables. The paper's images are normalised:
-            its unit is their standard deviation.
-        block: Walks at once.
-    """
-
-    step_size: float = 0.1
+    step_size: float = 0.1  # length of a step, of the longest one where it adapts
     max_steps: int = 5000
-    clip: bool = True
-    step: Step = "full"
-    tolerance: float = 1.0
-    stationarity: float = 1e-3
-    save_every: int = 100
-    unit: float = 1.0
-    block: int = 25
+    clip: bool = True  # whether pixels are clamped to [0, 1] after every step, as the paper's code does
+    step: Step = "full"  # rule of the step, as for `horizontal_path`
+    tolerance: float = 1.0  # distance at which a destination counts as reached
+    stationarity: float = 1e-3  # horizontal share of the rest of the way at which a path has ended
+    save_every: int = 100  # steps from one saved point to the next
+    unit: float = 1.0  # grey levels, from 0 to 1, in one unit of these lengths and of those in tables
+    block: int = 25  # walks at once
 
 
 LEAF = PathOptions(0.03, 500, False, "fixed", tolerance=0.3, stationarity=0.01, save_every=5, block=50)
-"""Steps in pixels that stay near the leaf."""
+"""Steps in grey levels that stay near the leaf."""
 
 LEAF_REDUCED = LEAF._replace(step_size=0.05, max_steps=100, stationarity=0.02, save_every=2, block=24)
 
@@ -61,19 +48,12 @@ def change_path(settings: Any, option: str, value: Any) -> Any:
 
 
 class Walks(NamedTuple):
-    """Walks of one kind, with an axis of images first.
+    """Walks of one kind, with an axis of images first."""
 
-    Attributes:
-        path: Where they went, lengths in pixels.
-        options: How they went.
-        kind: Name of the kind.
-        destinations: Where they should end, if anywhere.
-    """
-
-    path: Path
+    path: Path  # lengths in grey levels
     options: PathOptions
     kind: str = ""
-    destinations: Any = None
+    destinations: Any = None  # where they should end, if anywhere
 
     @property
     def caption(self) -> str:
@@ -145,7 +125,7 @@ def walk_all(
     ``walk`` is :func:`horizontal_path`, :func:`leaf_projection` (up to ``stationarity``),
     :func:`vertical_walk` or :func:`label_keeping_walk`; ``ends`` are its arguments after the classifier:
     sources, then destinations or directions, ``(n, ...)`` each. The walks come back as NumPy arrays with an
-    axis of images first, lengths in pixels.
+    axis of images first, lengths in grey levels.
     """
     numbers = {"step_size": options.step_size * options.unit}
     fixed = {"step": options.step, "clip": (0.0, 1.0) if options.clip else None}
@@ -166,7 +146,7 @@ def walk_all(
 
 def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:
     """Walks along chords from the same sources, as far as the others moved, with as many saved points."""
-    (count, saved), shape = path.points.shape[:2], path.points.shape[2:]
+    count, saved, *shape = path.points.shape
     wide = (-1, *(1,) * len(shape))
     lengths = norms(chords)
     scale = (moved(path) / np.where(lengths > 0, lengths, 1.0)).reshape(wide)

@@ -164,11 +164,7 @@ def learn(trial: Trial, progress: Progress) -> Trial:
         folder=trial.folder,
         save_at=sorted({0, max(1, steps // 20), max(1, steps // 4), steps}),
         progress=progress,
-    )
-    if not trained.finite:
-        raise ValueError(
-            f"the training diverged after {trained.steps} steps: it needs a smaller learning rate."
-        )
+    ).or_raise("take a smaller learning rate")
     return trial._replace(metrics=trained.metrics)
 
 
