@@ -1,7 +1,7 @@
 """Streaming: one function of blocks, however the points are held.
 
-:func:`run_blocks` is the only place that knows how to read points: cut from an array, read window by window
-from the host's memory or a file, or evaluate from a function of the coordinates, traced or not.
+This is the only place that knows how to read points: cut from an array, read window by window from the
+host's memory or a file, or evaluate a function of the coordinates, traced or not.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from manifold_jax.geometry.windows import (
     sum_chunks,
 )
 
-CALLS = 64
-"""About how many compiled calls a long job is split into; between them results are kept."""
+CALLS = 64  # about how many compiled calls a long job is split into; between them results are kept
+CHUNKS_READ = 4  # chunks of features copied from the host at once: a call takes turns with the copying
 
-CHUNKS_READ = 4
-"""Chunks of features copied from the host at once: calls are not free, and take turns with the copying."""
+Job = Callable[[Any, Any], Any]
+"""A function of a block and the plan, see :func:`run_blocks`."""
 
 
 def run_blocks(
     points: Points,
     plan: BlockPlan | BatchPlan,
-    function: Callable[[Any, Any], Any],
+    function: Job,
     *,
     windows: bool = False,
     blocks: np.ndarray | None = None,
@@ -51,34 +51,29 @@ def run_blocks(
 ) -> Any:
     """Apply a function to every block of a grid, one after the other, and put the results together.
 
-    There are three kinds of jobs:
+    There are three kinds of jobs, of which the last two compile their own programs:
 
-    - **Grams** (the usual one): ``function(grams, plan)`` of the :class:`BlockGrams` of a block by the
-      stencils of the plan. It is compiled together with the differentiation, so it must be hashable and live
-      longer than a call: a function of a module, not a lambda.
-    - **Windows** without Grams (``windows=True``): ``function(window, plan)`` of a :class:`Window`, the
-      samples of a block and its halo, for example to push them through a layer or to find tangent frames.
+    - **Grams**: ``function(grams, plan)`` of the :class:`BlockGrams` of a block. It is compiled together with
+      the differentiation, so it must be hashable and outlive a call: a function of a module, not a lambda.
+    - **Windows** (``windows=True``): ``function(window, plan)`` of a :class:`Window`, for example to push the
+      samples through a layer or to find tangent frames.
     - **Exact** jobs (a :class:`BatchPlan`): ``function(coordinates, plan)`` of a batch of chart points
       ``(b, d)``, at which it differentiates an embedding automatically; the points are not read.
 
-    The last two are called from the host, once per block, and compile their own programs.
-
     Args:
         points: Where the points are, from ``as_points``.
-        plan: How the grid is cut, any grid if the points are a function.
+        plan: How the grid is cut; if the points are a function, it may be another grid.
         function: What to compute: a pytree of arrays ``(*plan.block, ...)``, or ``(b, ...)`` for batches.
         windows: Hand over windows instead of their Grams.
-        blocks: Numbers of a few blocks; then results are stacked and not put together.
+        blocks: Numbers of a few blocks, whose results are only stacked.
         calls: About how many compiled calls a job on Grams is split into. With 1, results (of windows too)
             stay on the device, and there is neither progress nor checkpoint.
         progress: Called as ``progress(points done, points)`` after every call.
-        checkpoint: Where results are saved in between, and from which an interrupted job goes on; the caller
-            removes it.
+        checkpoint: Where results are saved, and where an interrupted job goes on; the caller removes it.
 
     Returns:
-        What ``function`` returns, for the whole grid ``(*grid.shape, ...)``; or stacked,
-        ``(len(blocks), ...)``. Where the points are traced, the job becomes part of the caller's program,
-        and there is neither progress nor checkpoint.
+        What ``function`` returns, ``(*grid.shape, ...)`` or ``(len(blocks), ...)``. Where the points are
+        traced it is part of the caller's program, and there is neither progress nor checkpoint.
 
     Raises:
         ValueError: A window of an array on the host holds NaN or infinite values.
@@ -112,17 +107,13 @@ def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
     return Window(_device_window(points.values, plan, block, points.dtype), block)
 
 
-# --- one block, and groups of them -----------------------------------------------------------------------
-
-
 def _one_block(
-    points: Points, plan: BlockPlan | BatchPlan, function: Callable[[Any, Any], Any], windows: bool
+    points: Points, plan: BlockPlan | BatchPlan, function: Job, windows: bool
 ) -> Callable[[Any], Any]:
     """From the number of a block to its result."""
     if isinstance(plan, BatchPlan):
-        coordinates: Any = plan.coordinates(points.dtype)
-        if points.traced:
-            coordinates = jnp.asarray(coordinates)
+        array = jnp if points.traced else np
+        coordinates = array.asarray(plan.coordinates(points.dtype))
         return lambda block: function(jnp.asarray(coordinates[block]), plan)
     if windows:
         return lambda block: function(read_window(points, plan, block), plan)
@@ -136,7 +127,7 @@ def _stack_one(tree: Any) -> Any:
 
 
 @partial(jax.jit, static_argnames=("plan", "function"))
-def _finish(grams: BlockGrams, plan: BlockPlan, function: Callable[[Any, Any], Any]) -> Any:
+def _finish(grams: BlockGrams, plan: BlockPlan, function: Job) -> Any:
     return function(grams, plan)
 
 
@@ -169,13 +160,8 @@ def _in_groups(
     return jax.tree.unflatten(structure, merged)
 
 
-# --- on the device: an array, or a function --------------------------------------------------------------
-
-
 @partial(jax.jit, static_argnames=("plan", "dtype", "function"))
-def _device_blocks(
-    values: Any, plan: BlockPlan, blocks: Array, dtype: DType, function: Callable[[BlockGrams, Any], Any]
-) -> Any:
+def _device_blocks(values: Any, plan: BlockPlan, blocks: Array, dtype: DType, function: Job) -> Any:
     """Results of blocks, stacked."""
     return _map_one(lambda block: function(_device_grams(values, plan, block, dtype), plan), blocks)
 
@@ -235,9 +221,6 @@ def _cut_window(values: Array, plan: BlockPlan, columns: Sequence[Array], start:
     for axis, index in wrapped:
         window = jnp.take(window, index, axis=axis)
     return window
-
-
-# --- on the host: an array in memory, or a file ----------------------------------------------------------
 
 
 def _host_window(values: np.ndarray, plan: BlockPlan, block: int) -> np.ndarray:

@@ -1,8 +1,6 @@
-"""Metric, volume element and every curvature, as algebra on the Gram matrix of a 2-jet.
+"""Metric, volume element and every curvature, as algebra on the Gram matrix of a 2-jet, with any batch axes.
 
-Functions of a JetGram with any batch axes; each holds its formula at one point, and the small tensors that
-they share are in ``tensors``. Signs: R_1212 > 0 on the sphere. Where the metric is degenerate (dV = 0) the
-frame does not exist and curvatures are NaN.
+Signs: R_1212 > 0 on the sphere. Where the metric is degenerate (dV = 0) curvatures are NaN.
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ from manifold_jax.geometry.tensors import (
     traces,
 )
 
-DEPENDENT = 8
-"""Roundings of |u|^2 |v|^2 below which the area of two tangent vectors counts as 0."""
+DEPENDENT = 8  # roundings of |u|^2 |v|^2 below which the area of two tangent vectors counts as 0
 
 
 def metric(gram: JetGram) -> Float[Array, "*batch d d"]:
@@ -93,7 +90,7 @@ def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
         gram: Gram of a 2-jet.
 
     Returns:
-        ``(..., d, d, d, d)`` in chart components; R_1212 > 0 on the sphere.
+        ``(..., d, d, d, d)`` in chart components.
 
     Example:
         >>> bowl = lambda u: jnp.stack([u[0], u[1], (u[0] ** 2 + u[1] ** 2) / 2])
@@ -144,7 +141,7 @@ def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         gram: Gram of a 2-jet.
 
     Returns:
-        ``(...)``; n (n - 1) / r^2 on S^n(r), twice the Gaussian curvature of a surface; NaN if dV = 0.
+        ``(...)``; n (n - 1) / r^2 on S^n(r), twice the Gaussian curvature of a surface.
 
     Example:
         >>> saddle = lambda u: jnp.stack([u[0], u[1], u[0] * u[1]])

@@ -1,22 +1,21 @@
 """Error bars of quantities on a grid, from two stencils on the same data, and the axis that is to blame.
 
-A quantity q_p at order p is compared with q_(p+2), two orders higher. Their difference is the error of q_p up
-to the smaller error of q_(p+2), so the bar is
+A quantity q_p at order p is compared with q_(p+2). Their difference is the error of q_p up to the smaller
+error of q_(p+2), so the bar is
 
     SAFETY * max over neighbours of |q_p - q_(p+2)| + rounding.
 
-Where an axis has too few samples for order p + 2 the comparison is q_(p-2) (for p = 2: twice the spacing),
-whose difference is the larger error of q_(p-2) and is taken as it is. (Two-grid error estimates go back to
-Richardson; Roache, Annu. Rev. Fluid Mech. 29, 1997.) The rounding part propagates the noise of stored samples
-through the stencil weights. On a coarse grid two orders may agree by chance in one quantity; since all come
-from the same jets, where the relative bar of one exceeds the tolerance, that share is the least for all.
+Where an axis has too few samples for that, it is compared with q_(p-2) (for p = 2: twice the spacing), whose
+larger error is taken as it is (Roache, Annu. Rev. Fluid Mech. 29, 1997). The rounding part propagates the
+noise of stored samples through the stencil weights. On a coarse grid two orders may agree by chance in one
+quantity; since all come from the same jets, a relative bar above the tolerance is the least for all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -46,26 +45,13 @@ from manifold_jax.geometry.stencil import Stencil, fewest_samples
 from manifold_jax.geometry.tensors import is_null, second_form_gram, unpack_gram
 from manifold_jax.geometry.windows import BlockGrams, BlockPlan, plan_blocks
 
-SAFETY = 3.0
-"""Factor on the estimated error; its coverage and sharpness are benchmarked."""
-
-LOST = 8
-"""A volume element of so many times its own rounding noise has no digit left: the metric is degenerate."""
-
-SPECTRAL_COMPARISON = 8
-"""Order with which a spectral axis is compared: the highest there is."""
-
-FLAT = 0.01
-"""Share of |II|^2 below which a total of the scalar curvature counts as that of something flat."""
-
-EXACT_QUADRATURE = 4
-"""Order of the quadrature of exact quantities on open axes."""
-
-PROBED_BLOCKS = 6
-"""Blocks from which the sensitivity to each axis is taken: medians need no more."""
-
-PROBED_POINTS = 64
-"""Points of each of them at most."""
+SAFETY = 3.0  # factor on the estimated error; its coverage and sharpness are benchmarked
+LOST = 8  # a volume element of so many times its rounding noise has no digit left: the metric is degenerate
+SPECTRAL_COMPARISON = 8  # order with which a spectral axis is compared: the highest there is
+FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
+EXACT_QUADRATURE = 4  # order of the quadrature of exact quantities on open axes
+PROBED_BLOCKS = 6  # blocks from which the sensitivity to each axis is taken: medians need no more
+PROBED_POINTS = 64  # points of each of them at most
 
 
 def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Stencil:
@@ -94,9 +80,6 @@ def safety_factor(stencil: Stencil, comparison: Stencil) -> float:
     return SAFETY if any(int(b) > int(a) for a, b in pairs) else 1.0
 
 
-# --- quantities by two stencils --------------------------------------------------------------------------
-
-
 def stencil_noise(plan: BlockPlan) -> list[Float[np.ndarray, "2 n"]]:
     """Noise gain of the first and second derivative at every sample of each axis, for the main stencil."""
     tables = [np.zeros((2, n)) for n in plan.grid.shape]
@@ -115,14 +98,12 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     tables = [(*gains, axis.samples()) for gains, axis in zip(stencil_noise(plan), grid.axes, strict=True)]
     # From one value per axis and sample to the points of the block, (n, d).
     first, second, coordinates = (
-        mesh([jnp.asarray(c, dtype)[rows] for c, rows in zip(columns, block.rows, strict=True)]).reshape(
-            -1, d
-        )
+        mesh([jnp.asarray(c, dtype)[r] for c, r in zip(columns, block.rows, strict=True)]).reshape(-1, d)
         for columns in zip(*tables, strict=True)
     )
     lengths = tangent_lengths(main)
-    # Samples are rounded, and so are the coordinates at which they were taken: a uniform error within half a
-    # unit in the last place, of variance eps^2 / 12.
+    # Samples and their coordinates are rounded: a uniform error within half a unit in the last place, of
+    # variance eps^2 / 12.
     scale = jnp.finfo(dtype).eps / 12**0.5 * (block.norm + jnp.sum(jnp.abs(coordinates) * lengths, axis=-1))
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
     noise = jax.vmap(point_rounding)(main, scale[:, None] * first, scale[:, None, None] * pairs)
@@ -134,26 +115,19 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     return jax.tree.map(lambda leaf: leaf.reshape(plan.block), quantities)
 
 
-# --- which axis is too coarse ----------------------------------------------------------------------------
-
-
 def axis_sensitivity(
-    points: Points,
-    stencil: Stencil,
-    comparison: Stencil,
-    fields: Callable[[Any, Any], Any] | None = None,
-    *,
-    windows: bool = False,
+    points: Points, stencil: Stencil, comparison: Stencil, of_window: Callable[[Any, Any], Any] | None = None
 ) -> Any:
     """Relative change ``(quantities, d)`` of each quantity when one axis takes the comparison stencil.
 
-    It is the median over the points of a few small blocks. Layers compute other ``fields`` from ``windows``,
-    a pytree of what :func:`stencil_fields` gives, and get such a pytree back.
+    It is the median over the points of a few small blocks. For layers ``of_window`` gives a pytree of what
+    :func:`stencil_fields` does, from a window and the plan, and such a pytree comes back.
     """
     changed = [(*stencil[:k], comparison[k], *stencil[k + 1 :]) for k in range(points.grid.ndim)]
     plan = plan_blocks(points, (stencil, *changed), min(PROBED_POINTS, points.grid.size))
     chosen = np.unique(np.linspace(0, plan.size - 1, PROBED_BLOCKS).round().astype(int))
-    changes = run_blocks(points, plan, fields or stencil_fields, windows=windows, blocks=chosen, calls=1)
+    function, windows = of_window or stencil_fields, of_window is not None
+    changes = run_blocks(points, plan, function, windows=windows, blocks=chosen, calls=1)
     return jax.tree.map(_relative_changes, changes)
 
 
@@ -179,9 +153,6 @@ def _relative_changes(fields: Float[Array, "blocks stencils points 4"]) -> Float
     return jnp.concatenate([changes, changes[3:], changes[3:]])
 
 
-# --- bars of fields --------------------------------------------------------------------------------------
-
-
 def curvature_scales(quantities: PointQuantities) -> Fields:
     """Scale of each quantity; curvatures count as at least what is visible within the extent."""
     tiny = jnp.finfo(quantities.extent.dtype).tiny
@@ -192,32 +163,28 @@ def neighbourhood_maximum(values: Float[Array, "*shape"], grid: Grid) -> Float[A
     """Largest value within one step along every axis, wrapping on periodic axes; NaN is passed over."""
     best = jnp.where(jnp.isnan(values), -jnp.inf, values)
     for k, axis in enumerate(grid.axes):
-        forward, backward = jnp.roll(best, 1, k), jnp.roll(best, -1, k)
-        if not axis.periodic:
-            first = (slice(None),) * k + (0,)
-            last = (slice(None),) * k + (-1,)
-            forward, backward = forward.at[first].set(best[first]), backward.at[last].set(best[last])
-        best = jnp.maximum(best, jnp.maximum(forward, backward))
+        width = [(1, 1) if other == k else (0, 0) for other in range(grid.ndim)]
+        padded = jnp.pad(best, width, mode="wrap" if axis.periodic else "edge")
+        shifted = [jax.lax.slice_in_dim(padded, start, start + axis.size, axis=k) for start in range(3)]
+        best = reduce(jnp.maximum, shifted)
     return jnp.where(jnp.isneginf(best), jnp.nan, best)
 
 
 def pointwise_estimates(
     quantities: PointQuantities, grid: Grid, factor: float, tolerance: float
 ) -> tuple[Fields, Array]:
-    """Every field as an Estimate, and the relative error below which no bar may fall (0 where resolved).
-
-    The difference of the two stencils counts ``factor`` times, 0 for exact jets.
-    """
+    """Every field as an Estimate, and the relative error below which no bar may fall (0 where resolved)."""
     values, noise = quantities.value, quantities.rounding
     volume = values.volume_element
     null = is_null(volume) | (LOST * noise.volume_element >= volume)
     scales = curvature_scales(quantities)
-    bars = Fields(
-        *(
-            factor * neighbourhood_maximum(jnp.abs(value - other), grid) if factor else jnp.zeros_like(value)
-            for value, other in zip(values, quantities.low, strict=True)
-        )
-    )
+
+    def difference(value: Array, other: Array) -> Array:
+        if not factor:  # exact jets
+            return jnp.zeros_like(value)
+        return factor * neighbourhood_maximum(jnp.abs(value - other), grid)
+
+    bars = jax.tree.map(difference, values, quantities.low)
     # The maximum that a search finds says nothing about convergence: leave the normal curvatures out.
     relative = jnp.stack([bar / scale for bar, scale in zip(bars[:4], scales[:4], strict=True)])
     worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)
@@ -225,19 +192,14 @@ def pointwise_estimates(
 
     def estimate(name: str, value: Array, bar: Array, rounding: Array, scale: Array) -> Estimate:
         error = jnp.maximum(bar, failing * scale) + rounding
-        if name == "volume_element":
-            # A vanishing volume element is a value, not a failure.
+        undefined = null | jnp.isnan(value)
+        if name == "volume_element":  # where it vanishes it is a value, not a failure
             error, undefined = jnp.where(jnp.isnan(error), bar, error), jnp.isnan(value)
-        else:
-            undefined = null | jnp.isnan(value)
         value = jnp.where(undefined, jnp.nan, value)
         error = jnp.where(undefined | jnp.isnan(error), jnp.inf, error)
         return Estimate(value, error, error <= tolerance * scale)
 
     return Fields(*map(estimate, FIELDS, values, bars, noise, scales)), failing
-
-
-# --- bars of totals --------------------------------------------------------------------------------------
 
 
 def _integral(values: Array, weights: Array) -> Array:
@@ -246,47 +208,36 @@ def _integral(values: Array, weights: Array) -> Array:
 
 def thinned_weights(axis: Axis, accuracy: Accuracy) -> np.ndarray:
     """Weights of a coarser rule on the same samples: every second one, or a lower order."""
-    halves = axis.size % 2 == (0 if axis.periodic else 1) and axis.size >= (2 if axis.periodic else 5)
+    n = axis.size
     if axis.periodic:
-        coarse = np.full(axis.size, axis.spacing)
-        if halves:
-            coarse = np.where(np.arange(axis.size) % 2 == 0, 2 * axis.spacing, 0.0)
-        return coarse
-    if halves:
-        coarse = np.zeros(axis.size)
-        coarse[::2] = axis_weights(Axis(axis.name, axis.start, axis.stop, (axis.size + 1) // 2), accuracy)
+        return np.full(n, axis.spacing) if n % 2 else np.tile([2 * axis.spacing, 0.0], n // 2)
+    if n % 2 and n >= 5:
+        coarse = np.zeros(n)
+        coarse[::2] = axis_weights(Axis(axis.name, axis.start, axis.stop, (n + 1) // 2), accuracy)
         return coarse
     if accuracy == 2:
-        return np.full(axis.size, (axis.stop - axis.start) / axis.size)
+        return np.full(n, (axis.stop - axis.start) / n)
     return axis_weights(axis, int(accuracy) - 2)
 
 
 def _quadrature_rules(grid: Grid, orders: Sequence[Accuracy], dtype: DType) -> list[Array]:
     """Weights on the grid, and for each axis those that are coarser along it."""
-    pairs = [
-        (a, SPECTRAL_COMPARISON if o == "spectral" else o) for a, o in zip(grid.axes, orders, strict=True)
-    ]
-    columns = [axis_weights(*pair) for pair in pairs]
-    coarser = [[*columns[:k], thinned_weights(*pair), *columns[k + 1 :]] for k, pair in enumerate(pairs)]
+    orders = [SPECTRAL_COMPARISON if order == "spectral" else order for order in orders]
+    columns = list(map(axis_weights, grid.axes, orders))
+    thinned = map(thinned_weights, grid.axes, orders)
+    coarser = [[*columns[:k], column, *columns[k + 1 :]] for k, column in enumerate(thinned)]
     return [outer_product(rule, dtype) for rule in (columns, *coarser)]
 
 
 def _integral_estimate(
-    values: Array,
-    low: Array,
-    rounding: Array,
-    scale: Array,
-    *,
-    rules: list[Array],
-    factor: float,
-    tolerance: float,
+    integrand: tuple[Array, ...], rules: list[Array], factor: float, tolerance: float
 ) -> Estimate:
     """Integral over the chart with an error bar for stencil, quadrature and rounding.
 
-    The integrand ``values`` holds the volume element, ``low`` is it by the comparison stencil, ``rounding``
-    its noise and ``scale`` what its error is compared to. The stencil part integrates the difference of the
-    two stencils with its sign; the quadrature part compares the first of the ``rules`` with the others.
+    The integrand, which holds the volume element, comes with its comparison, its noise, and the scale of its
+    errors. The two stencils are compared with sign, the first of the quadrature ``rules`` with the others.
     """
+    values, low, rounding, scale = integrand
     weights, *coarser = rules
     total = _integral(values, weights)
     stencil = factor * jnp.abs(_integral(values - low, weights))
@@ -313,13 +264,12 @@ def estimates(
     scale = jnp.abs(main.scalar_curvature) + FLAT * squared_norm
 
     def curvature(part: Callable[[Array], Array]) -> tuple[Array, ...]:
-        """Integrands: value, comparison, rounding and scale."""
         value = part(main.scalar_curvature)
         rounding = (noise.scalar_curvature + failing * squared_norm) * volume
         rounding += jnp.abs(value) * noise.volume_element
         lower = part(low.scalar_curvature) * low.volume_element
-        integrands = (value * volume, lower, rounding, scale * volume)
-        return tuple(jnp.where(undefined, 0.0, x) for x in integrands)
+        integrand = (value * volume, lower, rounding, scale * volume)
+        return tuple(jnp.where(undefined, 0.0, x) for x in integrand)
 
     integrands = (
         (volume, low.volume_element, noise.volume_element + failing * volume, volume),
@@ -328,7 +278,7 @@ def estimates(
         curvature(lambda s: jnp.minimum(s, 0.0)),
     )
     # One program for all of them.
-    totals = jax.vmap(integral)(*(jnp.stack(column) for column in zip(*integrands, strict=True)))
+    totals = jax.vmap(integral)(tuple(map(jnp.stack, zip(*integrands, strict=True))))
     parts = [Estimate(*(leaf[k] for leaf in totals)) for k in range(len(TOTALS))]
     return fields, dict(zip(TOTALS, parts, strict=True))
 
@@ -344,22 +294,14 @@ def report_on(
     sensitivity: Array | None = None,
     attributes: tuple[tuple[str, str], ...] = (),
 ) -> Geometry:
-    """The Geometry that quantities of all points of a grid make, exact ones where there is no stencil.
+    """The Geometry of quantities at all points of a grid, exact ones where there is no stencil.
 
-    Differences of the two stencils count ``factor`` times; the rest is as in :class:`Geometry`.
+    Differences of the two stencils count ``factor`` times, 0 for exact jets.
     """
     quantities = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(grid.shape), quantities)
     fields, totals = estimates(quantities, grid, stencil, factor, tolerance)
     if sensitivity is None:
         sensitivity = jnp.zeros((len(FIELDS), grid.ndim), quantities.extent.dtype)
-    return Geometry(
-        **fields._asdict(),
-        **totals,
-        axis_sensitivity=sensitivity,
-        rounding=quantities.rounding,
-        name=name,
-        grid=grid,
-        stencil=stencil,
-        tolerance=tolerance,
-        attributes=attributes,
-    )
+    about = {"name": name, "grid": grid, "stencil": stencil, "tolerance": tolerance, "attributes": attributes}
+    noise = quantities.rounding
+    return Geometry(**fields._asdict(), **totals, axis_sensitivity=sensitivity, rounding=noise, **about)

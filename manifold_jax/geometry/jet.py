@@ -34,11 +34,8 @@ from manifold_jax.geometry.windows import (
     window_derivatives,
 )
 
-CACHE = 16 * 2**20
-"""Bytes of the temporaries of one batch of autodiff on a CPU."""
-
-COPIES = 8
-"""Arrays of the size of the jets that nested forward differentiation holds at once, about."""
+CACHE = 16 * 2**20  # bytes of the temporaries of one batch of autodiff on a CPU
+COPIES = 8  # arrays of the size of the jets that nested forward differentiation holds at once, about
 
 
 class Jet(NamedTuple):
@@ -75,9 +72,6 @@ def gram(jet: Jet) -> JetGram:
     d = jet.first.shape[-2]
     i, j = np.triu_indices(d)
     return unpack_gram(inner_products(jnp.concatenate([jet.first, jet.second[..., i, j, :]], axis=-2)), d)
-
-
-# --- from a function -------------------------------------------------------------------------------------
 
 
 def _check_coordinates(caller: str, coordinates: Array) -> Array:
@@ -167,9 +161,6 @@ def gram_from_function(
 
     packed = map_blocks(products, batch, coordinates.reshape(-1, d))
     return unpack_gram(packed.reshape(*coordinates.shape[:-1], vectors, vectors), d)
-
-
-# --- from a grid -----------------------------------------------------------------------------------------
 
 
 def _first_gram(block: BlockGrams, _plan: BlockPlan) -> Array:

@@ -51,9 +51,7 @@ from manifold_jax.geometry.windows import (
 BATCH = 64
 """Points that go through a layer at once: enough for matrix products, few enough for large activations."""
 
-RENDERED = 8
-"""Points of the input whose jets are made at once: rendered images need many temporaries."""
-
+RENDERED = 8  # points of the input whose jets are made at once: rendered images need many temporaries
 Layer = Callable[[Any], Any]
 """A function of one activation of the layer before, which gives one activation."""
 
@@ -242,7 +240,7 @@ def _by_stencils(
 
         return job
 
-    changes = axis_sensitivity(points, stencil, comparison, in_layers(stencil_fields), windows=True)
+    changes = axis_sensitivity(points, stencil, comparison, in_layers(stencil_fields))
     plan = plan_blocks(points, (stencil, comparison), block_size)
     parts = run_blocks(points, plan, in_layers(_block_quantities), windows=True, progress=progress)
     return [

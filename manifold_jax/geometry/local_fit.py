@@ -196,9 +196,6 @@ def _curvature(fit: QuadraticFit, quantity: str) -> Array:
     return jnp.where(fit.ok, CURVATURES[quantity](fit.gram), jnp.nan)
 
 
-# --- one point, at the origin ----------------------------------------------------------------------------
-
-
 def _principal_frame(dimension: int, differences: Array, root: Any = 1.0) -> Float[Array, "d f"]:
     """Principal components of the point and its neighbours; NaN below rank d. The point has the weight 1."""
     points = jnp.concatenate([differences, jnp.zeros_like(differences[:1])])
@@ -269,9 +266,6 @@ def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array
     place[i, j] = place[j, i] = np.arange(len(i))
     twice = jnp.asarray(np.where(np.eye(d, dtype=bool), 2.0, 1.0), quadratic.dtype)
     return Jet(frame + linear, quadratic[place] * twice[:, :, None])
-
-
-# --- all points ------------------------------------------------------------------------------------------
 
 
 @partial(jax.jit, static_argnames=("kernel", "settings", "count", "block_size"))

@@ -77,9 +77,6 @@ def is_union(points: Any) -> bool:
     return manifolds and len(points) > 0
 
 
-# --- one checked source ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Points:
     """Points on a grid, however they are held; made and checked by :func:`as_points`.
@@ -198,9 +195,6 @@ def _trace(embedding: Embedding, dimension: int, dtype: DType) -> tuple[tuple[in
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(f"The embedding must return one floating-point array, got {value}.")
     return tuple(value.shape), closed.consts
-
-
-# --- functions -------------------------------------------------------------------------------------------
 
 
 def feature_size(embedding: Embedding, dimension: int, dtype: DType) -> int:

@@ -46,8 +46,8 @@ def measure(
     """Volume and curvatures of one manifold with error bars; :func:`reach` gives its reach.
 
     Args:
-        points_or_manifold: A :class:`Manifold`; or an array ``(*grid.shape, *features)``, in memory or
-            memory-mapped; or an embedding, a function of one chart point.
+        points_or_manifold: A :class:`Manifold`; an array ``(*grid.shape, *features)``, in memory or mapped;
+            or an embedding, a function of one chart point.
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
         stride: Spacing of the stencils in samples.
@@ -60,8 +60,8 @@ def measure(
         name: Title of the report; by default that of the Manifold.
 
     Returns:
-        A :class:`Geometry`: fields and totals as :class:`Estimate` (value, error, resolved), a pytree. Works
-        under ``jit`` (without progress and checkpoint) for arrays and embeddings.
+        Fields and totals as :class:`Estimate` (value, error, resolved), a pytree. Works under ``jit``
+        (without progress and checkpoint) for arrays and embeddings.
 
     Raises:
         ValueError: A sequence of manifolds is given, points and grid do not fit, the points hold NaN or
@@ -82,11 +82,10 @@ def measure(
     positive("measure", "tolerance", tolerance, below=1)
     points = as_points("measure", points_or_manifold, grid, exact=exact)
     stencil = stencil_of("measure", points.grid, accuracy, stride)
-    attributes: tuple[tuple[str, str], ...] = ()
-    title, kept = name or "manifold", None
-    if isinstance(points_or_manifold, Manifold):
-        title = name or points_or_manifold.name
-        attributes = tuple((key, str(value)) for key, value in points_or_manifold.attributes.items())
+    manifold = points_or_manifold if isinstance(points_or_manifold, Manifold) else None
+    title = name or (manifold.name if manifold else "manifold")
+    attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
+    kept = None
     if checkpoint is not None:
         key = _fingerprint(points, title, stencil, exact, block_size, attributes)
         kept = PartialResult(Path(checkpoint), key)

@@ -23,14 +23,9 @@ from manifold_jax._linalg import block_rows, map_blocks, matmul, safe_sqrt
 DIRECT_FEATURES = 16
 """Up to so many features differences are formed at once: no cancellation, nothing to repair."""
 
-TILE_NUMBERS = 2**23
-"""Numbers of one tile of samples, and of its distances to a block of queries."""
-
-_GROUP = 16
-"""Columns of which only the smallest is looked at first."""
-
-_ONE_BY_ONE = 64
-"""Up to so many smallest entries of float64 are taken one after the other."""
+TILE_NUMBERS = 2**23  # numbers of one tile of samples, and of its distances to a block of queries
+_GROUP = 16  # columns of which only the smallest is looked at first
+_ONE_BY_ONE = 64  # up to so many smallest entries of float64 are taken one after the other
 
 
 class Neighbours(NamedTuple):

@@ -13,14 +13,11 @@ from manifold_jax.geometry.tensors import JetGram, contract, pair_positions, poi
 ANGLES = 32
 """Samples of the curvature ellipse: eight for each of the at most four extrema of its squared radius."""
 
-NEWTON_STEPS = 8
-"""Steps from the best sample, which is close: more than quadratic convergence needs."""
-
+NEWTON_STEPS = 8  # steps from the best sample, which is close: more than quadratic convergence needs
 ASCENT_STEPS = 24
 """Steps of the power method from every start, which converge linearly; the best end is polished."""
 
-POLISH_STEPS = 3
-"""Steps to the largest eigenvector, each of which can only improve the direction."""
+POLISH_STEPS = 3  # steps to the largest eigenvector, each of which can only improve the direction
 
 
 SWEEPS = 6

@@ -1,7 +1,4 @@
-"""The quantities of a manifold: their names, labels and units, and all of one point at once with their noise.
-
-:data:`LABELS` is the only table of words, symbols and units of the quantities, for reports and plots.
-"""
+"""The quantities of a manifold: names, labels and units, and all of one point at once with their noise."""
 
 from __future__ import annotations
 
@@ -25,11 +22,8 @@ from manifold_jax.geometry.tensors import (
     traces,
 )
 
-TENSOR_ROUNDINGS = 4
-"""Roundings, in eps, of a contraction of small tensors relative to the size of its terms."""
-
-JET_ROUNDINGS = 8
-"""Roundings, in eps, of exact derivatives relative to their size."""
+TENSOR_ROUNDINGS = 4  # roundings, in eps, of a contraction of small tensors relative to the size of its terms
+JET_ROUNDINGS = 8  # roundings, in eps, of exact derivatives relative to their size
 
 
 class Fields(NamedTuple):
@@ -43,11 +37,9 @@ class Fields(NamedTuple):
     normal_curvature_upper: Any
 
 
+# Names of the quantities of a point, and of the integrals over a manifold.
 FIELDS = Fields._fields
-"""Names of the quantities of a point."""
-
 TOTALS = "total_volume", "total_scalar_curvature", "total_positive_curvature", "total_negative_curvature"
-"""Names of the integrals over a manifold."""
 
 
 class Estimate(NamedTuple):
@@ -65,13 +57,9 @@ class Estimate(NamedTuple):
 
 
 class PointQuantities(NamedTuple):
-    """What is kept of every point.
+    """Quantities by the main stencil (or exactly) and by the comparison stencil, and their rounding noise.
 
-    Attributes:
-        value: Quantities by the main stencil (or exactly).
-        low: Quantities by the comparison stencil.
-        rounding: Rounding noise of each quantity.
-        extent: Length of the manifold seen from the point; far larger radii of curvature count as flat.
+    ``extent`` is the length of the manifold seen from the point; far larger radii of curvature count as flat.
     """
 
     value: Fields
@@ -93,11 +81,7 @@ def finite_median(values: Any, otherwise: float) -> float:
     return float(np.median(given[finite])) if finite.any() else otherwise
 
 
-# --- labels and units ------------------------------------------------------------------------------------
-
-LENGTH = "ℓ"
-"""Symbol of the unit of length of the ambient space."""
-
+LENGTH = "ℓ"  # symbol of the unit of length of the ambient space
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -128,11 +112,11 @@ LABELS = {
     "total_negative_curvature": Label("total curvature, negative part", "", 1, -2),
     "reach": Label("reach", "τ", 0, 1),
 }
-"""Label of every field and total, and of the reach, by name."""
+"""Label of every field and total, and of the reach: the only table of words, symbols and units."""
 
 
 def unit_of(name: str, grid: Grid) -> str:
-    """Unit of a quantity on a grid; ``""`` for a pure number.
+    """Unit of a quantity on a grid.
 
     The volume element is per units of the axes. Totals over an axis on which only the metric repeats
     (``wrap=False``) are per unit of that axis.
@@ -142,7 +126,7 @@ def unit_of(name: str, grid: Grid) -> str:
         grid: The lattice.
 
     Returns:
-        For example ``"ℓ⁴/(rad px²)"``.
+        For example ``"ℓ⁴/(rad px²)"``; ``""`` for a pure number.
 
     Example:
         >>> line = mj.Grid((mj.Axis("time", 0.0, 1.0, 9, unit="s"),))
@@ -163,9 +147,6 @@ def unit_of(name: str, grid: Grid) -> str:
 
 def _raise_to(symbol: str, power: int) -> str:
     return {0: "", 1: symbol}.get(power, symbol + str(power).translate(_SUPERSCRIPT))
-
-
-# --- one point -------------------------------------------------------------------------------------------
 
 
 def point_fields(gram: JetGram) -> Fields:
@@ -198,14 +179,8 @@ def point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array,
     return Fields(volume, squared, length, length, length, length)
 
 
-# --- many points -----------------------------------------------------------------------------------------
-
-
 def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:
-    """Quantities ``(n,)`` of points from exact jets; only rounding is uncertain, the comparison is the value.
-
-    ``ranges`` are the lengths of the axes of the chart.
-    """
+    """Quantities ``(n,)`` of points from exact jets and :func:`chart_ranges`; only rounding is uncertain."""
     noise = JET_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     values = map_points(point_fields, gram)
     extent = extent_of(gram, ranges)

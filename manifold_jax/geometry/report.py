@@ -31,25 +31,13 @@ from manifold_jax.geometry.stencil import Stencil
 if TYPE_CHECKING:
     import xarray
 
-ENOUGH = 0.95
-"""Share of points that must be resolved for a quantity to count as resolved."""
-
-MOST = 0.5
-"""Share of points that decides what is said of all: below it a quantity is "not resolved"."""
-
-NOISY = 0.1
-"""Share of a bar from which rounding is to blame: the difference of two stencils, its maximum over neighbours
-and the safety factor amplify noise too."""
-
-GUILTY = 0.3
-"""Axes are blamed that change a quantity by this share of what the worst axis does."""
-
-SPECTRAL_ORDER = 10
-"""Order of convergence that is expected of a spectral axis, for the advice how far to refine."""
-
-REFINEMENTS = 1.5, 16.0
-"""Least and largest refinement that is advised: less changes nothing, more is a guess."""
-
+ENOUGH = 0.95  # share of points that must be resolved for a quantity to count as resolved
+MOST = 0.5  # share of points that decides what is said of all: below it a quantity is "not resolved"
+# The difference of two stencils, its maximum over neighbours and the safety factor amplify noise too.
+NOISY = 0.1  # share of a bar from which rounding is to blame
+GUILTY = 0.3  # axes are blamed that change a quantity by this share of what the worst axis does
+SPECTRAL_ORDER = 10  # order of convergence expected of a spectral axis, for the advice how far to refine
+REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less changes nothing, more is a guess
 _STATIC = {"static": True}
 
 
@@ -125,30 +113,32 @@ class Geometry:
     def verdict(self, name: str) -> Verdict:
         """Whether a field or total is resolved, and which axes are to blame if not.
 
-        Args:
-            name: Name of a field or total.
-
-        Returns:
-            The verdict.
-
         Raises:
             ValueError: There is no such quantity.
         """
-        return _judge(self, choice("verdict", "name", name, FIELDS + TOTALS))
+        estimate = getattr(self, choice("verdict", "name", name, FIELDS + TOTALS))
+        value, resolved = np.asarray(estimate.value), np.asarray(estimate.resolved)
+        defined = ~np.isnan(value)
+        if not defined.any():
+            return Verdict(
+                False, 0.0, (), "not defined anywhere: the metric is degenerate on the whole grid."
+            )
+        share = float(resolved[defined].mean())
+        missing = 1 - float(defined.mean())
+        note = f" Undefined at {missing:.1%} of the points (degenerate metric)." if missing > 0 else ""
+        if share >= ENOUGH:
+            where = "resolved." if name in TOTALS else f"resolved at {share:.1%} of the points."
+            return Verdict(True, share, (), where + note)
+        axes, cause = _blame(self, name, np.asarray(estimate.error))
+        where = "not resolved" if share < MOST else f"resolved at only {share:.0%} of the points"
+        return Verdict(False, share, axes, f"{where}: {cause}." + note)
 
     def verdicts(self) -> dict[str, Verdict]:
         """Verdict of every field and total."""
         return {name: self.verdict(name) for name in FIELDS + TOTALS}
 
     def quantiles(self, levels: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> dict[str, np.ndarray]:
-        """Quantiles of every field over the points where it is defined.
-
-        Args:
-            levels: Probabilities.
-
-        Returns:
-            Array of shape ``(len(levels),)`` by name.
-        """
+        """Quantiles ``(len(levels),)`` of every field over the points where it is defined, by name."""
 
         def quantile(values: np.ndarray) -> np.ndarray:
             if not np.isfinite(values).any():
@@ -177,8 +167,7 @@ class Geometry:
     def to_xarray(self) -> xarray.Dataset:
         """Labelled data set: fields and errors on named axes with units, totals as scalars, provenance.
 
-        Returns:
-            An ``xarray.Dataset`` that :func:`geometry_from_xarray` reads back without loss.
+        :func:`geometry_from_xarray` reads it back without loss.
 
         Raises:
             ImportError: xarray is not installed.
@@ -208,40 +197,15 @@ class Geometry:
         return require("xarray", "report", "A labelled result").Dataset(data, coordinates, provenance)
 
     def save(self, path: str | Path) -> Path:
-        """Write to NetCDF (``.nc``) or Zarr (``.zarr``); a half-written file never takes the name.
+        """Write to NetCDF (``.nc``) or Zarr (``.zarr``), and give the path back.
 
-        Args:
-            path: Destination; an earlier result there is replaced.
-
-        Returns:
-            The path.
+        An earlier result is replaced; a half-written file never takes the name.
 
         Raises:
             ValueError: The suffix is unknown or the folder cannot be written.
             ImportError: The package for this format is not installed.
         """
         return write_dataset(self.to_xarray(), path)
-
-
-# --- verdicts --------------------------------------------------------------------------------------------
-
-
-def _judge(geometry: Geometry, name: str) -> Verdict:
-    """Whether a field or total is resolved, and which axes are to blame if not."""
-    estimate = getattr(geometry, name)
-    value, resolved = np.asarray(estimate.value), np.asarray(estimate.resolved)
-    defined = ~np.isnan(value)
-    if not defined.any():
-        return Verdict(False, 0.0, (), "not defined anywhere: the metric is degenerate on the whole grid.")
-    share = float(resolved[defined].mean())
-    missing = 1 - float(defined.mean())
-    note = f" Undefined at {missing:.1%} of the points (degenerate metric)." if missing > 0 else ""
-    if share >= ENOUGH:
-        where = "resolved." if name in TOTALS else f"resolved at {share:.1%} of the points."
-        return Verdict(True, share, (), where + note)
-    axes, cause = _blame(geometry, name, np.asarray(estimate.error))
-    where = "not resolved" if share < MOST else f"resolved at only {share:.0%} of the points"
-    return Verdict(False, share, axes, f"{where}: {cause}." + note)
 
 
 def _blame(geometry: Geometry, name: str, error: np.ndarray) -> tuple[tuple[str, ...], str]:
@@ -280,9 +244,6 @@ def _is_noise(noise: np.ndarray, error: np.ndarray) -> bool:
     """Whether rounding dominates the bars of most points."""
     finite = np.isfinite(error) & np.isfinite(noise)
     return bool(finite.any() and np.mean(noise[finite] > NOISY * error[finite]) > 0.5)
-
-
-# --- files -----------------------------------------------------------------------------------------------
 
 
 def geometry_from_xarray(dataset: Any) -> Geometry:

@@ -20,8 +20,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax._linalg import map_blocks, safe_sqrt
 
-BATCH = 8192
-"""Most points whose tensors are held at once."""
+BATCH = 8192  # most points whose tensors are held at once
 
 
 class JetGram(NamedTuple):
@@ -56,9 +55,6 @@ def contract(subscripts: str, *operands: Array) -> Array:
     return jnp.sum(jnp.asarray(total), axis=tuple(range(len(output), len(letters))))
 
 
-# --- jet vectors -----------------------------------------------------------------------------------------
-
-
 def derivative_indices(dimension: int) -> list[tuple[int, ...]]:
     """Multi-indices of the jet: (i,) for X_i, then (i, j) with i <= j for X_ij."""
     pairs = [(i, j) for i in range(dimension) for j in range(i, dimension)]
@@ -80,9 +76,6 @@ def unpack_gram(packed: Float[Array, "*batch v v"], dimension: int) -> JetGram:
     return JetGram(packed[..., :d, :d], mixed, second)
 
 
-# --- one-point functions over batches --------------------------------------------------------------------
-
-
 def map_points(kernel: Callable[..., Any], *arguments: Any) -> Any:
     """Apply a one-point function to pytrees of arrays ``(n, ...)``, a batch of points at a time."""
     return map_blocks(jax.vmap(kernel), BATCH, *arguments)
@@ -97,9 +90,6 @@ def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> A
     arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
     result = map_points(kernel, rows, *arguments)
     return result.reshape(*batch, *result.shape[1:])
-
-
-# --- the metric at one point -----------------------------------------------------------------------------
 
 
 def cholesky(g: Float[Array, "d d"]) -> tuple[list[list[Array]], list[Array]]:
@@ -143,9 +133,6 @@ def is_null(volume_element: Float[Array, "*shape"]) -> Array:
     """Where the volume element vanishes to rounding: degenerate points, such as the poles of a sphere."""
     largest = jnp.max(jnp.where(jnp.isnan(volume_element), 0.0, jnp.abs(volume_element)))
     return jnp.abs(volume_element) <= 16 * jnp.finfo(volume_element.dtype).eps * largest
-
-
-# --- the second fundamental form at one point ------------------------------------------------------------
 
 
 def second_form_gram(gram: JetGram) -> Float[Array, "d d d d"]:

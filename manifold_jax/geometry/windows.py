@@ -1,8 +1,7 @@
 """How a grid is cut into blocks, and what is computed from the window of one: derivatives and their Gram.
 
 A block of output points needs a window of input points, larger by the halo of the stencil. The derivative
-along every axis is a small matrix product, and features are contracted in chunks. Only ``blocks`` knows how
-points are held.
+along every axis is a small matrix product, and features are contracted in chunks.
 """
 
 from __future__ import annotations
@@ -25,38 +24,20 @@ from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
 from manifold_jax.geometry.tensors import derivative_indices
 
-MEMORY = 256 * 2**20
-"""Bytes that the temporaries of one block may take when no block size is given."""
-
-CHUNK = 128
-"""Features contracted at a time: long enough for the matrix products, short enough for the cache."""
-
-LENGTH = 256
-"""Most output samples of a block along one axis: its derivative matrix is dense."""
-
-WHOLE_COPIES = 2
-"""Windows of all features held at once: what was rendered or read, and a copy of it in another layout."""
-
-CHUNK_COPIES = 3
-"""Chunks of a window, of its jets and of their Gram held at once: what goes in, what comes out, the sum."""
-
-CACHED_POINTS = (16, 12, 9, 8)
-"""Points whose jets fill the cache of a CPU core, about; the first that divides a block is taken."""
-
-
-# --- the plan --------------------------------------------------------------------------------------------
+MEMORY = 256 * 2**20  # bytes that the temporaries of one block may take when no block size is given
+CHUNK = 128  # features contracted at a time: long enough for the matrix products, short enough for the cache
+LENGTH = 256  # most output samples of a block along one axis: its derivative matrix is dense
+WHOLE_COPIES = 2  # windows of all features held at once: what was read, and a copy in another layout
+CHUNK_COPIES = 3  # chunks of a window, its jets and their Gram held at once: what goes in and out, the sum
+CACHED_POINTS = 16, 12, 9, 8  # points whose jets fill the cache of a CPU core: the first that divides a block
 
 
 @dataclass(frozen=True)
 class BlockPlan:
     """How a grid is cut into blocks for stencils; hashable, so usable as a static argument.
 
-    Attributes:
-        grid: The grid.
-        stencils: One or more stencils, evaluated on the same windows.
-        block: Output points per block along each axis.
-        evaluated: The points are a function, so that they exist beyond the ends.
-        chunk: Features contracted at a time.
+    All ``stencils`` act on the same windows. A ``block`` has so many output points along each axis, and
+    ``chunk`` features are contracted at a time. Points that are ``evaluated`` exist beyond the ends.
     """
 
     grid: Grid
@@ -106,12 +87,7 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a grid is cut into batches of points that need no neighbours: exact jets; hashable.
-
-    Attributes:
-        grid: The grid.
-        block_points: Points per batch; the last batch repeats its last point.
-    """
+    """How a grid is cut into batches of points that need no neighbours; the last repeats its last point."""
 
     grid: Grid
     block_points: int
@@ -137,7 +113,7 @@ class BatchPlan:
 
 def plan_batches(grid: Grid) -> BatchPlan:
     """Batches of few sizes, so that small grids share a compiled program."""
-    # At least 256 points to fill the cores; at most 64 batches, between which progress is reported.
+    # At least 256 points to fill the cores, at most 64 batches, between which progress is reported.
     return BatchPlan(grid, max(min(256, 1 << (grid.size - 1).bit_length()), -(-grid.size // 64)))
 
 
@@ -150,8 +126,8 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
     """Choose blocks whose temporaries stay within :data:`MEMORY`.
 
     Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
-    blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut, so that
-    its matrices stay small. ``block_size``, if given, is the largest number of output points per block.
+    blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut. If
+    given, ``block_size`` is the largest number of output points per block.
     """
     optional(whole, points.caller, "block_size", block_size)
     grid, evaluated, features = points.grid, points.evaluated, points.features
@@ -190,9 +166,6 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
     return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk)
 
 
-# --- where a block lies ----------------------------------------------------------------------------------
-
-
 class Place(NamedTuple):
     """Where a block lies along each axis: its part of the arrays of an :class:`AxisPlan`."""
 
@@ -212,7 +185,7 @@ class BlockGrams(NamedTuple):
     """What is kept of one block.
 
     Attributes:
-        grams: For each stencil, inner products of the jet vectors, ``(stencils, *block, v, v)``.
+        grams: Inner products of the jet vectors by each stencil, ``(stencils, *block, v, v)``.
         norm: Largest norm of a point in the window, the scale of rounding errors.
         rows: ``(b_k,)`` index of the block's samples along each axis.
     """
@@ -225,15 +198,12 @@ class BlockGrams(NamedTuple):
 def locate(plan: BlockPlan, block: Array | int, dtype: DType) -> Place:
     """Where a block lies, by its flat number."""
     index = jnp.unravel_index(jnp.asarray(block), plan.counts)
-    pairs = tuple(zip(plan.axes, index, strict=True))
-    rows = tuple(jnp.asarray(axis.rows)[i] for axis, i in pairs)
-    columns = tuple(jnp.asarray(axis.columns)[i] for axis, i in pairs)
-    kinds = [jnp.asarray(axis.kinds)[i] for axis, i in pairs]
-    matrices = tuple(jnp.asarray(a.matrices, dtype)[:, k] for a, k in zip(plan.axes, kinds, strict=True))
-    return Place(rows, columns, matrices)
 
+    def along(axis: AxisPlan, i: Array) -> tuple[Array, Array, Array]:
+        rows, columns, kind = (jnp.asarray(x)[i] for x in (axis.rows, axis.columns, axis.kinds))
+        return rows, columns, jnp.asarray(axis.matrices, dtype)[:, kind]
 
-# --- derivatives and their Gram --------------------------------------------------------------------------
+    return Place(*zip(*map(along, plan.axes, index), strict=True))
 
 
 def _apply(matrix: Float[Array, "b m"], values: Array, axis: int) -> Array:
@@ -260,8 +230,8 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array,
         for orders, values in partials.items():
             done[orders] = jax.lax.dynamic_slice_in_dim(values, offset, size, axis=axis)
             for order in range(1, 3 - sum(orders)):
-                product = _apply(matrices[axis][order], values, axis)
-                done[(*orders[:axis], order, *orders[axis + 1 :])] = product
+                moved = (*orders[:axis], order, *orders[axis + 1 :])
+                done[moved] = _apply(matrices[axis][order], values, axis)
         partials = done
     orders = [tuple(index.count(axis) for axis in range(d)) for index in derivative_indices(d)]
     stacked = jnp.stack([partials[order] for order in orders], axis=d)
