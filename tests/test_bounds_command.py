@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from manifold_jax.datasets import circle, ellipse
 from manifold_jax.experiments.cells import Cells
 from manifold_jax.experiments.fits import runner, studies
-from manifold_jax.experiments.fits.command import EXPERIMENTS, bounds_command
+from manifold_jax.experiments.fits.command import bounds_command
 from manifold_jax.experiments.fits.fits import FITS, fit_samples
 from manifold_jax.experiments.fits.report import rate_of, trend_of, usable
 from manifold_jax.experiments.fits.runner import Plan, Series, list_jobs, run_cells
 from manifold_jax.experiments.fits.samples import add_noise, known_setting, probe_points, training_samples
-from manifold_jax.experiments.fits.studies import STUDIES
+from manifold_jax.experiments.fits.studies import EXPERIMENTS
 from manifold_jax.fitting import smooth_rate, supports
 from manifold_jax.geometry import Manifold
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_is_said_in_one_sentence_and_leaves_no_folder(tmp_path, a
 
 
 def test_every_study_has_a_smaller_size():
-    for name, study in STUDIES.items():
+    for name, study in EXPERIMENTS.items():
         assert study.full != study.reduced, name
         for plan in (study.full, study.reduced):
             assert plan.seeds >= 2
@@ -109,7 +109,7 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
     name, fewer, figures, columns, rows, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(studies, "TOYS", {"circle": circle})
-    smaller = EXPERIMENTS[name]._replace(reduced=STUDIES[name].reduced._replace(**fewer))
+    smaller = EXPERIMENTS[name]._replace(reduced=EXPERIMENTS[name].reduced._replace(**fewer))
     monkeypatch.setitem(EXPERIMENTS, name, smaller)
     # As many test points are drawn as samples, of images four times more: one program draws both.
     tests = 8 if name == "images" else 32

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from manifold_jax.experiments.experiment import (
-    Experiment,
-    describe,
-    given_options,
-    run_experiments,
-    select,
-    settings_for,
-)
+from manifold_jax.experiments.experiment import describe, given_options, run_experiments, select, settings_for
 from manifold_jax.experiments.fits.fits import FITS
-from manifold_jax.experiments.fits.runner import Plan
 from manifold_jax.experiments.fits.samples import NOISES
-from manifold_jax.experiments.fits.studies import FACTORS, STUDIES, check_study, run_study
+from manifold_jax.experiments.fits.studies import EXPERIMENTS, FACTORS
 from manifold_jax.experiments.terminal import Coil20, Out, Preset, Seed, plain_errors, results_folder
-
-_OF_ALL = ("fits", "sizes", "seeds", "tests", "steps")
-
-
-def _change(own: tuple[str, ...], plan: Plan, option: str, value: object) -> Plan | None:
-    """A plan with an option of all studies or of this one put in; networks take sizes and seeds as well."""
-    if option not in (*_OF_ALL, *own):
-        return None
-    of_networks = {f"network_{option}": value} if option in ("sizes", "seeds") else {}
-    return plan._replace(**{option: value}, **of_networks)
-
-
-EXPERIMENTS = {
-    name: Experiment(
-        study.about,
-        study.full,
-        study.reduced,
-        partial(run_study, name),
-        partial(check_study, name),
-        change=partial(_change, study.options),
-    )
-    for name, study in STUDIES.items()
-}
 
 
 def bounds_command(

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _outcome(results: Results, rows: list[Row], notes: list[str], drawn: dict[str, Figure]) -> Outcome:
+def _outcome(
+    results: Results, title: str, rows: list[Row], notes: list[str], drawn: dict[str, Figure]
+) -> Outcome:
     """An outcome with the numbers that all studies have; figures are given by the ends of their names."""
     named = {f"{results.name}{end}": figure for end, figure in drawn.items()}
-    return Outcome(results.title, rows, report.numbers(results), named, notes)
+    return Outcome(title, rows, report.numbers(results), named, notes)
 
 
 def show_slopes(results: Results) -> Outcome:
@@ -50,7 +52,9 @@ def show_slopes(results: Results) -> Outcome:
             title = f"{QUANTITIES[quantity]}, {noise.replace('none', 'no')} noise; {caption}"
             groups = figures.setting_panels(results, quantity, noise)
             drawn[f"-{quantity}-{noise}"] = figures.size_figure(title, groups, quantity)
-    return _outcome(results, [trend.row for trend in trends], notes, drawn)
+    what = f" of images of {results.plan.pixels} pixels" if results.plan.data else ""
+    title = f"Error of fits{what} against n: slopes of the Hausdorff distance"
+    return _outcome(results, title, [trend.row for trend in trends], notes, drawn)
 
 
 # --- errors against the reach ------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ def show_reach(results: Results) -> Outcome:
         "": figures.error_figure(title, groups, axis, "Hausdorff distance", columns=3, height=4.2),
         "-rms": figures.size_figure(explicit, figures.setting_panels(results, "rms"), "rms"),
     }
-    return _outcome(results, rows, notes, drawn)
+    return _outcome(results, "Error of fits of tori against their reach", rows, notes, drawn)
 
 
 def _row_in_tau(results: Results, fit: str, size: int) -> Row:
@@ -146,7 +150,7 @@ def show_ambient(results: Results) -> Outcome:
         lines.append(Line(f"{fit}, ambient noise", dimensions, noisy, colour, "s--"))
     title, panel = "Torus in R^D", Panel(f"n = {results.plan.sizes[-1]}", lines)
     figure = figures.error_figure(title, [panel], "ambient dimension D", QUANTITIES["rms"], height=4.2)
-    return _outcome(results, rows, notes, {"": figure})
+    return _outcome(results, "Error of fits of a torus in R^D", rows, notes, {"": figure})
 
 
 def _over_dimensions(results: Results, fit: str, noise: str) -> tuple[np.ndarray, np.ndarray]:
@@ -173,13 +177,13 @@ def show_boundary(results: Results) -> Outcome:
             for region in ("", *setting.regions):
                 names = [f"{quantity} {region}".strip() for quantity in ("rms", "maximum")]
                 rms, largest = (results.of(name, setting=setting, fit=fit)[0] for name in names)
-                mean, worst = rms.row, largest.row
                 row = {"setting": setting.name, "fit": fit, "where": region or "all"}
-                row |= {"slope [95 %]": mean["slope [95 %]"], "RMS": mean["error"]}
-                rows.append(row | {"largest": worst["error"]})
+                row |= {"slope [95 %]": report.slope_words(rms.slope), "RMS": rms.row["error"]}
+                rows.append(row | {"largest": largest.row["error"]})
                 if region or not setting.regions:
                     label = f"{fit}, {region}" if region else fit
                     lines.append(figures.fit_line(rms, label, "s--" if region == "border" else "o-"))
         groups.append(Panel(figures.panel_title(setting), lines))
     title = "RMS of |x - fit(x)|: closed (left), open with its interior and border (right)"
-    return _outcome(results, rows, notes, {"": figures.size_figure(title, groups, "rms", height=4.2)})
+    figure = figures.size_figure(title, groups, "rms", height=4.2)
+    return _outcome(results, "Errors with and without a boundary", rows, notes, {"": figure})

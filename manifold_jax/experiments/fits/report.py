@@ -25,6 +25,13 @@ LOSSES = {"hausdorff": "Hausdorff distance", "mean_squared": "excess mean square
 """Quantities that have rates, and the name of their loss in the table of rates."""
 
 
+_RATES = {
+    "none": "noiseless_hausdorff_upper",
+    "normal": "perpendicular_hausdorff_upper",
+    "ambient": "additive_hausdorff_lower",
+}
+
+
 class Trend(NamedTuple):
     """The slope of one quantity of one fit, and the rates next to it."""
 
@@ -80,13 +87,9 @@ def rate_of(setting: Setting, fit: str) -> fitting.Rate | None:
     order = FITS[fit].order
     if order is None:
         return None
-    if setting.noise == "normal":
-        return fitting.RATES["perpendicular_hausdorff_upper"]
-    if setting.noise == "ambient":
-        return fitting.RATES["additive_hausdorff_lower"]
-    if order == 2:
-        return fitting.RATES["noiseless_hausdorff_upper"]
-    return fitting.smooth_rate("hausdorff", order, "upper")
+    if setting.noise == "none" and order > 2:
+        return fitting.smooth_rate("hausdorff", order, "upper")
+    return fitting.RATES[_RATES[setting.noise]]
 
 
 def usable(series: Series, quantity: str) -> np.ndarray:
@@ -126,7 +129,6 @@ class Results(NamedTuple):
     """All errors of a study."""
 
     name: str
-    title: str
     settings: Sequence[Setting]
     plan: Plan
     seed: int
@@ -162,10 +164,8 @@ def bound_words(results: Results, setting: Setting) -> str:
     bound = explicit_bound(setting, results.plan.sizes)
     if bound is None:
         return f"- {setting.name}: no ball holds Gaussian noise, no explicit bound."
-    start = (
-        f"- {setting.name}: V = {setting.volume:.4g}, tau = {setting.reach:.4g}, R = {setting.radius:.4g}: "
-        f"explicit bound of the RMS (not verified, C = 1) vacuous"
-    )
+    facts = f"V = {setting.volume:.4g}, tau = {setting.reach:.4g}, R = {setting.radius:.4g}"
+    start = f"- {setting.name}: {facts}: explicit bound of the RMS (not verified, C = 1) vacuous"
     least = float(bound.least_samples.max())
     if bool(bound.vacuous.all()):
         return f"{start} for all n here: below n = {least:.2g}."
@@ -184,9 +184,7 @@ def bound_words(results: Results, setting: Setting) -> str:
 
 def slope_words(measured: fitting.Slope | None) -> str:
     """A slope with its interval."""
-    if measured is None:
-        return "-"
-    return f"{float(measured.value):.2f} [{float(measured.lower):.2f}, {float(measured.upper):.2f}]"
+    return "-" if measured is None else "{:.2f} [{:.2f}, {:.2f}]".format(*map(float, measured[:3]))
 
 
 def lost_words(failed: np.ndarray) -> str:
@@ -212,35 +210,24 @@ def rate_words(trend: Trend) -> str:
 
 def numbers(results: Results) -> dict[str, Any]:
     """Everything for JSON, by setting, fit and quantity."""
-    data: dict[str, Any] = {
-        setting.name: {"setting": _facts(setting, results.plan)} for setting in results.settings
-    }
+    sizes = results.plan.sizes
+    data: dict[str, Any] = {one.name: {"setting": _facts(one, sizes)} for one in results.settings}
     for trend in results.trends:
         series = trend.series
         start = {"sizes": series.sizes, "errors": series.values, "slopes": {}}
         fit = data[series.setting.name].setdefault(series.fit, start)
-        fit["slopes"][trend.quantity] = None if trend.slope is None else _slope_numbers(trend, trend.slope)
+        fit["slopes"][trend.quantity] = trend.slope and _slope_numbers(trend, trend.slope)
     return data
 
 
-def _facts(setting: Setting, plan: Plan) -> dict[str, Any]:
-    facts = {
-        "dimension": setting.dimension,
-        "features": setting.features,
-        "volume": setting.volume,
-        "reach": setting.reach,
-        "radius": None if setting.noise == "ambient" else setting.radius,
-        "noise": setting.noise,
-        "noise scale": setting.scale,
-    }
-    bound = explicit_bound(setting, plan.sizes)
+def _facts(setting: Setting, sizes: Sequence[int]) -> dict[str, Any]:
+    facts = {name: getattr(setting, name) for name in ("dimension", "features", "volume", "reach", "noise")}
+    facts |= {"noise scale": setting.scale, "radius": None}
+    bound = explicit_bound(setting, sizes)
     if bound is not None:
-        facts["explicit RMS bound, C = 1, not verified"] = {
-            "sizes": plan.sizes,
-            "rms": bound.root_mean_square,
-            "vacuous": bound.vacuous,
-            "least samples": bound.least_samples,
-        }
+        rows = {"sizes": sizes, "rms": bound.root_mean_square, "vacuous": bound.vacuous}
+        rows["least samples"] = bound.least_samples
+        facts |= {"radius": setting.radius, "explicit RMS bound, C = 1, not verified": rows}
     return facts
 
 
@@ -253,15 +240,11 @@ def _slope_numbers(trend: Trend, measured: fitting.Slope) -> dict[str, Any]:
         "theory": trend.rate and trend.rate.name,
         "theory slope": trend.theory and trend.theory[1],
         "fitted curve": trend.curve and trend.curve.label,
-        "rates": [
-            {
-                "name": support.rate.name,
-                "verified": support.rate.verified,
-                "asymptotic": support.asymptotic,
-                "effective": support.effective,
-                "supported": support.supported,
-                "asymptotic supported": support.asymptotic_supported,
-            }
-            for support in trend.supports
-        ],
+        "rates": [_support_numbers(support) for support in trend.supports],
     }
+
+
+def _support_numbers(support: fitting.Support) -> dict[str, Any]:
+    rate, _, asymptotic, effective, supported, asymptotic_supported = support
+    numbers = {"name": rate.name, "verified": rate.verified, "asymptotic": asymptotic, "effective": effective}
+    return numbers | {"supported": supported, "asymptotic supported": asymptotic_supported}

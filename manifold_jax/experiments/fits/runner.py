@@ -33,8 +33,8 @@ class Plan(NamedTuple):
 
     fits: tuple[str, ...]
     sizes: tuple[int, ...]  # numbers of samples
-    seeds: int  # repetitions
-    tests: int  # test points on the manifold
+    seeds: int = 20  # repetitions
+    tests: int = 500  # test points on the manifold
     steps: int = 5000  # training steps of networks
     network_sizes: tuple[int, ...] | None = None  # by default the largest size alone
     network_seeds: int | None = None  # by default as many as of other fits

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from manifold_jax._linalg import matmul
 from manifold_jax.datasets import circle, coil20, sample_uniform, sphere, torus, two_moons
 from manifold_jax.datasets.sampling import map_points, volume_elements
 from manifold_jax.experiments.cells import Cells
-from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.experiments.experiment import Experiment, Outcome
 from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, show_reach, show_slopes
 from manifold_jax.experiments.fits.report import Results, trend_of
@@ -36,19 +36,15 @@ LEAST_TESTS = 8  # fewer test points say nothing about a maximum
 MEASURED = 1000  # images of which volume and reach are measured, at most
 
 
-class Study(NamedTuple):
-    """One study: errors of fits, their table and figures."""
+Settings = Callable[[Plan], list[Setting]]
+"""What is fitted, for a plan; it raises ValueError for one that makes no sense."""
 
-    about: str  # one line of --help
-    title: str  # of the table, formatted with the fields of the plan
-    full: Plan  # published sizes
-    reduced: Plan  # sizes that take minutes on two cores
-    settings: Callable[[Plan], list[Setting]]  # raises ValueError for a plan that makes no sense
-    show: Callable[[Results], Outcome]
-    options: tuple[str, ...] = ()  # fields of the plan that the command line sets only for this study
+_OF_ALL = ("fits", "sizes", "seeds", "tests", "steps")
+_OWN = {"toys": ("noises", "noise"), "images": ("data", "dimensions", "path"), "ambient": ("noise",)}
+"""Options of the command line that all studies have, and those that only one study has."""
 
 
-def check_study(name: str, plan: Plan) -> None:
+def check_plan(settings: Settings, plan: Plan) -> None:
     """Refuse unknown fits, numbers out of range and too few samples before anything starts."""
     for fit in plan.fits:
         choice("bounds", "fits", fit, FITS)
@@ -56,7 +52,7 @@ def check_study(name: str, plan: Plan) -> None:
         whole("bounds", option, getattr(plan, option), least)
     if len(set(plan.sizes)) != len(plan.sizes) or min(plan.sizes) < 2:
         raise ValueError(f"bounds: sizes must be different whole numbers from 2, got {plan.sizes}.")
-    for setting in STUDIES[name].settings(plan):
+    for setting in settings(plan):
         for fit in plan.fits:
             if not plan.sizes_of(fit, setting):
                 least = FITS[fit].least(setting.dimension, setting.images)
@@ -64,19 +60,31 @@ def check_study(name: str, plan: Plan) -> None:
                 raise ValueError(f"bounds: {needs}: raise --sizes.")
 
 
-def run_study(name: str, context: tuple[Path, int], plan: Plan, progress: Progress | None = None) -> Outcome:
-    """Run all cells of a study, and say what their slopes are.
+def _study(
+    name: str, about: str, settings: Settings, show: Callable[[Results], Outcome], full: Plan, reduced: Plan
+) -> Experiment:
+    """An experiment: the errors of fits of the settings of a plan, and what is shown of them.
 
-    The context is the folder where finished cells are kept, and the seed of all random choices.
+    The context of a run is the folder where finished cells are kept, and the seed of all random choices.
     """
-    study, (folder, seed) = STUDIES[name], context
-    with jax.enable_x64(True):  # errors of h^4 leave single precision early
-        settings = [measure_setting(setting, plan, seed) for setting in study.settings(plan)]
-        cells = Cells(folder / f"{name}.cells.jsonl")
-        series = run_cells(settings, plan, cells, seed=seed, progress=progress)
-        trends = [trend_of(one, name, seed) for one in series for name in one.values if name not in SHARES]
-        title = study.title.format(**plan._asdict())
-        return study.show(Results(name, title, settings, plan, seed, trends))
+
+    def run(context: tuple[Path, int], plan: Plan, progress: Progress) -> Outcome:
+        folder, seed = context
+        with jax.enable_x64(True):  # errors of h^4 leave single precision early
+            measured = [measure_setting(setting, plan, seed) for setting in settings(plan)]
+            series = run_cells(
+                measured, plan, Cells(folder / f"{name}.cells.jsonl"), seed=seed, progress=progress
+            )
+            trends = [trend_of(one, of, seed) for one in series for of in one.values if of not in SHARES]
+            return show(Results(name, measured, plan, seed, trends))
+
+    def change(plan: Plan, option: str, value: Any) -> Plan | None:
+        if option not in (*_OF_ALL, *_OWN.get(name, ())):
+            return None
+        of_networks = {f"network_{option}": value} if option in ("sizes", "seeds") else {}
+        return plan._replace(**{option: value}, **of_networks)
+
+    return Experiment(about, full, reduced, run, partial(check_plan, settings), change=change)
 
 
 # --- what is fitted ----------------------------------------------------------------------------------------
@@ -197,85 +205,53 @@ def open_axes(name: str, manifold: Manifold, volume: float) -> Setting:
 
 _LOCAL = ("pca", "mmls1", "mmls2", "mmls3")
 _DOUBLING = (125, 250, 500, 1000, 2000, 4000, 8000)
+_QUARTERS = (5, 9, 16, 28, 50, 89, 158, 281, 500, 889, 1581, 2812, 5000)  # four to a factor of ten
 _RADII = (0.1, 0.147, 0.215, 0.316, 0.464, 0.681, 1.0)
 _TOYS = Plan(
-    tuple(FITS),
-    (5, 9, 16, 28, 50, 89, 158, 281, 500, 889, 1581, 2812, 5000),
-    seeds=20,
-    tests=500,
-    noises=NOISES,
-    with_noise=tuple(TOYS),
+    tuple(FITS), _QUARTERS, network_sizes=(20, 100, 500, 1000, 5000), noises=NOISES, with_noise=tuple(TOYS)
+)
+_FEW_TOYS = _TOYS._replace(
+    sizes=(20, 39, 75, 144, 278, 537, 1036, 2000),
+    seeds=4,
+    tests=100,
+    steps=1000,
+    network_sizes=(20, 200, 2000),
+    network_seeds=2,
+    with_noise=("circle",),
 )
 _IMAGES = Plan(
     tuple(FITS),
     (500, 1000, 2500, 5000, 10_000, 25_000, 50_000),
     seeds=3,
-    tests=500,
     steps=20_000,
     network_sizes=(500, 5000, 50_000),
     data=tuple(FACTORS),
     dimensions={data: tuple(range(1, len(factors) + 1)) for data, factors in FACTORS.items()},
 )
+_FEW_IMAGES = _IMAGES._replace(
+    fits=("pca", "ref", "mmls1", "mmls2", "dae"),
+    sizes=(50, 100, 300, 1000),
+    tests=100,
+    steps=150,
+    network_sizes=(100, 1000),
+    data=("sprites",),
+    dimensions={"sprites": (1, 2), "coil20": (1,)},
+    pixels=16,
+)
+_REACH = Plan((*_LOCAL, "dae"), _DOUBLING, values=_RADII)
+_FEW_REACH = Plan(_LOCAL[:3], (250, 1000, 4000), 3, 100, values=(0.1, 0.215, 0.464, 1.0))
+_AMBIENT = Plan(_LOCAL, (500, 2000), values=(3, 10, 30, 100, 300, 1000))
+_FEW_AMBIENT = Plan(("pca", "mmls2"), (1000,), 3, 100, values=(3, 30, 300, 1000))
+_BOUNDARY = Plan(_LOCAL, (20, 40, 80, 159, 316, 631, 1257, 2507, 5000))
+_FEW_BOUNDARY = Plan(_LOCAL[:3], (60, 144, 346, 832, 2000), 4, 200)
 
-STUDIES = {
-    "toys": Study(
-        about="errors against n on circle, moons, sphere, torus",
-        title="Error of fits against n: slopes of the Hausdorff distance",
-        full=_TOYS._replace(network_sizes=(20, 100, 500, 1000, 5000)),
-        reduced=_TOYS._replace(
-            sizes=(20, 39, 75, 144, 278, 537, 1036, 2000),
-            seeds=4,
-            tests=100,
-            steps=1000,
-            network_sizes=(20, 200, 2000),
-            network_seeds=2,
-            with_noise=("circle",),
-        ),
-        settings=toys,
-        show=show_slopes,
-        options=("noises", "noise"),
-    ),
-    "images": Study(
-        about="the same on images, sprites and COIL-20",
-        title="Error of fits of images of {pixels} pixels against n",
-        full=_IMAGES,
-        reduced=_IMAGES._replace(
-            fits=("pca", "ref", "mmls1", "mmls2", "dae"),
-            sizes=(50, 100, 300, 1000),
-            tests=100,
-            steps=150,
-            network_sizes=(100, 1000),
-            data=("sprites",),
-            dimensions={"sprites": (1, 2), "coil20": (1,)},
-            pixels=16,
-        ),
-        settings=images,
-        show=show_slopes,
-        options=("data", "dimensions", "path"),
-    ),
-    "reach": Study(
-        about="tori of several reach",
-        title="Error of fits of tori against their reach",
-        full=Plan((*_LOCAL, "dae"), _DOUBLING, seeds=20, tests=500, values=_RADII),
-        reduced=Plan(_LOCAL[:3], (250, 1000, 4000), seeds=3, tests=100, values=(0.1, 0.215, 0.464, 1.0)),
-        settings=tori,
-        show=show_reach,
-    ),
-    "ambient": Study(
-        about="a torus in spaces of several dimensions",
-        title="Error of fits of a torus in R^D",
-        full=Plan(_LOCAL, (500, 2000), seeds=20, tests=500, values=(3, 10, 30, 100, 300, 1000)),
-        reduced=Plan(("pca", "mmls2"), (1000,), seeds=3, tests=100, values=(3, 30, 300, 1000)),
-        settings=embedded_tori,
-        show=show_ambient,
-        options=("noise",),
-    ),
-    "boundary": Study(
-        about="open against periodic axes",
-        title="Errors with and without a boundary",
-        full=Plan(_LOCAL, (20, 40, 80, 159, 316, 631, 1257, 2507, 5000), seeds=20, tests=500),
-        reduced=Plan(_LOCAL[:3], (60, 144, 346, 832, 2000), seeds=4, tests=200),
-        settings=closed_and_open,
-        show=show_boundary,
-    ),
+EXPERIMENTS = {
+    name: _study(name, about, *rest)
+    for name, about, *rest in (
+        ("toys", "errors against n on circle, moons, sphere, torus", toys, show_slopes, _TOYS, _FEW_TOYS),
+        ("images", "the same on images, sprites and COIL-20", images, show_slopes, _IMAGES, _FEW_IMAGES),
+        ("reach", "tori of several reach", tori, show_reach, _REACH, _FEW_REACH),
+        ("ambient", "a torus in R^D for several D", embedded_tori, show_ambient, _AMBIENT, _FEW_AMBIENT),
+        ("boundary", "open against periodic axes", closed_and_open, show_boundary, _BOUNDARY, _FEW_BOUNDARY),
+    )
 }
