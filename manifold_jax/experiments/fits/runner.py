@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from manifold_jax._files import Progress
 from manifold_jax.experiments.cells import Cells, Values, cell_name
 from manifold_jax.experiments.fits.fits import FITS, fit_samples
-from manifold_jax.experiments.fits.samples import Probes, Setting, key_of, probe_points, training_samples
+from manifold_jax.experiments.fits.samples import Setting, key_of, probe_points, training_samples
 from manifold_jax.fitting import fit_distances
 from manifold_jax.fitting.distances import summarise_distances
 
@@ -111,10 +112,7 @@ class Series(NamedTuple):
 def run_cells(
     settings: Sequence[Setting], plan: Plan, cells: Cells, *, seed: int, progress: Progress | None = None
 ) -> list[Series]:
-    """Compute the cells that are not there yet, keep each one, and sort all by setting and fit.
-
-    ``progress`` is called with the number of cells done and of all of them.
-    """
+    """Compute the cells that are not there yet, keep each one, and sort all by setting and fit."""
     jobs = list_jobs(settings, plan)
     sampled, samples = None, np.empty(0)
     tables: dict[tuple[Setting, str], dict[int, list[Values]]] = {}
@@ -129,41 +127,29 @@ def run_cells(
             tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
             if progress is not None:
                 progress(done, len(jobs))
-    return [_series(setting, fit, tables[setting, fit]) for setting in settings for fit in plan.fits]
-
-
-def _series(setting: Setting, fit: str, table: dict[int, list[Values]]) -> Series:
-    """Values of the seeds by size, as arrays."""
-    names = next(iter(table.values()))[0]
-    values = {
-        name: np.array([[cell[name] for cell in row] for row in table.values()], float) for name in names
-    }
-    return Series(setting, fit, np.array(list(table)), values)
+    every = []
+    for setting, fit in itertools.product(settings, plan.fits):
+        sizes, rows = zip(*tables[setting, fit].items(), strict=True)
+        values = {
+            name: np.array([[cell[name] for cell in row] for row in rows], float) for name in rows[0][0]
+        }
+        every.append(Series(setting, fit, np.array(sizes), values))
+    return every
 
 
 def errors_of(job: Job, samples: np.ndarray, plan: Plan, seed: int) -> Values:
-    """Fit samples and measure the errors of the fit; NaN is kept as null."""
-    setting = job.setting
+    """Errors of one fit: ``QUANTITIES``, those of each region, and ``SHARES``; NaN is kept as null."""
+    setting, probes = job.setting, probe_points(job.setting, plan.tests, seed)
     key = key_of(seed, setting.name, job.fit, job.size, job.run)
     project = fit_samples(job.fit, samples, plan.largest, setting.dimension, key, plan.steps)
-    values = measure_fit(project, setting.parts, probe_points(setting, plan.tests, seed))
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}
-
-
-def measure_fit(project: Any, truth: Any, probes: Probes) -> dict[str, float]:
-    """Errors of one fit: those of ``QUANTITIES`` and of each region, and ``SHARES``."""
-    distances = fit_distances(project, truth, probes.off, true_points=probes.on)
+    distances = fit_distances(project, setting.parts, probes.off, true_points=probes.on)
+    projected, forward = distances.projected, distances.forward
     total = len(probes.on) + len(probes.off)
-    values = {
-        "hausdorff": float(distances.hausdorff),
-        "maximum": float(distances.projected.maximum),
-        "rms": float(distances.projected.rms),
-        "mean_squared": float(distances.projected.rms) ** 2,
-        "failed": float(distances.forward.failed) / total,
-        "unconverged": float(distances.forward.unconverged) / total,
-    }
+    values = {"hausdorff": distances.hausdorff, "maximum": projected.maximum, "rms": projected.rms}
+    values["mean_squared"] = float(projected.rms) ** 2
+    values |= {name: int(getattr(forward, name)) / total for name in SHARES}
     for name, inside in probes.regions.items():
-        here = np.asarray(distances.projected.values)[inside]
+        here = np.asarray(projected.values)[inside]
         part = summarise_distances(jnp.asarray(here if len(here) else np.full(1, np.nan)))
-        values |= {f"maximum {name}": float(part.maximum), f"rms {name}": float(part.rms)}
-    return values
+        values |= {f"maximum {name}": part.maximum, f"rms {name}": part.rms}
+    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}

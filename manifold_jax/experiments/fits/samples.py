@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from manifold_jax._checks import choice, positive
 from manifold_jax.datasets import ambient_noise, farthest_points, normal_noise, sample_uniform
 from manifold_jax.datasets.sampling import map_points
+from manifold_jax.experiments.sprites import ends
 from manifold_jax.geometry import Manifold
 
 NOISES = ("none", "ambient", "normal")
@@ -148,8 +149,7 @@ def training_samples(setting: Setting, size: int, run: int, seed: int, largest: 
     Repetitions (``run``) have random numbers of their own. Every time ``largest`` samples are drawn, so that
     there is one compilation for all sizes.
     """
-    key = key_of(seed, setting.stream or setting.name, size, run)
-    count = len(setting.parts)
+    key, count = key_of(seed, setting.stream or setting.name, size, run), len(setting.parts)
     drawn = []
     for k, (part, share) in enumerate(zip(setting.parts, _shares(size, count), strict=True)):
         key_points, key_noise = jax.random.split(jax.random.fold_in(key, k))
@@ -181,7 +181,7 @@ def probe_points(setting: Setting, count: int, seed: int) -> Probes:
             points = map_points(part, part.embedding, u)
         on.append(points)
         off.append(normal_noise(key_off, part, u, OFF * setting.reach, kind="uniform"))
-        start, stop = np.array([(axis.start, axis.stop) for axis in part.grid.axes]).T
+        start, stop = ends(part)
         places.append((np.asarray(u) - start) / (stop - start))
     regions = {name: REGIONS[name](np.concatenate(places)) for name in setting.regions}
     return Probes(jnp.concatenate(on), jnp.concatenate(off), regions)
@@ -192,5 +192,4 @@ def _move_to_ends(part: Manifold, u: Array) -> Array:
     rows = jnp.arange(0, len(u), 4)
     turn = jnp.arange(len(rows))
     axis, upper = turn % part.grid.ndim, turn // part.grid.ndim % 2
-    ends = jnp.array([[a.start, a.stop] for a in part.grid.axes], u.dtype)
-    return u.at[rows, axis].set(ends[axis, upper])
+    return u.at[rows, axis].set(jnp.asarray(ends(part), u.dtype)[upper, axis])

@@ -27,7 +27,7 @@ from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, 
 from manifold_jax.experiments.fits.report import Results, trend_of
 from manifold_jax.experiments.fits.runner import SHARES, Plan, run_cells
 from manifold_jax.experiments.fits.samples import NOISES, Setting, add_noise, known_setting
-from manifold_jax.experiments.sprites import draw, sprite_charts
+from manifold_jax.experiments.sprites import draw, ends, sprite_charts
 from manifold_jax.geometry import Axis, Grid, Manifold, reach_from_samples
 
 LATTICE = 32  # points along each axis of a surface, for its radius and for where distances to it start
@@ -114,10 +114,6 @@ FACTORS = {"sprites": ("orientation", "scale", "y", "x"), "coil20": ("view", "zo
 
 def images(plan: Plan) -> list[Setting]:
     """One shape or object with its first factors, for each data set and dimension."""
-    if plan.pixels % 16:
-        raise ValueError(
-            f"bounds: pixels must be a multiple of 16, four strides halve it, got {plan.pixels}."
-        )
     settings = []
     for data in plan.data:
         choice("bounds", "data", data, FACTORS)
@@ -148,7 +144,7 @@ def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
     (manifold,) = setting.parts
     key, count = jax.random.key(seed), min(MEASURED, max(plan.sizes))
     elements = volume_elements(manifold, draw(key, manifold, count))
-    chart = math.prod(axis.stop - axis.start for axis in manifold.grid.axes)
+    chart = float(np.prod(np.diff(ends(manifold), axis=0)))
     samples = sample_uniform(jax.random.fold_in(key, 1), manifold, count)
     jacobians = map_points(manifold, jax.jacfwd(manifold.embedding), samples.coordinates)
     tangents = np.moveaxis(np.asarray(jacobians), -1, 1)
