@@ -18,8 +18,7 @@ from manifold_jax.experiments.layers.trial import Trial, layer_arrays, learn, pr
 from manifold_jax.experiments.sprites import ends
 from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure_layers, second_fundamental_form
 from manifold_jax.models import Layers
-from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import compare, new_figure
+from manifold_jax.plotting.style import PALETTE, compare, quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,30 +42,26 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
         row: Row = {"layer": name, "volume": float(volume.value), "+-": float(volume.error)}
         row["exact"] = float(truth.total_volume.value)
         for short, quantity in (("dV", "volume_element"), ("|II|", "second_form_norm")):
-            numbers = errors[quantity]
-            row |= {f"{short} err": numbers.median, f"{short} known": numbers.resolved}
-            row[f"{short} cover"] = numbers.coverage
+            coverage, median, *_, resolved = errors[quantity]
+            row |= {f"{short} err": median, f"{short} known": resolved, f"{short} cover": coverage}
         rows.append(row)
     title = f"{chart.name} through {trial.name}, step {step}: stencils and exact jets"
-    notes = [
+    note = (
         f"Stencils of order 4 on {chart.grid.shape}. err: median of the relative error over the grid; known: "
         "share of points whose error bar is below the tolerance of 0.1; cover: share of those whose bar "
         "covers the error."
-    ]
-    return Outcome(title, rows, {"grid": chart.grid.shape}, {}, notes)
+    )
+    return Outcome(title, rows, {"grid": chart.grid.shape}, {}, [note])
 
 
 # --- kinks -------------------------------------------------------------------------------------------------
 
 
 class Spacing(NamedTuple):
-    """Curvature of one closed curve by stencils of order 2, for several numbers of samples along it.
-
-    The mean is over arc length.
-    """
+    """Curvature of one closed curve by stencils of order 2, for several numbers of samples along it."""
 
     samples: Sequence[int]
-    mean: Float[np.ndarray, "samples layers"]
+    mean: Float[np.ndarray, "samples layers"]  # over arc length
     largest: Float[np.ndarray, "samples layers"]
 
     def exponent(self) -> Float[np.ndarray, "layers"]:
@@ -128,19 +123,13 @@ def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         layers = one.layers(one.steps[-1])[0]
         names = ("input", *layers.names)
         spacings[activation] = spacing_of(chart, layers, samples)
-    rows = [
-        {
-            "layer": name,
-            "network": activation,
-            f"max {samples[0]}": part.largest[0, k],
-            f"max {samples[-1]}": part.largest[-1, k],
-            "exponent": round(float(part.exponent()[k]), 3),
-            f"mean {samples[0]}": part.mean[0, k],
-            f"mean {samples[-1]}": part.mean[-1, k],
-        }
-        for k, name in enumerate(names)
-        for activation, part in spacings.items()
-    ]
+    columns, rows = {samples[0]: 0, samples[-1]: -1}, []
+    for k, name in enumerate(names):
+        for activation, part in spacings.items():
+            row: Row = {"layer": name, "network": activation}
+            row |= {f"max {count}": part.largest[i, k] for count, i in columns.items()}
+            row["exponent"] = round(float(part.exponent()[k]), 3)
+            rows.append(row | {f"mean {count}": part.mean[i, k] for count, i in columns.items()})
     title = f"Curvature of the {circle_of(chart, 8).grid.names[0]} of {chart.name} by stencils of order 2"
     notes = [
         f"Largest curvature and its mean over arc length at {samples[0]} and at {samples[-1]} samples. "
@@ -154,15 +143,16 @@ def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
 
 def _spacing_figure(spacings: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:
     """Largest curvature against samples, one panel an activation."""
-    figure = new_figure(5.5 * len(spacings) + 1.5, 5.0, title)
-    axes = figure.subplots(1, len(spacings), sharey=True)
-    for at, (activation, part) in zip(axes, spacings.items(), strict=True):
+    figure, panels = quantity_panels(title, list(spacings.items()), (6.2, 4.5))
+    for at, (activation, part) in panels:
         for k, name in enumerate(names):
             style = ("-", "--", ":")[k // len(PALETTE)]
             at.loglog(part.samples, part.largest[:, k], style, color=PALETTE[k % len(PALETTE)], label=name)
         at.set_title(activation, fontsize=10)
         at.set_xlabel("samples along the curve")
         at.grid(alpha=0.3)
-    axes[0].set_ylabel("largest curvature")
-    axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    first, last = figure.axes
+    last.sharey(first)
+    first.set_ylabel("largest curvature")
+    last.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

@@ -20,53 +20,32 @@ VIEWS = ("view", "zoom", "rotation")
 
 
 class Settings(NamedTuple):
-    """What is learnt, by which network, and how large everything is.
-
-    Attributes:
-        network: ``"vae"`` or ``"classifier"``, a LeNet that tells the classes apart.
-        variant: Variant of the beta-VAE, ``"B"`` or ``"H"``, with the objective of the same name.
-        path: Where COIL-20 is.
-        seed: Seed of images, order and noise, and of the weights of the first run.
-        width: Channels of the first convolution of the beta-VAE.
-        hidden: Units of its hidden layers.
-        images: Images to learn from, in all.
-        batch_size: Images a step of one run.
-        seeds: Number of runs.
-        factors: Axes of the charts that are measured, the first so many.
-        samples: Along each of them; COIL-20 has the second for view and rotation, the first for zoom.
-        fine: The same where stencils are compared with exact jets.
-        curve: Along the closed curve whose curvature is measured at several spacings.
-        points: Number of random points for what needs no grid.
-        learning_rate: Learning rate of Adam; by default 5e-4, and 1e-4 for COIL-20 with H.
-        beta: Weight of the KL in H.
-        gamma: Weight of its distance from the capacity in B.
-        capacity: C_max of B, nats, reached at the last step.
-    """
+    """What is learnt, by which network, and how large everything is."""
 
     data: str = "sprites"
-    network: str = "vae"
-    variant: str = "B"
+    network: str = "vae"  # or "classifier", a LeNet that tells the classes apart
+    variant: str = "B"  # or "H": the beta-VAE, and the objective of the same name
     activation: str = "silu"
-    path: Path | None = None
-    seed: int = 0
-    size: int = 64
-    width: int = 32
-    hidden: int = 256
+    path: Path | None = None  # where COIL-20 is
+    seed: int = 0  # of images, order and noise, and of the weights of the first run
+    size: int = 64  # pixels per side
+    width: int = 32  # channels of the first convolution of the beta-VAE
+    hidden: int = 256  # units of its hidden layers
     latent: int = 10
-    images: int = 60_000
+    images: int = 60_000  # in all
     steps: int = 100_000
-    batch_size: int = 64
-    seeds: int = 5
-    factors: int = 2
-    samples: tuple[int, ...] = (16, 32, 8, 8)
-    fine: tuple[int, ...] = (33, 96, 8, 8)
-    curve: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    objects: int = 3
-    points: int = 2000
-    learning_rate: float | None = None
-    beta: float = 4.0
-    gamma: float = 100.0
-    capacity: float = 20.0
+    batch_size: int = 64  # images a step of one run
+    seeds: int = 5  # number of runs
+    factors: int = 2  # axes of the charts that are measured, the first so many
+    samples: tuple[int, ...] = (16, 32, 8, 8)  # along each; COIL-20 has the first for zoom, else the second
+    fine: tuple[int, ...] = (33, 96, 8, 8)  # the same where stencils are compared with exact jets
+    curve: tuple[int, ...] = (64, 128, 256, 512, 1024)  # along the closed curve of the experiment on spacing
+    objects: int = 3  # of COIL-20
+    points: int = 2000  # random points for what needs no grid
+    learning_rate: float | None = None  # of Adam; by default 5e-4, and 1e-4 for COIL-20 with H
+    beta: float = 4.0  # weight of the KL in H
+    gamma: float = 100.0  # weight of its distance from the capacity in B
+    capacity: float = 20.0  # C_max of B, nats, reached at the last step
 
     @property
     def classes(self) -> int:
@@ -91,15 +70,11 @@ REDUCED = Settings(
 
 
 class Charts(NamedTuple):
-    """Manifolds of a data set, one for each class.
-
-    Those that are measured, the first of them on a finer grid, and those of all factors, which images are
-    drawn from.
-    """
+    """Manifolds of a data set, one for each class."""
 
     measured: Sequence[Manifold]
-    fine: Manifold
-    sources: Sequence[Manifold]
+    fine: Manifold  # the first of them on a finer grid
+    sources: Sequence[Manifold]  # with all factors: images are drawn from them
 
 
 def build_charts(settings: Settings) -> Charts:

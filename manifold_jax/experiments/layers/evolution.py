@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -49,17 +49,9 @@ LABELS = {
 
 _COLUMNS = {"second_form_norm": "|II|", "scalar_curvature": "S", "reach": "reach", "gap": "gap"}
 _COLUMNS |= {"separation": "apart", "dimension": "dim"}
+Parts = dict[str, Quantities]
+
 _OF_A_CLASS = ("second_form_norm", "reach", "dimension")
-
-
-class _Evolution(NamedTuple):
-    """Quantities ``(checkpoints, runs, layers)`` of all classes together, ``(runs, layers)`` of each one."""
-
-    raw: Quantities
-    unit: Quantities
-    alone: dict[str, Quantities]
-    steps: list[int]
-    names: tuple[str, ...]
 
 
 def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
@@ -67,14 +59,15 @@ def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
 
     The table is that of the last checkpoint with unit volume; the data set holds all numbers.
     """
-    result = _measure_all(trial, progress)
-    names, first, last = result.names, result.steps[0], result.steps[-1]
-    ends = {f"step {step}": Quantities(*(a[i] for a in result.unit)) for i, step in ((0, first), (-1, last))}
-    alone = {f"{name} alone, step {last}": part for name, part in result.alone.items()}
+    raw, unit, alone, names = _measure_all(trial, progress)
+    steps = trial.steps
+    first, last = (Quantities(*(values[i] for values in unit)) for i in (0, -1))
+    whens = {f"step {steps[0]}": first, f"step {steps[-1]}": last}
+    whens |= {f"{name} alone, step {steps[-1]}": part for name, part in alone.items()}
     parts = parts_of(names)
-    claims = [row for when, one in (ends | alone).items() for row in check_claims(one, parts, when)]
-    rows = _rows(ends[f"step {last}"], names)
-    estimates = _two_nn(trial.charts.measured, trial.layers(last)[0], settings)
+    claims = [row for when, one in whens.items() for row in check_claims(one, parts, when)]
+    rows = _rows(last, names)
+    estimates = _two_nn(trial.charts.measured, trial.layers(steps[-1])[0], settings)
     for row, estimate in zip(rows, estimates, strict=True):
         row["TwoNN"] = estimate
     notes = [
@@ -83,12 +76,17 @@ def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         "dim the effective dimension of the metric, TwoNN the dimension that samples of run 0 suggest.",
         *map(as_sentence, claims),
     ]
-    title = f"{trial.name}: layers at step {last}, unit volume, {settings.seeds} runs"
-    data = {"layers": names, "steps": result.steps, "claims": claims}
-    return Outcome(title, rows, data, _figures(trial.name, result), notes, _dataset(result))
+    title = f"{trial.name}: layers at step {steps[-1]}, unit volume, {settings.seeds} runs"
+    data = {"layers": names, "steps": steps, "claims": claims}
+    figures = _figures(trial, raw, unit, alone, names)
+    return Outcome(title, rows, data, figures, notes, _dataset(steps, raw, unit, alone, names))
 
 
-def _measure_all(trial: Trial, progress: Progress) -> _Evolution:
+def _measure_all(trial: Trial, progress: Progress) -> tuple[Quantities, Quantities, Parts, tuple[str, ...]]:
+    """Quantities ``(checkpoints, runs, layers)`` of all classes together, as they are and with unit volume.
+
+    Then those of each class with unit volume at the last checkpoint, ``(runs, layers)``, and names of layers.
+    """
     charts, steps = trial.charts.measured, trial.steps
     dimension = charts[0].grid.ndim
     table, layers = [], []
@@ -98,13 +96,11 @@ def _measure_all(trial: Trial, progress: Progress) -> _Evolution:
             row.append(measure_union(charts, network))
             progress(i * len(layers) + run + 1, len(steps) * len(layers))
         table.append(stack(row))
-    raw = stack(table)
-    alone = {
-        chart.name: scale_to_unit_volume(stack([measure_union([chart], one) for one in layers]), dimension)
-        for chart in charts
-    }
-    names = ("input", *layers[0].names)
-    return _Evolution(raw, scale_to_unit_volume(raw, dimension), alone, steps, names)
+    raw, alone = stack(table), {}
+    for chart in charts:
+        quantities = stack([measure_union([chart], one) for one in layers])
+        alone[chart.name] = scale_to_unit_volume(quantities, dimension)
+    return raw, scale_to_unit_volume(raw, dimension), alone, ("input", *layers[0].names)
 
 
 def _rows(quantities: Quantities, names: tuple[str, ...]) -> list[Row]:
@@ -124,30 +120,29 @@ def _rows(quantities: Quantities, names: tuple[str, ...]) -> list[Row]:
 def _two_nn(charts: Sequence[Manifold], layers: Layers, settings: Settings) -> list[float]:
     """TwoNN of every layer, at random points of the charts."""
     keys = jax.random.split(jax.random.key(settings.seed), len(charts))
-    streams = [
-        layer_arrays(chart, layers, draw(key, chart, settings.points))
-        for key, chart in zip(keys, charts, strict=True)
-    ]
+    places = [draw(key, chart, settings.points) for key, chart in zip(keys, charts, strict=True)]
+    streams = [layer_arrays(chart, layers, u) for chart, u in zip(charts, places, strict=True)]
     return [two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
 
 
-def _dataset(result: _Evolution) -> Any:
+def _dataset(
+    steps: list[int], raw: Quantities, unit: Quantities, alone: Parts, names: tuple[str, ...]
+) -> Any:
     """All numbers with names: as they are, with unit volume, and of every class at the last checkpoint."""
-    xarray = require("xarray", "report")
-    axes = ("step", "run", "layer")
-    raw, unit, alone, steps, names = result
+    axes, of_class = ("step", "run", "layer"), ("class", "run", "layer")
     classes = stack(list(alone.values()))
     parts = {name: (axes, getattr(raw, name)) for name in Quantities._fields}
     parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in POWERS}
-    parts |= {
-        f"{name}_of_class": (("class", *axes[1:]), getattr(classes, name)) for name in ("volume", *POWERS)
-    }
-    return xarray.Dataset(parts, {"step": list(steps), "layer": list(names), "class": list(alone)})
+    parts |= {f"{name}_of_class": (of_class, getattr(classes, name)) for name in ("volume", *POWERS)}
+    coordinates = {"step": steps, "layer": list(names), "class": list(alone)}
+    return require("xarray", "report").Dataset(parts, coordinates)
 
 
-def _figures(name: str, result: _Evolution) -> dict[str, Figure]:
+def _figures(
+    trial: Trial, raw: Quantities, unit: Quantities, alone: Parts, names: tuple[str, ...]
+) -> dict[str, Figure]:
     """All classes together on two scales, and every class by itself at the last checkpoint."""
-    raw, unit, alone, steps, names = result
+    name, steps = trial.name, trial.steps
     panels = {key: getattr(raw if key == "volume" else unit, key) for key in LABELS}
     lines = [f"step {step}" for step in steps]
     figures = {}

@@ -105,18 +105,18 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         rows.append(row)
         progress(run + 1, settings.seeds)
     title = f"{trial.name}: step {step}, {step * settings.batch_size} images a run"
-    notes = [
+    note = (
         "Reconstruction error (nats; of COIL-20 squared errors) and KL (nats), summed over pixels and "
         "latents, means of the last 50 steps; explained: 0 for the mean image, 1 for the images themselves; "
-        "MIG of Chen et al. 2018; a latent is in use if its KL is above 0.1.",
-    ]
+        "MIG of Chen et al. 2018; a latent is in use if its KL is above 0.1."
+    )
     figures = {
         "reconstructions": _reconstructions(trial, layers, step),
         "traversals": _traversals(trial, layers[0], step, tables[0], names),
     }
     data = {"shared information, run 0": tables[0]}
     data |= {"metrics": {name: values[::10] for name, values in trial.metrics.items()}}
-    return Outcome(title, rows, data, figures, notes)
+    return Outcome(title, rows, data, figures, [note])
 
 
 def _codes(trial: Trial, layers: Layers) -> tuple[np.ndarray, np.ndarray]:

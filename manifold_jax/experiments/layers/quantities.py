@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from manifold_jax._checks import flat
 from manifold_jax.fitting import intrinsic_dimension
 from manifold_jax.geometry import Geometry, Grid, LayerJets, Manifold, integrate, reach_from_samples
 from manifold_jax.geometry.error_bars import report_on
@@ -35,27 +36,22 @@ Numbers = Float[np.ndarray, "*layers"]
 class Quantities(NamedTuple):
     """One number for a layer: of one layer, or arrays with layers (and runs, checkpoints) as axes.
 
-    ``features`` is the number of features of the layer, and ``volume`` the total volume of all classes. Means
-    of |II|, |H| and S are over the volume. ``local_reach`` is 1 / largest normal curvature on the grid, where
-    it is resolved; ``reach`` the smaller of it and of Federer's ratio over all pairs of grid points, of all
-    classes: an upper bound, for there are finitely many pairs. ``gap`` is the least distance between points
-    of different classes, ``separation`` their mean distance over the mean distance within a class. Of the
-    eigenvalues l of the metric, the axes of the chart scaled to unit length, ``dimension`` is the
-    participation ratio (sum l)^2 / sum l^2 and ``rank`` the number above 1e-4 of the largest; both are means
-    over points.
+    The reach is the smaller of its local part and of Federer's ratio over all pairs of grid points, of all
+    classes: an upper bound, for there are finitely many pairs. ``dimension`` and ``rank`` are means over
+    points, of the eigenvalues l of the metric, the axes of the chart scaled to unit length.
     """
 
-    features: Numbers
-    volume: Numbers
-    second_form_norm: Numbers
+    features: Numbers  # of the layer
+    volume: Numbers  # of all classes
+    second_form_norm: Numbers  # this and the next two: means over the volume
     mean_curvature: Numbers
     scalar_curvature: Numbers
-    local_reach: Numbers
+    local_reach: Numbers  # 1 / largest normal curvature on the grid, where it is resolved
     reach: Numbers
-    gap: Numbers
-    separation: Numbers
-    dimension: Numbers
-    rank: Numbers
+    gap: Numbers  # least distance between points of different classes
+    separation: Numbers  # their mean distance over the mean distance within a class
+    dimension: Numbers  # participation ratio (sum l)^2 / sum l^2
+    rank: Numbers  # number of l above 1e-4 of the largest
 
 
 CURVATURES = {"second_form_norm": 1, "mean_curvature": 1, "scalar_curvature": 2}
@@ -146,7 +142,7 @@ def two_nn(points: Sequence[Float[np.ndarray, "n f"]]) -> float:
     """
     estimates = []
     for part in points:
-        distinct = np.unique(part.reshape(len(part), -1), axis=0)
+        distinct = np.unique(flat(part), axis=0)
         if len(distinct) <= _FEWEST or distinct.shape[1] == 1:
             return np.nan
         try:
@@ -182,7 +178,7 @@ def _measure_layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) 
         report_on(jet_quantities(part, size), grid, name, _TOLERANCE)
         for part, size, grid in zip(jets, ranges, grids, strict=True)
     ]
-    points = [np.asarray(part.points).reshape(len(part.points), -1) for part in jets]
+    points = [flat(np.asarray(part.points)) for part in jets]
     tangents = [np.asarray(part.tangents) for part in jets]
     spectra = [spectrum(part, np.asarray(size)) for part, size in zip(tangents, ranges, strict=True)]
     dimension, rank = np.mean(spectra, axis=0)
@@ -190,15 +186,9 @@ def _measure_layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) 
     local = _local_reach(geometries)
     room = points[0].shape[1] >= grids[0].ndim  # without it, what is left of the manifold is rounding
     numbers = average(geometries) | {"local_reach": local} if room else {}
-    return as_quantities(
-        features=points[0].shape[1],
-        reach=_reach(np.concatenate(points), np.concatenate(tangents), local),
-        gap=gap,
-        separation=separation,
-        dimension=dimension,
-        rank=rank,
-        **numbers,
-    )
+    numbers |= {"gap": gap, "separation": separation, "dimension": dimension, "rank": rank}
+    reach = _reach(np.concatenate(points), np.concatenate(tangents), local)
+    return as_quantities(features=points[0].shape[1], reach=reach, **numbers)
 
 
 def measure_union(charts: Sequence[Manifold], layers: Layers) -> Quantities:
@@ -211,6 +201,5 @@ def measure_union(charts: Sequence[Manifold], layers: Layers) -> Quantities:
         layer_jets(chart.embedding, layers.functions, chart.grid.coordinates().reshape(-1, chart.grid.ndim))
         for chart in charts
     ]
-    names = ("input", *layers.names)
-    rows = [_measure_layer(jets, grids, name) for name, *jets in zip(names, *streams, strict=True)]
-    return stack(rows)
+    rows = zip(("input", *layers.names), *streams, strict=True)
+    return stack([_measure_layer(jets, grids, name) for name, *jets in rows])

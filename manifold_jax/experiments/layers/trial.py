@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from manifold_jax import models
-from manifold_jax._checks import choice, positive, whole
+from manifold_jax._checks import choice, optional, positive, whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.layers.data import DATA, VIEWS, Charts, Settings, build_charts, draw_bytes
 from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, evaluate
@@ -32,19 +32,15 @@ _MOST_BYTES = 8 * 2**30
 
 
 class Trial(NamedTuple):
-    """Data, and runs that differ by their seed, with their checkpoints: what every experiment is given.
-
-    Images are bytes, and the initial parameters of the network are stacked over the runs. Metrics of the
-    training have steps as first axis and runs as second; they are empty before it.
-    """
+    """Data, and runs that differ by their seed, with their checkpoints: what every experiment is given."""
 
     settings: Settings
     charts: Charts
-    images: np.ndarray
+    images: UInt8[np.ndarray, "n h w"]
     labels: Int[np.ndarray, "n"]
-    initial: Pure
+    initial: Pure  # its parameters are stacked over the runs
     folder: Path
-    metrics: dict[str, np.ndarray]
+    metrics: dict[str, np.ndarray]  # of the training, (steps, runs, ...); empty before it
 
     @property
     def name(self) -> str:
@@ -65,10 +61,10 @@ class Trial(NamedTuple):
     def networks(self, step: int) -> list[Pure]:
         """The networks of all runs at one checkpoint."""
         stacked = models.load_params(self.folder, self.initial.params, step)
-        return [
-            Pure(self.initial.apply, jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stacked))
-            for k in range(self.settings.seeds)
+        runs = [
+            jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stacked) for k in range(self.settings.seeds)
         ]
+        return [Pure(self.initial.apply, params) for params in runs]
 
     def layers(self, step: int) -> list[Layers]:
         """Their layers."""
@@ -88,11 +84,10 @@ def prepare(settings: Settings, folder: Path) -> Trial:
 
 
 def _build_network(settings: Settings, seed: int) -> nnx.Module:
-    options = {"size": settings.size, "activation": ACTIVATIONS[settings.activation]}
-    options["rngs"] = nnx.Rngs(seed)
+    activation, rngs = ACTIVATIONS[settings.activation], nnx.Rngs(seed)
+    options = {"size": settings.size, "activation": activation, "rngs": rngs}
     if settings.network == "classifier":
-        # A maximum has kinks too.
-        kind = LeNet if settings.activation == "relu" else SmoothLeNet
+        kind = LeNet if settings.activation == "relu" else SmoothLeNet  # a maximum has kinks too
         return kind(classes=settings.classes, **options)
     sizes = {name: getattr(settings, name) for name in ("variant", "latent", "width", "hidden")}
     return BetaVAE(**sizes, **options)
@@ -100,16 +95,14 @@ def _build_network(settings: Settings, seed: int) -> nnx.Module:
 
 def check(settings: Settings) -> None:
     """Refuse names that are unknown and sizes that do not fit each other."""
-    choice("layers", "data", settings.data, DATA)
-    choice("layers", "network", settings.network, NETWORKS)
-    choice("layers", "activation", settings.activation, ACTIVATIONS)
-    if settings.learning_rate is not None:
-        positive("layers", "learning_rate", settings.learning_rate)
+    for name, known in {"data": DATA, "network": NETWORKS, "activation": ACTIVATIONS}.items():
+        choice("layers", name, getattr(settings, name), known)
+    optional(positive, "layers", "learning_rate", settings.learning_rate)
     for name in ("seeds", "steps", "factors"):
         whole("layers", name, getattr(settings, name))
-    known = len(VIEWS) if settings.data == "coil20" else len(FACTORS)
-    if settings.factors > known:
-        raise ValueError(f"{settings.data} has {known} factors, got {settings.factors} to measure.")
+    count = len(VIEWS if settings.data == "coil20" else FACTORS)
+    if settings.factors > count:
+        raise ValueError(f"{settings.data} has {count} factors, got {settings.factors} to measure.")
     if settings.network == "classifier" and settings.factors >= settings.classes:
         raise ValueError(
             f"the log-probabilities of {settings.classes} classes have room for {settings.classes - 1} "
@@ -117,9 +110,8 @@ def check(settings: Settings) -> None:
         )
     batch = settings.batch_size * settings.seeds
     if settings.images // settings.classes * settings.classes < batch:
-        raise ValueError(
-            f"{settings.seeds} runs take {batch} images a step, got {settings.images} images in all."
-        )
+        total = f"got {settings.images} images in all"
+        raise ValueError(f"{settings.seeds} runs take {batch} images a step, {total}.")
 
 
 def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
@@ -143,8 +135,8 @@ def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
 def learn(trial: Trial, progress: Progress) -> Trial:
     """Train all runs at once, or go on where it was, and add the metrics of the training.
 
-    Checkpoints are kept at step 0 (the random network), after a twentieth and a quarter of the steps, and at
-    the end. ValueError where the training diverges, or the folder holds another one.
+    Checkpoints are those of step 0 (the random network), a twentieth and a quarter of the steps, and the end.
+    ValueError where the training diverges, or the folder holds another one.
     """
     settings, steps = trial.settings, trial.settings.steps
     slow = settings.network == "vae" and settings.variant == "H" and settings.data == "coil20"
