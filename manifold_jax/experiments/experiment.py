@@ -161,12 +161,16 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
     """Write ``name.json``, ``name.txt``, the figures, and ``name.nc`` where there is a data set."""
     record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
     record |= {"notes": list(outcome.notes), "data": outcome.data}
-    content = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
     text = as_text([table(outcome, _WIDTH)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
-    written = [write_text(out / f"{name}.json", content), write_text(out / f"{name}.txt", text)]
+    written = [write_json(out / f"{name}.json", record), write_text(out / f"{name}.txt", text)]
     if outcome.dataset is not None:
         written.append(write_dataset(outcome.dataset, out / f"{name}.nc"))
     return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]
+
+
+def write_json(path: Path, record: dict[str, Any]) -> Path:
+    """Write a record, see :func:`plain`; the path."""
+    return write_text(path, json.dumps(plain(record), indent=1, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:

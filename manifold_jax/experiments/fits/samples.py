@@ -18,6 +18,7 @@ from manifold_jax._checks import choice, positive
 from manifold_jax.datasets import ambient_noise, farthest_points, normal_noise, sample_uniform
 from manifold_jax.datasets.sampling import map_points
 from manifold_jax.experiments.sprites import ends
+from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
 
 NOISES = ("none", "ambient", "normal")
@@ -106,7 +107,7 @@ class Setting:
 
 def known_setting(name: str, parts: Any, **options: Any) -> Setting:
     """A setting whose volume and reach are known in closed form."""
-    parts = parts if isinstance(parts, tuple) else (parts,)
+    parts = components(name, parts)
     volume: Any = sum(part.known["total_volume"] for part in parts)
     reach = parts[0].attributes.get("union_reach", parts[0].known["reach"])
     return Setting(name, parts, float(volume), float(reach), **options)

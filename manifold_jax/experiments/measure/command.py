@@ -76,13 +76,16 @@ def measure_command(
             "object": object_id,
             "data": data,
         }
-        given = {name: value for name, value in given.items() if value is not None}
+        given = given_options(given)
         for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
             require(module, "cli", "This command")
-        options = {"accuracy": _parse_accuracy(accuracy), "stride": stride, "tolerance": tolerance}
-        options["block_size"] = block_size
+        orders = _parse_accuracy(accuracy)
         manifolds = build(dataset, given)
-        _check_options(manifolds, options)
+        if not 0 < tolerance < 1:
+            raise ValueError(f"--tolerance must lie between 0 and 1, got {tolerance}.")
+        for manifold in manifolds:
+            stencil_of("measure", manifold.grid, orders, stride)  # refused before anything is computed
+        options = {"accuracy": orders, "stride": stride, "tolerance": tolerance, "block_size": block_size}
         folder = out or Path("runs") / default_folder(dataset, given)
         with results_folder(folder):
             parts, finished = _measure_parts(manifolds, folder, options, exact)
@@ -95,14 +98,6 @@ def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
     parts = [part.strip() for part in text.split(",")]
     orders: list[Accuracy] = [int(part) if part.isdigit() else part for part in parts]
     return tuple(orders) if len(orders) > 1 else orders[0]
-
-
-def _check_options(manifolds: Sequence[Manifold], options: dict[str, Any]) -> None:
-    """Refuse options that do not fit before anything is computed."""
-    if not 0 < options["tolerance"] < 1:
-        raise ValueError(f"--tolerance must lie between 0 and 1, got {options['tolerance']}.")
-    for manifold in manifolds:
-        stencil_of("measure", manifold.grid, options["accuracy"], options["stride"])
 
 
 def _measure_parts(
@@ -125,8 +120,10 @@ def _measure_parts(
 def _measure_stage(
     manifold: Manifold, out: Path, options: dict[str, Any], number: int
 ) -> tuple[Geometry, Path]:
-    """One measurement, or the kept one, and the file that keeps it."""
-    # All that makes the manifold: axes with samples and ranges, fixed factors, and points, whose files vary.
+    """One measurement, or the kept one, and the file that keeps it.
+
+    The file's name holds all that makes the manifold: axes, attributes, and two points, whose files vary.
+    """
     grid, dtype = manifold.grid, jax.numpy.result_type(float)
     ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
     probe = evaluate_points(manifold.embedding, ends, dtype)

@@ -6,26 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from manifold_jax import datasets
-from manifold_jax._checks import choice
+from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
 
-SURFACES = (
-    "circle",
-    "ellipse",
-    "ellipsoid",
-    "flat_torus",
-    "helix",
-    "hyperboloid",
-    "parallel_circles",
-    "sphere",
-    "swiss_roll",
-    "torus",
-    "two_moons",
-    "veronese",
-)
+_CURVES = ("circle", "ellipse", "helix", "parallel_circles", "two_moons")
+_OTHERS = ("ellipsoid", "flat_torus", "hyperboloid", "sphere", "swiss_roll", "torus", "veronese")
+SURFACES = tuple(sorted(_CURVES + _OTHERS))
 """Constructors of manifolds with closed forms, by name."""
-
-SHAPES = ("ellipse", "square", "heart")
 
 _IMAGES = ("layout", "axes", "size", "blur", "samples", "range", "fixed")
 OPTIONS = {"sprites": ("shape", *_IMAGES), "coil20": ("object", "data", *_IMAGES)}
@@ -86,7 +73,6 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
             raise ValueError(f"--{option} does not apply to {name}, which takes --{known}.")
     arguments = {_ARGUMENTS.get(option, option): value for option, value in options.items()}
     if name == "sprites":
-        choice("sprites", "shape", arguments.get("shape", "ellipse"), SHAPES)
         return (datasets.sprite(**arguments),)
     if name == "coil20":
         return (datasets.coil20(**arguments),)
@@ -96,17 +82,10 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
 def _surface(name: str, samples: Mapping[str, int]) -> tuple[Manifold, ...]:
     """A manifold with closed forms, with its own numbers of samples but for those that are given."""
     construct = getattr(datasets, name)
-    parts = _components(construct())
-    if not samples:
-        return parts
-    axes = parts[0].grid.axes
-    names = tuple(axis.name for axis in axes)
+    parts = components(name, construct())
+    sizes = {axis.name: axis.size for axis in parts[0].grid.axes}
     for axis in samples:
-        if axis not in names:
-            raise ValueError(f"--samples names the axis {axis!r}; the axes of {name} are {names}.")
-    sizes = [samples.get(axis.name, axis.size) for axis in axes]
-    return _components(construct(size=tuple(sizes) if len(sizes) > 1 else sizes[0]))
-
-
-def _components(made: Manifold | tuple[Manifold, ...]) -> tuple[Manifold, ...]:
-    return made if isinstance(made, tuple) else (made,)
+        if axis not in sizes:
+            raise ValueError(f"--samples names the axis {axis!r}; the axes of {name} are {tuple(sizes)}.")
+    size = tuple((sizes | dict(samples)).values())
+    return components(name, construct(size=size if len(size) > 1 else size[0])) if samples else parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from rich.text import Text
 
 from manifold_jax import plotting
 from manifold_jax._files import write_dataset, write_text
-from manifold_jax.experiments.experiment import plain
+from manifold_jax.experiments.experiment import write_json
 from manifold_jax.experiments.terminal import as_text, console
 from manifold_jax.geometry import Geometry, Manifold, Reach
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
@@ -32,17 +31,13 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Part(NamedTuple):
-    """One measured component.
-
-    ``stencil`` is the result by stencils next to an exact one. ``seconds`` are those of every stage; an
-    interrupted one counts from where it went on. In a union ``mark`` is ``"_1"``, ``"_2"``, ..., else empty.
-    """
+    """One measured component."""
 
     manifold: Manifold
     geometry: Geometry
-    stencil: Geometry | None
-    seconds: dict[str, float]
-    mark: str
+    stencil: Geometry | None  # by stencils, where the other one is exact
+    seconds: dict[str, float]  # of every stage; an interrupted one counts from where it went on
+    mark: str  # "_1", "_2", ... in a union, else empty
 
 
 FIGURES: dict[str, Callable[[Part], Any]] = {
@@ -70,7 +65,7 @@ def _table(*names: str) -> Table:
 
 
 def _name(quantity: str) -> str:
-    """Short name; what follows on the row above begins with a dash."""
+    """Short name; one that goes on from the row above begins with a dash."""
     words, comma, rest = LABELS[quantity].words.partition(", ")
     return f"- {rest}" if comma else words
 
@@ -139,11 +134,11 @@ def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
 
 def notes(geometry: Geometry) -> list[str]:
     """Sentences that a reader of the table needs."""
-    bars = "± half-width of the error bar (median over points for fields)"
-    of_images = "distance between images, the root of summed squared grey-level differences (white is 1)"
-    of_space = "the unit of length of the ambient space"
-    length = of_images if "size" in dict(geometry.attributes) else of_space
-    lines = [f"{bars}; [5 %, 95 %] quantiles of fields.", f"ℓ: {length}."]
+    length = "the unit of length of the ambient space"
+    if "size" in dict(geometry.attributes):
+        length = "distance between images, the root of summed squared grey-level differences (white is 1)"
+    bars = "± half-width of the error bar (median over points for fields); [5 %, 95 %] quantiles of fields."
+    lines = [bars, f"ℓ: {length}."]
     for axis in geometry.grid.axes:
         if axis.periodic and not axis.wrap:
             span = _span(axis)
@@ -152,9 +147,8 @@ def notes(geometry: Geometry) -> list[str]:
                 f"are per {span} of {axis.name}."
             )
     if geometry.grid.ndim > 1:
-        lines.append(
-            "The scalar curvature and its totals count as resolved when their bars are small next to |II|²."
-        )
+        scale = "when their bars are small next to |II|²"
+        lines.append(f"The scalar curvature and its totals count as resolved {scale}.")
         lines += _open_signs(geometry)
     return lines
 
@@ -169,12 +163,9 @@ def _open_signs(geometry: Geometry) -> list[str]:
     value, error, _ = (np.asarray(part) for part in geometry.scalar_curvature)
     defined = np.isfinite(value)
     share = float(np.mean(np.abs(value[defined]) <= error[defined])) if defined.any() else 0.0
-    if share <= 0.5:
-        return []
     remedy = "" if geometry.exact else " A finer grid (--samples) or --exact narrows the bars."
-    return [
-        f"The bar of the scalar curvature includes 0 at {share:.0%} of the points: its sign is open.{remedy}"
-    ]
+    at = f"The bar of the scalar curvature includes 0 at {share:.0%} of the points"
+    return [f"{at}: its sign is open.{remedy}"] if share > 0.5 else []
 
 
 def comparison_table(part: Part) -> RenderableType | None:
@@ -245,9 +236,8 @@ def _part_entry(part: Part) -> dict[str, Any]:
 
 def _reach_entry(reach: Reach, seconds: float) -> dict[str, Any]:
     names = (*SCALARS, "searched", "pruned", "local_bounds", "case", "resolved", "coincident")
-    entry = {name: getattr(reach, name) for name in names}
-    entry |= {"sentence": reach.sentence(), "seconds": round(seconds, 3), "unit": "ℓ"}
-    return entry | {"pair": reach.ends}
+    entry = {name: getattr(reach, name) for name in names} | {"sentence": reach.sentence()}
+    return entry | {"seconds": round(seconds, 3), "unit": "ℓ", "pair": reach.ends}
 
 
 def summary(
@@ -261,7 +251,7 @@ def summary(
         "python": platform.python_version(),
         "device": device.device_kind,
         "platform": device.platform,
-        "dtype": str(np.asarray(parts[0].geometry.volume_element.value).dtype),
+        "dtype": str(parts[0].geometry.volume_element.value.dtype),
         "arguments": arguments,
         "manifolds": [_part_entry(part) for part in parts],
     }
@@ -286,26 +276,24 @@ def write_results(
             written.append(part.stencil.save(out / f"geometry_stencil{part.mark}.nc"))
         if reach is not None:
             written.append(write_dataset(reach.to_xarray(k), out / f"reach{part.mark}.nc"))
-    text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
-    written.append(write_text(out / "summary.json", text))
-    return [*written, write_text(out / "summary.txt", as_text(tables))]
+    record_file = write_json(out / "summary.json", record)
+    return [*written, record_file, write_text(out / "summary.txt", as_text(tables))]
 
 
 def write_figures(parts: Sequence[Part], out: Path, reach: Reach | None) -> list[Path]:
     """Draw and save every picture."""
-    drawings: list[tuple[str, Callable[[], Any]]] = []
+    drawings: dict[str, Callable[[], Any]] = {}
     for part in parts:
-        drawings += [(f"{stem}{part.mark}.png", partial(draw, part)) for stem, draw in FIGURES.items()]
+        drawings |= {f"{stem}{part.mark}": partial(draw, part) for stem, draw in FIGURES.items()}
         if part.stencil is not None:
             draw = partial(plotting.plot_comparison, part.stencil, part.geometry)
-            drawings.append((f"exact_vs_stencil{part.mark}.png", draw))
+            drawings[f"exact_vs_stencil{part.mark}"] = draw
     if reach is not None:
-        manifolds = [part.manifold for part in parts]
-        drawings.append(("reach.png", lambda: plotting.plot_reach(manifolds, reach)))
+        drawings["reach"] = partial(plotting.plot_reach, [part.manifold for part in parts], reach)
     written = []
-    for name, draw in drawings:
-        with console.status(f"drawing {name}"):
-            written.append(plotting.save_figure(draw(), out / name))
+    for stem, draw in drawings.items():
+        with console.status(f"drawing {stem}.png"):
+            written.append(plotting.save_figure(draw(), out / f"{stem}.png"))
     return written
 
 
