@@ -35,6 +35,11 @@ Out = Annotated[
 ]
 
 
+def words(text: str | None) -> tuple[str, ...] | None:
+    """Words with commas between, or None where the option was not given."""
+    return None if text is None else tuple(word.strip() for word in text.split(","))
+
+
 # --- the application ---------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from manifold_jax.experiments.experiment import describe, given_options, run_exp
 from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.samples import NOISES
 from manifold_jax.experiments.fits.studies import EXPERIMENTS, FACTORS
-from manifold_jax.experiments.terminal import Coil20, Out, Preset, Seed, plain_errors, results_folder
+from manifold_jax.experiments.terminal import Coil20, Out, Preset, Seed, plain_errors, results_folder, words
 
 
 def bounds_command(
@@ -50,36 +50,20 @@ def bounds_command(
     """
     arguments = given_options(locals())
     with plain_errors():
-        changes = {
-            "fits": _words(fits),
-            "sizes": _numbers("sizes", sizes),
-            "seeds": seeds,
-            "tests": tests,
-            "steps": steps,
-            "noises": _words(noises),
-            "noise": noise,
-            "data": _words(data),
-            "dimensions": dimensions and dict.fromkeys(FACTORS, _numbers("dimensions", dimensions)),
-            "path": path,
-        }
-        plans = {
-            name: settings_for(EXPERIMENTS, name, preset, changes, strict=experiment != "all")
-            for name in select(EXPERIMENTS, experiment)
-        }
+        changes = {"seeds": seeds, "tests": tests, "steps": steps, "noise": noise, "path": path}
+        changes |= {"fits": words(fits), "noises": words(noises), "data": words(data)}
+        changes["sizes"] = _numbers("sizes", sizes)
+        changes["dimensions"] = dimensions and dict.fromkeys(FACTORS, _numbers("dimensions", dimensions))
+        names, strict = select(EXPERIMENTS, experiment), experiment != "all"
+        plans = {name: settings_for(EXPERIMENTS, name, preset, changes, strict=strict) for name in names}
         folder = out or Path("runs") / "bounds"
         with results_folder(folder):
             run_experiments(EXPERIMENTS, plans, (folder, seed), folder, arguments)
 
 
-def _words(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(word.strip() for word in text.split(","))
-
-
 def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     """Whole numbers with commas between."""
-    if text is None:
-        return None
     try:
-        return tuple(sorted(int(word) for word in text.split(",")))
+        return None if text is None else tuple(sorted(map(int, text.split(","))))
     except ValueError:
         raise ValueError(f"--{option} takes whole numbers with commas between, got {text!r}.") from None

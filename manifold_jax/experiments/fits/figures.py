@@ -12,8 +12,7 @@ from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.report import Results, Trend, explicit_bound, usable
 from manifold_jax.experiments.fits.runner import QUANTITIES
 from manifold_jax.experiments.fits.samples import Setting
-from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import LENGTH, quantity_panels
+from manifold_jax.plotting.style import LENGTH, PALETTE, quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

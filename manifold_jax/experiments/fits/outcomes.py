@@ -12,8 +12,7 @@ from manifold_jax.experiments.fits.figures import Line, Panel
 from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.report import Results
 from manifold_jax.experiments.fits.runner import QUANTITIES
-from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import LENGTH
+from manifold_jax.plotting.style import LENGTH, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,20 +120,14 @@ def _over_reach(results: Results, fit: str, size: int) -> tuple[np.ndarray, np.n
 def show_ambient(results: Results) -> Outcome:
     """Median errors for each ambient dimension, with and without noise."""
     fits = results.plan.fits
-    rows: list[Row] = [
-        {
-            "fit": fit,
-            "n": int(size),
-            "noise": trend.series.setting.noise,
-            "D": trend.series.setting.features[0],
-            "Hausdorff": float(np.median(trend.errors[k])),
-            "RMS": float(np.median(trend.series.values["rms"][k])),
-            "lost": report.lost_words(trend.series.values["failed"][k]),
-        }
-        for fit in fits
-        for trend in results.of("hausdorff", fit=fit)
-        for k, size in enumerate(trend.series.sizes)
-    ]
+    rows: list[Row] = []
+    for trend in (trend for fit in fits for trend in results.of("hausdorff", fit=fit)):
+        setting, fit, sizes, values = trend.series
+        for k, size in enumerate(sizes):
+            row: Row = {"fit": fit, "n": int(size), "noise": setting.noise, "D": setting.features[0]}
+            for word, quantity in (("Hausdorff", "hausdorff"), ("RMS", "rms")):
+                row[word] = float(np.median(values[quantity][k]))
+            rows.append(row | {"lost": report.lost_words(values["failed"][k])})
     share = f"{results.plan.noise:g} of the reach"
     notes = [f"noise: {share} on every coordinate, so that its length grows like D^(1/2)."]
     lines = []

@@ -232,16 +232,16 @@ def _facts(setting: Setting, sizes: Sequence[int]) -> dict[str, Any]:
 
 
 def _slope_numbers(trend: Trend, measured: fitting.Slope) -> dict[str, Any]:
-    return {
-        "slope": float(measured.value),
-        "interval": [float(measured.lower), float(measured.upper)],
-        "level": measured.level,
-        "sizes": measured.sizes,
-        "theory": trend.rate and trend.rate.name,
-        "theory slope": trend.theory and trend.theory[1],
-        "fitted curve": trend.curve and trend.curve.label,
-        "rates": [_support_numbers(support) for support in trend.supports],
+    value, lower, upper, level, sizes = measured
+    numbers = {
+        "slope": float(value),
+        "interval": [float(lower), float(upper)],
+        "level": level,
+        "sizes": sizes,
     }
+    numbers |= {"theory": trend.rate and trend.rate.name, "theory slope": trend.theory and trend.theory[1]}
+    numbers["fitted curve"] = trend.curve and trend.curve.label
+    return numbers | {"rates": [_support_numbers(support) for support in trend.supports]}
 
 
 def _support_numbers(support: fitting.Support) -> dict[str, Any]:

@@ -47,16 +47,11 @@ def check_claims(quantities: Quantities, parts: dict[str, slice], when: str) -> 
             runs = getattr(quantities, quantity)[:, layers]
             correlations = np.array([rank_correlation(run) for run in runs])
             defined = correlations[np.isfinite(correlations)]
-            row: Row = {
-                "claim": f"{claim}, {when}",
-                "layers": part,
-                "runs": len(runs),
-                "undefined in": len(runs) - len(defined),
-                "holds in": int(np.sum(np.sign(defined) == sign)),
-                "rank correlation, mean": float(defined.mean()) if defined.size else np.nan,
-                "least": float(defined.min(initial=np.inf)),
-                "most": float(defined.max(initial=-np.inf)),
-            }
+            row: Row = {"claim": f"{claim}, {when}", "layers": part, "runs": len(runs)}
+            row["undefined in"] = len(runs) - len(defined)
+            row["holds in"] = int(np.sum(np.sign(defined) == sign))
+            row["rank correlation, mean"] = float(defined.mean()) if defined.size else np.nan
+            row |= {"least": float(defined.min(initial=np.inf)), "most": float(defined.max(initial=-np.inf))}
             rows.append(row)
     return rows
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from manifold_jax.experiments import experiment as registry
+from manifold_jax.experiments import terminal
 from manifold_jax.experiments.experiment import Experiment, run_experiments
 from manifold_jax.experiments.layers.checks import spacing, stencils
 from manifold_jax.experiments.layers.data import DATA, FULL, REDUCED, Settings
@@ -15,16 +16,6 @@ from manifold_jax.experiments.layers.evolution import evolution
 from manifold_jax.experiments.layers.latents import latents
 from manifold_jax.experiments.layers.sampled import sampled
 from manifold_jax.experiments.layers.trial import ACTIVATIONS, NETWORKS, check, learn, prepare
-from manifold_jax.experiments.terminal import (
-    Coil20,
-    Out,
-    Preset,
-    Seed,
-    Steps,
-    plain_errors,
-    progress_bar,
-    results_folder,
-)
 
 _ABOUT = {
     evolution: "volume, curvature, reach, class distances of every layer, run and checkpoint",
@@ -45,9 +36,9 @@ def layers_command(
         str | None, typer.Option(help="Variant of the beta-VAE, B or H [default: B; coil20 H].")
     ] = None,
     activation: Annotated[str, typer.Option(help=f"One of {', '.join(ACTIVATIONS)}.")] = "silu",
-    path: Coil20 = None,
-    preset: Preset = "reduced",
-    steps: Steps = None,
+    path: terminal.Coil20 = None,
+    preset: terminal.Preset = "reduced",
+    steps: terminal.Steps = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs [default: 5].")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Images to learn from.")] = None,
     factors: Annotated[
@@ -61,15 +52,15 @@ def layers_command(
     gamma: Annotated[
         float | None, typer.Option(min=0, help="Weight of |KL - C(t)| in B [default: 100].")
     ] = None,
-    seed: Seed = 0,
-    out: Out = None,
+    seed: terminal.Seed = 0,
+    out: terminal.Out = None,
 ) -> None:
     """Train several networks on images of known geometry, and measure that geometry in every layer.
 
     Interrupted and called again with the same --out, the training goes on where it was.
     """
     arguments = registry.given_options(locals())
-    with plain_errors():
+    with terminal.plain_errors():
         names = select_for(experiment, network)
         if variant is not None and network != "vae":
             raise ValueError("--variant is for the beta-VAE: leave it out, or take --network vae.")
@@ -84,8 +75,8 @@ def layers_command(
         settings = registry.settings_for(EXPERIMENTS, "evolution", preset, changes)
         folder = out or Path("runs") / f"layers-{data}-{network}-{activation}"
         trial = prepare(settings, folder / "checkpoints")
-        with results_folder(folder):
-            with progress_bar(f"training {settings.seeds} runs, {trial.name}") as advance:
+        with terminal.results_folder(folder):
+            with terminal.progress_bar(f"training {settings.seeds} runs, {trial.name}") as advance:
                 trial = learn(trial, advance)
             run_experiments(EXPERIMENTS, dict.fromkeys(names, settings), trial, folder, arguments)
 

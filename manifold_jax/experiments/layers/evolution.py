@@ -26,8 +26,7 @@ from manifold_jax.experiments.layers.trial import Trial, layer_arrays
 from manifold_jax.experiments.sprites import draw
 from manifold_jax.geometry import Manifold
 from manifold_jax.models import Layers
-from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import quantity_panels
+from manifold_jax.plotting.style import PALETTE, quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,9 +48,10 @@ LABELS = {
 
 _COLUMNS = {"second_form_norm": "|II|", "scalar_curvature": "S", "reach": "reach", "gap": "gap"}
 _COLUMNS |= {"separation": "apart", "dimension": "dim"}
-Parts = dict[str, Quantities]
-
 _OF_A_CLASS = ("second_form_norm", "reach", "dimension")
+
+Parts = dict[str, Quantities]
+"""Quantities by class."""
 
 
 def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:

@@ -35,11 +35,11 @@ _PICTURES = 6
 _STEPS = np.linspace(-2.5, 2.5, 7)
 
 
-def put_in_bins(values: Float[np.ndarray, "n k"], bins: int = BINS) -> Int[np.ndarray, "n k"]:
-    """Every column in intervals of equal width between its extremes."""
+def _put_in_bins(values: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "n k"]:
+    """Every column in ``BINS`` intervals of equal width between its extremes."""
     low, high = values.min(0), values.max(0)
     width = np.where(high > low, high - low, 1.0)
-    return np.minimum((bins * (values - low) / width).astype(int), bins - 1)
+    return np.minimum((BINS * (values - low) / width).astype(int), BINS - 1)
 
 
 def mutual_information_gap(
@@ -56,7 +56,7 @@ def mutual_information_gap(
         shapes = f"{latents.shape} and {factors.shape}"
         raise ValueError(f"latents and factors need as many rows, and two latents or more, got {shapes}.")
     entropies = np.array([information(v, v) for v in factors.T])
-    shared = np.array([[information(v, z) for v in factors.T] for z in put_in_bins(latents).T]) / entropies
+    shared = np.array([[information(v, z) for v in factors.T] for z in _put_in_bins(latents).T]) / entropies
     best = np.sort(shared, axis=0)[::-1]
     return float(np.mean(best[0] - best[1])), shared
 
@@ -92,14 +92,11 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     for run, network in enumerate(layers):
         gap, shared = mutual_information_gap(*_codes(trial, network))
         tables.append(shared)
-        row: Row = {
-            "run": run,
-            "reconstruction": float(last["reconstruction"][run]),
-            "explained": explained_share(last["reconstruction"][run], images, trial.likelihood),
-            "KL": float(last["kl"][run]),
-            "latents in use": int(np.sum(last["kl_units"][run] > _IN_USE)),
-            "MIG": gap,
-        }
+        error = float(last["reconstruction"][run])
+        row: Row = {"run": run, "reconstruction": error}
+        row["explained"] = explained_share(error, images, trial.likelihood)
+        row |= {"KL": float(last["kl"][run]), "latents in use": int(np.sum(last["kl_units"][run] > _IN_USE))}
+        row["MIG"] = gap
         row |= {f"latent of {name}": int(shared[:, k].argmax()) for k, name in enumerate(names)}
         row |= {f"I/H {name}": float(shared[:, k].max()) for k, name in enumerate(names)}
         rows.append(row)

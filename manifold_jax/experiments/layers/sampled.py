@@ -39,17 +39,12 @@ def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     a, b = (scale_to_unit_volume(part, grid.ndim) for part in (mean, sample))
     decoder = {"decoder": slice(None)}
     claims = check_claims(a, decoder, "z = mu") + check_claims(b, decoder, "z sampled")
+    columns = {"volume, mu": mean.volume, "sampled": sample.volume, "ratio": sample.volume / mean.volume}
+    columns |= {"|II|, mu": a.second_form_norm, "|II|, sampled": b.second_form_norm}
+    columns |= {"reach, mu": a.reach, "reach, sampled": b.reach}
+    means = {word: values.mean(0) for word, values in columns.items()}
     table = [
-        {
-            "layer": name,
-            "volume, mu": float(mean.volume[:, k].mean()),
-            "sampled": float(sample.volume[:, k].mean()),
-            "ratio": float((sample.volume[:, k] / mean.volume[:, k]).mean()),
-            "|II|, mu": float(a.second_form_norm[:, k].mean()),
-            "|II|, sampled": float(b.second_form_norm[:, k].mean()),
-            "reach, mu": float(a.reach[:, k].mean()),
-            "reach, sampled": float(b.reach[:, k].mean()),
-        }
+        {"layer": name} | {word: float(values[k]) for word, values in means.items()}
         for k, name in enumerate(names)
     ]
     title = f"{chart.name}, {trial.name}, step {step}: latent sampled, and z = mu; {settings.seeds} runs"

@@ -17,7 +17,7 @@ from manifold_jax.experiments.experiment import given_options
 from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range
 from manifold_jax.experiments.measure.report import Part
-from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder
+from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder, words
 from manifold_jax.geometry import Geometry, Manifold, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.manifold import evaluate_points
@@ -64,18 +64,11 @@ def measure_command(
     """
     arguments = given_options(locals())
     with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
-        given = {
-            "shape": shape,
-            "layout": layout,
-            "axes": None if axes is None else tuple(name.strip() for name in axes.split(",")),
-            "size": size,
-            "samples": parse_pairs(samples, "--samples", int),
-            "range": parse_pairs(ranges, "--range", parse_range),
-            "fixed": parse_pairs(fixed, "--fixed", float),
-            "blur": blur,
-            "object": object_id,
-            "data": data,
-        }
+        given: dict[str, Any] = {"shape": shape, "layout": layout, "axes": words(axes), "size": size}
+        given |= {"blur": blur, "object": object_id, "data": data}
+        given["samples"] = parse_pairs(samples, "--samples", int)
+        given["range"] = parse_pairs(ranges, "--range", parse_range)
+        given["fixed"] = parse_pairs(fixed, "--fixed", float)
         given = given_options(given)
         for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
             require(module, "cli", "This command")
@@ -95,9 +88,8 @@ def measure_command(
 
 
 def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    orders: list[Accuracy] = [int(part) if part.isdigit() else part for part in parts]
-    return tuple(orders) if len(orders) > 1 else orders[0]
+    orders = tuple(int(word) if word.isdigit() else word for word in words(text))
+    return orders if len(orders) > 1 else orders[0]
 
 
 def _measure_parts(

@@ -218,17 +218,12 @@ def _quantity_entry(geometry: Geometry, quantity: str) -> dict[str, Any]:
 
 def _part_entry(part: Part) -> dict[str, Any]:
     geometry = part.geometry
-    entry: dict[str, Any] = {
-        "name": geometry.name,
-        "exact": geometry.exact,
-        "axes": [vars(axis) for axis in geometry.grid.axes],
-        "points": geometry.grid.size,
-        "attributes": dict(geometry.attributes),
-        "totals": {quantity: _quantity_entry(geometry, quantity) for quantity in TOTALS},
-        "fields": {quantity: _quantity_entry(geometry, quantity) for quantity in FIELDS},
-        "notes": notes(geometry),
-        "seconds": {stage: round(seconds, 3) for stage, seconds in part.seconds.items()},
-    }
+    entry: dict[str, Any] = {"name": geometry.name, "exact": geometry.exact, "points": geometry.grid.size}
+    entry |= {"axes": [vars(axis) for axis in geometry.grid.axes], "attributes": dict(geometry.attributes)}
+    for kind, names in {"totals": TOTALS, "fields": FIELDS}.items():
+        entry[kind] = {quantity: _quantity_entry(geometry, quantity) for quantity in names}
+    entry["seconds"] = {stage: round(seconds, 3) for stage, seconds in part.seconds.items()}
+    entry["notes"] = notes(geometry)
     if part.stencil is not None:
         entry["stencil_against_exact"] = compare(part.stencil, geometry)
     return entry
@@ -245,16 +240,10 @@ def summary(
 ) -> dict[str, Any]:
     """What ``summary.json`` holds; ``seconds`` is the time of the search for the reach."""
     device = jax.devices()[0]
-    record = {
-        "manifold_jax": version("manifold_jax"),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "device": device.device_kind,
-        "platform": device.platform,
-        "dtype": str(parts[0].geometry.volume_element.value.dtype),
-        "arguments": arguments,
-        "manifolds": [_part_entry(part) for part in parts],
-    }
+    record: dict[str, Any] = {name: version(name) for name in ("manifold_jax", "jax")}
+    record |= {"python": platform.python_version(), "device": device.device_kind, "platform": device.platform}
+    record |= {"dtype": str(parts[0].geometry.volume_element.value.dtype), "arguments": arguments}
+    record["manifolds"] = [_part_entry(part) for part in parts]
     return record if reach is None else record | {"reach": _reach_entry(reach, seconds)}
 
 
