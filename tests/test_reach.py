@@ -419,7 +419,7 @@ def spoilt():
         (lambda: reach(ROUND, CIRCLE, tile_size=100_000), "from 1 to 16384"),
         (lambda: reach(ROUND, CIRCLE, tolerance=2.0), "tolerance must be"),
         (lambda: reach(ROUND, CIRCLE, longest=-1.0), "longest must be a positive"),
-        (lambda: reach(ROUND, CIRCLE, copies={"v": 2}), "copies names the axis 'v'"),
+        (lambda: reach(ROUND, CIRCLE, copies={"v": 2}), "copies may hold 'u', got 'v'"),
         (lambda: reach(ROUND, CIRCLE, copies={"u": 3}), "must divide its 16 samples"),
         (lambda: reach(ROUND, CIRCLE, geometry=measure(D.circle(size=32))), "on the same grid"),
         (lambda: reach((D.circle(), D.helix())), "must share their features"),

@@ -82,14 +82,11 @@ def smallest_radius(component: Component) -> Candidate:
 def largest_curvature(
     embedding: Any, start: Array, spacing: Array, ranges: Array, low: Array, high: Array
 ) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""]]:
-    """Climb to a local maximum of the largest normal curvature by a pattern search within a box of the chart.
+    """Chart point of a local maximum of the largest normal curvature in a box, its value and rounding error.
 
-    The maximum over directions has kinks, so no derivatives: step along the axes, halve the step when no
-    neighbour is better (Kolda, Lewis & Torczon, SIAM Review 45, 2003). What climbs is the lower end of the
-    rounding interval, lest the search be drawn to a pole, where all digits are lost.
-
-    Returns:
-        The chart point reached, its largest normal curvature, and the rounding error of that.
+    The maximum over directions has kinks, so a pattern search without derivatives: step along the axes, halve
+    the step when no neighbour is better (Kolda, Lewis & Torczon, SIAM Review 45, 2003). The lower end of the
+    rounding interval climbs, lest the search be drawn to a pole, where all digits are lost.
     """
     d = start.shape[0]
     moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
@@ -158,7 +155,8 @@ def _refine(
     parts = [components[end.component] for end in starts]
     dtype = parts[0].source.dtype
     (first, missed), (second, missed_too) = (
-        local_model(part, int(position)) for part, position in zip(parts, pair, strict=True)
+        local_model(part, int(position), end.coordinates)
+        for part, position, end in zip(parts, pair, starts, strict=True)
     )
     places, *numbers = refine_bottleneck(
         (first, second),
@@ -189,86 +187,60 @@ def _inside(component: Component, u: Float[np.ndarray, "d"]) -> bool:
     )
 
 
-class _Trial(NamedTuple):
-    """Unknowns, sum of squared residuals, residuals, their Jacobian, length of the chord."""
-
-    z: Array
-    value: Array
-    residual: Array
-    jacobian: Array
-    length: Array
-
-
-class _Iterate(NamedTuple):
-    """The best so far, what is tried next, the damping, and how many were tried."""
-
-    best: _Trial
-    tried: Array
-    damping: Array
-    tries: Array
-
-
 @jax.jit
 def refine_bottleneck(
     embeddings: tuple[Any, ...], starts: tuple[Array, ...], spacings: tuple[Array, ...]
 ) -> tuple[tuple[Array, Array], Array, Array, Array]:
-    """Solve for a chord that is normal at both ends, by the Levenberg-Marquardt method.
+    """Solve for a chord that is normal at both ends: its ends, length, largest cosine and largest shift.
 
     The unknowns are the chart coordinates of the ends, in lattice steps; the residuals are the cosines
-    between the chord and the coordinate directions. Damping copes with bottlenecks that are not isolated
-    (spheres, parallel circles), where Newton's equations are singular (Marquardt, SIAM J. Appl. Math. 11,
-    1963).
-
-    Returns:
-        Chart points of the ends, length of the chord, largest cosine, and largest shift in lattice steps.
+    between the chord and the coordinate directions. The damping of Levenberg and Marquardt copes with
+    bottlenecks that are not isolated (spheres, parallel circles), where Newton's equations are singular.
     """
     count = starts[0].shape[0]
 
     def ends(z: Array) -> tuple[Array, Array]:
         return starts[0] + z[:count] * spacings[0], starts[1] + z[count:] * spacings[1]
 
-    def residual(z: Array) -> tuple[Array, tuple[Array, Array]]:
-        (x, x_first), (y, y_first) = (
-            _point_and_derivative(e, u) for e, u in zip(embeddings, ends(z), strict=True)
-        )
+    def cosines(z: Array) -> tuple[Array, tuple[Array, Array]]:
+        (x, x_first), (y, y_first) = map(_point_and_derivative, embeddings, ends(z))
         chord = y - x
         length = norm(chord)
-        cosines = [jnp.sum(first * chord, axis=1) / (norm(first) * length) for first in (x_first, y_first)]
-        stacked = jnp.concatenate(cosines)
-        return stacked, (stacked, length)
+        both = [jnp.sum(first * chord, axis=1) / (norm(first) * length) for first in (x_first, y_first)]
+        residual = jnp.concatenate(both)
+        return residual, (residual, length)
 
-    def unfinished(state: _Iterate) -> Array:
-        floor = (4 * jnp.finfo(state.best.z.dtype).eps) ** 2
-        going = (state.tries <= MARQUARDT_STEPS) & (state.damping < LARGEST_DAMPING)
-        return going & (state.best.value > floor) & (jnp.max(jnp.abs(state.best.z)) < FARTHEST)
+    def unfinished(state: tuple[Any, ...]) -> Array:
+        (z, value, *_), _, damping, tries = state
+        going = (tries <= MARQUARDT_STEPS) & (damping < LARGEST_DAMPING)
+        floor = (4 * jnp.finfo(z.dtype).eps) ** 2
+        return going & (value > floor) & (jnp.max(jnp.abs(z)) < FARTHEST)
 
-    def step(state: _Iterate) -> _Iterate:
-        jacobian, (now, length) = jax.jacfwd(residual, has_aux=True)(state.tried)
-        trial = _Trial(state.tried, jnp.sum(now**2), now, jacobian, length)
-        better = trial.value < state.best.value
-        best = jax.tree.map(partial(jnp.where, better), trial, state.best)
-        damping = jnp.where(better, state.damping / 4, state.damping * 4)
-        normal = matmul(best.jacobian.T, best.jacobian)
-        move = jnp.linalg.solve(
-            normal + damping * damping_matrix(normal), jnp.sum(best.jacobian * best.residual[:, None], axis=0)
-        )
-        return _Iterate(best, best.z - move, damping, state.tries + 1)
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        best, tried, damping, tries = state
+        jacobian, (residual, length) = jax.jacfwd(cosines, has_aux=True)(tried)
+        trial = (tried, jnp.sum(residual**2), residual, jacobian, length)
+        better = trial[1] < best[1]
+        best = jax.tree.map(partial(jnp.where, better), trial, best)
+        damping = jnp.where(better, damping / 4, damping * 4)
+        z, _, residual, jacobian, _ = best
+        normal = matmul(jacobian.T, jacobian)
+        gradient = jnp.sum(jacobian * residual[:, None], axis=0)
+        move = jnp.linalg.solve(normal + damping * damping_matrix(normal), gradient)
+        return best, z - move, damping, tries + 1
 
     dtype, size = starts[0].dtype, count + starts[1].shape[0]
     zero, worst = jnp.zeros(size, dtype), jnp.asarray(jnp.inf, dtype)
-    nothing = _Trial(zero, worst, zero + worst, jnp.zeros((size, size), dtype), worst)
-    begin = _Iterate(nothing, zero, jnp.asarray(FIRST_DAMPING, dtype), jnp.zeros((), int))
-    best = jax.lax.while_loop(unfinished, step, begin).best
-    defect, moved = (jnp.max(jnp.abs(x)) for x in (best.residual, best.z))
-    return ends(best.z), best.length, defect, moved
+    nothing = (zero, worst, zero + worst, jnp.zeros((size, size), dtype), worst)
+    begin = (nothing, zero, jnp.asarray(FIRST_DAMPING, dtype), jnp.zeros((), int))
+    z, _, residual, _, length = jax.lax.while_loop(unfinished, step, begin)[0]
+    return ends(z), length, jnp.max(jnp.abs(residual)), jnp.max(jnp.abs(z))
 
 
 def _point_and_derivative(embedding: Any, u: Array) -> tuple[Array, Array]:
     """X ``(f,)`` and X_i ``(d, f)``."""
 
-    def both(x: Array) -> tuple[Array, Array]:
-        value = jnp.ravel(embedding(x))
-        return value, value
+    def point(x: Array) -> Array:
+        return jnp.ravel(embedding(x))
 
-    first, value = jax.jacfwd(both, has_aux=True)(u)
-    return value, first.T
+    return point(u), jax.jacfwd(point)(u).T

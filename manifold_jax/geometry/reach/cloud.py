@@ -10,7 +10,7 @@ import numpy as np
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 
 PROJECTION = 48  # directions onto which long points are projected before they are compared
-SAMPLE = 1024  # points from which these directions are found
+SAMPLE = 256  # points from which these directions are found
 PIECE = 2**22  # numbers that are turned into float64 at a time: 32 MiB
 
 
@@ -47,34 +47,13 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, half_cell: np.ndarray) -> 
     else:
         sample = np.asarray(points[np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(int)], np.float64)
         centre = sample.mean(axis=0)
-        basis = _principal_directions(sample - centre, PROJECTION).astype(points.dtype)
-        centre = centre.astype(points.dtype)
+        sample -= centre
+        weights = np.linalg.eigh(sample @ sample.T)[1][:, -PROJECTION:]
+        basis, centre = (x.astype(points.dtype) for x in (np.linalg.qr(sample.T @ weights)[0], centre))
         projected = np.concatenate([(points[part] - centre) @ basis for part in pieces(n, f)])
     squares = np.sum(projected**2, axis=1)
     slack = 16 * float(np.finfo(points.dtype).eps) * float(squares.max()) ** 0.5
     return Cloud(points, noise, half_cell, projected, squares, slack)
-
-
-def _principal_directions(sample: np.ndarray, count: int) -> np.ndarray:
-    """Orthonormal columns ``(f, k)`` that nearly span the main directions of centred points ``(n, f)``.
-
-    Subspace iteration: a threaded eigendecomposition takes seconds where the cores are shared. There are at
-    most ``count`` columns, fewer where the sample spans less.
-    """
-    inner = sample @ sample.T
-    columns = np.random.default_rng(0).normal(size=(len(sample), min(count, len(sample))))
-    for _ in range(4):
-        columns = _orthonormal_columns(inner @ columns)
-    return _orthonormal_columns(sample.T @ columns)
-
-
-def _orthonormal_columns(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal basis from the Gram matrix, twice for accuracy; dependent columns are dropped."""
-    for _ in range(2):
-        values, vectors = np.linalg.eigh(columns.T @ columns)
-        keep = values > 1e-10 * values[-1]
-        columns = columns @ (vectors[:, keep] / np.sqrt(values[keep]))
-    return columns
 
 
 def pieces(rows: int, numbers: int) -> Iterator[slice]:
@@ -85,8 +64,9 @@ def pieces(rows: int, numbers: int) -> Iterator[slice]:
 
 def lengths(points: np.ndarray) -> np.ndarray:
     """Lengths of points ``(n, f)`` in float64."""
-    parts = [np.linalg.norm(points[part].astype(np.float64), axis=1) for part in pieces(*points.shape)]
-    return np.concatenate(parts)
+    return np.concatenate(
+        [np.linalg.norm(points[k].astype(np.float64), axis=1) for k in pieces(*points.shape)]
+    )
 
 
 def distances(points: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from manifold_jax._linalg import matmul, norm
 from manifold_jax.geometry.blocks import read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor, stencil_noise
-from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.grid import Grid, mesh
 from manifold_jax.geometry.reach.cloud import Cloud, distances
 from manifold_jax.geometry.reach.lattice import Component, neighbours
 from manifold_jax.geometry.reach.pairs import Tile
@@ -125,8 +125,7 @@ def _stencil_tiles(component: Component, block: tuple[int, ...]) -> TileFrames:
     comparison = comparison_stencil(stencil, grid, evaluated=source.evaluated)
     plan = BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features)
     factor = safety_factor(stencil, comparison)
-    per_axis = [first.astype(source.dtype) for first, _ in stencil_noise(plan)]
-    gains = np.stack(np.meshgrid(*per_axis, indexing="ij"), axis=-1).reshape(-1, grid.ndim)
+    gains = mesh([first.astype(source.dtype) for first, _ in stencil_noise(plan)]).reshape(-1, grid.ndim)
 
     def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, Array]:
         window, gain = read_window(source, plan, number), jnp.asarray(gains[flat])
@@ -151,7 +150,9 @@ def _taylor(point: Array, vectors: Array, place: Array, u: Array) -> Array:
     return point + jnp.sum(jnp.concatenate([step, second])[:, None] * vectors, axis=0)
 
 
-def local_model(component: Component, position: int) -> tuple[Any, Float[np.ndarray, "m f"]]:
+def local_model(
+    component: Component, position: int, place: Float[np.ndarray, "d"]
+) -> tuple[Any, Float[np.ndarray, "m f"]]:
     """The embedding near a position, and by how much it misses the lattice points next to it.
 
     Without exact tangents this is the Taylor polynomial by the stencil; an embedding misses nothing.
@@ -163,14 +164,12 @@ def local_model(component: Component, position: int) -> tuple[Any, Float[np.ndar
     plan = _point_plan(lattice, component.stencil, source.evaluated, source.features)
     window = read_window(source, plan, index).points
     vectors = window_derivatives(window, [m[0] for m in locate(plan, index, window.dtype).matrices])[0]
-    steps = zip(lattice.axes, np.unravel_index(index, lattice.shape), strict=True)
-    u = jnp.asarray([axis.start + axis.spacing * int(i) for axis, i in steps], window.dtype)
+    u = jnp.asarray(place, window.dtype)
     model = jax.tree_util.Partial(_taylor, jnp.asarray(points[index], window.dtype), vectors, u)
     sides = component.neighbours(np.array([position]))[0]
-    missed = []
-    for k, side in zip(*np.nonzero(sides >= 0), strict=True):
-        step = np.zeros(lattice.ndim)
-        step[k] = (2 * side - 1) * lattice.spacing[k]
-        value = np.asarray(model(u + jnp.asarray(step, u.dtype)))
-        missed.append(points[sides[k, side] - component.offset] - value)
+    steps = jnp.asarray(np.diag(lattice.spacing), u.dtype)
+    missed = [
+        points[sides[k, side] - component.offset] - np.asarray(model(u + (2 * side - 1) * steps[k]))
+        for k, side in zip(*np.nonzero(sides >= 0), strict=True)
+    ]
     return model, np.stack(missed).astype(np.float64)

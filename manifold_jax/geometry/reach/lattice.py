@@ -33,7 +33,7 @@ NOWHERE = (End(0, np.zeros(0)), End(0, np.zeros(0)))  # the ends where nothing d
 
 
 class CurvatureRadii(NamedTuple):
-    """Largest normal curvature (0 where it is undefined), its inverse with a bar, and where the ends are."""
+    """Largest normal curvature (0 where it is undefined), its inverse with a bar, and where borders are."""
 
     curvature: np.ndarray
     radius: np.ndarray
@@ -47,10 +47,8 @@ class Component:
     """One manifold of a union. Positions count through the clouds of all components, grid indices do not.
 
     Attributes:
-        source: Its points.
         grid: The lattice of centres x.
         lattice: The lattice of points y: that of the centres, and beyond the ends where the points go on.
-        geometry: Measured curvature on the grid.
         stencil: Stencil of the tangents; None where they are differentiated automatically.
         copies: Covers of the manifold by axis name: only the first of each is looked at.
         number: Its place in the union.
@@ -89,16 +87,14 @@ class Component:
     @cached_property
     def homes(self) -> np.ndarray:
         """Grid index of every lattice point ``(lattice.size,)``, moved back by whole periods."""
-        index = np.indices(self.lattice.shape)
-        back = [(i - s) % n for i, s, n in zip(index, self._starts, self.grid.shape, strict=True)]
-        return np.ravel_multi_index(back, self.grid.shape).reshape(-1)
+        index = [k - start for start, k in zip(self._starts, np.indices(self.lattice.shape), strict=True)]
+        return np.ravel_multi_index(index, self.grid.shape, mode="wrap").reshape(-1)
 
     @cached_property
     def originals(self) -> np.ndarray:
         """Grid index of the first copy of every grid point ``(grid.size,)``."""
-        index = np.indices(self.grid.shape)
-        sizes = [axis.size // self.copies.get(axis.name, 1) for axis in self.grid.axes]
-        first = [k % size for k, size in zip(index, sizes, strict=True)]
+        axes = zip(self.grid.axes, np.indices(self.grid.shape), strict=True)
+        first = [k % (axis.size // self.copies.get(axis.name, 1)) for axis, k in axes]
         return np.ravel_multi_index(first, self.grid.shape).reshape(-1)
 
     @cached_property
@@ -109,7 +105,19 @@ class Component:
     @cached_property
     def radii(self) -> CurvatureRadii:
         """Radii of curvature with their bars."""
-        return _curvature_radii(self.geometry, self.grid)
+        estimate, grid = self.geometry.normal_curvature, self.grid
+        value, error = (np.asarray(x, np.float64).reshape(-1) for x in (estimate.value, estimate.error))
+        defined = np.isfinite(value)
+        curvature = np.where(defined, np.maximum(value, 0.0), 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            radius = np.where(curvature > 0, 1 / curvature, np.inf)
+            bar = np.where(curvature > error, error / (curvature * (curvature - error)), np.inf)
+        border = np.zeros(grid.shape, bool)
+        for k, axis in enumerate(grid.axes):
+            if not axis.periodic:
+                border[(slice(None),) * k + ([0, -1],)] = True
+        regular = np.asarray(self.geometry.volume_element.value).reshape(-1) > 0
+        return CurvatureRadii(curvature, radius, bar, defined, border.reshape(-1) & regular & defined)
 
     @property
     def _starts(self) -> list[int]:
@@ -148,36 +156,19 @@ def extend(grid: Grid, periods: int) -> Grid:
     return Grid(tuple(axes))
 
 
-def _curvature_radii(geometry: Geometry, grid: Grid) -> CurvatureRadii:
-    estimate = geometry.normal_curvature
-    value, error = (np.asarray(x, np.float64).reshape(-1) for x in (estimate.value, estimate.error))
-    defined = np.isfinite(value)
-    curvature = np.where(defined, np.maximum(value, 0.0), 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radius = np.where(curvature > 0, 1 / curvature, np.inf)
-        bar = np.where(curvature > error, error / (curvature * (curvature - error)), np.inf)
-    border = np.zeros(grid.shape, bool)
-    for k, axis in enumerate(grid.axes):
-        if not axis.periodic:
-            border[(slice(None),) * k + ([0, -1],)] = True
-    regular = np.asarray(geometry.volume_element.value).reshape(-1) > 0
-    return CurvatureRadii(curvature, radius, bar, defined, border.reshape(-1) & regular & defined)
-
-
 # --- neighbours on a lattice -------------------------------------------------------------------------------
 
 
 def neighbours(grid: Grid, position: np.ndarray) -> np.ndarray:
     """Flat index of the neighbours before and after along every axis, ``(p, d, 2)``; -1 beyond an end."""
-    index = np.stack(np.unravel_index(position, grid.shape), axis=-1)
+    index = np.stack(np.unravel_index(position, grid.shape))
     result = np.full((len(position), grid.ndim, 2), -1)
     for k, axis in enumerate(grid.axes):
         for side, step in enumerate((-1, 1)):
             moved = index.copy()
-            moved[:, k] += step
-            inside = (moved[:, k] >= 0) & (moved[:, k] < axis.size) | axis.wraps
-            moved[:, k] %= axis.size
-            result[:, k, side] = np.where(inside, np.ravel_multi_index(tuple(moved.T), grid.shape), -1)
+            moved[k] += step
+            inside = (moved[k] >= 0) & (moved[k] < axis.size) | axis.wraps
+            result[:, k, side] = np.where(inside, np.ravel_multi_index(moved, grid.shape, mode="wrap"), -1)
     return result
 
 

@@ -1,11 +1,7 @@
 """Largest empty tangent balls and bottleneck candidates, from all pairs of points.
 
-For a point x with tangent space T_x the ball that touches it and passes through y has the radius
-
-    R(x, y) = |y - x|^2 / (2 d(y - x, T_x))          (Federer, Trans. AMS 93, 1959, theorem 4.18)
-
-and tau(x) = inf over y of R(x, y). Pairs are screened in tiles, in the dtype of the points; those whose
-rounding interval reaches the minimum of their row are computed again in NumPy float64. A pair at distance r
+Pairs are screened in tiles, in the dtype of the points; those whose rounding interval of the radius R(x, y)
+of :mod:`search` reaches the minimum of their row are computed again in NumPy float64. A pair at distance r
 cannot give less than r/2, so points are first compared after an orthogonal projection to few dimensions,
 which never lengthens a distance: what lies beyond twice the radius already known is never looked at.
 """
@@ -27,19 +23,16 @@ from manifold_jax.geometry.reach.cloud import Cloud, pieces
 
 LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
 PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
-RELIABLE = (
-    0.02  # largest share that noise may have in the distance to the tangent space, or a pair is ignored
-)
+RELIABLE = 0.02  # largest share of noise in the distance to the tangent space, or a pair is ignored
 TILTED = 0.25  # largest sine of the error of a tangent space to which a chord can be said to be normal
 STEEP = 0.5  # largest tangential share of a chord that may be normal: it rises by 60 degrees or more
 SLACK = 100  # relative gap, in eps, below which a better pair is not looked for; it is part of the error
 
 
 class Tile(NamedTuple):
-    """A tile of centres x.
+    """Positions of the centres x of a tile in the cloud, and what is known there.
 
     Attributes:
-        position: Positions in the cloud.
         frames: Orthonormal tangent frames; NaN where the metric is degenerate.
         tilt: Bound on the sine of the error of the tangent space.
         radius: Upper bound of tau known beforehand, or infinity.
@@ -61,10 +54,8 @@ def check_options(caller: str, tile_size: int | None, tolerance: float) -> None:
 
 
 def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
-    """Rows of a tile, as asked for or by default, and the columns that are compared with them at once.
-
-    Short points want large tiles, for speed; long ones small tiles, whose rows have few candidates in common.
-    """
+    """Rows of a tile, as asked for or by default, and the columns that are compared with them at once."""
+    # Short points want large tiles, for speed; long ones small tiles, whose rows share few candidates.
     rows, columns = (256, 4096) if cloud.short else (32, 2048)
     if tile_size:
         rows, columns = tile_size, min(columns, 16 * tile_size)
@@ -82,15 +73,6 @@ class Side(NamedTuple):
     points: Float[Array, "a f"]
     noise: Float[Array, "a"]
     half_cell: Float[Array, "a"]
-
-
-class Centres(NamedTuple):
-    """The rows of a tile with their tangent spaces, as in :class:`Tile`."""
-
-    side: Side
-    frames: Float[Array, "a d f"]
-    tilt: Float[Array, "a"]
-    curvature: Float[Array, "a"]
 
 
 def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array]:
@@ -123,10 +105,11 @@ def _by_products(x: Array, frames: Array, y: Array) -> tuple[Array, Array, Array
 
 @jax.jit
 def screen(
-    centres: Centres, columns: Side, best: Float[Array, "a"], longest: Array, separation: Array, slack: Array
+    rows: Side, tangents: tuple[Array, ...], columns: Side, best: Float[Array, "a"], limits: tuple[Array, ...]
 ) -> tuple[Bool[Array, "a b"], Float[Array, "a"]]:
     """Mask of the pairs of a tile to compute again, and the best sure radius of every row after ``best``."""
-    rows, frames, tilt, curvature = centres
+    frames, tilt, curvature = tangents
+    longest, separation, slack = limits
     if rows.points.shape[1] <= DIRECT_FEATURES:
         chord, normal = _direct(rows.points, frames, columns.points)
         rounding, relative = jnp.zeros_like(chord), 4 * jnp.finfo(chord.dtype).eps
@@ -177,12 +160,8 @@ def near(
 class Balls(NamedTuple):
     """Tangent balls of pairs.
 
-    Attributes:
-        chord: |y - x|.
-        normal: Distance of y to the tangent space at x.
-        noise: Rounding error of y - x.
-        radius: R(x, y); infinite where noise spoils the distance to the tangent space.
-        error: Its error.
+    |y - x|; the distance of y to the tangent space at x; the rounding error of y - x; R(x, y), infinite where
+    noise spoils that distance; and its error.
     """
 
     chord: Float[np.ndarray, "p"]
@@ -210,15 +189,6 @@ def pair_balls(cloud: Cloud, tile: Tile, row: np.ndarray, other: np.ndarray, sla
     radius = np.where(reliable, chord**2 / (2 * divisor), np.inf)
     error = np.where(reliable, radius * (soft / divisor + slack), np.inf)
     return Balls(chord, normal, noise, radius, error)
-
-
-class Facing(NamedTuple):
-    """Pairs whose chord is normal at the first, within a cell; lengths of chord and tangential part."""
-
-    first: Int[np.ndarray, "m"]
-    second: Int[np.ndarray, "m"]
-    length: Float[np.ndarray, "m"]
-    tangent: Float[np.ndarray, "m"]
 
 
 @dataclass(eq=False)
@@ -253,7 +223,8 @@ class PairSearch:
         self.compared = 0
         self._everyone = self._only_allowed(np.arange(count))
         self._slack = SLACK * float(np.finfo(self.cloud.projected.dtype).eps)
-        self._facing: list[Facing] = []
+        # Pairs whose chord is normal at the first, within a cell; lengths of chord and tangential part.
+        self._facing = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0))]
         self._coincident = [np.zeros(0, np.int64)]
 
     @property
@@ -269,15 +240,15 @@ class PairSearch:
     def add(self, tile: Tile) -> None:
         """Compare the centres of a tile with all points that their balls may meet."""
         dtype, count = self.cloud.projected.dtype, len(tile.position)
-        fields = (jnp.asarray(x, dtype) for x in (tile.frames, tile.tilt, tile.curvature))
-        centres = Centres(self._side(tile.position, count), *fields)
-        limits = [dtype.type(x) for x in (self.longest, self.separation, self._slack)]
+        rows = self._side(tile.position, count)
+        tangents = tuple(jnp.asarray(x, dtype) for x in (tile.frames, tile.tilt, tile.curvature))
+        limits = tuple(dtype.type(x) for x in (self.longest, self.separation, self._slack))
         best = jnp.full(count, jnp.inf, dtype)
         others, columns = self._everyone, min(self.columns, len(self._everyone))
         compared = len(others) * count
 
         def compare(index: np.ndarray, size: int, best: Array) -> Array:
-            mask, best = screen(centres, self._side(index, size), best, *limits)
+            mask, best = screen(rows, tangents, self._side(index, size), best, limits)
             row, column = np.divmod(np.flatnonzero(np.asarray(mask)), size)
             self._merge(tile, row, index[column])
             return best
@@ -319,13 +290,12 @@ class PairSearch:
         if cloud.short:
             return self._only_allowed(index), len(index) * len(here)
         rows, limits = jnp.asarray(here), jnp.asarray(limit + cloud.slack, dtype)
-        kept, pairs = [index[:0]], 0
+        kept, pairs, infinity = [index[:0]], 0, np.sqrt(np.finfo(dtype).max) / 8
         step = min(PROJECTED_COLUMNS, len(cloud.points))
         for start in range(0, len(index), step):
             part = index[start : start + step]
-            # Padded with points at infinity: one shape, one compilation.
-            columns = np.full((step, here.shape[1]), np.sqrt(np.finfo(dtype).max) / 8, dtype)
-            columns[: len(part)] = cloud.projected[part]
+            padding = ((0, step - len(part)), (0, 0))  # one shape, one compilation
+            columns = np.pad(cloud.projected[part], padding, constant_values=infinity)
             any_row, count = near(rows, columns, limits)
             kept.append(part[np.asarray(any_row)[: len(part)]])
             pairs += int(np.asarray(count).sum())
@@ -351,19 +321,15 @@ class PairSearch:
         facing = apart & (tile.tilt[row] <= TILTED) & (balls.noise <= RELIABLE * balls.normal)
         facing &= (tangent <= np.minimum(cell, STEEP * balls.chord)) & (balls.chord <= 2 * self.longest)
         facing &= np.isfinite(balls.normal)
-        self._facing.append(Facing(*(field[facing] for field in (x, other, balls.chord, tangent))))
+        self._facing.append((x[facing], other[facing], balls.chord[facing], tangent[facing]))
         same = ~apart & np.isfinite(balls.normal)
         self._coincident.append(x[same] * len(cloud.points) + other[same])
 
     def bottlenecks(self) -> tuple[Int[np.ndarray, "m 2"], Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
-        """Pairs whose chord is normal at both ends, each once.
+        """Ordered pairs whose chord is normal at both ends, each once with the smaller position first.
 
-        Returns:
-            Pairs with the smaller position first, ordered; their lengths; and the larger tangential part of
-            the chord at its ends, relative to the length.
+        With them their lengths, and the larger tangential part of the chord, relative to the length.
         """
-        if not self._facing:
-            return np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0)
         first, second, length, tangent = (np.concatenate(field) for field in zip(*self._facing, strict=True))
         count = len(self.cloud.points)
         ahead = np.flatnonzero(first < second)

@@ -26,15 +26,15 @@ class ComponentReach(NamedTuple):
     """Tangent balls of one manifold, at every grid point, or at every sample ``(n,)``.
 
     Attributes:
-        name: Of the manifold.
+        name: Name of the manifold.
         grid: Its lattice; None for samples.
-        pointwise: Radius of the largest empty tangent ball ``(*shape,)``; not the local feature size. NaN
-            where the metric is degenerate.
-        pointwise_error: Its bar ``(*shape,)``, infinite where there is no ball.
-        witness: Flat index ``(*shape,)`` of the point that the ball meets, the point itself where curvature
-            decides, -1 where there is none; indices count through all components of a union.
-        upper_bound: Mask ``(*shape,)`` of points at the border of an open axis: there the tangent span stands
-            for the tangent cone, and the ball may be too large.
+        pointwise: Radius of the largest empty tangent ball, NaN where the metric is degenerate; not the local
+            feature size.
+        pointwise_error: Its bar, infinite where there is no ball.
+        witness: Flat index of the point that the ball meets, the point itself where curvature decides, -1
+            where there is none; indices count through all components of a union.
+        upper_bound: Mask of points at the border of an open axis: there the tangent span stands for the
+            tangent cone, and the ball may be too large.
     """
 
     name: str
@@ -68,16 +68,15 @@ class Reach(NamedTuple):
         local: 1 / largest normal curvature.
         local_error: Its bar.
         local_bounds: Enclosure of ``local`` by the bounds of the largest normal curvature (equal for d <= 2).
-        bottleneck: Half the length of the shortest bottleneck that was found, infinite where there is none up
-            to ``searched``.
+        bottleneck: Half the length of the shortest bottleneck found, infinite if none is within ``searched``.
         bottleneck_error: Its bar.
         searched: Half length up to which bottlenecks were looked for; longer ones cannot decide.
         ends: The two points that decide, equal for the local case.
-        coincident: Number of ordered pairs of different points at the same place; they are left out. A
-            multiple cover: declare it with ``copies``.
+        coincident: Number of ordered pairs of different points at the same place, which are left out; a cover
+            of several sheets is declared with ``copies``.
         pruned: Share of all pairs that were excluded by their projected distance.
-        components: The tangent balls of every manifold, in the order given. Of a single one they are also at
-            ``pointwise``, ``pointwise_error``, ``witness`` and ``upper_bound`` of the Reach itself.
+        components: The tangent balls of every manifold, in the order given; the fields of a single one are
+            also properties of the Reach.
     """
 
     value: float
@@ -96,11 +95,7 @@ class Reach(NamedTuple):
     components: tuple[ComponentReach, ...]
 
     def _only(self, name: str) -> ComponentReach:
-        """The only component, from which ``name`` is asked.
-
-        Raises:
-            ValueError: There are several.
-        """
+        """The only component, from which ``name`` is asked; ValueError where there are several."""
         if len(self.components) != 1:
             raise ValueError(
                 f"Reach: {name} is that of a single manifold, and this is a union: ask each of its "
@@ -146,16 +141,9 @@ class Reach(NamedTuple):
         return text + "."
 
     def to_xarray(self, component: int = 0) -> xarray.Dataset:
-        """Labelled tangent balls of one component, with the numbers of the whole.
+        """Labelled tangent balls of one component (counted from 0), with the numbers of the whole.
 
-        Args:
-            component: Its number, from 0.
-
-        Returns:
-            The data set, with the axes of the grid as coordinates; of samples with one dimension ``point``.
-
-        Raises:
-            ImportError: xarray is not installed.
+        The axes of its grid are coordinates; samples have one dimension, ``point``. Needs xarray.
 
         Example:
             >>> dict(mj.reach(mj.datasets.ellipse(size=32)).to_xarray().sizes)
@@ -177,19 +165,11 @@ class Reach(NamedTuple):
 # --- from a search -----------------------------------------------------------------------------------------
 
 
-class Candidates(NamedTuple):
-    """What may decide: the refined curvature and bottleneck, and lattice pairs or samples, near and far."""
-
-    local: Candidate
-    near: Candidate
-    bottleneck: Candidate
-    far: Candidate
-
-
 def conclude(
-    candidates: Candidates, balls: tuple[ComponentReach, ...], search: PairSearch, tolerance: float
+    candidates: Sequence[Candidate], balls: tuple[ComponentReach, ...], search: PairSearch, tolerance: float
 ) -> Reach:
     """The reach is the smallest candidate; curvature and bottleneck tie if equal within small bars."""
+    # Refined curvature, near pairs on the lattice; refined bottleneck, far pairs on the lattice.
     local, near, bottleneck, far = candidates
     curved, facing = _prefer(local, near), _prefer(bottleneck, far)
     best = min(curved, facing, key=lambda candidate: candidate.value)
@@ -242,7 +222,7 @@ def assemble(
     balls = tuple(_tangent_balls(components, c.number, search, drop) for c in components)
     local = min((smallest_radius(c) for c in components), key=lambda candidate: candidate.value)
     near, far = (_pair_candidate(components, balls, search, best) for best in smallest_pairs(search))
-    candidates = Candidates(local, near, shortest_bottleneck(components, search), far)
+    candidates = (local, near, shortest_bottleneck(components, search), far)
     upper = max(float(np.nanmax(c.geometry.normal_curvature_upper.value)) for c in components)
     lower = min(local.value, 1 / upper) if upper > 0 else local.value
     return conclude(candidates, balls, search, tolerance)._replace(local_bounds=(lower, local.value))

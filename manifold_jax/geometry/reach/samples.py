@@ -14,11 +14,11 @@ from manifold_jax._files import Progress
 from manifold_jax._linalg import norm
 from manifold_jax.geometry.neighbours import nearest_neighbours
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
-from manifold_jax.geometry.reach.cloud import Cloud, distances, lengths, make_cloud, pieces
+from manifold_jax.geometry.reach.cloud import distances, lengths, make_cloud, pieces
 from manifold_jax.geometry.reach.frames import ROUNDING
 from manifold_jax.geometry.reach.lattice import End
 from manifold_jax.geometry.reach.pairs import PairSearch, Tile, check_options, tile_shape
-from manifold_jax.geometry.reach.result import Candidates, ComponentReach, Reach, conclude, smallest_pairs
+from manifold_jax.geometry.reach.result import ComponentReach, Reach, conclude, smallest_pairs
 
 DEPENDENT = 1e-6  # ratio of the smallest to the largest pivot at which tangent vectors count as dependent
 
@@ -28,18 +28,18 @@ def tangent_ball_radius(
 ) -> Float[Array, ""]:
     """R(x, y) = |y - x|^2 / (2 d(y - x, T_x)), the ball that touches T_x at x and passes through y.
 
-    Federer, *Curvature measures*, Trans. AMS 93 (1959), theorem 4.18.
+    For one pair (use ``vmap``); differentiable. Federer, *Curvature measures*, Trans. AMS 93 (1959), theorem
+    4.18.
 
     Args:
-        x: Centre.
-        y: Another point.
+        x: Point that the ball touches.
+        y: Point that it passes through.
         frame: Orthonormal rows that span the tangent space at x.
 
     Returns:
-        The radius, infinite where y lies in the tangent plane; for one pair (use ``vmap``), differentiable.
+        The radius, infinite where y lies in the tangent plane.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> x, y = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
         >>> print(mj.tangent_ball_radius(x, y, jnp.array([[0.0, 1.0]])))
         1.0
@@ -74,17 +74,15 @@ def reach_from_samples(
     must be left out.
 
     Args:
-        points: ``(n, *features)``. Points at the same place (to rounding) are not compared, and counted in
-            ``coincident``.
-        tangents: ``(n, d, *features)`` vectors that span the tangent space at every point; estimated by
-            a local quadratic fit if not given.
+        points: Samples. Those at the same place (to rounding) are not compared but counted in ``coincident``.
+        tangents: Vectors that span the tangent space at every point; by default from a local quadratic fit.
         dimension: d.
         neighbours: Points of each local estimate; by default ``d (d + 3) + 4``.
         separation: Least distance of a pair. By default 0 for given tangents (pairs spoilt by rounding are
             left out in any case), and the largest radius of the neighbourhoods for estimated ones.
-        tolerance: Relative error up to which the value counts as resolved.
-        tile_size: As for :func:`reach`.
-        progress: Called as ``progress(points done, points)``.
+        tolerance: As in :func:`reach`.
+        tile_size: As in :func:`reach`.
+        progress: As in :func:`reach`.
 
     Returns:
         The estimate. ``error`` holds rounding and, for estimated tangents, their angle (from neighbourhoods
@@ -96,8 +94,6 @@ def reach_from_samples(
         ValueError: Shapes do not fit, values are NaN, all points coincide, or there are too few.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> t = jax.random.uniform(jax.random.key(0), (400,), maxval=2 * jnp.pi)
         >>> circle = jnp.stack([jnp.cos(t), jnp.sin(t)], axis=-1)
         >>> tangent = jnp.stack([-jnp.sin(t), jnp.cos(t)], axis=-1)[:, None]
@@ -128,9 +124,13 @@ def reach_from_samples(
     cloud = make_cloud(rows, noise, np.zeros(n))
     size, columns = tile_shape(cloud, tile_size)
     search = PairSearch(cloud, columns, separation=separation or 0.0)
-    done = 0
-    for group in compact_groups(cloud.projected, min(size, n)):
-        search.add(_tile(cloud, frames, group, min(size, n)))
+    size, done = min(size, n), 0
+    nothing = np.zeros(size)
+    tilt = nothing + ROUNDING * float(np.finfo(rows.dtype).eps)
+    for group in compact_groups(cloud.projected, size):
+        # Filled up with the last point of the group: one shape, one compilation.
+        position = np.pad(group, (0, size - len(group)), mode="edge")
+        search.add(Tile(position, frames[position], tilt, nothing + np.inf, nothing))
         done += len(group)
         if progress is not None:
             progress(done, n)
@@ -171,21 +171,16 @@ def estimate_tangents(
         Frames; the sine of the angle to the fit with half the neighbours; the distance to the farthest.
     """
     n, f = rows.shape
-    frames = np.zeros((n, dimension, f), rows.dtype)
-    angle, radius = np.zeros(n), np.zeros(n)
-    half = max(dimension * (dimension + 3) // 2 + 1, count // 2)
-    nearest = np.asarray(nearest_neighbours(rows, rows, count + 1).indices)
+    frames, angle = np.zeros((n, dimension, f), rows.dtype), np.zeros(n)
+    fewer = max(dimension * (dimension + 3) // 2 + 1, count // 2)
+    distance, index = map(np.asarray, nearest_neighbours(rows, rows, count + 1))
     for part in pieces(n, count * f):
-        difference = rows[nearest[part]].astype(np.float64) - rows[part, None]
-        length = np.linalg.norm(difference, axis=2)
         # The nearest is the point itself, or one at the same place.
-        order = np.argsort(length, axis=1)[:, 1:]
-        difference = np.take_along_axis(difference, order[:, :, None], axis=1)
-        full, other = _fit_tangents(difference, dimension), _fit_tangents(difference[:, :half], dimension)
-        frames[part], radius[part] = full, length.max(axis=1)
-        inside = other @ np.swapaxes(full, 1, 2) @ full
-        angle[part] = np.linalg.norm(other - inside, axis=(1, 2))
-    return frames, angle, radius
+        difference = rows[index[part, 1:]].astype(np.float64) - rows[part, None]
+        full, half = (_fit_tangents(difference[:, :k], dimension) for k in (count, fewer))
+        frames[part] = full
+        angle[part] = np.linalg.norm(half - half @ np.swapaxes(full, 1, 2) @ full, axis=(1, 2))
+    return frames, angle, distance[:, -1].astype(np.float64)
 
 
 def _fit_tangents(difference: Float[np.ndarray, "p k f"], dimension: int) -> Float[np.ndarray, "p d f"]:
@@ -219,14 +214,6 @@ def compact_groups(points: np.ndarray, size: int) -> list[np.ndarray]:
     return groups
 
 
-def _tile(cloud: Cloud, frames: np.ndarray, group: np.ndarray, size: int) -> Tile:
-    """A group of samples, filled up with its last point: one shape, one compilation."""
-    position = np.pad(group, (0, size - len(group)), mode="edge")
-    nothing = np.zeros(size)
-    tilt = nothing + ROUNDING * float(np.finfo(cloud.points.dtype).eps)
-    return Tile(position, frames[position], tilt, nothing + np.inf, nothing)
-
-
 def _result(search: PairSearch, angle: Float[np.ndarray, "n"], tolerance: float) -> Reach:
     points, witness = search.cloud.points, search.witness
     n, centres = len(points), np.flatnonzero(witness >= 0)
@@ -240,5 +227,5 @@ def _result(search: PairSearch, angle: Float[np.ndarray, "n"], tolerance: float)
         for k in smallest_pairs(search)
     )
     balls = ComponentReach("samples", None, search.radius, error, witness, np.zeros(n, bool))
-    result = conclude(Candidates(near, near, far, far), (balls,), search, tolerance)
+    result = conclude((near, near, far, far), (balls,), search, tolerance)
     return result._replace(resolved=result.resolved and math.isfinite(result.value), searched=math.inf)

@@ -1,10 +1,10 @@
 """Reach of a manifold: its local part (curvature), its global part (bottlenecks), and where they sit.
 
 The reach tau is the largest r such that every point closer than r to the manifold has exactly one nearest
-point on it. With tau(x) the radius up to which the balls tangent at x have no point of the manifold in their
-interior, it is the infimum of tau(x) (Federer, Trans. AMS 93, 1959, theorem 4.18),
+point on it. With R(x, y) the radius of the ball that is tangent at x and passes through y, it is the infimum
+of tau(x), up to which the tangent balls at x are empty (Federer, Trans. AMS 93, 1959, theorem 4.18),
 
-    tau = inf over x of tau(x),   tau(x) = inf over y of |y - x|^2 / (2 d(y - x, T_x)),
+    tau = inf over x of tau(x),   tau(x) = inf over y of R(x, y),   R(x, y) = |y - x|^2 / (2 d(y - x, T_x)),
 
 and is attained either locally, as 1 over the largest normal curvature, or globally, as half the length of the
 shortest chord that is normal at both ends, a bottleneck (Aamari et al., Electron. J. Stat. 13, 2019, theorem
@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from manifold_jax._checks import finite, whole
+from manifold_jax._checks import finite, keys, whole
 from manifold_jax._files import Progress
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points, is_union
@@ -32,9 +32,7 @@ from manifold_jax.geometry.reach.result import Reach, assemble
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
 
-MARGIN = (
-    1.05  # bottlenecks are looked for so far beyond the local part, so that a tie within the bars is seen
-)
+MARGIN = 1.05  # bottlenecks are looked for so far beyond the local part: a tie within the bars is seen
 EVALUATED = 4.0  # rounding error of an evaluated point, in eps of its length; a stored one is rounded once
 
 
@@ -56,31 +54,27 @@ def reach(
 ) -> Reach:
     """Reach of a manifold or a union of manifolds, with witnesses.
 
-    The search runs on the host, tile by tile, and prunes; it is exact, not approximate: a pair is left out
-    only where a rigorous bound excludes it. It cannot be traced by ``jit``; for a differentiable ratio of
-    given pairs use :func:`tangent_ball_radius`.
+    The search runs on the host, tile by tile; a pair of points is left out only where a rigorous bound
+    excludes it. It cannot be traced by ``jit``; for a differentiable ratio of given pairs use
+    :func:`tangent_ball_radius`.
 
     Args:
-        points_or_manifold: As for :func:`measure`: a :class:`Manifold`, a sequence of them (a union; pairs
-            run across the components), an array ``(*grid.shape, *features)``, or an embedding.
+        points_or_manifold: As in :func:`measure`, or a sequence of Manifolds: their union.
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils of tangents and curvature.
         stride: Their stride.
         exact: Differentiate the embedding automatically; by default wherever there is one. The curvature
             maximum and the bottlenecks are then refined beyond the lattice.
-        geometry: Result of :func:`measure` on the same grid, whose normal curvature is taken (one per
-            component for a union); by default measured here.
+        geometry: Result of :func:`measure` on the same grid, one per component of a union, whose normal
+            curvature is taken; by default measured here.
         longest: Look for bottlenecks up to this half length; by default a little beyond the local part.
         copies: For each axis that runs several times over the same points, how often: ``{"orientation": 2}``.
         periods: On axes whose metric repeats though the points do not (``wrap=False``), how many periods
             beyond each end the points y may lie.
         tolerance: Relative error up to which the reach counts as resolved.
         tile_size: Centres per tile, which memory follows; by default 256, or 32 where points are long.
-        block_size: As for :func:`measure`.
+        block_size: As in :func:`measure`.
         progress: Called as ``progress(points done, points)`` after every tile.
-
-    Returns:
-        The reach.
 
     Raises:
         ValueError: Arguments do not fit each other, points are NaN, all in one place, or traced.
@@ -95,7 +89,7 @@ def reach(
     if longest is not None and not longest > 0:
         raise ValueError(f"reach: longest must be a positive length, got {longest!r}.")
     manifolds = list(points_or_manifold) if is_union(points_or_manifold) else [points_or_manifold]
-    if isinstance(points_or_manifold, Sequence) and not is_union(points_or_manifold):
+    if isinstance(manifolds[0], Sequence):
         raise ValueError(
             "reach: points must be a Manifold, a non-empty sequence of Manifolds, an array or an embedding."
         )
@@ -104,17 +98,17 @@ def reach(
         raise ValueError(
             f"reach: geometry must hold one result per manifold, {len(manifolds)}, got {len(known)}."
         )
-    options = {"accuracy": accuracy, "stride": stride, "block_size": block_size}
+    settings = {"grid": grid, "accuracy": accuracy, "stride": stride, "exact": exact}
     components: list[Component] = []
     for points, given in zip(manifolds, known, strict=True):
-        offset = sum(c.lattice.size for c in components)
-        start = (len(components), offset)
-        components.append(_component(start, points, grid, exact, given, copies or {}, periods, options))
+        start = (len(components), sum(c.lattice.size for c in components))
+        components.append(_component(start, points, given, copies or {}, periods, block_size, **settings))
     cloud = _cloud(components)
     shortest = min(float(np.min(c.radii.radius)) for c in components)
     rows, columns = tile_shape(cloud, tile_size)
     longest = MARGIN * shortest if longest is None else longest
-    search = PairSearch(cloud, columns, longest, allowed=_allowed(components))
+    allowed = np.concatenate([c.wanted[c.homes] for c in components]) if copies else None
+    search = PairSearch(cloud, columns, longest, allowed=allowed)
     drop = np.zeros(len(cloud.points))
     done, total = 0, sum(int(c.wanted.sum()) for c in components)
     for tile in (tile for component in components for tile in tiles(component, cloud, rows)):
@@ -132,40 +126,36 @@ def reach(
 def _component(
     start: tuple[int, int],
     points: Any,
-    grid: Grid | None,
-    exact: bool | None,
-    geometry: Geometry | None,
+    geometry: Any,
     copies: Mapping[str, int],
     periods: int,
-    options: dict[str, Any],
+    block_size: int | None,
+    *,
+    grid: Grid | None,
+    exact: bool | None,
+    **stencil: Any,
 ) -> Component:
-    """Check one manifold, and measure its curvature where it is not given."""
+    """Check one manifold, and measure its curvature where it is not given; accuracy and stride are last."""
     source = as_points("reach", points, grid, exact=bool(exact))
     if source.traced:
         raise ValueError("reach: the search runs on the host and cannot be traced; call it outside of jit.")
     grid = source.grid
-    _check_copies(copies, grid)
-    exact = source.evaluated if exact is None else exact
-    if geometry is None:
-        geometry = measure(points, grid, exact=exact, **options)
-    if not isinstance(geometry, Geometry) or geometry.grid != grid:
-        raise ValueError("reach: geometry must be the result of measure on the same grid.")
-    stencil = None if exact else stencil_of("reach", grid, options["accuracy"], options["stride"])
-    lattice = extend(grid, periods) if source.evaluated else grid
-    return Component(source, grid, lattice, geometry, stencil, copies, *start)
-
-
-def _check_copies(copies: Mapping[str, int], grid: Grid) -> None:
-    axes = {axis.name: axis for axis in grid.axes}
-    for name, times in copies.items():
-        if name not in axes:
-            raise ValueError(f"reach: copies names the axis {name!r}, but the axes are {grid.names}.")
-        whole("reach", f"copies of axis {name!r}", times)
-        if axes[name].size % times or not axes[name].wraps:
+    keys("reach", "copies", copies, grid.names)
+    for axis in grid.axes:
+        times = whole("reach", f"copies of axis {axis.name!r}", copies.get(axis.name, 1))
+        if axis.size % times or (times > 1 and not axis.wraps):
             raise ValueError(
-                f"reach: copies of axis {name!r} must divide its {axes[name].size} samples, and the axis be "
+                f"reach: copies of axis {axis.name!r} must divide its {axis.size} samples, and the axis be "
                 f"periodic, got {times!r}."
             )
+    exact = source.evaluated if exact is None else exact
+    if geometry is None:
+        geometry = measure(points, grid, exact=exact, block_size=block_size, **stencil)
+    if not isinstance(geometry, Geometry) or geometry.grid != grid:
+        raise ValueError("reach: geometry must be the result of measure on the same grid.")
+    chosen = None if exact else stencil_of("reach", grid, **stencil)
+    lattice = extend(grid, periods) if source.evaluated else grid
+    return Component(source, grid, lattice, geometry, chosen, copies, *start)
 
 
 def _cloud(components: Sequence[Component]) -> Cloud:
@@ -179,22 +169,14 @@ def _cloud(components: Sequence[Component]) -> Cloud:
     points = components[0].points if len(components) == 1 else np.concatenate([c.points for c in components])
     if not isinstance(points, np.memmap) and points.dtype != dtype:
         points = points.astype(dtype)
-    rounding = np.concatenate(
-        [np.full(c.lattice.size, EVALUATED if c.source.evaluated else 1.0) for c in components]
-    )
+    roundings = [EVALUATED if c.source.evaluated else 1.0 for c in components]
+    rounding = np.repeat(roundings, [c.lattice.size for c in components])
     noise = float(np.finfo(dtype).eps) * lengths(points) * rounding
     finite("reach", "points", noise)
     cells = np.concatenate([half_cells(c) for c in components])
     if cells.max() <= 4 * noise.max():
         raise ValueError("reach: all points lie in one place: a constant map has no reach.")
     return make_cloud(points, noise, cells)
-
-
-def _allowed(components: Sequence[Component]) -> Bool[np.ndarray, "n"] | None:
-    """Points that count as y, where copies were declared."""
-    if not any(c.copies for c in components):
-        return None
-    return np.concatenate([c.wanted[c.homes] for c in components])
 
 
 def _lattice_drop(components: Sequence[Component], search: PairSearch, tile: Tile) -> Float[np.ndarray, "a"]:
