@@ -62,9 +62,8 @@ def smallest_radius(component: Component) -> Candidate:
     elif c.stencil is None:
         low = [-math.inf if axis.periodic else axis.start for axis in c.grid.axes]
         high = [math.inf if axis.periodic else axis.stop for axis in c.grid.axes]
-        chart = (
-            jnp.asarray(x, u.dtype) for x in (u, c.grid.spacing, chart_ranges(c.grid, u.dtype), low, high)
-        )
+        chart = (u, c.grid.spacing, chart_ranges(c.grid, u.dtype), low, high)
+        chart = (jnp.asarray(x, u.dtype) for x in chart)
         place, curvature, noise = map(np.asarray, largest_curvature(c.source.values, *chart))
         # Curvature from stencils is only where to start.
         better = not c.geometry.exact or 1 / float(curvature) < value

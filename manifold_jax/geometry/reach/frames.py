@@ -30,7 +30,7 @@ def tiles(component: Component, cloud: Cloud, size: int) -> Iterator[Tile]:
     """Centres with their tangent frames, in tiles of so many points at most; copies are left out."""
     grid, radii = component.grid, component.radii
     block = block_shape(component, size)
-    find_frames = _exact_tiles(component) if component.stencil is None else _stencil_tiles(component, block)
+    find_frames = _frame_finder(component, block)
     starts = [np.minimum(np.arange(0, n, b), n - b) for n, b in zip(grid.shape, block, strict=True)]
     for number, place in enumerate(np.ndindex(*map(len, starts))):
         along = [s[i] + np.arange(b) for s, i, b in zip(starts, place, block, strict=True)]
@@ -68,9 +68,6 @@ def block_shape(component: Component, size: int) -> tuple[int, ...]:
 
 # --- frames ------------------------------------------------------------------------------------------------
 
-TileFrames = Callable[[int, np.ndarray, float], tuple[Array, Array]]
-"""From the number of a tile, its flat grid indices and the noise of its points to frames and tilt."""
-
 
 def _orthonormal(first: Float[Array, "d f"]) -> tuple[Float[Array, "d f"], Float[Array, "d d"]]:
     """Rows spanning the tangent space by Cholesky QR, twice for accuracy, and the first change of basis."""
@@ -95,11 +92,6 @@ def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Arr
     return jax.vmap(one)(coordinates)
 
 
-def _exact_tiles(component: Component) -> TileFrames:
-    coordinates, embedding = component.coordinates, component.source.values
-    return lambda number, flat, noise: _exact_frames(embedding, jnp.asarray(coordinates[flat]))
-
-
 @partial(jax.jit, static_argnames=("plan", "factor"))
 def _stencil_frames(
     window: Window, plan: BlockPlan, gains: Float[Array, "a d"], noise: Array, factor: float
@@ -119,9 +111,13 @@ def _stencil_frames(
     return jax.vmap(one)(first, second, gains)
 
 
-def _stencil_tiles(component: Component, block: tuple[int, ...]) -> TileFrames:
+def _frame_finder(
+    component: Component, block: tuple[int, ...]
+) -> Callable[[int, np.ndarray, float], tuple[Array, Array]]:
+    """From the number of a tile, its flat grid indices and the noise of its points to frames and tilt."""
     grid, source, stencil = component.grid, component.source, component.stencil
-    assert stencil is not None
+    if stencil is None:
+        return lambda number, flat, noise: _exact_frames(source.values, component.coordinates[flat])
     comparison = comparison_stencil(stencil, grid, evaluated=source.evaluated)
     plan = BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features)
     factor = safety_factor(stencil, comparison)

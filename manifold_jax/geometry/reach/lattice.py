@@ -190,8 +190,7 @@ def vertex_drop(middle: Float[np.ndarray, "p"], sides: Float[np.ndarray, "p k 2"
     """
     rise = sides - middle[:, None, None]
     rise = np.where(np.isfinite(rise), np.maximum(rise, 0.0), np.nan)
-    missing, other = np.isnan(rise), rise[:, :, ::-1]
-    rise = np.where(missing, np.where(np.isnan(other), 0.0, other), rise)
+    rise = np.nan_to_num(np.where(np.isnan(rise), rise[:, :, ::-1], rise))
     return np.sum(np.sqrt(rise.sum(axis=2)), axis=1) ** 2 / 8
 
 

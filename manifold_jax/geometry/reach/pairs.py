@@ -196,7 +196,6 @@ class PairSearch:
     """A search through all pairs, tile by tile, and what it has seen so far.
 
     Attributes:
-        cloud: All points.
         columns: Points compared with a tile at once.
         longest: Bottlenecks are looked for up to this half length.
         separation: Pairs closer than this do not count for R.

@@ -98,8 +98,7 @@ class Reach(NamedTuple):
         """The only component, from which ``name`` is asked; ValueError where there are several."""
         if len(self.components) != 1:
             raise ValueError(
-                f"Reach: {name} is that of a single manifold, and this is a union: ask each of its "
-                f"{len(self.components)} components."
+                f"Reach: {name} is that of a single manifold, not of a union: ask its components."
             )
         return self.components[0]
 

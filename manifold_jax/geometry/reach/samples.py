@@ -141,10 +141,7 @@ def _given_tangents(caller: str, tangents: Any, rows: np.ndarray, dimension: int
     """Orthonormal frames from spanning vectors."""
     vectors, (n, f) = np.asarray(tangents), rows.shape
     if vectors.ndim < 3 or vectors.shape[:2] != (n, dimension) or vectors[0, 0].size != f:
-        raise ValueError(
-            f"{caller}: tangents must have shape ({n}, {dimension}, {f}): points, vectors, features; got "
-            f"{vectors.shape}."
-        )
+        raise ValueError(f"{caller}: tangents must have shape ({n}, {dimension}, {f}), got {vectors.shape}.")
     vectors = vectors.reshape(n, dimension, f).astype(np.float64)
     finite(caller, "tangents", vectors)
     frames, triangle = np.linalg.qr(np.swapaxes(vectors, 1, 2))

@@ -96,7 +96,7 @@ def reach(
     known = list(geometry) if isinstance(geometry, (tuple, list)) else [geometry] * len(manifolds)
     if len(known) != len(manifolds):
         raise ValueError(
-            f"reach: geometry must hold one result per manifold, {len(manifolds)}, got {len(known)}."
+            f"reach: geometry must be one result per manifold, {len(manifolds)}, got {len(known)}."
         )
     settings = {"grid": grid, "accuracy": accuracy, "stride": stride, "exact": exact}
     components: list[Component] = []
@@ -162,13 +162,11 @@ def _cloud(components: Sequence[Component]) -> Cloud:
     """All points of all components with their rounding errors and cells."""
     sizes = [c.source.features for c in components]
     if len(set(sizes)) > 1:
-        raise ValueError(
-            f"reach: the manifolds of a union must share their features, got {sizes} numbers per point."
-        )
+        raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
     dtype = np.result_type(*[c.source.dtype for c in components])
     points = components[0].points if len(components) == 1 else np.concatenate([c.points for c in components])
-    if not isinstance(points, np.memmap) and points.dtype != dtype:
-        points = points.astype(dtype)
+    if not isinstance(points, np.memmap):
+        points = np.asarray(points, dtype)
     roundings = [EVALUATED if c.source.evaluated else 1.0 for c in components]
     rounding = np.repeat(roundings, [c.lattice.size for c in components])
     noise = float(np.finfo(dtype).eps) * lengths(points) * rounding
