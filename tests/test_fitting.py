@@ -762,7 +762,7 @@ PROJECT = local_pca_projection(CLOUD, dimension=1)
         (lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=0.0), "bandwidth must be a positive"),
         (
             lambda: moving_least_squares(CLOUD, dimension=1, bandwidth=1.0, neighbours=5),
-            "a bandwidth, the same everywhere, or a number of neighbours",
+            "a bandwidth, or a number of neighbours",
         ),
         (
             lambda: PROJECT(np.ones((4, 2), np.float32)),

@@ -10,11 +10,10 @@ V and reach at least tau. From
 samples, the manifold of G that fits them best has, with probability 1 - delta, a mean squared distance to P
 that is at most eps above the least that G allows.
 
-What was checked: the class, the law and the mean squared loss are in the abstract. The two terms have the
-shape known for k-means, with the number of centres k for N_p: log^4(k / eps) and log(1 / delta) / eps^2 are
-in the abstract of Narayanan & Mitter (NIPS 2010), and others quote (k / s)^(1/2), up to logs, from the J. AMS
-paper. N_p itself was not seen in print. Its size is right: patches of radius (eps tau)^(1/2) are flat up to
-eps. So the formula is NOT VERIFIED (:data:`VERIFIED`), and its constant is not known: there is no default.
+The class, the law and the loss are in the abstract. The two terms have the shape known for k-means, with the
+number of centres k for N_p (abstract of Narayanan & Mitter, NIPS 2010). N_p itself was not seen in print; its
+size is right, for patches of radius (eps tau)^(1/2) are flat up to eps. So the formula is NOT VERIFIED
+(:data:`VERIFIED`), and its constant is not known: there is no default.
 """
 
 from __future__ import annotations
@@ -35,12 +34,7 @@ VERIFIED = False
 
 
 class UnitBall(NamedTuple):
-    """A manifold shrunk into the unit ball.
-
-    Attributes:
-        volume: V / R^d.
-        reach: tau / R.
-    """
+    """Volume V / R^d and reach tau / R of a manifold shrunk into the unit ball."""
 
     volume: Float[Array, "*shape"]
     reach: Float[Array, "*shape"]
@@ -50,15 +44,11 @@ class MeanSquaredBound(NamedTuple):
     """What a number of samples guarantees.
 
     Attributes:
-        epsilon: Excess mean squared distance in units of the squared radius, infinite where the bound is
-            vacuous.
-        mean_squared: The same in the units of the data, epsilon R^2. Never to be compared with a
-            Hausdorff distance, which it does not bound.
-        root_mean_square: Its root: to be compared with the measured root mean square distance of noise-free
-            data, for which the least possible distance is 0.
-        vacuous: Where the bound says nothing: epsilon would be at least 1, hence the mean squared distance at
-            least R^2, and the centre of the ball does as well.
-        least_samples: The number of samples from which it says something, s(1).
+        epsilon: Excess mean squared distance over the squared radius, infinite where the bound is vacuous.
+        mean_squared: The same in the units of the data, epsilon R^2; it does not bound a Hausdorff distance.
+        root_mean_square: Its root, comparable with the measured RMS distance of noise-free data.
+        vacuous: Where epsilon would be at least 1, and the centre of the ball does as well.
+        least_samples: The number of samples s(1) from which the bound says something.
     """
 
     epsilon: Float[Array, "*shape"]
@@ -69,21 +59,18 @@ class MeanSquaredBound(NamedTuple):
 
     @property
     def verified(self) -> bool:
-        """Whether the formula was read in the paper: no."""
+        """:data:`VERIFIED`."""
         return VERIFIED
 
 
 def unit_ball(volume: Any, reach: Any, dimension: int, *, radius: Any) -> UnitBall:
-    """Volume and reach after shrinking a manifold into the unit ball: V / R^d and tau / R.
+    """Volume and reach after shrinking a manifold into the unit ball: V / R^d and tau / R, without unit.
 
     Args:
-        volume: Measured volume, in length^d.
-        reach: Measured reach, a length.
+        volume: Measured volume V, in length^d.
+        reach: Measured reach tau, a length.
         dimension: d.
         radius: R, of a ball that contains the data, a length.
-
-    Returns:
-        The two numbers, without unit: they do not change when the manifold is scaled.
 
     Raises:
         ValueError: A number is not positive and finite, or d < 1.
@@ -103,9 +90,8 @@ def agnostic_sample_complexity(
 ) -> Float[Array, "*shape"]:
     """Samples that guarantee an excess mean squared distance, whatever the law; not verified.
 
-    s = C (N_p / eps^2 log^4(N_p / eps) + eps^-2 log(1 / delta)), N_p = V (tau^-d + (eps tau)^(-d/2)), on the
-    unit ball; see the head of this file. log(N_p / eps) is cut off at 0, which only very small volumes meet:
-    s then decreases in eps throughout. Differentiable.
+    The s at the head of this file. log(N_p / eps) is cut off at 0, which only very small volumes meet: s then
+    decreases in eps throughout. Differentiable.
 
     Args:
         epsilon: Excess mean squared distance in the unit ball, in (0, 1).
@@ -114,9 +100,6 @@ def agnostic_sample_complexity(
         dimension: d.
         constant: C, to be stated; the paper gives no number.
         delta: Probability of failure, in (0, 1).
-
-    Returns:
-        s, of the common shape of the arguments, not rounded.
 
     Raises:
         ValueError: An argument is out of range.
@@ -144,22 +127,18 @@ def agnostic_mean_squared_bound(
 
     Args:
         samples: Numbers of samples, at least 2.
-        volume: Measured volume of the manifold, in the units of the data.
-        reach: Measured reach, in the units of the data.
+        volume: As in :func:`unit_ball`, like the next three.
+        reach: Measured reach.
         dimension: d.
-        radius: R, of a ball that contains the data.
-        constant: C, as for :func:`agnostic_sample_complexity`.
+        radius: R.
+        constant: C, as in :func:`agnostic_sample_complexity`.
         delta: Probability of failure, in (0, 1).
-
-    Returns:
-        The bound, of the common shape of the arguments.
 
     Raises:
         ValueError: An argument is out of range.
 
     Example:
-        >>> sizes = jnp.array([100.0, 1e4, 1e6])
-        >>> stated = dict(radius=1.0, constant=1.0, delta=0.05)
+        >>> sizes, stated = jnp.array([100.0, 1e4, 1e6]), dict(radius=1.0, constant=1.0, delta=0.05)
         >>> bound = mj.fitting.agnostic_mean_squared_bound(sizes, 2 * math.pi, 1.0, 1, **stated)
         >>> print(bound.vacuous.tolist(), [f"{rms:.2f}" for rms in bound.root_mean_square])
         [True, False, False] ['inf', '0.69', '0.36']
@@ -175,9 +154,7 @@ def agnostic_mean_squared_bound(
 def _inverse(
     samples: Array, ball: UnitBall, radius: Array, constant: Array, delta: Array, dimension: int
 ) -> MeanSquaredBound:
-    def log_samples(log_epsilon: Array) -> Array:
-        return _log_samples(log_epsilon, *ball, constant, delta, dimension)
-
+    log_samples = lambda log_epsilon: _log_samples(log_epsilon, *ball, constant, delta, dimension)  # noqa: E731
     dtype = jnp.result_type(samples, *ball, constant, delta)
     log_s, most = jnp.log(samples), log_samples(jnp.zeros((), dtype))
     # The second term alone bounds eps from below.

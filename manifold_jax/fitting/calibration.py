@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from manifold_jax._checks import choice, positive, whole
 from manifold_jax.fitting.calibration_table import Calibration, Row
-from manifold_jax.fitting.estimators import QUANTITIES, Estimator
+from manifold_jax.fitting.estimators import Estimator
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.fitting.truth import NOISES, Noise, Sample, Truth, draw, exact_total, truth_of
 from manifold_jax.geometry import Manifold
@@ -37,54 +37,44 @@ def calibrate(
     """Compare estimators with exact geometry on samples that are uniform by volume.
 
     All estimators see the same samples: those of a seed and a size follow from ``key`` alone. Exact values
-    are the closed forms of ``Manifold.known``, or else automatic differentiation at the samples' chart
-    coordinates; the volume and the reach are those of :func:`measure` and :func:`reach` on the manifold's
-    own grid. With noise they belong to the points before noise was added.
+    are the closed forms of ``Manifold.known``, or else come from automatic differentiation at the samples;
+    volume and reach are then those of :func:`measure` and :func:`reach` on the manifold's own grid. With
+    noise they belong to the points before noise was added.
 
-    Errors are divided by a scale. That of a curvature is the RMS of the exact field over the samples; where
-    it is below a thousandth of the RMS of |II| (squared for S), the latter, so that flat and minimal surfaces
-    count too. That of a volume, reach or dimension is the exact value; that of a tangent space 1, the error
-    being the sine of the largest principal angle; that of a fit the RMS distance of the samples from their
-    centroid. For a fit, 500 further points x of the manifold, without noise, are projected to z, and the
-    error at x is the larger of the distances from z to the manifold and from x to the nearest z, so that
-    ``largest`` is the two-sided Hausdorff distance that :func:`fit_distances` sees with these points. Sliding
-    along the manifold costs nothing beyond their spacing.
+    Errors are divided by a scale: for a curvature the RMS of the exact field over the samples, or, where that
+    is below a thousandth of the RMS of |II| (squared for S), as on flat and minimal surfaces, the latter; for
+    a volume, reach or dimension the exact value; for a tangent space 1, its error being the sine of the
+    largest principal angle; for a fit the RMS distance of the samples from their centroid. A fit is judged on
+    500 further points x of the manifold, without noise: the error at x is the larger of the distances from
+    its image to the manifold and from x to the nearest image, so that ``largest`` is a two-sided Hausdorff
+    distance.
 
     Args:
         estimators: One :class:`Estimator`, a pair ``(quantity, function)``, or a sequence of these; the
             function is called as ``function(points, dimension=d)``.
-        manifolds: One :class:`Manifold`, or a sequence of manifolds and of unions, a union being a tuple or
-            list of manifolds: ``[sphere(), two_moons()]``.
+        manifolds: One :class:`Manifold`, or a sequence of manifolds and unions (sequences of manifolds).
         sizes: Numbers of samples.
         key: Random key.
         seeds: One sample for each.
         noise: ``("ambient", s)`` Gaussian of standard deviation s in every feature, ``("normal", s)`` the
             same in normal directions, ``("normal-uniform", s)`` uniform in normal balls of radius s; or a
             function of a key, the manifold, chart coordinates ``(n, d)`` and points ``(n, *features)``.
-        warm_up: Call everything once more where it has not been called with these shapes, so that
-            ``seconds`` does not hold compilation.
-        on_error: ``"raise"``: an estimator that raises, or returns NaN everywhere, is a ValueError;
-            ``"record"``: it is a row with a status.
+        warm_up: Whether to call everything once before the clock runs, so that ``seconds`` does not include
+            compilation.
+        on_error: Whether an estimator that raises, or returns NaN everywhere, is a ValueError (``"raise"``)
+            or a row with a status (``"record"``).
         progress: Called with every row.
-
-    Returns:
-        The table. An estimator with ``most`` below a size has a row with a status there.
 
     Raises:
         ValueError: An argument is out of range or a name is taken twice, an estimator returns another shape
             than its quantity has, or fails while ``on_error`` is ``"raise"``.
 
     Example:
-        A user's estimator: the volume of a closed curve from its polygon.
-
-        >>> def polygon(points, *, dimension):
-        ...     order = jnp.argsort(jnp.arctan2(points[:, 1], points[:, 0]))
-        ...     steps = points[order] - points[jnp.roll(order, 1)]
-        ...     return jnp.sum(jnp.linalg.norm(steps, axis=1))
-        >>> curves = [mj.datasets.circle(), mj.datasets.ellipse()]
-        >>> table = mj.fitting.calibrate(("volume", polygon), curves, [100], key=jax.random.key(0))
-        >>> [row.rmse < 0.01 for row in table.rows]
-        [True, True]
+        >>> radius = lambda points, dimension: jnp.max(jnp.linalg.norm(points, axis=1))
+        >>> curve, key = mj.datasets.circle(), jax.random.key(0)
+        >>> table = mj.fitting.calibrate(("reach", radius), curve, [100], key=key)
+        >>> table.rows[0].rmse < 1e-6
+        True
     """
     tried, places = _estimators(estimators), _places(manifolds)
     sizes, seeds = _whole_numbers("sizes", sizes, 2), _whole_numbers("seeds", seeds, 0)
@@ -116,11 +106,9 @@ def calibrate(
 
 
 class _Call(NamedTuple):
-    """How estimators are called: whether once before the clock runs, and whether they are compiled then."""
-
     key: Any
-    again: bool
-    warm: bool
+    again: bool  # whether to call once before the clock runs
+    warm: bool  # whether the call is compiled when the clock runs
     on_error: str
 
 
@@ -179,10 +167,9 @@ def _checked_value(estimator: Estimator, value: Any, shapes: tuple[tuple[int, ..
     except ValueError:
         values, given = np.empty(0, bool), f"a {type(value).__name__}, which is not an array"
     if values.shape not in shapes or not np.issubdtype(values.dtype, np.number):
-        wanted = " or ".join(map(str, shapes))
+        wanted = f"{' or '.join(map(str, shapes))} for {estimator.quantity!r}"
         raise ValueError(
-            f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted} for "
-            f"{estimator.quantity!r}, got {given}."
+            f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted}, got {given}."
         )
     return values
 
@@ -199,7 +186,6 @@ def _listed(kind: str, given: Any, single: bool) -> list[Any]:
 
 
 def _estimators(given: Any) -> tuple[Estimator, ...]:
-    """Estimators from one or several, or from pairs of a quantity and a function."""
     pair = isinstance(given, tuple) and len(given) > 0 and isinstance(given[0], str)
     estimators = tuple(map(_estimator, _listed("estimator", given, pair)))
     names = [(e.quantity, e.name) for e in estimators]
@@ -214,10 +200,8 @@ def _estimator(entry: Any) -> Estimator:
         return entry
     if isinstance(entry, tuple) and len(entry) == 2:
         return Estimator(getattr(entry[1], "__name__", repr(entry[1])), *entry)
-    raise ValueError(
-        "calibrate: an estimator is an Estimator or a pair (quantity, function) with a quantity from "
-        f"{QUANTITIES}, got {type(entry).__name__}."
-    )
+    got = type(entry).__name__
+    raise ValueError(f"calibrate: an estimator is an Estimator or a pair (quantity, function), got {got}.")
 
 
 def _places(given: Any) -> dict[str, tuple[Manifold, ...]]:

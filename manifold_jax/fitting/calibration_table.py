@@ -9,47 +9,26 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One call of an estimator on one sample. Errors are relative to ``scale``.
-
-    Attributes:
-        estimator: Its name.
-        quantity: What it estimates.
-        manifold: Name of the manifold, or names of the components joined by ``+``.
-        dimension: d.
-        features: f.
-        size: Samples.
-        seed: Seed of the sample.
-        noise: Label of the noise, empty without.
-        bias: Mean of estimate - truth over the points that did not fail.
-        rmse: Root mean square error over them.
-        median: Median of the absolute error.
-        largest: Largest absolute error.
-        failed: Share of points without a finite estimate.
-        scale: What errors are divided by, in the units of the quantity.
-        reference: What ``scale`` is, in words.
-        seconds: Wall time of one call; for a fit, of fitting and projecting.
-        warm: Whether that call came after another with the same shapes, so that compilation is not in it.
-        status: Empty, or why there is no result (errors are NaN then, ``failed`` is 1).
-    """
+    """One call of an estimator on one sample. Errors are relative to ``scale``."""
 
     estimator: str
-    quantity: str
-    manifold: str
+    quantity: str  # what it estimates
+    manifold: str  # its name, or names of the components joined by +
     dimension: int
     features: int
-    size: int
+    size: int  # number of samples
     seed: int
-    noise: str
-    bias: float = np.nan
-    rmse: float = np.nan
-    median: float = np.nan
+    noise: str  # label of the noise, empty without
+    bias: float = np.nan  # mean of estimate - truth over the points that did not fail
+    rmse: float = np.nan  # root mean square error over them
+    median: float = np.nan  # of the absolute error
     largest: float = np.nan
-    failed: float = 1.0
-    scale: float = np.nan
-    reference: str = ""
-    seconds: float = np.nan
-    warm: bool = False
-    status: str = ""
+    failed: float = 1.0  # share of points without a finite estimate
+    scale: float = np.nan  # what errors are divided by, in the units of the quantity
+    reference: str = ""  # what that is, in words
+    seconds: float = np.nan  # wall time of one call; for a fit, of fitting and projecting
+    warm: bool = False  # whether compilation is not in it
+    status: str = ""  # empty, or why there is no result (errors are NaN then)
 
     @property
     def penalised(self) -> float:
@@ -70,62 +49,36 @@ class Calibration(NamedTuple):
 
 
 class Rank(NamedTuple):
-    """Place of an estimator among those of the same quantity on one manifold.
-
-    Attributes:
-        quantity: What is estimated.
-        manifold: Where.
-        noise: Label of the noise.
-        estimator: Name.
-        rank: Mean over sizes of the rank by error, 1 for the best; equal errors share a rank.
-        error: Median over seeds of the penalised error at the largest size.
-    """
+    """Place of an estimator among those of the same quantity on one manifold."""
 
     quantity: str
     manifold: str
     noise: str
     estimator: str
-    rank: float
-    error: float
+    rank: float  # mean over sizes of the rank by error, 1 for the best; equal errors share a rank
+    error: float  # median over seeds of the penalised error at the largest size
 
 
 class ErrorCurve(NamedTuple):
-    """Error of one estimator on one manifold against the number of samples.
-
-    Attributes:
-        quantity: What is estimated.
-        manifold: Where.
-        noise: Label of the noise.
-        estimator: Name.
-        sizes: Numbers of samples with a result, increasing.
-        error: Median over seeds of the RMS error at each.
-        low: Smallest over seeds.
-        high: Largest over seeds.
-        slope: Slope of log error against log size by least squares; NaN for fewer than two sizes.
-    """
+    """Error of one estimator on one manifold against the number of samples."""
 
     quantity: str
     manifold: str
     noise: str
     estimator: str
-    sizes: np.ndarray
-    error: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    slope: float
+    sizes: np.ndarray  # numbers of samples with a result, increasing
+    error: np.ndarray  # median over seeds of the RMS error at each
+    low: np.ndarray  # smallest over seeds
+    high: np.ndarray  # largest over seeds
+    slope: float  # of log error against log size by least squares; NaN for fewer than two sizes
 
 
 def ranking(calibration: Calibration) -> tuple[Rank, ...]:
     """Estimators of the same quantity on the same manifold, the best first.
 
     At every size they are ranked by the median over seeds of the penalised error, in which a failed point
-    counts as an error of 1 and a missing result as infinite; the mean of these ranks decides.
-
-    Args:
-        calibration: The table.
-
-    Returns:
-        Ranks, ordered by quantity, manifold and noise as they first appear in the table, then by rank.
+    counts as an error of 1 and a missing result as infinite; the mean of these ranks decides. The groups are
+    in the order of the table.
 
     Example:
         >>> tangents = mj.fitting.builtin_estimators("tangent")
@@ -140,7 +93,7 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
     for group in _grouped(calibration.rows, ("quantity", "manifold", "noise")):
         sizes = sorted({row.size for row in group})
         table = _grouped(group, ("estimator",))
-        errors = np.array([[_penalised(rows, size) for size in sizes] for rows in table])
+        errors = np.array([[_median_error(rows, size) for size in sizes] for rows in table])
         places = rankdata(errors, axis=0).mean(axis=1)
         for i in np.argsort(places, kind="stable"):
             named = _names(table[i][0])
@@ -148,20 +101,14 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
     return tuple(ranks)
 
 
-def _penalised(rows: Sequence[Row], size: int) -> float:
-    """Median over the seeds of one size; infinite where there is none."""
+def _median_error(rows: Sequence[Row], size: int) -> float:
+    """Over the seeds of one size, penalised; infinite where there is none."""
     errors = [row.penalised for row in rows if row.size == size]
     return float(np.median(errors)) if errors else np.inf
 
 
 def error_curves(calibration: Calibration) -> tuple[ErrorCurve, ...]:
-    """Error of every estimator on every manifold against the number of samples.
-
-    Args:
-        calibration: The table.
-
-    Returns:
-        Curves, in the order of the table; rows without a result are left out.
+    """Error curves of every estimator on every manifold, in the order of the table.
 
     Example:
         >>> tangents = mj.fitting.builtin_estimators("tangent")[0]
@@ -172,9 +119,8 @@ def error_curves(calibration: Calibration) -> tuple[ErrorCurve, ...]:
     curves = []
     for group in _grouped(calibration.rows, ("quantity", "manifold", "noise", "estimator")):
         finished = [row for row in group if np.isfinite(row.rmse)]
-        by_size = sorted(_grouped(finished, ("size",)), key=lambda rows: rows[0].size)
-        sizes = np.array([rows[0].size for rows in by_size])
-        errors = [np.array([row.rmse for row in rows]) for rows in by_size]
+        sizes = np.unique([row.size for row in finished])
+        errors = [[row.rmse for row in finished if row.size == size] for size in sizes]
         error, low, high = (np.array([f(e) for e in errors]) for f in (np.median, np.min, np.max))
         sloped = len(sizes) > 1 and bool((error > 0).all())
         slope = float(np.polyfit(np.log(sizes), np.log(error), 1)[0]) if sloped else np.nan

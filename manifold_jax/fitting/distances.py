@@ -23,12 +23,10 @@ class Distances(NamedTuple):
     Attributes:
         maximum: Largest distance: the one-sided Hausdorff distance. NaN where no point counts.
         mean: Mean distance.
-        rms: Root of the mean squared distance. The epsilon of Fefferman, Mitter & Narayanan (J. Amer. Math.
-            Soc. 29, 2016) is a mean *squared* distance: compare it with the square of this.
-        witness: Row of the point at the largest distance, and the row nearest to it in the other set (-1
-            where that is a manifold).
+        rms: Root of the mean squared distance.
+        witness: Rows of the point at the largest distance and of its nearest (-1 on a manifold).
         values: All distances ``(q,)``, NaN where a point does not count.
-        failed: How many points do not count, because the fit gave no point for them.
+        failed: How many points do not count, because the fit failed there.
         unconverged: How many foot points did not converge; their distances count, and are upper bounds.
     """
 
@@ -47,7 +45,7 @@ class Hausdorff(NamedTuple):
     Attributes:
         value: The larger of the two maxima.
         forward: Distances from the points of the first cloud to the second.
-        backward: Distances from the points of the second cloud to the first.
+        backward: The other way.
     """
 
     value: Float[Array, ""]
@@ -56,19 +54,15 @@ class Hausdorff(NamedTuple):
 
 
 class FitDistances(NamedTuple):
-    """How far a fitted manifold and the true one are apart, both ways.
-
-    With F the images under the fit of all test points and of all true points:
+    """How far a fitted manifold and the true one are apart; F holds the images of all test and true points.
 
     Attributes:
-        forward: From every point of F to the true manifold, refined in its chart. Its maximum is a lower
+        forward: From every point of F to the true manifold, refined in its chart. The maximum is a lower
             bound of the supremum over the whole fitted manifold.
-        backward: From every true point to its nearest point of F, an upper bound of its distance to the
-            fitted manifold.
-        projected: From every true point x to its own image, |x - project(x)|: an upper bound of ``backward``,
-            and what is reported as the Hausdorff distance where only corresponding points are compared.
-        hausdorff: The larger of the maxima of ``forward`` and ``backward``: an estimate of the two-sided
-            Hausdorff distance, limited by the spacing of the test and true points.
+        backward: From every true point to its nearest point of F: upper bounds of the true distances.
+        projected: From every true point to its own image: upper bounds of ``backward``.
+        hausdorff: The larger maximum of ``forward`` and ``backward``, an estimate of the two-sided Hausdorff
+            distance that is limited by the spacing of the test and true points.
     """
 
     forward: Distances
@@ -78,15 +72,9 @@ class FitDistances(NamedTuple):
 
 
 def summarise_distances(
-    values: Float[Any, "q"],
-    *,
-    nearest: Int[Any, "q"] | None = None,
-    unconverged: Int[Any, ""] | int = 0,
+    values: Float[Any, "q"], *, nearest: Int[Any, "q"] | None = None, unconverged: Int[Any, ""] | int = 0
 ) -> Distances:
-    """Maximum, mean and root mean square of distances ``(q,)``; those that are NaN are counted and left out.
-
-    ``nearest`` holds the rows of the nearest points in the other set, for the witness.
-    """
+    """Summary of distances ``(q,)``, NaN left out; ``nearest``: rows of the other set, for the witness."""
     values = floating("summarise_distances", "values", values, 1)
     if values.ndim != 1:
         raise ValueError(f"summarise_distances: values must be a vector, got shape {values.shape}.")
@@ -99,32 +87,22 @@ def summarise_distances(
     second = jnp.asarray(-1) if nearest is None else jnp.asarray(nearest)[first]
     # Scaled, so that squares of tiny distances do not vanish.
     scale = jnp.where((maximum > 0) & jnp.isfinite(maximum), maximum, 1)
-    return Distances(
-        maximum=maximum,
-        mean=jnp.sum(kept) * share,
-        rms=scale * jnp.sqrt(jnp.sum((kept / scale) ** 2) * share),
-        witness=jnp.stack([first, second.astype(first.dtype)]),
-        values=values,
-        failed=jnp.sum(~counts),
-        unconverged=jnp.asarray(unconverged),
-    )
+    rms = scale * jnp.sqrt(jnp.sum((kept / scale) ** 2) * share)
+    witness, failed = jnp.stack([first, second.astype(first.dtype)]), jnp.sum(~counts)
+    return Distances(maximum, jnp.sum(kept) * share, rms, witness, values, failed, jnp.asarray(unconverged))
 
 
 def hausdorff_distance(
     first: Float[Any, "n *features"], second: Float[Any, "m *features"], *, block_size: int | None = None
 ) -> Hausdorff:
-    """Two-sided Hausdorff distance of two clouds, from the one-sided distances in both directions.
+    """Two-sided Hausdorff distance of two clouds, max(sup_a inf_b |a - b|, sup_b inf_a |a - b|), to rounding.
 
-    H(A, B) = max(sup_a inf_b |a - b|, sup_b inf_a |a - b|). Nearest points are found by
-    :func:`nearest_neighbours`, tile by tile, to rounding. Points that are not finite are infinitely far away.
+    Points that are not finite are infinitely far away. May be traced by ``jit`` and ``vmap``.
 
     Args:
         first: n points of any feature shape.
         second: m points of the same feature shape.
         block_size: Points treated at once.
-
-    Returns:
-        :class:`Hausdorff`, with the witnesses of each direction; may be traced by ``jit`` and ``vmap``.
 
     Raises:
         ValueError: Shapes or types do not fit.
@@ -156,13 +134,7 @@ def distances_to_manifold(
 ) -> Distances:
     """One-sided distances from points to a known manifold, refined in its chart.
 
-    Args:
-        manifold: A Manifold, or a sequence of them whose union is meant.
-        points: ``(q, *features)``; those with NaN are counted as failed.
-        **options: As for :func:`nearest_points`.
-
-    Raises:
-        ValueError: As :func:`nearest_points`.
+    Arguments and errors are those of :func:`nearest_points`; points with NaN are counted as failed.
 
     Example:
         >>> points = jnp.array([[3.0, 4.0], [0.0, 0.9]])
@@ -188,12 +160,12 @@ def fit_distances(
 
     Args:
         project: The fit, ``(q, *features)`` to points of the same shape; NaN where it fails.
-        manifold: The true manifold, or a sequence of them whose union is meant.
+        manifold: The true manifold, as in :func:`nearest_points`.
         test_points: Points to project, on the true manifold or near it.
         true_points: Points of the true manifold for ``backward``, dense enough for the accuracy wanted; by
-            default the feet of the test points, which are the test points themselves where these lie on it.
+            default the feet of the test points.
         block_size: Points treated at once.
-        **options: As for :func:`nearest_points`.
+        **options: As in :func:`nearest_points`.
 
     Raises:
         ValueError: The fit does not keep the shape of its input, or shapes do not fit.
@@ -224,7 +196,6 @@ def _images(project: Callable[[Array], Array], points: Array) -> Array:
     """Images under the fit, of the shape of the points."""
     images = jnp.asarray(project(points))
     if images.shape != points.shape:
-        raise ValueError(
-            f"fit_distances: the fit must keep the shape of its input, {points.shape}, got {images.shape}."
-        )
+        shapes = f"{points.shape}, got {images.shape}"
+        raise ValueError(f"fit_distances: the fit must keep the shape of its input, {shapes}.")
     return images

@@ -39,12 +39,12 @@ class Estimator:
 
     Attributes:
         name: For tables; unique within one calibration.
-        quantity: One of ``"tangent"``, ``"scalar_curvature"``, ``"mean_curvature"``, ``"second_form_norm"``,
-            ``"normal_curvature"``, ``"volume"``, ``"reach"``, ``"dimension"`` and ``"fit"``.
+        quantity: ``"tangent"``, ``"scalar_curvature"``, ``"mean_curvature"``, ``"second_form_norm"``,
+            ``"normal_curvature"``, ``"volume"``, ``"reach"``, ``"dimension"`` or ``"fit"``.
         function: Called as ``function(points, dimension=d, **options)`` with samples ``(n, f)``. It returns
-            frames ``(n, d, f)`` that span the tangent spaces; values ``(n,)`` for curvatures; one number for
-            the volume and the reach; one number or ``(n,)`` for the dimension; and for a fit a function that
-            projects points ``(m, f)`` on what was fitted. NaN says that a point failed.
+            frames ``(n, d, f)`` of the tangent spaces; values ``(n,)`` for curvatures; one number for the
+            volume and the reach; one number or ``(n,)`` for the dimension; for a fit a function that projects
+            points ``(m, f)``. NaN says that a point failed.
         needs: Arguments that it is given by name: ``"dimension"``, and ``"key"`` for a random key.
         most: Points above which it is left out, because of its memory.
         options: Further arguments by name.
@@ -70,8 +70,7 @@ class Estimator:
         choice(caller, "quantity", self.quantity, QUANTITIES)
         keys(caller, "needs", self.needs, ("dimension", "key"))
         if not callable(self.function):
-            kind = type(self.function).__name__
-            raise ValueError(f"{caller}: function must be a function of samples (n, f), got {kind}.")
+            raise ValueError(f"{caller}: function must be a function of samples, got {self.function!r}.")
 
 
 def volume_from_samples(
@@ -83,21 +82,16 @@ def volume_from_samples(
 
         V = (n / k) omega_d mean_i r_i^d.
 
-    The mass within r_i is distributed as the k-th smallest of n - 1 uniform numbers, Beta(k, n - k), with
-    mean k/n. Where the density is constant over the ball, 1/density = omega_d r^d / mass is then estimated
-    without bias by (n/k) omega_d r^d, and the mean of 1/density over the samples is the volume, whatever
-    the density. (The factor (k - 1)/(n - 1) of nearest-neighbour densities, as in Loftsgaarden &
-    Quesenberry, *Annals of Mathematical Statistics* 36, 1965, makes the density unbiased, not its inverse.)
-    Chords for arcs make it too small by O(r^2), not at all on S^2, where the cap within the chord r has
-    area pi r^2; a boundary makes it too large by O(r).
+    The mass within r_i has the law Beta(k, n - k) of mean k/n. Where the density is constant over the ball,
+    1/density is then estimated without bias by (n/k) omega_d r^d, and the mean of 1/density over the samples
+    is the volume, whatever the density. (The factor (k - 1)/(n - 1) of Loftsgaarden & Quesenberry, *Annals of
+    Mathematical Statistics* 36, 1965, makes the density unbiased, not its inverse.) Chords for arcs make it
+    too small by O(r^2); a boundary makes it too large by O(r).
 
     Args:
         points: Samples.
         dimension: d.
         neighbours: k, by default 10.
-
-    Returns:
-        The volume, in feature units to the power d.
 
     Raises:
         ValueError: The points are not ``(n, *features)``, or d or k is out of range.
@@ -118,22 +112,14 @@ def volume_from_samples(
 def intrinsic_dimension(
     points: Float[Array, "n *features"], *, method: str = "TwoNN", neighbours: int = 30, **options: Any
 ) -> float:
-    """Intrinsic dimension by an estimator of scikit-dimension.
-
-    ``"lPCA"``, local by its definition (Fukunaga & Olsen, 1971), is there applied to all points at once
-    unless asked otherwise, and then counts the dimension of their span; here it is the mean over the
-    neighbourhoods of all points.
+    """Intrinsic dimension, not rounded, by an estimator of scikit-dimension.
 
     Args:
         points: Samples.
-        method: Its name there: ``"TwoNN"`` (Facco et al., 2017), ``"MLE"`` (Levina & Bickel, 2004),
-            ``"lPCA"``, ``"CorrInt"``, ``"MOM"``, ``"TLE"``, ``"KNN"``, ``"FisherS"``, ``"MADA"``, ``"ESS"``,
-            ``"DANCo"``, ``"MiND_ML"``, ``"GRIDE"`` or ``"PH"``.
+        method: Its name there, such as ``"TwoNN"`` (Facco et al., 2017) or ``"MLE"`` (Levina & Bickel, 2004);
+            ``"lPCA"`` is the mean over the neighbourhoods of all points.
         neighbours: Points of each neighbourhood of ``"lPCA"``; the other methods have their own.
         options: Further arguments of its constructor.
-
-    Returns:
-        The dimension, not rounded.
 
     Raises:
         ValueError: There is no such method, or the points are not ``(n, *features)``.
@@ -161,12 +147,12 @@ def _reach(points: Any, *, dimension: int, **options: Any) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _ball_curvature(points: Any, *, dimension: int, **options: Any) -> np.ndarray:
-    return scalar_curvature_from_balls(points, dimension=dimension, **options).scalar_curvature
+def _ball_curvature(points: Any, **options: Any) -> np.ndarray:
+    return scalar_curvature_from_balls(points, **options).scalar_curvature
 
 
-def _quadratic_tangents(points: Any, *, dimension: int, **options: Any) -> Array:
-    return local_quadratic_fit(points, dimension=dimension, **options).tangents
+def _quadratic_tangents(points: Any, **options: Any) -> Array:
+    return local_quadratic_fit(points, **options).tangents
 
 
 def builtin_estimators(

@@ -22,13 +22,12 @@ _LEAST = 4
 
 
 class BallCurvature(NamedTuple):
-    """Scalar curvature by ball volumes.
+    """Scalar curvature by ball volumes, in NumPy float64.
 
     Attributes:
         scalar_curvature: S ``(n,)`` in inverse squared feature units; NaN where ``ok`` is False.
-        density: Estimated (or given) probability density ``(n,)``, per unit of volume.
-        ok: ``(n,)``, False where the largest ball holds fewer than 4 other points or where no density could
-            be estimated, as in a small component of the neighbour graph.
+        density: Probability density ``(n,)``, per unit of volume.
+        ok: ``(n,)``, False where the largest ball has fewer than 4 other points, or there is no density.
         components: Connected components of the neighbour graph; 1 if distances were given.
         bandwidth: Radius of the density kernel; NaN if densities were given.
         largest: Radius of the largest ball.
@@ -52,8 +51,7 @@ def graph_distances(
 ) -> tuple[Float[np.ndarray, "n n"], int]:
     """Shortest paths in the symmetric graph of nearest neighbours (Isomap; Tenenbaum et al., 2000).
 
-    They are too long by the detours that paths through samples make, and too short by the chords that
-    replace arcs. They are infinite between components, the number of which is returned too.
+    Infinite between components, the number of which is returned too.
     """
     cloud = flat_points("graph_distances", points, 1)
     n = len(cloud)
@@ -98,13 +96,11 @@ def scalar_curvature_from_balls(
     to the n^(4/(d+4))-th other point, and the largest radius that to the n^(8/(d+8))-th, so that the squared
     bias O(r^4) of S and its variance O(1/(n r^(d+4))) shrink alike; the smallest radius is a quarter of it.
 
-    Three errors do not vanish at practical n. The kernel is itself biased by the curvature, by the factor
-    1 - S m h^2 / (6 d) with m its second moment, which takes S towards zero by the relative amount
-    ((d + 2)/d) m h^2 sum r^2 / sum r^4 over the radii; the mean of 1/rho is above 1/mean(rho) by the relative
-    variance of the estimate, which lowers S; and shortest paths make detours. On 2000 points of S^2, where
-    S = 2, the mean is 1.9 with exact arcs and density, 1.2 with exact arcs only, and 1.0 from samples alone;
-    on S^3 (S = 6) it is 6.0, 2.7 and 5.4, the last because errors cancel. Near a boundary balls are cut,
-    and S is far too large.
+    Three errors do not vanish at practical n. The kernel is itself biased by the curvature, towards S = 0;
+    the mean of 1/rho is above 1/mean(rho), which lowers S; and shortest paths make detours. On 2000 points of
+    S^2, where S = 2, the mean is 1.9 with exact arcs and density, 1.2 with exact arcs only, and 1.0 from
+    samples alone; on S^3 (S = 6) it is 6.0, 2.7 and 5.4, the last because errors cancel. Near a boundary
+    balls are cut, and S is far too large.
 
     Args:
         points: Samples; may be left out if distances are given.
@@ -116,22 +112,15 @@ def scalar_curvature_from_balls(
         bandwidth: Radius of the kernel.
         most: Refuse more points than this: n x n distances are held, 8 n^2 bytes.
 
-    Returns:
-        Curvature, density and status, in NumPy float64.
-
     Raises:
-        ValueError: There are more points than ``most`` or too few, shapes do not fit, radii are not
-            increasing, or neither points nor distances are given.
+        ValueError: Points are too many or too few or not given, shapes do not fit, or radii do not increase.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(800, 3))
-        >>> x /= np.linalg.norm(x, axis=1, keepdims=True)
-        >>> arcs = np.arccos(np.clip(x @ x.T, -1, 1))
-        >>> balls = mj.fitting.scalar_curvature_from_balls(
-        ...     dimension=2, distances=arcs, density=np.full(800, 1 / (4 * np.pi))
-        ... )
+        >>> sphere = x / np.linalg.norm(x, axis=1, keepdims=True)
+        >>> balls = mj.fitting.scalar_curvature_from_balls(sphere, dimension=2)
         >>> print(f"{np.mean(balls.scalar_curvature):.1f}")
-        1.9
+        1.1
     """
     name = "scalar_curvature_from_balls"
     if distances is None and points is None:
@@ -164,19 +153,16 @@ def scalar_curvature_from_balls(
 
 
 def _check_many(caller: str, n: int, most: int) -> None:
-    if n > most:
+    if not 2 * _LEAST <= n <= most:
         raise ValueError(
-            f"{caller} holds an n x n matrix, 8 n^2 bytes, and takes up to {most} points, got {n}: thin the "
-            "samples or raise most."
+            f"{caller} holds an n x n matrix, 8 n^2 bytes: it needs at least {2 * _LEAST} points and takes "
+            f"up to {most} points, got {n}; thin the samples or raise most."
         )
-    if n < 2 * _LEAST:
-        raise ValueError(f"{caller} needs at least {2 * _LEAST} points, got {n}.")
 
 
 def _radii(
     name: str, lengths: np.ndarray, place: float, given: tuple[float, float] | None, components: int
 ) -> np.ndarray:
-    """Radii of the fit: between those given, or from a quarter of the largest on."""
     largest = _median_radius(lengths, place)
     smallest, largest = (largest / 4, largest) if given is None else map(float, given)
     if given is None and not largest < math.inf:
@@ -190,7 +176,6 @@ def _radii(
 
 
 def _median_radius(lengths: np.ndarray, place: float) -> float:
-    """Median distance to the other point of this place in the order."""
     k = min(max(round(place), 1), len(lengths) - 1)
     return float(np.median(np.partition(lengths, k, axis=1)[:, k]))
 

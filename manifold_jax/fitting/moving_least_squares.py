@@ -25,15 +25,13 @@ from manifold_jax.fitting.projections import (
 from manifold_jax.geometry.local_fit import monomials
 
 _TANGENT_STEPS = 40
-"""Iterations of the derivative of the fixed point: each shrinks its error as one of the search does."""
+"""Iterations of the derivative of the fixed point."""
 
 
 class _Settings(NamedTuple):
-    """Static settings of the fit of one query; ``support`` is 0 for a fixed bandwidth."""
-
     dimension: int
     degree: int
-    support: int
+    support: int  # 0 for a fixed bandwidth
     max_iterations: int
     tolerance: float | None
 
@@ -59,19 +57,15 @@ def moving_least_squares(
 
     is least near r, by the iteration of the paper: fit the samples by a weighted linear function over q + H,
     take its value and its orthonormalised slopes for the new q and H, drop the part of r - q along H, until q
-    moves by less than the tolerance. (So a fixed point is stationary with the weights held; it is not
-    differentiated through them.) Step 2 fits a polynomial p: H -> R^f of total degree m to the r_i over their
-    coordinates along H, with the same weights, and gives p(0). The error is O(h^{m+1}) in the fill distance h
-    for a manifold of class C^{m+1} without boundary; degree 1 is the plane itself. All the points q + H^perp
-    near the fit have one image, so that projecting twice changes nothing.
+    moves by less than the tolerance. Step 2 fits a polynomial p: H -> R^f of total degree m to the r_i over
+    their coordinates along H, with the same weights, and gives p(0). The error is O(h^{m+1}) in the fill
+    distance h for a manifold of class C^{m+1} without boundary; degree 1 is the plane itself. All the points
+    q + H^perp near the fit have one image, so that projecting twice changes nothing.
 
-    The weight is theta(t) = exp(-t^2 / (1 - t^2)) for t < 1 and 0 beyond: smooth, with compact support. Its
-    radius b is either given, the same everywhere, or by default the distance from q to its ``neighbours``-th
-    nearest sample, which adapts to the density: always enough samples, and a fit that is continuous and
-    smooth between the places where two samples swap ranks. The iteration starts from the principal plane of
-    these samples, not at q = r, so that points away from the manifold by more than b have a start.
-
-    Nothing of size f x f is formed: time and memory are linear in f.
+    The weight is theta(t) = exp(-t^2 / (1 - t^2)) for t < 1 and 0 beyond. Its radius b is either given, the
+    same everywhere, or by default the distance from q to its ``neighbours``-th nearest sample: the fit is
+    then smooth between the places where two samples swap ranks. The iteration starts from the principal plane
+    of these samples. Time and memory are linear in f.
 
     Args:
         samples: n points of any feature shape.
@@ -81,18 +75,16 @@ def moving_least_squares(
         neighbours: Samples in the support for the adaptive bandwidth, the last on its edge with weight 0; by
             default 2 C(d+m, m) + 2 d. Not together with ``bandwidth``.
         candidates: Samples near r that are looked at; by default half more than ``neighbours`` (they need
-            not be the ones nearest to q), or 4 C(d+m, m) + 4 d + 8 for a given bandwidth. Where a given
-            bandwidth holds more than these, its farthest samples are left out, unlike in the theory.
+            not be the ones nearest to q), or 4 C(d+m, m) + 4 d + 8 for a given bandwidth, whose farthest
+            samples are left out where it holds more than these.
         max_iterations: Most iterations of step 1.
-        tolerance: Step 1 ends when q moves by less than this times b; by default eps^(2/3), 4e-11 in float64
-            and 2e-5 in float32.
+        tolerance: Step 1 ends when q moves by less than this times b; by default eps^(2/3).
         block_size: Queries treated at once.
 
     Returns:
-        ``project(points)``, a ``jax.tree_util.Partial`` as :func:`local_pca_projection` returns it; NaN where
-        :func:`project_with_status` gives a status other than 0: step 1 did not converge, too few samples in
-        the support, or samples on which the polynomial is not determined. Derivatives are those of the fixed
-        point, by the implicit function theorem; the choice of candidates counts as constant.
+        ``project(points)``, as :func:`local_pca_projection` returns it; NaN where step 1 did not converge or
+        the samples in the support are too few or do not determine the polynomial. Derivatives are those of
+        the fixed point, by the implicit function theorem, with constant candidates.
 
     Raises:
         ValueError: Shapes, types or ranges do not fit.
@@ -114,13 +106,10 @@ def moving_least_squares(
     optional(positive, name, "tolerance", tolerance)
     n, terms = len(rows), math.comb(dimension + degree, degree)
     if bandwidth is not None and neighbours is not None:
-        raise ValueError(
-            f"{name}: give a bandwidth, the same everywhere, or a number of neighbours to set it, not both."
-        )
+        raise ValueError(f"{name}: give a bandwidth, or a number of neighbours to set it, not both.")
     if n <= terms:
-        raise ValueError(
-            f"{name}: degree {degree} in dimension {dimension} needs at least {terms + 1} samples, got {n}."
-        )
+        place = f"degree {degree} in dimension {dimension}"
+        raise ValueError(f"{name}: {place} needs at least {terms + 1} samples, got {n}.")
     count, near = 0, 4 * terms + 4 * dimension + 8
     if bandwidth is None:
         count = 2 * terms + 2 * dimension if neighbours is None else neighbours
@@ -134,10 +123,8 @@ def moving_least_squares(
 
 
 class _Plane(NamedTuple):
-    """q, relative to the query, ``(f,)``, and orthonormal rows that span H ``(d, f)``."""
-
-    base: Array
-    frame: Array
+    base: Float[Array, "f"]  # q, relative to the query
+    frame: Float[Array, "d f"]  # orthonormal rows that span H
 
 
 def _fit(settings: _Settings, bandwidth: Array, r: Array, near: Array) -> Projection:

@@ -31,11 +31,10 @@ class NearestPoints(NamedTuple):
         coordinates: Chart coordinates of the feet ``(q, d)``; in a union of different dimensions, NaN beyond
             those of the component.
         points: The feet, of the shape of the queries.
-        distances: Distance of every query to its foot ``(q,)``. Where the search did not converge it is the
-            distance to a point of the manifold all the same: an upper bound.
+        distances: Distance of every query to its foot ``(q,)``; an upper bound where it did not converge.
         converged: Whether the part of (query - foot) that is tangential, along axes that are free to move, is
-            below the tolerance times its length, or is rounding ``(q,)``. Never where the chart is singular
-            at the foot (a pole), unless the query is the foot: there the chart cannot tell.
+            below the tolerance times its length, or is rounding ``(q,)``. Never at a pole of the chart,
+            unless the query is the foot.
         component: Which Manifold of a union ``(q,)``; 0 for a single one.
     """
 
@@ -61,15 +60,13 @@ def nearest_points(
 
         <X_i, X - y>   and   <X_i, X_j> + <X - y, X_ij>,
 
-    by forward-mode autodiff. Steps are damped as by Levenberg and Marquardt: those that do not go down are
-    taken back, so a step with the full Hessian is safe; it converges quadratically at any distance below
-    the reach, where Gauss-Newton has the rate distance / reach. A search starts at each of the ``starts``
-    lowest local minima of the distance on the lattice of the manifold's grid. Periodic axes are wrapped; open
-    ones (and periodic axes whose points do not repeat) are clamped to the box, where an axis that pushes
-    outward counts as converged. The result is the nearest point if the lattice resolves the manifold; in
-    any case it is a point of the manifold and no farther than the lattice point it started from.
-
-    The lattice is embedded once per call and held: grid.size * f numbers.
+    by forward-mode autodiff. Steps are damped as by Levenberg and Marquardt, and those that do not go down
+    are taken back; convergence is quadratic at any distance below the reach. A search starts at each of the
+    ``starts`` lowest local minima of the distance on the lattice of the manifold's grid, which is held:
+    grid.size * f numbers. Periodic axes are wrapped; open ones (and periodic axes whose points do not repeat)
+    are clamped to the box, where an axis that pushes outward counts as converged. The result is the nearest
+    point if the lattice resolves the manifold, and never farther than the lattice point it started from.
+    Queries with NaN give NaN.
 
     Args:
         manifold: A Manifold, or a sequence of them whose union is meant.
@@ -79,9 +76,6 @@ def nearest_points(
         tolerance: Largest sine of the angle between (query - foot) and the normal space; by default
             the square root of eps. The distance errs by its square at most, over 1 - distance / reach.
         block_size: Queries treated at once.
-
-    Returns:
-        :class:`NearestPoints`. Queries with NaN give NaN and ``converged`` False.
 
     Raises:
         ValueError: The manifold is neither a Manifold nor a sequence of them, or shapes or ranges do not fit.
@@ -136,7 +130,7 @@ def _nearest_of(feet: NearestPoints) -> NearestPoints:
 
 
 class _Box(NamedTuple):
-    """Ranges of the chart: ``period`` is infinite on axes that are clamped, else the ends are."""
+    """Ranges of the chart: the period is infinite on axes that are clamped, the ends on others."""
 
     low: Array
     high: Array
@@ -151,9 +145,8 @@ class _Box(NamedTuple):
 
 
 def _box(grid: Grid, dtype: Any) -> _Box:
-    inf = math.inf
     ends = [
-        (-inf, inf, a.start, a.stop - a.start) if a.wraps else (a.start, a.stop, a.start, inf)
+        (-math.inf, math.inf, a.start, a.stop - a.start) if a.wraps else (a.start, a.stop, a.start, math.inf)
         for a in grid.axes
     ]
     return _Box(*jnp.asarray(ends, dtype).T)
@@ -229,11 +222,9 @@ def _lowest(
 
 
 class _State(NamedTuple):
-    """Best chart point, its point and half squared distance; damping, whether done, steps."""
-
-    u: Array
+    u: Array  # best chart point
     point: Array
-    value: Array
+    value: Array  # half its squared distance
     damping: Array
     done: Array
     steps: Array

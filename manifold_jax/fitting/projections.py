@@ -1,8 +1,4 @@
-"""Local fits: find neighbours, fit one query at a time, say where it failed; local PCA, the simplest of them.
-
-Some call the projection onto one weighted affine plane MMLS, but it is local PCA; the fit with an iterated
-plane and a polynomial over it is in ``moving_least_squares``.
-"""
+"""Local fits: neighbours, a fit of one query at a time, a status; and local PCA, the simplest of them."""
 
 from __future__ import annotations
 
@@ -32,12 +28,11 @@ class Projection(NamedTuple):
     """Projected points and how far they can be trusted.
 
     Attributes:
-        points: Points on the fitted manifold, of the shape of the queries. Not to be used where ``status``
-            is not 0: last iterate of an iteration that did not converge, else NaN or meaningless.
+        points: Points on the fitted manifold, of the shape of the queries; meaningless where status is not 0.
         status: For each query, an index into ``STATUS``.
         amplification: For each query, the sum of |a_i| of the combination sum a_i r_i of samples that gives
-            the point (the Lebesgue constant of the local fit): noise and rounding of the samples may grow by
-            so much. NaN for local PCA, which is not a fixed combination.
+            the point (the Lebesgue constant of the fit): noise of the samples may grow by so much. NaN for
+            local PCA.
         iterations: For each query, iterations of the search for the plane; 0 for local PCA.
     """
 
@@ -79,8 +74,6 @@ def project_with_status(
 ) -> Projection:
     """Project points with a local fit and say for each whether, and how well, that worked.
 
-    ``project(points)`` gives the same points, with NaN wherever the status is not 0.
-
     Args:
         project: What :func:`local_pca_projection` or :func:`moving_least_squares` returned.
         points: ``(*batch, *features)``, or ``(q, f)`` with flattened features.
@@ -91,34 +84,30 @@ def project_with_status(
         ValueError: ``project`` comes from elsewhere, or shapes do not fit.
 
     Example:
-        >>> from manifold_jax.fitting.projections import STATUS
         >>> x = jnp.linspace(0.0, 1.0, 20)
         >>> line = jnp.stack([x, 2 * x], axis=-1)
         >>> project = mj.fitting.moving_least_squares(line, dimension=1, bandwidth=0.3)
-        >>> projection = mj.fitting.project_with_status(project, jnp.array([[0.5, 1.0], [9.0, 9.0]]))
-        >>> [STATUS[k] for k in projection.status.tolist()]
-        ['ok', 'too few samples in the support']
+        >>> mj.fitting.project_with_status(project, jnp.array([[0.5, 1.0], [9.0, 9.0]])).status.tolist()
+        [0, 2]
     """
     if not isinstance(project, Partial) or project.func is not _project:
-        raise ValueError(
-            "project_with_status needs what local_pca_projection or moving_least_squares returned, got "
-            f"{type(project).__name__}."
-        )
+        needed = "what local_pca_projection or moving_least_squares returned"
+        raise ValueError(f"project_with_status needs {needed}, got {type(project).__name__}.")
     fit = project.args[0]
-    shape = jnp.shape(points)
-    points, batch = query_rows("project", points, fit.features)
-    wanted = (len(points), fit.candidates)
+    rows, batch = query_rows("project", points, fit.features)
+    wanted = (len(rows), fit.candidates)
     if indices is not None and jnp.shape(indices) != wanted:
         raise ValueError(f"project_with_status: indices must have shape {wanted}, got {jnp.shape(indices)}.")
-    projection = _fit_queries(fit, points, None if indices is None else jnp.asarray(indices))
-    return Projection(projection.points.reshape(shape), *(x.reshape(batch) for x in projection[1:]))
+    projection = _fit_queries(fit, rows, None if indices is None else jnp.asarray(indices))
+    return Projection(
+        projection.points.reshape(jnp.shape(points)), *(x.reshape(batch) for x in projection[1:])
+    )
 
 
 def _project(fit: LocalFit, points: Any) -> Array:
-    shape = jnp.shape(points)
-    points, _ = query_rows("project", points, fit.features)
-    projection = _fit_queries(fit, points, None)
-    return jnp.where((projection.status == OK)[:, None], projection.points, jnp.nan).reshape(shape)
+    projection = _fit_queries(fit, query_rows("project", points, fit.features)[0], None)
+    images = jnp.where((projection.status == OK)[:, None], projection.points, jnp.nan)
+    return images.reshape(jnp.shape(points))
 
 
 @jax.jit
@@ -165,10 +154,8 @@ def local_pca_projection(
     and no polynomial, see :func:`moving_least_squares` for these. Two kinds of weights:
 
     - ``"gaussian"``: w_i = exp(-|r_i - r|^2 / (2 sigma^2)).
-    - ``"exponential"``: w_i = exp(-|r_i - r| / (2 sigma^2)), the distance *not* squared. With ``sigma=1``
-      this is what manifold-microscope 0.2.0 computes under the name MMLS (arXiv 2606.15760); it takes
-      ``neighbours=6`` by default, 5 for its toy manifolds and 2 * 2^d for images. Note that sigma^2 is a
-      length, and that weights are nearly equal where the neighbourhood is small compared with 2.
+    - ``"exponential"``: w_i = exp(-|r_i - r| / (2 sigma^2)), the distance *not* squared: with ``sigma=1``
+      what manifold-microscope 0.2.0 calls MMLS (arXiv 2606.15760). Here sigma^2 is a length.
 
     Args:
         samples: n points of any feature shape.
@@ -181,10 +168,9 @@ def local_pca_projection(
 
     Returns:
         ``project(points)``, a ``jax.tree_util.Partial`` that maps ``(*batch, *features)`` (or ``(q, f)``) to
-        points of the same shape, NaN where the d-th and the next eigenvalue are equal to rounding and no
-        plane is singled out (:func:`project_with_status` tells). It may be passed through ``jit``
-        (other samples of the same shape do not retrace), ``vmap``, ``jvp`` and ``grad``; the neighbours count
-        as constant.
+        points of the same shape, NaN where the status of :func:`project_with_status` is not 0: the d-th and
+        the next eigenvalue are equal to rounding. It may be passed through ``jit`` (other samples of the same
+        shape do not retrace), ``vmap``, ``jvp`` and ``grad``; the neighbours count as constant.
 
     Raises:
         ValueError: Shapes, types or ranges do not fit.

@@ -1,10 +1,9 @@
 """Rates of manifold, tangent, curvature and reach estimation, each with its source and what of it was seen.
 
 Every rate has the form n^-a(d) (log n)^b(d), without its constant: the papers give none that can be computed.
-The name holds the noise model, the loss and the side; :class:`Rate` adds the source and how far the exponents
-were checked against it. One whose ``verified`` is False has exponents that were found neither in the paper
-nor in another one that quotes it: show it as such. A constant is either stated by the caller
-(:func:`explicit`) or fitted to measured errors (:func:`fit_constant`), never assumed.
+It is either stated by the caller (:func:`explicit`) or fitted to measured errors (:func:`fit_constant`). A
+rate whose ``verified`` is False has exponents that were found neither in the paper nor in another one that
+quotes it: show it as such.
 """
 
 from __future__ import annotations
@@ -67,13 +66,12 @@ class Rate:
         source: The paper.
         noise: The noise model under which it holds.
         loss: The error that it bounds. Two losses are never compared with each other.
-        side: ``"lower"``: no estimator does better on the worst manifold of the class (one manifold may be
-            easier). ``"upper"``: some estimator does as well on all of them.
+        side: ``"lower"``: no estimator does better on the worst manifold of the class. ``"upper"``: some
+            estimator does as well on all of them.
         exponent: a, a function of the dimension d.
         log_exponent: b, a function of d; 0 without a logarithm.
-        evidence: Where both exponents were last seen: ``"paper"``, the text of the source; ``"quoted"``,
-            the text of another paper that quotes them; ``"summary"``, a third-party summary only;
-            ``"memory"``, nowhere. The weakest of the parts counts.
+        evidence: Where both exponents were seen: in the ``"paper"``, ``"quoted"`` in another paper, in a
+            third-party ``"summary"`` only, or nowhere, from ``"memory"``. The weakest of the parts counts.
         note: Which sentence was seen, and what was not.
 
     Example:
@@ -98,7 +96,7 @@ class Rate:
         return self.evidence in ("paper", "quoted")
 
     def log(self, n: Any, dimension: int) -> Float[Array, "*shape"]:
-        """Logarithm of the rate, -a log n + b log log n; everything else as for the rate itself."""
+        """Logarithm of the rate, -a log n + b log log n."""
         whole(self.name, "dimension", dimension)
         n = reals(self.name, "number of samples", n, 2)
         a, b = self.exponent(dimension), self.log_exponent(dimension)
@@ -107,20 +105,10 @@ class Rate:
         return jnp.where(n >= 2, value, jnp.nan)
 
     def __call__(self, n: Any, dimension: int) -> Float[Array, "*shape"]:
-        """The rate, without a constant; ``jit`` and ``grad`` in n.
+        """The rate, without a constant, of the shape of n; ``jit`` and ``grad`` in n.
 
-        It decreases from n = exp(b / a) on (:meth:`decreases_from`): n = e for powers of log n / n. Below,
-        the formula is returned as it stands, but means nothing: log n / n is 0.347 at n = 2, 0.366 at n = 3.
-
-        Args:
-            n: Numbers of samples, any shape, at least 2.
-            dimension: d, a whole number from 1.
-
-        Returns:
-            Array of the shape and floating type of ``n``; NaN where a traced ``n`` is below 2.
-
-        Raises:
-            ValueError: d < 1 or n < 2.
+        Below n = exp(b / a) (:meth:`decreases_from`; e for powers of log n / n) it means nothing. n < 2 and
+        d < 1 are a ValueError; a traced n < 2 gives NaN.
         """
         return jnp.exp(self.log(n, dimension))
 
@@ -159,65 +147,43 @@ _STENCIL = "error of volume element and scalar curvature by second-order differe
 _NO_LOG = Power(0)
 
 _PUBLISHED = (
-    Rate(
-        "perpendicular_hausdorff_lower", _PERPENDICULAR, _NORMAL, _HAUSDORFF, "lower",
+    Rate("perpendicular_hausdorff_lower", _PERPENDICULAR, _NORMAL, _HAUSDORFF, "lower",
         Power(2, 1, 2), _NO_LOG, "paper",
-        "Abstract: 'the optimal rate of convergence is n^(-2/(2+d))'; theorem 1 is the lower bound.",
-    ),
-    Rate(
-        "perpendicular_hausdorff_upper", _PERPENDICULAR, _NORMAL, _HAUSDORFF, "upper",
+        "Abstract: 'the optimal rate of convergence is n^(-2/(2+d))'; theorem 1 is the lower bound."),
+    Rate("perpendicular_hausdorff_upper", _PERPENDICULAR, _NORMAL, _HAUSDORFF, "upper",
         Power(2, 1, 2), Power(2, 1, 2), "summary",
         "The power is in the abstract; the log, C_2 (log n / n)^(2/(2+d)) in theorem 2, was seen only in a "
-        "summary of Koulakis & Seibold (2026).",
-    ),
-    Rate(
-        "noiseless_hausdorff_lower", _SINGULAR, _FREE, _HAUSDORFF, "lower",
+        "summary of Koulakis & Seibold (2026)."),
+    Rate("noiseless_hausdorff_lower", _SINGULAR, _FREE, _HAUSDORFF, "lower",
         Power(2), _NO_LOG, "quoted",
         "Its own statement was not seen; it is the case k = 2 of n^(-k/d), which Tang & Yang (2023) quote as "
-        "minimax from Aamari & Levrard.",
-    ),
-    Rate(
-        "noiseless_hausdorff_upper", _SINGULAR, _FREE, _HAUSDORFF, "upper",
+        "minimax from Aamari & Levrard."),
+    Rate("noiseless_hausdorff_upper", _SINGULAR, _FREE, _HAUSDORFF, "upper",
         Power(2), Power(2), "memory",
-        "The power as for the lower bound; the log was not seen.",
-    ),
-    Rate(
-        "clutter_hausdorff_lower", _SINGULAR, _CLUTTER, _HAUSDORFF, "lower",
+        "The power as for the lower bound; the log was not seen."),
+    Rate("clutter_hausdorff_lower", _SINGULAR, _CLUTTER, _HAUSDORFF, "lower",
         Power(2), _NO_LOG, "memory",
-        "The model (1 - pi) U + pi G was seen in the introduction, the rate (n pi)^(-2/d) was not.",
-    ),
-    Rate(
-        "additive_hausdorff_lower", _SINGULAR, _ADDITIVE, _HAUSDORFF, "lower",
+        "The model (1 - pi) U + pi G was seen in the introduction, the rate (n pi)^(-2/d) was not."),
+    Rate("additive_hausdorff_lower", _SINGULAR, _ADDITIVE, _HAUSDORFF, "lower",
         Power(0), Power(-1, 0, 1), "quoted",
         "Tang & Yang (2023), before section 3.1: 'lower bounded by O((log n)^(-1))'. The upper bound was not "
-        "seen, and is left out.",
-    ),
-    Rate(
-        "small_additive_hausdorff_upper", _PUTATIVE, _SMALL, _HAUSDORFF, "upper",
+        "seen, and is left out."),
+    Rate("small_additive_hausdorff_upper", _PUTATIVE, _SMALL, _HAUSDORFF, "upper",
         Power(1), Power(1), "summary",
         "A reader's note on the paper: from n = O(sigma^(-d)) samples a distance O(d^7 sigma sqrt(D)), hence "
-        "the power 1/d. H < C (log n / n)^(1/d) was seen in a summary of Koulakis & Seibold (2026).",
-    ),
-    Rate(
-        "agnostic_mean_squared_upper", _AGNOSTIC, _ANY, _EXCESS, "upper",
+        "the power 1/d. H < C (log n / n)^(1/d) was seen in a summary of Koulakis & Seibold (2026)."),
+    Rate("agnostic_mean_squared_upper", _AGNOSTIC, _ANY, _EXCESS, "upper",
         Power(2, 1, 4), Power(8, 1, 4), "memory",
-        "The limit of agnostic_mean_squared_bound for many samples: what is stated there about N_p applies.",
-    ),
-    Rate(
-        "noiseless_inverse_reach_upper_global", _REACH, _FRAMES, _BOTTLENECK, "upper",
+        "The limit of agnostic_mean_squared_bound for many samples: what is stated there about N_p applies."),
+    Rate("noiseless_inverse_reach_upper_global", _REACH, _FRAMES, _BOTTLENECK, "upper",
         Power(1), _NO_LOG, "summary",
-        "O(n^(-1/d)) in the global regime was seen in a summary of Koulakis & Seibold (2026).",
-    ),
-    Rate(
-        "noiseless_inverse_reach_upper_local", _REACH, _FRAMES, _LOCAL, "upper",
+        "O(n^(-1/d)) in the global regime was seen in a summary of Koulakis & Seibold (2026)."),
+    Rate("noiseless_inverse_reach_upper_local", _REACH, _FRAMES, _LOCAL, "upper",
         Power(2, 3, -1), _NO_LOG, "quoted",
-        "Berenfeld, Harvey, Hoffmann & Shankar, DCG 67 (2022): 'achieves the rate n^(-2/(3d-1))'.",
-    ),
-    Rate(
-        "grid_scalar_curvature_upper", _GRID, _REGULAR, _STENCIL, "upper",
+        "Berenfeld, Harvey, Hoffmann & Shankar, DCG 67 (2022): 'achieves the rate n^(-2/(3d-1))'."),
+    Rate("grid_scalar_curvature_upper", _GRID, _REGULAR, _STENCIL, "upper",
         Power(2), _NO_LOG, "summary",
-        "O(h^2) = O(n^(-2/d)) was seen in a summary of the paper; the order is that of the differences.",
-    ),
+        "O(h^2) = O(n^(-2/d)) was seen in a summary of the paper; the order is that of the differences."),
 )  # fmt: skip
 
 
@@ -225,10 +191,8 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
     """Rates of Aamari & Levrard for closed C^k manifolds without noise, by local polynomials of degree k - 1.
 
     Upper bounds: (log n / n)^(k/d) for the manifold, ^((k-1)/d) for tangent spaces, ^((k-2)/d) for the second
-    fundamental form; lower bounds without the logarithm (Ann. Statist. 47, 2019). For the manifold, n^(-k/d)
-    is quoted as the minimax rate by Tang & Yang (Ann. Statist. 51, 2023, section 1). The log was not seen; of
-    (k-1)/d and (k-2)/d only (log n / n)^(3/d) for the curvature of C^5 manifolds, in a summary of Koulakis &
-    Seibold (2026): these are not verified. The term that noise adds is left out.
+    fundamental form; lower bounds without the logarithm (Ann. Statist. 47, 2019). What of it was seen is in
+    the ``note`` of each. The term that noise adds is left out.
 
     Args:
         what: ``"hausdorff"`` for the manifold, ``"tangents"`` or ``"curvature"``.
@@ -251,7 +215,7 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
     choice("smooth_rate", "side", side, ("lower", "upper"))
     loss, derivative = losses[what]
     power = Power(whole("smooth_rate", "k", k, max(2, derivative + 1)) - derivative)
-    quoted = "Tang & Yang (2023) quote n^(-k/d) as its minimax rate."
+    quoted = "Tang & Yang (Ann. Statist. 51, 2023, section 1) quote n^(-k/d) as its minimax rate."
     summary = "Seen as (log n / n)^(3/d) for C^5 manifolds in a summary of Koulakis & Seibold (2026)."
     seen: dict[tuple[str, Side], tuple[Evidence, str]] = {
         ("hausdorff", "lower"): ("quoted", quoted),
@@ -263,15 +227,12 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
     return Rate(f"noiseless_{what}_{side}_c{k}", _SMOOTH, _FREE, loss, side, power, log, evidence, note)
 
 
-_SIDES: tuple[Side, Side] = ("lower", "upper")
+_SMOOTH_RATES = (
+    smooth_rate(what, k, side)
+    for what, orders in (("hausdorff", (3, 4)), ("tangents", (2, 3)), ("curvature", (3, 4)))
+    for k in orders
+    for side in ("lower", "upper")
+)
 
-RATES: dict[str, Rate] = {
-    rate.name: rate
-    for rate in (
-        *_PUBLISHED,
-        *(smooth_rate("hausdorff", k, side) for k in (3, 4) for side in _SIDES),
-        *(smooth_rate("tangents", k, side) for k in (2, 3) for side in _SIDES),
-        *(smooth_rate("curvature", k, side) for k in (3, 4) for side in _SIDES),
-    )
-}
+RATES: dict[str, Rate] = {rate.name: rate for rate in (*_PUBLISHED, *_SMOOTH_RATES)}
 """All rates by name."""

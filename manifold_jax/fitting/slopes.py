@@ -1,8 +1,4 @@
-"""Slopes of measured errors with intervals, which rates they support, and curves to draw with them.
-
-Two kinds of curves, a constant times a rate, are kept apart by their label: an *explicit* one has a constant
-that the caller states, a *fitted* one has a constant taken from the very errors that it is drawn with.
-"""
+"""Slopes of measured errors with intervals, which rates they support, and curves to draw with them."""
 
 from __future__ import annotations
 
@@ -24,13 +20,13 @@ BATCH = 128
 
 
 class Slope(NamedTuple):
-    """Slope of log error against log n.
+    """Slope of log error against log n, -a for errors like n^-a.
 
     Attributes:
-        value: Least-squares slope; -a for errors like n^-a.
-        lower: Lower end of the interval.
+        value: Least-squares slope.
+        lower: Lower end of its interval.
         upper: Upper end.
-        level: Its level.
+        level: Level of the interval.
         sizes: The sizes ``(sizes,)``, over which rates are to be compared.
     """
 
@@ -42,13 +38,13 @@ class Slope(NamedTuple):
 
 
 class Support(NamedTuple):
-    """One rate compared with a measured slope.
+    """One rate in dimension d compared with a measured slope.
 
     Attributes:
         rate: The rate.
         dimension: d.
         asymptotic: -a(d), the slope for n to infinity.
-        effective: Least-squares slope of the rate over the measured sizes, with its logarithms.
+        effective: Its :func:`effective_slope` over the measured sizes.
         supported: Whether ``effective`` lies in the interval. This is the test.
         asymptotic_supported: Whether ``asymptotic`` does.
     """
@@ -64,12 +60,12 @@ class Support(NamedTuple):
 def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, level: float = 0.95) -> Slope:
     """Slope of errors against numbers of samples on logarithmic axes, with a bootstrap interval over seeds.
 
-    Least squares of log error on log n over all sizes and seeds. Seeds are resampled within each size (Efron
-    & Tibshirani, *An Introduction to the Bootstrap*, 1993). Two corrections make the interval fit for few
-    seeds: resampled means vary too little, by the factor (1 - 1/seeds)^(1/2), which is divided out, and the
-    ends are moved out by the ratio of Student's t to the normal quantile, with the degrees of freedom of
-    Satterthwaite (*Biometrics Bulletin* 2, 1946). The interval holds the chance of the seeds only: not
-    that a curve has not reached its asymptote.
+    Least squares over all sizes and seeds. Seeds are resampled within each size (Efron & Tibshirani, *An
+    Introduction to the Bootstrap*, 1993). Two corrections make the interval fit for few seeds: resampled
+    means vary too little, by the factor (1 - 1/seeds)^(1/2), which is divided out, and the ends are moved out
+    by the ratio of Student's t to the normal quantile, with the degrees of freedom of Satterthwaite
+    (*Biometrics Bulletin* 2, 1946). The interval is about the chance of the seeds only: it does not know
+    whether a curve has reached its asymptote.
 
     Args:
         sizes: Numbers of samples ``(sizes,)``, at least two different ones, each at least 2.
@@ -78,11 +74,9 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
         resamples: Bootstrap samples, at least 2.
         level: Level of the interval, in (0, 1).
 
-    Returns:
-        A :class:`Slope`. Under ``jit``, errors that are not positive give NaN.
-
     Raises:
-        ValueError: Shapes do not fit, errors are not positive and finite, or an option is out of range.
+        ValueError: Shapes do not fit, errors are not positive and finite (NaN under ``jit``), or an option
+            is out of range.
 
     Example:
         >>> sizes = jnp.array([100.0, 200.0, 400.0, 800.0])
@@ -145,16 +139,8 @@ def _weights(x: Array) -> Array:
 def effective_slope(rate: Rate, sizes: Any, dimension: int) -> Float[Array, ""]:
     """Least-squares slope of a rate over given sizes, on logarithmic axes: what data of that rate would show.
 
-    It is -a + b times the slope of log log n, which vanishes only as 1 / log n: (log n / n)^(2/d) at d = 2
-    has slope -0.85, not -1, between 100 and 10 000.
-
-    Args:
-        rate: The rate.
-        sizes: At least two different numbers of samples ``(sizes,)``, at least 2.
-        dimension: d.
-
-    Raises:
-        ValueError: Sizes or d are out of range.
+    It is -a + b times the slope of log log n, which vanishes only as 1 / log n. The sizes are those of
+    :func:`slope`; a ValueError says where they or d are out of range.
 
     Example:
         >>> sizes = jnp.geomspace(100, 10_000, 9)
@@ -169,18 +155,12 @@ def effective_slope(rate: Rate, sizes: Any, dimension: int) -> Float[Array, ""]:
 def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
     """Whether a measured slope agrees with a rate over the same sizes.
 
-    The test is whether the interval holds the *effective* slope of the rate. A slope steeper than that of a
-    lower bound is no contradiction, for lower bounds speak of the worst manifold of a class; nor does a
-    shallower one contradict an upper bound, which speaks of another estimator.
-
-    Args:
-        measured: From :func:`slope`.
-        rate: A rate of the same loss.
-        dimension: d.
+    A slope steeper than that of a lower bound is no contradiction, for lower bounds speak of the worst
+    manifold of a class; nor does a shallower one contradict an upper bound, which speaks of another
+    estimator.
 
     Example:
-        >>> sizes = jnp.geomspace(100, 10_000, 9)
-        >>> measured = mj.fitting.Slope(jnp.array(-0.85), jnp.array(-0.9), jnp.array(-0.8), 0.95, sizes)
+        >>> measured = mj.fitting.Slope(-0.85, -0.9, -0.8, 0.95, jnp.geomspace(100, 10_000, 9))
         >>> support = mj.fitting.supports(measured, mj.fitting.RATES["noiseless_hausdorff_upper"], 2)
         >>> support.supported, support.asymptotic_supported
         (True, False)
@@ -199,25 +179,23 @@ def compare_rates(
     Args:
         measured: From :func:`slope`.
         dimension: d.
-        loss: The measured loss, such as ``"Hausdorff distance"``: rates of other losses are left out.
+        loss: The measured loss: rates of other losses are left out.
         rates: By default all of :data:`RATES`.
 
     Raises:
         ValueError: No rate has that loss.
 
     Example:
-        >>> sizes = jnp.geomspace(100, 10_000, 9)
-        >>> measured = mj.fitting.Slope(jnp.array(-1.0), jnp.array(-1.1), jnp.array(-0.9), 0.95, sizes)
+        >>> measured = mj.fitting.Slope(-1.0, -1.1, -0.9, 0.95, jnp.geomspace(100, 10_000, 9))
         >>> rows = mj.fitting.compare_rates(measured, 2, loss="Hausdorff distance")
         >>> [row.rate.name for row in rows if row.supported]
         ['noiseless_hausdorff_lower', 'clutter_hausdorff_lower']
     """
     known = tuple(RATES.values() if rates is None else rates)
-    chosen = [rate for rate in known if rate.loss == loss]
-    if not chosen:
+    rows = [supports(measured, rate, dimension) for rate in known if rate.loss == loss]
+    if not rows:
         losses = ", ".join(sorted({repr(rate.loss) for rate in known}))
         raise ValueError(f"compare_rates: no rate has the loss {loss!r}; known are {losses}.")
-    rows = [supports(measured, rate, dimension) for rate in chosen]
     return tuple(sorted(rows, key=lambda row: abs(row.effective - float(measured.value))))
 
 
@@ -226,14 +204,7 @@ def compare_rates(
 
 @dataclass(frozen=True)
 class Curve:
-    """A constant times a rate.
-
-    Attributes:
-        rate: The rate.
-        dimension: d.
-        constant: The factor.
-        origin: ``"explicit"``, or ``"fitted by least squares"``, or ``"fitted 0.99 quantile"``.
-    """
+    """A constant times a rate; its ``origin`` says whether the constant was taken from the errors drawn."""
 
     rate: Rate
     dimension: int
@@ -247,22 +218,17 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """Name, dimension, constant and origin, for legends."""
+        """For legends."""
         checked = "" if self.rate.verified else ", exponents not verified"
         return f"{self.rate.name}, d = {self.dimension}, C = {self.constant:.3g} ({self.origin}{checked})"
 
     def __call__(self, n: Any) -> Float[Array, "*shape"]:
-        """Values at numbers of samples ``n``, as for :class:`Rate`."""
+        """Values at numbers of samples."""
         return self.constant * self.rate(n, self.dimension)
 
 
 def explicit(rate: Rate, dimension: int, *, constant: float) -> Curve:
-    """A curve whose constant the caller states.
-
-    Args:
-        rate: The rate.
-        dimension: d.
-        constant: C; the papers give none, so there is no default.
+    """A curve whose constant the caller states; the papers give none.
 
     Raises:
         ValueError: The constant is not positive and finite, or d < 1.
@@ -288,8 +254,8 @@ def fit_constant(
 ) -> Curve:
     """The constant with which a rate meets measured errors; the curve says that it is fitted.
 
-    Least squares in the logarithm, C = exp(mean log(error / rate)), or a quantile of error / rate: by
-    construction 99 % of the errors then lie below the curve, whatever the rate. Neither is evidence for it.
+    Least squares in the logarithm, C = exp(mean log(error / rate)), or a quantile of error / rate. Whatever
+    the rate, 99 % of the errors then lie below the curve: neither is evidence for it.
 
     Args:
         sizes: Numbers of samples ``(sizes,)``, at least 2.
@@ -303,8 +269,7 @@ def fit_constant(
         ValueError: Shapes do not fit, errors are not positive, or an option is out of range.
 
     Example:
-        >>> sizes = jnp.array([100.0, 1000.0, 10000.0])
-        >>> rate = mj.fitting.RATES["noiseless_hausdorff_lower"]
+        >>> sizes, rate = jnp.array([100.0, 1e3, 1e4]), mj.fitting.RATES["noiseless_hausdorff_lower"]
         >>> print(mj.fitting.fit_constant(sizes, 5.0 / sizes, rate, 2).label)
         noiseless_hausdorff_lower, d = 2, C = 5 (fitted by least squares)
     """
@@ -326,7 +291,7 @@ def _checked_sizes(caller: str, sizes: Any, least: int) -> Float[Array, "sizes"]
     sizes = reals(caller, "sizes", sizes, 2)
     if sizes.ndim != 1 or len(sizes) < least:
         raise ValueError(f"{caller}: sizes must list at least {least} numbers, got shape {sizes.shape}.")
-    if least > 1 and not is_traced(sizes) and np.ptp(np.asarray(sizes)) == 0:
+    if least > 1 and not is_traced(sizes) and np.ptp(sizes) == 0:
         raise ValueError(f"{caller}: all sizes are {float(sizes[0]):g}: a slope needs two different ones.")
     return sizes
 
@@ -336,8 +301,6 @@ def _checked_errors(caller: str, sizes: Any, errors: Any, least: int) -> tuple[A
     errors = reals(caller, "errors", errors, 0)
     sizes = _checked_sizes(caller, sizes, least).astype(errors.dtype)
     if errors.ndim not in (1, 2) or len(errors) != len(sizes) or 0 in errors.shape:
-        raise ValueError(
-            f"{caller}: errors must have shape ({len(sizes)},) or ({len(sizes)}, seeds), one row a size, got "
-            f"{errors.shape}."
-        )
+        shapes = f"({len(sizes)},) or ({len(sizes)}, seeds)"
+        raise ValueError(f"{caller}: errors must have shape {shapes}, one row a size, got {errors.shape}.")
     return sizes, errors.reshape(len(sizes), -1)

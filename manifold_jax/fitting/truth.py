@@ -82,9 +82,7 @@ def exact_total(parts: tuple[Manifold, ...], name: str) -> float:
     known = first.known.get("total_volume" if name == "volume" else name)
     if known is not None:
         return float(known)  # type: ignore[arg-type]
-    if name == "reach":
-        return float(reach(first).value)
-    return float(measure(first, exact=True).total_volume.value)
+    return float(reach(first).value if name == "reach" else measure(first, exact=True).total_volume.value)
 
 
 def exact_field(parts: tuple[Manifold, ...], coordinates: tuple[Array, ...], name: str) -> np.ndarray:
@@ -144,18 +142,14 @@ def truth_of(quantity: str, sample: Sample, totals: dict[str, float]) -> Truth:
         totals[quantity] = exact_total(parts, quantity)
     total = totals[quantity]
     shapes = ((), (n,)) if quantity == "dimension" else ((),)
-    return Truth(
-        shapes, lambda values: np.atleast_1d(values.astype(np.float64)) - total, abs(total), "exact value"
-    )
+    errors = lambda values: np.atleast_1d(values.astype(np.float64)) - total  # noqa: E731
+    return Truth(shapes, errors, abs(total), "exact value")
 
 
 def field_scale(
     name: str, exact: np.ndarray, second_form_norm: np.ndarray, weight: np.ndarray
 ) -> tuple[float, str]:
-    """What errors of a curvature are divided by, and its name: the weighted RMS of the exact field.
-
-    Where that is below a thousandth of the natural scale, |II| (squared for S), the latter.
-    """
+    """What errors of a curvature are divided by, in words too: weighted RMS of the field, or of |II|."""
     power = 2 if name == "scalar_curvature" else 1
     scale, natural = _rms(exact, weight), _rms(second_form_norm**power, weight)
     if scale >= FLAT * natural and scale > 0:
@@ -173,8 +167,7 @@ def _rms(values: np.ndarray, weight: np.ndarray) -> float:
 def largest_angle(frames: Any, exact: Any) -> np.ndarray:
     """Sine of the largest principal angle between spans ``(n, d, f)``; NaN where vectors are dependent.
 
-    The second must be orthonormal. The sine is the norm of what an orthonormal frame has outside the other
-    span, which keeps its digits at small angles.
+    The second must be orthonormal. The norm of what lies outside the other span keeps its digits.
     """
     sines = np.full(len(frames), np.nan)
     step = block_rows(frames[0].size, most=len(frames))
