@@ -115,10 +115,8 @@ def floating(caller: str, name: str, values: Any, least_ndim: int = 2) -> Array:
     array = jnp.asarray(values)
     if array.ndim < least_ndim or array.size == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
         shape = " of shape (n, *features)" if least_ndim == 2 else ""
-        raise ValueError(
-            f"{caller}: {name} must be a floating-point array{shape} that is not empty, got {array.dtype} of "
-            f"shape {array.shape}."
-        )
+        wanted = f"a floating-point array{shape} that is not empty"
+        raise ValueError(f"{caller}: {name} must be {wanted}, got {array.dtype} of shape {array.shape}.")
     return array
 
 
@@ -131,11 +129,9 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
     good = np.asarray((np if isinstance(array, np.ndarray) else jnp).isfinite(array).all(axis=features))
     if not good.all():
         bad = np.argwhere(~good)
-        first = ", ".join(str(int(k)) for k in bad[0])
-        raise ValueError(
-            f"{caller}: {name} must be finite, got NaN or infinite values at {len(bad)} of {good.size} "
-            f"points, first at index ({first}): remove or repair them."
-        )
+        where = f"at {len(bad)} of {good.size} points, first at index ({', '.join(map(str, bad[0]))})"
+        remedy = "remove or repair them"
+        raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values {where}: {remedy}.")
 
 
 def flat(points: Array) -> Float[Array, "n f"]:
@@ -147,9 +143,8 @@ def below(caller: str, dimension: Any, rows: Array) -> int:
     """A dimension of a manifold, below the number of features of its points ``(n, f)``."""
     entry, features = whole(caller, "dimension", dimension), rows.shape[1]
     if entry >= features:
-        raise ValueError(
-            f"{caller}: dimension must be below the {features} feature(s) of a point, got {dimension}."
-        )
+        limit = f"below the {features} feature(s) of a point"
+        raise ValueError(f"{caller}: dimension must be {limit}, got {dimension}.")
     return entry
 
 
@@ -171,10 +166,8 @@ def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Arr
         return points.reshape(-1, size), points.shape[: points.ndim - count]
     if points.ndim == 2 and points.shape[1] == size:
         return points, points.shape[:1]
-    raise ValueError(
-        f"{caller}: points must have shape (*batch, {', '.join(map(str, features))}) as the samples have, "
-        f"got {points.shape}."
-    )
+    wanted = f"(*batch, {', '.join(map(str, features))})"
+    raise ValueError(f"{caller}: points must have shape {wanted} as the samples have, got {points.shape}.")
 
 
 # --- packages ----------------------------------------------------------------------------------------------

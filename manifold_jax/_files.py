@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -37,14 +38,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     A half-written file never takes the name, and none is left behind. A folder replaces a folder. There is a
     ValueError if the place cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with replacing(Path(folder) / "a.txt") as aside:
-        ...         size = aside.write_text("whole")
-        ...     [place.name for place in Path(folder).iterdir()]
-        ['a.txt']
     """
     path = Path(path)
     aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
@@ -62,6 +55,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
         elif aside.exists():
             aside.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make sure that there is such a folder, and that files can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from None
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -100,15 +103,9 @@ def _engine(path: Path) -> str:
 
 
 def write_dataset(dataset: Any, path: str | Path) -> Path:
-    """Write an ``xarray.Dataset`` aside and rename it, in place of an earlier result.
+    """Write an ``xarray.Dataset`` to a file (``.nc``) or folder (``.zarr``), in place of an earlier result.
 
-    Args:
-        dataset: What to write.
-        path: File (``.nc``) or folder (``.zarr``).
-
-    Raises:
-        ValueError: The suffix is unknown, the folder cannot be written, or something else is at ``path``.
-        ImportError: The package for this format is not installed.
+    There is a ValueError if the suffix is unknown, the place cannot be written, or something else is there.
     """
     path = Path(path)
     engine = _engine(path)
@@ -124,12 +121,7 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
 
 
 def read_dataset(path: str | Path) -> Any:
-    """Read an ``xarray.Dataset`` into memory, from a file (``.nc``) or folder (``.zarr``).
-
-    Raises:
-        ValueError: There is no such file, or it cannot be read.
-        ImportError: The package for this format is not installed.
-    """
+    """Read an ``xarray.Dataset`` into memory, from a file (``.nc``) or folder (``.zarr``)."""
     path = Path(path)
     if not path.exists():
         raise ValueError(f"There is no saved geometry at {path}.")
@@ -147,12 +139,8 @@ def read_dataset(path: str | Path) -> Any:
 def fingerprint(points: Any, probe: np.ndarray, *parts: Any) -> str:
     """Sixteen hexadecimal digits that tell one measurement from another.
 
-    Functions have no identity across processes, so they are told apart by what they return.
-
-    Args:
-        points: Array of points, or None where they are a function.
-        probe: Values of the points at some places.
-        parts: Everything else that matters, with a stable ``repr``.
+    Functions have no identity across processes, so they (``points`` is None then) are told apart by what they
+    return, ``probe``. ``parts`` is everything else that matters, with a stable ``repr``.
     """
     digest = hashlib.sha256(repr(parts).encode())
     digest.update(np.ascontiguousarray(probe).tobytes())
@@ -167,20 +155,13 @@ def fingerprint(points: Any, probe: np.ndarray, *parts: Any) -> str:
 class PartialResult:
     """Fields of the finished blocks, in one file that is replaced as a whole.
 
-    Args:
-        folder: Where the file is kept; created if missing. One that cannot be written is a ValueError.
-        key: Fingerprint of the measurement; a file with another key is ignored.
+    ``key`` is the fingerprint of the measurement: a file with another key is ignored.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
         self.path = folder / f"partial-{key}.npz"
         self.saved = time.monotonic()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from error
-        if not os.access(folder, os.W_OK):
-            raise ValueError(f"Cannot write to the folder {folder}: permission denied.")
+        make_folder(folder)
 
     def load(self) -> tuple[list[list[np.ndarray]], int]:
         """Leaves of what is done, and how many items that is."""
@@ -200,8 +181,8 @@ class PartialResult:
         merged = [np.concatenate(column) for column in zip(*leaves, strict=True)]
         leaves[:] = [merged]
         named: dict[str, Any] = {f"leaf{k}": leaf for k, leaf in enumerate(merged)}
-        with replacing(self.path) as aside, aside.open("wb") as file:
-            np.savez(file, done=done, **named)
+        with replacing(self.path) as aside:
+            np.savez(aside, done=done, **named)
         self.saved = time.monotonic()
 
     def remove(self) -> None:

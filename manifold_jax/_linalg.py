@@ -32,15 +32,11 @@ def block_rows(numbers_per_row: int, block_size: int | None = None, most: int = 
 def map_blocks(function: Callable[..., Any], block: int, *arguments: Any) -> Any:
     """Apply a function of blocks ``(b, ...)`` to arrays ``(n, ...)``, one block after the other.
 
-    There is one block size and so one trace: a size without remainder where that is easily had, else the last
-    block is filled up with copies of the last row. With ``lax.map(..., batch_size=b)`` the rest would be a
-    second, independent part of the program; on two cores its batched decompositions and those of the loop
-    then wait for each other's threads for ever (seen with the QR of jaxlib 0.10.1 on CPU).
-
-    Args:
-        function: Takes blocks of every argument, returns a pytree of arrays ``(b, ...)``.
-        block: Most rows of a block.
-        arguments: Pytrees of arrays with one leading axis of the same length.
+    There is one block size (at most ``block``) and so one trace: a size without remainder where that is
+    easily had, else the last block is filled up with copies of the last row. With
+    ``lax.map(..., batch_size=b)`` the rest would be a second, independent part of the program, whose batched
+    decompositions and those of the loop may wait for each other for ever (see above). Arguments and result
+    are pytrees of arrays with one leading axis.
     """
     n = jax.tree.leaves(arguments)[0].shape[0]
     if n <= block:

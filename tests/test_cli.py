@@ -248,7 +248,7 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     result = run("torus", "--out", tmp_path / "file" / "results")
     assert result.exit_code == 2
-    assert "cannot write to the folder" in text(result)
+    assert "Cannot write to the folder" in text(result)
 
 
 def test_missing_package_is_said_first(tmp_path, monkeypatch):

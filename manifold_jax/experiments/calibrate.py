@@ -16,22 +16,17 @@ import typer
 from manifold_jax._checks import choice, require
 from manifold_jax._files import Progress
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
+from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments.cells import Cells, cell_name
-from manifold_jax.experiments.experiment import (
-    Experiment,
-    Outcome,
-    given_options,
-    run_experiments,
-    settings_for,
-)
+from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
+from manifold_jax.experiments.sprites import FACTORS
 from manifold_jax.experiments.terminal import Preset, Seed, plain_errors, results_folder
 from manifold_jax.fitting import Calibration, builtin_estimators, calibrate, error_curves, ranking
 from manifold_jax.fitting.calibration_table import ErrorCurve, Rank, Row
 from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
-from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import quantity_panels
+from manifold_jax.plotting.style import PALETTE, quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,16 +64,14 @@ def ellipses(sizes: dict[str, int], ranges: dict[str, tuple[float, float]]) -> M
     return dataclasses.replace(place, name=f"ellipse sprites, d = {len(factors)}")
 
 
+_NEAR = {"scale": (0.7, 1.0), "y": (13.0, 18.0), "x": (13.0, 18.0)}
 PLACES: dict[str, Callable[[], Manifold]] = {
     "sphere2": lambda: sphere(2),
     "sphere3": lambda: sphere(3),
     "torus": torus,
     "hyperboloid": hyperboloid,
     "sprite2": lambda: ellipses({"y": 32, "x": 32}, {}),
-    "sprite4": lambda: ellipses(
-        {"scale": 8, "orientation": 12, "y": 8, "x": 8},
-        {"scale": (0.7, 1.0), "y": (13.0, 18.0), "x": (13.0, 18.0)},
-    ),
+    "sprite4": lambda: ellipses(dict(zip(FACTORS, (8, 12, 8, 8), strict=True)), _NEAR),
 }
 
 
@@ -96,8 +89,8 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
     """
     cells, seed = context
     places = [PLACES[name]() for name in settings.manifolds]
-    clouds = {n: settings.seeds if n <= settings.single else 1 for n in settings.sizes}
-    parts = [(p, n, k) for p in places for n in settings.sizes for k in range(clouds[n])]
+    counts = {n: settings.seeds if n <= settings.single else 1 for n in settings.sizes}
+    parts = [(p, n, k) for p in places for n in settings.sizes for k in range(counts[n])]
     whole = cache(_add_totals)
     rows: list[Row] = []
     with cells:
@@ -116,10 +109,7 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
         others += [row for size in settings.sizes for row in measure_on_grid(place, size)]
         others += _differentiate(place, max(settings.sizes))
     calibration = Calibration((*rows, *others))
-    title = (
-        f"Estimators from samples against exact geometry, {settings.seeds} clouds of each size "
-        f"up to {settings.single}, one of more"
-    )
+    clouds = f"{settings.seeds} clouds of each size up to {settings.single}, one of more"
     notes = [
         "Root mean square errors relative to the root mean square of the exact field (where that is nearly "
         "0, of |II|, for S of its square; tangent: sine of the angle; volume, reach, dimension: the exact "
@@ -135,6 +125,7 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
     curves = error_curves(calibration)
     ordered = sorted(curves, key=lambda curve: (curve.quantity, curve.manifold))
     table = [_line(curve, calibration.rows, settings) for curve in ordered]
+    title = f"Estimators from samples against exact geometry, {clouds}"
     return Outcome(title, table, data, {"calibrate": _figure(curves)}, notes)
 
 
@@ -146,9 +137,8 @@ def _run_estimators(settings: Settings, place: Manifold, size: int, number: int,
         for one in builtin_estimators(dimensions=settings.dimensions)
     ]
     # Later clouds find everything compiled, and of many points compilation is the smaller part.
-    warm_up = number == 0 and size <= settings.single
-    options: dict[str, Any] = {"seeds": [number], "on_error": "record", "warm_up": warm_up}
-    return calibrate(estimators, place, [size], key=jax.random.key(seed), **options)
+    warm_up, key = number == 0 and size <= settings.single, jax.random.key(seed)
+    return calibrate(estimators, place, [size], key=key, seeds=[number], on_error="record", warm_up=warm_up)
 
 
 def _add_totals(place: Manifold) -> Manifold:
@@ -162,9 +152,8 @@ def _add_totals(place: Manifold) -> Manifold:
 
 
 def _row(place: Manifold, method: str, name: str, size: int, seconds: float, errors: dict[str, Any]) -> Row:
-    features = int(np.prod(place.feature_shape))
-    names = (method, name, place.name)
-    return Row(*names, place.grid.ndim, features, size, 0, "", seconds=seconds, warm=True, **errors)
+    sizes = (place.grid.ndim, int(np.prod(place.feature_shape)), size)
+    return Row(method, name, place.name, *sizes, seed=0, noise="", seconds=seconds, warm=True, **errors)
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -286,16 +275,13 @@ def _figure(every: Sequence[ErrorCurve]) -> Figure:
 
 # --- the command -------------------------------------------------------------------------------------------
 
+_MANIFOLDS, _SIZES = f"Any of {', '.join(PLACES)}; may be repeated.", "Samples; may be repeated."
 EXPERIMENTS = {"calibrate": Experiment(str(__doc__), Settings(), REDUCED, run, check)}
 
 
 def calibrate_command(
-    manifolds: Annotated[
-        list[str] | None, typer.Option("--manifold", help=f"Any of {', '.join(PLACES)}; may be repeated.")
-    ] = None,
-    sizes: Annotated[
-        list[int] | None, typer.Option("--size", min=50, help="Samples; may be repeated.")
-    ] = None,
+    manifolds: Annotated[list[str] | None, typer.Option("--manifold", help=_MANIFOLDS)] = None,
+    sizes: Annotated[list[int] | None, typer.Option("--size", min=50, help=_SIZES)] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Clouds of each size.")] = None,
     preset: Preset = "reduced",
     single: Annotated[bool, typer.Option("--single", help="float32 instead of float64.")] = False,
@@ -306,10 +292,10 @@ def calibrate_command(
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
-    arguments = given_options(locals())
+    arguments = registry.given_options(locals())
     with plain_errors():
         changes = {"manifolds": tuple(manifolds or ()) or None, "sizes": tuple(sizes or ()) or None}
-        settings = settings_for(EXPERIMENTS, "calibrate", preset, changes | {"seeds": seeds})
+        settings = registry.settings_for(EXPERIMENTS, "calibrate", preset, changes | {"seeds": seeds})
         with results_folder(out), jax.enable_x64(not single):
             cells = Cells(out / f"cells-{'float32' if single else 'float64'}.jsonl")
             run_experiments(EXPERIMENTS, {"calibrate": settings}, (cells, seed), out, arguments)

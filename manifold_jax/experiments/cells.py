@@ -15,12 +15,9 @@ VERSION = 2
 SAVE_EVERY = 2.0
 """Seconds between two saves; the last one is made when the run ends or is interrupted."""
 
-Values = Any
-"""Anything that JSON knows."""
 
-
-class Cells(dict[str, Values]):
-    """Values of finished cells by name; the name of a cell holds everything that its values depend on.
+class Cells(dict[str, Any]):
+    """Values of finished cells, as JSON knows them, by name: all that the values of a cell depend on.
 
     The file has a line of JSON for each cell, and is written aside and renamed; what is in it counts as done.
     Floats are read back bit by bit. As a context, the cells are saved at its end, whatever ends it.
@@ -32,9 +29,8 @@ class Cells(dict[str, Values]):
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
             super().__init__((entry["cell"], entry["values"]) for entry in map(json.loads, lines))
         except (ValueError, TypeError, KeyError):
-            raise ValueError(
-                f"{path} is not a file of finished cells: remove it, or choose another folder."
-            ) from None
+            remedy = "remove it, or choose another folder"
+            raise ValueError(f"{path} is not a file of finished cells: {remedy}.") from None
 
     def __enter__(self) -> Cells:
         return self
@@ -42,7 +38,7 @@ class Cells(dict[str, Values]):
     def __exit__(self, *error: object) -> None:
         self.save()
 
-    def put(self, cell: str, values: Values) -> None:
+    def put(self, cell: str, values: Any) -> None:
         """Keep a finished cell."""
         self[cell] = values
         if time.monotonic() - self.saved > SAVE_EVERY:

@@ -1,4 +1,4 @@
-"""The registry of experiments, what each one gives, and the one loop that runs, shows and writes them."""
+"""What an experiment is and gives, and the one loop that runs, shows and writes them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def run_experiments(
     context: Any,
     out: Path,
     arguments: dict[str, Any],
-    options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> None:
     """Run every experiment that has ``settings``; show its outcome and write it to the folder ``out``.
 
@@ -146,7 +146,7 @@ def run_experiments(
     """
     machine = {"device": str(jax.devices()[0]), "version": version("manifold_jax")}
     for name, chosen in settings.items():
-        taken = {key: (options or {})[key] for key in experiments[name].options}
+        taken = {key: options[key] for key in experiments[name].options}
         began = time.perf_counter()
         with progress_bar(name) as advance:
             outcome = experiments[name].run(context, chosen, progress=advance, **taken)

@@ -6,7 +6,6 @@ import contextlib
 import io
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Annotated
 import typer
 from rich import progress
 from rich.console import Console, RenderableType
+
+from manifold_jax._files import make_folder
 
 console = Console()
 
@@ -26,13 +27,10 @@ INTERRUPTED = 130
 Preset = Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (published sizes).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps [default: the preset's].")]
-Coil20 = Annotated[
-    Path | None,
-    typer.Option("--path", help="Where COIL-20 is [default: MANIFOLD_JAX_DATA, else downloaded]."),
-]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder of the results [default: a folder of that name in runs/].")
-]
+_COIL20 = "Where COIL-20 is [default: MANIFOLD_JAX_DATA, else downloaded]."
+Coil20 = Annotated[Path | None, typer.Option("--path", help=_COIL20)]
+_OUT = "Folder of the results [default: a folder of that name in runs/]."
+Out = Annotated[Path | None, typer.Option(help=_OUT)]
 
 
 def words(text: str | None) -> tuple[str, ...] | None:
@@ -49,11 +47,10 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _root(
-    show: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
-    ] = False,
-) -> None:
+_VERSION = typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+
+
+def _root(show: Annotated[bool, _VERSION] = False) -> None:
     """Take the options of no command."""
 
 
@@ -80,19 +77,12 @@ def plain_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def results_folder(out: Path) -> Iterator[None]:
     """Make sure that the folder can be written, and leave no half-written file in it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write to the folder {out}: {error.strerror or error}.") from None
+    make_folder(out)
     try:
         yield
     except KeyboardInterrupt:
-        command = shlex.join(["manifold-jax", *sys.argv[1:]])
-        typer.echo(
-            f"\nInterrupted. What is done is kept in {out}; the same command goes on:\n  {command}", err=True
-        )
+        message = f"\nInterrupted. What is done is kept in {out}; the same command goes on:\n  "
+        typer.echo(message + shlex.join(["manifold-jax", *sys.argv[1:]]), err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         for aside in (*out.glob(".*.tmp.*"), *out.glob("partial-*.tmp")):
@@ -111,8 +101,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 def as_text(parts: Sequence[RenderableType], width: int = 110) -> str:
     """Tables and sentences as plain text, at most so many columns wide."""
-    stream = io.StringIO()
-    paper = Console(file=stream, width=width, color_system=None)
-    for part in parts:
-        paper.print(part)
-    return stream.getvalue()
+    paper = Console(file=io.StringIO(), width=width, color_system=None)
+    with paper.capture() as text:
+        paper.print(*parts, sep="\n")
+    return text.get()

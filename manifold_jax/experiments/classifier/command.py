@@ -94,7 +94,7 @@ def leaf_command(
                 with progress_bar(f"training, {task.name}") as advance:
                     count = steps or steps_of_preset
                     trial = learn(task, folder / "checkpoints", count, seed=seed, progress=advance)
-                run_experiments(EXPERIMENTS, settings, trial, folder, arguments, options)
+                run_experiments(EXPERIMENTS, settings, trial, folder, arguments, **options)
             run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
 
 
