@@ -14,10 +14,12 @@ VERSION = 2
 
 SAVE_EVERY = 2.0
 """Seconds between two saves; the last one is made when the run ends or is interrupted."""
+Values = Any
+"""Anything that JSON knows."""
 
 
-class Cells(dict[str, Any]):
-    """Values of finished cells, as JSON knows them, by name: all that the values of a cell depend on.
+class Cells(dict[str, Values]):
+    """Values of finished cells by name: all that the values of a cell depend on.
 
     The file has a line of JSON for each cell, and is written aside and renamed; what is in it counts as done.
     Floats are read back bit by bit. As a context, the cells are saved at its end, whatever ends it.
@@ -38,7 +40,7 @@ class Cells(dict[str, Any]):
     def __exit__(self, *error: object) -> None:
         self.save()
 
-    def put(self, cell: str, values: Any) -> None:
+    def put(self, cell: str, values: Values) -> None:
         """Keep a finished cell."""
         self[cell] = values
         if time.monotonic() - self.saved > SAVE_EVERY:

@@ -19,9 +19,6 @@ from manifold_jax._files import make_folder
 
 console = Console()
 
-INTERRUPTED = 130
-"""Exit status of a command that was stopped by Ctrl-C."""
-
 # --- options -----------------------------------------------------------------------------------------------
 
 Preset = Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (published sizes).")]
@@ -83,7 +80,7 @@ def results_folder(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         message = f"\nInterrupted. What is done is kept in {out}; the same command goes on:\n  "
         typer.echo(message + shlex.join(["manifold-jax", *sys.argv[1:]]), err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(130) from None  # as shells say for Ctrl-C
     finally:
         for aside in (*out.glob(".*.tmp.*"), *out.glob("partial-*.tmp")):
             aside.unlink(missing_ok=True)

@@ -121,18 +121,11 @@ class VGG11(nnx.Module):
     """The convolutions of VGG11 (Simonyan & Zisserman, arXiv 1409.1556, configuration A), one linear layer.
 
     3 x 3 convolutions of w, 2w, 4w, 4w, 8w, 8w, 8w, 8w channels, max pools after 1, 2, 4, 6 and 8; for
-    32 x 32 images as in Grementieri & Fioresi. Without batch normalisation: a function of one image.
+    32 x 32 images as in Grementieri & Fioresi. Without batch normalisation: a function of one image. The
+    initial weights are those of He et al. (arXiv 1502.01852).
 
-    Args:
-        classes: Number of classes C.
-        size: Pixels per side, a multiple of 32.
-        channels: Channels of the images.
-        width: w, 64 in the paper; with 16 it trains on a laptop.
-        mean: Mean that is subtracted from the pixels, one number for each channel.
-        std: Standard deviation that then divides them.
-        activation: Non-linearity.
-        precision: Precision of convolutions and products.
-        rngs: Keys of the initial weights (He et al., arXiv 1502.01852).
+    The arguments are those of :class:`LeNet` and ``width``, w, 64 in the paper; with 16 it trains on a laptop.
+    ``size`` is a multiple of 32, ``mean`` and ``std`` have one number for each channel.
 
     Raises:
         ValueError: A number is out of range, or ``mean`` or ``std`` do not fit the channels.

@@ -224,9 +224,7 @@ def _fit(
     sizes = {"steps": steps, "batch_size": batch_size, "chunk": min(steps, _CHUNK)}
     optimizer = _optimizer(float(options.learning_rate), steps)
     run = train(loss, params, data, key=key_steps, optimizer=optimizer, progress=progress, **sizes)
-    if not run.finite:
-        remedy = "take a smaller learning_rate"
-        raise ValueError(f"{caller}: the training diverged after {run.steps} steps: {remedy}.")
+    run.or_raise("take a smaller learning_rate")
     return Partial(_project, replace(fit, params=run.params))
 
 

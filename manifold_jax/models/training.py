@@ -89,14 +89,11 @@ def _orders(
 ) -> Int[np.ndarray, "chunk batch"]:
     """Rows of the data for every step. Each epoch in an order of its own, its remainder left out."""
     per_epoch = size // batch_size
-    rows = np.zeros((chunk, batch_size), np.int32)
-    epochs = {step // per_epoch for step in steps}
-    keys = {epoch: jax.random.fold_in(key, epoch) for epoch in epochs}
-    shuffled = {epoch: np.asarray(jax.random.permutation(keys[epoch], size)) for epoch in epochs}
-    for index, step in enumerate(steps):
-        begin = step % per_epoch * batch_size
-        rows[index] = shuffled[step // per_epoch][begin : begin + batch_size]
-    return rows
+    epochs = range(steps.start // per_epoch, (steps.stop - 1) // per_epoch + 1)
+    shuffled = [jax.random.permutation(jax.random.fold_in(key, epoch), size) for epoch in epochs]
+    rows = np.concatenate([order[: per_epoch * batch_size] for order in shuffled], dtype=np.int32)
+    rows = rows.reshape(-1, batch_size)[steps.start - epochs.start * per_epoch :][: len(steps)]
+    return np.pad(rows, ((0, chunk - len(steps)), (0, 0)))
 
 
 def _size(data: Any) -> int:
