@@ -124,7 +124,7 @@ class VGG11(nnx.Module):
     32 x 32 images as in Grementieri & Fioresi. Without batch normalisation: a function of one image. The
     initial weights are those of He et al. (arXiv 1502.01852).
 
-    The arguments are those of :class:`LeNet` and ``width``, w, 64 in the paper; with 16 it trains on a laptop.
+    Arguments are those of :class:`LeNet` and ``width``, w, 64 in the paper; with 16 it trains on a laptop.
     ``size`` is a multiple of 32, ``mean`` and ``std`` have one number for each channel.
 
     Raises:
