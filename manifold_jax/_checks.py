@@ -41,12 +41,6 @@ def whole(caller: str, name: str, value: Any, least: int = 1, most: int | None =
     return entry
 
 
-def whole_numbers(caller: str, **values: Any) -> None:
-    """Refuse numbers that are not whole and at least 1."""
-    for name, value in values.items():
-        whole(caller, name, value)
-
-
 def positive(caller: str, name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> Any:
     """A finite number above 0 (or 0 too), below a limit if there is one, as it came."""
     if is_traced(value):

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-PRESETS = ("reduced", "full")
-
 _WIDTH = 200
 """Characters a line of the text files."""
 
@@ -98,8 +96,8 @@ def select(experiments: Experiments, name: str, *others: str) -> list[str]:
 
 def preset_of(preset: str, choices: Mapping[str, Any]) -> Any:
     """What belongs to a preset, which is refused if there is none of that name."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset must be {' or '.join(PRESETS)}, got {preset!r}.")
+    if preset not in choices:
+        raise ValueError(f"--preset must be {' or '.join(choices)}, got {preset!r}.")
     return choices[preset]
 
 
@@ -169,7 +167,7 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
 
 
 def write_json(path: Path, record: dict[str, Any]) -> Path:
-    """Write a record, see :func:`plain`; the path."""
+    """Write a record, see :func:`plain`."""
     return write_text(path, json.dumps(plain(record), indent=1, allow_nan=False) + "\n")
 
 

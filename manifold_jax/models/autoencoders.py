@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, positive, whole, whole_numbers
+from manifold_jax._checks import choice, positive, whole
 from manifold_jax.models.classifiers import Activation, as_batch, pixels
 from manifold_jax.models.primitives import Layer, apply_layers, convolve, convolve_transposed
 from manifold_jax.models.pure import Apply
@@ -82,7 +82,8 @@ class BetaVAE(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         choice("BetaVAE", "variant", variant, _VARIANTS)
-        whole_numbers("BetaVAE", channels=channels, latent=latent, width=width, hidden=hidden)
+        for name, value in {"channels": channels, "latent": latent, "width": width, "hidden": hidden}.items():
+            whole("BetaVAE", name, value)
         if whole("BetaVAE", "size", size, 16) % 16:
             raise ValueError(f"BetaVAE: size must be a multiple of 16, four strides halve it, got {size}.")
         factors, depth = _VARIANTS[variant]
@@ -148,19 +149,15 @@ class BetaVAE(nnx.Module):
 
 
 class PointAutoencoder(nnx.Module):
-    """Fully connected encoder and decoder between points and a latent.
+    """Fully connected encoder and decoder between points and a latent, with two hidden layers each.
+
+    The activation is smooth (SiLU), so that the image of the decoder is.
 
     Args:
         features: Number of features of a point.
         latent: Dimension of the latent z.
         width: Units of a hidden layer.
-        depth: Hidden layers on each side.
-        activation: Smooth, so that the image of the decoder is.
-        precision: Precision of all products.
         rngs: Keys of the initial weights.
-
-    Raises:
-        ValueError: A number is below 1.
 
     Example:
         >>> network = mj.models.autoencoders.PointAutoencoder(features=3, latent=2, rngs=nnx.Rngs(0))
@@ -170,37 +167,24 @@ class PointAutoencoder(nnx.Module):
         ((2,), (3,))
     """
 
-    def __init__(
-        self,
-        *,
-        features: int,
-        latent: int,
-        width: int = 64,
-        depth: int = 2,
-        activation: Activation = nnx.silu,
-        precision: str | None = "highest",
-        rngs: nnx.Rngs,
-    ) -> None:
-        whole_numbers("PointAutoencoder", features=features, latent=latent, width=width, depth=depth)
-        dense = partial(nnx.Linear, precision=precision, rngs=rngs)
-        hidden = [width] * depth
-        self.activation = activation
-        self.encoder = nnx.List(dense(*pair) for pair in pairwise([features, *hidden]))
+    def __init__(self, *, features: int, latent: int, width: int = 64, rngs: nnx.Rngs) -> None:
+        dense = partial(nnx.Linear, precision="highest", rngs=rngs)
+        self.encoder = nnx.List([dense(features, width), dense(width, width)])
         self.moments = dense(width, 2 * latent)
-        self.decoder = nnx.List(dense(*pair) for pair in pairwise([latent, *hidden]))
+        self.decoder = nnx.List([dense(latent, width), dense(width, width)])
         self.last = dense(width, features)
 
     def encode(self, points: Float[Array, "batch f"]) -> tuple[Array, Array]:
         """Mean and log-variance of the latent, ``(batch, z)`` each."""
         for layer in self.encoder:
-            points = self.activation(layer(points))
+            points = nnx.silu(layer(points))
         mean, log_variance = jnp.split(self.moments(points), 2, axis=-1)
         return mean, log_variance
 
     def decode(self, latents: Float[Array, "batch z"]) -> Float[Array, "batch f"]:
         """Points of the image of the decoder."""
         for layer in self.decoder:
-            latents = self.activation(layer(latents))
+            latents = nnx.silu(layer(latents))
         return self.last(latents)
 
     def __call__(self, points: Float[Array, "batch f"]) -> Float[Array, "batch f"]:

@@ -32,18 +32,16 @@ def as_batch(images: Array, shape: Sequence[int]) -> Array:
     batch = images[..., None] if images.ndim == 3 else images
     if batch.shape[1:] != expected:
         plain = f" or {expected[:2]}" if expected[2] == 1 else ""
-        raise ValueError(
-            f"the network takes images of shape {expected}{plain}, got {tuple(images.shape[1:])}: "
-            "resize them, or build it for their size."
-        )
+        wrong = f"got {tuple(images.shape[1:])}: resize them, or build it for their size"
+        raise ValueError(f"the network takes images of shape {expected}{plain}, {wrong}.")
     return batch
 
 
 class LeNet(nnx.Module):
     """Two 3 x 3 convolutions of 32 and 64 channels, 2 x 2 max pool, 128 hidden units, log-softmax.
 
-    The network of Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022), without dropout. Pixels are in
-    [0, 1]; their normalisation ``(x - mean) / std`` is part of the network.
+    The network of Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022), without dropout. Pixels are in [0,
+    1]; their normalisation ``(x - mean) / std`` is part of the network.
 
     Args:
         classes: Number of classes C.
@@ -253,19 +251,14 @@ def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, label
     pictures, numbers = np.asarray(images), np.asarray(labels)
     one_each = numbers.ndim == 1 and len(numbers) == len(pictures) > 0
     if not one_each or numbers.dtype.kind not in "iu":
-        raise ValueError(
-            f"labelled: labels must be whole numbers, one for each of {len(pictures)} images, got "
-            f"{numbers.dtype} of shape {numbers.shape}."
-        )
+        wanted = f"whole numbers, one for each of {len(pictures)} images"
+        raise ValueError(f"labelled: labels must be {wanted}, got {numbers.dtype} of shape {numbers.shape}.")
     if pictures.dtype != np.uint8 and not (pictures.min() >= 0 and pictures.max() <= 1):
-        raise ValueError(
-            f"labelled: images must be bytes or have pixels in [0, 1], got {pictures.dtype} from "
-            f"{pictures.min():.3g} to {pictures.max():.3g}: scale them, as in images / 255."
-        )
+        given = f"{pictures.dtype} from {pictures.min():.3g} to {pictures.max():.3g}"
+        remedy = "scale them, as in images / 255"
+        raise ValueError(f"labelled: images must be bytes or have pixels in [0, 1], got {given}: {remedy}.")
     classes = jax.eval_shape(apply, params, pixels(pictures[0])).shape[0]
     if numbers.min() < 0 or numbers.max() >= classes:
-        raise ValueError(
-            f"labelled: labels must lie between 0 and {classes - 1}, the network has {classes} classes, got "
-            f"{numbers.min()} to {numbers.max()}."
-        )
+        wanted = f"lie between 0 and {classes - 1}, the network has {classes} classes"
+        raise ValueError(f"labelled: labels must {wanted}, got {numbers.min()} to {numbers.max()}.")
     return images, labels

@@ -119,9 +119,8 @@ def convolve_transposed(
     batch, high, wide, inputs = x.shape
     outputs = kernel.shape[-1]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate(
-        [x[:, i : i + high + 1, j : j + wide + 1] for i in (0, 1) for j in (0, 1)], axis=-1
-    )
+    corners = [x[:, i : i + high + 1, j : j + wide + 1] for i in (0, 1) for j in (0, 1)]
+    patches = jnp.concatenate(corners, axis=-1)
     phases = kernel[np.array(_PHASES)][:, :, np.array(_PHASES)]  # (phase, row, phase, column, c, o)
     phases = phases.transpose(1, 3, 4, 0, 2, 5).reshape(4 * inputs, 4 * outputs)
     product = jnp.matmul(patches, phases, precision=precision)

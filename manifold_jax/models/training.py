@@ -270,10 +270,10 @@ def over_seeds(loss: Loss, count: int) -> Loss:
     """
 
     def total(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
-        runs = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
-        if runs != {count}:
+        stacked = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
+        if stacked != {count}:
             axis = f"a leading axis of {count} runs"
-            raise ValueError(f"over_seeds: params must have {axis}, got {sorted(runs)}.")
+            raise ValueError(f"over_seeds: params must have {axis}, got {sorted(stacked)}.")
         rows = jax.tree.leaves(batch)[0].shape[0]
         if rows % count:
             raise ValueError(f"over_seeds: a batch of {rows} rows cannot be shared out to {count} runs.")
@@ -282,10 +282,9 @@ def over_seeds(loss: Loss, count: int) -> Loss:
         def one(run: tuple[Any, Any, Array]) -> tuple[Array, dict[str, Array]]:
             return loss(*run, step)
 
+        runs = (params, shares, jax.random.split(key, count))
         values, metrics = jax.lax.platform_dependent(
-            (params, shares, jax.random.split(key, count)),
-            cpu=lambda runs: jax.lax.map(one, runs),
-            default=lambda runs: jax.vmap(one)(runs),
+            runs, cpu=partial(jax.lax.map, one), default=jax.vmap(one)
         )
         return jnp.sum(values), metrics | {"run_loss": values}
 

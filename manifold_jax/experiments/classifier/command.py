@@ -75,7 +75,7 @@ def leaf_command(
     with plain_errors():
         names = registry.select(EXPERIMENTS, experiment, "train")
         full_steps = 30_000 if experiment in _LONG else 10_000
-        steps_of_preset = registry.preset_of(preset, {"full": full_steps, "reduced": 1000})
+        steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
         changes = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
         settings = {
             name: registry.settings_for(EXPERIMENTS, name, preset, changes, strict=experiment != "all")
