@@ -34,9 +34,9 @@ class Axis:
         size: Number of samples, at least 2.
         periodic: The geometry repeats with period ``stop - start``.
         unit: Unit of the coordinate, printed in reports and plots (``"px"``, ``"rad"``).
-        wrap: On a periodic axis, whether the *points* repeat too. If not, a shift by one period is only an
-            isometry of the manifold, as is a translation of an image by one pixel away from the frame: the
-            metric repeats, the images do not. Quadrature is then periodic, but ghost layers are not wrapped.
+        wrap: On a periodic axis, whether the *points* repeat too. If not, a period is only an isometry, as is
+            the shift of an image by one pixel: the metric repeats, the images do not. Quadrature is then
+            periodic, but ghost layers are not wrapped.
 
     Raises:
         ValueError: The name is empty, the range is not increasing and finite, or the size is below 2.
@@ -146,31 +146,18 @@ class Grid:
         return tuple(axis.name for axis in self.axes)
 
     def coordinates(self, dtype: DType | None = None) -> Float[Array, "*shape d"]:
-        """Chart coordinates of every point.
-
-        Args:
-            dtype: Floating type of the result; by default that of JAX (float64 only if x64 is on).
-
-        Returns:
-            Array of shape ``(*shape, d)``.
-        """
+        """Chart coordinates of every point, by default in the floating type of JAX."""
         samples = mesh([axis.samples() for axis in self.axes])
         return jnp.asarray(samples, dtype=dtype or jnp.result_type(float))
 
     def weights(
         self, accuracy: Accuracy | tuple[Accuracy, ...] = 4, dtype: DType | None = None
     ) -> Float[Array, "*shape"]:
-        """Quadrature weights in chart coordinates.
+        """Quadrature weights in chart coordinates, by default in the floating type of JAX.
 
         The trapezoid rule, which converges spectrally on periodic axes; on open axes its ends are corrected
-        (Gregory's rule) so that it is exact on polynomials of degree below ``accuracy``.
-
-        Args:
-            accuracy: Order, one for all axes or one per axis.
-            dtype: Floating type of the result; by default that of JAX.
-
-        Returns:
-            Array of the grid's shape. Its sum is the volume of the chart.
+        (Gregory's rule) so that it is exact on polynomials of degree below ``accuracy``, one for all axes or
+        one per axis.
         """
         columns = map(axis_weights, self.axes, accuracies("weights", accuracy, self))
         return outer_product(columns, dtype or jnp.result_type(float))
@@ -191,9 +178,8 @@ def accuracies(caller: str, accuracy: Any, grid: Grid) -> tuple[Accuracy, ...]:
         if isinstance(order, bool) or order not in (*ORDERS, "spectral"):
             raise ValueError(f"{caller}: accuracy must be 2, 4, 6, 8 or 'spectral', got {order!r}.")
         if order == "spectral" and not axis.wraps:
-            raise ValueError(
-                f"{caller}: accuracy='spectral' needs a periodic axis; axis {axis.name!r} is not one."
-            )
+            reason = f"axis {axis.name!r} is not one"
+            raise ValueError(f"{caller}: accuracy='spectral' needs a periodic axis; {reason}.")
     return orders
 
 
@@ -215,8 +201,7 @@ def _end_corrections(order: int) -> np.ndarray:
     Exact for f = x^k, k < order: sum_j d_j j^k = -zeta(-k) = B_{k+1} / (k + 1), k > 0 (Euler-Maclaurin).
     """
     bernoulli = [1.0, -0.5, 1 / 6, 0.0, -1 / 30, 0.0, 1 / 42, 0.0, -1 / 30]
-    nodes = np.arange(order, dtype=float)
-    vandermonde = nodes[None, :] ** np.arange(order)[:, None]
+    vandermonde = np.vander(np.arange(order, dtype=float), increasing=True).T
     moments = [-0.5] + [bernoulli[k + 1] / (k + 1) for k in range(1, order)]
     return np.linalg.solve(vandermonde, moments)
 

@@ -1,7 +1,7 @@
 """Jets of an embedding and their Gram matrices, from a grid of points or from a function.
 
 All local geometry is algebra on the inner products of the first and second derivatives X_i, X_ij of the
-embedding X (14 vectors and 105 numbers per point at d = 4, whatever the ambient dimension).
+embedding X (105 numbers per point at d = 4, whatever the ambient dimension).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from manifold_jax.geometry.windows import (
     window_derivatives,
 )
 
-CACHE = 16 * 2**20  # bytes of the temporaries of one batch of autodiff on a CPU
+CACHE = 16 * 2**20  # bytes of the temporaries of one batch of autodiff on a CPU, to stay in cache
 COPIES = 8  # arrays of the size of the jets that nested forward differentiation holds at once, about
 
 
@@ -130,10 +130,10 @@ def gram_from_function(
     """Exact Gram matrices of the 2-jet of an embedding, a batch of points at a time.
 
     Args:
-        embedding: One chart point ``(d,)`` to one ambient point of any shape.
+        embedding: As in :func:`jet_from_function`.
         coordinates: Chart points ``(..., d)``.
-        batch_size: Points differentiated at once; peak memory grows with it and not with the number of
-            points. By default set by the cache of a CPU, or by 256 MiB on an accelerator.
+        batch_size: Points differentiated at once, by default set by the cache of a CPU or by 256 MiB on an
+            accelerator; peak memory grows with it and not with the number of points.
 
     Returns:
         The Gram matrices with the batch shape of ``coordinates``.
@@ -151,7 +151,6 @@ def gram_from_function(
     d = coordinates.shape[-1]
     features = feature_size(embedding, d, coordinates.dtype)
     vectors = d * (d + 3) // 2
-    # On a CPU the jets of a batch should stay in cache; an accelerator wants it large.
     room = CACHE if jax.default_backend() == "cpu" else MEMORY
     numbers = COPIES * vectors * max(features, 1)
     batch = batch_size or max(1, room // (numbers * coordinates.dtype.itemsize))
@@ -181,17 +180,17 @@ def gram_from_grid(
     """Gram matrices of the 2-jet of gridded points, by finite-difference stencils.
 
     First and pure second derivatives are central differences of the given order; mixed ones are products of
-    first differences. Ghost layers keep the order up to the border and no layer is lost: periodic axes wrap,
-    open ones are extrapolated with degree ``accuracy + 1``, and a function is evaluated beyond the ends.
+    first differences. Ghost layers keep the order up to the border: periodic axes wrap, open ones are
+    extrapolated with degree ``accuracy + 1``, and a function is evaluated beyond the ends.
 
     Args:
-        points: Array ``(*grid.shape, *features)``; or a memory-mapped NumPy array of that shape, read block
-            by block; or a function of one chart point ``(d,)``, evaluated block by block and never stored.
+        points: Array ``(*grid.shape, *features)``, in memory or mapped and then read block by block; or a
+            function of one chart point ``(d,)``, evaluated block by block and never stored.
         grid: The lattice.
         accuracy: Order 2, 4, 6 or 8, or ``"spectral"`` on periodic axes; one for all axes or one per axis.
         stride: Use every ``stride``-th sample in the stencils (all points keep a value). A larger stride
             lowers rounding errors, which grow as 1/spacing^2.
-        block_size: Most points differentiated at once; by default as many as keep temporaries near 256 MiB.
+        block_size: Most points differentiated at once; by default temporaries stay near 256 MiB.
 
     Returns:
         The Gram matrices ``(*grid.shape, ...)`` in the dtype of the points.
@@ -248,10 +247,10 @@ def jet_from_grid(
         True
     """
     checked = as_points("jet_from_grid", points, grid)
-    stencil = stencil_of("jet_from_grid", checked.grid, accuracy, stride)
+    grid = checked.grid
+    stencil = stencil_of("jet_from_grid", grid, accuracy, stride)
     block = tuple(
-        longest_block(axis, order == "spectral")
-        for axis, (order, _) in zip(checked.grid.axes, stencil, strict=True)
+        longest_block(axis, a == "spectral") for axis, (a, _) in zip(grid.axes, stencil, strict=True)
     )
-    plan = BlockPlan(checked.grid, (stencil,), block, checked.evaluated, checked.features)
-    return _unpack_jet(run_blocks(checked, plan, _window_jet, windows=True, calls=1), checked.grid.ndim)
+    plan = BlockPlan(grid, (stencil,), block, checked.evaluated, checked.features)
+    return _unpack_jet(run_blocks(checked, plan, _window_jet, windows=True, calls=1), grid.ndim)

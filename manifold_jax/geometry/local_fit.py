@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from manifold_jax._checks import choice, flat_points, optional, whole
@@ -20,6 +19,7 @@ from manifold_jax.geometry.jet import Jet, JetGram, gram
 from manifold_jax.geometry.neighbours import neighbour_indices
 from manifold_jax.geometry.normal_curvature import normal_curvature
 from manifold_jax.geometry.tensors import frame as orthonormal
+from manifold_jax.geometry.tensors import pair_positions
 
 CURVATURES: dict[str, Callable[[JetGram], Array]] = {
     "scalar_curvature": scalar_curvature,
@@ -34,11 +34,11 @@ class QuadraticFit(NamedTuple):
     """Local quadratic graphs over the tangent planes of samples.
 
     Attributes:
-        tangents: Orthonormal frames ``(n, d, f)`` of the tangent spaces of the fitted graphs.
+        tangents: Orthonormal frames of the tangent spaces of the graphs.
         gram: Inner products of the 2-jet of each graph over the point itself, for curvatures.
-        residual: Root mean square distance of the neighbours from the graph ``(n,)``, in feature units.
-        radius: Distance of the farthest neighbour used ``(n,)``.
-        ok: ``(n,)``, False where the neighbours do not determine a quadratic graph; the rest is NaN there.
+        residual: Root mean square distance of the neighbours from the graph, in feature units.
+        radius: Distance of the farthest neighbour used.
+        ok: False where the neighbours do not determine a quadratic graph; the rest is NaN there.
     """
 
     tangents: Float[Array, "n d f"]
@@ -57,9 +57,9 @@ def local_pca_tangents(
 ) -> Float[Array, "n d f"]:
     """Tangent spaces by local principal components.
 
-    The span of the d leading eigenvectors of the covariance of the point and its nearest neighbours, about
-    their mean. The angle to the true tangent space is of the order of the size of the neighbourhood times
-    the curvature (Aamari & Levrard, *Discrete & Computational Geometry* 59, 2018).
+    The d leading eigenvectors of the covariance of the point and its nearest neighbours. The angle to the
+    tangent space is of the order of the size of the neighbourhood times the curvature (Aamari & Levrard,
+    *Discrete & Computational Geometry* 59, 2018).
 
     Args:
         points: Samples.
@@ -72,8 +72,8 @@ def local_pca_tangents(
         neighbours span fewer than d dimensions.
 
     Raises:
-        ValueError: The points are not a floating-point array ``(n, *features)``, ``dimension`` is not
-            between 1 and f - 1, or ``neighbours`` is out of range.
+        ValueError: The points are not floating-point, ``dimension`` is not between 1 and f - 1, or
+            ``neighbours`` is out of range.
 
     Example:
         >>> t = jax.random.uniform(jax.random.key(0), (500,), maxval=2 * jnp.pi)
@@ -102,23 +102,20 @@ def local_quadratic_fit(
 ) -> QuadraticFit:
     """Fit a quadratic graph over the tangent plane to the neighbours of every point.
 
-    With tangent coordinates t = E (y - x) along the d leading principal components E of the neighbours and
-    the rest z = (y - x) - E^T t, the regression
+    A neighbour y of the point x has tangent coordinates t = E (y - x), where E holds the d leading principal
+    components of the neighbours, and the rest z = (y - x) - E^T t. The regression
 
         z ~ c + L t + 1/2 B(t, t)
 
-    gives the 2-jet X_i = e_i + L_i, X_ij = B_ij of a graph through (or near) the point, so that a plane that
-    is tilted by principal components is corrected by L. Curvature then follows by the Gauss equation, as
-    for every jet. This is the extrinsic estimator of Sritharan, Wang & Hormoz, *PNAS* 118 (2021),
-    e2100473118; Cao, Li, Sun, Assadi & Zhang, *Machine Learning* 110 (2021), regress normals instead. The
-    regression runs in the k neighbours: no f x f matrix is formed if f is above k.
-
-    With k fixed, B errs by the size of the neighbourhood times third derivatives, O(n^(-1/d)).
+    gives the 2-jet X_i = e_i + L_i, X_ij = B_ij of a graph through (or near) the point, where L corrects the
+    tilt of the principal components. Curvature follows by the Gauss equation: the extrinsic estimator of
+    Sritharan, Wang & Hormoz, *PNAS* 118 (2021), e2100473118. With k neighbours, B errs by the size of their
+    neighbourhood times third derivatives, O(n^(-1/d)); no f x f matrix is formed if f is above k.
 
     Args:
         points: Samples.
         dimension: d.
-        neighbours: Neighbours of the point, at least ``(d + 1)(d + 2) / 2``; by default four times that.
+        neighbours: k, at least ``(d + 1)(d + 2) / 2``; by default four times that.
         radius: Leave out those of them beyond this distance, one for all points or one per point.
         weights: ``"uniform"``, or ``"tricube"``: (1 - (r / R)^3)^3 with R the distance of the farthest.
         intercept: Whether the graph may miss the point, as it should for noisy samples.
@@ -129,8 +126,7 @@ def local_quadratic_fit(
         The fits, in the dtype of the points.
 
     Raises:
-        ValueError: As :func:`local_pca_tangents`; or the weights are unknown, or radius or tangents have
-            another shape.
+        ValueError: As :func:`local_pca_tangents`; or weights, radius or tangents do not fit.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (400, 3))
@@ -240,11 +236,8 @@ def _quadratic_graph(
 
 def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
     """All products of coordinates up to a total degree: 1, x_i, x_i x_j for i <= j, ..."""
-    columns = [jnp.ones_like(x[:, 0])]
-    for order in range(1, degree + 1):
-        for index in itertools.combinations_with_replacement(range(x.shape[1]), order):
-            columns.append(jnp.prod(x[:, index], axis=1))
-    return jnp.stack(columns, axis=1)
+    terms = (combinations_with_replacement(range(x.shape[1]), order) for order in range(degree + 1))
+    return jnp.stack([jnp.prod(x[:, index], axis=1) for term in terms for index in term], axis=1)
 
 
 def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tuple[Array, Array]:
@@ -261,11 +254,8 @@ def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tu
 def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array, "s f"]) -> Jet:
     """Jet of t -> E^T t + L t + sum_(i <= j) q_ij t_i t_j at t = 0."""
     d = len(frame)
-    i, j = np.triu_indices(d)
-    place = np.zeros((d, d), int)
-    place[i, j] = place[j, i] = np.arange(len(i))
-    twice = jnp.asarray(np.where(np.eye(d, dtype=bool), 2.0, 1.0), quadratic.dtype)
-    return Jet(frame + linear, quadratic[place] * twice[:, :, None])
+    twice = 1 + jnp.eye(d, dtype=quadratic.dtype)
+    return Jet(frame + linear, quadratic[pair_positions(d) - d] * twice[:, :, None])
 
 
 @partial(jax.jit, static_argnames=("kernel", "settings", "count", "block_size"))

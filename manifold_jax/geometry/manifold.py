@@ -1,7 +1,4 @@
-"""Where points come from, checked once: a Manifold, an array, a file on disk, or a function.
-
-How points are held is decided by :func:`as_points` and nowhere else, and looked at in ``blocks`` only.
-"""
+"""Where points come from, checked once: a Manifold, an array, a file on disk, or a function."""
 
 from __future__ import annotations
 
@@ -25,8 +22,7 @@ Embedding = Callable[[Any], Any]
 Source = Any
 """Array ``(*shape, *features)``, memory-mapped array, function of one chart point, or :class:`Manifold`."""
 
-RENDERED = 256
-"""Points that :func:`evaluate_points` renders at once: enough for all cores, few enough for large images."""
+RENDERED = 256  # points that are rendered at once: enough for all cores, few enough for large images
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +33,8 @@ class Manifold:
         name: What it is, for reports.
         embedding: One chart point ``(d,)`` to one ambient point of any feature shape, smooth.
         grid: The lattice on which it is measured by default.
-        known: Closed forms by name of the quantity. Pointwise ones (``"volume_element"``,
-            ``"scalar_curvature"``, ``"mean_curvature"``, ...) are functions of one chart point ``(d,)``;
-            totals (``"total_volume"``, ``"reach"``, ...) are numbers. May be empty.
+        known: Closed forms by name of the quantity: functions of one chart point ``(d,)`` for pointwise ones
+            (``"volume_element"``, ...), numbers for totals (``"total_volume"``, ``"reach"``, ...).
         attributes: Anything a report should record about how the manifold was made (shape, blur, ...).
 
     Raises:
@@ -73,13 +68,12 @@ class Manifold:
 
 def is_union(points: Any) -> bool:
     """Whether something is a sequence of Manifolds, the components of a union."""
-    manifolds = isinstance(points, Sequence) and all(isinstance(part, Manifold) for part in points)
-    return manifolds and len(points) > 0
+    return isinstance(points, Sequence) and bool(points) and all(isinstance(p, Manifold) for p in points)
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Points on a grid, however they are held; made and checked by :func:`as_points`.
+    """Points on a grid; :func:`as_points` alone decides how they are held, and only ``blocks`` looks at it.
 
     Attributes:
         kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"memmap"`` (read window by window)
@@ -122,20 +116,10 @@ class Points:
 
 
 def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: bool = False) -> Points:
-    """Check that points fit a grid.
+    """Check that points fit a grid, for a Manifold by default its own.
 
-    Args:
-        caller: Public function that was given them.
-        points: Manifold, array, memory-mapped array, or function of one chart point.
-        grid: The lattice; for a Manifold by default its own.
-        exact: The points are to be differentiated automatically.
-
-    Returns:
-        The points. NaN and infinite values are refused in an array of JAX now, in one on the host when read.
-
-    Raises:
-        ValueError: The grid is not a Grid; the leading shape is not that of the grid; there are no features;
-            the values are not floating-point or not finite; or an array cannot be differentiated.
+    NaN and infinite values are refused in an array of JAX now, in one on the host when it is read; and arrays
+    where the points are to be differentiated automatically (``exact``).
     """
     if isinstance(points, Manifold):
         points, grid = points.embedding, grid or points.grid
@@ -153,16 +137,13 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
 def _array_points(caller: str, points: Any, grid: Grid) -> Points:
     values = points if hasattr(points, "shape") else np.asarray(points)
     if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(
-            f"{caller}: points must be floating-point, got {values.dtype}: convert with .astype(float)."
-        )
+        remedy = "convert with .astype(float)"
+        raise ValueError(f"{caller}: points must be floating-point, got {values.dtype}: {remedy}.")
     shape = tuple(values.shape)
     feature_shape = shape[grid.ndim :]
     if shape[: grid.ndim] != grid.shape:
-        raise ValueError(
-            f"{caller}: points have shape {shape}, but the grid axes {grid.names} ask for a leading shape "
-            f"{grid.shape}, followed by feature axes."
-        )
+        asked = f"the grid axes {grid.names} ask for a leading shape {grid.shape}, followed by feature axes"
+        raise ValueError(f"{caller}: points have shape {shape}, but {asked}.")
     if 0 in feature_shape:
         raise ValueError(f"{caller}: points of shape {shape} have no features.")
     traced, kind = _is_staged() or is_traced(values), "array"

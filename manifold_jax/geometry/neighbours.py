@@ -1,9 +1,8 @@
 """Nearest neighbours: exact by tiled matrix products, or approximate through pynndescent.
 
-Distances are screened by ||x||^2 + ||y||^2 - 2 <x, y>, which matrix products compute fast and which loses
-digits where points are close. So more candidates than asked are kept, their distances are formed from the
-differences, and a row whose candidates are too close for the screen to tell apart is searched by differences
-altogether.
+Distances are screened by ||x||^2 + ||y||^2 - 2 <x, y>, a fast matrix product that loses digits where points
+are close. So more candidates than asked are kept and ordered by differences, and a row whose candidates the
+screen cannot tell apart is searched by differences altogether.
 """
 
 from __future__ import annotations
@@ -20,21 +19,14 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._checks import choice, flat, floating, is_traced, optional, require, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, safe_sqrt
 
-DIRECT_FEATURES = 16
-"""Up to so many features differences are formed at once: no cancellation, nothing to repair."""
-
+DIRECT_FEATURES = 16  # up to so many features differences are formed at once, which cancel nothing
 TILE_NUMBERS = 2**23  # numbers of one tile of samples, and of its distances to a block of queries
 _GROUP = 16  # columns of which only the smallest is looked at first
 _ONE_BY_ONE = 64  # up to so many smallest entries of float64 are taken one after the other
 
 
 class Neighbours(NamedTuple):
-    """Nearest samples of every query, nearest first.
-
-    Attributes:
-        distances: Euclidean distances ``(q, k)``, ascending, in the type of the points.
-        indices: Rows of the samples ``(q, k)``.
-    """
+    """Rows of the nearest samples of every query, nearest first, and their Euclidean distances."""
 
     distances: Float[Array, "q k"]
     indices: Int[Array, "q k"]
@@ -50,11 +42,10 @@ def nearest_neighbours(
 ) -> Neighbours:
     """The k nearest samples of every query.
 
-    ``"exact"`` never holds more than a tile of samples and its distances to a block of queries; it can be
-    traced by ``jit`` and ``vmap``. Distances are formed from differences: right to rounding also for close
-    points far from the origin. A query that is a sample finds itself, at distance 0. Samples that are not
-    finite lie at infinity. ``"approximate"`` builds the graph of pynndescent (Dong, Moses & Li, WWW 2011) on
-    the host, for clouds where n q f operations are too many; a few neighbours may be missed.
+    ``"exact"`` never holds more than a tile of samples and its distances to a block of queries. Distances are
+    right to rounding also for close points far from the origin; a query that is a sample finds itself, at
+    distance 0. Samples that are not finite lie at infinity. ``"approximate"`` builds the graph of pynndescent
+    (Dong, Moses & Li, WWW 2011) on the host, for large clouds; a few neighbours may be missed.
 
     Args:
         samples: n points of any feature shape.
@@ -64,11 +55,10 @@ def nearest_neighbours(
         method: ``"exact"`` or ``"approximate"``.
 
     Returns:
-        :class:`Neighbours`. The distances can be differentiated (with gradient 0 at distance 0).
+        The neighbours. The distances can be differentiated (with gradient 0 at distance 0).
 
     Raises:
-        ValueError: Shapes or types do not fit, ``count`` is not between 1 and n, the method is unknown, or
-            ``"approximate"`` is asked for within ``jit``.
+        ValueError: Shapes, types, ``count`` or method do not fit, or ``"approximate"`` is traced.
         ImportError: ``"approximate"`` is asked for, and pynndescent is not installed.
 
     Example:
@@ -80,10 +70,8 @@ def nearest_neighbours(
     name = "nearest_neighbours"
     samples, queries = floating(name, "samples", samples), floating(name, "queries", queries)
     if samples.shape[1:] != queries.shape[1:]:
-        raise ValueError(
-            f"{name}: samples and queries must have the same feature shape, got {samples.shape[1:]} and "
-            f"{queries.shape[1:]}."
-        )
+        shapes = f"{samples.shape[1:]} and {queries.shape[1:]}"
+        raise ValueError(f"{name}: samples and queries must have the same feature shape, got {shapes}.")
     count = whole(name, "count", count, 1, len(samples))
     block_size = optional(whole, name, "block_size", block_size)
     choice(name, "method", method, ("exact", "approximate"))

@@ -10,18 +10,11 @@ from jaxtyping import Array, Float
 from manifold_jax._linalg import rotation, safe_sqrt
 from manifold_jax.geometry.tensors import JetGram, contract, pair_positions, pointwise, second_form_gram
 
-ANGLES = 32
-"""Samples of the curvature ellipse: eight for each of the at most four extrema of its squared radius."""
-
+ANGLES = 32  # samples of the curvature ellipse: eight for each of the at most four extrema of its radius
 NEWTON_STEPS = 8  # steps from the best sample, which is close: more than quadratic convergence needs
-ASCENT_STEPS = 24
-"""Steps of the power method from every start, which converge linearly; the best end is polished."""
-
+ASCENT_STEPS = 24  # steps of the power method from every start, which converge linearly
 POLISH_STEPS = 3  # steps to the largest eigenvector, each of which can only improve the direction
-
-
-SWEEPS = 6
-"""Sweeps of two-sided Jacobi: convergence is quadratic, so that these reach rounding for small matrices."""
+SWEEPS = 6  # sweeps of two-sided Jacobi, which converge quadratically: to rounding for small matrices
 
 
 def _surface_maximum(c: Float[Array, "2 2 2 2"]) -> Float[Array, ""]:
@@ -149,8 +142,8 @@ def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
     """Largest normal curvature, max of |II(v, v)| over unit tangent vectors v.
 
     Its inverse is the smallest radius of curvature of a geodesic, the local part of the reach. Exact for
-    d <= 2. For d > 2 the maximum of this quartic is found by monotone ascent from several starts: a lower
-    bound that in practice is attained; :func:`normal_curvature_bounds` encloses it.
+    d <= 2. For d > 2 this quartic is maximised by monotone ascent from several starts: a lower bound that in
+    practice is attained; :func:`normal_curvature_bounds` encloses it.
 
     Args:
         gram: Gram of a 2-jet.

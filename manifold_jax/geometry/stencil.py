@@ -1,9 +1,8 @@
 """Finite-difference weights of any order, ghost layers, spectral derivatives.
 
-A derivative along one axis is a small matrix acting on a window of samples: central differences in the
-interior, the same central differences on extrapolated ghost layers at an open border (so that no layer is
-lost and the order holds up to the border), wrapped at a periodic one, or dense (spectral). Everything here
-is NumPy float64 and runs once, at trace time.
+A derivative along one axis is a small matrix acting on a window of samples: central differences, at an open
+border on extrapolated ghost layers (which keep the order), wrapped at a periodic one, or dense (spectral).
+Everything here is NumPy float64 and runs once, at trace time.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ import numpy as np
 from manifold_jax._checks import whole
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axis
 
-SPECTRAL_SIZE = 8192
-"""Most samples of a spectral axis, whose derivative is a dense matrix: 512 MiB in float64."""
+SPECTRAL_SIZE = 8192  # most samples of a spectral axis, whose matrix is dense: 512 MiB in float64
 
 Stencil = tuple[tuple[Accuracy, int], ...]
 """``(accuracy, stride)`` for each axis."""
@@ -36,9 +34,8 @@ def stencil_of(
 def central_weights(derivative: int, order: int) -> np.ndarray:
     """Weights of the central difference at offsets ``-order/2 .. order/2`` for unit spacing.
 
-    The weights w solve sum_j w_j j^k = k! [k = derivative] for k = 0..order, hence are exact on
-    polynomials of degree ``order``, which is even (Fornberg, Math. Comp. 51, 1988); in closed form, to
-    rounding, float64. Derivative 0 is the sample itself.
+    They solve sum_j w_j j^k = k! [k = derivative] for k = 0..order, hence are exact on polynomials of degree
+    ``order``, which is even (Fornberg, Math. Comp. 51, 1988). Derivative 0 is the sample itself.
 
     Example:
         >>> central_weights(2, 2).round(12)
@@ -126,19 +123,16 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool) -> Axi
     Blocks have ``block`` output samples; the last one is moved back where that does not divide. Points that
     are ``evaluated`` exist beyond the ends. Otherwise a periodic axis wraps and an open one is extrapolated
     with polynomials of degree ``accuracy + 1``, which keep the order of second derivatives.
-
-    Raises:
-        ValueError: The axis has too few samples for a stencil, or too many for a spectral derivative.
     """
     n = axis.size
     free = evaluated or axis.wraps
     spectral = any(accuracy == "spectral" for accuracy, _ in specs)
     beyond = max(halo(*spec) for spec in specs)
     if spectral and n > SPECTRAL_SIZE:
-        raise ValueError(
-            f"Axis {axis.name!r} has {n} samples; a spectral derivative is a dense matrix and takes at most "
-            f"{SPECTRAL_SIZE}: take accuracy=8 or fewer samples."
+        limit = (
+            f"a spectral derivative is a dense matrix for {SPECTRAL_SIZE} at most: take accuracy=8 or fewer"
         )
+        raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit}.")
     for accuracy, stride in specs:
         needed = fewest_samples(axis, accuracy, stride)
         if n < needed and not evaluated:

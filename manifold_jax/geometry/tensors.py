@@ -11,6 +11,7 @@ through the Gauss equation (do Carmo, Riemannian Geometry, 1992, chapter 6).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 import jax
@@ -40,32 +41,31 @@ class JetGram(NamedTuple):
 def contract(subscripts: str, *operands: Array) -> Array:
     """Einsum of small tensors as a broadcast product and a sum.
 
-    Under vmap this stays one fused loop over points. Dot products of tiny matrices would instead become a
-    batched matrix product, slow on CPUs and of reduced precision on accelerators.
+    Under vmap this stays one fused loop over points. Dot products would instead become a batched matrix
+    product, slow on CPUs and of reduced precision on accelerators.
     """
     inputs, output = subscripts.split("->")
     terms = inputs.split(",")
     letters = output + "".join(sorted(set("".join(terms)) - set(output)))
     total: Array | float = 1.0
     for term, operand in zip(terms, operands, strict=True):
-        order = [c for c in letters if c in term]
-        moved = jnp.transpose(operand, [term.index(c) for c in order])
-        shape = [operand.shape[term.index(c)] if c in term else 1 for c in letters]
-        total = total * moved.reshape(shape)
+        moved = jnp.transpose(operand, [term.index(c) for c in letters if c in term])
+        missing = [k for k, c in enumerate(letters) if c not in term]
+        total = total * jnp.expand_dims(moved, missing)
     return jnp.sum(jnp.asarray(total), axis=tuple(range(len(output), len(letters))))
 
 
 def derivative_indices(dimension: int) -> list[tuple[int, ...]]:
     """Multi-indices of the jet: (i,) for X_i, then (i, j) with i <= j for X_ij."""
-    pairs = [(i, j) for i in range(dimension) for j in range(i, dimension)]
-    return [(i,) for i in range(dimension)] + pairs
+    return [(i,) for i in range(dimension)] + list(combinations_with_replacement(range(dimension), 2))
 
 
 def pair_positions(dimension: int) -> np.ndarray:
-    """Position of the vector X_ij in the packed list of :func:`derivative_indices`."""
-    position = {index: k for k, index in enumerate(derivative_indices(dimension))}
-    pairs = [[position[min(i, j), max(i, j)] for j in range(dimension)] for i in range(dimension)]
-    return np.array(pairs)
+    """Position ``(d, d)`` of the vector X_ij in the packed list of :func:`derivative_indices`."""
+    i, j = np.triu_indices(dimension)
+    positions = np.empty((dimension, dimension), int)
+    positions[i, j] = positions[j, i] = dimension + np.arange(len(i))
+    return positions
 
 
 def unpack_gram(packed: Float[Array, "*batch v v"], dimension: int) -> JetGram:
