@@ -15,8 +15,7 @@ from manifold_jax.fitting import local_pca_projection, moving_least_squares
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 from manifold_jax.models.manifold_fits import denoising_autoencoder, variational_autoencoder
 
-FAR = 1e5
-"""Where samples that fill up an array lie, in units of the largest coordinate: they get no weight."""
+FAR = 1e5  # where samples that fill up an array lie, over the largest coordinate: they get no weight
 
 
 class Fit(NamedTuple):

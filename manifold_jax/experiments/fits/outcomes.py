@@ -82,10 +82,8 @@ def show_reach(results: Results) -> Outcome:
         groups.append(Panel(fit, [line for line in lines if len(line.x)]))
     title, axis = "Hausdorff error of tori, R = 2", f"reach tau = minor radius [{LENGTH}]"
     explicit = "Tori of several reach: RMS and the explicit bound"
-    drawn = {
-        "": figures.error_figure(title, groups, axis, "Hausdorff distance", columns=3, height=4.2),
-        "-rms": figures.size_figure(explicit, figures.setting_panels(results, "rms"), "rms"),
-    }
+    drawn = {"": figures.error_figure(title, groups, axis, "Hausdorff distance", columns=3, height=4.2)}
+    drawn["-rms"] = figures.size_figure(explicit, figures.setting_panels(results, "rms"), "rms")
     return _outcome(results, "Error of fits of tori against their reach", rows, notes, drawn)
 
 

@@ -15,21 +15,15 @@ from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.runner import Plan, Series
 from manifold_jax.experiments.fits.samples import Setting
 
-LOST = 0.01
-"""A size at which a fit has no point for a larger share of the test points is left out of its slope."""
-
-DELTA, CONSTANT = 0.05, 1.0
-"""Probability of failure of the explicit bound, and its C, which the paper does not give."""
+LOST = 0.01  # sizes at which a fit has no point for a larger share of the test points count for no slope
+DELTA, CONSTANT = 0.05, 1.0  # probability of failure of the explicit bound, and its C, which is not known
 
 LOSSES = {"hausdorff": "Hausdorff distance", "mean_squared": "excess mean squared distance in the unit ball"}
 """Quantities that have rates, and the name of their loss in the table of rates."""
 
 
-_RATES = {
-    "none": "noiseless_hausdorff_upper",
-    "normal": "perpendicular_hausdorff_upper",
-    "ambient": "additive_hausdorff_lower",
-}
+_RATES = {"none": "noiseless_hausdorff_upper", "normal": "perpendicular_hausdorff_upper"}
+_RATES["ambient"] = "additive_hausdorff_lower"
 
 
 class Trend(NamedTuple):
@@ -149,10 +143,7 @@ class Results(NamedTuple):
 
 
 def explicit_bound(setting: Setting, sizes: Any) -> fitting.MeanSquaredBound | None:
-    """The bound of Fefferman, Mitter & Narayanan at some sizes, from volume, reach and radius, with C = 1.
-
-    There is none where no ball holds the samples because their noise is Gaussian.
-    """
+    """The bound of Fefferman, Mitter & Narayanan with C = 1; none for Gaussian noise, which no ball holds."""
     if setting.noise == "ambient":
         return None
     facts = jnp.asarray(sizes, float), setting.volume, setting.reach, setting.dimension

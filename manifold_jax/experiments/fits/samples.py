@@ -23,8 +23,8 @@ from manifold_jax.geometry import Manifold
 
 NOISES = ("none", "ambient", "normal")
 
-OFF = 0.1
-"""How far off the manifold the second half of the test points lies, in units of the reach."""
+OFF = 0.1  # how far off the manifold the second half of the test points lies, in units of the reach
+_BALL = 1024  # lattice points of which the radius is taken
 
 REGIONS = {
     "interior": lambda place: np.all((place > 0.25) & (place < 0.75), axis=1),
@@ -32,9 +32,6 @@ REGIONS = {
 }
 """Regions of a chart with open ends, from the places ``(n, d)`` of its points on the axes, 0 to 1: the middle
 half of every axis, and the ends of the axes, to rounding."""
-
-_BALL = 1024
-"""Lattice points of which the radius is taken."""
 
 
 @dataclass(frozen=True, eq=False)

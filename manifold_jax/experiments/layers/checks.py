@@ -23,15 +23,11 @@ from manifold_jax.plotting.style import PALETTE, compare, quantity_panels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STANDING = 1e-12
-"""Share of the largest speed below which a curve stands still in float64."""
+_STANDING = 1e-12  # share of the largest speed below which a curve stands still in float64
 
 
 def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
-    """Stencils on the grid of activations next to exact jets, layer by layer, with their error bars.
-
-    The first class on its finer grid, the first run at the last checkpoint.
-    """
+    """Stencils on the grid of activations and exact jets: the first class on its finer grid, in run 0."""
     chart, step = trial.charts.fine, trial.steps[-1]
     layers = trial.layers(step)[0]
     exact = measure_layers(chart, layers.functions, layers.names)
@@ -110,10 +106,7 @@ def _curvature(array: jax.Array, grid: Grid) -> tuple[float, float]:
 
 
 def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
-    """What stencils call curvature after the ReLU, next to a smooth activation, against the spacing.
-
-    The network with the other activation is trained here; ``progress`` is that of its training.
-    """
+    """What stencils call curvature after the ReLU and a smooth activation; the other one is trained here."""
     ours = settings.activation
     other = "silu" if ours == "relu" else "relu"
     folder = trial.folder.with_name(f"{trial.folder.name}-{other}")
@@ -131,14 +124,14 @@ def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
             row["exponent"] = round(float(part.exponent()[k]), 3)
             rows.append(row | {f"mean {count}": part.mean[i, k] for count, i in columns.items()})
     title = f"Curvature of the {circle_of(chart, 8).grid.names[0]} of {chart.name} by stencils of order 2"
-    notes = [
+    note = (
         f"Largest curvature and its mean over arc length at {samples[0]} and at {samples[-1]} samples. "
         "Exponent of the largest curvature in the number of samples: 0 where the curve is smooth, 1 where it "
         "has a kink, since a jump of the tangent over one spacing counts as curvature of 1 / spacing. The "
-        "mean over arc length tends to the total turning over the length, once samples outnumber the kinks.",
-    ]
+        "mean over arc length tends to the total turning over the length, once samples outnumber the kinks."
+    )
     data = {name: part._asdict() | {"exponent": part.exponent()} for name, part in spacings.items()}
-    return Outcome(title, rows, data, {"spacing": _spacing_figure(spacings, names, title)}, notes)
+    return Outcome(title, rows, data, {"spacing": _spacing_figure(spacings, names, title)}, [note])
 
 
 def _spacing_figure(spacings: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:

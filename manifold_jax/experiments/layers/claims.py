@@ -10,17 +10,11 @@ from manifold_jax.experiments.experiment import Row
 from manifold_jax.experiments.layers.quantities import Quantities
 
 CLAIMS = {"curvature grows with depth": ("second_form_norm", 1), "reach falls with depth": ("reach", -1)}
-"""Claim to its quantity and the sign of its rank correlation with depth, in layers scaled to unit volume.
-
-Koulakis & Seibold (ICML 2026).
-"""
+"""Claims of Koulakis & Seibold (ICML 2026): quantity at unit volume, and sign of its rank correlation."""
 
 
 def rank_correlation(values: Float[np.ndarray, "n"]) -> float:
-    """Spearman's correlation of values with their order; NaN where they are all equal or fewer than three.
-
-    Values that are NaN are left out.
-    """
+    """Spearman's correlation of values with their order, without NaN; of three different values at least."""
     kept = values[~np.isnan(values)]
     if len(kept) < 3 or (kept == kept[0]).all():
         return np.nan

@@ -25,7 +25,6 @@ _ABOUT = {
     sampled: "the decoder after a sampled latent, and z = mu",
 }
 EXPERIMENTS = {run.__name__: Experiment(about, FULL, REDUCED, run, check) for run, about in _ABOUT.items()}
-OF_AUTOENCODERS = ("latents", "sampled")
 
 
 def layers_command(
@@ -83,7 +82,7 @@ def layers_command(
 
 def select_for(experiment: str, network: str) -> list[str]:
     """The experiment, or all that the network has."""
-    refused = () if network == "vae" else OF_AUTOENCODERS
+    refused = () if network == "vae" else ("latents", "sampled")
     if experiment in refused:
         raise ValueError(f"{experiment} belongs to an autoencoder: leave out --network {network}.")
     return [name for name in registry.select(EXPERIMENTS, experiment, "train") if name not in refused]

@@ -12,16 +12,10 @@ from jaxtyping import Float
 from manifold_jax._checks import require
 from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome, Row
+from manifold_jax.experiments.layers import quantities
 from manifold_jax.experiments.layers.claims import as_sentence, check_claims, parts_of
 from manifold_jax.experiments.layers.data import Settings
-from manifold_jax.experiments.layers.quantities import (
-    POWERS,
-    Quantities,
-    measure_union,
-    scale_to_unit_volume,
-    stack,
-    two_nn,
-)
+from manifold_jax.experiments.layers.quantities import Quantities
 from manifold_jax.experiments.layers.trial import Trial, layer_arrays
 from manifold_jax.experiments.sprites import draw
 from manifold_jax.geometry import Manifold
@@ -55,10 +49,7 @@ Parts = dict[str, Quantities]
 
 
 def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
-    """Exact geometry of every layer of every run at every checkpoint.
-
-    The table is that of the last checkpoint with unit volume; the data set holds all numbers.
-    """
+    """Exact geometry of every layer of every run at every checkpoint; the table is that of the last one."""
     raw, unit, alone, names = _measure_all(trial, progress)
     steps = trial.steps
     first, last = (Quantities(*(values[i] for values in unit)) for i in (0, -1))
@@ -93,23 +84,23 @@ def _measure_all(trial: Trial, progress: Progress) -> tuple[Quantities, Quantiti
     for i, step in enumerate(steps):
         row, layers = [], trial.layers(step)
         for run, network in enumerate(layers):
-            row.append(measure_union(charts, network))
+            row.append(quantities.measure_union(charts, network))
             progress(i * len(layers) + run + 1, len(steps) * len(layers))
-        table.append(stack(row))
-    raw, alone = stack(table), {}
+        table.append(quantities.stack(row))
+    raw, alone = quantities.stack(table), {}
     for chart in charts:
-        quantities = stack([measure_union([chart], one) for one in layers])
-        alone[chart.name] = scale_to_unit_volume(quantities, dimension)
-    return raw, scale_to_unit_volume(raw, dimension), alone, ("input", *layers[0].names)
+        values = quantities.stack([quantities.measure_union([chart], one) for one in layers])
+        alone[chart.name] = quantities.scale_to_unit_volume(values, dimension)
+    return raw, quantities.scale_to_unit_volume(raw, dimension), alone, ("input", *layers[0].names)
 
 
-def _rows(quantities: Quantities, names: tuple[str, ...]) -> list[Row]:
+def _rows(last: Quantities, names: tuple[str, ...]) -> list[Row]:
     """One row for every layer: means over the runs and, for some, their deviation."""
     rows = []
     for k, name in enumerate(names):
-        row: Row = {"layer": name, "features": int(quantities.features[0, k])}
+        row: Row = {"layer": name, "features": int(last.features[0, k])}
         for quantity, word in _COLUMNS.items():
-            values = getattr(quantities, quantity)[:, k]
+            values = getattr(last, quantity)[:, k]
             row[word] = float(np.mean(values))
             if quantity in ("second_form_norm", "reach"):
                 row[f"+- {word}"] = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
@@ -122,7 +113,7 @@ def _two_nn(charts: Sequence[Manifold], layers: Layers, settings: Settings) -> l
     keys = jax.random.split(jax.random.key(settings.seed), len(charts))
     places = [draw(key, chart, settings.points) for key, chart in zip(keys, charts, strict=True)]
     streams = [layer_arrays(chart, layers, u) for chart, u in zip(charts, places, strict=True)]
-    return [two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
+    return [quantities.two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
 
 
 def _dataset(
@@ -130,10 +121,11 @@ def _dataset(
 ) -> Any:
     """All numbers with names: as they are, with unit volume, and of every class at the last checkpoint."""
     axes, of_class = ("step", "run", "layer"), ("class", "run", "layer")
-    classes = stack(list(alone.values()))
+    classes = quantities.stack(list(alone.values()))
     parts = {name: (axes, getattr(raw, name)) for name in Quantities._fields}
-    parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in POWERS}
-    parts |= {f"{name}_of_class": (of_class, getattr(classes, name)) for name in ("volume", *POWERS)}
+    parts |= {f"{name}_unit_volume": (axes, getattr(unit, name)) for name in quantities.POWERS}
+    for name in ("volume", *quantities.POWERS):
+        parts[f"{name}_of_class"] = (of_class, getattr(classes, name))
     coordinates = {"step": steps, "layer": list(names), "class": list(alone)}
     return require("xarray", "report").Dataset(parts, coordinates)
 

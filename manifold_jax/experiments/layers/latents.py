@@ -21,16 +21,10 @@ from manifold_jax.plotting.images import image_grid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = 20
-"""Intervals of every latent, as in disentanglement_lib."""
-
+BINS = 20  # intervals of every latent, as in disentanglement_lib
 _FACTOR_BINS = 10
-_IN_USE = 0.1
-"""KL, in nats, above which a latent is in use."""
-
-_LAST = 50
-"""Steps of the training over which its metrics are averaged."""
-
+_IN_USE = 0.1  # KL, in nats, above which a latent is in use
+_LAST = 50  # steps of the training over which its metrics are averaged
 _PICTURES = 6
 _STEPS = np.linspace(-2.5, 2.5, 7)
 
@@ -107,12 +101,10 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         "latents, means of the last 50 steps; explained: 0 for the mean image, 1 for the images themselves; "
         "MIG of Chen et al. 2018; a latent is in use if its KL is above 0.1."
     )
-    figures = {
-        "reconstructions": _reconstructions(trial, layers, step),
-        "traversals": _traversals(trial, layers[0], step, tables[0], names),
-    }
-    data = {"shared information, run 0": tables[0]}
-    data |= {"metrics": {name: values[::10] for name, values in trial.metrics.items()}}
+    figures = {"reconstructions": _reconstructions(trial, layers, step)}
+    figures["traversals"] = _traversals(trial, layers[0], step, tables[0], names)
+    metrics = {name: values[::10] for name, values in trial.metrics.items()}
+    data = {"shared information, run 0": tables[0], "metrics": metrics}
     return Outcome(title, rows, data, figures, [note])
 
 

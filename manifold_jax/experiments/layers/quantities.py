@@ -17,18 +17,12 @@ from manifold_jax.geometry.layers import jet_quantities, layer_jets
 from manifold_jax.geometry.quantities import chart_ranges
 from manifold_jax.models import Layers
 
-_TOLERANCE = 0.1
-"""Relative error up to which a normal curvature counts as resolved."""
-
-_RANK = 1e-4
-"""Eigenvalues of the metric above this share of the largest count for its rank."""
-
-_POINTLIKE = 1e-6
-"""A class whose mean distance is below this share of its coordinates is a point up to rounding in float32."""
-
-_FEWEST = 20
-"""Distinct points that an estimate of the dimension needs at least."""
-
+_TOLERANCE = 0.1  # relative error up to which a normal curvature counts as resolved
+_RANK = 1e-4  # eigenvalues of the metric above this share of the largest count for its rank
+_POINTLIKE = (
+    1e-6  # mean distance over the coordinates, below which a class is a point up to rounding in float32
+)
+_FEWEST = 20  # distinct points that an estimate of the dimension needs at least
 
 Numbers = Float[np.ndarray, "*layers"]
 
@@ -66,10 +60,7 @@ def as_quantities(**known: float) -> Quantities:
 
 
 def scale_to_unit_volume(quantities: Quantities, dimension: int) -> Quantities:
-    """The same after scaling every layer to unit total volume, as Koulakis & Seibold do.
-
-    Lengths are divided by volume^(1/d), curvatures multiplied; what has no unit is left alone.
-    """
+    """The same after scaling every layer to unit total volume, as Koulakis & Seibold do."""
     length = quantities.volume ** (1 / dimension)
     scaled = {name: getattr(quantities, name) * length**power for name, power in POWERS.items()}
     return quantities._replace(volume=np.ones_like(length), **scaled)
@@ -81,10 +72,7 @@ def stack(parts: Sequence[Quantities]) -> Quantities:
 
 
 def average(geometries: Sequence[Geometry]) -> dict[str, float]:
-    """Volume of a union and means over it of |II|, |H| and S, by name.
-
-    Where a curvature is undefined, because the metric is degenerate, it counts 0.
-    """
+    """Volume of a union, and means of |II|, |H| and S over it, 0 counting where the metric is degenerate."""
 
     def total(name: str) -> float:
         result = 0.0
@@ -174,10 +162,8 @@ def _local_reach(geometries: Sequence[Geometry]) -> float:
 def _measure_layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) -> Quantities:
     """Quantities of one layer, from its jets on the grid of every class."""
     ranges = [chart_ranges(grid, jets[0].vectors.dtype) for grid in grids]
-    geometries = [
-        report_on(jet_quantities(part, size), grid, name, _TOLERANCE)
-        for part, size, grid in zip(jets, ranges, grids, strict=True)
-    ]
+    reported = map(jet_quantities, jets, ranges)
+    geometries = [report_on(part, grid, name, _TOLERANCE) for part, grid in zip(reported, grids, strict=True)]
     points = [flat(np.asarray(part.points)) for part in jets]
     tangents = [np.asarray(part.tangents) for part in jets]
     spectra = [spectrum(part, np.asarray(size)) for part, size in zip(tangents, ranges, strict=True)]
@@ -192,14 +178,9 @@ def _measure_layer(jets: Sequence[LayerJets], grids: Sequence[Grid], name: str) 
 
 
 def measure_union(charts: Sequence[Manifold], layers: Layers) -> Quantities:
-    """Exact geometry of a union, a chart for each class, in the input and every layer, ``(1 + layers,)``.
-
-    Two layers of jets are held at once.
-    """
+    """Exact geometry of a union, a chart for each class, in the input and every layer, ``(1 + layers,)``."""
     grids = [chart.grid for chart in charts]
-    streams = [
-        layer_jets(chart.embedding, layers.functions, chart.grid.coordinates().reshape(-1, chart.grid.ndim))
-        for chart in charts
-    ]
+    places = [grid.coordinates().reshape(-1, grid.ndim) for grid in grids]
+    streams = [layer_jets(m.embedding, layers.functions, u) for m, u in zip(charts, places, strict=True)]
     rows = zip(("input", *layers.names), *streams, strict=True)
     return stack([_measure_layer(jets, grids, name) for name, *jets in rows])

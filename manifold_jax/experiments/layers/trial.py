@@ -27,8 +27,7 @@ from manifold_jax.models.training import Loss
 
 NETWORKS = ("vae", "classifier")
 ACTIVATIONS = {"relu": nnx.relu, "softplus": nnx.softplus, "silu": nnx.silu}
-_MOST_BYTES = 8 * 2**30
-"""Memory for the jets of a layer on a machine of 16 GiB."""
+_MOST_BYTES = 8 * 2**30  # of jets, on a machine of 16 GiB
 
 
 class Trial(NamedTuple):
@@ -115,7 +114,7 @@ def check(settings: Settings) -> None:
 
 
 def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
-    """The jets of all points of a layer are held at once, for the pairs of the reach."""
+    """The jets of all points of two layers are held at once, for the pairs of the reach."""
     image = jax.ShapeDtypeStruct(charts[0].feature_shape, jnp.float32)
     sizes = jax.eval_shape(models.network_layers(network).activations, image)
     largest = max(math.prod(part.shape) for part in sizes)

@@ -125,11 +125,9 @@ def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
     groups: dict[tuple[str, str], list[str]] = {}
     for quantity, verdict in verdicts.items():
         groups.setdefault((verdict.sentence, _colour(verdict)), []).append(_name(quantity).strip("- "))
-    agreed = len(groups) == 1 and all(verdict.resolved for verdict in verdicts.values())
-    return [
-        Text(f"{'Every quantity' if agreed else ', '.join(names)}: {sentence}", style=colour)
-        for (sentence, colour), names in groups.items()
-    ]
+    if len(groups) == 1 and all(verdict.resolved for verdict in verdicts.values()):
+        groups = {key: ["Every quantity"] for key in groups}
+    return [Text(f"{', '.join(names)}: {sentence}", colour) for (sentence, colour), names in groups.items()]
 
 
 def notes(geometry: Geometry) -> list[str]:
@@ -141,11 +139,9 @@ def notes(geometry: Geometry) -> list[str]:
     lines = [bars, f"ℓ: {length}."]
     for axis in geometry.grid.axes:
         if axis.periodic and not axis.wrap:
-            span = _span(axis)
-            lines.append(
-                f"The axis {axis.name} covers 1 {span}, after which the metric repeats: volume and totals "
-                f"are per {span} of {axis.name}."
-            )
+            span, name = _span(axis), axis.name
+            totals = f"volume and totals are per {span} of {name}"
+            lines.append(f"The axis {name} covers 1 {span}, after which the metric repeats: {totals}.")
     if geometry.grid.ndim > 1:
         scale = "when their bars are small next to |II|²"
         lines.append(f"The scalar curvature and its totals count as resolved {scale}.")
