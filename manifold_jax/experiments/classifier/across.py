@@ -112,7 +112,7 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> O
     signs, gradients = (np.asarray(part) for part in fast_gradient_departure(log_prob, images, labels))
     data["vertical share"] = {"sign gradient": signs, "gradient": gradients}
     notes = [
-        "Noise level: distance to the image in normalised pixels; 'per pixel': its root mean square.",
+        "Noise level: distance to the image in normalised grey levels; 'per pixel': its root mean square.",
         f"Vertical share of the sign-gradient (FGSM): median {np.median(signs):.3f}, range "
         f"{signs.min():.3f} to {signs.max():.3f}; of the gradient itself: at most {gradients.max():.1g}.",
     ]

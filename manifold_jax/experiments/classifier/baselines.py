@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
-from manifold_jax._checks import choice, require, whole
+from manifold_jax._checks import choice, flat, require, whole
 from manifold_jax._files import Progress
 from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier.task import Images, predictions, stage
@@ -38,11 +38,6 @@ def training_images(data: LabelledImages, rows: Any = slice(None)) -> LabelledIm
     return data._replace(images=np.asarray(pixels(data.images[rows])), labels=data.labels[rows])
 
 
-def _flat(images: Images) -> Float[Any, "n m"]:
-    """One row an image."""
-    return images.reshape(len(images), -1)
-
-
 def require_classes(classes: Int[Any, "k"], training: LabelledImages) -> None:
     """Raise unless there is a training image of every class."""
     missing = np.setdiff1d(classes, training.labels)
@@ -65,19 +60,19 @@ def nearest(
     images: Images, training: LabelledImages, classes: Int[Any, "k"] | None = None
 ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
     """Rows of the nearest training images, of given classes if there are any, and Euclidean distances."""
-    rows, flat = _flat(images), _flat(training.images)
+    rows, others = flat(images), flat(training.images)
     if classes is not None:
         require_classes(classes, training)
     best, least = np.zeros(len(rows), int), np.full(len(rows), np.inf)
-    for begin in range(0, len(flat), _COLUMNS):
-        part = flat[begin : begin + _COLUMNS]
+    for begin in range(0, len(others), _COLUMNS):
+        part = others[begin : begin + _COLUMNS]
         squares = np.sum(part**2, axis=1) - 2 * rows @ part.T
         if classes is not None:
             squares[classes[:, None] != training.labels[None, begin : begin + _COLUMNS]] = np.inf
         at = squares.argmin(axis=1)
         value = squares[np.arange(len(rows)), at]
         best, least = np.where(value < least, at + begin, best), np.minimum(value, least)
-    return best, np.linalg.norm(rows - flat[best], axis=1)
+    return best, np.linalg.norm(rows - others[best], axis=1)
 
 
 def anchors_of(kind: str, images: Images, predicted: Int[Any, "k"], training: LabelledImages) -> Images:
@@ -98,11 +93,7 @@ def require_anchors(caller: str, kinds: Sequence[str]) -> None:
 
 
 def project_from_anchors(
-    log_prob: Partial,
-    images: Images,
-    training: LabelledImages,
-    settings: Any,
-    progress: Progress | None = None,
+    log_prob: Partial, images: Images, training: LabelledImages, settings: Any, progress: Progress | None
 ) -> dict[str, Path]:
     """Project images onto the leaves of their anchors, for every kind in ``settings.anchors``."""
     predicted, projections = predictions(log_prob, images), {}
@@ -128,7 +119,7 @@ def describe_projections(kind: str, path: Path, options: PathOptions) -> str:
 
 def psnr(images: Images, clean: Images) -> Float[np.ndarray, "n"]:
     """Peak signal-to-noise ratio -10 log10(mean squared error) of pixels in [0, 1], in dB; at most 100."""
-    errors = np.mean(_flat(images - clean) ** 2, axis=1)
+    errors = np.mean(flat(images - clean) ** 2, axis=1)
     return -10 * np.log10(np.maximum(errors, _LEAST_ERROR))
 
 
@@ -142,17 +133,17 @@ class Subspace(NamedTuple):
     def project(self, images: Images, count: int) -> Images:
         """Orthogonal projection onto the affine space of the mean and the first ``count`` components."""
         rows = self.rows[:count]
-        flat = _flat(images) - self.mean
-        return (self.mean + flat @ rows.T @ rows).reshape(images.shape).astype(images.dtype)
+        centred = flat(images) - self.mean
+        return (self.mean + centred @ rows.T @ rows).reshape(images.shape).astype(images.dtype)
 
 
 def principal_subspace(training: LabelledImages) -> Subspace:
     """The principal components of training images, by descending variance."""
-    flat = _flat(training.images).astype(np.float64)
-    mean = flat.mean(axis=0)
-    covariance = (flat.T @ flat - len(flat) * np.outer(mean, mean)) / (len(flat) - 1)
+    points = flat(training.images).astype(np.float64)
+    mean = points.mean(axis=0)
+    covariance = (points.T @ points - len(points) * np.outer(mean, mean)) / (len(points) - 1)
     variance, columns = np.linalg.eigh(covariance)
-    count = min(flat.shape)
+    count = min(points.shape)
     return Subspace(mean, columns[:, ::-1].T[:count], np.maximum(variance[::-1][:count], 0))
 
 
@@ -195,10 +186,9 @@ def mahalanobis_score(
 
 
 def auroc(inside: Float[np.ndarray, "n"], outside: Float[np.ndarray, "m"]) -> tuple[float, float]:
-    """Area under the receiver operating characteristic, with its standard error.
+    """Area under the receiver operating characteristic: probability that a score from outside is the higher.
 
-    The area is the probability that a score from outside is the higher one, ties counted half. The standard
-    error is that of Hanley & McNeil (Radiology 143, 1982), 0 where the area is 0 or 1.
+    Ties count half. The standard error is that of Hanley & McNeil (Radiology 143, 1982), 0 at areas 0 and 1.
     """
     n, m, ranked = len(inside), len(outside), np.sort(inside)
     below = sum(np.searchsorted(ranked, outside, side).mean() for side in ("left", "right"))

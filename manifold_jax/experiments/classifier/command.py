@@ -8,18 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from manifold_jax.experiments import experiment as registry
+from manifold_jax.experiments import terminal
 from manifold_jax.experiments.classifier import across, denoise, detect, generate, history, paths, sprites
 from manifold_jax.experiments.classifier.task import READERS, learn, make_task, read_images
 from manifold_jax.experiments.classifier.walks import change_path
-from manifold_jax.experiments.experiment import Experiment, run_experiments
-from manifold_jax.experiments.terminal import Out, Preset, Seed, plain_errors, progress_bar, results_folder
+from manifold_jax.experiments.terminal import Out, Preset, Seed, Steps
 
 
-def _of(module: Any, run: Any, about: str, *options: str, changes: Any = ({}, {})) -> Experiment:
+def _of(module: Any, run: Any, about: str, *options: str, changes: Any = ({}, {})) -> registry.Experiment:
     """An experiment with the presets of a module, full and reduced, but for some changes, and its check."""
     presets = (module.Settings(**changes[0]), module.REDUCED._replace(**changes[1]))
     check = getattr(module, "check", lambda settings: None)
-    return Experiment(about, *presets, run, check, options, change_path)
+    return registry.Experiment(about, *presets, run, check, options, change_path)
 
 
 _TWO_WAYS = ({"ways": 2}, {"ways": 2})
@@ -52,16 +52,11 @@ def leaf_command(
     ] = None,
     letters: Annotated[Path | None, typer.Option(help="An .npz file with uint8 images of letters.")] = None,
     preset: Preset = "reduced",
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Training steps [default: 1000; full 10 000, histories 30 000]."),
-    ] = None,
+    steps: Steps = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of images.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Test images.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a path.")] = None,
-    ways: Annotated[
-        int | None, typer.Option(min=1, max=5, help="Ways of walking a path: the paper's first.")
-    ] = None,
+    ways: Annotated[int | None, typer.Option(min=1, max=5, help="Ways to walk, the paper's first.")] = None,
     width: Annotated[int, typer.Option(min=1, help="Channels of the first layer of the VGG11.")] = 16,
     init: Annotated[str, typer.Option(help="Initial weights: flax or torch (the paper's).")] = "flax",
     seed: Seed = 0,
@@ -69,10 +64,11 @@ def leaf_command(
 ) -> None:
     """Look at the manifold that a classifier sees: train it, then run an experiment on its checkpoints.
 
-    Interrupted and called again with the same --out, the training goes on where it was.
+    Training takes 1000 steps; with --preset full 10 000, for history, sweep and train 30 000. Interrupted and
+    called again with the same --out, it goes on where it was.
     """
     arguments = registry.given_options(locals())
-    with plain_errors():
+    with terminal.plain_errors():
         names = registry.select(EXPERIMENTS, experiment, "train")
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
@@ -84,18 +80,18 @@ def leaf_command(
         options = {"letters": letters, "path": path}
         _refuse_unused(experiment, letters=letters, path=path, steps=steps)
         folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
-        with results_folder(folder):
+        with terminal.results_folder(folder):
             own = {name: settings.pop(name) for name in names if name == "sprites"}
             if experiment != "sprites":
                 task = make_task(data, path, seed=seed, width=width, init=init)
                 if letters is not None:
                     read_images(letters, task.train.images.shape[1:])  # refused before the training
                 arguments["training images"] = len(task.train.labels)
-                with progress_bar(f"training, {task.name}") as advance:
+                with terminal.progress_bar(f"training, {task.name}") as advance:
                     count = steps or steps_of_preset
                     trial = learn(task, folder / "checkpoints", count, seed=seed, progress=advance)
-                run_experiments(EXPERIMENTS, settings, trial, folder, arguments, **options)
-            run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
+                registry.run_experiments(EXPERIMENTS, settings, trial, folder, arguments, **options)
+            registry.run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
 
 
 def _refuse_unused(experiment: str, **options: Any) -> None:

@@ -1,8 +1,6 @@
 """Denoising by leaf projection, next to principal components and total variation.
 
-Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) propose to project a noisy image onto the leaf of
-valid data. From an anchor on that leaf one goes horizontally towards the noisy image until the chord is
-vertical.
+From an anchor on the leaf of valid data one goes horizontally towards a noisy image, as far as that goes.
 """
 
 from __future__ import annotations

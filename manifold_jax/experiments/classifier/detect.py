@@ -1,8 +1,4 @@
-"""Out-of-distribution detection by the distance to a leaf, next to five other scores.
-
-Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) propose the distance to the leaf of valid data to tell
-how far an input is from what a classifier was trained on.
-"""
+"""Out-of-distribution detection by the distance to the leaf of valid data, next to five other scores."""
 
 from __future__ import annotations
 
@@ -17,16 +13,7 @@ from manifold_jax._files import Progress
 from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier import baselines
 from manifold_jax.experiments.classifier.baselines import SHORT, nearest, training_images
-from manifold_jax.experiments.classifier.task import (
-    READERS,
-    Images,
-    Task,
-    Trial,
-    layer,
-    outputs,
-    read_images,
-    sample,
-)
+from manifold_jax.experiments.classifier.task import READERS, Task, Trial, layer, outputs, read_images, sample
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions, norms
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.models import pixels
@@ -76,7 +63,7 @@ def _other_data(task: Task, path: Path | None, notes: list[str]) -> dict[str, np
 
 def image_sets(
     task: Task, count: int, *, seed: int = 0, path: Path | None = None, letters: Path | None = None
-) -> tuple[dict[str, Images], list[str]]:
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Test images first, then others: real ones where there are any, rearranged ones otherwise, and noise.
 
     Every set has at most ``count`` images. ``path`` is the folder of MNIST and Fashion-MNIST, ``letters`` a
@@ -86,7 +73,7 @@ def image_sets(
     inside = np.asarray(sample(task.test, min(count, len(task.test.labels)), seed)[0])
     shape, rng = inside.shape[1:], np.random.default_rng([seed, 1])
 
-    def draw(images: np.ndarray) -> Images:
+    def draw(images: np.ndarray) -> np.ndarray:
         return np.asarray(pixels(images[rng.permutation(len(images))[:count]]))
 
     others = _other_data(task, path, notes)
@@ -110,7 +97,7 @@ def image_sets(
 
 
 def _other_scores(
-    log_prob: Partial, images: Images, training: LabelledImages, settings: Settings, seed: int
+    log_prob: Partial, images: np.ndarray, training: LabelledImages, settings: Settings, seed: int
 ) -> dict[str, np.ndarray]:
     """The scores that need no leaf."""
     rows = np.random.default_rng([seed, 2]).permutation(len(training.labels))[: settings.training]

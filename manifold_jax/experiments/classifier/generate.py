@@ -1,8 +1,7 @@
 """Images of the same label by walks along the leaf, next to straight lines of the same length.
 
-Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) move along the leaf of valid data. Here one starts at a
-test image and goes horizontally, towards another image of its class or along a random direction, and measures
-whether the label is kept and whether the ends look like data.
+From a test image one goes horizontally, towards another image of its class or along a random direction:
+is the label kept, and do the ends look like data?
 """
 
 from __future__ import annotations

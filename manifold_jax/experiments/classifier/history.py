@@ -17,7 +17,6 @@ from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import LocalDataRank, fisher_trace, local_data_rank, local_data_trace
 from manifold_jax.plotting.style import new_figure, panels
 
-_BLOCK = 16
 _MANY_CLASSES = 100
 """More classes than 8 x 8 images have pixels: the bound on the rank is then that of the pixels."""
 
@@ -46,7 +45,7 @@ def ranks_and_traces(log_prob: Any, images: Array) -> tuple[LocalDataRank, Array
     def one(image: Array) -> tuple[LocalDataRank, Array]:
         return local_data_rank(log_prob, image), local_data_trace(log_prob, image)
 
-    return map_blocks(jax.vmap(one), _BLOCK, images)
+    return map_blocks(jax.vmap(one), 16, images)
 
 
 @jax.jit
@@ -67,19 +66,11 @@ def compare_ranks(trial: Trial, settings: Settings, progress: Progress | None = 
     for k, (name, log_prob) in enumerate(networks.items()):
         rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
         data[name] = rank
-        rows.append(
-            {
-                "network": name,
-                "pixels": images[0].size,
-                "bound C - 1": jax.eval_shape(log_prob, images[0]).shape[0] - 1,
-                "rank D: least": rank.distribution.min(),
-                "rank D: most": rank.distribution.max(),
-                "rank G: mean": rank.matrix.mean(),
-                "rank G: least": rank.matrix.min(),
-                "rank G: most": rank.matrix.max(),
-                "tr G": trace.mean(),
-            }
-        )
+        of_d, of_g, bound = rank.distribution, rank.matrix, jax.eval_shape(log_prob, images[0]).shape[0] - 1
+        row = {"network": name, "pixels": images[0].size, "bound C - 1": bound}
+        row |= {"rank D: least": of_d.min(), "rank D: most": of_d.max(), "rank G: mean": of_g.mean()}
+        row |= {"rank G: least": of_g.min(), "rank G: most": of_g.max(), "tr G": trace.mean()}
+        rows.append(row)
         stage(progress, k, len(networks))(1, 1)
     title = f"{trial.task.name}: rank of the local data matrix at {settings.images} test images"
     notes = [
@@ -113,17 +104,10 @@ def follow_training(trial: Trial, settings: Settings, progress: Progress | None 
         log_prob = trial.log_prob_at(step)
         rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
         fisher = fisher_traces(log_prob, images[: settings.fisher_images])
-        rows.append(
-            {
-                "step": step,
-                "tr G": trace.mean(),
-                "median tr G": np.median(trace),
-                "rank G": rank.matrix.mean(),
-                "rank D": rank.distribution.mean(),
-                "tr F": np.asarray(fisher).mean(),
-                "test accuracy": np.mean(predictions(log_prob, test.images) == test.labels),
-            }
-        )
+        row = {"step": step, "tr G": trace.mean(), "median tr G": np.median(trace)}
+        row |= {"rank G": rank.matrix.mean(), "rank D": rank.distribution.mean()}
+        right = predictions(log_prob, test.images) == test.labels
+        rows.append(row | {"tr F": np.asarray(fisher).mean(), "test accuracy": np.mean(right)})
         stage(progress, k, len(steps))(1, 1)
     title = f"{trial.task.name}: local data matrix and Fisher matrix along the training"
     data: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}

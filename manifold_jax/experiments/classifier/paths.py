@@ -1,8 +1,8 @@
 """Horizontal paths between images: of other classes, to letters, from and to noise.
 
-Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022) connect any two images of the data along a leaf with
-steps of 0.1 in normalised pixels, call an end within distance 1 connected, and their code clamps the pixels
-to [0, 1] after every step. Here every result says which of these it used.
+Grementieri & Fioresi connect any two images of the data along a leaf with steps of 0.1 in normalised grey
+levels, call an end within distance 1 connected, and their code clamps the pixels to [0, 1] after every step.
+Here every result says which of these it used.
 """
 
 from __future__ import annotations
@@ -24,23 +24,17 @@ from manifold_jax.information import PathStatus, horizontal_path, vertical_walk
 from manifold_jax.models import pixels
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
-_PAPER = PathOptions()
-VARIANTS = (
-    _PAPER,
-    _PAPER._replace(clip=False),
-    _PAPER._replace(step_size=0.02),
-    _PAPER._replace(step_size=0.02, clip=False),
-    _PAPER._replace(step="controlled", clip=False),
-)
+VARIANTS = tuple(PathOptions(step_size, clip=clip) for step_size in (0.1, 0.02) for clip in (True, False))
+VARIANTS += (PathOptions(step="controlled", clip=False),)
 STRIP = ("source", "1/6", "1/3", "1/2", "2/3", "5/6", "end", "destination")
-"""Columns of an image strip: how much of the steps is made."""
+"""Columns of an image strip: the share of the steps."""
 
 _SAVED = 50
 _SHOWN = 4
 _SWEPT = (0, 10, 100, 300, 1000, 3000, 10_000, 20_000, 30_000)
 _NOTE = (
-    "Distances in normalised pixels; 'reached' is the share within distance 1, 'horizontal' the share of "
-    "the rest of the way that still lies in the distribution where the path ended, 'drift' the estimated "
+    "Distances in normalised grey levels; 'reached' is the share within distance 1, 'horizontal' the share "
+    "of the rest of the way that still lies in the distribution where the path ended, 'drift' the estimated "
     "distance off the leaf. Clamping leaves the leaf as well."
 )
 
@@ -60,7 +54,7 @@ Kinds = dict[str, tuple[Any, Any]]  # name of a kind of pairs to sources and des
 
 
 def _with_steps(options: PathOptions, max_steps: int, task: Task) -> PathOptions:
-    """So many steps, in units of the task's normalised pixels."""
+    """So many steps, in units of the task's normalised grey levels."""
     every = max(1, max_steps // _SAVED)
     return options._replace(max_steps=max_steps, save_every=every, unit=task.std)
 
@@ -127,7 +121,7 @@ def _draw_strips(title: str, sets: Sequence[Walks], names: Sequence[str]) -> Any
     else:
         rows = {walks.kind: _strip(walks, 0, names) for walks in first}
     images, captions = zip(*rows.values(), strict=True)
-    title = f"{title}\n{sets[0].caption}; d: distance to the destination, normalised pixels"
+    title = f"{title}\n{sets[0].caption}; d: distance to the destination, normalised grey levels"
     return image_grid(title, images, rows=list(rows), columns=STRIP, captions=captions)
 
 
@@ -188,10 +182,7 @@ def sweep(trial: Trial, settings: Settings, progress: Progress | None = None) ->
 def to_other_symbols(
     trial: Trial, settings: Settings, progress: Progress | None = None, *, letters: Path | None = None
 ) -> Outcome:
-    """Paths from digits to symbols that the network never saw: mirrored digits, and letters if there are any.
-
-    ``letters`` is an ``.npz`` file with ``images``, such as Omniglot's.
-    """
+    """Paths from digits to symbols that the network never saw: mirrored digits, and letters if given."""
     sources, others = _draw_pairs(trial, settings.pairs)
     kinds, notes = {"other class": (sources, others), "mirrored": (sources, others[:, :, ::-1])}, []
     if letters is None:
@@ -207,8 +198,7 @@ def to_other_symbols(
 def from_noise(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
     """Paths from a noisy leaf to a valid image and back, and between two images of one level of noise.
 
-    The noise is a walk across the leaves, 250 steps of 0.1 in the paper, which finds the way back to a valid
-    image impossible within 10 000 steps.
+    The noise is a walk across the leaves; the paper finds no way back within 10 000 steps.
     """
     sources, others = _draw_pairs(trial, settings.pairs)
     options = _with_steps(VARIANTS[0], settings.noise_steps, trial.task)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import flat, whole
 from manifold_jax._files import Progress
 from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
@@ -93,10 +93,7 @@ class Walks(NamedTuple):
 def in_blocks(
     function: Callable[..., Any], *arrays: Any, block: int, progress: Progress | None = None
 ) -> Any:
-    """Apply a compiled function to blocks of equal length; the last one is filled up by repetition.
-
-    The result of the function, a pytree, comes back as NumPy arrays of all rows.
-    """
+    """A compiled function on blocks of equal length, the last one filled up; NumPy arrays of all rows."""
     total = len(arrays[0])
     size = min(whole("in_blocks", "block", block), whole("in_blocks", "the number of rows", total))
     parts = []
@@ -111,7 +108,7 @@ def in_blocks(
 
 @partial(jax.jit, static_argnames=("walk", "fixed"))
 def _walk_block(
-    walk: Any, log_prob: Partial, ends: Sequence[Array], numbers: dict[str, Any], fixed: tuple[Any, ...]
+    walk: Any, fixed: tuple[Any, ...], log_prob: Partial, numbers: dict[str, Any], *ends: Array
 ) -> Path:
     """A walk for every row; numbers may change without compiling anew, pairs of fixed keywords may not."""
     return jax.vmap(partial(walk, log_prob, **numbers, **dict(fixed)))(*ends)
@@ -124,8 +121,7 @@ def walk_all(
 
     ``walk`` is :func:`horizontal_path`, :func:`leaf_projection` (up to ``stationarity``),
     :func:`vertical_walk` or :func:`label_keeping_walk`; ``ends`` are its arguments after the classifier:
-    sources, then destinations or directions, ``(n, ...)`` each. The walks come back as NumPy arrays with an
-    axis of images first, lengths in grey levels.
+    sources, then destinations or directions, ``(n, ...)`` each. Returns NumPy arrays, axis of images first.
     """
     numbers = {"step_size": options.step_size * options.unit}
     fixed = {"step": options.step, "clip": (0.0, 1.0) if options.clip else None}
@@ -137,10 +133,7 @@ def walk_all(
         numbers["tolerance"] = options.stationarity
     else:
         fixed["save_every"] = options.save_every
-
-    def walk_block(*parts: Array) -> Path:
-        return _walk_block(walk, log_prob, parts, numbers, tuple(fixed.items()))
-
+    walk_block = partial(_walk_block, walk, tuple(fixed.items()), log_prob, numbers)
     return in_blocks(walk_block, *ends, block=options.block, progress=progress)
 
 
@@ -162,7 +155,7 @@ def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:
 
 def norms(chords: Float[Any, "n *shape"]) -> Float[np.ndarray, "n"]:
     """Euclidean norm of each."""
-    return np.linalg.norm(chords.reshape(len(chords), -1), axis=1)
+    return np.linalg.norm(flat(chords), axis=1)
 
 
 def moved(path: Path) -> Float[np.ndarray, "n"]:
