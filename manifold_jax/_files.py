@@ -165,14 +165,12 @@ class PartialResult:
 
     def load(self) -> tuple[list[list[np.ndarray]], int]:
         """Leaves of what is done, and how many items that is."""
-        if not self.path.exists():
-            return [], 0
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 count = len(data.files) - 1
                 return [[data[f"leaf{k}"] for k in range(count)]], int(data["done"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return [], 0  # damaged: begin again
+            return [], 0  # missing or damaged: begin again
 
     def save(self, leaves: list[list[np.ndarray]], done: int) -> None:
         """Write what is done, unless that was just done."""

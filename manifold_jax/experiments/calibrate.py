@@ -26,6 +26,7 @@ from manifold_jax.fitting.calibration_table import ErrorCurve, Rank, Row
 from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
+from manifold_jax.geometry.quantities import LABELS
 from manifold_jax.plotting.style import PALETTE, quantity_panels
 
 if TYPE_CHECKING:
@@ -34,12 +35,7 @@ if TYPE_CHECKING:
 GRID, EXACT = "grid, order 4", "autodiff"
 FAST = ("TwoNN", "MLE")  # estimators of the intrinsic dimension that are not slow
 STARRED = 0.005  # share of points without a value above which an error has a star
-SHORT = {
-    "scalar_curvature": "S",
-    "mean_curvature": "|H|",
-    "second_form_norm": "|II|",
-    "normal_curvature": "max |II(v,v)|",
-}
+SHORT = {name: LABELS[name].symbol for name in CURVATURES} | {"normal_curvature": "max |II(v,v)|"}
 
 
 class Settings(NamedTuple):

@@ -1,4 +1,4 @@
-"""Autoencoders of images (the beta-VAE in its two published variants) and of points, and their losses."""
+"""Autoencoders of images (the beta-VAE in its two published variants) and of points, and the loss of both."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ class BetaVAE(nnx.Module):
         units = [widths[-1] * (size // 16) ** 2, *[hidden] * depth]
         options = {"kernel_init": nnx.initializers.he_normal(), "precision": precision, "rngs": rngs}
         dense = partial(nnx.Linear, **options)
-        options_of_conv = {"strides": 2, "padding": 1, "conv_general_dilated": convolve}
-        conv = partial(nnx.Conv, kernel_size=(4, 4), **options_of_conv, **options)
+        halving = {"strides": 2, "padding": 1, "conv_general_dilated": convolve}
+        conv = partial(nnx.Conv, kernel_size=(4, 4), **halving, **options)
         self.shape = (size, size, channels)
         self.corner = (size // 16, size // 16, widths[-1])
         self.activation = activation
@@ -270,29 +270,5 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
         capacity = objective.capacity * jnp.minimum(step / objective.capacity_steps, 1)
         weighted = objective.gamma * jnp.abs(kl - capacity) if objective.kind == "B" else objective.beta * kl
         return reconstruction + weighted, {"reconstruction": reconstruction, "kl": kl, "kl_units": units}
-
-    return loss
-
-
-@lru_cache(maxsize=32)
-def denoising_loss(apply: Apply) -> Loss:
-    """Loss of points that are decoded from noisy ones, their mean squared error (Vincent et al., ICML 2008).
-
-    A batch is (points, standard deviation of the noise of each). For an equal ``apply`` it is the same
-    object.
-
-    Example:
-        >>> loss = mj.models.autoencoders.denoising_loss(lambda w, x: w * x)
-        >>> batch = jnp.ones((4, 2)), jnp.zeros(4)
-        >>> print(loss(jnp.array(0.5), batch, jax.random.key(0), 0)[0])
-        0.25
-    """
-
-    def loss(params: Any, batch: Any, key: Array, _step: Array) -> tuple[Array, dict[str, Array]]:
-        points, scale = batch
-        noise = jax.random.normal(key, points.shape, points.dtype)
-        noise = noise * scale.reshape(-1, *(1,) * (points.ndim - 1))
-        cleaned = jax.vmap(apply, (None, 0))(params, points + noise)
-        return jnp.mean((cleaned.reshape(points.shape) - points) ** 2), {}
 
     return loss

@@ -89,12 +89,8 @@ class LeNet(nnx.Module):
 
     def stages(self) -> dict[str, Layer]:
         """The layers by name, each a function of a batch of activations of the one before."""
-
-        def first(images: Array) -> Array:
-            return self.activation(self.first((as_batch(images, self.shape) - self.mean) / self.std))
-
         return {
-            "conv 1": first,
+            "conv 1": lambda x: self.activation(self.first((as_batch(x, self.shape) - self.mean) / self.std)),
             "conv 2": lambda x: self.activation(self.second(x)),
             "pool": self.pool,
             "hidden": lambda x: self.activation(self.hidden(x.reshape(x.shape[0], -1))),

@@ -20,13 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from manifold_jax._checks import below, finite, flat, floating, positive, query_rows, whole
 from manifold_jax._files import Progress
-from manifold_jax.models.autoencoders import (
-    BetaVAE,
-    Objective,
-    PointAutoencoder,
-    beta_vae_loss,
-    denoising_loss,
-)
+from manifold_jax.models.autoencoders import BetaVAE, Objective, PointAutoencoder, beta_vae_loss
 from manifold_jax.models.pure import Apply, pure
 from manifold_jax.models.training import Loss, train
 
@@ -124,7 +118,7 @@ def denoising_autoencoder(
 
     def task(apply: Apply, rows: Array) -> tuple[Loss, Any]:
         deviation = jnp.sqrt(jnp.mean((rows - jnp.mean(rows, axis=0)) ** 2))
-        return denoising_loss(apply), (rows, jnp.full(len(rows), noise * deviation, rows.dtype))
+        return _denoising_loss(apply), (rows, jnp.full(len(rows), noise * deviation, rows.dtype))
 
     options = _Options(latent, width, channels, steps, batch_size, learning_rate)
     return _fit("denoising_autoencoder", samples, dimension, task, key, options, progress)
@@ -183,6 +177,20 @@ def _network(features: tuple[int, ...], latent: int, options: _Options, key: PRN
     sizes = {"size": features[0], "channels": features[2] if len(features) == 3 else 1}
     sizes |= {"latent": latent, "width": options.channels, "hidden": width}
     return BetaVAE(**sizes, activation=nnx.silu, rngs=rngs)
+
+
+@lru_cache(maxsize=32)
+def _denoising_loss(apply: Apply) -> Loss:
+    """Mean squared error of what was made noisy; a batch is (points, standard deviation of each one's noise)."""
+
+    def loss(params: Any, batch: Any, key: Array, _step: Array) -> tuple[Array, dict[str, Array]]:
+        points, sigma = batch
+        noise = jax.random.normal(key, points.shape, points.dtype)
+        noisy = points + noise * sigma.reshape(-1, *(1,) * (points.ndim - 1))
+        cleaned = jax.vmap(apply, (None, 0))(params, noisy)
+        return jnp.mean((cleaned.reshape(points.shape) - points) ** 2), {}
+
+    return loss
 
 
 @lru_cache(maxsize=32)
