@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax._checks import below, finite, flat, floating, positive, query_rows, whole
+from manifold_jax._checks import below, finite, flat, floating, optional, positive, query_rows, whole
 from manifold_jax._files import Progress
 from manifold_jax.models.autoencoders import BetaVAE, Objective, PointAutoencoder, beta_vae_loss
 from manifold_jax.models.pure import Apply, pure
@@ -49,17 +49,6 @@ class NetworkFit:
     scale: Float[Array, ""]
     apply: Apply = field(metadata={"static": True})
     features: tuple[int, ...] = field(metadata={"static": True})
-
-
-class _Options(NamedTuple):
-    """Size of the network and length of the training."""
-
-    latent: int | None
-    width: int
-    channels: int
-    steps: int
-    batch_size: int
-    learning_rate: float
 
 
 def denoising_autoencoder(
@@ -120,7 +109,8 @@ def denoising_autoencoder(
         deviation = jnp.sqrt(jnp.mean((rows - jnp.mean(rows, axis=0)) ** 2))
         return _denoising_loss(apply), (rows, jnp.full(len(rows), noise * deviation, rows.dtype))
 
-    options = _Options(latent, width, channels, steps, batch_size, learning_rate)
+    options = {"latent": latent, "width": width, "channels": channels, "steps": steps}
+    options |= {"batch_size": batch_size, "learning_rate": learning_rate}
     return _fit("denoising_autoencoder", samples, dimension, task, key, options, progress)
 
 
@@ -160,7 +150,8 @@ def variational_autoencoder(
         weights = objective or Objective("H", beta=0.005)
         return beta_vae_loss(apply, weights._replace(likelihood="points")), (rows,)
 
-    options = _Options(latent, width, channels, steps, batch_size, learning_rate)
+    options = {"latent": latent, "width": width, "channels": channels, "steps": steps}
+    options |= {"batch_size": batch_size, "learning_rate": learning_rate}
     return _fit("variational_autoencoder", samples, dimension, task, key, options, progress)
 
 
@@ -169,19 +160,18 @@ def _are_images(features: tuple[int, ...]) -> bool:
     return len(features) in (2, 3) and features[0] == features[1] and features[0] % 16 == 0
 
 
-def _network(features: tuple[int, ...], latent: int, options: _Options, key: PRNGKeyArray) -> nnx.Module:
-    """The network for points of this shape."""
-    width, rngs = options.width, nnx.Rngs(key)
+def _network(features: tuple[int, ...], latent: int, width: int, channels: int, rngs: nnx.Rngs) -> nnx.Module:
+    """The network for points of this shape; the channels are those of the first convolution."""
     if not _are_images(features):
         return PointAutoencoder(features=math.prod(features), latent=latent, width=width, rngs=rngs)
     sizes = {"size": features[0], "channels": features[2] if len(features) == 3 else 1}
-    sizes |= {"latent": latent, "width": options.channels, "hidden": width}
+    sizes |= {"latent": latent, "width": channels, "hidden": width}
     return BetaVAE(**sizes, activation=nnx.silu, rngs=rngs)
 
 
 @lru_cache(maxsize=32)
 def _denoising_loss(apply: Apply) -> Loss:
-    """Mean squared error of what was made noisy; a batch is (points, standard deviation of each one's noise)."""
+    """Mean squared error of noisy points; a batch is (points, standard deviation of the noise of each)."""
 
     def loss(params: Any, batch: Any, key: Array, _step: Array) -> tuple[Array, dict[str, Array]]:
         points, sigma = batch
@@ -205,19 +195,19 @@ def _fit(
     dimension: Any,
     task: Callable[[Apply, Array], tuple[Loss, Any]],
     key: PRNGKeyArray,
-    options: _Options,
+    options: dict[str, Any],
     progress: Progress | None,
 ) -> Partial:
-    """Train a network for the samples by the loss, and on the data, that ``task`` makes of them."""
+    """Train a network for the samples, with the loss and the data that ``task`` makes of them."""
     for name in ("width", "channels", "steps", "batch_size"):
-        whole(caller, name, getattr(options, name))
-    positive(caller, "learning_rate", options.learning_rate)
+        whole(caller, name, options[name])
+    positive(caller, "learning_rate", options["learning_rate"])
     samples = floating(caller, "samples", samples)
     if len(samples) < 2:
         raise ValueError(f"{caller}: samples must be at least 2 points, got {len(samples)}.")
     finite(caller, "samples", samples)
     dimension = below(caller, dimension, flat(samples))
-    latent = whole(caller, "latent", dimension + 1 if options.latent is None else options.latent, dimension)
+    latent = optional(whole, caller, "latent", options["latent"], dimension) or dimension + 1
     features, samples = samples.shape[1:], samples.astype(jnp.float32)
     images = _are_images(features)
     shift = jnp.min(samples) if images else jnp.mean(samples, axis=0)
@@ -225,12 +215,13 @@ def _fit(
     if not float(scale) > 0:
         raise ValueError(f"{caller}: all samples coincide: there is nothing to fit.")
     key_weights, key_steps = jax.random.split(key)
-    apply, params = pure(_network(features, latent, options, key_weights))
+    network = _network(features, latent, options["width"], options["channels"], nnx.Rngs(key_weights))
+    apply, params = pure(network)
     fit = NetworkFit(params, shift, scale, apply, features)
     loss, data = task(apply, _standardise(fit, samples))
-    steps, batch_size = int(options.steps), min(int(options.batch_size), len(samples))
+    steps, batch_size = int(options["steps"]), min(int(options["batch_size"]), len(samples))
     sizes = {"steps": steps, "batch_size": batch_size, "chunk": min(steps, _CHUNK)}
-    optimizer = _optimizer(float(options.learning_rate), steps)
+    optimizer = _optimizer(float(options["learning_rate"]), steps)
     run = train(loss, params, data, key=key_steps, optimizer=optimizer, progress=progress, **sizes)
     run.or_raise("take a smaller learning_rate")
     return Partial(_project, replace(fit, params=run.params))
