@@ -26,9 +26,6 @@ SAVE_EVERY = 10.0
 _ENGINES = {".nc": ("h5netcdf", "report"), ".zarr": ("zarr", "zarr")}
 """The engine that reads and writes data sets of this suffix, and the extra that installs it."""
 
-_ZARR_MARKS = (".zgroup", "zarr.json")
-"""One of these files lies in every Zarr folder."""
-
 # --- written aside, then renamed -------------------------------------------------------------------------
 
 
@@ -109,7 +106,8 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
     """
     path = Path(path)
     engine = _engine(path)
-    if engine == "zarr" and path.exists() and not any((path / mark).exists() for mark in _ZARR_MARKS):
+    marks = (path / ".zgroup", path / "zarr.json")  # one of these lies in every Zarr folder
+    if engine == "zarr" and path.exists() and not any(mark.exists() for mark in marks):
         raise ValueError(f"Cannot write {path}: what is there is not a Zarr folder; choose another name.")
     with replacing(path) as aside:
         if engine == "zarr":

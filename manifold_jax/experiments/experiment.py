@@ -110,9 +110,7 @@ def settings_for(
     """
     experiment = experiments[name]
     settings = preset_of(preset, {"reduced": experiment.reduced, "full": experiment.full})
-    for option, value in changes.items():
-        if value is None:
-            continue
+    for option, value in given_options(changes).items():
         changed = experiment.change(settings, option, value)
         if changed is not None:
             settings = changed

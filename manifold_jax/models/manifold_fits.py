@@ -24,11 +24,8 @@ from manifold_jax.models.autoencoders import BetaVAE, Objective, PointAutoencode
 from manifold_jax.models.pure import Apply, pure
 from manifold_jax.models.training import Loss, train
 
-_BLOCK = 256
-"""Points that go through a network together."""
-
-_CHUNK = 500
-"""Steps compiled together at most."""
+_BLOCK = 256  # points that go through a network together
+_CHUNK = 500  # steps that are compiled together, at most
 
 
 @jax.tree_util.register_dataclass
