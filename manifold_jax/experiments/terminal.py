@@ -23,10 +23,10 @@ console = Console()
 
 Preset = Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (published sizes).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Training steps [default: the preset's].")]
-_COIL20 = "Where COIL-20 is [default: MANIFOLD_JAX_DATA, else downloaded]."
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps (default: the preset's).")]
+_COIL20 = "Where COIL-20 is (default: MANIFOLD_JAX_DATA, else downloaded)."
 Coil20 = Annotated[Path | None, typer.Option("--path", help=_COIL20)]
-_OUT = "Folder of the results [default: a folder of that name in runs/]."
+_OUT = "Folder of the results (default: a folder of that name in runs/)."
 Out = Annotated[Path | None, typer.Option(help=_OUT)]
 
 

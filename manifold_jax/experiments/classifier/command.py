@@ -48,7 +48,7 @@ def leaf_command(
     experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS, train="only train"))],
     data: Annotated[str, typer.Option(help=f"One of {', '.join(READERS)}.")] = "digits",
     path: Annotated[
-        Path | None, typer.Option(help="Folder of the data [default: MANIFOLD_JAX_DATA, else downloaded].")
+        Path | None, typer.Option(help="Folder of the data (default: MANIFOLD_JAX_DATA, else downloaded).")
     ] = None,
     letters: Annotated[Path | None, typer.Option(help="An .npz file with uint8 images of letters.")] = None,
     preset: Preset = "reduced",

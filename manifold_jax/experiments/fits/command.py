@@ -19,10 +19,10 @@ def bounds_command(
     preset: Preset = "reduced",
     fits: Annotated[
         str | None,
-        typer.Option(help=f"Which fits, with commas between: {', '.join(FITS)} [default: the preset's]."),
+        typer.Option(help=f"Which fits, with commas between: {', '.join(FITS)} (default: the preset's)."),
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(help="Numbers of samples, with commas between [default: the preset's].")
+        str | None, typer.Option(help="Numbers of samples, with commas between (default: the preset's).")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Independent samples of each size.")] = None,
     tests: Annotated[int | None, typer.Option(help="Test points.")] = None,
@@ -32,7 +32,7 @@ def bounds_command(
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="Scale of the noise of toys and ambient over the reach [default: 0.1]."),
+        typer.Option(help="Scale of the noise of toys and ambient over the reach (default: 0.1)."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help=f"Data sets of images, with commas between: {', '.join(FACTORS)}.")

@@ -32,24 +32,24 @@ def layers_command(
     data: Annotated[str, typer.Option(help=f"One of {', '.join(DATA)}.")] = "sprites",
     network: Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")] = "vae",
     variant: Annotated[
-        str | None, typer.Option(help="Variant of the beta-VAE, B or H [default: B; coil20 H].")
+        str | None, typer.Option(help="Variant of the beta-VAE, B or H (default: B; coil20 H).")
     ] = None,
     activation: Annotated[str, typer.Option(help=f"One of {', '.join(ACTIVATIONS)}.")] = "silu",
     path: terminal.Coil20 = None,
     preset: terminal.Preset = "reduced",
     steps: terminal.Steps = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs [default: 5].")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs (default: 5).")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Images to learn from.")] = None,
     factors: Annotated[
-        int | None, typer.Option(min=1, max=4, help="Axes of the grid that is measured [default: 2].")
+        int | None, typer.Option(min=1, max=4, help="Axes of the grid that is measured (default: 2).")
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Learning rate of Adam [default: 1e-3; full 5e-4, coil20 with H 1e-4]."),
+        typer.Option(help="Learning rate of Adam (default: 1e-3; full 5e-4, coil20 with H 1e-4)."),
     ] = None,
-    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the KL in H [default: 4].")] = None,
+    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the KL in H (default: 4).")] = None,
     gamma: Annotated[
-        float | None, typer.Option(min=0, help="Weight of |KL - C(t)| in B [default: 100].")
+        float | None, typer.Option(min=0, help="Weight of |KL - C(t)| in B (default: 100).")
     ] = None,
     seed: terminal.Seed = 0,
     out: terminal.Out = None,

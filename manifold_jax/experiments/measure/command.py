@@ -55,7 +55,7 @@ def measure_command(
     ] = True,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures.")] = True,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results [default: runs/measure-...].")
+        Path | None, typer.Option(help="Folder of the results (default: runs/measure-...).")
     ] = None,
 ) -> None:
     """Measure volume, curvature and reach with error bars; write a table, files and pictures.
