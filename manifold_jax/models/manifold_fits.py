@@ -161,7 +161,7 @@ def _network(features: tuple[int, ...], latent: int, width: int, channels: int, 
     """The network for points of this shape; the channels are those of the first convolution."""
     if not _are_images(features):
         return PointAutoencoder(features=math.prod(features), latent=latent, width=width, rngs=rngs)
-    sizes = {"size": features[0], "channels": features[2] if len(features) == 3 else 1}
+    sizes: dict[str, Any] = {"size": features[0], "channels": features[2] if len(features) == 3 else 1}
     sizes |= {"latent": latent, "width": channels, "hidden": width}
     return BetaVAE(**sizes, activation=nnx.silu, rngs=rngs)
 
@@ -217,7 +217,7 @@ def _fit(
     fit = NetworkFit(params, shift, scale, apply, features)
     loss, data = task(apply, _standardise(fit, samples))
     steps, batch_size = int(options["steps"]), min(int(options["batch_size"]), len(samples))
-    sizes = {"steps": steps, "batch_size": batch_size, "chunk": min(steps, _CHUNK)}
+    sizes: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "chunk": min(steps, _CHUNK)}
     optimizer = _optimizer(float(options["learning_rate"]), steps)
     run = train(loss, params, data, key=key_steps, optimizer=optimizer, progress=progress, **sizes)
     run.or_raise("take a smaller learning_rate")
