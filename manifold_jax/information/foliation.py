@@ -2,7 +2,8 @@
 
 D_x is spanned by the scores grad_x log p_y, at most C - 1 dimensions of n. Horizontal directions lie in D_x;
 vertical ones are orthogonal to it, and leave p unchanged to first order. Grementieri & Fioresi (SIAM J.
-Imaging Sci. 15, 2022), section 4.
+Imaging Sci. 15, 2022), section 4. All functions raise a ValueError where :func:`horizontal_basis` does, and
+for a vector whose shape is not that of the input.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _STILL = 1e-6
 
 def span(rows: Float[Array, "C n"], rtol: float | None = None) -> Float[Array, "C n"]:
     """Orthonormal basis of D_x from the scores."""
-    return orthonormal_rows(centred(rows), rank_tolerance(rtol, rows)).basis
+    return orthonormal_rows(centred(rows), rank_tolerance(rtol, rows))[0]
 
 
 def project(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"]:
@@ -49,11 +50,7 @@ def reject(basis: Float[Array, "C n"], v: Float[Array, "n"]) -> Float[Array, "n"
 
 
 def keep_label(
-    log_p: Float[Array, "C"],
-    rows: Float[Array, "C n"],
-    basis: Float[Array, "C n"],
-    label: Int[Array, ""],
-    w: Float[Array, "n"],
+    log_p: Float[Array, "C"], rows: Array, basis: Float[Array, "C n"], label: Int[Array, ""] | int, w: Array
 ) -> Float[Array, "n"]:
     """The part of w in D_x, less what would lower log p of a label to first order."""
     u, length = unit(project(basis, w))
@@ -63,33 +60,24 @@ def keep_label(
     return jnp.where(norm(kept) > _STILL, length * kept, 0.0)
 
 
-def _basis(
-    log_prob: LogProb, x: Array, rtol: float | None, batch_size: int | None = None
-) -> Float[Array, "C n"]:
-    return span(scores(log_prob, x, batch_size)[1], rtol)
-
-
 def horizontal_basis(
     log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
 ) -> Float[Array, "C n"]:
     """Orthonormal basis of the distribution D_x = span of grad_x log p_y.
 
-    Row-pivoted Gram-Schmidt of the centred scores J_y - mean J, which stay well conditioned where p is
-    saturated.
+    Row-pivoted Gram-Schmidt of the centred scores J_y - mean J, well conditioned where p is saturated.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
         x: One input of any shape, n numbers.
-        rtol: Pivots at most this times the first count as zero; by default max(C, n) times the machine
-            epsilon.
+        rtol: Pivots at most this times the first count as zero; by default max(C, n) machine epsilons.
         batch_size: Classes differentiated at once.
 
     Returns:
         ``(C, n)``, rows orthonormal, zero past the numerical rank.
 
     Raises:
-        ValueError: ``log_prob`` does not return log-probabilities, ``x`` is not floating-point or not
-            finite, or ``rtol`` is not in [0, 1).
+        ValueError: Not log-probabilities, ``x`` not floating-point or not finite, ``rtol`` not in [0, 1).
 
     Example:
         >>> print(abs(mj.horizontal_basis(jax.nn.log_softmax, jnp.zeros(2))).round(3))
@@ -97,7 +85,7 @@ def horizontal_basis(
          [0.    0.   ]]
     """
     x = checked_input("horizontal_basis", log_prob, x, batch_size=batch_size, rtol=rtol)
-    return _basis(log_prob, x, rtol, batch_size)
+    return span(scores(log_prob, x, batch_size)[1], rtol)
 
 
 def horizontal_projection(
@@ -114,16 +102,13 @@ def horizontal_projection(
     Returns:
         In the shape of ``x``.
 
-    Raises:
-        ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
-
     Example:
         >>> print(mj.horizontal_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.5 -0.5]
     """
     x = checked_input("horizontal_projection", log_prob, x, rtol=rtol)
     v = checked_vector("horizontal_projection", v, x)
-    return project(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
+    return project(span(scores(log_prob, x)[1], rtol), jnp.ravel(v)).reshape(x.shape)
 
 
 def vertical_projection(
@@ -140,31 +125,22 @@ def vertical_projection(
     Returns:
         In the shape of ``x``.
 
-    Raises:
-        ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
-
     Example:
         >>> print(mj.vertical_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [0.5 0.5]
     """
     x = checked_input("vertical_projection", log_prob, x, rtol=rtol)
     v = checked_vector("vertical_projection", v, x)
-    return reject(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
+    return reject(span(scores(log_prob, x)[1], rtol), jnp.ravel(v)).reshape(x.shape)
 
 
 def label_keeping_projection(
-    log_prob: LogProb,
-    x: Float[Array, "*shape"],
-    v: Float[Array, "*shape"],
-    label: Int[Array, ""] | int,
-    *,
-    rtol: float | None = None,
+    log_prob: LogProb, x: Array, v: Array, label: Int[Array, ""] | int, *, rtol: float | None = None
 ) -> Float[Array, "*shape"]:
     """The part of v in D_x, less what would lower log p of a label to first order.
 
-    u = P_x(v), then u - min(0, <u, s>) s / |s|^2, where s = grad log p_label lies in D_x. Since
-    E_y[grad log p_y] = 0, s is along - sum_y p_y grad log p_y over the others, which keeps its digits where p
-    saturates.
+    u = P_x(v), then u - min(0, <u, s>) s / |s|^2, where s = grad log p_label lies in D_x. It is along
+    - sum_y p_y grad log p_y over the others, which keeps its digits where p saturates.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -176,36 +152,26 @@ def label_keeping_projection(
     Returns:
         In the shape of ``x``; 0 where u is opposite to s.
 
-    Raises:
-        ValueError: As :func:`horizontal_basis`, or ``v`` has another shape.
-
     Example:
         >>> v = jnp.array([1.0, 0.0])
-        >>> for label in (0, 1):
-        ...     print(mj.label_keeping_projection(jax.nn.log_softmax, jnp.zeros(2), v, label).round(3))
+        >>> print(mj.label_keeping_projection(jax.nn.log_softmax, jnp.zeros(2), v, label=0).round(3))
         [ 0.5 -0.5]
-        [0. 0.]
     """
     x = checked_input("label_keeping_projection", log_prob, x, rtol=rtol)
     v = checked_vector("label_keeping_projection", v, x)
     log_p, rows = scores(log_prob, x)
-    part = keep_label(log_p, rows, span(rows, rtol), jnp.asarray(label), jnp.ravel(v))
-    return part.reshape(x.shape)
+    return keep_label(log_p, rows, span(rows, rtol), label, jnp.ravel(v)).reshape(x.shape)
 
 
-def _defect(
-    log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_size: int | None
-) -> Float[Array, ""]:
+def _defect(log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_size: int | None) -> Array:
     """|vertical part| / |all| of the brackets, over pairs a < b."""
-    log_p, rows = scores(log_prob, x)
+    rows = scores(log_prob, x)[1]
     basis = span(rows, rtol)
-    count = log_p.shape[0]
-    first, second = (jnp.asarray(i) for i in np.triu_indices(count, 1))
+    first, second = (jnp.asarray(i) for i in np.triu_indices(len(rows), 1))
 
     def hessian_product(y: Int[Array, ""], v: Float[Array, "n"]) -> Float[Array, "n"]:
         """(d^2 log p_y) v, forward over reverse."""
-        one = (jnp.arange(count) == y).astype(log_p.dtype)
-        return jax.jvp(lambda z: jax.vjp(log_prob, z)[1](one)[0], (x,), (v,))[1]
+        return jax.jvp(jax.grad(lambda z: log_prob(z)[y]), (x,), (v,))[1]
 
     def squares(a: Int[Array, ""], b: Int[Array, ""]) -> Float[Array, "3"]:
         """|bracket|^2, |vertical part|^2, and the squares that the bracket is made of."""
@@ -240,9 +206,6 @@ def involutivity_defect(
     Returns:
         From 0 to 1; 0 where the brackets vanish.
 
-    Raises:
-        ValueError: As :func:`horizontal_basis`.
-
     Example:
         >>> warped = lambda x: jax.nn.log_softmax(jnp.stack([x[0], x[1] + x[0] * x[2], 0.0]))
         >>> print(mj.involutivity_defect(warped, jnp.array([0.1, 0.2, 0.3])) > 0.1)
@@ -253,30 +216,21 @@ def involutivity_defect(
 
 
 def fisher_involutivity_defect(
-    apply: Apply,
-    params: Any,
-    x: Float[Array, "*shape"],
-    *,
-    rtol: float | None = None,
-    batch_size: int | None = None,
+    apply: Apply, params: Any, x: Array, *, rtol: float | None = None, batch_size: int | None = None
 ) -> Float[Array, ""]:
     """:func:`involutivity_defect` of the distribution of the local Fisher matrix, over the parameters.
 
-    It is not involutive in general, not even with ReLU (Grementieri & Fioresi, SIAM J. Imaging Sci. 15,
-    2022).
+    It is not involutive in general, not even with ReLU (Grementieri & Fioresi).
 
     Args:
-        apply: Parameters and one input to ``(C,)`` log-probabilities.
+        apply: As for :func:`fisher_factor`.
         params: Pytree of floating-point arrays.
         x: One input of any shape.
         rtol: As for :func:`horizontal_basis`.
-        batch_size: Pairs of classes at once; by default 16 MiB of vectors.
+        batch_size: As for :func:`involutivity_defect`.
 
     Returns:
         From 0 to 1; 0 where the brackets vanish.
-
-    Raises:
-        ValueError: As :func:`fisher_factor`.
 
     Example:
         >>> apply = lambda w, x: jax.nn.log_softmax(w["out"] @ jnp.tanh(w["in"] @ x))
@@ -284,7 +238,7 @@ def fisher_involutivity_defect(
         >>> print(mj.fisher_involutivity_defect(apply, w, jnp.array([1.0, 0.5, -1.0])) > 0.01)
         True
     """
-    caller = "fisher_involutivity_defect"
-    function, params = checked_params(caller, apply, params, x, batch_size=batch_size, rtol=rtol)
+    options = {"batch_size": batch_size, "rtol": rtol}
+    function, params = checked_params("fisher_involutivity_defect", apply, params, x, **options)
     flat, unravel = ravel_pytree(params)
     return _defect(lambda w: function(unravel(w)), flat, rtol, batch_size)

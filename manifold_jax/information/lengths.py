@@ -1,4 +1,7 @@
-"""Lengths in the metric G, lengths of the outputs, which equal them in the limit, and distances."""
+"""Lengths in the metric G, lengths of the outputs, which equal them in the limit, and distances.
+
+All raise a ValueError where :func:`horizontal_path` does, and for fewer than two points.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,7 @@ def _checked_points(caller: str, log_prob: LogProb, points: Any, batch_size: int
     """Points of a path, checked together with the function, and how many of them to take at once."""
     points = as_input(caller, points, "points")
     if points.ndim < 1 or points.shape[0] < 2:
-        raise ValueError(
-            f"{caller}: points must be at least two inputs (k, *shape), got shape {points.shape}."
-        )
+        raise ValueError(f"{caller}: points must be at least two inputs (k, *shape), got {points.shape}.")
     check_log_prob(log_prob, points[0])
     optional(whole, caller, "batch_size", batch_size)
     return points, block_rows(points[0].size, batch_size, most=len(points))
@@ -32,8 +33,8 @@ def path_length(
 ) -> Float[Array, ""]:
     """Length of a path in the metric G: the sum of sqrt(dx^T G dx), G at the middle of every piece.
 
-    Second order in the length of the pieces. x -> 2 sqrt(p(x)) pulls the Euclidean metric back to G, so
-    that in the limit it equals :func:`output_length`.
+    Second order in the length of the pieces; in the limit it equals :func:`output_length`, because
+    x -> 2 sqrt(p(x)) pulls the Euclidean metric back to G.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -42,9 +43,6 @@ def path_length(
 
     Returns:
         A scalar.
-
-    Raises:
-        ValueError: There are fewer than two points, or as :func:`local_data_factor`.
 
     Example:
         >>> t = jnp.linspace(0.0, 1.0, 50)[:, None]
@@ -71,11 +69,7 @@ def output_length(
         batch_size: Points at once; by default 16 MiB of inputs.
 
     Returns:
-        A scalar; as the pieces shrink, :func:`path_length`, and at least :func:`fisher_rao_distance` of the
-        two ends.
-
-    Raises:
-        ValueError: As :func:`path_length`.
+        A scalar, at least :func:`fisher_rao_distance` of the two ends.
 
     Example:
         >>> t = jnp.linspace(0.0, 1.0, 50)[:, None]
@@ -112,10 +106,7 @@ def fisher_rao_distance(
 
 
 def leaf_distance(
-    log_prob: LogProb,
-    anchor: Float[Array, "*shape"],
-    x: Float[Array, "*shape"],
-    **options: Any,
+    log_prob: LogProb, anchor: Float[Array, "*shape"], x: Float[Array, "*shape"], **options: Any
 ) -> Float[Array, ""]:
     """Distance of x to the leaf of an anchor, from :func:`leaf_projection`.
 
@@ -127,9 +118,6 @@ def leaf_distance(
 
     Returns:
         A scalar, NaN where ``max_steps`` were not enough.
-
-    Raises:
-        ValueError: As :func:`leaf_projection`.
 
     Example:
         >>> print(mj.leaf_distance(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 1.0])).round(3))

@@ -4,6 +4,9 @@ Grementieri & Fioresi, *Model-centric data manifold* (SIAM J. Imaging Sci. 15, 2
 the C x n factor of G: diag(p) - p p^T, which loses all digits where p saturates, is never formed.
 KL(p(x + dx) || p(x)) = 1/2 dx^T G dx + O(|dx|^3). The local Fisher matrix F(w) = E_y [grad_w log p_y
 grad_w log p_y^T] is its counterpart for the parameters.
+
+All functions raise a ValueError where :func:`local_data_factor` or :func:`fisher_factor` does, and for a
+vector that is not shaped like the input or the parameters.
 """
 
 from __future__ import annotations
@@ -45,13 +48,9 @@ class LocalDataRank(NamedTuple):
 # --- of any primal: an input, or a pytree of parameters ----------------------------------------------------
 
 
-def _weighted_scores(function: LogProb, at: Any, batch_size: int | None) -> Any:
-    """sqrt(p_y) grad log p_y, stacked over the classes; a pytree like ``at``."""
-
-    def weight(log_p: Array, score: Any) -> Any:
-        return jax.tree.map(lambda s: jnp.exp(log_p / 2) * s, score)
-
-    return map_scores(function, at, batch_size, weight)[1]
+def _weighted(log_p: Float[Array, ""], score: Any) -> Any:
+    """sqrt(p_y) grad log p_y of one class."""
+    return jax.tree.map(lambda s: jnp.exp(log_p / 2) * s, score)
 
 
 def _product(function: LogProb, at: Any, vector: Any) -> Any:
@@ -67,15 +66,14 @@ def _trace(function: LogProb, at: Any, batch_size: int | None) -> Float[Array, "
     """sum_y p_y |grad log p_y|^2, a block of classes in memory at a time."""
 
     def square(log_p: Array, score: Any) -> Array:
-        squares = [jnp.sum((jnp.exp(log_p / 2) * s) ** 2) for s in jax.tree.leaves(score)]
-        return jnp.sum(jnp.stack(squares))
+        return jnp.sum(jnp.stack([jnp.sum(s**2) for s in jax.tree.leaves(_weighted(log_p, score))]))
 
     return jnp.sum(map_scores(function, at, batch_size, square)[1])
 
 
 def _spectrum(function: LogProb, at: Any, batch_size: int | None) -> tuple[Array, Float[Array, "C n"]]:
     """Squared singular values of the factor, and right singular vectors as flat rows."""
-    factor = _weighted_scores(function, at, batch_size)
+    factor = map_scores(function, at, batch_size, _weighted)[1]
     values, vectors = singular_rows(jax.vmap(lambda row: ravel_pytree(row)[0])(factor))
     return values**2, vectors
 
@@ -98,8 +96,7 @@ def local_data_factor(
         ``(C, n)``.
 
     Raises:
-        ValueError: ``log_prob`` does not return log-probabilities, ``x`` is not floating-point or not
-            finite, or ``batch_size`` is below 1.
+        ValueError: Not log-probabilities, ``x`` not floating-point or not finite, ``batch_size`` below 1.
 
     Example:
         >>> print(mj.local_data_factor(jax.nn.log_softmax, jnp.zeros(2)).round(3))
@@ -107,7 +104,7 @@ def local_data_factor(
          [-0.354  0.354]]
     """
     x = checked_input("local_data_factor", log_prob, x, batch_size=batch_size)
-    rows = _weighted_scores(log_prob, x, batch_size)
+    rows = map_scores(log_prob, x, batch_size, _weighted)[1]
     return rows.reshape(rows.shape[0], -1)
 
 
@@ -146,9 +143,6 @@ def local_data_matvec(
     Returns:
         G v in the shape of ``x``.
 
-    Raises:
-        ValueError: As :func:`local_data_factor`, or ``v`` has another shape.
-
     Example:
         >>> print(mj.local_data_matvec(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.25 -0.25]
@@ -183,8 +177,8 @@ def local_data_spectrum(
 ) -> tuple[Float[Array, "C"], Float[Array, "C n"]]:
     """The C largest eigenvalues of G (all others are 0) and their eigenvectors, from the C x n factor.
 
-    They are the squared singular values of the factor, by Jacobi rotations: each has its own relative
-    accuracy, so that small ones survive where p saturates. At most C - 1 are not zero.
+    By Jacobi rotations: each eigenvalue has its own relative accuracy, so that small ones survive where p
+    saturates. At most C - 1 are not zero.
 
     Args:
         log_prob: As for :func:`local_data_factor`.
@@ -223,9 +217,6 @@ def local_data_rank(
     Returns:
         Both ranks.
 
-    Raises:
-        ValueError: As :func:`local_data_factor`, or ``rtol`` is not in [0, 1).
-
     Example:
         >>> rank = mj.local_data_rank(jax.nn.log_softmax, jnp.array([0.0, 20.0, 40.0]))
         >>> int(rank.matrix), int(rank.distribution)
@@ -235,7 +226,7 @@ def local_data_rank(
     log_p, rows = scores(log_prob, x, batch_size)
     tolerance = rank_tolerance(rtol, rows)
     values, _ = singular_rows(jnp.exp(log_p / 2)[:, None] * rows)
-    pivots = orthonormal_rows(centred(rows), tolerance).pivots
+    pivots = orthonormal_rows(centred(rows), tolerance)[2]
     ranks = (jnp.sum(values > tolerance**0.5 * values[0]), jnp.sum(pivots > 0))
     finite = jnp.isfinite(log_p).all() & jnp.isfinite(rows).all()
     return LocalDataRank(*(jnp.where(finite, rank, -1) for rank in ranks))
@@ -260,8 +251,7 @@ def fisher_factor(
         A pytree like ``params``, every leaf with a leading axis of length C.
 
     Raises:
-        ValueError: ``apply`` does not return log-probabilities, or a leaf of ``params`` is not
-            floating-point.
+        ValueError: Not log-probabilities, or a leaf of ``params`` is not floating-point.
 
     Example:
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)
@@ -271,7 +261,7 @@ def fisher_factor(
          [-0.354  0.354]]
     """
     function, params = checked_params("fisher_factor", apply, params, x, batch_size=batch_size)
-    return _weighted_scores(function, params, batch_size)
+    return map_scores(function, params, batch_size, _weighted)[1]
 
 
 def fisher_matvec(apply: Apply, params: Any, x: Float[Array, "*shape"], v: Any) -> Any:
@@ -285,9 +275,6 @@ def fisher_matvec(apply: Apply, params: Any, x: Float[Array, "*shape"], v: Any) 
 
     Returns:
         A pytree like ``params``.
-
-    Raises:
-        ValueError: As :func:`fisher_factor`, or ``v`` has another structure or other shapes.
 
     Example:
         >>> apply = lambda w, x: jax.nn.log_softmax(w["scale"] * x)

@@ -173,11 +173,8 @@ def map_scores(
     log_p, pull_back = jax.vjp(function, at)
     size = sum(leaf.size for leaf in jax.tree.leaves(at))
     batch = block_rows(size, batch_size, most=log_p.shape[0])
-
-    def one(y: Int[Array, ""]) -> Any:
-        return of(log_p[y], pull_back(score_cotangent(log_p, y))[0])
-
-    return log_p, map_blocks(jax.vmap(one), batch, jnp.arange(log_p.shape[0]))
+    one = jax.vmap(lambda y: of(log_p[y], pull_back(score_cotangent(log_p, y))[0]))
+    return log_p, map_blocks(one, batch, jnp.arange(log_p.shape[0]))
 
 
 def scores(

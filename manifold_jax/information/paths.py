@@ -1,13 +1,14 @@
 """Paths across and along the leaves of a classifier's foliation, and the nearest point of a leaf.
 
 Algorithm 1 of Grementieri & Fioresi (SIAM J. Imaging Sci. 15, 2022), and what it lacks: a step that adapts,
-the drift off the leaf, the reason why a path ended. Lengths are Euclidean, in the units of the input. The
-options that all paths share are described at :func:`horizontal_path`.
+the drift off the leaf, the reason why a path ended. Lengths are Euclidean, in the units of the input. What
+the paths share, options and errors, is described at :func:`horizontal_path`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._checks import choice, is_traced, positive, whole
 from manifold_jax._linalg import norm
 from manifold_jax.information.log_prob import LogProb, as_input, checked_input, checked_vector
-from manifold_jax.information.walker import STEPS, FieldName, Path, PathStatus, Plan, Settings, Step, follow
+from manifold_jax.information.walker import STEPS, Options, Path, PathStatus, Step, follow
 
 _VERTICAL = 1e-3
 """Horizontal share of a chord at which it counts as vertical."""
@@ -29,25 +30,8 @@ _LOST_DIGITS = 100
 """A vertical part below this many machine epsilons is rounding noise."""
 
 
-class _Options(NamedTuple):
-    """Options of a path, described at :func:`horizontal_path`, and the label that a walk keeps."""
-
-    step_size: float
-    max_steps: int
-    save_every: int
-    step: Step
-    clip: tuple[float, float] | None
-    error_tolerance: float | None
-    rtol: float | None
-    tolerance: Any = 0.0
-    stationarity: Any = 0.0
-    label: Any = 0
-
-
-def _clip_ends(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
-    """The ends of the clip, infinite without one; points outside of it are refused."""
-    if clip is None:
-        return -np.inf, np.inf
+def _checked_clip(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
+    """The ends of the clip; points outside of it are refused."""
     if not isinstance(clip, tuple | list) or len(clip) != 2 or not clip[0] < clip[1]:
         raise ValueError(f"{caller}: clip must be None or a pair (low, high) with low < high, got {clip!r}.")
     low, high = float(clip[0]), float(clip[1])
@@ -60,36 +44,26 @@ def _clip_ends(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float,
     return low, high
 
 
-def _walk(
-    caller: str,
-    field: FieldName,
-    log_prob: LogProb,
-    points: dict[str, Array],
-    goal: Array,
-    options: _Options,
-) -> Path:
+def _walk(caller: str, log_prob: LogProb, points: dict[str, Array], goal: Array, options: Options) -> Path:
     """Check the options and follow a field from the first of the points."""
     source = next(iter(points.values()))
     size = positive(caller, "step_size", options.step_size)
     error = size * _ERROR_SHARE if options.error_tolerance is None else options.error_tolerance
-    positive(caller, "error_tolerance", error)
-    clip = _clip_ends(caller, options.clip, points)
-    scalars = (size, options.tolerance, options.stationarity, error, *clip)
-    label = jnp.asarray(options.label)
-    settings = Settings(*(jnp.asarray(value, source.dtype) for value in scalars), label=label)
-    plan = Plan(
-        field,
-        choice(caller, "step", options.step, STEPS),
-        whole(caller, "max_steps", options.max_steps),
-        whole(caller, "save_every", options.save_every),
-        options.clip is not None,
-        options.rtol,
-    )
-    return follow(log_prob, source, goal, settings, plan)
+    scalars = {
+        "step_size": size,
+        "error_tolerance": positive(caller, "error_tolerance", error),
+        "clip": None if options.clip is None else _checked_clip(caller, options.clip, points),
+        "tolerance": options.tolerance,
+        "stationarity": options.stationarity,
+    }
+    choice(caller, "step", options.step, STEPS)
+    counts = {name: whole(caller, name, getattr(options, name)) for name in ("max_steps", "save_every")}
+    scalars = jax.tree.map(lambda value: jnp.asarray(value, source.dtype), scalars)
+    return follow(log_prob, source, goal, replace(options, **scalars, **counts))
 
 
 def _walk_to(
-    caller: str, log_prob: LogProb, ends: dict[str, Any], options: _Options, *, relative: bool = False
+    caller: str, log_prob: LogProb, ends: dict[str, Any], options: Options, *, relative: bool = False
 ) -> Path:
     """A horizontal path between two inputs; the tolerance may be relative to their distance."""
     (first, second), (a, b) = ends, (as_input(caller, x, name) for name, x in ends.items())
@@ -97,18 +71,17 @@ def _walk_to(
         raise ValueError(f"{caller}: {first} and {second} must have one shape, got {a.shape} and {b.shape}.")
     dtype = jnp.promote_types(a.dtype, b.dtype)
     a, b = checked_input(caller, log_prob, a.astype(dtype), name=first, rtol=options.rtol), b.astype(dtype)
-    positive(caller, "tolerance", options.tolerance)
-    positive(caller, "stationarity", options.stationarity)
+    tolerance = positive(caller, "tolerance", options.tolerance)
+    stationarity = positive(caller, "stationarity", options.stationarity)
     if relative:
-        options = options._replace(tolerance=options.tolerance * norm(jnp.ravel(b - a)))
+        tolerance = tolerance * norm(jnp.ravel(b - a))
     if options.step == "full":  # full steps never stall
-        options = options._replace(stationarity=0.0)
-    return _walk(caller, "horizontal", log_prob, {first: a, second: b}, b, options)
+        stationarity = 0.0
+    options = replace(options, tolerance=tolerance, stationarity=stationarity)
+    return _walk(caller, log_prob, {first: a, second: b}, b, options)
 
 
-def _walk_along(
-    caller: str, field: FieldName, log_prob: LogProb, x: Any, direction: Any, options: _Options
-) -> Path:
+def _walk_along(caller: str, log_prob: LogProb, x: Any, direction: Any, options: Options) -> Path:
     """A walk along a vector in the shape of x, or along a Gaussian one drawn from a key."""
     x = checked_input(caller, log_prob, x, rtol=options.rtol)
     whole(caller, "steps", options.max_steps)
@@ -118,8 +91,8 @@ def _walk_along(
         w = jax.random.normal(w, x.shape, x.dtype)
     else:
         w = checked_vector(caller, w, x, name="direction (a vector or a key)")
-    options = options._replace(stationarity=_LOST_DIGITS * float(jnp.finfo(x.dtype).eps))
-    return _walk(caller, field, log_prob, {"x": x}, w, options)
+    options = replace(options, stationarity=_LOST_DIGITS * float(jnp.finfo(x.dtype).eps))
+    return _walk(caller, log_prob, {"x": x}, w, options)
 
 
 def horizontal_path(
@@ -139,13 +112,14 @@ def horizontal_path(
 ) -> Path:
     """Follow the leaf of ``source`` towards ``destination``.
 
-    x <- x + h P_x(d - x) / |P_x(d - x)|, P_x the projection on D_x: Algorithm 1 of Grementieri & Fioresi
-    (SIAM J. Imaging Sci. 15, 2022), the normalised gradient flow of |x - d|^2 / 2 on the leaf. It ends
-    near d or where d - x is vertical. Unless it is ``"full"``, a step is never longer than |P_x(d - x)|, so
-    that every step comes closer to d.
+    x <- x + h P_x(d - x) / |P_x(d - x)|, where P_x projects on D_x, the span of the scores grad_x log p_y at
+    x (:func:`horizontal_basis`); the leaf of x is what can be reached from it along D_x. This is Algorithm 1
+    of Grementieri & Fioresi, the normalised gradient flow of |x - d|^2 / 2 on the leaf. It ends near d or
+    where d - x is vertical. Unless it is ``"full"``, a step is never longer than |P_x(d - x)|, so that every
+    step comes closer to d.
 
-    For a batch of pairs use ``jax.vmap``: one loop, which ends with its last path; those that have ended
-    stay where they are. A ``jax.tree_util.Partial(apply, params)`` is compiled once for all parameters.
+    For a batch of pairs use ``jax.vmap``: one loop, which ends with its last path; those that have ended stay
+    where they are. A ``jax.tree_util.Partial(apply, params)`` is compiled once for all parameters.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -154,8 +128,7 @@ def horizontal_path(
         step_size: h, Euclidean, in units of the input; the largest h where it adapts.
         max_steps: Largest number of steps to try.
         tolerance: Distance at which the destination counts as reached.
-        clip: Range (low, high) to which the values are clipped after every step. Off by default, because
-            clipping leaves the leaf.
+        clip: Range (low, high) to which values are clipped after every step; this leaves the leaf.
         save_every: Steps from one saved point to the next; ``max_steps`` saves only the ends.
         step: ``"fixed"``; ``"full"``, never shortened, as in the paper: it does not stall but goes back and
             forth where it can get no closer, and slides off the leaf; ``"decreasing"``,
@@ -169,18 +142,18 @@ def horizontal_path(
         The path, with the reason why it ended.
 
     Raises:
-        ValueError: ``log_prob`` does not return log-probabilities, the shapes differ, an input is not
-            floating-point, not finite or outside ``clip``, or an option is out of range.
+        ValueError: Not log-probabilities; inputs of different shapes, not floating-point, not finite or
+            outside ``clip``; or an option out of range.
 
     Example:
         >>> source, destination = jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])
         >>> path = mj.horizontal_path(jax.nn.log_softmax, source, destination, max_steps=100)
-        >>> print(path.status, path.steps, path.points[-1].round(3))
-        2 24 [ 0.5 -0.5]
+        >>> print(mj.PathStatus(path.status).name, path.steps, path.point.round(3))
+        STALLED 24 [ 0.5 -0.5]
     """
-    shared = (step_size, max_steps, save_every, step, clip, error_tolerance, rtol)
-    ends = {"source": source, "destination": destination}
-    return _walk_to("horizontal_path", log_prob, ends, _Options(*shared, tolerance, stationarity))
+    counts, sizes = (max_steps, save_every), (step_size, error_tolerance, clip, rtol)
+    options = Options("horizontal", step, *counts, *sizes, tolerance, stationarity)
+    return _walk_to("horizontal_path", log_prob, {"source": source, "destination": destination}, options)
 
 
 def vertical_walk(
@@ -199,13 +172,12 @@ def vertical_walk(
     """Walk across the leaves: x <- x + h V_x(w) / |V_x(w)|, V_x the projection orthogonal to D_x.
 
     p does not change along it, apart from the error of the steps: it adds noise w that the classifier does
-    not see (Grementieri & Fioresi, SIAM J. Imaging Sci. 15, 2022, section 5).
+    not see (Grementieri & Fioresi, section 5).
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
         x: Where to start, any shape.
-        direction: w, a vector in the shape of ``x``, or a key of ``jax.random`` from which a Gaussian one is
-            drawn, once.
+        direction: w, a vector in the shape of ``x``, or a key of ``jax.random`` that draws a Gaussian one.
         step_size: As for :func:`horizontal_path`.
         steps: Number of steps.
         clip: As for :func:`horizontal_path`.
@@ -217,16 +189,13 @@ def vertical_walk(
     Returns:
         The walk.
 
-    Raises:
-        ValueError: As :func:`horizontal_path`.
-
     Example:
         >>> walk = mj.vertical_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), steps=10)
         >>> print(walk.points[-1].round(2), jnp.exp(walk.log_probs[-1]).round(2))
         [0.21 0.21] [0.5 0.5]
     """
-    options = _Options(step_size, steps, save_every, step, clip, error_tolerance, rtol)
-    return _walk_along("vertical_walk", "vertical", log_prob, x, direction, options)
+    options = Options("vertical", step, steps, save_every, step_size, error_tolerance, clip, rtol)
+    return _walk_along("vertical_walk", log_prob, x, direction, options)
 
 
 def label_keeping_walk(
@@ -263,16 +232,14 @@ def label_keeping_walk(
     Returns:
         The walk; it has stalled where every horizontal part of the direction lowers the label.
 
-    Raises:
-        ValueError: As :func:`horizontal_path`.
-
     Example:
         >>> walk = mj.label_keeping_walk(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]), 0, steps=10)
         >>> print(walk.point.round(2))
         [ 0.21 -0.21]
     """
-    options = _Options(step_size, steps, save_every, step, clip, error_tolerance, rtol, label=label)
-    return _walk_along("label_keeping_walk", "label-keeping", log_prob, x, direction, options)
+    sizes = (step_size, error_tolerance, clip, rtol)
+    options = Options("label-keeping", step, steps, save_every, *sizes, label=label)
+    return _walk_along("label_keeping_walk", log_prob, x, direction, options)
 
 
 def leaf_projection(
@@ -290,8 +257,8 @@ def leaf_projection(
 ) -> Path:
     """Start from an anchor and follow its leaf towards x until the chord is vertical.
 
-    The end is a critical point of the distance to ``x`` on the leaf, downhill from the anchor:
-    the nearest point where the leaf is flat, and a local minimum elsewhere.
+    The end is a critical point of the distance to ``x`` on the leaf, downhill from the anchor: the nearest
+    point where the leaf is flat, and a local minimum elsewhere.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
@@ -310,16 +277,13 @@ def leaf_projection(
     Returns:
         The projection with two saved points: ``point`` and ``distance`` are its own, the first is the anchor.
 
-    Raises:
-        ValueError: As :func:`horizontal_path`.
-
     Example:
         >>> path = mj.leaf_projection(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0]))
         >>> print(path.point.round(3), path.distance.round(3), path.converged)
         [ 0.5 -0.5] 0.707 True
     """
-    shared = (step_size, max_steps, max_steps, step, clip, error_tolerance, rtol)
-    options = _Options(*shared, tolerance, stationarity=tolerance)
+    counts, sizes = (max_steps, max_steps), (step_size, error_tolerance, clip, rtol)
+    options = Options("horizontal", step, *counts, *sizes, tolerance, stationarity=tolerance)
     path = _walk_to("leaf_projection", log_prob, {"anchor": anchor, "x": x}, options, relative=True)
     vertical = (path.status == PathStatus.STALLED) & (path.horizontal <= tolerance)
     return path._replace(converged=path.converged | vertical)

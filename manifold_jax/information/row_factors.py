@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -14,35 +12,20 @@ MOST_SWEEPS = 30
 """Sweeps of one-sided Jacobi at most; five to ten are usual."""
 
 
-class OrthonormalRows(NamedTuple):
-    """A = coefficients @ basis, pivots in descending order.
-
-    Attributes:
-        basis: Orthonormal rows ``(m, n)``, zero past the rank.
-        coefficients: ``(m, m)``.
-        pivots: Length of every basis vector before it was normalised ``(m,)``, 0 past the rank.
-    """
-
-    basis: Float[Array, "m n"]
-    coefficients: Float[Array, "m m"]
-    pivots: Float[Array, "m"]
-
-
 @jax.jit
-def orthonormal_rows(rows: Float[Array, "m n"], rtol: Float[Array, ""] | float = 0.0) -> OrthonormalRows:
-    """Row-pivoted Gram-Schmidt, every vector orthogonalised twice.
+def orthonormal_rows(
+    rows: Float[Array, "m n"], rtol: Float[Array, ""] | float = 0.0
+) -> tuple[Float[Array, "m n"], Float[Array, "m m"], Float[Array, "m"]]:
+    """Row-pivoted Gram-Schmidt of A ``(m, n)``, every vector orthogonalised twice.
 
     The largest remaining row becomes the next basis vector. Errors of a row are relative to that row, so that
     rows sqrt(p_y) a_y of very different size all keep their digits. Two passes give orthogonality to rounding
-    (Giraud, Langou, Rozloznik & van den Eshof, Numer. Math. 101, 2005).
-
-    Args:
-        rows: A, ``(m, n)``.
-        rtol: Vectors at most this times the largest pivot count as dependent; so does, always, what is left
-            of a row at the size of its own rounding errors.
+    (Giraud, Langou, Rozloznik & van den Eshof, Numer. Math. 101, 2005). What is at most ``rtol`` times the
+    largest pivot counts as dependent; so does, always, what is left of a row at its own rounding errors.
 
     Returns:
-        The factors; NaN where ``rows`` holds NaN.
+        Orthonormal rows Q ``(m, n)``, zero past the rank; coefficients T ``(m, m)``, A = T Q; and the pivots,
+        lengths of the rows of Q before they were normalised ``(m,)``, descending. NaN where A holds NaN.
     """
     m = rows.shape[0]
     scale = scale_of(rows)
@@ -50,8 +33,8 @@ def orthonormal_rows(rows: Float[Array, "m n"], rtol: Float[Array, ""] | float =
     floor = 4 * m * jnp.finfo(rows.dtype).eps * jax.lax.stop_gradient(norm(rows))
     rtol = jnp.asarray(rtol, rows.dtype)
 
-    def step(k: Int[Array, ""], state: tuple[Array, OrthonormalRows]) -> tuple[Array, OrthonormalRows]:
-        rest, (basis, coefficients, pivots) = state
+    def step(k: Int[Array, ""], state: tuple[Array, ...]) -> tuple[Array, ...]:
+        rest, basis, coefficients, pivots = state
         i = jnp.argmax(jnp.sum(rest * rest, axis=1))
         q = rest[i]
         q = q - matmul(matmul(basis, q), basis)
@@ -61,14 +44,14 @@ def orthonormal_rows(rows: Float[Array, "m n"], rtol: Float[Array, ""] | float =
         along = matmul(rest, q)
         rest = (rest - along[:, None] * q[None, :]).at[i].set(0.0)
         pivots = pivots.at[k].set(jnp.where(dependent, 0.0, length))
-        return rest, OrthonormalRows(basis.at[k].set(q), coefficients.at[:, k].set(along), pivots)
+        return rest, basis.at[k].set(q), coefficients.at[:, k].set(along), pivots
 
     nothing = jnp.zeros((m, m), rows.dtype)
-    begin = OrthonormalRows(jnp.zeros_like(rows), nothing, nothing[0])
-    basis, coefficients, pivots = jax.lax.fori_loop(0, m, step, (rows, begin))[1]
+    begin = (rows, jnp.zeros_like(rows), nothing, nothing[0])
+    _, basis, coefficients, pivots = jax.lax.fori_loop(0, m, step, begin)
     # A row may be dependent while smaller ones are not: its empty place goes to the end.
     order = jnp.argsort(-pivots)
-    return OrthonormalRows(basis[order], coefficients[:, order] * scale, pivots[order] * scale)
+    return basis[order], coefficients[:, order] * scale, pivots[order] * scale
 
 
 def _rotate(top: Float[Array, "h m"], bottom: Float[Array, "h m"]) -> tuple[Array, Array, Array]:
@@ -99,12 +82,12 @@ def _orthogonal_by_rotations(square: Float[Array, "m m"]) -> Float[Array, "m m"]
             top, bottom = moved, jnp.concatenate([bottom[1:], top[-1:]])
         return top, bottom, jnp.maximum(worst, cosine)
 
-    def sweep(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
         top, bottom, _, count = state
         nothing = jnp.zeros((), square.dtype)
         return *jax.lax.fori_loop(0, 2 * half - 1, turn, (top, bottom, nothing)), count + 1
 
-    def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
+    def unfinished(state: tuple[Array, ...]) -> Array:
         return (state[2] > m * jnp.finfo(square.dtype).eps) & (state[3] < MOST_SWEEPS)
 
     begin = (padded[:half], padded[half:], jnp.asarray(jnp.inf, square.dtype), jnp.zeros((), int))

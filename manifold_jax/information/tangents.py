@@ -1,14 +1,11 @@
-"""Where a data manifold with known tangents and the distribution of a classifier meet: functions of arrays.
-
-The tangents X_i of the data at x and the directions D_x that change the output of a classifier are two sets
-of vectors in one space. Nothing here knows where either came from.
-"""
+"""Where a data manifold with known tangents X_i and the distribution D_x of a classifier meet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -40,8 +37,7 @@ def _checked_pair(
 
 def _of_size_one(rows: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Every row divided by its largest magnitude, so that no square underflows."""
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    return rows / jnp.where(largest == 0, 1.0, largest)
+    return rows / jax.vmap(scale_of)(rows)[:, None]
 
 
 def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) -> Float[Array, "min(d,C)"]:
@@ -72,7 +68,7 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
     tangents, basis = _checked_pair("principal_angles", tangents, basis, "basis")
     count = min(tangents.shape[0], basis.shape[0])
     q, _, pivots = orthonormal_rows(_of_size_one(tangents))
-    b = orthonormal_rows(_of_size_one(basis)).basis
+    b = orthonormal_rows(_of_size_one(basis))[0]
     products = matmul(q, b.T)
     rest = q - matmul(products, b)
     rest = rest - matmul(matmul(rest, b.T), b)
@@ -87,18 +83,14 @@ def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]
     """How much of every tangent a classifier sees: X_i^T G X_i / (|X_i|^2 lambda_max(G)).
 
     1 along the direction that G sees best, 0 along a leaf's normals, Tr G / (n lambda_max) on average over
-    random directions. G = A^T A is never formed: X^T G X = |A X|^2 (Grementieri & Fioresi, SIAM J. Imaging
-    Sci. 15, 2022, for G).
+    random directions. G = A^T A is never formed: X^T G X = |A X|^2.
 
     Args:
         tangents: X_i as rows; their lengths do not matter.
         factor: A of :func:`local_data_factor`.
 
     Returns:
-        ``(d,)``, between 0 and 1; 0 where the tangent or G vanishes.
-
-    Raises:
-        ValueError: An argument is not a floating-point matrix, or the rows differ in length.
+        ``(d,)``, from 0 to 1; 0 where the tangent or G vanishes. Errors as in :func:`principal_angles`.
 
     Example:
         >>> factor = mj.local_data_factor(jax.nn.log_softmax, jnp.zeros(2))
@@ -121,16 +113,16 @@ def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callabl
     g_ij = X_i^T G X_j, because G = sum_y p_y a_y a_y^T and d(2 sqrt(p_y)) = sqrt(p_y) a_y^T dX, with the
     scores a_y = grad log p_y. The images lie in the sphere of radius 2 (Fisher-Rao metric; Amari & Nagaoka,
     Methods of information geometry, 2000, section 2.2), so that the rank of g is at most C - 1, and d = C - 1
-    factors in general position have the sectional curvature 1/4. Give the function to
-    ``gram_from_function`` for volume and curvatures; these need a classifier with two derivatives.
+    factors in general position have the sectional curvature 1/4. Give the function to ``gram_from_function``
+    for volume and curvatures; these need a classifier with two derivatives.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
         embedding: One chart point ``(d,)`` to one input.
 
     Returns:
-        A function of one chart point ``(d,)`` with values ``(C,)``, of length 2. It closes over
-        its arguments: inside ``jit`` build it from the parameters that are arguments there.
+        A function of one chart point ``(d,)`` with values ``(C,)``, of length 2. It closes over its
+        arguments: inside ``jit`` build it from the parameters that are arguments there.
 
     Raises:
         ValueError: An argument is not callable.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -27,15 +27,16 @@ _DECAY = 100
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 2.0
 """Safety factor and bounds of the change of a step's length (Hairer, Norsett & Wanner, section II.4)."""
 
+_STATIC = {"static": True}
+
 
 class PathStatus(enum.IntEnum):
     """Why a path ended.
 
     Attributes:
-        STEPS_USED: All steps were made (the normal end of a vertical walk).
+        STEPS_USED: All steps were made (the normal end of a walk).
         CONVERGED: The destination is within the tolerance.
-        STALLED: There is nowhere to go: the wanted direction is orthogonal to the distribution (or, for a
-            vertical walk, inside it), or the clip undoes the whole step.
+        STALLED: The wanted direction has no part in the field that is followed, or the clip undoes the step.
         NOT_FINITE: The network returned NaN or infinite values.
     """
 
@@ -46,27 +47,24 @@ class PathStatus(enum.IntEnum):
 
 
 class Path(NamedTuple):
-    """A path of a horizontal path, a vertical or label-keeping walk, or a leaf projection.
+    """A horizontal path, a vertical or label-keeping walk, or a leaf projection.
 
     Arrays of paths (under ``jax.vmap``) have the axes of the batch first, ``point`` and ``distance`` too.
 
     Attributes:
-        points: Every ``save_every``-th point, from the source on ``(saved, *shape)``; after the end of the
-            path the last point is repeated. A leaf projection keeps its two ends.
-        distances: Distance of each to the destination; of a vertical walk to the source, the level of the
-            noise ``(saved,)``.
+        points: Every ``save_every``-th point ``(saved, *shape)``, the source first; after the end the last is
+            repeated. A leaf projection keeps its two ends.
+        distances: Distance of each to the destination, of a walk to the source ``(saved,)``.
         steps: Steps tried.
         converged: Whether the destination came within the tolerance; of a leaf projection, whether its chord
             is vertical, to the tolerance, or vanishes.
         status: The reason why it ended, a :class:`PathStatus`.
-        log_probs: Log-probabilities at the saved points ``(saved, C)``; along a vertical walk they are
-            constant, apart from the error of the steps.
-        horizontal: Horizontal share of the wanted direction w at the end, |P(w)| / |w|: w is the rest of the
-            chord to the destination (0 where the path cannot come nearer), or the direction of a walk.
+        log_probs: Log-probabilities at the saved points ``(saved, C)``.
+        horizontal: |P(w)| / |w| at the end, w the rest of the chord to the destination, or the direction of a
+            walk; 0 where a path cannot come nearer.
         length: Length of the path.
-        drift: Summed estimates of how far each step left the field, to be compared with ``length``: off the
-            leaf for a path along it, along the leaves for a vertical walk. First order: what later steps make
-            of an early departure is not included.
+        drift: Summed estimates of how far each step left the field (off the leaf, or along the leaves for a
+            vertical walk), to be compared with ``length``; what later steps make of it is not included.
         clipped: Summed length that the clip undid; 0 without a clip.
         clip: Whether values were clipped after every step, which leaves the leaf.
         rejected: Steps that the error control rejected.
@@ -88,8 +86,7 @@ class Path(NamedTuple):
     @property
     def point(self) -> Float[Array, "*shape"]:
         """The last point; of a leaf projection, the projection."""
-        batch = (slice(None),) * (self.distances.ndim - 1)
-        return self.points[(*batch, -1)]
+        return jnp.take(self.points, -1, axis=self.distances.ndim - 1)
 
     @property
     def distance(self) -> Float[Array, ""]:
@@ -97,27 +94,25 @@ class Path(NamedTuple):
         return self.distances[..., -1]
 
 
-class Plan(NamedTuple):
-    """What is fixed when the loop is compiled."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A field and how to follow it, as described at :func:`horizontal_path`.
 
-    field: FieldName
-    step: Step
-    max_steps: int
-    save_every: int
-    clip: bool
-    rtol: float | None
+    What is static is fixed when the loop is compiled; numbers may change without compiling again.
+    """
 
-
-class Settings(NamedTuple):
-    """What may change without compiling again: scalars, among them the ends of the clip and a class."""
-
-    step_size: Array
-    tolerance: Array
-    stationarity: Array
-    error_tolerance: Array
-    low: Array
-    high: Array
-    label: Array
+    field: FieldName = dataclasses.field(metadata=_STATIC)
+    step: Step = dataclasses.field(metadata=_STATIC)
+    max_steps: int = dataclasses.field(metadata=_STATIC)
+    save_every: int = dataclasses.field(metadata=_STATIC)
+    step_size: Any
+    error_tolerance: Any
+    clip: tuple[Any, Any] | None
+    rtol: Any
+    tolerance: Any = 0.0
+    stationarity: Any = 0.0
+    label: Any = 0
 
 
 class _View(NamedTuple):
@@ -145,21 +140,17 @@ class _Walk(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """The direction field: the part of a target vector that a walk follows.
-
-    The target of a horizontal path is the chord to its destination; walks have a fixed direction.
-    """
+    """The part of a target that is followed: of the chord to a destination, or of a fixed direction."""
 
     log_prob: LogProb
-    plan: Plan
-    label: Array
+    options: Options
     source: Array
     goal: Array
 
     @property
     def is_horizontal(self) -> bool:
         """Whether there is a destination."""
-        return self.plan.field == "horizontal"
+        return self.options.field == "horizontal"
 
     def target(self, x: Array) -> Array:
         """The vector to follow as far as the field allows."""
@@ -168,19 +159,19 @@ class _Field(NamedTuple):
     def look(self, x: Array) -> _View:
         """All that is known at a point."""
         log_p, rows = scores(self.log_prob, x)
-        basis = span(rows, self.plan.rtol)
+        basis = span(rows, self.options.rtol)
         target = self.target(x)
         if self.is_horizontal:
             return _View(log_p, basis, *unit(project(basis, target)), norm(target))
-        if self.plan.field == "vertical":
+        if self.options.field == "vertical":
             part = reject(basis, target)
         else:
-            part = keep_label(log_p, rows, basis, self.label, target)
+            part = keep_label(log_p, rows, basis, self.options.label, target)
         return _View(log_p, basis, *unit(part), norm(x - self.source))
 
     def off(self, basis: Array, chord: Array) -> Array:
         """The part of a chord that leaves the field."""
-        return project(basis, chord) if self.plan.field == "vertical" else reject(basis, chord)
+        return project(basis, chord) if self.options.field == "vertical" else reject(basis, chord)
 
     def next_length(self, walk: _Walk) -> Array:
         """Length of the next step: a horizontal one never passes the nearest point of the plane D_x.
@@ -188,56 +179,55 @@ class _Field(NamedTuple):
         There the direction reverses, so that the error control, which looks ahead, goes half of the way.
         A full step is never shortened.
         """
-        component = walk.view.component
-        if self.is_horizontal and self.plan.step != "full":
-            return jnp.minimum(
-                walk.step_length, component / 2 if self.plan.step == "controlled" else component
-            )
+        component, step = walk.view.component, self.options.step
+        if self.is_horizontal and step != "full":
+            return jnp.minimum(walk.step_length, component / 2 if step == "controlled" else component)
         return jnp.where(component > 0, walk.step_length, 0.0)
 
 
-def _propose(field: _Field, walk: _Walk, settings: Settings) -> tuple[Array, Array, Array]:
+def _propose(field: _Field, walk: _Walk) -> tuple[Array, Array, Array]:
     """Move, whether it is accepted, and the length of the next step (the embedded pair Euler-Heun).
 
     The local error of Euler's method is estimated by its distance to Heun's, |h (u(x + h u) - u(x)) / 2|
     (Hairer, Norsett & Wanner, Solving ordinary differential equations I, section II.4).
     """
-    h, heading = field.next_length(walk), walk.view.heading
+    options, h, heading = field.options, field.next_length(walk), walk.view.heading
     move = h * heading
-    if field.plan.step == "decreasing":
+    if options.step == "decreasing":
         # A divergent sum goes everywhere; the sum of squares, which bounds the drift, converges.
-        return move, jnp.asarray(True), settings.step_size / (1 + (walk.steps + 1) / _DECAY)
-    if field.plan.step in ("fixed", "full"):
+        return move, jnp.asarray(True), options.step_size / (1 + (walk.steps + 1) / _DECAY)
+    if options.step in ("fixed", "full"):
         return move, jnp.asarray(True), walk.step_length
     ahead = field.look(walk.x + move).heading
     error = norm(ahead - heading) * h / 2
-    smallest = _SMALLEST * settings.step_size
-    accepted = (error <= settings.error_tolerance) | (h <= smallest) | jnp.isnan(error)
-    ratio = settings.error_tolerance / jnp.where(error > 0, error, 1.0)
+    smallest = _SMALLEST * options.step_size
+    accepted = (error <= options.error_tolerance) | (h <= smallest) | jnp.isnan(error)
+    ratio = options.error_tolerance / jnp.where(error > 0, error, 1.0)
     factor = jnp.where(error > 0, jnp.clip(_SAFETY * jnp.sqrt(ratio), _LEAST, _MOST), _MOST)
     shortened = accepted & (h < walk.step_length)
     length = jnp.where(shortened, walk.step_length, jnp.maximum(h * factor, smallest))
     move = jnp.where(accepted, h / 2 * (heading + ahead), 0.0)
-    return move, accepted, jnp.minimum(length, settings.step_size)
+    return move, accepted, jnp.minimum(length, options.step_size)
 
 
-def _advance(field: _Field, walk: _Walk, settings: Settings) -> _Walk:
+def _advance(field: _Field, walk: _Walk) -> _Walk:
     """Move along the known heading, then look around at the new place.
 
     The departure from the leaf in a step with chord c is estimated by |V(c) + V'(c)| / 2, V and V' the
     projections off the leaf at both ends: for two points on one leaf it is O(|c|^3), and for Euler's step it
     is the vertical part of the local error.
     """
-    move, accepted, step_length = _propose(field, walk, settings)
+    options = field.options
+    move, accepted, step_length = _propose(field, walk)
     wanted = walk.x + move
-    x = jnp.clip(wanted, settings.low, settings.high) if field.plan.clip else wanted
+    x = wanted if options.clip is None else jnp.clip(wanted, *options.clip)
     chord = x - walk.x
     view = field.look(x)
     begun = walk.steps >= 0
     off = norm(field.off(walk.view.basis, chord) + field.off(view.basis, chord)) / 2
     blocked = begun & accepted & (norm(chord) == 0)
-    lost = (view.component <= settings.stationarity * norm(field.target(x))) | blocked
-    arrived = (view.distance <= settings.tolerance) & field.is_horizontal
+    lost = (view.component <= options.stationarity * norm(field.target(x))) | blocked
+    arrived = (view.distance <= options.tolerance) & field.is_horizontal
     finite = jnp.isfinite(view.component) & jnp.isfinite(view.distance) & jnp.isfinite(view.log_p).all()
     status = jnp.where(arrived, PathStatus.CONVERGED, jnp.where(lost, PathStatus.STALLED, 0))
     return _Walk(
@@ -253,41 +243,33 @@ def _advance(field: _Field, walk: _Walk, settings: Settings) -> _Walk:
     )
 
 
-def _start(log_prob: LogProb, source: Array, settings: Settings) -> _Walk:
+def _start(field: _Field) -> _Walk:
     """A walk that has not looked around yet: its first step has length 0."""
-    log_p = jax.eval_shape(log_prob, source)
-    zero, none = jnp.zeros((), source.dtype), jnp.zeros((), int)
-    view = _View(
-        log_p=jnp.zeros(log_p.shape, log_p.dtype),
-        basis=jnp.zeros((log_p.shape[0], source.size), source.dtype),
-        heading=jnp.zeros_like(source),
-        component=zero,
-        distance=zero + jnp.inf,
-    )
-    return _Walk(source, view, settings.step_size, none - 1, none, zero, zero, zero, none)
+    view = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(field.look, field.source))
+    zero, none = jnp.zeros((), field.source.dtype), jnp.zeros((), int)
+    return _Walk(field.source, view, field.options.step_size, none - 1, none, zero, zero, zero, none)
 
 
-def _follow(log_prob: Any, source: Array, goal: Array, settings: Settings, plan: Plan) -> Path:
+def _follow(log_prob: Any, source: Array, goal: Array, options: Options) -> Path:
     """Steps in a while loop that ends early, inside a scan over the saved points.
 
     The saved points are outputs of the scan and not part of the loop's state, which ``vmap`` would copy at
     every step for the members that have ended.
     """
     flat = lambda x: log_prob(x.reshape(source.shape))  # noqa: E731
-    begin = _start(flat, jnp.ravel(source), settings)
-    field = _Field(flat, plan, settings.label, begin.x, jnp.ravel(goal))
+    field = _Field(flat, options, jnp.ravel(source), jnp.ravel(goal))
 
     def save(walk: _Walk, slot: Int[Array, ""]) -> tuple[_Walk, tuple[Array, Array, Array]]:
-        last = jnp.minimum(slot * plan.save_every, plan.max_steps)
+        last = jnp.minimum(slot * options.save_every, options.max_steps)
 
         def unfinished(w: _Walk) -> Bool[Array, ""]:
             return (w.status == PathStatus.STEPS_USED) & (w.steps < last)
 
-        walk = jax.lax.while_loop(unfinished, lambda w: _advance(field, w, settings), walk)
+        walk = jax.lax.while_loop(unfinished, lambda w: _advance(field, w), walk)
         return walk, (walk.x, walk.view.distance, walk.view.log_p)
 
-    slots = -(-plan.max_steps // plan.save_every) + 1
-    end, (points, distances, log_probs) = jax.lax.scan(save, begin, jnp.arange(slots))
+    slots = -(-options.max_steps // options.save_every) + 1
+    end, (points, distances, log_probs) = jax.lax.scan(save, _start(field), jnp.arange(slots))
     target = field.target(end.x)
     whole = norm(target)
     part = end.view.component if field.is_horizontal else norm(project(end.view.basis, target))
@@ -302,20 +284,19 @@ def _follow(log_prob: Any, source: Array, goal: Array, settings: Settings, plan:
         length=end.length,
         drift=end.drift,
         clipped=end.clipped,
-        clip=jnp.asarray(plan.clip),
+        clip=jnp.asarray(options.clip is not None),
         rejected=end.rejected,
     )
 
 
-_compiled_follow = partial(jax.jit, static_argnames="plan")(_follow)
+_compiled_follow = jax.jit(_follow)
 
 
-def follow(log_prob: LogProb, source: Array, goal: Array, settings: Settings, plan: Plan) -> Path:
+def follow(log_prob: LogProb, source: Array, goal: Array, options: Options) -> Path:
     """Follow the field from ``source`` towards a destination or along a direction.
 
     A ``jax.tree_util.Partial`` is compiled once, whatever its parameters. Any other function is traced again
     at every call: one that reads a model trained in place must not be remembered with its old weights.
     """
-    if isinstance(log_prob, jax.tree_util.Partial):
-        return _compiled_follow(log_prob, source, goal, settings, plan)
-    return _follow(log_prob, source, goal, settings, plan)
+    run = _compiled_follow if isinstance(log_prob, jax.tree_util.Partial) else _follow
+    return run(log_prob, source, goal, options)
