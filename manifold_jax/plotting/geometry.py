@@ -23,17 +23,10 @@ if TYPE_CHECKING:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure aside and rename it; a half-written picture never takes the name.
+    """Write a figure in the format of the suffix (.png, .pdf, .svg) and return the path.
 
-    Args:
-        figure: The figure.
-        path: Destination; its suffix (.png, .pdf, .svg) chooses the format.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: The file cannot be written.
+    It is written aside and renamed, so that a half-written picture never takes the name; if it
+    cannot be written, there is a ValueError.
     """
     path = Path(path)
     with replacing(path) as aside:
@@ -42,14 +35,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def plot_histograms(geometry: Geometry) -> Figure:
-    """Histogram of every field, with its median and the median error bar.
-
-    Args:
-        geometry: The result.
-
-    Returns:
-        The figure.
-    """
+    """Histogram of every field, with its median and the median error bar."""
     title = f"{geometry.name}: {geometry.grid.size} points"
     figure, panels = style.quantity_panels(title, style.shown(geometry, bounds=True), (4.4, 3.3))
     for axes, quantity in panels:
@@ -73,14 +59,7 @@ def plot_histograms(geometry: Geometry) -> Figure:
 
 
 def plot_pairs(geometry: Geometry) -> Figure:
-    """Scatter plot of every field against every other one, rank correlations above the diagonal.
-
-    Args:
-        geometry: The result.
-
-    Returns:
-        The figure.
-    """
+    """Scatter plot of every field against every other one, rank correlations above the diagonal."""
     names = style.shown(geometry)
     n = len(names)
     fields = {name: style.values_of(geometry, name).ravel() for name in names}
@@ -138,12 +117,7 @@ def _correlation(axes: Any, geometry: Geometry, pair: dict[str, np.ndarray]) -> 
 def plot_maps(geometry: Geometry, *, pairs: int = 6) -> Figure:
     """Map of every field over pairs of axes, the median over the other axes; a line for a curve.
 
-    Args:
-        geometry: The result.
-        pairs: Largest number of pairs; those of the longest axes come first.
-
-    Returns:
-        The figure.
+    At most ``pairs`` pairs are drawn, those of the longest axes first.
     """
     if geometry.grid.ndim == 1:
         return _curve_maps(geometry)
@@ -190,9 +164,8 @@ def _median_map(values: np.ndarray, pair: tuple[int, int]) -> np.ndarray:
 def _curve_maps(geometry: Geometry) -> Figure:
     """Fields along a curve with their bars."""
     (axis,) = geometry.grid.axes
-    figure, panels = style.quantity_panels(
-        f"{geometry.name}: along the curve", style.shown(geometry), (7.0, 2.6), 1
-    )
+    title = f"{geometry.name}: along the curve"
+    figure, panels = style.quantity_panels(title, style.shown(geometry), (7.0, 2.6), 1)
     for axes, quantity in panels:
         value, error = style.values_of(geometry, quantity), np.asarray(getattr(geometry, quantity).error)
         error = np.where(np.isfinite(error), error, np.nan)
@@ -207,15 +180,7 @@ def _curve_maps(geometry: Geometry) -> Figure:
 def plot_comparison(stencil: Geometry, exact: Geometry) -> Figure:
     """Stencil against exact values of every field: scatter, relative errors, and errors against their bars.
 
-    Args:
-        stencil: Measured by finite differences.
-        exact: Measured by automatic differentiation on the same grid.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: The grids differ.
+    The arguments are those of :func:`compare`.
     """
     comparisons = style.compare(stencil, exact)
     names = style.shown(exact, bounds=True)

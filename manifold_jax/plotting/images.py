@@ -95,19 +95,7 @@ class Curves(NamedTuple):
 def curve_panels(
     title: str, groups: Sequence[Curves], x_label: str, y_label: str, *, columns: int = 3, **limits: Any
 ) -> Figure:
-    """One panel for every group of curves, with their median.
-
-    Args:
-        title: Title of the figure.
-        groups: The panels.
-        x_label: Name of the horizontal axes.
-        y_label: Name of the vertical axes.
-        columns: Panels in a row.
-        limits: ``ylim`` or ``xlim`` of all panels.
-
-    Returns:
-        The figure.
-    """
+    """One panel for every group of curves, with their median; ``limits`` are ``xlim`` or ``ylim`` of all."""
     columns = min(columns, len(groups))
     title = textwrap.fill(title, 40 * columns)
     height = 3.2 * -(-len(groups) // columns) + 0.25 * (2 + title.count("\n"))

@@ -29,14 +29,9 @@ def grid_coordinates(grid: Grid, index: Any) -> np.ndarray:
 
 
 def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Scores on the first principal components, and the share of variance of each.
+    """Scores ``(n, count)`` of points ``(n, f)`` on the first principal components, and shares of variance.
 
-    Args:
-        points: ``(n, f)``.
-        count: Components wanted; fewer are returned if f or n is smaller.
-
-    Returns:
-        Scores ``(n, count)`` and shares ``(count,)``.
+    There are fewer than ``count`` components if f or n is smaller.
     """
     centred = points.astype(float) - points.mean(axis=0)
     wide = centred.shape[1] > len(centred)
@@ -48,15 +43,7 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
 
 
 def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
-    """The manifold on its first three principal components, coloured by every field.
-
-    Args:
-        manifold: The Manifold that was measured, or its points ``(*grid.shape, *features)``.
-        geometry: The result.
-
-    Returns:
-        The figure.
-    """
+    """A Manifold, or its points ``(*grid.shape, *features)``, on three principal components, by field."""
     chosen = style.subset(geometry.grid.size)
     if isinstance(manifold, Manifold):
         points = render(manifold, grid_coordinates(geometry.grid, chosen))
@@ -123,15 +110,9 @@ def _component_names(shares: np.ndarray) -> list[str]:
 
 
 def plot_samples(manifold: Manifold, geometry: Geometry | None = None, *, columns: int = 8) -> Figure:
-    """What the points are: images along each axis, or the curve or surface itself, coloured by curvature.
+    """What the points are: images, ``columns`` along each axis, or the curve or surface itself.
 
-    Args:
-        manifold: The manifold.
-        geometry: What was measured, for the colours of a curve or surface.
-        columns: Images per axis.
-
-    Returns:
-        The figure.
+    A curve or surface is coloured by its curvature if the geometry that was measured is given.
     """
     if len(manifold.feature_shape) in (2, 3):
         return _image_rows(manifold, columns)

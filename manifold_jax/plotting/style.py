@@ -10,16 +10,8 @@ import numpy as np
 
 from manifold_jax._checks import require
 from manifold_jax.geometry import Geometry, quantities
-from manifold_jax.geometry.quantities import (
-    FIELDS,
-    LABELS,
-    Fields,
-    finite_median,
-    natural_scales,
-)
-from manifold_jax.geometry.quantities import (
-    LENGTH as LENGTH,
-)
+from manifold_jax.geometry.quantities import FIELDS, LABELS, Fields, finite_median, natural_scales
+from manifold_jax.geometry.quantities import LENGTH as LENGTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,16 +81,9 @@ def values_of(geometry: Geometry, quantity: str) -> np.ndarray:
 
 
 def unit_of(geometry: Geometry, quantity: str) -> str:
-    """Unit of a field or total; ``""`` for a pure number.
+    """Unit of a field or total, for example ``"ℓ⁴/(rad px²)"``; ``""`` for a pure number.
 
     Totals over an axis on which only the metric repeats (``wrap=False``) are per unit of that axis.
-
-    Args:
-        geometry: The result.
-        quantity: Name of a field or total.
-
-    Returns:
-        For example ``"ℓ⁴/(rad px²)"``.
     """
     return quantities.unit_of(quantity, geometry.grid)
 
@@ -183,20 +168,10 @@ class Comparison(NamedTuple):
 
 
 def compare(stencil: Geometry, exact: Geometry) -> dict[str, Comparison]:
-    """Error of stencils and of their bars against exact values, by field.
+    """Errors of stencils and of their bars, by field, against exact values on the same grid.
 
     Errors are relative to the natural scale: the value itself for the volume element, |II|^2 for the scalar
-    curvature, |II| for the other curvatures.
-
-    Args:
-        stencil: Measured by finite differences.
-        exact: Measured by automatic differentiation on the same grid.
-
-    Returns:
-        A :class:`Comparison` for each field.
-
-    Raises:
-        ValueError: The grids differ.
+    curvature, |II| for the other curvatures. Different grids are a ValueError.
     """
     if stencil.grid != exact.grid:
         raise ValueError(f"Results on different grids: {stencil.grid.shape} and {exact.grid.shape}.")
