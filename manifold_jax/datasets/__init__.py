@@ -1,4 +1,7 @@
-"""Data sets whose geometry is controlled, samples of them and noise."""
+"""Data sets whose geometry is controlled, samples of them and noise.
+
+An argument outside the range that its description gives is a ValueError that names it.
+"""
 
 from manifold_jax.datasets.cifar10 import cifar10 as cifar10
 from manifold_jax.datasets.coil20 import coil20 as coil20

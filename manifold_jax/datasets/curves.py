@@ -1,4 +1,4 @@
-"""Curves with closed forms: circle, ellipse, helix, and two unions of curves."""
+"""Curves with closed forms; an argument that is not positive where it must be is a ValueError."""
 
 from __future__ import annotations
 
@@ -10,20 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+import manifold_jax.datasets.closed_forms as forms
 from manifold_jax._checks import numbers
-from manifold_jax.datasets.closed_forms import (
-    TURN,
-    Field,
-    Size,
-    Vector,
-    angles,
-    bisect,
-    carlson_rg,
-    grid_sizes,
-    known_quantities,
-    length,
-    lengths,
-)
+from manifold_jax.datasets.closed_forms import TURN, Field, Size, Vector
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
@@ -48,7 +37,7 @@ def _curve(
     if not callable(speed):
         length = speed * (axis.stop - axis.start)
     totals = {"total_volume": length, "total_scalar_curvature": 0.0, "reach": reach}
-    known = known_quantities(_vector(speed), _vector(curvature), 1, totals)
+    known = forms.known_quantities(_vector(speed), _vector(curvature), 1, totals)
     return Manifold(name, embedding, Grid((axis,)), known, attributes)
 
 
@@ -81,15 +70,12 @@ def circle(radius: float = 1.0, *, size: Size = None) -> Manifold:
     Returns:
         Manifold of dimension 1 with features ``(2,)``, one periodic axis ``angle``.
 
-    Raises:
-        ValueError: The radius is not a positive number, or the size is not one whole number.
-
     Example:
         >>> circle(2.0).known["reach"]
         2.0
     """
-    r = length("circle", "radius", radius)
-    (axis,) = angles("circle", size, angle=TURN)
+    r = forms.length("circle", "radius", radius)
+    (axis,) = forms.angles("circle", size, angle=TURN)
     return _arc("circle", Partial(_conic, r, r), axis, r, {"radius": r})
 
 
@@ -107,31 +93,23 @@ def ellipse(semi_axes: tuple[float, float] = (2.0, 1.0), *, size: Size = None) -
     Returns:
         Manifold of dimension 1 with features ``(2,)``, one periodic axis ``angle`` (the eccentric anomaly).
 
-    Raises:
-        ValueError: There are not two positive semi-axes, or the size is not one whole number.
-
     Example:
         >>> curve = ellipse((2.0, 1.0))
         >>> curve.known["reach"], round(curve.known["total_volume"], 6)
         (0.5, 9.688448)
     """
-    a, b = lengths("ellipse", "semi_axes", semi_axes, 2)
-
-    (axis,) = angles("ellipse", size, angle=TURN)
+    a, b = forms.lengths("ellipse", "semi_axes", semi_axes, 2)
+    (axis,) = forms.angles("ellipse", size, angle=TURN)
 
     def speed(u):
         return jnp.sqrt((a * jnp.sin(u[0])) ** 2 + (b * jnp.cos(u[0])) ** 2)
 
-    return _curve(
-        "ellipse",
-        Partial(_conic, a, b),
-        axis,
-        {"semi_axes": (a, b)},
-        speed=speed,
-        curvature=lambda u: a * b / speed(u) ** 3,
-        reach=min(a, b) ** 2 / max(a, b),
-        length=8.0 * carlson_rg(0.0, a * a, b * b),
-    )
+    def curvature(u):
+        return a * b / speed(u) ** 3
+
+    reach, length = min(a, b) ** 2 / max(a, b), 8.0 * forms.carlson_rg(0.0, a * a, b * b)
+    shape = {"speed": speed, "curvature": curvature, "reach": reach, "length": length}
+    return _curve("ellipse", Partial(_conic, a, b), axis, {"semi_axes": (a, b)}, **shape)
 
 
 def helix(radius: float = 1.0, pitch: float = 1.0, turns: float = 2.0, *, size: Size = None) -> Manifold:
@@ -153,19 +131,16 @@ def helix(radius: float = 1.0, pitch: float = 1.0, turns: float = 2.0, *, size: 
     Returns:
         Manifold of dimension 1 with features ``(3,)``, one open axis ``angle``.
 
-    Raises:
-        ValueError: An argument is not a positive number, or the size is not one whole number.
-
     Example:
         >>> round(helix(1.0, 1.0).known["reach"], 4)  # tight: half the gap between two turns
         0.4938
         >>> round(helix(1.0, 6.0).known["reach"], 4)  # loose: the radius of curvature
         1.9119
     """
-    r, c = length("helix", "radius", radius), length("helix", "pitch", pitch) / TURN
-    stop = TURN * length("helix", "turns", turns)
+    r, c = forms.length("helix", "radius", radius), forms.length("helix", "pitch", pitch) / TURN
+    stop = TURN * forms.length("helix", "turns", turns)
     speed = math.hypot(r, c)
-    (count,) = grid_sizes("helix", size, 1)
+    (count,) = forms.grid_sizes("helix", size, 1)
     axis = Axis("angle", 0.0, stop, count, unit="rad")
     attributes = {"radius": r, "pitch": c * TURN, "turns": stop / TURN}
     shape = {"speed": speed, "curvature": r / speed**2, "reach": _helix_reach(r, c, stop)}
@@ -181,9 +156,9 @@ def _helix_reach(r: float, c: float, stop: float) -> float:
         return math.sin(t) + ratio * t
 
     lowest = TURN - math.acos(-ratio) if ratio < 1.0 else TURN
-    if slope(lowest) >= 0.0 or stop <= bisect(slope, math.pi, lowest):
+    if slope(lowest) >= 0.0 or stop <= forms.bisect(slope, math.pi, lowest):
         return local
-    t = min(stop, bisect(slope, lowest, TURN))
+    t = min(stop, forms.bisect(slope, lowest, TURN))
     return min(local, 0.5 * math.hypot(2.0 * r * math.sin(t / 2.0), c * t))
 
 
@@ -204,18 +179,13 @@ def two_moons(
     Returns:
         Two manifolds of dimension 1 with features ``(2,)``, each with one open axis ``angle``.
 
-    Raises:
-        ValueError: The radius is not positive, the offset is not two finite numbers, or the size is not
-            one whole number.
-
     Example:
-        >>> upper, lower = two_moons()
-        >>> upper.name, lower.name
-        ('upper moon', 'lower moon')
+        >>> [moon.name for moon in two_moons()]
+        ['upper moon', 'lower moon']
     """
-    r = length("two_moons", "radius", radius)
+    r = forms.length("two_moons", "radius", radius)
     east, north = numbers("two_moons", "offset", offset, 2)
-    (axis,) = angles("two_moons", size, angle=math.pi)
+    (axis,) = forms.angles("two_moons", size, angle=math.pi)
 
     def lower(u):
         return r * jnp.stack([east - jnp.cos(u[0]), north - jnp.sin(u[0])])
@@ -232,8 +202,8 @@ def parallel_circles(
 ) -> tuple[Manifold, Manifold]:
     """Two circles of radius r on one axis, in parallel planes at distance h: r (cos u, sin u, 0 or h/r).
 
-    Known for each circle: curvature 1/r, length 2 pi r, reach r. The union is the product of a circle
-    with two points, so its reach is min(r, h/2) (``union_reach`` in the attributes).
+    Known for each: curvature 1/r, length 2 pi r, reach r. The union is the product of a circle with two
+    points, so its reach is min(r, h/2) (``union_reach`` in the attributes).
 
     Args:
         radius: r > 0.
@@ -243,16 +213,12 @@ def parallel_circles(
     Returns:
         Two manifolds of dimension 1 with features ``(3,)``, each with one periodic axis ``angle``.
 
-    Raises:
-        ValueError: The radius or the gap is not positive, or the size is not one whole number.
-
     Example:
-        >>> lower, upper = parallel_circles(1.0, gap=0.5)
-        >>> lower.known["reach"], lower.attributes["union_reach"]
-        (1.0, 0.25)
+        >>> parallel_circles(1.0, gap=0.5)[0].attributes["union_reach"]
+        0.25
     """
-    r, h = length("parallel_circles", "radius", radius), length("parallel_circles", "gap", gap)
-    (axis,) = angles("parallel_circles", size, angle=TURN)
+    r, h = forms.length("parallel_circles", "radius", radius), forms.length("parallel_circles", "gap", gap)
+    (axis,) = forms.angles("parallel_circles", size, angle=TURN)
 
     def at(height):
         return lambda u: jnp.stack([r * jnp.cos(u[0]), r * jnp.sin(u[0]), jnp.full_like(u[0], height)])

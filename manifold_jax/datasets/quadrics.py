@@ -8,18 +8,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+import manifold_jax.datasets.closed_forms as forms
 from manifold_jax._checks import whole
-from manifold_jax.datasets.closed_forms import (
-    TURN,
-    Size,
-    Vector,
-    angles,
-    carlson_rg,
-    curvature_forms,
-    grid_sizes,
-    length,
-    lengths,
-)
+from manifold_jax.datasets.closed_forms import TURN, Size, Vector
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
@@ -80,7 +71,7 @@ def _quadric(
         "metric": metric,
         "volume_element": volume_element,
         **totals,
-        **curvature_forms(lambda u: along(embedding(u)), 2),
+        **forms.curvature_forms(lambda u: along(embedding(u)), 2),
     }
     return Manifold(name, embedding, Grid(axes), known, {"semi_axes": semi_axes})
 
@@ -101,18 +92,15 @@ def ellipsoid(semi_axes: Triple = (1.5, 1.2, 1.0), *, size: Size = None) -> Mani
     Returns:
         Manifold of dimension 2 with features ``(3,)``, an open axis ``polar`` and a periodic one ``azimuth``.
 
-    Raises:
-        ValueError: There are not three positive semi-axes, or ``size`` does not fit.
-
     Example:
         >>> egg = ellipsoid((2.0, 1.0, 1.0))
         >>> egg.known["reach"], round(egg.known["total_volume"], 4)
         (0.5, 21.4784)
     """
-    a, b, c = lengths("ellipsoid", "semi_axes", semi_axes, 3)
-    axes = angles("ellipsoid", size, polar=math.pi, azimuth=TURN)
+    a, b, c = forms.lengths("ellipsoid", "semi_axes", semi_axes, 3)
+    axes = forms.angles("ellipsoid", size, polar=math.pi, azimuth=TURN)
     totals = {
-        "total_volume": 4.0 * math.pi * carlson_rg((a * b) ** 2, (a * c) ** 2, (b * c) ** 2),
+        "total_volume": 4.0 * math.pi * forms.carlson_rg((a * b) ** 2, (a * c) ** 2, (b * c) ** 2),
         "total_scalar_curvature": 8.0 * math.pi,
         "reach": min(a, b, c) ** 2 / max(a, b, c),
     }
@@ -150,18 +138,14 @@ def hyperboloid(
         Manifold of dimension 2 with features ``(3,)``, an open axis ``meridian`` (v) and a periodic one
         ``azimuth`` (w).
 
-    Raises:
-        ValueError: ``sheets`` is not 1 or 2, there are not three positive semi-axes, the extent is not
-            positive, or ``size`` does not fit.
-
     Example:
         >>> hyperboloid(1, (2.0, 1.0, 1.0)).known["reach"], hyperboloid(2, (2.0, 1.0, 1.0)).known["reach"]
         (0.5, 1.0)
     """
     sheets = whole("hyperboloid", "sheets", sheets, 1, 2)
-    a, b, c = lengths("hyperboloid", "semi_axes", semi_axes, 3)
-    top = length("hyperboloid", "extent", extent)
-    meridian, azimuth = grid_sizes("hyperboloid", size, 2)
+    a, b, c = forms.lengths("hyperboloid", "semi_axes", semi_axes, 3)
+    top = forms.length("hyperboloid", "extent", extent)
+    meridian, azimuth = forms.grid_sizes("hyperboloid", size, 2)
     if sheets == 1:
         name, sign, low, reach = "one sheet", 1.0, -top, min(a, b, c) ** 2 / max(a, b)
     else:

@@ -8,17 +8,9 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+import manifold_jax.datasets.closed_forms as forms
 from manifold_jax._checks import whole
-from manifold_jax.datasets.closed_forms import (
-    TURN,
-    Size,
-    angles,
-    bisect,
-    grid_sizes,
-    known_quantities,
-    length,
-    lengths,
-)
+from manifold_jax.datasets.closed_forms import TURN, Size
 from manifold_jax.datasets.compose import product
 from manifold_jax.datasets.curves import circle
 from manifold_jax.geometry.grid import Axis, Grid
@@ -63,17 +55,14 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
         Manifold of dimension n with features ``(n + 1,)``: open axes ``polar`` (``polar_1``, ... if there
         are several) on [0, pi] and a periodic axis ``azimuth``.
 
-    Raises:
-        ValueError: The dimension is not 1, 2, 3 or 4, the radius is not positive, or ``size`` does not fit.
-
     Example:
         >>> ball = sphere(2, radius=2.0)
         >>> ball.grid.names, ball.grid.shape, ball.known["reach"]
         (('polar', 'azimuth'), (64, 64), 2.0)
     """
-    n, r = whole("sphere", "dimension", dimension, 1, 4), length("sphere", "radius", radius)
+    n, r = whole("sphere", "dimension", dimension, 1, 4), forms.length("sphere", "radius", radius)
     polar = ["polar"] if n == 2 else [f"polar_{i + 1}" for i in range(n - 1)]
-    axes = angles("sphere", size, **dict.fromkeys(polar, math.pi), azimuth=TURN)
+    axes = forms.angles("sphere", size, **dict.fromkeys(polar, math.pi), azimuth=TURN)
 
     def scales(u):  # |X_i| = r sin u_1 ... sin u_(i-1)
         return jnp.cumprod(jnp.append(jnp.full_like(u[:1], r), jnp.sin(u[: n - 1])))
@@ -81,7 +70,7 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
     volume = 2.0 * math.pi ** ((n + 1) / 2.0) / math.gamma((n + 1) / 2.0) * r**n
     curvature = n * (n - 1) / r**2 * volume
     totals = {"total_volume": volume, "total_scalar_curvature": curvature, "reach": r}
-    known = known_quantities(scales, lambda u: jnp.full_like(u, 1.0 / r), n, totals)
+    known = forms.known_quantities(scales, lambda u: jnp.full_like(u, 1.0 / r), n, totals)
     return Manifold(f"sphere S^{n}", Partial(_sphere, r), Grid(axes), known, {"radius": r})
 
 
@@ -100,25 +89,22 @@ def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manif
     Returns:
         Manifold of dimension 2 with features ``(3,)``, periodic axes ``toroidal`` (u) and ``poloidal`` (v).
 
-    Raises:
-        ValueError: A radius is not positive, ``minor`` is not below ``major``, or ``size`` does not fit.
-
     Example:
         >>> torus(2.0, 0.5).known["reach"]
         0.5
     """
-    big, r = length("torus", "major", major), length("torus", "minor", minor)
+    big, r = forms.length("torus", "major", major), forms.length("torus", "minor", minor)
     if r >= big:
         raise ValueError(
             f"torus: minor must be below major, got minor {r:g} and major {big:g}; "
             "the surface would meet itself. Did you swap them?"
         )
-    axes = angles("torus", size, toroidal=TURN, poloidal=TURN)
+    axes = forms.angles("torus", size, toroidal=TURN, poloidal=TURN)
 
     def distance(u):  # from the axis of revolution
         return big + r * jnp.cos(u[1])
 
-    known = known_quantities(
+    known = forms.known_quantities(
         lambda u: jnp.stack([distance(u), jnp.full_like(u[1], r)]),
         lambda u: jnp.stack([jnp.cos(u[1]) / distance(u), jnp.full_like(u[1], 1.0 / r)]),
         2,
@@ -142,18 +128,14 @@ def flat_torus(dimension: int = 2, radii: float | tuple[float, ...] = 1.0, *, si
     Returns:
         Manifold of dimension k with features ``(2 k,)`` and periodic axes ``angle_1``, ..., ``angle_k``.
 
-    Raises:
-        ValueError: The dimension is not a whole number from 1, the radii are not 1 or k positive numbers,
-            or ``size`` does not fit.
-
     Example:
         >>> flat_torus(3, (1.0, 2.0, 3.0)).feature_shape
         (6,)
     """
     dimension = whole("flat_torus", "dimension", dimension)
     given = (radii,) * dimension if isinstance(radii, int | float) else radii
-    chosen = lengths("flat_torus", "radii", given, dimension)
-    sizes = grid_sizes("flat_torus", size, dimension)
+    chosen = forms.lengths("flat_torus", "radii", given, dimension)
+    sizes = forms.grid_sizes("flat_torus", size, dimension)
     parts = product(*(circle(r, size=k) for r, k in zip(chosen, sizes, strict=True)))
     return replace(parts, name=f"flat torus T^{dimension}", attributes={"radii": chosen})
 
@@ -180,15 +162,12 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
     Returns:
         Manifold of dimension 2 with features ``(5,)``, an open axis ``polar`` and a periodic one ``azimuth``.
 
-    Raises:
-        ValueError: The radius is not positive, or ``size`` does not fit.
-
     Example:
         >>> round(veronese().known["reach"], 4)
         0.866
     """
-    r = length("veronese", "radius", radius)
-    axes = angles("veronese", (33, 65) if size is None else size, polar=math.pi / 2.0, azimuth=TURN)
+    r = forms.length("veronese", "radius", radius)
+    axes = forms.angles("veronese", (33, 65) if size is None else size, polar=math.pi / 2.0, azimuth=TURN)
     root, side = math.sqrt(3.0), math.sqrt(3.0) * r
 
     def embedding(u):  # x, y, z on the unit sphere; X is quadratic, so that the factor 3 comes out
@@ -205,7 +184,7 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
         "normal_curvature": 2.0 / side,
     }
     totals = {"total_volume": TURN * side**2, "total_scalar_curvature": 2.0 * TURN, "reach": side / 2.0}
-    known = known_quantities(
+    known = forms.known_quantities(
         lambda u: side * jnp.stack([jnp.ones_like(u[0]), jnp.sin(u[0])]), None, 2, totals
     )
     known |= {name: Partial(_constant, value) for name, value in curvatures.items()}
@@ -232,18 +211,15 @@ def swiss_roll(
     Returns:
         Manifold of dimension 2 with features ``(3,)``, open axes ``angle`` and ``height``.
 
-    Raises:
-        ValueError: An argument is not positive, ``stop`` is not above ``start``, or ``size`` does not fit.
-
     Example:
         >>> round(swiss_roll().known["reach"], 3)
         3.111
     """
-    low, high = length("swiss_roll", "start", start), length("swiss_roll", "stop", stop)
-    width = length("swiss_roll", "height", height)
+    low, high = forms.length("swiss_roll", "start", start), forms.length("swiss_roll", "stop", stop)
+    width = forms.length("swiss_roll", "height", height)
     if low >= high:
         raise ValueError(f"swiss_roll: stop must be above start, got start {low:g} and stop {high:g}.")
-    sizes = grid_sizes("swiss_roll", size, 2)
+    sizes = forms.grid_sizes("swiss_roll", size, 2)
     axes = (Axis("angle", low, high, sizes[0], unit="rad"), Axis("height", 0.0, width, sizes[1]))
 
     def principal(u):
@@ -257,7 +233,7 @@ def swiss_roll(
         return 0.5 * (t * math.hypot(1.0, t) + math.asinh(t))
 
     totals = {"total_volume": width * (arc_length(high) - arc_length(low)), "total_scalar_curvature": 0.0}
-    known = known_quantities(scales, principal, 2, totals | _spiral_reach(low, high))
+    known = forms.known_quantities(scales, principal, 2, totals | _spiral_reach(low, high))
     return Manifold(
         "swiss roll",
         lambda u: jnp.stack([u[0] * jnp.cos(u[0]), u[1], u[0] * jnp.sin(u[0])]),
@@ -277,7 +253,7 @@ def _spiral_reach(start: float, stop: float) -> dict[str, float]:
 
     if slope(0.75 * TURN) >= 0.0:  # start < about 1: no turn comes back near the end
         return {"reach": local}
-    angle = bisect(slope, 0.75 * TURN, TURN)
+    angle = forms.bisect(slope, 0.75 * TURN, TURN)
     if start + angle > stop:
         return {}
     t = start + angle
