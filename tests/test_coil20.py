@@ -141,7 +141,7 @@ def test_refuses_unknown_objects(archive, object_id):
 def test_refuses_places_without_coil20(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"path names .*nowhere, which does not exist"):
         read_coil20(tmp_path / "nowhere", 3)
-    with pytest.raises(FileNotFoundError, match=r"holds no COIL-20: expected coil-20-proc.zip, a folder"):
+    with pytest.raises(FileNotFoundError, match=r"holds no COIL-20: expected coil-20-proc.zip or"):
         read_coil20(tmp_path, 3)
     with pytest.raises(TypeError, match="path must be a file or folder name or None, got 3"):
         read_coil20(3)

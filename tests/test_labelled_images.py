@@ -206,7 +206,7 @@ def test_a_truncated_gzip_file_is_refused_by_name(tmp_path):
 
 
 def test_missing_idx_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nor a folder mnist with it"):
+    with pytest.raises(FileNotFoundError, match="holds no mnist: expected mnist or files train-images"):
         mnist(tmp_path)
     (write_mnist(tmp_path) / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match="lacks 1 of 2 files, first train-labels-idx1-ubyte"):

@@ -29,14 +29,15 @@ _DAMAGE = (
 """What the standard library raises for archives that are truncated, damaged, encrypted or of another kind."""
 
 
-def find(path: Place, names: Sequence[str], pattern: str, wanted: str) -> Path | None:
+def find(path: Place, names: Sequence[str], pattern: str, title: str, url: str) -> Path | None:
     """An archive, or the folder of what is in it; None if no place is named or MANIFOLD_JAX_DATA lacks it.
 
     Args:
         path: The archive or folder, or a folder that holds it.
         names: What the archive and its folder are called, in the order in which they are tried.
         pattern: Pattern of the names of the files in the archive or folder.
-        wanted: What a message says is missing, and where to get it.
+        title: What a message calls the data set.
+        url: Where it says to get it.
 
     Raises:
         TypeError: ``path`` is not a path.
@@ -57,7 +58,8 @@ def find(path: Place, names: Sequence[str], pattern: str, wanted: str) -> Path |
         if (candidate.is_file() and candidate.name in names) or _holds(candidate, pattern):
             return candidate
     if source == "path":
-        raise FileNotFoundError(f"{place} holds no {wanted}")
+        expected = " or ".join((*names, f"files {pattern}"))
+        raise FileNotFoundError(f"{place} holds no {title}: expected {expected}, as at {url}.")
     return None
 
 
@@ -79,13 +81,6 @@ def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
     Raises:
         FileNotFoundError: Some of the files are missing.
         ValueError: The archive, or a gzipped file, is truncated, damaged or of another kind.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     size = (Path(folder) / "a.txt.gz").write_bytes(gzip.compress(b"text"))
-        ...     read_members(Path(folder), ["a.txt"], "pack it again.")
-        [b'text']
     """
     contents, at = [], place
     try:
@@ -94,9 +89,8 @@ def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
             members = [name if name in readers else f"{name}.gz" for name in names]
             missing = [name for name, member in zip(names, members, strict=True) if member not in readers]
             if missing:
-                raise FileNotFoundError(
-                    f"{place} lacks {len(missing)} of {len(names)} files, first {missing[0]}: {remedy}"
-                )
+                lacking = f"{len(missing)} of {len(names)} files, first {missing[0]}"
+                raise FileNotFoundError(f"{place} lacks {lacking}: {remedy}")
             for member in members:
                 at = place / member if place.is_dir() else place
                 content = readers[member]()
@@ -134,12 +128,8 @@ def download(url: str, checksum: str, name: str) -> Path:
     try:
         return Path(pooch.retrieve(url, known_hash=checksum, fname=name, path=folder))
     except ValueError as error:
-        raise ValueError(
-            f"What arrived from {url} is not {name} as recorded ({checksum}); nothing was kept. "
-            f"Try again, or {by_hand}"
-        ) from error
+        what = f"What arrived from {url} is not {name} as recorded ({checksum}); nothing was kept."
+        raise ValueError(f"{what} Try again, or {by_hand}") from error
     except OSError as error:
-        raise FileNotFoundError(
-            f"{name} is not on this machine and could not be downloaded to {folder} "
-            f"({type(error).__name__}): {by_hand}"
-        ) from error
+        what = f"{name} is not on this machine and could not be downloaded to {folder}"
+        raise FileNotFoundError(f"{what} ({type(error).__name__}): {by_hand}") from error

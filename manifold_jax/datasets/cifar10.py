@@ -27,9 +27,8 @@ def cifar10(
     """CIFAR-10: 50 000 training or 10 000 test images of objects, 32x32 in colour.
 
     Args:
-        path: ``cifar-10-binary.tar.gz``, the folder it unpacks to, or a folder that holds either. By default
-            they are looked for where MANIFOLD_JAX_DATA says, and otherwise downloaded into the user's cache
-            (162 MB, once, with a checksum).
+        path: ``cifar-10-binary.tar.gz``, the folder it unpacks to, or a folder that holds either; by default
+            as for :func:`mnist` (162 MB).
         train: The training set; else the test set.
         batches: Which of the five training batches to read.
 
@@ -37,10 +36,7 @@ def cifar10(
         The images, channels last.
 
     Raises:
-        ValueError: A batch is truncated or damaged or holds another number of classes, or ``batches`` are
-            not some of 1 to 5.
-        FileNotFoundError: A batch is missing, or the download failed.
-        ImportError: pooch is not installed, for a download.
+        ValueError, FileNotFoundError, ImportError: As :func:`mnist`.
 
     Example:
         >>> objects = cifar10("cifar-10-binary.tar.gz", train=False)  # doctest: +SKIP
@@ -50,17 +46,12 @@ def cifar10(
     if not batches or any(batch not in _BATCHES for batch in batches):
         raise ValueError(f"cifar10: batches must be some of {_BATCHES}, got {batches!r}.")
     names = [f"data_batch_{batch}.bin" for batch in batches] if train else ["test_batch.bin"]
-    wanted = (
-        f"CIFAR-10: expected {ARCHIVE}, a folder {FOLDER}, or data_batch_1.bin ... test_batch.bin in it; the "
-        f"archive is at {URL}."
-    )
-    place = archives.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", wanted)
+    place = archives.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", "CIFAR-10", URL)
     place = place or archives.download(URL, CHECKSUM, ARCHIVE)
     remedy = f"take the archive from {URL}, or read some of the training batches with batches=(1,)."
     contents = archives.read_members(place, names, remedy)
-    records = np.concatenate(
-        [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
-    )
+    batched = [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
+    records = np.concatenate(batched)
     planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
     images = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
     return LabelledImages(images, records[:, 0].copy(), NAMES)

@@ -28,16 +28,15 @@ OBJECTS, VIEWS, FRAME = 20, 72, 128
 def coil20(path: archives.Place = None, object_id: int = 1, **options: Any) -> Manifold:
     """One COIL-20 object as a manifold of images.
 
-    On the 72 samples of the default view axis a stencil sees only genuine views. Autodiff sees the
-    interpolant between them. The two agree only as far as 5 degrees resolve the object: at 64 pixels and
-    blur 1 the volume elements of view x zoom x rotation differ by 8 to 20 % (order 4, medians of objects
-    1, 4, 10 and 19). ``layout="dense"`` resolves the interpolant, which is not more knowledge of the object.
+    On the 72 samples of the default view axis a stencil sees only photographs, while automatic differentiation
+    sees the interpolant between them. They agree as far as 5 degrees resolve the object: at 64 pixels and
+    blur 1 the volume elements of view x zoom x rotation differ by 8 to 20 % (order 4, medians of objects 1, 4,
+    10 and 19). ``layout="dense"`` resolves the interpolant, which tells no more about the object.
 
     Args:
         path: Where COIL-20 is, see :func:`read_coil20`.
         object_id: 1 ... 20.
-        options: All but the name that :func:`turntable` takes: ``factors``, ``size``, ``blur``, ``view``,
-            ``layout``, ``sizes``, ``ranges``, ``fixed``.
+        options: As for :func:`turntable`, except ``name``.
 
     Returns:
         The manifold, with 128x128 frames resampled to ``(size, size)``.
@@ -57,9 +56,8 @@ def read_coil20(path: archives.Place = None, object_id: int = 1) -> UInt8[np.nda
     """All 72 views of one object, as they are in the files.
 
     Args:
-        path: ``coil-20-proc.zip``, the folder it unpacks to, or a folder that holds either. By default they
-            are looked for where MANIFOLD_JAX_DATA says, and otherwise downloaded from Columbia into the
-            user's cache (12 MB, once, with a checksum).
+        path: ``coil-20-proc.zip``, the folder it unpacks to, or a folder that holds either; by default as for
+            :func:`mnist` (12 MB, from Columbia).
         object_id: 1 ... 20.
 
     Returns:
@@ -69,17 +67,9 @@ def read_coil20(path: archives.Place = None, object_id: int = 1) -> UInt8[np.nda
         ValueError: ``object_id`` is out of range, or a file is damaged or is not a 128x128 grey PNG.
         FileNotFoundError: The path holds no COIL-20, a view is missing, or the download failed.
         ImportError: Pillow, or pooch for a download, is not installed.
-
-    Example:
-        >>> read_coil20("coil-20-proc.zip", object_id=3).shape  # doctest: +SKIP
-        (72, 128, 128)
     """
     number = whole("read_coil20", "object_id", object_id, 1, OBJECTS)
-    wanted = (
-        f"COIL-20: expected {ARCHIVE}.zip, a folder {ARCHIVE}, or obj1__0.png ... obj20__71.png in it; the "
-        f"archive is at {URL}."
-    )
-    place = archives.find(path, (f"{ARCHIVE}.zip", ARCHIVE), "obj*__*.png", wanted)
+    place = archives.find(path, (f"{ARCHIVE}.zip", ARCHIVE), "obj*__*.png", "COIL-20", URL)
     place = place or archives.download(URL, CHECKSUM, f"{ARCHIVE}.zip")
     names = [f"obj{number}__{k}.png" for k in range(VIEWS)]
     contents = archives.read_members(place, names, f"take the complete archive from {URL}.")

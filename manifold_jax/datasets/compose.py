@@ -25,22 +25,17 @@ INVARIANTS = tuple(curvature_forms(lambda u: u, 2))
 def product(*manifolds: Manifold) -> Manifold:
     """Direct product: chart coordinates concatenate, and so do the (flattened) features.
 
-    The tangent and normal spaces of the factors are orthogonal, so with dimensions d_i, d = sum d_i, the
-    metric is block diagonal, volumes multiply, S and |II|^2 add, d^2 |H|^2 = sum d_i^2 |H_i|^2, and
-    |II(v, v)|^2 = sum p_i^2 |II_i|^2 with weights p_i that add up to 1, convex, so that the normal curvature
-    is the largest of the factors'. The squared distance to the product is the sum of those to the
-    factors, so the reach is the smallest. A closed form is known where it is known for every factor.
+    The tangent and normal spaces of the factors are orthogonal, so with dimensions d_i, d = sum d_i, the metric
+    is block diagonal, volumes multiply, S and |II|^2 add, d^2 |H|^2 = sum d_i^2 |H_i|^2, and |II(v, v)|^2 =
+    sum p_i^2 |II_i|^2 with weights p_i that add up to 1, convex, so that the normal curvature is the largest of
+    the factors'. The squared distance to the product is the sum of those to the factors, so the reach is the
+    smallest. A closed form is known where it is known for every factor.
 
     Args:
-        *manifolds: At least one manifold. The features of a factor are raveled.
+        *manifolds: At least one Manifold; multiply the members of a union one by one.
 
     Returns:
-        Manifold on the product grid; axis names that several factors share are numbered
-        (``angle_1``, ``angle_2``).
-
-    Raises:
-        ValueError: There is no factor, or a factor is not a Manifold (multiply the members of a union one
-            by one).
+        Manifold on the product grid; axis names that several factors share are numbered (``angle_1``, ...).
 
     Example:
         >>> cylinder = product(mj.datasets.circle(2.0), mj.datasets.sphere(2))
@@ -118,22 +113,18 @@ def _product_known(
 def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
     """The same manifold in the parametrisation u -> u + strength (L/k) sin(k (u - start)/L) on each axis.
 
-    L is the length of the axis and k = 2 pi on a periodic axis, where the warp keeps the period, k = pi on
-    an open one, where it maps ends to ends and has no symmetry about the middle; with L = k it is
-    u + strength sin u. Equal steps in a standard chart often give exactly right tangents by symmetry and
-    hide the errors of a stencil; here they do not. The metric and the volume element change with the
-    Jacobian diag(1 + strength cos(...)), invariants are composed with the warp, totals stay. Other
-    pointwise closed forms are left out.
+    L is the length of the axis and k = 2 pi on a periodic axis, where the warp keeps the period, k = pi on an
+    open one, where it maps ends to ends and has no symmetry about the middle; with L = k it is u + strength
+    sin u. Equal steps in a standard chart often give exactly right tangents by symmetry and hide the errors of
+    a stencil; here they do not. The metric and the volume element change with the Jacobian
+    diag(1 + strength cos(...)), invariants are composed with the warp, totals stay, other closed forms go.
 
     Args:
-        manifold: Any manifold.
-        strength: Size of the warp, below 1 in absolute value (so that it can be inverted).
+        manifold: Any Manifold.
+        strength: Size of the warp, below 1 in absolute value so that it can be inverted (else ValueError).
 
     Returns:
         Manifold with the same grid, features and points, differently spaced.
-
-    Raises:
-        ValueError: The argument is not a Manifold, or the strength is not between -1 and 1.
 
     Example:
         >>> warped(mj.datasets.circle()).known["reach"]
@@ -167,10 +158,5 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
         known["metric"] = lambda u: metric(warp(u)) * jnp.outer(slopes(u), slopes(u))
     if callable(volume):
         known["volume_element"] = lambda u: volume(warp(u)) * jnp.prod(slopes(u))
-    return Manifold(
-        f"warped {manifold.name}",
-        lambda u: manifold.embedding(warp(u)),
-        manifold.grid,
-        known,
-        {**manifold.attributes, "warp": strength},
-    )
+    name, attributes = f"warped {manifold.name}", {**manifold.attributes, "warp": strength}
+    return Manifold(name, lambda u: manifold.embedding(warp(u)), manifold.grid, known, attributes)

@@ -73,8 +73,8 @@ def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
 
     Args:
         path: Folder of the idx files, gzipped or not, or a folder that holds it as ``mnist``. By default they
-            are looked for where MANIFOLD_JAX_DATA says, and otherwise downloaded into the user's cache
-            (once, with a checksum).
+            are looked for where MANIFOLD_JAX_DATA says, else downloaded into the user's cache (once, with a
+            checksum).
         train: The training set; else the test set.
 
     Returns:
@@ -97,20 +97,7 @@ def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
 def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
     """Fashion-MNIST: 60 000 training or 10 000 test images of clothes, in the format of MNIST.
 
-    Args:
-        path: As for :func:`mnist`, with the folder ``fashion-mnist``.
-        train: The training set; else the test set.
-
-    Returns:
-        The images.
-
-    Raises:
-        ValueError, FileNotFoundError, ImportError: As :func:`mnist`.
-
-    Example:
-        >>> clothes = fashion_mnist("fashion-mnist", train=False)  # doctest: +SKIP
-        >>> clothes.names[clothes.labels[0]]  # doctest: +SKIP
-        'ankle boot'
+    All else is as for :func:`mnist`, with the folder ``fashion-mnist``.
     """
     return _read(_FASHION, path, train)
 
@@ -118,17 +105,15 @@ def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> Labelle
 def _read(source: _Source, path: archives.Place, train: bool) -> LabelledImages:
     part, again = "train" if train else "t10k", f"take it from {source.url}."
     names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
-    wanted = f"{names[0]}(.gz), nor a folder {source.folder} with it; the files are at {source.url}."
-    place = archives.find(path, (source.folder,), f"{names[0]}*", wanted)
+    place = archives.find(path, (source.folder,), f"{names[0]}*", source.folder, source.url)
     contents = archives.read_members(place, names, again) if place else _downloads(source, names, again)
     at, labels_at = (f"{place or source.url}: {name}" for name in names)
     images, labels = parse_idx(contents[0], 3, at, again), parse_idx(contents[1], 1, labels_at, again)
     if images.shape[1:] != (SIDE, SIDE):
         raise ValueError(f"{at} holds images of {images.shape[1:]} pixels, expected {SIDE}x{SIDE}.")
     if len(images) != len(labels):
-        raise ValueError(
-            f"{at} holds {len(images)} images, but {labels_at} {len(labels)} labels: take both together."
-        )
+        numbers = f"{len(images)} images, but {labels_at} {len(labels)} labels"
+        raise ValueError(f"{at} holds {numbers}: take both together.")
     if len(labels) and labels.max() >= CLASSES:
         raise ValueError(f"{labels_at} holds the label {labels.max()}, expected 0 to {CLASSES - 1}.")
     return LabelledImages(images, labels, source.names)
@@ -151,21 +136,15 @@ def parse_idx(content: bytes, dimensions: int, label: str, remedy: str) -> UInt8
         ValueError: The magic number is another, or the length is not what the header says; the message calls
             the file ``label`` and ends with ``remedy``.
     """
-    header = 4 + 4 * dimensions
+    header, size = 4 + 4 * dimensions, len(content)
     magic, expected = int.from_bytes(content[:4], "big"), _UNSIGNED_BYTES + dimensions
-    if len(content) < header:
-        raise ValueError(
-            f"{label} has {len(content)} bytes, fewer than the {header} of an idx header: {remedy}"
-        )
+    if size < header:
+        raise ValueError(f"{label} has {size} bytes, fewer than the {header} of an idx header: {remedy}")
     if magic != expected:
-        raise ValueError(
-            f"{label} begins with the magic number {magic:#010x}, expected {expected:#010x}, idx data of "
-            f"unsigned bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}: {remedy}"
-        )
+        wanted = f"{expected:#010x}, unsigned bytes in {dimensions} dimension(s)"
+        raise ValueError(f"{label} begins with the magic number {magic:#010x}, expected {wanted}: {remedy}")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, 4))
-    if len(content) - header != math.prod(shape):
-        raise ValueError(
-            f"{label} holds {len(content) - header} bytes where its header says {shape}: it is truncated or "
-            f"damaged, {remedy}"
-        )
+    if size - header != math.prod(shape):
+        said = f"{size - header} bytes where its header says {shape}"
+        raise ValueError(f"{label} holds {said}: it is truncated or damaged, {remedy}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()

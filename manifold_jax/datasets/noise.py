@@ -22,14 +22,8 @@ def ambient_noise(
 
     Args:
         key: Random key.
-        points: Array of any shape and floating type.
+        points: Array of any shape and floating type; the result has both (other types are a ValueError).
         scale: Standard deviation, at least 0, in the units of the features.
-
-    Returns:
-        Array of the shape and type of ``points``.
-
-    Raises:
-        ValueError: The points are not floating-point numbers, or the scale is negative or not finite.
 
     Example:
         >>> ambient_noise(jax.random.key(0), jnp.zeros((3, 2)), 0.1).shape
@@ -64,7 +58,7 @@ def normal_noise(
         key: Random key.
         manifold: The manifold; the compiled function is cached per Manifold object.
         coordinates: Chart points ``(n, d)``.
-        scale: Standard deviation or radius, at least 0, in the units of the features.
+        scale: Standard deviation or radius, as for :func:`ambient_noise`.
         kind: ``"gaussian"`` or ``"uniform"``.
 
     Returns:
@@ -72,8 +66,7 @@ def normal_noise(
         vectors are linearly dependent to rounding (a pole) and the normal space is not defined.
 
     Raises:
-        ValueError: ``kind`` is unknown, the coordinates are not ``(n, d)``, the manifold has no normal
-            direction (f <= d), or the scale is negative or not finite.
+        ValueError: An argument is not as described, or the manifold has no normal direction (f <= d).
 
     Example:
         >>> sphere, where = mj.datasets.sphere(), jnp.ones((5, 2))
@@ -89,10 +82,8 @@ def normal_noise(
         raise ValueError(f"normal_noise: coordinates must have shape (n, {d}), got {coordinates.shape}.")
     features = math.prod(manifold.feature_shape)
     if features <= d:
-        raise ValueError(
-            f"normal_noise: {manifold.name!r} has dimension {d} and {features} feature(s), so no normal "
-            "direction; use ambient_noise."
-        )
+        what = f"{manifold.name!r} has dimension {d} and {features} feature(s)"
+        raise ValueError(f"normal_noise: {what}, so no normal direction; use ambient_noise.")
     key_direction, key_radius = jax.random.split(key)
     noise = jax.random.normal(key_direction, (len(coordinates), features), coordinates.dtype)
     points, normal = _points_and_normals(manifold, coordinates, noise)

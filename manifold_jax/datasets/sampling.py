@@ -1,4 +1,7 @@
-"""Choosing points of a manifold: uniform in volume, far apart, or split in two. Every key is explicit."""
+"""Choosing points of a manifold: uniform in volume, far apart, or split in two.
+
+Equal random keys give equal choices. Numbers outside the ranges below are a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -53,28 +56,23 @@ class Split(NamedTuple):
 def sample_uniform(key: PRNGKeyArray, manifold: Manifold, count: int, *, max_rounds: int = 1000) -> Samples:
     """Independent points, uniform with respect to the volume of the manifold over the box of its chart.
 
-    Rejection: u uniform in the chart box (from the start to the stop of every axis) and w uniform in
-    (0, 1] are accepted if w * bound <= sqrt(det J(u)^T J(u)). The bound starts as the largest volume
-    element on a lattice of at most 1024 grid points, ends of the axes included, and is raised whenever a
-    proposal exceeds it; all points accepted until then are tested again with their own w, so that the
-    result is exactly that of the raised bound. A region above the final bound is one that no proposal has
-    met: its share of the chart is of the order of 1 / proposals (the empirical supremum rejection of Caffo,
-    Booth & Davis, *Biometrika* 89, 2002). A narrow, very high peak of the volume element can therefore be
-    under-sampled; compare ``bound`` with what you know of it.
+    Rejection: u uniform in the chart box (from the start to the stop of every axis) and w uniform in (0, 1] are
+    accepted if w * bound <= sqrt(det J(u)^T J(u)). The bound starts as the largest volume element on a lattice
+    of at most 1024 grid points, ends of the axes included, and is raised whenever a proposal exceeds it; all
+    points accepted until then are tested again with their own w, so that the result is exactly that of the
+    raised bound. A region above the final bound is one that no proposal has met, a share of the chart of the
+    order of 1 / proposals (empirical supremum rejection; Caffo, Booth & Davis, *Biometrika* 89, 2002). A narrow,
+    very high peak of the volume element can therefore be under-sampled; compare ``bound`` with what you know.
 
     Args:
-        key: Random key. Equal keys give equal samples.
+        key: Random key.
         manifold: Where to sample. Points where the volume element is 0 or not finite are never chosen.
             The compiled loop is cached per Manifold object: build it once, not once per call.
         count: Number of points, at least 1.
-        max_rounds: Rounds of proposals after which rows stay empty (``accepted`` False, NaN).
+        max_rounds: Rounds of proposals, at least 1, after which rows stay empty (``accepted`` False, NaN).
 
     Returns:
-        :class:`Samples` with coordinates ``(count, d)`` and points ``(count, *features)``, in JAX's default
-        floating type.
-
-    Raises:
-        ValueError: ``count`` or ``max_rounds`` is not a whole number from 1.
+        The samples, in JAX's default floating type.
 
     Example:
         >>> samples = sample_uniform(jax.random.key(0), mj.datasets.torus(), 100)
@@ -161,13 +159,10 @@ def sample_grid(key: PRNGKeyArray, volume_element: Float[Array, "*shape"], count
         key: Random key.
         volume_element: Weights on the grid, of its shape; multiply by ``grid.weights()`` if the ends of open
             axes should count by half. Points with a weight that is not positive and finite are never chosen.
-        count: Number of points, at most the number of grid points.
+        count: Number of points, from 1 to the number of grid points.
 
     Returns:
         Flat indices ``(count,)``, in the order of the draw; -1 where no point of positive volume was left.
-
-    Raises:
-        ValueError: ``count`` is not a whole number between 1 and the number of grid points.
 
     Example:
         >>> sorted(sample_grid(jax.random.key(0), jnp.array([0.0, 1.0, 2.0]), 2).tolist())
@@ -192,16 +187,12 @@ def farthest_points(
 
     Args:
         points: n points of any feature shape, compared in the Euclidean norm.
-        count: Number of points to choose, at most n.
+        count: Number of points to choose, from 1 to n.
         start: Index of the first point.
 
     Returns:
         Distinct indices ``(count,)`` in the order of choice; the first index wins a tie. Points that are
         not finite come after all others.
-
-    Raises:
-        ValueError: ``points`` has no leading axis, ``count`` is not between 1 and n, or ``start`` is not an
-            index.
 
     Example:
         >>> farthest_points(jnp.array([[0.0], [1.0], [2.0], [9.0]]), 3).tolist()
@@ -236,13 +227,10 @@ def train_test_split(key: PRNGKeyArray, count: int, test_fraction: float = 0.2) 
     Args:
         key: Random key.
         count: Number of points, at least 2.
-        test_fraction: Share of the test set, between 0 and 1; its size is rounded to the nearest integer.
+        test_fraction: Share of the test set, its size rounded to the nearest integer; neither may be empty.
 
     Returns:
-        :class:`Split` of index arrays in random order.
-
-    Raises:
-        ValueError: ``count`` is not a whole number from 2, or the fraction leaves one of the sets empty.
+        Index arrays in random order.
 
     Example:
         >>> train, test = train_test_split(jax.random.key(0), 10, 0.3)
@@ -252,9 +240,7 @@ def train_test_split(key: PRNGKeyArray, count: int, test_fraction: float = 0.2) 
     count = whole("train_test_split", "count", count, 2)
     tests = round(count * test_fraction) if 0.0 < test_fraction < 1.0 else 0
     if not 0 < tests < count:
-        raise ValueError(
-            f"train_test_split: test_fraction must leave some of the {count} points on both sides, "
-            f"got {test_fraction!r}."
-        )
+        wanted = f"leave some of the {count} points on both sides"
+        raise ValueError(f"train_test_split: test_fraction must {wanted}, got {test_fraction!r}.")
     order = jax.random.permutation(key, count)
     return Split(order[tests:], order[:tests])
