@@ -422,7 +422,7 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shape": "star"}, "a shape given by name must be one of 'square', 'ellipse', 'heart', got 'star'"),
+        ({"shape": "star"}, "shape must be one of 'ellipse', 'square', 'heart', got 'star'"),
         ({"layout": "sparse"}, r"sprite: layout must be one of .* got 'sparse'"),
         ({"factors": ("x", "hue")}, r"a factor must be one of .* got 'hue'"),
         ({"factors": ()}, r"factors must be distinct, and at least one of .* got \(\)"),

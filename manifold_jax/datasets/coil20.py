@@ -28,10 +28,10 @@ OBJECTS, VIEWS, FRAME = 20, 72, 128
 def coil20(path: archives.Place = None, object_id: int = 1, **options: Any) -> Manifold:
     """One COIL-20 object as a manifold of images.
 
-    On the 72 samples of the default view axis a stencil sees only photographs, while automatic differentiation
-    sees the interpolant between them. They agree as far as 5 degrees resolve the object: at 64 pixels and
-    blur 1 the volume elements of view x zoom x rotation differ by 8 to 20 % (order 4, medians of objects 1, 4,
-    10 and 19). ``layout="dense"`` resolves the interpolant, which tells no more about the object.
+    On the 72 samples of the default view axis a stencil sees only photographs, while automatic
+    differentiation sees the interpolant between them. They agree as far as 5 degrees resolve the object: at
+    64 pixels and blur 1 the volume elements of view x zoom x rotation differ by 8 to 20 % (order 4, medians
+    of four objects). ``layout="dense"`` resolves the interpolant, which tells no more about the object.
 
     Args:
         path: Where COIL-20 is, see :func:`read_coil20`.

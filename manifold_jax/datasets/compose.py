@@ -25,11 +25,11 @@ INVARIANTS = tuple(curvature_forms(lambda u: u, 2))
 def product(*manifolds: Manifold) -> Manifold:
     """Direct product: chart coordinates concatenate, and so do the (flattened) features.
 
-    The tangent and normal spaces of the factors are orthogonal, so with dimensions d_i, d = sum d_i, the metric
-    is block diagonal, volumes multiply, S and |II|^2 add, d^2 |H|^2 = sum d_i^2 |H_i|^2, and |II(v, v)|^2 =
-    sum p_i^2 |II_i|^2 with weights p_i that add up to 1, convex, so that the normal curvature is the largest of
-    the factors'. The squared distance to the product is the sum of those to the factors, so the reach is the
-    smallest. A closed form is known where it is known for every factor.
+    The tangent and normal spaces of the factors are orthogonal, so with dimensions d_i, d = sum d_i, the
+    metric is block diagonal, volumes multiply, S and |II|^2 add, d^2 |H|^2 = sum d_i^2 |H_i|^2. The normal
+    curvature is the largest of the factors', as |II(v, v)|^2 = sum p_i^2 |II_i|^2 with weights p_i that add
+    up to 1, and the reach is the smallest, as squared distances to the factors add up to that to the product.
+    A closed form is known where it is known for every factor.
 
     Args:
         *manifolds: At least one Manifold; multiply the members of a union one by one.
@@ -115,9 +115,9 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
 
     L is the length of the axis and k = 2 pi on a periodic axis, where the warp keeps the period, k = pi on an
     open one, where it maps ends to ends and has no symmetry about the middle; with L = k it is u + strength
-    sin u. Equal steps in a standard chart often give exactly right tangents by symmetry and hide the errors of
-    a stencil; here they do not. The metric and the volume element change with the Jacobian
-    diag(1 + strength cos(...)), invariants are composed with the warp, totals stay, other closed forms go.
+    sin u. Equal steps in a standard chart often give exactly right tangents by symmetry and hide the errors
+    of a stencil; here they do not. The metric and the volume element change with the Jacobian diag(1 + a
+    cos(...)), a the strength; invariants are composed with the warp, totals stay, other closed forms go.
 
     Args:
         manifold: Any Manifold.

@@ -38,8 +38,7 @@ def ellipse_curve(t: Any) -> Any:
 def heart_curve(t: Any) -> Any:
     """Heart 16 sin^3 t, 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, 19 px wide, its box centred.
 
-    The ordinate is turned over because image rows run downwards, and shifted by the centre of its range
-    [-17, 11.97].
+    The ordinate is turned over because image rows run downwards; its range is [-17, 11.97].
     """
     x = 16 * jnp.sin(t) ** 3
     y = 13 * jnp.cos(t) - 5 * jnp.cos(2 * t) - 2 * jnp.cos(3 * t) - jnp.cos(4 * t)
@@ -47,8 +46,8 @@ def heart_curve(t: Any) -> Any:
 
 
 SHAPES: dict[str, Any] = {
-    "square": SQUARE_HALF_SIDE * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]),
     "ellipse": ellipse_curve,
+    "square": SQUARE_HALF_SIDE * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]),
     "heart": heart_curve,
 }
 """Built-in outlines, in pixels of a 64-pixel frame at scale 1."""
@@ -59,15 +58,11 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
 
     On a smooth closed curve the periodic trapezoid rule has an aliasing error of exp(-2 pi^2 sigma^2 / h^2)
     for nodes h apart, below 1e-16 at h = 0.7 sigma. On a polygon each edge takes Gauss-Legendre nodes.
-
-    Args:
-        outline: Shape.
-        stretch: Largest factor by which the outline can be magnified.
-        blur: Smallest standard deviation of the blur, pixels.
-        unit: Pixels per unit of the outline at scale 1.
+    ``stretch`` is the largest magnification of the outline, ``blur`` the least standard deviation in pixels,
+    and ``unit`` the pixels per unit of the outline at scale 1.
     """
     if isinstance(outline, str):
-        outline = SHAPES[choice("sprite", "a shape given by name", outline, SHAPES)]
+        outline = SHAPES[choice("sprite", "shape", outline, SHAPES)]
     build: Any = _curve_nodes if callable(outline) else _polygon_nodes
     points, increments = build(outline, stretch * unit / blur)
     nodes = Nodes(*(tuple(map(float, unit * column)) for column in (*points.T, *increments.T)))

@@ -1,4 +1,4 @@
-"""Quadrics with closed forms: the ellipsoid and the hyperboloids."""
+"""The ellipsoid and the hyperboloids with closed forms; an argument out of range is a ValueError."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Profile = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array, jax.Array
 def _quadric_curvatures(m: Triple) -> Vector:
     """Principal curvatures ``(2,)`` of the quadric sum_i m_i x_i^2 = const at an ambient point x ``(3,)``.
 
-    They are k = s / |M x| for the roots s of sum_i n_i^2 / (m_i - s) = 0, where n is the unit normal.
-    Shifted by the middle m_i the quadratic equation has a product of roots that is never positive, so
-    that its discriminant is a sum of squares: no digit is lost at umbilics.
+    They are k = s / |M x| for the roots s of sum_i n_i^2 / (m_i - s) = 0, n the unit normal. Shifted by the
+    middle m_i, the roots have a product that is never positive, so that the discriminant is a sum of squares:
+    no digit is lost at umbilics.
     """
     low, middle, high = sorted(range(3), key=lambda i: m[i])
     below, above = m[low] - m[middle], m[high] - m[middle]
@@ -67,22 +67,17 @@ def _quadric(
         around = (a * jnp.sin(u[1])) ** 2 + (b * jnp.cos(u[1])) ** 2
         return jnp.abs(p) * jnp.sqrt((a * b * dp) ** 2 + (c * dq) ** 2 * around)
 
-    known = {
-        "metric": metric,
-        "volume_element": volume_element,
-        **totals,
-        **forms.curvature_forms(lambda u: along(embedding(u)), 2),
-    }
+    known = {"metric": metric, "volume_element": volume_element} | totals
+    known |= forms.curvature_forms(lambda u: along(embedding(u)), 2)
     return Manifold(name, embedding, Grid(axes), known, {"semi_axes": semi_axes})
 
 
 def ellipsoid(semi_axes: Triple = (1.5, 1.2, 1.0), *, size: Size = None) -> Manifold:
     """Ellipsoid (a sin v cos w, b sin v sin w, c cos v) with polar angle v and azimuth w.
 
-    Known: all curvatures, K = 1 / (a b c P)^2 with P = x^2/a^4 + y^2/b^4 + z^2/c^4 (do Carmo,
-    *Differential Geometry of Curves and Surfaces*, section 3-3, exercises; here from the roots of the
-    secular equation, which stay accurate at umbilics); total scalar curvature 8 pi (Gauss-Bonnet); reach
-    min(a, b, c)^2 / max(a, b, c), the smallest radius of curvature, at the ends of the longest axis
+    Known: all curvatures, K = 1 / (a b c P)^2 with P = x^2/a^4 + y^2/b^4 + z^2/c^4 (do Carmo, *Differential
+    Geometry of Curves and Surfaces*, section 3-3, exercises); total scalar curvature 8 pi (Gauss-Bonnet);
+    reach min(a, b, c)^2 / max(a, b, c), the smallest radius of curvature, at the ends of the longest axis
     (Blaschke's rolling theorem); area 4 pi R_G(a^2 b^2, a^2 c^2, b^2 c^2) (DLMF 19.33.1), to rounding.
 
     Args:
@@ -117,16 +112,14 @@ def hyperboloid(
     """Hyperboloid of one sheet, or the upper sheet of the hyperboloid of two sheets.
 
     One sheet, x^2/a^2 + y^2/b^2 - z^2/c^2 = 1: (a cosh v cos w, b cosh v sin w, c sinh v), |v| <= extent.
-    Two sheets, x^2/a^2 + y^2/b^2 - z^2/c^2 = -1: (a sinh v cos w, b sinh v sin w, c cosh v) with
-    0 <= v <= extent; the other sheet is its mirror image, at the distance 2c. The chart of this one
-    degenerates at the vertex v = 0.
+    Two sheets, x^2/a^2 + y^2/b^2 - z^2/c^2 = -1: (a sinh v cos w, b sinh v sin w, c cosh v), v from 0 to
+    ``extent``, a chart that degenerates at the vertex v = 0.
 
     Known: all curvatures, K = -+ 1 / (a b c P)^2 with P = x^2/a^4 + y^2/b^4 + z^2/c^4. The reach is that of
     the complete surface: min(a, b, c)^2 / max(a, b) for one sheet, attained at the ends of the waist's long
     axis, and min(a, b)^2 / c for the upper of two, attained at the vertex: there the normal curvature
-    |v^T M v| / |M x|, M = diag(1/a^2, 1/b^2, -1/c^2), has its largest numerator and its smallest
-    denominator, and the only bottlenecks are the axes of the waist. Area and total scalar curvature
-    are known for surfaces of revolution (a = b).
+    |v^T M v| / |M x|, M = diag(1/a^2, 1/b^2, -1/c^2), has its largest numerator and its smallest denominator,
+    and the only bottlenecks are the axes of the waist. Area and total scalar curvature are known if a = b.
 
     Args:
         sheets: 1 or 2.
@@ -135,8 +128,7 @@ def hyperboloid(
         size: Samples along both axes (default 64).
 
     Returns:
-        Manifold of dimension 2 with features ``(3,)``, an open axis ``meridian`` (v) and a periodic one
-        ``azimuth`` (w).
+        Manifold of dimension 2 with features ``(3,)``, an open axis ``meridian`` and a periodic ``azimuth``.
 
     Example:
         >>> hyperboloid(1, (2.0, 1.0, 1.0)).known["reach"], hyperboloid(2, (2.0, 1.0, 1.0)).known["reach"]

@@ -71,24 +71,24 @@ class Ring(NamedTuple):
     frame_blur: Float[Array, ""]
 
 
-def bandlimited_basis(view: Float[Array, ""], count: int) -> Float[Array, " count"]:
-    """Trigonometric functions that interpolate ``count`` equally spaced views of a turn.
+def bandlimited_basis(angle: Float[Array, ""], count: int) -> Float[Array, " count"]:
+    """Trigonometric functions that interpolate ``count`` equally spaced views of a turn, at an angle.
 
     1, cos m v, sin m v, and for an even count the Nyquist term cos(count v / 2), whose sine vanishes on
     all samples: the Dirichlet interpolant with that term shared equally between both signs.
     """
     order = jnp.arange(1, (count + 1) // 2)
-    one = jnp.ones((1,), jnp.asarray(view).dtype)
-    nyquist = [jnp.cos(count // 2 * view)[None]] if count % 2 == 0 else []
-    return jnp.concatenate([one, jnp.cos(order * view), jnp.sin(order * view), *nyquist])
+    one = jnp.ones((1,), jnp.asarray(angle).dtype)
+    nyquist = [jnp.cos(count // 2 * angle)[None]] if count % 2 == 0 else []
+    return jnp.concatenate([one, jnp.cos(order * angle), jnp.sin(order * angle), *nyquist])
 
 
-def spline_basis(view: Float[Array, ""], count: int) -> Float[Array, " count"]:
+def spline_basis(angle: Float[Array, ""], count: int) -> Float[Array, " count"]:
     """Periodic B-splines of degree 7, one centred on each view: C^6, and local.
 
     B(x) = 1/7! sum_i (-1)^i C(8, i) max(4 - i - |x|, 0)^7, with x in units of the view spacing.
     """
-    offset = view * (count / (2 * math.pi)) - jnp.arange(count)
+    offset = angle * (count / (2 * math.pi)) - jnp.arange(count)
     offset = offset - count * jnp.round(offset / count)
     distance = jnp.where(offset < 0, -offset, offset)  # not abs, whose second derivative at 0 is lost
     inside = jnp.maximum(4 - jnp.arange(4)[:, None] - distance, 0)
@@ -96,7 +96,7 @@ def spline_basis(view: Float[Array, ""], count: int) -> Float[Array, " count"]:
     return jnp.sum(signs[:, None] * inside**7, axis=0) / math.factorial(7)
 
 
-VIEW_BASES = {"bandlimited": bandlimited_basis, "spline": spline_basis}
+INTERPOLATIONS = {"bandlimited": bandlimited_basis, "spline": spline_basis}
 
 
 def hermite_functions(x: np.ndarray, count: int) -> np.ndarray:
@@ -188,13 +188,13 @@ def _unfold(
 
 
 def prepare_ring(
-    views: Float[np.ndarray, "n frame frame"], size: int, blur: float, zoom: float, view: str, centred: bool
+    views: Float[np.ndarray, "n frame frame"], size: int, blur: float, zoom: float, kind: str, centred: bool
 ) -> Ring:
     """Expand square frames, equally spaced over one turn, in JAX's default floating type.
 
     Images of ``size`` pixels per side show the frame at zoom 1, blurred by sigma = ``blur`` pixels; ``zoom``
-    is the largest, and ``view`` a key of ``VIEW_BASES``. A centred ring is never translated and its size is
-    even, so that half of the pixels of a side suffice.
+    is the largest, and ``kind`` a key of ``INTERPOLATIONS``. A centred ring is never translated and its size
+    is even, so that half of the pixels of a side suffice.
     """
     number, frame = views.shape[:2]
     pitch = size / frame
@@ -215,7 +215,7 @@ def prepare_ring(
     blocks, orders, mask = rotation_blocks(count)
     folded = _fold(analysis.T @ views @ analysis)
     modes = np.swapaxes(blocks, -1, -2) @ np.moveaxis(folded, 0, -1)
-    modes = np.linalg.solve(sample_basis(view, number), modes.reshape(-1, number).T).reshape(folded.shape)
+    modes = np.linalg.solve(sample_basis(kind, number), modes.reshape(-1, number).T).reshape(folded.shape)
     nodes, hermite = expansion(frame_blur / 2)
     middle = len(nodes) // 2
     half = hermite[middle:] / math.sqrt(2 * math.pi)
@@ -227,11 +227,11 @@ def prepare_ring(
 
 
 @cache
-def sample_basis(view: str, number: int) -> np.ndarray:
+def sample_basis(kind: str, number: int) -> np.ndarray:
     """Interpolation functions at the views themselves, float64 of shape ``(number, number)``."""
     angles = 2 * np.pi * np.arange(number) / number
     with jax.enable_x64(True):
-        basis = jax.jit(jax.vmap(lambda angle: VIEW_BASES[view](angle, number)))
+        basis = jax.jit(jax.vmap(lambda angle: INTERPOLATIONS[kind](angle, number)))
         return np.asarray(basis(jnp.asarray(angles)))
 
 

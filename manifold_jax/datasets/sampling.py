@@ -56,13 +56,13 @@ class Split(NamedTuple):
 def sample_uniform(key: PRNGKeyArray, manifold: Manifold, count: int, *, max_rounds: int = 1000) -> Samples:
     """Independent points, uniform with respect to the volume of the manifold over the box of its chart.
 
-    Rejection: u uniform in the chart box (from the start to the stop of every axis) and w uniform in (0, 1] are
-    accepted if w * bound <= sqrt(det J(u)^T J(u)). The bound starts as the largest volume element on a lattice
-    of at most 1024 grid points, ends of the axes included, and is raised whenever a proposal exceeds it; all
-    points accepted until then are tested again with their own w, so that the result is exactly that of the
-    raised bound. A region above the final bound is one that no proposal has met, a share of the chart of the
-    order of 1 / proposals (empirical supremum rejection; Caffo, Booth & Davis, *Biometrika* 89, 2002). A narrow,
-    very high peak of the volume element can therefore be under-sampled; compare ``bound`` with what you know.
+    Rejection: u uniform in the chart box (from the start to the stop of every axis) and w uniform in (0, 1]
+    are accepted if w * bound <= sqrt(det J(u)^T J(u)). The bound starts as the largest volume element on a
+    lattice of at most 1024 grid points, ends of the axes included, and is raised whenever a proposal exceeds
+    it; all points accepted until then are tested again with their own w, so that the result is exactly that
+    of the raised bound. A region above the final bound is one that no proposal has met, a share of the chart
+    of the order of 1 / proposals (empirical supremum rejection; Caffo, Booth & Davis, *Biometrika* 89, 2002).
+    A narrow, high peak of the volume element can therefore be under-sampled: look at ``bound``.
 
     Args:
         key: Random key.

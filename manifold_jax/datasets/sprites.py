@@ -33,7 +33,6 @@ from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
 LAYOUTS = ("dense", "balanced", "original")
-
 _ORIGINAL = {"scale": 6, "orientation": 40, "y": 32, "x": 32}
 """Samples of dSprites."""
 
@@ -95,9 +94,8 @@ def _moved_outline(f: Mapping[str, Any], nodes: Sequence[Any], xp: Any = jnp) ->
 
 def _outline_image(renderer: SpriteRenderer, f: dict[str, Array], pixels: Array) -> Array:
     """Green's theorem on the outline."""
-    nodes = [jnp.asarray(column, pixels.dtype) for column in renderer.nodes]
+    nodes, sigma = [jnp.asarray(column, pixels.dtype) for column in renderer.nodes], f["blur"]
     qx, qy, _, dqy = _moved_outline(f, nodes)
-    sigma = f["blur"]
     inside = _distribution((qx[:, None] - pixels[None, :]) / sigma)
     z = (qy[None, :] - pixels[:, None]) / sigma
     density = jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * sigma) * dqy[None, :]
@@ -132,12 +130,12 @@ def sprite(
     """Manifold of the images of one sprite.
 
     Args:
-        shape: ``"square"``, ``"ellipse"`` or ``"heart"``; a closed curve t -> (x, y) with period 2 pi,
-            smooth, in pixels of a 64-pixel frame at scale 1; or polygon vertices ``(k, 2)``.
-        layout: ``"dense"``, fine enough for order-4 stencils, with positions over one pixel only, where the
-            metric repeats (volumes are then per pixel of each translation); ``"balanced"``, 16 samples
-            on each axis over the full range; ``"original"``, the lattice of dSprites (6 scales, 40
-            orientations from 0 to 2 pi inclusive, 32 x 32 positions).
+        shape: ``"square"``, ``"ellipse"`` or ``"heart"``; a smooth closed curve t -> (x, y) with period 2 pi,
+            in pixels of a 64-pixel frame at scale 1; or polygon vertices ``(k, 2)``.
+        layout: ``"dense"``, fine enough for stencils of order 4, with positions over one pixel only, where
+            the metric repeats (volumes are then per pixel of each translation); ``"balanced"``, 16 samples of
+            each axis over the full range; ``"original"``, the lattice of dSprites (6 scales, 40 orientations
+            from 0 to 2 pi inclusive, 32 x 32 positions).
         factors: Chart coordinates in order, from ``scale``, ``orientation`` (rad), ``y``, ``x`` (px),
             ``aspect``, ``shear``, ``blur`` (px) and ``contrast``.
         size: Pixels per side; shapes grow with it.
@@ -147,23 +145,19 @@ def sprite(
         fixed: Values of factors that are not axes; by default scale 1, orientation 0, aspect 1, shear 0,
             contrast 1 and the centre of the frame.
         full_turn: Let the orientation run over 2 pi although the shape repeats earlier: a multiple cover,
-            labelled as such. By default it runs over the fundamental domain: pi/2 for a square with aspect
-            1 and shear 0, pi for other squares and ellipses, 2 pi otherwise.
+            labelled as such. By default it runs until the shape repeats: pi/2 for a square with aspect 1 and
+            shear 0, pi for other squares and ellipses, 2 pi otherwise.
 
     Returns:
         The manifold, with images ``(size, size)`` in [0, contrast].
 
     Raises:
-        ValueError: A name, range or size makes no sense, or the factors are redundant (they move the image in
-            dependent directions everywhere).
+        ValueError: An argument is out of range, or the factors move the image in dependent directions.
 
     Example:
         >>> heart = sprite("heart", factors=("orientation", "x"), size=32)
-        >>> heart.grid.names, heart.feature_shape
+        >>> heart.grid.names, heart.embedding(jnp.array([0.0, 15.5])).shape
         (('orientation', 'x'), (32, 32))
-        >>> image = heart.embedding(jnp.array([0.0, 15.5]))
-        >>> bool(abs(image.max() - 1) < 1e-2)
-        True
     """
     size = whole("sprite", "size", size, 8)
     choice("sprite", "layout", layout, LAYOUTS)
@@ -223,9 +217,7 @@ def _layout_axes(layout: str, size: int, blur: float, turn: float) -> dict[str, 
     return axes
 
 
-def _renderer(
-    shape: Outline, constants: dict[str, float], axes: tuple[Axis, ...], size: int
-) -> SpriteRenderer:
+def _renderer(shape: Outline, constants: dict[str, float], axes: Sequence[Axis], size: int) -> SpriteRenderer:
     """The renderer, with nodes that suffice wherever the factors go."""
     ends = {name: (value, value) for name, value in constants.items()}
     ends |= {axis.name: (axis.start, axis.stop) for axis in axes}
@@ -241,8 +233,8 @@ def _renderer(
 def _refuse_redundant(renderer: SpriteRenderer, axes: tuple[Axis, ...], shape: Outline) -> None:
     """Refuse factors whose motions of the outline are linearly dependent at every sampled point.
 
-    An image moves with the normal velocity of its outline, so the rank of the family is that of the normal
-    velocities of its geometric factors (blur and contrast act differently and always add one each).
+    An image moves with the normal velocity of its outline, so these velocities must have the rank of all
+    geometric factors (blur and contrast act differently and always add one each).
     """
     geometric = [k for k, name in enumerate(renderer.factors) if name not in ("blur", "contrast")]
     nodes, rank = np.array(renderer.nodes), 0
@@ -258,8 +250,8 @@ def _refuse_redundant(renderer: SpriteRenderer, axes: tuple[Axis, ...], shape: O
     if rank < len(geometric):
         names = tuple(renderer.factors[k] for k in geometric)
         raise ValueError(
-            f"sprite: factors {names} are redundant for shape {shape!r}: their images have rank {rank}, not "
-            f"{len(geometric)}, because the outline moves in dependent directions. Leave one of them out."
+            f"sprite: factors {names} are redundant for shape {shape!r}: the motions of the outline have "
+            f"rank {rank}, not {len(geometric)}. Leave one of them out."
         )
 
 

@@ -1,4 +1,4 @@
-"""Surfaces and higher-dimensional manifolds whose geometry is known in closed form."""
+"""Manifolds of two and more dimensions with closed forms; an argument out of range is a ValueError."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ def _torus(big, r, u):
     return jnp.stack([distance * jnp.cos(u[0]), distance * jnp.sin(u[0]), r * jnp.sin(u[1])])
 
 
+def _roll(u):
+    return jnp.stack([u[0] * jnp.cos(u[0]), u[1], u[0] * jnp.sin(u[0])])
+
+
 def _constant(value, u):
     return jnp.full_like(u[0], value)
 
@@ -40,8 +44,7 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
 
     X_1 = r (cos u_n, sin u_n) on the azimuth u_n, and every polar angle adds a coordinate, from the last
     to the first: X -> (sin u_i X, r cos u_i). On S^2 this is r (sin u_1 cos u_2, sin u_1 sin u_2, cos u_1).
-    The metric is r^2 diag(1, sin^2 u_1, sin^2 u_1 sin^2 u_2, ...); it degenerates at the poles, which are
-    on the grid.
+    The metric r^2 diag(1, sin^2 u_1, sin^2 u_1 sin^2 u_2, ...) degenerates at the poles, on the grid.
 
     Known: principal curvatures 1/r, so S = n(n-1)/r^2, |H| = 1/r, |II| = sqrt(n)/r; reach r; volume
     2 pi^((n+1)/2) r^n / Gamma((n+1)/2) (do Carmo, *Riemannian Geometry*, chapters 4 and 6).
@@ -52,8 +55,8 @@ def sphere(dimension: int = 2, radius: float = 1.0, *, size: Size = None) -> Man
         size: Samples along the axes, one number or n of them (default 128, 64, 24, 16 for n = 1..4).
 
     Returns:
-        Manifold of dimension n with features ``(n + 1,)``: open axes ``polar`` (``polar_1``, ... if there
-        are several) on [0, pi] and a periodic axis ``azimuth``.
+        Manifold of dimension n with features ``(n + 1,)``: n - 1 open axes ``polar`` (or ``polar_1``, ...) on
+        [0, pi] and a periodic axis ``azimuth``.
 
     Example:
         >>> ball = sphere(2, radius=2.0)
@@ -95,10 +98,7 @@ def torus(major: float = 2.0, minor: float = 0.5, *, size: Size = None) -> Manif
     """
     big, r = forms.length("torus", "major", major), forms.length("torus", "minor", minor)
     if r >= big:
-        raise ValueError(
-            f"torus: minor must be below major, got minor {r:g} and major {big:g}; "
-            "the surface would meet itself. Did you swap them?"
-        )
+        raise ValueError(f"torus: minor must be below major, got minor {r:g} and major {big:g}: swap them?")
     axes = forms.angles("torus", size, toroidal=TURN, poloidal=TURN)
 
     def distance(u):  # from the axis of revolution
@@ -143,12 +143,11 @@ def flat_torus(dimension: int = 2, radii: float | tuple[float, ...] = 1.0, *, si
 def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
     """Veronese surface: the projective plane as a minimal surface of the sphere S^4(r) in R^5.
 
-    X = r/sqrt(3) (yz, xz, xy, (x^2 - y^2)/2, (x^2 + y^2 - 2 z^2) / (2 sqrt 3)) with (x, y, z) on
-    S^2(sqrt 3), an immersion that takes the same value at antipodes (Chern, do Carmo & Kobayashi,
-    "Minimal submanifolds of a sphere with second fundamental form of constant length", 1970). The chart is
-    the upper half of that sphere, polar angle in [0, pi/2], so that RP^2 is covered once; on the last polar
-    layer (not a boundary of the surface) azimuths w and w + pi are the same point, which an odd number
-    of azimuths keeps off the grid.
+    X = r/sqrt(3) (yz, xz, xy, (x^2 - y^2)/2, (x^2 + y^2 - 2 z^2) / (2 sqrt 3)) with (x, y, z) on S^2(sqrt 3),
+    an immersion that takes the same value at antipodes (Chern, do Carmo & Kobayashi, "Minimal submanifolds of
+    a sphere with second fundamental form of constant length", 1970). The chart is the upper half of that
+    sphere, polar angle in [0, pi/2], so that RP^2 is covered once; on the last polar layer (not a boundary of
+    the surface) azimuths w and w + pi are the same point, which an odd number of azimuths keeps off the grid.
 
     Known, with r = 1: metric 3 diag(1, sin^2 v), K = 1/3, |H| = 1 and |II|^2 = 10/3 (in R^5: 4/3 within the
     sphere and 2 from it), |II(v, v)| = 2/sqrt(3) for every unit v, area 6 pi, total scalar curvature
@@ -184,9 +183,11 @@ def veronese(radius: float = 1.0, *, size: Size = None) -> Manifold:
         "normal_curvature": 2.0 / side,
     }
     totals = {"total_volume": TURN * side**2, "total_scalar_curvature": 2.0 * TURN, "reach": side / 2.0}
-    known = forms.known_quantities(
-        lambda u: side * jnp.stack([jnp.ones_like(u[0]), jnp.sin(u[0])]), None, 2, totals
-    )
+
+    def scales(u):
+        return side * jnp.stack([jnp.ones_like(u[0]), jnp.sin(u[0])])
+
+    known = forms.known_quantities(scales, None, 2, totals)
     known |= {name: Partial(_constant, value) for name, value in curvatures.items()}
     return Manifold("Veronese surface", embedding, Grid(axes), known, {"radius": r})
 
@@ -196,11 +197,10 @@ def swiss_roll(
 ) -> Manifold:
     """Swiss roll (t cos t, h, t sin t): an Archimedean spiral times an interval.
 
-    The default is scikit-learn's. Known: metric diag(1 + t^2, 1), principal curvatures
-    (t^2 + 2) / (1 + t^2)^(3/2) and 0, so S = 0; area height [t sqrt(1 + t^2) + asinh t] / 2 between the
-    ends. The reach is the smaller of the radius of curvature at the inner end and half the distance from
-    the inner edge to the next turn of the roll (the gap widens outwards); it is left out if the roll ends
-    before that turn.
+    The default is scikit-learn's. Known: metric diag(1 + t^2, 1), principal curvatures 0 and
+    (t^2 + 2) / (1 + t^2)^(3/2), so S = 0; area height [t sqrt(1 + t^2) + asinh t] / 2 between the ends. The
+    reach is the radius of curvature at the inner edge or half the distance from there to the next turn (the
+    gap widens outwards), whichever is smaller; it is left out if the roll ends before that turn.
 
     Args:
         start: Angle t of the inner edge, > 0.
@@ -234,13 +234,8 @@ def swiss_roll(
 
     totals = {"total_volume": width * (arc_length(high) - arc_length(low)), "total_scalar_curvature": 0.0}
     known = forms.known_quantities(scales, principal, 2, totals | _spiral_reach(low, high))
-    return Manifold(
-        "swiss roll",
-        lambda u: jnp.stack([u[0] * jnp.cos(u[0]), u[1], u[0] * jnp.sin(u[0])]),
-        Grid(axes),
-        known,
-        {"start": low, "stop": high, "height": width},
-    )
+    attributes = {"start": low, "stop": high, "height": width}
+    return Manifold("swiss roll", _roll, Grid(axes), known, attributes)
 
 
 def _spiral_reach(start: float, stop: float) -> dict[str, float]:

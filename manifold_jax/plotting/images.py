@@ -30,21 +30,10 @@ def image_grid(
     largest: float = 1.0,
     figure: Any = None,
 ) -> Figure:
-    """Rows of images with names of rows and columns, and a colour bar for each kind of image.
+    """Rows of images (None leaves a place empty) with names of rows and columns, and captions below.
 
-    Args:
-        title: Title of the figure.
-        images: Rows of images, ``None`` for an empty place.
-        rows: Names of the rows.
-        columns: Names of the columns.
-        captions: A line below every image.
-        differences: Columns of differences, drawn in colours about 0 with one scale.
-        size: Inches per image.
-        largest: Grey level drawn white; images are clipped to [0, largest].
-        figure: Part of a figure to draw in; by default a new figure.
-
-    Returns:
-        The figure, or the part.
+    Columns of ``differences`` are drawn in colours about 0 with one scale, all other images from black to
+    white on [0, ``largest``], each ``size`` inches wide. ``figure`` may be a part of a figure to draw in.
     """
     height = size * (1.22 if captions else 1.05)
     width = size * len(columns) + 1.8
@@ -77,14 +66,7 @@ def image_grid(
 
 
 class Curves(NamedTuple):
-    """Curves of one panel.
-
-    Attributes:
-        title: Title of the panel.
-        x: ``(k,)``.
-        y: ``(curves, k)``: each thin, and their median thick.
-        marks: Name to height of dashed lines.
-    """
+    """Curves ``y (curves, k)`` over ``x (k,)`` in one panel, and dashed lines by name and height."""
 
     title: str
     x: np.ndarray
