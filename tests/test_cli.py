@@ -207,7 +207,7 @@ def test_a_finished_stage_of_another_manifold_is_not_taken(tmp_path, monkeypatch
     ("arguments", "message"),
     [
         (["tarus"], "no data set 'tarus'"),
-        (["sprites", "--shape", "circle"], "must be one of 'square', 'ellipse', 'heart'"),
+        (["sprites", "--shape", "circle"], "must be one of 'ellipse', 'square', 'heart'"),
         (["sprites", "--layout", "fine"], "layout must be one of"),
         (["sprites", "--axes", "orientation,z"], "a factor must be one of"),
         (["sprites", "--axes", "x,x"], "factors must be distinct"),

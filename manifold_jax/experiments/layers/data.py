@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax.datasets import coil20
+from manifold_jax.datasets.outlines import SHAPES
 from manifold_jax.experiments.sprites import FACTORS, draw_images, sprite_charts
 from manifold_jax.geometry import Manifold
 
 DATA = ("sprites", "coil20")
-SHAPES = ("ellipse", "square", "heart")
 VIEWS = ("view", "zoom", "rotation")
 
 
@@ -86,7 +86,7 @@ def build_charts(settings: Settings) -> Charts:
     def build(count: int, factors: Sequence[str], samples: Sequence[int] | None = None) -> list[Manifold]:
         if not of_coil20:
             sizes = samples and dict(zip(factors, samples, strict=False))
-            return sprite_charts(SHAPES[:count], size, 3.0 * size / 32, factors, sizes)
+            return sprite_charts(list(SHAPES)[:count], size, 3.0 * size / 32, factors, sizes)
         sizes = samples and {factor: samples[factor != "zoom"] for factor in factors}
         options = {"factors": factors, "size": size, "layout": "balanced", "sizes": sizes}
         return [coil20(settings.path, number, **options) for number in range(1, count + 1)]
