@@ -16,7 +16,7 @@ from manifold_jax.geometry.tensors import (
     contract,
     frame,
     frame_mixed,
-    map_points,
+    map_grams,
     point_volume_element,
     second_form_gram,
     traces,
@@ -182,13 +182,13 @@ def point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array,
 def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:
     """Quantities ``(n,)`` of points from exact jets and :func:`chart_ranges`; only rounding is uncertain."""
     noise = JET_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
-    values = map_points(point_fields, gram)
+    values = map_grams(point_fields, gram)
     extent = extent_of(gram, ranges)
     # A derivative that vanishes (along the orientation of a circle) is rounded like those that do not.
     first = jnp.maximum(tangent_lengths(gram), extent[:, None] / ranges)
     second = safe_sqrt(jnp.einsum("...ijij->...ij", gram.second))
     second = jnp.maximum(second, extent[:, None, None] / (ranges[:, None] * ranges))
-    rounding = map_points(point_rounding, gram, noise * first, noise * second)
+    rounding = map_grams(point_rounding, gram, noise * first, noise * second)
     return PointQuantities(values, values, rounding, extent)
 
 

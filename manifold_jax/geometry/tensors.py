@@ -76,8 +76,8 @@ def unpack_gram(packed: Float[Array, "*batch v v"], dimension: int) -> JetGram:
     return JetGram(packed[..., :d, :d], mixed, second)
 
 
-def map_points(kernel: Callable[..., Any], *arguments: Any) -> Any:
-    """Apply a one-point function to pytrees of arrays ``(n, ...)``, a batch of points at a time."""
+def map_grams(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """Apply a one-point function to Grams and other arrays ``(n, ...)``, a batch of points at a time."""
     return map_blocks(jax.vmap(kernel), BATCH, *arguments)
 
 
@@ -88,7 +88,7 @@ def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> A
     batch, d = gram.metric.shape[:-2], gram.metric.shape[-1]
     rows = JetGram(*(leaf.reshape(-1, *leaf.shape[len(batch) :]) for leaf in gram))
     arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
-    result = map_points(kernel, rows, *arguments)
+    result = map_grams(kernel, rows, *arguments)
     return result.reshape(*batch, *result.shape[1:])
 
 

@@ -197,8 +197,8 @@ class Objective(NamedTuple):
 
     Attributes:
         kind: ``"B"``, reconstruction + gamma |KL - C(t)|, or ``"H"``, reconstruction + beta KL.
-        beta: Weight of the KL in H. With squared errors the loss is 2 s^2 times the negative evidence bound
-            of a decoder with noise s, where beta = 2 s^2.
+        beta: Weight of the KL in H. With squared errors the loss is 2 s^2 times the negative evidence lower
+            bound of a decoder with noise s, where beta = 2 s^2.
         gamma: Weight of the distance to the capacity in B.
         capacity: C_max of B in nats; C(t) grows to it linearly.
         capacity_steps: Steps until then.
@@ -226,18 +226,18 @@ _DEFAULT = Objective()
 
 @lru_cache(maxsize=32)
 def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
-    """Negative evidence bound with weighted KL (Higgins 2017) or with its capacity (Burgess 2018).
+    """Negative evidence lower bound with a weight (Higgins 2017) or a capacity (Burgess 2018) for the KL.
 
-    The latent is sampled once for each input. Terms are summed over pixels and latents, and averaged over the
-    batch, a tuple with the inputs as its first part.
+    The latent is sampled once for each input. Terms are summed over pixels and latent units, and averaged over
+    the batch, a tuple whose first entry holds the inputs.
 
     Args:
-        apply: An autoencoder with the methods ``encode`` and ``decode``, such as :class:`BetaVAE`, from
+        apply: An autoencoder with the methods ``encode`` and ``decode``, such as :class:`BetaVAE`, made pure by
             :func:`pure`.
-        objective: Its kind and its weights.
+        objective: Kind and weights of the loss.
 
     Returns:
-        A loss for :func:`train`; metrics ``"reconstruction"``, ``"kl"`` and ``"kl_units"``, ``(z,)`` KLs.
+        A loss for :func:`train`; metrics ``"reconstruction"``, ``"kl"`` and, by unit, ``"kl_units"`` ``(z,)``.
 
     Raises:
         ValueError: A field of the objective is unknown or out of range.
