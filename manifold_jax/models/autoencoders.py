@@ -228,16 +228,16 @@ _DEFAULT = Objective()
 def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
     """Negative evidence lower bound with a weight (Higgins 2017) or a capacity (Burgess 2018) for the KL.
 
-    The latent is sampled once for each input. Terms are summed over pixels and latent units, and averaged over
+    The latent is sampled once per input. Terms are summed over pixels and latent units, and averaged over
     the batch, a tuple whose first entry holds the inputs.
 
     Args:
-        apply: An autoencoder with the methods ``encode`` and ``decode``, such as :class:`BetaVAE`, made pure by
-            :func:`pure`.
+        apply: An autoencoder with the methods ``encode`` and ``decode``, such as :class:`BetaVAE`, made
+            pure by :func:`pure`.
         objective: Kind and weights of the loss.
 
     Returns:
-        A loss for :func:`train`; metrics ``"reconstruction"``, ``"kl"`` and, by unit, ``"kl_units"`` ``(z,)``.
+        A loss for :func:`train`; metrics ``"reconstruction"``, ``"kl"`` and ``"kl_units"`` ``(z,)``.
 
     Raises:
         ValueError: A field of the objective is unknown or out of range.
