@@ -281,9 +281,9 @@ def integrate(
     volume_element = jnp.asarray(volume_element)
     values = jnp.asarray(values, volume_element.dtype)
     if volume_element.shape != grid.shape or values.shape not in ((), grid.shape):
+        got = f"{values.shape} and {volume_element.shape}"
         raise ValueError(
-            f"integrate needs values and volume_element of the grid's shape {grid.shape}, "
-            f"got {values.shape} and {volume_element.shape}."
+            f"integrate: values and volume_element need the grid's shape {grid.shape}, got {got}."
         )
     weights = grid.weights(accuracy, dtype=volume_element.dtype)
     null = is_null(volume_element)

@@ -77,9 +77,9 @@ def gram(jet: Jet) -> JetGram:
 def _check_coordinates(caller: str, coordinates: Array) -> Array:
     coordinates = jnp.asarray(coordinates)
     if coordinates.ndim < 1 or not jnp.issubdtype(coordinates.dtype, jnp.floating):
+        got = f"{coordinates.dtype} of shape {coordinates.shape}"
         raise ValueError(
-            f"{caller}: coordinates must be a floating-point array of shape (..., d), "
-            f"got {coordinates.dtype} of shape {coordinates.shape}."
+            f"{caller}: coordinates must be a floating-point array of shape (..., d), got {got}."
         )
     return coordinates
 

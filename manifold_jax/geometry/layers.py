@@ -177,9 +177,8 @@ def measure_layers(
     positive("measure_layers", "tolerance", tolerance, below=1)
     names = tuple(names or map(str, range(1, len(functions) + 1)))
     if len(names) != len(functions):
-        raise ValueError(
-            f"measure_layers: names must be one for each layer, got {len(names)} for {len(functions)} layers."
-        )
+        got = f"{len(names)} for {len(functions)} layers"
+        raise ValueError(f"measure_layers: names must be one for each layer, got {got}.")
     optional(whole, "measure_layers", "batch_size", batch_size)
     points = as_points("measure_layers", manifold)
     start = jax.ShapeDtypeStruct(points.feature_shape, points.dtype)

@@ -239,10 +239,8 @@ def _by_distance(samples: Array, queries: Array, indices: Array, block_size: int
 def _approximate(samples: Array, queries: Array, count: int, block_size: int | None) -> Neighbours:
     """By nearest-neighbour descent, on the host."""
     if is_traced(samples, queries):
-        raise ValueError(
-            "nearest_neighbours: method='approximate' searches on the host and cannot be traced; call it "
-            "outside of jit, or take method='exact'."
-        )
+        remedy = "call it outside of jit, or take method='exact'"
+        raise ValueError(f"nearest_neighbours: method='approximate' cannot be traced; {remedy}.")
     pynndescent = require("pynndescent", "neighbours", "nearest_neighbours with method='approximate'")
     degree = min(len(samples) - 1, max(count, 30))
     graph = pynndescent.NNDescent(np.asarray(samples), n_neighbors=degree, random_state=0)

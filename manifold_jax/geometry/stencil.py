@@ -72,8 +72,8 @@ def halo(accuracy: Accuracy, stride: int) -> int:
 def spectral_matrix(axis: Axis, derivative: int) -> np.ndarray:
     """Derivative 0, 1 or 2 of the trigonometric interpolant at the samples of a periodic axis, float64.
 
-    Trefethen, Spectral Methods in MATLAB (SIAM 2000), equations 3.9 and 3.12 for an even number of
-    samples; for an odd number the first derivative is exact on every mode and squared.
+    Trefethen, Spectral Methods in MATLAB (SIAM 2000), equations 3.9 and 3.12 for an even number of samples;
+    for an odd number the first derivative is exact on every mode and is squared.
     """
     n = axis.size
     if derivative == 0:
@@ -136,10 +136,9 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool) -> Axi
     for accuracy, stride in specs:
         needed = fewest_samples(axis, accuracy, stride)
         if n < needed and not evaluated:
-            raise ValueError(
-                f"Axis {axis.name!r} has {n} samples; order {accuracy} at stride {stride} needs at least "
-                f"{needed}: take more samples or a lower accuracy."
-            )
+            limit = f"order {accuracy} at stride {stride} needs at least {needed}"
+            remedy = "take more samples or a lower accuracy"
+            raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit}: {remedy}.")
     starts = np.minimum(np.arange(0, n, block), n - block)
     width, windows = block + 2 * beyond, starts - beyond
     if spectral or (axis.wraps and not evaluated and width >= n):
