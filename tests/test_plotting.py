@@ -30,6 +30,8 @@ def measured(grid, *, exact=False, blank=False):
         **totals,
         axis_sensitivity=np.zeros((len(FIELDS), grid.ndim)),
         rounding=Fields(*(np.zeros(grid.shape) for _ in FIELDS)),
+        noise=np.zeros(grid.ndim),
+        noise_bars=Fields(*(np.zeros(grid.shape) for _ in FIELDS)),
         name="waves",
         grid=grid,
         stencil=None if exact else ((4, 1),) * grid.ndim,

@@ -24,6 +24,7 @@ from manifold_jax.geometry.error_bars import (
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate_points
+from manifold_jax.geometry.noise import NoiseModel, difference_orders, noise_gains
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
@@ -36,6 +37,8 @@ def measure(
     *,
     accuracy: Accuracy | tuple[Accuracy, ...] = 4,
     stride: int | tuple[int, ...] = 1,
+    smooth: int | tuple[int, ...] = 0,
+    noise: float | None = None,
     exact: bool = False,
     tolerance: float = 0.1,
     block_size: int | None = None,
@@ -51,6 +54,10 @@ def measure(
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
         stride: Spacing of the stencils in samples.
+        smooth: Derivatives of the polynomial of degree ``accuracy`` that fits so many samples on each side
+            best; 0 for none. For noisy samples; its bias is in the bars.
+        noise: Standard deviation of the noise of every feature. By default it is estimated, from high
+            differences of samples; a function has none.
         exact: Differentiate the embedding automatically instead; errors are then rounding alone.
         tolerance: Error relative to the natural scale of a quantity (itself for volumes, |II| for curvatures,
             |II|^2 for the scalar curvature) up to which it counts as resolved.
@@ -81,13 +88,16 @@ def measure(
         )
     positive("measure", "tolerance", tolerance, below=1)
     points = as_points("measure", points_or_manifold, grid, exact=exact)
-    stencil = stencil_of("measure", points.grid, accuracy, stride)
+    stencil = stencil_of("measure", points.grid, accuracy, stride, smooth)
+    optional(partial(positive, zero=True), "measure", "noise", noise)
+    if exact and noise:
+        raise ValueError("measure: noise is that of samples, exact=True differentiates a function: give one.")
     manifold = points_or_manifold if isinstance(points_or_manifold, Manifold) else None
     title = name or (manifold.name if manifold else "manifold")
     attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
     kept = None
     if checkpoint is not None:
-        key = _fingerprint(points, title, stencil, exact, block_size, attributes)
+        key = _fingerprint(points, title, stencil, noise, exact, block_size, attributes)
         kept = PartialResult(Path(checkpoint), key)
     run = partial(run_blocks, points, progress=progress, checkpoint=kept)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
@@ -103,8 +113,14 @@ def measure(
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
         factor = safety_factor(stencil, comparison)
         sensitivity = factor * axis_sensitivity(points, stencil, comparison)
-        quantities = run(plan_blocks(points, (stencil, comparison), block_size), grid_quantities)
-        geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity)
+        estimated = noise is None and not points.evaluated
+        orders = difference_orders(points.grid, stencil) if estimated else ()
+        plan = plan_blocks(points, (stencil, comparison), block_size, orders)
+        model = None
+        if estimated or noise:
+            model = NoiseModel(noise_gains(plan), orders, noise, points.features)
+        quantities = run(plan, grid_quantities)
+        geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:
         kept.remove()
     return geometry

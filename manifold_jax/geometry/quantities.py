@@ -66,6 +66,7 @@ class PointQuantities(NamedTuple):
     low: Fields
     rounding: Fields
     extent: Any
+    noise: Any = None
 
 
 def natural_scales(value: Fields, least: Any = 0.0) -> Fields:

@@ -19,6 +19,7 @@ from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.quantities import (
     FIELDS,
     LABELS,
+    LENGTH,
     TOTALS,
     Estimate,
     Fields,
@@ -75,9 +76,13 @@ class Geometry:
         total_negative_curvature: Integral of min(S, 0) dV.
         axis_sensitivity: Median relative change ``(quantities, d)`` when one axis takes another stencil.
         rounding: Part of each error bar that is rounding.
+        noise: Length of the noise of a sample by every axis ``(d,)``, the median over the grid; 0 where
+            rounding explains it. It is a length in the ambient space: for equal noise in f features,
+            sqrt(f) times that of one.
+        noise_bars: Part of each error bar that is noise.
         name: Title.
         grid: The lattice.
-        stencil: ``(accuracy, stride)`` per axis; None for exact jets.
+        stencil: ``(accuracy, stride)`` per axis, or ``(accuracy, stride, smooth)``; None for exact jets.
         tolerance: Relative error up to which a value counts as resolved.
         attributes: ``(key, value)`` pairs that say how the manifold was made.
     """
@@ -94,6 +99,8 @@ class Geometry:
     total_negative_curvature: Estimate
     axis_sensitivity: Float[Array, "quantities d"]
     rounding: Fields
+    noise: Float[Array, "d"]
+    noise_bars: Fields
     name: str = field(default="manifold", metadata=_STATIC)
     grid: Grid = field(kw_only=True, metadata=_STATIC)
     stencil: Stencil | None = field(default=None, metadata=_STATIC)
@@ -181,6 +188,8 @@ class Geometry:
             data[f"{name}_resolved"] = (dimensions, np.asarray(estimate.resolved).astype(np.int8))
         for name in FIELDS:
             data[f"{name}_rounding"] = (grid.names, np.asarray(getattr(self.rounding, name)))
+            data[f"{name}_noise"] = (grid.names, np.asarray(getattr(self.noise_bars, name)))
+        data["noise"] = ("axis_name", np.asarray(self.noise), {"units": LENGTH})
         data["axis_sensitivity"] = (("measure_name", "axis_name"), np.asarray(self.axis_sensitivity))
         coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in grid.axes}
         coordinates |= {"measure_name": list(FIELDS), "axis_name": list(grid.names)}
@@ -221,7 +230,7 @@ def _blame(geometry: Geometry, name: str, error: np.ndarray) -> tuple[tuple[str,
     half = geometry.tolerance / 2
     if row.max() < half:
         row = table.max(axis=0)  # another quantity fails on these axes, and this one with it
-    orders = [SPECTRAL_ORDER if a == "spectral" else int(a) for a, _ in geometry.stencil or ()]
+    orders = [SPECTRAL_ORDER if a == "spectral" else int(a) for a, *_ in geometry.stencil or ()]
     worst = [k for k in np.argsort(-row) if row[k] >= max(GUILTY * row.max(), half / 2)]
     worst = worst or [int(np.argmax(row))]
     # The largest bar of all axes together tells how far there is to go.
@@ -278,6 +287,8 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
         **{name: estimate(name) for name in FIELDS + TOTALS},
         axis_sensitivity=read("axis_sensitivity"),
         rounding=Fields(*(read(f"{name}_rounding") for name in FIELDS)),
+        noise=read("noise"),
+        noise_bars=Fields(*(read(f"{name}_noise") for name in FIELDS)),
         name=dataset.attrs["title"],
         grid=Grid(axes),
         stencil=tuple(tuple(spec) for spec in stencil) if stencil else None,

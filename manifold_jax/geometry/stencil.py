@@ -18,16 +18,32 @@ from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axi
 
 SPECTRAL_SIZE = 8192  # most samples of a spectral axis, whose matrix is dense: 512 MiB in float64
 
-Stencil = tuple[tuple[Accuracy, int], ...]
-"""``(accuracy, stride)`` for each axis."""
+Spec = tuple[Accuracy, int] | tuple[Accuracy, int, int]
+"""``(accuracy, stride)`` of one axis; ``(accuracy, stride, smooth)`` fits polynomials to so many samples on
+each side; ``("spectral", 1, modes)`` leaves the highest modes out."""
+
+Stencil = tuple[Spec, ...]
+"""One for each axis."""
 
 
 def stencil_of(
-    caller: str, grid: Grid, accuracy: Accuracy | tuple[Accuracy, ...], stride: int | tuple[int, ...]
+    caller: str,
+    grid: Grid,
+    accuracy: Accuracy | tuple[Accuracy, ...],
+    stride: int | tuple[int, ...],
+    smooth: int | tuple[int, ...] = 0,
 ) -> Stencil:
-    """Check accuracy and stride and give one of each to every axis of a grid."""
+    """Check accuracy, stride and smoothing, and give one of each to every axis of a grid."""
+    orders = accuracies(caller, accuracy, grid)
     strides = [whole(caller, "stride", s) for s in per_axis(caller, "stride", stride, grid)]
-    return tuple(zip(accuracies(caller, accuracy, grid), strides, strict=True))
+    widths = [whole(caller, "smooth", s, 0) for s in per_axis(caller, "smooth", smooth, grid)]
+    for order, width in zip(orders, widths, strict=True):
+        if width and (order == "spectral" or width <= int(order) // 2 + 1):
+            raise ValueError(
+                f"{caller}: smooth must be 0, or samples on each side of a polynomial of degree accuracy + 2 "
+                f"(at least accuracy / 2 + 2, accuracy not 'spectral'), got {width} at accuracy {order}."
+            )
+    return tuple((o, s, w) if w else (o, s) for o, s, w in zip(orders, strides, widths, strict=True))
 
 
 @cache
@@ -56,6 +72,18 @@ def central_weights(derivative: int, order: int) -> np.ndarray:
 
 
 @cache
+def local_polynomial_weights(offsets: tuple[int, ...], degree: int, derivative: int) -> np.ndarray:
+    """Weights of a derivative at 0 of the polynomial that fits samples at ``offsets`` best, for unit spacing.
+
+    Savitzky & Golay, Anal. Chem. 36, 1964. Exact on polynomials of that degree; among all weights that are,
+    they pass the least noise.
+    """
+    scale = max(map(abs, offsets))
+    powers = np.vander(np.array(offsets) / scale, degree + 1, increasing=True)
+    return math.factorial(derivative) * np.linalg.pinv(powers)[derivative] / scale**derivative
+
+
+@cache
 def extrapolation_weights(distance: int, degree: int) -> np.ndarray:
     """Lagrange weights that continue samples 0, 1, ..., ``degree`` to position ``-distance``."""
     # prod over m != j of (-distance - m) / (j - m): whole numbers.
@@ -64,13 +92,15 @@ def extrapolation_weights(distance: int, degree: int) -> np.ndarray:
     return np.array(weights, float)
 
 
-def halo(accuracy: Accuracy, stride: int) -> int:
+def halo(accuracy: Accuracy, stride: int, smooth: int = 0) -> int:
     """Samples that a stencil needs beyond a point on each side."""
-    return 0 if accuracy == "spectral" else int(accuracy) // 2 * stride
+    return 0 if accuracy == "spectral" else (smooth or int(accuracy) // 2) * stride
 
 
-def spectral_matrix(axis: Axis, derivative: int) -> np.ndarray:
+def spectral_matrix(axis: Axis, derivative: int, left_out: int = 0) -> np.ndarray:
     """Derivative 0, 1 or 2 of the trigonometric interpolant at the samples of a periodic axis, float64.
+
+    ``left_out`` is how many of the highest modes do not count.
 
     Trefethen, Spectral Methods in MATLAB (SIAM 2000), equations 3.9 and 3.12 for an even number of samples;
     for an odd number the first derivative is exact on every mode and is squared.
@@ -90,13 +120,19 @@ def spectral_matrix(axis: Axis, derivative: int) -> np.ndarray:
         matrix = np.where(off, -0.5 * sign / sine**2, -(n**2) / 12 - 1 / 6)
     else:
         matrix = first @ first
-    return matrix * (2 * np.pi / (axis.stop - axis.start)) ** derivative
+    matrix = matrix * (2 * np.pi / (axis.stop - axis.start)) ** derivative
+    if left_out:
+        kept = np.arange(1, max(1, n // 2 - left_out) + 1)
+        matrix = matrix @ (1 + 2 * np.cos(2 * np.pi / n * np.multiply.outer(lag, kept)).sum(-1)) / n
+    return matrix
 
 
-def fewest_samples(axis: Axis, accuracy: Accuracy, stride: int) -> int:
+def fewest_samples(axis: Axis, accuracy: Accuracy, stride: int, smooth: int = 0) -> int:
     """Samples that a stencil needs on an axis: its own width, or as many as its ghost layers come from."""
     if accuracy == "spectral":
         return 0
+    if smooth:
+        return 2 * smooth * stride + 1
     return int(accuracy) * stride + 1 if axis.wraps else (int(accuracy) + 2) * stride
 
 
@@ -109,42 +145,51 @@ class AxisPlan(NamedTuple):
             the ends and are wrapped or evaluated.
         kinds: ``(blocks,)`` which of the matrices a block takes; those away from the ends share one.
         matrices: ``(specs, kinds, 3, block, window)`` derivative 0, 1 and 2, float64.
+        differences: ``(kinds, block, window)`` high difference of norm 1 at each output sample.
     """
 
     rows: np.ndarray
     columns: np.ndarray
     kinds: np.ndarray
     matrices: np.ndarray
+    differences: np.ndarray
 
 
-def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool) -> AxisPlan:
+def difference_weights(order: int) -> np.ndarray:
+    """Weights (-1)^j binom(m, j) / sqrt(binom(2m, m)) of the difference of order m; their norm is 1."""
+    signed = [(-1) ** j * math.comb(order, j) for j in range(order + 1)]
+    return np.array(signed, float) / math.sqrt(math.comb(2 * order, order))
+
+
+def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, difference: int = 0) -> AxisPlan:
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
     Blocks have ``block`` output samples; the last one is moved back where that does not divide. Points that
     are ``evaluated`` exist beyond the ends. Otherwise a periodic axis wraps and an open one is extrapolated
-    with polynomials of degree ``accuracy + 1``, which keep the order of second derivatives.
+    with polynomials of degree ``accuracy + 1``, which keep the order of second derivatives. A ``difference``
+    of that order, of samples that exist, is made ready too.
     """
     n = axis.size
     free = evaluated or axis.wraps
-    spectral = any(accuracy == "spectral" for accuracy, _ in specs)
-    beyond = max(halo(*spec) for spec in specs)
+    spectral = any(accuracy == "spectral" for accuracy, *_ in specs)
+    beyond = max(-(-difference // 2), *(halo(*spec) for spec in specs))
     if spectral and n > SPECTRAL_SIZE:
         limit = (
             f"a spectral derivative is a dense matrix for {SPECTRAL_SIZE} at most: take accuracy=8 or fewer"
         )
         raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit}.")
-    for accuracy, stride in specs:
-        needed = fewest_samples(axis, accuracy, stride)
+    for accuracy, stride, *smooth in specs:
+        needed = fewest_samples(axis, accuracy, stride, *smooth)
         if n < needed and not evaluated:
-            limit = f"order {accuracy} at stride {stride} needs at least {needed}"
-            remedy = "take more samples or a lower accuracy"
-            raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit}: {remedy}.")
+            limit = f"order {accuracy} at stride {stride}" + "".join(f" and smooth={w}" for w in smooth)
+            remedy = f"take more samples or a lower {'smooth' if smooth else 'accuracy'}"
+            raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit} needs at least {needed}: {remedy}.")
     starts = np.minimum(np.arange(0, n, block), n - block)
     width, windows = block + 2 * beyond, starts - beyond
     if spectral or (axis.wraps and not evaluated and width >= n):
         width, windows = n, np.zeros_like(starts)
     elif not free:
-        width = min(n, max(width, *(fewest_samples(axis, *spec) for spec in specs)))
+        width = min(n, max(width, difference + 1, *(fewest_samples(axis, *spec) for spec in specs)))
         windows = np.clip(windows, 0, n - width)
     rows = starts[:, None] + np.arange(block)
     columns = windows[:, None] + np.arange(width)
@@ -155,22 +200,52 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool) -> Axi
     places = np.where(special, offset.max() + 1 + starts, offset)
     _, first, kinds = np.unique(places, return_index=True, return_inverse=True)
 
-    def derivatives(spec: tuple[Accuracy, int], k: int) -> list[np.ndarray]:
+    def derivatives(spec: Spec, k: int) -> list[np.ndarray]:
         return [_local_matrix(axis, spec, order, rows[k], columns[k], free) for order in range(3)]
 
-    return AxisPlan(rows, columns, kinds, np.array([[derivatives(spec, k) for k in first] for spec in specs]))
+    matrices = np.array([[derivatives(spec, k) for k in first] for spec in specs])
+    differences = [_difference_matrix(axis, difference, rows[k], columns[k], free) for k in first]
+    return AxisPlan(rows, columns, kinds, matrices, np.array(differences))
+
+
+def _difference_matrix(
+    axis: Axis, order: int, rows: np.ndarray, columns: np.ndarray, free: bool
+) -> np.ndarray:
+    """Rows of the difference of an axis, centred on each output sample as far as there are samples."""
+    n, first = axis.size, columns[0]
+    matrix = np.zeros((len(rows), len(columns)))
+    if not order:
+        return matrix
+    starts = rows - order // 2 if free else np.clip(rows - order // 2, 0, n - 1 - order)
+    whole_period = free and len(columns) == n and first == 0
+    for offset, weight in enumerate(difference_weights(order)):
+        targets = starts + offset
+        local = (targets % n if whole_period else targets) - first
+        np.add.at(matrix, (np.arange(len(rows)), local), weight)
+    return matrix
 
 
 def _local_matrix(
-    axis: Axis, spec: tuple[Accuracy, int], derivative: int, rows: np.ndarray, columns: np.ndarray, free: bool
+    axis: Axis, spec: Spec, derivative: int, rows: np.ndarray, columns: np.ndarray, free: bool
 ) -> np.ndarray:
     """Rows of the derivative matrix of an axis, restricted to the columns of a window."""
-    accuracy, stride = spec
+    accuracy, stride, *smooth = spec
     if accuracy == "spectral":
-        return spectral_matrix(axis, derivative)[rows]
+        return spectral_matrix(axis, derivative, *smooth)[rows]
     order, n, first = int(accuracy), axis.size, columns[0]
     matrix = np.zeros((len(rows), len(columns)))
     whole_period = free and len(columns) == n and first == 0
+    if smooth and derivative:
+        half = smooth[0] * stride
+        steps = stride * np.arange(-smooth[0], smooth[0] + 1)
+        for k, row in enumerate(rows):
+            # Near an open end the samples lie to one side, and one more degree keeps the order.
+            shift = 0 if free else int(np.clip(row, half, n - 1 - half)) - row
+            degree = order + (shift != 0)
+            weights = local_polynomial_weights(tuple((steps + shift).tolist()), degree, derivative)
+            targets = row + shift + steps
+            np.add.at(matrix[k], (targets % n if whole_period else targets) - first, weights)
+        return matrix / axis.spacing**derivative
     for offset, weight in enumerate(central_weights(derivative, order), -(order // 2)):
         if weight == 0.0:
             continue

@@ -131,7 +131,7 @@ def point_volume_element(gram: JetGram) -> Float[Array, ""]:
 
 def is_null(volume_element: Float[Array, "*shape"]) -> Array:
     """Where the volume element vanishes to rounding: degenerate points, such as the poles of a sphere."""
-    largest = jnp.max(jnp.where(jnp.isnan(volume_element), 0.0, jnp.abs(volume_element)))
+    largest = jnp.max(jnp.where(jnp.isfinite(volume_element), jnp.abs(volume_element), 0.0))
     return jnp.abs(volume_element) <= 16 * jnp.finfo(volume_element.dtype).eps * largest
 
 

@@ -38,6 +38,7 @@ class BlockPlan:
 
     All ``stencils`` act on the same windows. A ``block`` has so many output points along each axis, and
     ``chunk`` features are contracted at a time. Points that are ``evaluated`` exist beyond the ends.
+    ``differences`` are the orders of those that tell the noise along each axis; empty: none are taken.
     """
 
     grid: Grid
@@ -45,12 +46,14 @@ class BlockPlan:
     block: tuple[int, ...]
     evaluated: bool
     chunk: int
+    differences: tuple[int, ...] = ()
 
     @cached_property
     def axes(self) -> tuple[AxisPlan, ...]:
         """Plan of every axis, made once."""
-        plan = partial(axis_plan, evaluated=self.evaluated)
-        return tuple(map(plan, self.grid.axes, zip(*self.stencils, strict=True), self.block))
+        specs, orders = zip(*self.stencils, strict=True), self.differences or (0,) * self.grid.ndim
+        columns = zip(self.grid.axes, specs, self.block, orders, strict=True)
+        return tuple(axis_plan(a, s, b, evaluated=self.evaluated, difference=m) for a, s, b, m in columns)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -122,7 +125,12 @@ def longest_block(axis: Axis, spectral: bool) -> int:
     return axis.size if spectral else -(-axis.size // -(-axis.size // LENGTH))
 
 
-def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | None = None) -> BlockPlan:
+def plan_blocks(
+    points: Points,
+    stencils: Sequence[Stencil],
+    block_size: int | None = None,
+    differences: tuple[int, ...] = (),
+) -> BlockPlan:
     """Choose blocks whose temporaries stay within :data:`MEMORY`.
 
     Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
@@ -133,6 +141,7 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
     grid, evaluated, features = points.grid, points.evaluated, points.features
     vectors = grid.ndim * (grid.ndim + 3) // 2
     halos = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
+    halos = [max(h, -(-m // 2)) for h, m in zip(halos, differences or halos, strict=True)]
     spectral = [any(s[k][0] == "spectral" for s in stencils) for k in range(grid.ndim)]
     longest = [longest_block(axis, full) for axis, full in zip(grid.axes, spectral, strict=True)]
     chunk = min(features, CHUNK)
@@ -163,7 +172,7 @@ def plan_blocks(points: Points, stencils: Sequence[Stencil], block_size: int | N
         if not options:
             break
         block = min(options)[1]
-    return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk)
+    return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk, differences)
 
 
 class Place(NamedTuple):
@@ -172,6 +181,7 @@ class Place(NamedTuple):
     rows: tuple[Int[Array, "b"], ...]
     columns: tuple[Int[Array, "m"], ...]
     matrices: tuple[Float[Array, "stencils 3 b m"], ...]
+    differences: tuple[Float[Array, "b m"], ...]
 
 
 class Window(NamedTuple):
@@ -187,11 +197,14 @@ class BlockGrams(NamedTuple):
     Attributes:
         grams: Inner products of the jet vectors by each stencil, ``(stencils, *block, v, v)``.
         norm: Largest norm of a point in the window, the scale of rounding errors.
+        differences: Inner products ``(*block, d, 1 + d)`` of the high difference D_k along every axis: its
+            square, then <D_k, X_i>; empty where the plan has none.
         rows: ``(b_k,)`` index of the block's samples along each axis.
     """
 
     grams: Array
     norm: Array
+    differences: Array
     rows: tuple[Array, ...]
 
 
@@ -199,9 +212,10 @@ def locate(plan: BlockPlan, block: Array | int, dtype: DType) -> Place:
     """Where a block lies, by its flat number."""
     index = jnp.unravel_index(jnp.asarray(block), plan.counts)
 
-    def along(axis: AxisPlan, i: Array) -> tuple[Array, Array, Array]:
+    def along(axis: AxisPlan, i: Array) -> tuple[Array, Array, Array, Array]:
         rows, columns, kind = (jnp.asarray(x)[i] for x in (axis.rows, axis.columns, axis.kinds))
-        return rows, columns, jnp.asarray(axis.matrices, dtype)[:, kind]
+        matrices, differences = (jnp.asarray(x, dtype) for x in (axis.matrices, axis.differences))
+        return rows, columns, matrices[:, kind], differences[kind]
 
     return Place(*zip(*map(along, plan.axes, index), strict=True))
 
@@ -238,6 +252,28 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array,
     return stacked.reshape(-1, *stacked.shape[d:])
 
 
+def difference_products(
+    window: Array, matrices: Sequence[Array], differences: Sequence[Array]
+) -> Float[Array, "points d 1+d"]:
+    """|D_k|^2 and <D_k, X_i> on a block, D_k the high difference along axis k, from samples on its window."""
+    if not differences:
+        return jnp.zeros((0, 0, 0), window.dtype)
+    offsets = [jnp.argmax(m[0, 0]) for m in matrices]
+
+    def along(axis: int, matrix: Array) -> Array:
+        values = window
+        for k, offset in enumerate(offsets):
+            if k != axis:
+                values = jax.lax.dynamic_slice_in_dim(values, offset, matrices[k].shape[1], axis=k)
+        values = _apply(matrix, values, axis)
+        return values.reshape(-1, values.shape[-1])
+
+    first = jnp.stack([along(k, m[1]) for k, m in enumerate(matrices)], axis=1)
+    high = jnp.stack([along(k, m) for k, m in enumerate(differences)], axis=1)
+    squares = jnp.sum(jnp.square(high), axis=-1, keepdims=True)
+    return jnp.concatenate([squares, matmul(high, jnp.swapaxes(first, -1, -2))], axis=-1)
+
+
 def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*points v v"]:
     """Gram matrices of the vectors of points."""
     return matmul(vectors, jnp.swapaxes(vectors, -1, -2))
@@ -262,15 +298,16 @@ def cut_features(window: Array) -> Cut:
     return lambda start, size: jax.lax.dynamic_slice_in_dim(window, start, size, axis=-1)
 
 
-def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[Array, Array]:
-    """Gram matrices of a block for every stencil and squared norms of its window, over chunks of features."""
-    chunk = min(plan.chunk, features)
+def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[Array, Array, Array]:
+    """Gram matrices of a block, squared norms of its window, products of high differences; over chunks."""
+    chunk, differences = min(plan.chunk, features), place.differences if plan.differences else ()
 
-    def contract(start: Any, size: int) -> tuple[Array, Array]:
+    def contract(start: Any, size: int) -> tuple[Array, Array, Array]:
         points = cut(start, size)
         # One stencil after the other: one program for all of them, and the jets of one held at a time.
         grams = jax.lax.map(lambda m: _cached_products(window_derivatives(points, m)), place.matrices)
-        return grams, jnp.sum(jnp.square(points), axis=-1)
+        high = difference_products(points, [m[0] for m in place.matrices], differences)
+        return grams, jnp.sum(jnp.square(points), axis=-1), high
 
     def add(total: Any, start: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, contract(start, chunk)), None
@@ -285,10 +322,14 @@ def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[
     return jax.lax.scan(add, total, jnp.arange(count) * chunk)[0]
 
 
-def keep_grams(plan: BlockPlan, rows: tuple[Array, ...], grams: Array, squares: Array) -> BlockGrams:
+def keep_grams(
+    plan: BlockPlan, rows: tuple[Array, ...], grams: Array, squares: Array, high: Array
+) -> BlockGrams:
     """What is kept of a block, from its sums over features."""
     shaped = grams.reshape(len(plan.stencils), *plan.block, *grams.shape[-2:])
-    return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), rows)
+    if plan.differences:
+        high = high.reshape(*plan.block, *high.shape[-2:])
+    return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), high, rows)
 
 
 def block_grams(plan: BlockPlan, place: Place, cut: Cut, features: int) -> BlockGrams:

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from manifold_jax._linalg import matmul, norm
 from manifold_jax.geometry.blocks import read_window
-from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor, stencil_noise
+from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid, mesh
+from manifold_jax.geometry.noise import noise_gains
 from manifold_jax.geometry.reach.cloud import Cloud, distances
 from manifold_jax.geometry.reach.lattice import Component, neighbours
 from manifold_jax.geometry.reach.pairs import Tile
@@ -121,7 +122,7 @@ def _frame_finder(
     comparison = comparison_stencil(stencil, grid, evaluated=source.evaluated)
     plan = BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features)
     factor = safety_factor(stencil, comparison)
-    gains = mesh([first.astype(source.dtype) for first, _ in stencil_noise(plan)]).reshape(-1, grid.ndim)
+    gains = mesh([first.astype(source.dtype) for first, _ in noise_gains(plan)]).reshape(-1, grid.ndim)
 
     def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, Array]:
         window, gain = read_window(source, plan, number), jnp.asarray(gains[flat])

@@ -1,0 +1,220 @@
+"""Noise of points on a grid: its level from high differences, and what it does to every quantity.
+
+Let every sample be x(u) + eta, the noise eta independent from sample to sample, s^2 = E |eta|^2. A difference
+of order m along an axis, with weights c_j = (-1)^j binom(m, j) / sqrt(binom(2m, m)) of norm 1, annihilates
+polynomials of degree below m and passes noise as it is: E |sum_j c_j x_j|^2 = s^2 where x is smooth (Moré &
+Wild, SIAM J. Sci. Comput. 33, 2011, who attribute difference tables to Hamming). Quantisation is noise of
+this kind.
+
+A stencil with weights w turns it into noise of the derivatives with E |e|^2 = s^2 |w|^2, seen along a fixed
+direction as share^2 of that: share is 1 / sqrt(f) for equal noise in f features, and is measured here by how
+far the differences point along the manifold. To first order an inner product feels the noise along one
+direction, to second order all of it, as a bias.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax._linalg import safe_sqrt
+from manifold_jax.geometry.grid import Axis, Grid, mesh
+from manifold_jax.geometry.quantities import Fields
+from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.tensors import JetGram, frame, frame_mixed
+from manifold_jax.geometry.windows import BlockPlan
+
+BEYOND = 6
+"""Order of the difference above that of the stencil: what it leaves of a smooth signal is then far below the
+error of the stencil, in second derivatives too."""
+
+SPECTRAL_DIFFERENCE = 16
+"""Order of the difference along a spectral axis."""
+
+DEVIATIONS = 3.0
+"""Standard deviations of the noise that a bar covers."""
+
+ROUNDING = 4.0
+"""Energy of a difference, over that of rounding, from which there is noise besides rounding."""
+
+
+class NoiseTerms(NamedTuple):
+    """What is kept of every point to propagate noise.
+
+    Attributes:
+        energies: |D_k x|^2 of the difference along every axis, ``(*shape, d)``.
+        aligned: Part of it along the manifold: max_i <D_k x, X_i>^2 / |X_i|^2, ``(*shape, d)``.
+        inverse: g^kk, ``(*shape, d)``.
+        tangential: Length of the tangential part of X_ij in the orthonormal frame, ``(*shape,)``.
+        rounding: Length of the rounding errors of a sample, ``(*shape,)``.
+    """
+
+    energies: Array
+    aligned: Array
+    inverse: Array
+    tangential: Array
+    rounding: Array
+
+
+def difference_orders(grid: Grid, stencil: Stencil) -> tuple[int, ...]:
+    """Order of the difference along every axis; 0 where samples are too few to tell noise from signal."""
+
+    def order(axis: Axis, accuracy: int | str) -> int:
+        wanted = SPECTRAL_DIFFERENCE if accuracy == "spectral" else int(accuracy) + BEYOND
+        most = min(wanted, axis.size - 1)
+        return most if most >= wanted - 2 else 0
+
+    return tuple(order(axis, spec[0]) for axis, spec in zip(grid.axes, stencil, strict=True))
+
+
+def noise_gains(plan: BlockPlan) -> list[Float[np.ndarray, "2 n"]]:
+    """Noise gain of the first and second derivative at every sample of each axis, for the main stencil."""
+    tables = [np.zeros((2, n)) for n in plan.grid.shape]
+    for gains, layout in zip(tables, plan.axes, strict=True):
+        norms = np.linalg.norm(layout.matrices[0, :, 1:], axis=-1)
+        for rows, kind in zip(layout.rows, layout.kinds, strict=True):
+            gains[:, rows] = norms[kind]
+    return tables
+
+
+class NoiseModel(NamedTuple):
+    """What is known of the noise of the samples of a grid.
+
+    Attributes:
+        gains: :func:`noise_gains` of the main stencil.
+        orders: :func:`difference_orders`.
+        known: Standard deviation of every feature if it is known.
+        features: Number of features.
+    """
+
+    gains: list[Float[np.ndarray, "2 n"]]
+    orders: tuple[int, ...]
+    known: float | None
+    features: int
+
+
+def noise_terms(gram: JetGram, products: Float[Array, "n d 1+d"], rounding: Float[Array, "n"]) -> NoiseTerms:
+    """What points keep of their Gram, the products of their high differences, and their rounding."""
+
+    def one(gram: JetGram) -> tuple[Array, Array]:
+        basis = frame(gram.metric)
+        tangential = frame_mixed(gram, basis)
+        return jnp.sum(basis**2, axis=0), safe_sqrt(jnp.sum(tangential**2))
+
+    inverse, tangential = jax.vmap(one)(gram)
+    squares = jnp.diagonal(gram.metric, axis1=-2, axis2=-1)[:, None, :]
+    aligned = jnp.where(squares > 0, products[..., 1:] ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
+    return NoiseTerms(products[..., 0], jnp.max(aligned, axis=-1), inverse, tangential, rounding)
+
+
+@partial(jax.jit, static_argnames=("grid", "orders", "known", "features"))
+def _noise_of(
+    value: Fields,
+    terms: NoiseTerms,
+    gains: list[Array],
+    grid: Grid,
+    orders: tuple[int, ...],
+    known: float | None,
+    features: int,
+) -> tuple[Fields, Array]:
+    if known is None:
+        level, share = noise_level(terms, grid, orders)
+    else:
+        level = jnp.full_like(terms.energies, known * features**0.5)
+        share = jnp.asarray(features**-0.5, level.dtype)
+    middle = jnp.nanmedian(level.reshape(-1, grid.ndim), axis=0)
+    return noise_fields(value, terms, level, share, gains), middle
+
+
+def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) -> tuple[Fields, Array]:
+    """Error of every quantity by the noise of the samples, and the median level of that by axis ``(d,)``."""
+    gains = [jnp.asarray(gain, terms.energies.dtype) for gain in model.gains]
+    return _noise_of(value, terms, gains, grid, *model[1:])
+
+
+def local_mean(values: Float[Array, "*shape"], grid: Grid, radii: tuple[int, ...]) -> Float[Array, "*shape"]:
+    """Mean over the neighbours within ``radii`` samples along every axis, wrapping where points wrap."""
+    for k, (axis, radius) in enumerate(zip(grid.axes, radii, strict=True)):
+        radius = min(radius, (axis.size - 1) // 2)
+        pad = [(0, 0)] * k + [(radius, radius)] + [(0, 0)] * (values.ndim - k - 1)
+        counts = jnp.ones(axis.size, values.dtype)
+        if axis.wraps:
+            padded, ones = jnp.pad(values, pad, mode="wrap"), jnp.pad(counts, radius, constant_values=1)
+        else:
+            padded, ones = jnp.pad(values, pad), jnp.pad(counts, radius)
+
+        def window_sum(x: Array, along: int, radius: int = radius, n: int = axis.size) -> Array:
+            parts = [jnp.take(x, jnp.arange(j, j + n), axis=along) for j in range(2 * radius + 1)]
+            return sum(parts[1:], parts[0])
+
+        shape = [1] * values.ndim
+        shape[k] = axis.size
+        values = window_sum(padded, k) / window_sum(ones, 0).reshape(shape)
+    return values
+
+
+def noise_level(terms: NoiseTerms, grid: Grid, orders: tuple[int, ...]) -> tuple[Array, Array]:
+    """Length s of the noise of a sample at every point by every axis ``(*shape, d)``, and its share.
+
+    The share is that along one direction. Levels are means over the width of the difference, at least the
+    median over the grid; 0 where rounding explains them. An axis with too few samples takes the largest level
+    of the others.
+    """
+    radii = tuple(order // 2 for order in orders)
+    squares, shares = [], []
+    for k, order in enumerate(orders):
+        if not order:
+            continue
+        energy = local_mean(terms.energies[..., k], grid, radii)
+        energy = jnp.maximum(energy, jnp.nanmedian(energy))
+        floor = local_mean(terms.rounding**2, grid, radii)
+        squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
+        aligned, total = jnp.nansum(terms.aligned[..., k]), jnp.nansum(terms.energies[..., k])
+        shares.append(jnp.where(total > 0, aligned / jnp.where(total > 0, total, 1.0), 0.0))
+    if not squares:
+        return jnp.zeros_like(terms.energies), jnp.zeros((), terms.energies.dtype)
+    largest = jnp.max(jnp.stack(squares), axis=0)
+    columns = iter(squares)
+    level = jnp.stack([next(columns) if order else largest for order in orders], axis=-1)
+    return safe_sqrt(level), jnp.minimum(safe_sqrt(jnp.max(jnp.stack(shares))), 1.0)
+
+
+def noise_fields(
+    value: Fields,
+    terms: NoiseTerms,
+    level: Float[Array, "*shape d"],
+    share: Array,
+    gains: list[Float[np.ndarray, "2 n"]],
+) -> Fields:
+    """Error of every quantity at every point from noise of a ``level`` through the weights of the stencil.
+
+    With e the noise of II in the orthonormal frame, |II + e|^2 = |II|^2 + 2 <II, e> + |e|^2: the first term
+    is a random number of deviation 2 |II| share |e|, the second a bias. Likewise for the metric.
+
+    Args:
+        value: Quantities of every point.
+        terms: What the points keep for it.
+        level: Length of the noise of a sample, by axis.
+        share: Part of it along one direction.
+        gains: Norms of the weights of the first and the second derivative at every sample of each axis.
+    """
+    dtype = level.dtype
+    first, second = (mesh([jnp.asarray(g[k], dtype) for g in gains]) * level for k in (0, 1))
+    inverse = terms.inverse
+    tilt_squared = jnp.sum(inverse * first**2, axis=-1)
+    # X_ij feels the noise of both axes: sqrt(s_i s_j) |w_i| |w_j|.
+    reduced = inverse * first**2 / jnp.where(level > 0, level, 1.0)
+    moved = jnp.sum(reduced, axis=-1) ** 2 - jnp.sum(reduced**2, axis=-1)
+    moved += jnp.sum((inverse * second) ** 2, axis=-1)
+    tilt, norm = safe_sqrt(tilt_squared), value.second_form_norm
+    error = safe_sqrt(moved) + (terms.tangential + jnp.nan_to_num(norm)) * tilt
+    along, beyond = DEVIATIONS * share, (1 + DEVIATIONS * share) ** 2
+    squared = 2 * norm * along * error + beyond * error**2
+    length = squared / jnp.maximum(jnp.maximum(norm, safe_sqrt(squared)), jnp.finfo(dtype).tiny)
+    volume = value.volume_element * (along * tilt + beyond * tilt_squared / 2)
+    return Fields(volume, squared, length, length, length, length)

@@ -1,0 +1,169 @@
+"""Integrals over a manifold with error bars: of the volume, of S, and of its positive and negative part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from manifold_jax.geometry.grid import Accuracy, Axis, Grid, axis_weights
+from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuantities
+
+FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
+SPECTRAL_QUADRATURE = 8  # the same where the other axes are spectral
+CANCELLED = 0.1  # share of the difference of two stencils that counts where it cancels in the integral
+CUT = 0.1  # share of the jumps of the slope at S = 0 that counts as error: what follows is a power of h less
+
+
+def alternatives(axis: Axis, accuracy: Accuracy) -> Float[np.ndarray, "rules n"]:
+    """What other quadrature rules give more or less than the one in use, as weights of the samples.
+
+    On a periodic axis they are the highest modes of the integrand, above those that are aliased to 0: both
+    phases, and two modes, since symmetric integrands lack some. On an open axis they are the rule on every
+    second sample, or of lower order.
+    """
+    n, weights = axis.size, axis_weights(axis, accuracy)
+    if axis.periodic:
+        modes = [n // 2, max(1, n // 2 - 1)]
+        angles = 2 * np.pi / n * np.outer(modes, np.arange(n))
+        doubled = np.where(np.array(modes) * 2 == n, 1.0, 2.0)[:, None]
+        return axis.spacing * np.concatenate([doubled * np.cos(angles), doubled * np.sin(angles)])
+    if n % 2 and n >= 5:
+        coarse = np.zeros(n)
+        coarse[::2] = axis_weights(Axis(axis.name, axis.start, axis.stop, (n + 1) // 2), accuracy)
+    elif accuracy == 2:
+        coarse = np.full(n, (axis.stop - axis.start) / n)
+    else:
+        coarse = axis_weights(axis, int(accuracy) - 2)
+    return (coarse - weights)[None]
+
+
+def _marginal(values: Array, columns: Sequence[Array], axis: int) -> Float[Array, "n"]:
+    """Integral over all axes but one."""
+    for k in reversed(range(len(columns))):
+        if k != axis:
+            values = jnp.tensordot(values, columns[k], axes=(k, 0), precision="highest")
+    return values
+
+
+def _integral_estimate(
+    integrand: tuple[Array, ...],
+    columns: Sequence[Array],
+    rules: Sequence[Array],
+    factor: float,
+    tolerance: float,
+) -> Estimate:
+    """Integral over the chart with an error bar for stencil, quadrature and noise.
+
+    The integrand, which holds the volume element, comes with its comparison, its own error, the scale of its
+    errors, itself without kinks, and the error that those make. A total is as finite as its values.
+    """
+    values, low, uncertain, scale, smooth, kinks = integrand
+
+    def integral(x: Array) -> Array:
+        return jnp.sum(_marginal(x, columns, 0) * columns[0])
+
+    total, change = integral(values), values - low
+    stencil = factor * jnp.maximum(jnp.abs(integral(change)), CANCELLED * integral(jnp.abs(change)))
+    changes = [jnp.abs(rule @ _marginal(smooth, columns, k)) for k, rule in enumerate(rules)]
+    quadrature = sum(jnp.max(change) for change in changes)
+    summation = jnp.finfo(values.dtype).eps * math.sqrt(values.size) * integral(jnp.abs(values))
+    error = stencil + quadrature + integral(uncertain) + summation + kinks
+    finite = jnp.isfinite(total) & jnp.isfinite(error)
+    value, error = jnp.where(finite, total, jnp.nan), jnp.where(finite, error, jnp.inf)
+    return Estimate(value, error, error <= tolerance * integral(scale))
+
+
+def split_cells(values: Float[Array, "*shape"], grid: Grid, columns: Sequence[Array]) -> tuple[Array, Array]:
+    """By how much the trapezoid rule overestimates the integral of the positive part, and the error of that.
+
+    The positive part has a kink where the values pass 0. Where the slope jumps by s at a share t of the way
+    between two samples, the rule gives h^2 s B_2(t) / 2 too little (Euler-Maclaurin; B_2 = t^2 - t + 1/6):
+    between samples a > 0 and -b < 0 it is h (a b / (a + b) / 2 - (a + b) / 12) too much. A cut counts along
+    the axes as its normal lies.
+    """
+    slopes = []
+    for k, axis in enumerate(grid.axes):
+        width = [(1, 1) if other == k else (0, 0) for other in range(grid.ndim)]
+        padded = jnp.pad(values, width, mode="wrap" if axis.periodic else "edge")
+        slopes.append(jnp.abs(jnp.roll(padded, -1, k) - jnp.roll(padded, 1, k)))
+        slopes[-1] = jax.lax.slice_in_dim(slopes[-1], 1, axis.size + 1, axis=k) ** 2
+    total = error = jnp.zeros((), values.dtype)
+    for k, axis in enumerate(grid.axes):
+        after = jnp.roll(values, -1, k)
+        cut = ((values < 0) != (after < 0)) & (
+            jnp.arange(axis.size) < axis.size - (not axis.periodic)
+        ).reshape([-1 if other == k else 1 for other in range(grid.ndim)])
+        a, b = jnp.abs(values), jnp.abs(after)
+        jump = jnp.where(cut, a + b, 1.0)
+        along, whole = (x + jnp.roll(x, -1, k) for x in (slopes[k], sum(slopes)))
+        share = jnp.where(cut, axis.spacing * along / jnp.where(cut, whole, 1.0), 0.0)
+        total += jnp.sum(_marginal(share * (a * b / jump / 2 - jump / 12), columns, k))
+        error += jnp.sum(_marginal(share * jump / 12, columns, k))
+    return total, CUT * error
+
+
+def totals_of(
+    quantities: PointQuantities,
+    noise: Fields,
+    null: Array,
+    failing: Array,
+    squared_norm: Array,
+    grid: Grid,
+    orders: Sequence[Accuracy],
+    factor: float,
+    tolerance: float,
+) -> dict[str, Estimate]:
+    """The totals by name.
+
+    Args:
+        quantities: Of every point.
+        noise: Error of each quantity by rounding and noise.
+        null: Degenerate points, where only the volume counts.
+        failing: Relative error below which no bar of a point may fall.
+        squared_norm: Natural scale of S.
+        grid: The lattice.
+        orders: Order of the quadrature along every axis.
+        factor: How often differences of the two stencils count.
+        tolerance: Relative error up to which a total is resolved.
+    """
+    main, low = quantities.value, quantities.low
+    volume, dtype = main.volume_element, quantities.extent.dtype
+    orders = [SPECTRAL_QUADRATURE if order == "spectral" else order for order in orders]
+    columns = [jnp.asarray(axis_weights(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
+    rules = [jnp.asarray(alternatives(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
+    # Relative to the integral of |S|, but a total that is small next to |II|^2 counts as flat.
+    scale = jnp.abs(main.scalar_curvature) + FLAT * squared_norm
+    volume_error = jnp.where(null & jnp.isnan(noise.volume_element), 0.0, noise.volume_element)
+    none, signed = jnp.zeros((), dtype), jnp.where(null, 0.0, main.scalar_curvature * volume)
+    excess, kinks = split_cells(signed, grid, columns)
+
+    def curvature(sign: int) -> tuple[Array, ...]:
+        part = {0: lambda s: s, 1: partial(jnp.maximum, 0.0), -1: partial(jnp.minimum, 0.0)}[sign]
+        value = part(main.scalar_curvature)
+        uncertain = (noise.scalar_curvature + failing * squared_norm) * volume
+        uncertain += jnp.abs(value) * noise.volume_element
+        lower = part(low.scalar_curvature) * low.volume_element
+        integrand = (value * volume, lower, uncertain, scale * volume, signed)
+        return *(jnp.where(null, 0.0, x) for x in integrand), kinks if sign else none
+
+    integrands = (
+        (volume, low.volume_element, volume_error + failing * volume, volume, volume, none),
+        *map(curvature, (0, 1, -1)),
+    )
+    integral = partial(_integral_estimate, columns=columns, rules=rules, factor=factor, tolerance=tolerance)
+    # One program for all of them.
+    totals = jax.vmap(integral)(tuple(map(jnp.stack, zip(*integrands, strict=True))))
+    parts = [Estimate(*(leaf[k] for leaf in totals)) for k in range(len(TOTALS))]
+    for k, sign in ((2, -1), (3, 1)):
+        parts[k] = parts[k]._replace(value=parts[k].value + sign * excess)
+    if grid.ndim == 1:  # a curve has no curvature of its own
+        known = jnp.isfinite(parts[0].value)
+        zero = Estimate(jnp.where(known, none, jnp.nan), jnp.where(known, none, jnp.inf), known)
+        parts[1:] = [zero] * 3
+    return dict(zip(TOTALS, parts, strict=True))
