@@ -49,7 +49,7 @@ def assert_equal(first, second):
 @pytest.mark.slow
 def test_a_geometry_is_a_pytree(geometry):
     leaves, structure = jax.tree.flatten(geometry)
-    assert len(leaves) == 3 * (len(FIELDS) + len(TOTALS)) + 1 + len(FIELDS)
+    assert len(leaves) == 3 * (len(FIELDS) + len(TOTALS)) + 2 * (1 + len(FIELDS))
     assert_equal(jax.tree.unflatten(structure, leaves), geometry)
     doubled = jax.jit(lambda g: jax.tree.map(lambda x: 2 * x, g))(geometry)
     assert isinstance(doubled, Geometry)

@@ -183,7 +183,9 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
         if n < needed and not evaluated:
             limit = f"order {accuracy} at stride {stride}" + "".join(f" and smooth={w}" for w in smooth)
             remedy = f"take more samples or a lower {'smooth' if smooth else 'accuracy'}"
-            raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit} needs at least {needed}: {remedy}.")
+            raise ValueError(
+                f"Axis {axis.name!r} has {n} samples; {limit} needs at least {needed}: {remedy}."
+            )
     starts = np.minimum(np.arange(0, n, block), n - block)
     width, windows = block + 2 * beyond, starts - beyond
     if spectral or (axis.wraps and not evaluated and width >= n):
