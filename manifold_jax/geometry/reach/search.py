@@ -76,6 +76,9 @@ def reach(
         block_size: As in :func:`measure`.
         progress: Called as ``progress(points done, points)`` after every tile.
 
+    Returns:
+        Value, bar, case and witnesses; :attr:`Reach.sentence` says them in words.
+
     Raises:
         ValueError: Arguments do not fit each other, points are NaN, all in one place, or traced.
 
