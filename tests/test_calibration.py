@@ -168,6 +168,27 @@ def test_points_that_span_too_little_are_marked():
 
 
 @pytest.mark.slow
+def test_gradients_where_eigenvalues_or_points_repeat(x64):
+    # A square lattice in R^5: both leading eigenvalues are equal, and so are the other three.
+    plane = np.stack(np.meshgrid(*[np.arange(3.0)] * 2), -1).reshape(-1, 2)
+    points, weight = np.pad(plane, ((0, 0), (0, 3))), np.random.default_rng(0).normal(size=(5, 5))
+
+    @jax.jit
+    def projector(x):
+        frame = local_pca_tangents(x, dimension=2, neighbours=8)[4]
+        return jnp.sum(weight * (frame.T @ frame))
+
+    slope = np.asarray(jax.grad(projector)(jnp.asarray(points)))
+    move = np.random.default_rng(1).normal(size=points.shape)
+    want = (projector(points + 1e-5 * move) - projector(points - 1e-5 * move)) / 2e-5
+    assert np.sum(slope * move) == pytest.approx(float(want), rel=1e-6)
+    # A sample that is there twice lies at distance 0 from its neighbour, and the graph fits a plane exactly.
+    twice = jnp.asarray(np.concatenate([points, points[:3]]))
+    fit = lambda x: jnp.sum(local_quadratic_fit(x, dimension=2, neighbours=9).residual)  # noqa: E731
+    assert np.isfinite(jax.grad(fit)(twice)).all()
+
+
+@pytest.mark.slow
 def test_float32_stays_float32_and_close():
     points, exact = on_torus(600)
     value = curvature_from_samples(jnp.asarray(points, jnp.float32), dimension=2)

@@ -147,6 +147,17 @@ def test_the_ratio_of_one_pair_and_its_gradient(x64):
     assert float(slope) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, lambda f: lambda y: jax.vmap(f)(y[None])[0]])
+def test_the_ratio_in_the_tangent_plane_is_infinite_with_derivative_0(wrap):
+    x, frame = jnp.array([1.0, 0.0]), jnp.array([[0.0, 1.0]])
+    for y in (x, jnp.array([1.0, 2.0])):
+        for argument in (0, 1):
+            radius = wrap(lambda z, a=argument, y=y: tangent_ball_radius(*((z, y), (x, z))[a], frame))
+            value, slope = jax.value_and_grad(radius)((x, y)[argument])
+            assert float(value) == np.inf
+            np.testing.assert_array_equal(slope, 0.0)
+
+
 POINTS, TANGENTS = ellipse(20)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import flat, floating, optional, whole
-from manifold_jax._linalg import norm
+from manifold_jax._linalg import norm, safe_sqrt
 from manifold_jax.fitting.nearest_points import components, nearest_points
 from manifold_jax.geometry.manifold import Manifold
 from manifold_jax.geometry.neighbours import nearest_neighbours
@@ -87,7 +87,7 @@ def summarise_distances(
     second = jnp.asarray(-1) if nearest is None else jnp.asarray(nearest)[first]
     # Scaled, so that squares of tiny distances do not vanish.
     scale = jnp.where((maximum > 0) & jnp.isfinite(maximum), maximum, 1)
-    rms = scale * jnp.sqrt(jnp.sum((kept / scale) ** 2) * share)
+    rms = scale * safe_sqrt(jnp.sum((kept / scale) ** 2) * share)
     witness, failed = jnp.stack([first, second.astype(first.dtype)]), jnp.sum(~counts)
     return Distances(maximum, jnp.sum(kept) * share, rms, witness, values, failed, jnp.asarray(unconverged))
 

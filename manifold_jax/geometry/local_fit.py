@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from manifold_jax._checks import choice, flat_points, optional, whole
-from manifold_jax._linalg import block_rows, map_blocks, matmul, principal_plane
+from manifold_jax._linalg import block_rows, map_blocks, matmul, norm, principal_plane, safe_sqrt
 from manifold_jax.geometry.curvature import mean_curvature, scalar_curvature, second_form_norm
 from manifold_jax.geometry.jet import Jet, JetGram, gram
 from manifold_jax.geometry.neighbours import neighbour_indices
@@ -209,7 +209,7 @@ def _quadratic_graph(
 ) -> QuadraticFit:
     """Quadratic graph through the neighbours; settings are dimension, weights and intercept."""
     d, weights, intercept = settings
-    distance = jnp.sqrt(jnp.sum(differences**2, axis=1))
+    distance = norm(differences)
     inside = distance <= limit
     radius = jnp.max(jnp.where(inside, distance, 0.0))
     scale = jnp.where(radius > 0, radius, 1.0)
@@ -225,7 +225,7 @@ def _quadratic_graph(
     coefficients, determined = _least_squares(rows, values)
     ok = determined & (radius > 0)
     missed = jnp.sum((normal - matmul(design, coefficients)) ** 2, axis=1)
-    residual = jnp.sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
+    residual = safe_sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
     linear, quadratic = jnp.split(coefficients[-d * (d + 3) // 2 :], [d])
     jet = _graph_jet(frame, linear / scale, quadratic / scale**2)
     products = gram(jet)

@@ -37,7 +37,7 @@ def tangent_ball_radius(
         frame: Orthonormal rows that span the tangent space at x.
 
     Returns:
-        The radius, infinite where y lies in the tangent plane.
+        The radius, infinite with derivative 0 where y lies in the tangent plane.
 
     Example:
         >>> x, y = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
@@ -46,8 +46,9 @@ def tangent_ball_radius(
     """
     v = jnp.ravel(y) - jnp.ravel(x)
     along = jnp.sum(frame * v, axis=-1)
-    rest = v - jnp.sum(frame * along[:, None], axis=0)
-    return jnp.sum(v**2) / (2 * norm(rest))
+    height = norm(v - jnp.sum(frame * along[:, None], axis=0))
+    flat = height == 0
+    return jnp.where(flat, jnp.inf, jnp.sum(v**2) / (2 * jnp.where(flat, 1.0, height)))
 
 
 def reach_from_samples(
