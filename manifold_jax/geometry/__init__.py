@@ -32,7 +32,9 @@ from manifold_jax.geometry.reach import reach as reach
 from manifold_jax.geometry.reach import reach_from_samples as reach_from_samples
 from manifold_jax.geometry.reach import tangent_ball_radius as tangent_ball_radius
 from manifold_jax.geometry.report import Geometry as Geometry
-from manifold_jax.geometry.report import Verdict as Verdict
 from manifold_jax.geometry.report import geometry_from_xarray as geometry_from_xarray
 from manifold_jax.geometry.report import load_geometry as load_geometry
+from manifold_jax.geometry.suggest import Suggestion as Suggestion
+from manifold_jax.geometry.suggest import suggest_stencil as suggest_stencil
 from manifold_jax.geometry.tensors import JetGram as JetGram
+from manifold_jax.geometry.verdict import Verdict as Verdict

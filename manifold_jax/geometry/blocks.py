@@ -235,8 +235,8 @@ def _host_window(values: np.ndarray, plan: BlockPlan, block: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="plan")
-def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int) -> tuple[Array, Array]:
-    """Gram matrices of a block, and squared norms, over the features that were read."""
+def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int) -> tuple[Array, ...]:
+    """What :func:`sum_chunks` gives, over the features that were read."""
     return sum_chunks(plan, locate(plan, block, window.dtype), cut_features(window), window.shape[-1])
 
 

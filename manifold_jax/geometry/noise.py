@@ -14,6 +14,7 @@ direction, to second order all of it, as a bias.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -189,7 +190,7 @@ def noise_fields(
     terms: NoiseTerms,
     level: Float[Array, "*shape d"],
     share: Array,
-    gains: list[Float[np.ndarray, "2 n"]],
+    gains: Sequence[Array],
 ) -> Fields:
     """Error of every quantity at every point from noise of a ``level`` through the weights of the stencil.
 

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,38 +24,15 @@ from manifold_jax.geometry.quantities import (
     Estimate,
     Fields,
     finite_median,
-    natural_scales,
     unit_of,
 )
 from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     import xarray
 
-ENOUGH = 0.95  # share of points that must be resolved for a quantity to count as resolved
-MOST = 0.5  # share of points that decides what is said of all: below it a quantity is "not resolved"
-# The difference of two stencils, its maximum over neighbours and the safety factor amplify noise too.
-NOISY = 0.1  # share of a bar from which rounding is to blame
-GUILTY = 0.3  # axes are blamed that change a quantity by this share of what the worst axis does
-SPECTRAL_ORDER = 10  # order of convergence expected of a spectral axis, for the advice how far to refine
-REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less changes nothing, more is a guess
 _STATIC = {"static": True}
-
-
-class Verdict(NamedTuple):
-    """Whether a quantity can be trusted on this grid.
-
-    Attributes:
-        resolved: At least 95 % of the points (or the total) have a bar below the tolerance.
-        share: Share of resolved points among those where the quantity is defined.
-        axes: Names of the axes to blame, the worst first.
-        sentence: All of this in words.
-    """
-
-    resolved: bool
-    share: float
-    axes: tuple[str, ...]
-    sentence: str
 
 
 @jax.tree_util.register_dataclass
@@ -123,22 +100,7 @@ class Geometry:
         Raises:
             ValueError: There is no such quantity.
         """
-        estimate = getattr(self, choice("verdict", "name", name, FIELDS + TOTALS))
-        value, resolved = np.asarray(estimate.value), np.asarray(estimate.resolved)
-        defined = ~np.isnan(value)
-        if not defined.any():
-            return Verdict(
-                False, 0.0, (), "not defined anywhere: the metric is degenerate on the whole grid."
-            )
-        share = float(resolved[defined].mean())
-        missing = 1 - float(defined.mean())
-        note = f" Undefined at {missing:.1%} of the points (degenerate metric)." if missing > 0 else ""
-        if share >= ENOUGH:
-            where = "resolved." if name in TOTALS else f"resolved at {share:.1%} of the points."
-            return Verdict(True, share, (), where + note)
-        axes, cause = _blame(self, name, np.asarray(estimate.error))
-        where = "not resolved" if share < MOST else f"resolved at only {share:.0%} of the points"
-        return Verdict(False, share, axes, f"{where}: {cause}." + note)
+        return judge(self, choice("verdict", "name", name, FIELDS + TOTALS))
 
     def verdicts(self) -> dict[str, Verdict]:
         """Verdict of every field and total."""
@@ -215,44 +177,6 @@ class Geometry:
             ImportError: The package for this format is not installed.
         """
         return write_dataset(self.to_xarray(), path)
-
-
-def _blame(geometry: Geometry, name: str, error: np.ndarray) -> tuple[tuple[str, ...], str]:
-    """Axes to blame for a quantity that is not resolved, and a remedy."""
-    if name in TOTALS:
-        name = "volume_element" if name == "total_volume" else "scalar_curvature"
-    noise = np.asarray(getattr(geometry.rounding, name))
-    if error.shape == noise.shape and _is_noise(noise, error):
-        remedy = "measure in float64" if noise.dtype == np.float32 else "take a larger stride"
-        return (), f"rounding dominates, {remedy}"
-    table = np.nan_to_num(np.asarray(geometry.axis_sensitivity), nan=np.inf)
-    row = table[FIELDS.index(name)]
-    half = geometry.tolerance / 2
-    if row.max() < half:
-        row = table.max(axis=0)  # another quantity fails on these axes, and this one with it
-    orders = [SPECTRAL_ORDER if a == "spectral" else int(a) for a, *_ in geometry.stencil or ()]
-    worst = [k for k in np.argsort(-row) if row[k] >= max(GUILTY * row.max(), half / 2)]
-    worst = worst or [int(np.argmax(row))]
-    # The largest bar of all axes together tells how far there is to go.
-    excess = max(1.0, _relative_error(geometry, name) / row[worst[0]])
-    names, parts = [geometry.grid.names[k] for k in worst], []
-    for k, axis in zip(worst, names, strict=True):
-        need = float(np.clip((row[k] * excess / half) ** (1 / min(orders, default=4)), *REFINEMENTS))
-        parts.append(f"{axis} axis too coarse: refine {math.ceil(2 * need) / 2:g}x")
-    return tuple(names), ", ".join(parts)
-
-
-def _relative_error(geometry: Geometry, name: str) -> float:
-    """Median bar of a field over its natural scale; 1 where there is none."""
-    scales = natural_scales(Fields(*(field.value for field in geometry.fields)))
-    scale = np.asarray(getattr(scales, name))
-    return finite_median(getattr(geometry, name).error / np.where(scale > 0, scale, np.nan), 1.0)
-
-
-def _is_noise(noise: np.ndarray, error: np.ndarray) -> bool:
-    """Whether rounding dominates the bars of most points."""
-    finite = np.isfinite(error) & np.isfinite(noise)
-    return bool(finite.any() and np.mean(noise[finite] > NOISY * error[finite]) > 0.5)
 
 
 def geometry_from_xarray(dataset: Any) -> Geometry:

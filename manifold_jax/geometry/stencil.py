@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axi
 
 SPECTRAL_SIZE = 8192  # most samples of a spectral axis, whose matrix is dense: 512 MiB in float64
 
-Spec = tuple[Accuracy, int] | tuple[Accuracy, int, int]
+Spec = tuple[Any, ...]
 """``(accuracy, stride)`` of one axis; ``(accuracy, stride, smooth)`` fits polynomials to so many samples on
 each side; ``("spectral", 1, modes)`` leaves the highest modes out."""
 

@@ -24,7 +24,7 @@ from manifold_jax.experiments.terminal import as_text, console
 from manifold_jax.geometry import Geometry, Manifold, Reach
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
 from manifold_jax.geometry.reach.result import SCALARS
-from manifold_jax.geometry.report import Verdict
+from manifold_jax.geometry.verdict import Verdict
 from manifold_jax.plotting.style import compare
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

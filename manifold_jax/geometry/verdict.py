@@ -1,0 +1,160 @@
+"""Why a quantity is not resolved, and what to do about it: sentences of a :class:`Geometry`.
+
+The cause is looked for at the points that fail: noise, rounding, a seam, a kink, the border of degenerate
+points, or the spacing of an axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields, natural_scales
+from manifold_jax.geometry.stencil import halo
+
+ENOUGH = 0.95  # share of points that must be resolved for a quantity to count as resolved
+MOST = 0.5  # share of points that decides what is said of all: below it a quantity is "not resolved"
+NOISY = 0.05  # share of a bar from which noise is to blame: safety, and a maximum, amplify it in the rest
+GUILTY = 0.3  # axes are blamed that change a quantity by this share of what the worst axis does
+LOCAL = 0.35  # largest share of an axis on which failing points count as those of one place
+HELD = 0.9  # share of the failing points that must lie there
+SPECTRAL_ORDER = 10  # order of convergence expected of a spectral axis, for the advice how far to refine
+REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less changes nothing, more is a guess
+
+
+class Verdict(NamedTuple):
+    """Whether a quantity can be trusted on this grid.
+
+    Attributes:
+        resolved: At least 95 % of the points (or the total) have a bar below the tolerance.
+        share: Share of resolved points among those where the quantity is defined.
+        axes: Names of the axes to blame, the worst first.
+        sentence: All of this in words.
+    """
+
+    resolved: bool
+    share: float
+    axes: tuple[str, ...]
+    sentence: str
+
+
+def judge(geometry: Any, name: str) -> Verdict:
+    """Whether a field or total is resolved, and why not."""
+    estimate = getattr(geometry, name)
+    value, resolved = np.asarray(estimate.value), np.asarray(estimate.resolved)
+    defined = ~np.isnan(value)
+    if not defined.any():
+        lost = np.isfinite(np.asarray(geometry.volume_element.value)).all()
+        why = (
+            "the metric is degenerate on the whole grid"
+            if lost
+            else "points or their products are not finite"
+        )
+        return Verdict(False, 0.0, (), f"not defined{'' if name in TOTALS else ' anywhere'}: {why}.")
+    share = float(resolved[defined].mean())
+    missing = 1 - float(defined.mean())
+    note = f" Undefined at {missing:.1%} of the points (degenerate metric)." if missing > 0 else ""
+    if share >= ENOUGH:
+        where = "resolved." if name in TOTALS else f"resolved at {share:.1%} of the points."
+        return Verdict(True, share, (), where + note)
+    field = name
+    if name in TOTALS:
+        field = "volume_element" if name == "total_volume" else "scalar_curvature"
+    axes, cause = _blame(geometry, field)
+    where = "not resolved" if share < MOST else f"resolved at only {share:.0%} of the points"
+    return Verdict(False, share, axes, f"{where}: {cause}." + note)
+
+
+def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
+    """Axes to blame for a field that is not resolved, and a remedy."""
+    estimate = getattr(geometry, name)
+    error, resolved = np.asarray(estimate.error), np.asarray(estimate.resolved)
+    failing = ~resolved & np.isfinite(error)
+    if not failing.any():
+        failing = np.isfinite(error)
+    noise, rounding = (
+        _median(np.asarray(getattr(part, name))[failing] / error[failing])
+        for part in (geometry.noise_bars, geometry.rounding)
+    )
+    places = list(_places(geometry, failing)) if resolved.any() else []
+    if places and geometry.stencil and (noise > NOISY or "degenerate" in places[0][1]):
+        return places[0]
+    if noise > max(NOISY, rounding):
+        level = float(np.max(np.asarray(geometry.noise)))
+        remedy = "take a larger stride, a lower accuracy or smooth= (suggest_stencil tries them)"
+        return (), f"noise of {level:.1e} a sample dominates, {remedy}"
+    if rounding > NOISY:
+        single = error.dtype == np.float32
+        return (), f"rounding dominates, {'measure in float64' if single else 'take a larger stride'}"
+    return _too_coarse(geometry, name)
+
+
+def _median(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else 0.0
+
+
+def _places(geometry: Any, failing: np.ndarray) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where along an axis nearly all failing points lie: next to degenerate points, at a seam, at a kink."""
+    lost = np.isnan(np.asarray(geometry.scalar_curvature.value))
+    for k, axis in enumerate(geometry.grid.axes):
+        others = tuple(j for j in range(failing.ndim) if j != k)
+        counts = failing.sum(axis=others)
+        width = max(1, int(LOCAL * axis.size))
+        # The window of an axis, cyclic on a periodic one, that holds most of them.
+        cyclic = np.concatenate([counts, counts[: width - 1]]) if axis.periodic else counts
+        held = np.convolve(cyclic, np.ones(width, int), "valid")
+        if held.max() < HELD * counts.sum():
+            continue
+        inside = np.flatnonzero(counts)
+        spec = (geometry.stencil or ((4, 1),) * failing.ndim)[k]
+        near = halo(*spec) + 1
+        poles = np.flatnonzero(lost.sum(axis=others))
+        gaps = np.abs(inside[:, None] - poles[None, :]) if poles.size else np.full((1, 1), axis.size)
+        if poles.size and np.mean(gaps.min(axis=1) <= near) > MOST:
+            yield (
+                (axis.name,),
+                f"next to degenerate points, leave more of the {axis.name} axis out at its poles",
+            )
+            continue
+        middle = inside[len(inside) // 2]
+        seam = axis.periodic and np.mean(np.minimum(inside, axis.size - 1 - inside) <= near) > MOST
+        if seam:
+            yield (axis.name,), f"the {axis.name} axis does not join smoothly at its ends, is it periodic"
+        else:
+            at = f"{axis.samples()[middle]:.4g}"
+            yield (
+                (axis.name,),
+                f"limited smoothness near {axis.name} = {at}, leave it out or split the axis there",
+            )
+
+
+def _too_coarse(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
+    """The axes that are too coarse, and by how much to refine them."""
+    table = np.nan_to_num(np.asarray(geometry.axis_sensitivity), nan=np.inf)
+    row = table[FIELDS.index(name)]
+    half = geometry.tolerance / 2
+    if row.max() < half:
+        row = table.max(axis=0)  # another quantity fails on these axes, and this one with it
+    orders = [SPECTRAL_ORDER if a == "spectral" else int(a) for a, *_ in geometry.stencil or ()]
+    worst = [k for k in np.argsort(-row) if row[k] >= max(GUILTY * row.max(), half / 2)]
+    worst = worst or [int(np.argmax(row))]
+    # The bar that enough points stay below tells how far there is to go.
+    excess = max(1.0, _relative_error(geometry, name) / row[worst[0]])
+    names, parts = [geometry.grid.names[k] for k in worst], []
+    for k, axis in zip(worst, names, strict=True):
+        need = float(np.clip((row[k] * excess / half) ** (1 / min(orders, default=4)), *REFINEMENTS))
+        parts.append(f"{axis} axis too coarse: refine {math.ceil(2 * need) / 2:g}x")
+    return tuple(names), ", ".join(parts)
+
+
+def _relative_error(geometry: Any, name: str) -> float:
+    """Bar of a field over its natural scale that enough points stay below; 1 where there is none."""
+    scales = natural_scales(Fields(*(np.asarray(field.value) for field in geometry.fields)))
+    scale, error = np.asarray(getattr(scales, name)), np.asarray(getattr(geometry, name).error)
+    relative = (error / np.where(scale > 0, scale, np.nan)).ravel()
+    relative = relative[np.isfinite(relative)]
+    return float(np.quantile(relative, ENOUGH)) if relative.size else 1.0
