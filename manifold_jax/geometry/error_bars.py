@@ -101,8 +101,8 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
     value = jax.tree.map(lambda x: x[: plan.block_points], both)
     comparison = jax.tree.map(lambda x: x[plan.block_points :], both)
-    high = block.differences if plan.differences else jnp.zeros((plan.block_points, d, 1 + d), dtype)
-    terms = noise_terms(main, high.reshape(-1, d, 1 + d), scale)
+    high = block.differences if plan.differences else jnp.zeros((plan.block_points, d, 2 + d), dtype)
+    terms = noise_terms(main, high.reshape(-1, d, 2 + d), scale)
     extent = extent_of(main, chart_ranges(grid, dtype))
     quantities = PointQuantities(value, comparison, rounding, extent, terms)
     return jax.tree.map(lambda leaf: leaf.reshape(*plan.block, *leaf.shape[1:]), quantities)
@@ -255,7 +255,7 @@ def report_on(
     """
     quantities = jax.tree.map(jnp.asarray, quantities)
     if noise is None:
-        bars, level = jax.tree.map(jnp.zeros_like, quantities.rounding), jnp.zeros(grid.ndim)
+        bars, level = jax.tree.map(jnp.zeros_like, quantities.rounding), jnp.zeros((*grid.shape, grid.ndim))
     else:
         bars, level = noise_of(quantities.value, quantities.noise, noise, grid)
     fields, totals = estimates(quantities, bars, grid, stencil, factor, tolerance)

@@ -40,6 +40,9 @@ SPECTRAL_DIFFERENCE = 16
 DEVIATIONS = 3.0
 """Standard deviations of the noise that a bar covers."""
 
+DECAY = 0.1
+"""Share of its energy below that a difference of higher order keeps, from which it is one of noise."""
+
 ROUNDING = 4.0
 """Energy of a difference, over that of rounding, from which there is noise besides rounding."""
 
@@ -49,6 +52,7 @@ class NoiseTerms(NamedTuple):
 
     Attributes:
         energies: |D_k x|^2 of the difference along every axis, ``(*shape, d)``.
+        below: The same of the difference of lower order.
         aligned: Part of it along the manifold: max_i <D_k x, X_i>^2 / |X_i|^2, ``(*shape, d)``.
         inverse: g^kk, ``(*shape, d)``.
         tangential: Length of the tangential part of X_ij in the orthonormal frame, ``(*shape,)``.
@@ -56,6 +60,7 @@ class NoiseTerms(NamedTuple):
     """
 
     energies: Array
+    below: Array
     aligned: Array
     inverse: Array
     tangential: Array
@@ -99,7 +104,7 @@ class NoiseModel(NamedTuple):
     features: int
 
 
-def noise_terms(gram: JetGram, products: Float[Array, "n d 1+d"], rounding: Float[Array, "n"]) -> NoiseTerms:
+def noise_terms(gram: JetGram, products: Float[Array, "n d 2+d"], rounding: Float[Array, "n"]) -> NoiseTerms:
     """What points keep of their Gram, the products of their high differences, and their rounding."""
 
     def one(gram: JetGram) -> tuple[Array, Array]:
@@ -109,8 +114,10 @@ def noise_terms(gram: JetGram, products: Float[Array, "n d 1+d"], rounding: Floa
 
     inverse, tangential = jax.vmap(one)(gram)
     squares = jnp.diagonal(gram.metric, axis1=-2, axis2=-1)[:, None, :]
-    aligned = jnp.where(squares > 0, products[..., 1:] ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
-    return NoiseTerms(products[..., 0], jnp.max(aligned, axis=-1), inverse, tangential, rounding)
+    aligned = jnp.where(squares > 0, products[..., 2:] ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
+    return NoiseTerms(
+        products[..., 0], products[..., 1], jnp.max(aligned, axis=-1), inverse, tangential, rounding
+    )
 
 
 @partial(jax.jit, static_argnames=("grid", "orders", "known", "features"))
@@ -128,12 +135,11 @@ def _noise_of(
     else:
         level = jnp.full_like(terms.energies, known * features**0.5)
         share = jnp.asarray(features**-0.5, level.dtype)
-    middle = jnp.nanmedian(level.reshape(-1, grid.ndim), axis=0)
-    return noise_fields(value, terms, level, share, gains), middle
+    return noise_fields(value, terms, level, share, gains), level
 
 
 def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) -> tuple[Fields, Array]:
-    """Error of every quantity by the noise of the samples, and the median level of that by axis ``(d,)``."""
+    """Error of every quantity by the noise of the samples, and the level of that ``(*shape, d)``."""
     gains = [jnp.asarray(gain, terms.energies.dtype) for gain in model.gains]
     return _noise_of(value, terms, gains, grid, *model[1:])
 
@@ -162,17 +168,19 @@ def local_mean(values: Float[Array, "*shape"], grid: Grid, radii: tuple[int, ...
 def noise_level(terms: NoiseTerms, grid: Grid, orders: tuple[int, ...]) -> tuple[Array, Array]:
     """Length s of the noise of a sample at every point by every axis ``(*shape, d)``, and its share.
 
-    The share is that along one direction. Levels are means over the width of the difference, at least the
-    median over the grid; 0 where rounding explains them. An axis with too few samples takes the largest level
-    of the others.
+    The share is that along one direction. A smooth signal leaves less in a difference of higher order, noise
+    as much: where energies fall with the order, they count the less. Levels are means over the width of the
+    difference, at least the median over the grid; 0 where rounding explains them. An axis with too few
+    samples takes the largest level of the others.
     """
     radii = tuple(order // 2 for order in orders)
     squares, shares = [], []
     for k, order in enumerate(orders):
         if not order:
             continue
-        energy = local_mean(terms.energies[..., k], grid, radii)
+        energy, below = (local_mean(x[..., k], grid, radii) for x in (terms.energies, terms.below))
         energy = jnp.maximum(energy, jnp.nanmedian(energy))
+        energy *= jnp.minimum(energy / jnp.maximum(DECAY * below, jnp.finfo(energy.dtype).tiny), 1.0) ** 2
         floor = local_mean(terms.rounding**2, grid, radii)
         squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
         aligned, total = jnp.nansum(terms.aligned[..., k]), jnp.nansum(terms.energies[..., k])

@@ -53,9 +53,9 @@ class Geometry:
         total_negative_curvature: Integral of min(S, 0) dV.
         axis_sensitivity: Median relative change ``(quantities, d)`` when one axis takes another stencil.
         rounding: Part of each error bar that is rounding.
-        noise: Length of the noise of a sample by every axis ``(d,)``, the median over the grid; 0 where
-            rounding explains it. It is a length in the ambient space: for equal noise in f features,
-            sqrt(f) times that of one.
+        noise: Length of the noise of a sample at every point, by every axis ``(*shape, d)``; 0 where rounding
+            explains it. It is a length in the ambient space: for equal noise in f features, sqrt(f) times
+            that of one.
         noise_bars: Part of each error bar that is noise.
         name: Title.
         grid: The lattice.
@@ -76,7 +76,7 @@ class Geometry:
     total_negative_curvature: Estimate
     axis_sensitivity: Float[Array, "quantities d"]
     rounding: Fields
-    noise: Float[Array, "d"]
+    noise: Float[Array, "*shape d"]
     noise_bars: Fields
     name: str = field(default="manifold", metadata=_STATIC)
     grid: Grid = field(kw_only=True, metadata=_STATIC)
@@ -151,7 +151,7 @@ class Geometry:
         for name in FIELDS:
             data[f"{name}_rounding"] = (grid.names, np.asarray(getattr(self.rounding, name)))
             data[f"{name}_noise"] = (grid.names, np.asarray(getattr(self.noise_bars, name)))
-        data["noise"] = ("axis_name", np.asarray(self.noise), {"units": LENGTH})
+        data["noise"] = ((*grid.names, "axis_name"), np.asarray(self.noise), {"units": LENGTH})
         data["axis_sensitivity"] = (("measure_name", "axis_name"), np.asarray(self.axis_sensitivity))
         coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in grid.axes}
         coordinates |= {"measure_name": list(FIELDS), "axis_name": list(grid.names)}

@@ -16,6 +16,7 @@ import numpy as np
 from manifold_jax._checks import whole
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axis
 
+BELOW = 4  # orders that the second difference lies below the first: they agree on noise, not on a signal
 SPECTRAL_SIZE = 8192  # most samples of a spectral axis, whose matrix is dense: 512 MiB in float64
 
 Spec = tuple[Any, ...]
@@ -145,7 +146,8 @@ class AxisPlan(NamedTuple):
             the ends and are wrapped or evaluated.
         kinds: ``(blocks,)`` which of the matrices a block takes; those away from the ends share one.
         matrices: ``(specs, kinds, 3, block, window)`` derivative 0, 1 and 2, float64.
-        differences: ``(kinds, block, window)`` high difference of norm 1 at each output sample.
+        differences: ``(kinds, 2, block, window)`` differences of norm 1 at each output sample, of the order
+            asked for and of :data:`BELOW` less.
     """
 
     rows: np.ndarray
@@ -206,7 +208,8 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
         return [_local_matrix(axis, spec, order, rows[k], columns[k], free) for order in range(3)]
 
     matrices = np.array([[derivatives(spec, k) for k in first] for spec in specs])
-    differences = [_difference_matrix(axis, difference, rows[k], columns[k], free) for k in first]
+    orders = difference, max(0, difference - BELOW)
+    differences = [[_difference_matrix(axis, m, rows[k], columns[k], free) for m in orders] for k in first]
     return AxisPlan(rows, columns, kinds, matrices, np.array(differences))
 
 

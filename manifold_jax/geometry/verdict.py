@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields, natural_scales
+from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields, finite_median, natural_scales
 from manifold_jax.geometry.stencil import halo
 
 ENOUGH = 0.95  # share of points that must be resolved for a quantity to count as resolved
 MOST = 0.5  # share of points that decides what is said of all: below it a quantity is "not resolved"
 NOISY = 0.05  # share of a bar from which noise is to blame: safety, and a maximum, amplify it in the rest
 GUILTY = 0.3  # axes are blamed that change a quantity by this share of what the worst axis does
-LOCAL = 0.35  # largest share of an axis on which failing points count as those of one place
-HELD = 0.9  # share of the failing points that must lie there
+ROUGH = 10.0  # level of the noise at failing points, over its median, from which it is not noise
+LOCAL = 0.5  # largest share of an axis on which failing points count as those of one place
+HELD = 0.8  # share of the failing points that must lie there
 SPECTRAL_ORDER = 10  # order of convergence expected of a spectral axis, for the advice how far to refine
 REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less changes nothing, more is a guess
 
@@ -51,7 +52,7 @@ def judge(geometry: Any, name: str) -> Verdict:
         why = (
             "the metric is degenerate on the whole grid"
             if lost
-            else "points or their products are not finite"
+            else "points or their squares are not finite"
         )
         return Verdict(False, 0.0, (), f"not defined{'' if name in TOTALS else ' anywhere'}: {why}.")
     share = float(resolved[defined].mean())
@@ -75,30 +76,38 @@ def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
     failing = ~resolved & np.isfinite(error)
     if not failing.any():
         failing = np.isfinite(error)
-    noise, rounding = (
-        _median(np.asarray(getattr(part, name))[failing] / error[failing])
-        for part in (geometry.noise_bars, geometry.rounding)
-    )
-    places = list(_places(geometry, failing)) if resolved.any() else []
-    if places and geometry.stencil and (noise > NOISY or "degenerate" in places[0][1]):
-        return places[0]
-    if noise > max(NOISY, rounding):
-        level = float(np.max(np.asarray(geometry.noise)))
+    noise, rounding = (_share(geometry, part, failing) for part in (geometry.noise_bars, geometry.rounding))
+    levels = np.asarray(geometry.noise)
+    level, by_axis = levels.max(axis=-1), np.median(levels[failing], axis=0)
+    # What is rough in one place only, or along one axis, is not noise.
+    rough = noise > NOISY and np.median(level[failing]) > ROUGH * np.median(level)
+    uneven = by_axis.max() > ROUGH * by_axis.min()
+    for axes, cause, certain in _places(geometry, failing) if resolved.any() else ():
+        if certain or rough:
+            return axes, cause
+    if noise > max(NOISY, rounding) and not uneven:
         remedy = "take a larger stride, a lower accuracy or smooth= (suggest_stencil tries them)"
-        return (), f"noise of {level:.1e} a sample dominates, {remedy}"
-    if rounding > NOISY:
+        return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {remedy}"
+    if rounding > max(NOISY, noise):
         single = error.dtype == np.float32
         return (), f"rounding dominates, {'measure in float64' if single else 'take a larger stride'}"
     return _too_coarse(geometry, name)
 
 
-def _median(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else 0.0
+def _share(geometry: Any, part: Fields, failing: np.ndarray) -> float:
+    """Largest share of the bars that a part of them has, the median at failing points.
+
+    All fields, since the bar of one is that of the worst.
+    """
+    parts = [
+        (np.asarray(x)[failing], np.asarray(y.error)[failing])
+        for x, y in zip(part, geometry.fields, strict=True)
+    ]
+    return max(finite_median(x / np.where(y > 0, y, np.nan), 0.0) for x, y in parts)
 
 
-def _places(geometry: Any, failing: np.ndarray) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Where along an axis nearly all failing points lie: next to degenerate points, at a seam, at a kink."""
+def _places(geometry: Any, failing: np.ndarray) -> Iterator[tuple[tuple[str, ...], str, bool]]:
+    """Where along an axis nearly all failing points lie, and whether that is the cause for certain."""
     lost = np.isnan(np.asarray(geometry.scalar_curvature.value))
     for k, axis in enumerate(geometry.grid.axes):
         others = tuple(j for j in range(failing.ndim) if j != k)
@@ -109,27 +118,22 @@ def _places(geometry: Any, failing: np.ndarray) -> Iterator[tuple[tuple[str, ...
         held = np.convolve(cyclic, np.ones(width, int), "valid")
         if held.max() < HELD * counts.sum():
             continue
-        inside = np.flatnonzero(counts)
+        turns = np.exp(2j * np.pi * np.arange(axis.size) / axis.size)
+        # The middle of the failing points, on a periodic axis of a circle.
+        turn = np.angle(counts @ turns) / (2 * np.pi) % 1 * axis.size
+        middle = int(turn if axis.periodic else counts @ np.arange(axis.size) / counts.sum()) % axis.size
         spec = (geometry.stencil or ((4, 1),) * failing.ndim)[k]
         near = halo(*spec) + 1
-        poles = np.flatnonzero(lost.sum(axis=others))
-        gaps = np.abs(inside[:, None] - poles[None, :]) if poles.size else np.full((1, 1), axis.size)
-        if poles.size and np.mean(gaps.min(axis=1) <= near) > MOST:
-            yield (
-                (axis.name,),
-                f"next to degenerate points, leave more of the {axis.name} axis out at its poles",
-            )
-            continue
-        middle = inside[len(inside) // 2]
-        seam = axis.periodic and np.mean(np.minimum(inside, axis.size - 1 - inside) <= near) > MOST
-        if seam:
-            yield (axis.name,), f"the {axis.name} axis does not join smoothly at its ends, is it periodic"
+        inside, poles = np.flatnonzero(counts), np.flatnonzero(lost.sum(axis=others))
+        gaps = np.abs(inside[:, None] - poles[None, :]).min(axis=1) if poles.size else np.full(1, axis.size)
+        if np.mean(gaps <= near) > MOST:
+            why = f"next to degenerate points, leave out more of the {axis.name} axis there"
+        elif axis.periodic and min(middle, axis.size - middle) <= near:
+            why = f"the {axis.name} axis does not join smoothly at its ends, is it periodic"
         else:
-            at = f"{axis.samples()[middle]:.4g}"
-            yield (
-                (axis.name,),
-                f"limited smoothness near {axis.name} = {at}, leave it out or split the axis there",
-            )
+            at = f"{axis.name} = {axis.samples()[middle]:.4g}"
+            why = f"limited smoothness near {at}, leave it out or split the axis there"
+        yield (axis.name,), why, why.startswith("next")
 
 
 def _too_coarse(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:

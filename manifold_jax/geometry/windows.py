@@ -181,7 +181,7 @@ class Place(NamedTuple):
     rows: tuple[Int[Array, "b"], ...]
     columns: tuple[Int[Array, "m"], ...]
     matrices: tuple[Float[Array, "stencils 3 b m"], ...]
-    differences: tuple[Float[Array, "b m"], ...]
+    differences: tuple[Float[Array, "2 b m"], ...]
 
 
 class Window(NamedTuple):
@@ -197,8 +197,8 @@ class BlockGrams(NamedTuple):
     Attributes:
         grams: Inner products of the jet vectors by each stencil, ``(stencils, *block, v, v)``.
         norm: Largest norm of a point in the window, the scale of rounding errors.
-        differences: Inner products ``(*block, d, 1 + d)`` of the high difference D_k along every axis: its
-            square, then <D_k, X_i>; empty where the plan has none.
+        differences: Inner products ``(*block, d, 2 + d)`` of the high differences along every axis: the
+            squares of both, then <D_k, X_i> of the higher one; empty where the plan has none.
         rows: ``(b_k,)`` index of the block's samples along each axis.
     """
 
@@ -254,8 +254,8 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array,
 
 def difference_products(
     window: Array, matrices: Sequence[Array], differences: Sequence[Array]
-) -> Float[Array, "points d 1+d"]:
-    """|D_k|^2 and <D_k, X_i> on a block, D_k the high difference along axis k, from samples on its window."""
+) -> Float[Array, "points d 2+d"]:
+    """|D_k|^2 of both orders and <D_k, X_i>, D_k the difference along axis k, from samples on a window."""
     if not differences:
         return jnp.zeros((0, 0, 0), window.dtype)
     offsets = [jnp.argmax(m[0, 0]) for m in matrices]
@@ -269,9 +269,9 @@ def difference_products(
         return values.reshape(-1, values.shape[-1])
 
     first = jnp.stack([along(k, m[1]) for k, m in enumerate(matrices)], axis=1)
-    high = jnp.stack([along(k, m) for k, m in enumerate(differences)], axis=1)
-    squares = jnp.sum(jnp.square(high), axis=-1, keepdims=True)
-    return jnp.concatenate([squares, matmul(high, jnp.swapaxes(first, -1, -2))], axis=-1)
+    high, below = (jnp.stack([along(k, m[j]) for k, m in enumerate(differences)], axis=1) for j in (0, 1))
+    squares = [jnp.sum(jnp.square(x), axis=-1, keepdims=True) for x in (high, below)]
+    return jnp.concatenate([*squares, matmul(high, jnp.swapaxes(first, -1, -2))], axis=-1)
 
 
 def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*points v v"]:

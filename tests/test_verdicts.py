@@ -1,0 +1,118 @@
+"""Verdicts name the cause of a failure at the points that fail, and what they advise helps."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manifold_jax import Axis, Grid, datasets, measure, suggest_stencil
+
+TURN = 2 * math.pi
+
+
+def grid(n, m, stop=TURN, periodic=True):
+    return Grid((Axis("a", 0.0, TURN, n, periodic=True), Axis("b", 0.0, stop, m, periodic=periodic)))
+
+
+def sample(surface, lattice, dtype=np.float64):
+    a, b = np.meshgrid(*(axis.samples() for axis in lattice.axes), indexing="ij")
+    return np.stack(surface(a, b), axis=-1).astype(dtype)
+
+
+def torus(a, b):
+    radius = 2 + 0.5 * np.cos(b)
+    return radius * np.cos(a), radius * np.sin(a), 0.5 * np.sin(b)
+
+
+def folded(a, b):
+    """A cylinder with a fold at b = 1."""
+    return np.cos(a), np.sin(a), 0.5 * np.abs(b - 1.0) * np.sin(3 * a) + b
+
+
+def sentence(geometry, name="second_form_norm"):
+    verdict = geometry.verdict(name)
+    assert not verdict.resolved
+    return verdict.sentence
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_seam_is_blamed_on_the_axis_that_is_not_periodic(dtype, x64):
+    # The tube is cut at b = 6, so that it does not close.
+    closed, opened = grid(48, 48, 6.0), grid(48, 48, 6.0 * 47 / 48, periodic=False)
+    points = sample(torus, closed, dtype)
+    said = sentence(measure(points, closed))
+    assert "the b axis does not join smoothly at its ends, is it periodic" in said
+    assert measure(points, opened).verdict("second_form_norm").resolved
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_kink_is_named_with_its_place(dtype, x64):
+    lattice = grid(48, 48, 1.9, periodic=False)
+    points = sample(folded, lattice, dtype)
+    said = sentence(measure(points, lattice))
+    place = float(re.search(r"limited smoothness near b = ([\d.]+), leave it out", said)[1])
+    assert abs(place - 1.0) < 3 * lattice.spacing[1]
+    kept = np.flatnonzero(lattice.axes[1].samples() < 1.0)  # split there
+    half = Grid((lattice.axes[0], Axis("b", 0.0, float(lattice.axes[1].samples()[kept[-1]]), len(kept))))
+    assert measure(points[:, kept], half).verdict("second_form_norm").resolved
+
+
+def test_noise_is_blamed_and_the_suggested_stencil_resolves(x64):
+    lattice = grid(64, 64)
+    points = sample(torus, lattice)
+    noisy = points + 3e-5 * np.random.default_rng(0).normal(size=points.shape)
+    geometry = measure(noisy, lattice)
+    assert "noise of" in sentence(geometry)
+    assert 0.9 < float(jnp.median(geometry.noise)) / (3e-5 * math.sqrt(3)) < 1.3
+    best = suggest_stencil(noisy, lattice, accuracies=(4, 6), strides=(1, 4), smooths=(0,))[0]
+    tried = measure(noisy, lattice, accuracy=best.accuracy, stride=best.stride, smooth=best.smooth)
+    assert best.resolved > 0.95
+    assert tried.verdict("second_form_norm").resolved
+    truth = measure(datasets.torus(2.0, 0.5, size=64), exact=True).second_form_norm.value
+    estimate = tried.second_form_norm
+    covered = np.abs(np.asarray(estimate.value) - np.asarray(truth)) <= np.asarray(estimate.error)
+    assert covered.mean() > 0.99
+
+
+def test_rounding_on_a_long_axis_asks_for_float64():
+    lattice = Grid((Axis("t", 0.0, TURN, 4096, periodic=True),))
+    t = lattice.axes[0].samples()
+    circle = np.stack([np.cos(t), np.sin(t)], axis=-1)
+    for name in ("second_form_norm", "volume_element", "total_volume"):
+        assert "rounding dominates, measure in float64" in sentence(measure(circle, lattice), name)
+    with jax.enable_x64(True):
+        assert all(verdict.resolved for verdict in measure(circle, lattice).verdicts().values())
+
+
+def test_a_coarse_axis_is_not_taken_for_noise(x64):
+    def twice(a, b):
+        return torus(2 * a, b)
+
+    said = sentence(measure(sample(twice, grid(10, 24)), grid(10, 24)))
+    size = 10
+    while "axis too coarse" in said:
+        assert "a axis too coarse: refine" in said
+        size = math.ceil(size * float(re.search(r"refine ([\d.]+)x", said)[1]))
+        verdict = measure(sample(twice, grid(size, 24)), grid(size, 24)).verdict("second_form_norm")
+        said = verdict.sentence
+    assert verdict.resolved
+    assert size <= 40
+
+
+def test_points_next_to_a_pole_are_told_from_coarse_axes():
+    geometry = measure(datasets.sphere(2, size=(24, 24)), accuracy=2)
+    assert geometry.verdict("total_scalar_curvature").resolved
+    total = geometry.total_scalar_curvature
+    assert abs(float(total.value) - 8 * math.pi) <= float(total.error) < 2.0
+
+
+def test_what_overflows_is_said_to():
+    lattice = Grid((Axis("t", 0.0, TURN, 32, periodic=True),))
+    t = lattice.axes[0].samples()
+    geometry = measure((1e20 * np.stack([np.cos(t), np.sin(t)], axis=-1)).astype(np.float32), lattice)
+    assert np.isnan(geometry.total_volume.value)
+    assert np.isinf(geometry.total_volume.error)
+    assert "points or their squares are not finite" in sentence(geometry, "total_volume")
