@@ -50,9 +50,7 @@ def judge(geometry: Any, name: str) -> Verdict:
     if not defined.any():
         lost = np.isfinite(np.asarray(geometry.volume_element.value)).all()
         why = (
-            "the metric is degenerate on the whole grid"
-            if lost
-            else "points or their squares are not finite"
+            "the metric is degenerate on the whole grid" if lost else "points or their squares are not finite"
         )
         return Verdict(False, 0.0, (), f"not defined{'' if name in TOTALS else ' anywhere'}: {why}.")
     share = float(resolved[defined].mean())
