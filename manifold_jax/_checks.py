@@ -10,13 +10,16 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+Held = TypeVar("Held", Array, np.ndarray)
+"""An array where it is held: by JAX or by NumPy."""
 
 
 def is_traced(*trees: Any) -> bool:
@@ -128,7 +131,7 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
         raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values {where}: {remedy}.")
 
 
-def flat(points: Array) -> Float[Array, "n f"]:
+def flat(points: Held) -> Held:
     """``(n, *features)`` to ``(n, f)``."""
     return points.reshape(points.shape[0], -1)
 

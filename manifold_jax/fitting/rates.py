@@ -21,6 +21,7 @@ from manifold_jax._checks import choice, is_traced, whole
 
 Side = Literal["lower", "upper"]
 Evidence = Literal["paper", "quoted", "summary", "memory"]
+SmoothLoss = Literal["hausdorff", "tangents", "curvature"]
 
 
 def reals(caller: str, name: str, values: Any, least: float, below: float = math.inf) -> Array:
@@ -187,7 +188,7 @@ _PUBLISHED = (
 )  # fmt: skip
 
 
-def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, side: Side) -> Rate:
+def smooth_rate(what: SmoothLoss, k: int, side: Side) -> Rate:
     """Rates of Aamari & Levrard for closed C^k manifolds without noise, by local polynomials of degree k - 1.
 
     Upper bounds: (log n / n)^(k/d) for the manifold, ^((k-1)/d) for tangent spaces, ^((k-2)/d) for the second
@@ -227,9 +228,11 @@ def smooth_rate(what: Literal["hausdorff", "tangents", "curvature"], k: int, sid
     return Rate(f"noiseless_{what}_{side}_c{k}", _SMOOTH, _FREE, loss, side, power, log, evidence, note)
 
 
+_SMOOTH_ORDERS: dict[SmoothLoss, tuple[int, int]]
+_SMOOTH_ORDERS = {"hausdorff": (3, 4), "tangents": (2, 3), "curvature": (3, 4)}
 _SMOOTH_RATES = (
     smooth_rate(what, k, side)
-    for what, orders in (("hausdorff", (3, 4)), ("tangents", (2, 3)), ("curvature", (3, 4)))
+    for what, orders in _SMOOTH_ORDERS.items()
     for k in orders
     for side in ("lower", "upper")
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -145,7 +145,11 @@ def errors_of(job: Job, samples: np.ndarray, plan: Plan, seed: int) -> Values:
     distances = fit_distances(project, setting.parts, probes.off, true_points=probes.on)
     projected, forward = distances.projected, distances.forward
     total = len(probes.on) + len(probes.off)
-    values = {"hausdorff": distances.hausdorff, "maximum": projected.maximum, "rms": projected.rms}
+    values: dict[str, Any] = {
+        "hausdorff": distances.hausdorff,
+        "maximum": projected.maximum,
+        "rms": projected.rms,
+    }
     values["mean_squared"] = float(projected.rms) ** 2
     values |= {name: int(getattr(forward, name)) / total for name in SHARES}
     for name, inside in probes.regions.items():

@@ -242,8 +242,8 @@ _BOUNDARY = Plan(_LOCAL, (20, 40, 80, 159, 316, 631, 1257, 2507, 5000))
 _FEW_BOUNDARY = Plan(_LOCAL[:3], (60, 144, 346, 832, 2000), 4, 200)
 
 EXPERIMENTS = {
-    name: _study(name, about, *rest)
-    for name, about, *rest in (
+    row[0]: _study(*row)
+    for row in (
         ("toys", "errors against n on circle, moons, sphere, torus", toys, show_slopes, _TOYS, _FEW_TOYS),
         ("images", "the same on images, sprites and COIL-20", images, show_slopes, _IMAGES, _FEW_IMAGES),
         ("reach", "tori of several reach", tori, show_reach, _REACH, _FEW_REACH),

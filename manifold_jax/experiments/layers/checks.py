@@ -38,7 +38,7 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
         row: Row = {"layer": name, "volume": float(volume.value), "+-": float(volume.error)}
         row["exact"] = float(truth.total_volume.value)
         for short, quantity in (("dV", "volume_element"), ("|II|", "second_form_norm")):
-            coverage, median, *_, resolved = errors[quantity]
+            coverage, median, *_rest, resolved = errors[quantity]
             row |= {f"{short} err": median, f"{short} known": resolved, f"{short} cover": coverage}
         rows.append(row)
     title = f"{chart.name} through {trial.name}, step {step}: stencils and exact jets"

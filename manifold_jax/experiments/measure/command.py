@@ -88,8 +88,8 @@ def measure_command(
 
 
 def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
-    orders = tuple(int(word) if word.isdigit() else word for word in words(text))
-    return orders if len(orders) > 1 else orders[0]
+    orders = tuple(int(word) if word.isdigit() else word for word in map(str.strip, text.split(",")))
+    return orders[0] if len(orders) == 1 else orders
 
 
 def _measure_parts(

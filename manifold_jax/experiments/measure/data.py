@@ -88,4 +88,4 @@ def _surface(name: str, samples: Mapping[str, int]) -> tuple[Manifold, ...]:
         if axis not in sizes:
             raise ValueError(f"--samples names the axis {axis!r}; the axes of {name} are {tuple(sizes)}.")
     size = tuple((sizes | dict(samples)).values())
-    return components(name, construct(size=size if len(size) > 1 else size[0])) if samples else parts
+    return components(name, construct(size=size[0] if len(size) == 1 else size)) if samples else parts
