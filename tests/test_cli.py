@@ -81,6 +81,28 @@ def test_curve_with_every_file(tmp_path):
         assert float(fields["value"]) == pytest.approx(0.5, rel=1e-4)
 
 
+def test_noise_and_smoothing(tmp_path):
+    options = ("ellipse", "--samples", "angle=24", "--no-plots", "--no-reach", "--smooth", 5)
+    result = run(*options, "--noise", 0.003, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "stencils of order 4 (smooth 5)" in text(result)
+    assert "Noise of a sample, a length in the ambient space: 4.2e-03 ℓ along angle" in text(result)
+    (entry,) = json.loads((tmp_path / "summary.json").read_text())["manifolds"]
+    assert entry["noise"]["angle"] == pytest.approx(0.003 * 2**0.5, rel=1e-5)
+    geometry = load_geometry(tmp_path / "geometry.nc")
+    assert geometry.stencil == ((4, 1, 5),)
+    assert float(geometry.noise_bars.second_form_norm.min()) > 0
+    assert "Noise of a sample" not in text(run(*options, "--out", tmp_path))
+    refused = {
+        ("--noise", 0.1, "--exact"): "--noise is that of samples",
+        ("--noise", "inf"): "--noise must be",
+    }
+    for given, message in refused.items():
+        result = run(*options, *given, "--out", tmp_path)
+        assert result.exit_code == 2
+        assert message in text(result)
+
+
 @pytest.mark.slow
 def test_exact_compares_and_a_later_run_removes_what_it_did_not_write(tmp_path):
     result = run(*SPRITES, "--exact", "--out", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import typer
 
-from manifold_jax._checks import require
+from manifold_jax._checks import optional, positive, require
 from manifold_jax._files import fingerprint
 from manifold_jax.experiments.experiment import given_options
 from manifold_jax.experiments.measure import report
@@ -44,6 +45,13 @@ def measure_command(
         str, typer.Option(help="Order of the stencils: 2, 4, 6, 8 or spectral; or one per axis, 4,spectral.")
     ] = "4",
     stride: Annotated[int, typer.Option(min=1, help="Spacing of the stencils in samples.")] = 1,
+    smooth: Annotated[
+        int, typer.Option(min=0, help="Fit polynomials to so many samples on each side; 0: none.")
+    ] = 0,
+    noise: Annotated[
+        float | None,
+        typer.Option(min=0, help="Standard deviation of the noise of every pixel or coordinate."),
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Relative error that counts as resolved.")] = 0.1,
     block_size: Annotated[int | None, typer.Option(min=1, help="Points differentiated at once.")] = None,
     exact: Annotated[
@@ -77,8 +85,14 @@ def measure_command(
         if not 0 < tolerance < 1:
             raise ValueError(f"--tolerance must lie between 0 and 1, got {tolerance}.")
         for manifold in manifolds:
-            stencil_of("measure", manifold.grid, orders, stride)  # refused before anything is computed
-        options = {"accuracy": orders, "stride": stride, "tolerance": tolerance, "block_size": block_size}
+            stencil_of(
+                "measure", manifold.grid, orders, stride, smooth
+            )  # refused before anything is computed
+        optional(partial(positive, zero=True), "measure", "--noise", noise)
+        if exact and noise:
+            raise ValueError("--noise is that of samples, and --exact differentiates a function: give one.")
+        options = {"accuracy": orders, "stride": stride, "smooth": smooth, "noise": noise}
+        options |= {"tolerance": tolerance, "block_size": block_size}
         folder = out or Path("runs") / default_folder(dataset, given)
         with results_folder(folder):
             parts, finished = _measure_parts(manifolds, folder, options, exact)

@@ -114,10 +114,16 @@ def summary_table(part: Part) -> RenderableType:
 
 def _title(geometry: Geometry) -> str:
     specs = dict.fromkeys(geometry.stencil or ())
-    orders = ", ".join(f"{order}" + (f" (stride {stride})" if stride > 1 else "") for order, stride in specs)
-    method = "automatic differentiation" if geometry.exact else f"stencils of order {orders}"
+    method = "automatic differentiation"
+    if not geometry.exact:
+        method = f"stencils of order {', '.join(_stencil_words(*spec) for spec in specs)}"
     lattice = " x ".join(f"{axis.size} {axis.name}" for axis in geometry.grid.axes)
     return f"{geometry.name}: {geometry.grid.size} points, {lattice}; {method}"
+
+
+def _stencil_words(order: Any, stride: int, smooth: int = 0) -> str:
+    options = [f"stride {stride}"] * (stride > 1) + [f"smooth {smooth}"] * (smooth > 0)
+    return f"{order} ({', '.join(options)})" if options else str(order)
 
 
 def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
@@ -142,11 +148,31 @@ def notes(geometry: Geometry) -> list[str]:
             span, name = _span(axis), axis.name
             totals = f"volume and totals are per {span} of {name}"
             lines.append(f"The axis {name} covers 1 {span}, after which the metric repeats: {totals}.")
+    lines += _noise(geometry)
     if geometry.grid.ndim > 1:
         scale = "when their bars are small next to |II|²"
         lines.append(f"The scalar curvature and its totals count as resolved {scale}.")
         lines += _open_signs(geometry)
     return lines
+
+
+def _noise_levels(geometry: Geometry) -> dict[str, float]:
+    """Length of the noise of a sample by axis, the median over the points that have any; without zeros."""
+    columns = np.asarray(geometry.noise).reshape(-1, geometry.grid.ndim).T
+    medians = (finite_median(np.where(column > 0, column, np.nan), 0.0) for column in columns)
+    return {name: level for name, level in zip(geometry.grid.names, medians, strict=True) if level}
+
+
+def _noise(geometry: Geometry) -> list[str]:
+    """Say how large the noise of the samples is, and how much of the bars it makes."""
+    levels = _noise_levels(geometry)
+    if not levels:
+        return []
+    parts = (geometry.noise_bars, geometry.fields)
+    by_axis = ", ".join(f"{level:.1e} ℓ along {name}" for name, level in levels.items())
+    bars = [(np.asarray(part), np.asarray(field.error)) for part, field in zip(*parts, strict=True)]
+    share = max(finite_median(part / np.where(bar > 0, bar, np.nan), 0.0) for part, bar in bars)
+    return [f"Noise of a sample, a length in the ambient space: {by_axis}; up to {share:.0%} of the bars."]
 
 
 def _span(axis: Any) -> str:
@@ -219,7 +245,7 @@ def _part_entry(part: Part) -> dict[str, Any]:
     for kind, names in {"totals": TOTALS, "fields": FIELDS}.items():
         entry[kind] = {quantity: _quantity_entry(geometry, quantity) for quantity in names}
     entry["seconds"] = {stage: round(seconds, 3) for stage, seconds in part.seconds.items()}
-    entry["notes"] = notes(geometry)
+    entry |= {"noise": _noise_levels(geometry), "notes": notes(geometry)}
     if part.stencil is not None:
         entry["stencil_against_exact"] = compare(part.stencil, geometry)
     return entry
