@@ -96,13 +96,15 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     # variance eps^2 / 12.
     scale = jnp.finfo(dtype).eps / 12**0.5 * (block.norm + jnp.sum(jnp.abs(coordinates) * lengths, axis=-1))
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
-    rounding = jax.vmap(point_rounding)(main, scale[:, None] * first, scale[:, None, None] * pairs)
+    rounding, *amplified = jax.vmap(point_rounding)(
+        main, scale[:, None] * first, scale[:, None, None] * pairs
+    )
     # One program for both stencils compiles in half the time.
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
     value = jax.tree.map(lambda x: x[: plan.block_points], both)
     comparison = jax.tree.map(lambda x: x[plan.block_points :], both)
     high = block.differences if plan.differences else jnp.zeros((plan.block_points, d, 2 + d), dtype)
-    terms = noise_terms(main, high.reshape(-1, d, 2 + d), scale)
+    terms = noise_terms(lengths, high.reshape(-1, d, 2 + d), *amplified, scale)
     extent = extent_of(main, chart_ranges(grid, dtype))
     quantities = PointQuantities(value, comparison, rounding, extent, terms)
     return jax.tree.map(lambda leaf: leaf.reshape(*plan.block, *leaf.shape[1:]), quantities)

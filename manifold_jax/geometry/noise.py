@@ -27,7 +27,6 @@ from manifold_jax._linalg import safe_sqrt
 from manifold_jax.geometry.grid import Axis, Grid, mesh
 from manifold_jax.geometry.quantities import Fields
 from manifold_jax.geometry.stencil import Stencil
-from manifold_jax.geometry.tensors import JetGram, frame, frame_mixed
 from manifold_jax.geometry.windows import BlockPlan
 
 BEYOND = 6
@@ -104,20 +103,18 @@ class NoiseModel(NamedTuple):
     features: int
 
 
-def noise_terms(gram: JetGram, products: Float[Array, "n d 2+d"], rounding: Float[Array, "n"]) -> NoiseTerms:
-    """What points keep of their Gram, the products of their high differences, and their rounding."""
-
-    def one(gram: JetGram) -> tuple[Array, Array]:
-        basis = frame(gram.metric)
-        tangential = frame_mixed(gram, basis)
-        return jnp.sum(basis**2, axis=0), safe_sqrt(jnp.sum(tangential**2))
-
-    inverse, tangential = jax.vmap(one)(gram)
-    squares = jnp.diagonal(gram.metric, axis1=-2, axis2=-1)[:, None, :]
+def noise_terms(
+    lengths: Float[Array, "n d"],
+    products: Float[Array, "n d 2+d"],
+    inverse: Float[Array, "n d"],
+    tangential: Float[Array, "n"],
+    rounding: Float[Array, "n"],
+) -> NoiseTerms:
+    """What points keep: of |X_i|, of the products of high differences, and of ``point_rounding``."""
+    squares = lengths[:, None, :] ** 2
     aligned = jnp.where(squares > 0, products[..., 2:] ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
-    return NoiseTerms(
-        products[..., 0], products[..., 1], jnp.max(aligned, axis=-1), inverse, tangential, rounding
-    )
+    largest = jnp.max(aligned, axis=-1)
+    return NoiseTerms(products[..., 0], products[..., 1], largest, inverse, tangential, rounding)
 
 
 @partial(jax.jit, static_argnames=("grid", "orders", "known", "features"))

@@ -162,8 +162,13 @@ def plain_fields(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Arra
     return point_volume_element(gram), mean - norm, safe_sqrt(mean) / c.shape[0], safe_sqrt(norm)
 
 
-def point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]) -> Fields:
-    """Rounding noise of the quantities of one point, from the noise of |X_i| and of |X_ij|."""
+def point_rounding(
+    gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]
+) -> tuple[Fields, Float[Array, "d"], Float[Array, ""]]:
+    """Rounding noise of the quantities of one point, from the noise of |X_i| and of |X_ij|.
+
+    Also what any noise is propagated by: g^kk, and the length of the tangential part of X_ij.
+    """
     eps = TENSOR_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     d = gram.metric.shape[0]
     basis = frame(gram.metric)
@@ -177,7 +182,8 @@ def point_rounding(gram: JetGram, first: Float[Array, "d"], second: Float[Array,
     squared = 2 * safe_sqrt(normal) * noise + noise**2 + eps * (tangential + normal)
     length = squared / jnp.maximum(safe_sqrt(normal), jnp.sqrt(squared))
     volume = point_volume_element(gram) * d**0.5 * tilt
-    return Fields(volume, squared, length, length, length, length)
+    fields = Fields(volume, squared, length, length, length, length)
+    return fields, jnp.sum(squares, axis=0), safe_sqrt(tangential)
 
 
 def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:
@@ -189,7 +195,7 @@ def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantitie
     first = jnp.maximum(tangent_lengths(gram), extent[:, None] / ranges)
     second = safe_sqrt(jnp.einsum("...ijij->...ij", gram.second))
     second = jnp.maximum(second, extent[:, None, None] / (ranges[:, None] * ranges))
-    rounding = map_grams(point_rounding, gram, noise * first, noise * second)
+    rounding = map_grams(point_rounding, gram, noise * first, noise * second)[0]
     return PointQuantities(values, values, rounding, extent)
 
 

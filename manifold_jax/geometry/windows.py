@@ -260,16 +260,17 @@ def difference_products(
         return jnp.zeros((0, 0, 0), window.dtype)
     offsets = [jnp.argmax(m[0, 0]) for m in matrices]
 
-    def along(axis: int, matrix: Array) -> Array:
-        values = window
+    def along(axis: int) -> Array:
+        """First derivative and both differences, ``(3, points, f)``, as one product."""
+        values, rows = window, jnp.stack([matrices[axis][1], *differences[axis]])
         for k, offset in enumerate(offsets):
             if k != axis:
                 values = jax.lax.dynamic_slice_in_dim(values, offset, matrices[k].shape[1], axis=k)
-        values = _apply(matrix, values, axis)
-        return values.reshape(-1, values.shape[-1])
+        values = _apply(rows.reshape(-1, rows.shape[-1]), values, axis)
+        values = values.reshape(*values.shape[:axis], 3, rows.shape[1], *values.shape[axis + 1 :])
+        return jnp.moveaxis(values, axis, 0).reshape(3, -1, values.shape[-1])
 
-    first = jnp.stack([along(k, m[1]) for k, m in enumerate(matrices)], axis=1)
-    high, below = (jnp.stack([along(k, m[j]) for k, m in enumerate(differences)], axis=1) for j in (0, 1))
+    first, high, below = jnp.stack([along(k) for k in range(len(matrices))], axis=2)
     squares = [jnp.sum(jnp.square(x), axis=-1, keepdims=True) for x in (high, below)]
     return jnp.concatenate([*squares, matmul(high, jnp.swapaxes(first, -1, -2))], axis=-1)
 
