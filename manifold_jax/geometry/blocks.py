@@ -103,7 +103,7 @@ def run_blocks(
 def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
     """The window of one block, ``(m_1, ..., m_d, f)``; its number may be traced where the points are."""
     if points.on_host:
-        return Window(jnp.asarray(_host_window(points.values, plan, block), points.dtype), block)
+        return Window(jnp.asarray(points.read(_host_window(points.values, plan, block))), block)
     return Window(_device_window(points.values, plan, block, points.dtype), block)
 
 
@@ -119,7 +119,17 @@ def _one_block(
         return lambda block: function(read_window(points, plan, block), plan)
     if points.on_host:
         return lambda block: _finish(_host_grams(points, plan, block), plan, function)
-    return lambda block: function(_device_grams(points.values, plan, block, points.dtype), plan)
+
+    def one(block: Any) -> Any:
+        grams = _device_grams(points.values, plan, block, points.dtype)
+        return function(_add_offset(points, grams), plan)
+
+    return one
+
+
+def _add_offset(points: Points, grams: BlockGrams) -> BlockGrams:
+    """Grams whose norm counts the rounding of what was subtracted from the points."""
+    return grams._replace(norm=grams.norm + points.offset)
 
 
 def _stack_one(tree: Any) -> Any:
@@ -246,7 +256,7 @@ def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
     step = window.shape[-1] if points.kind == "memmap" else CHUNKS_READ * plan.chunk
     total: Any = None
     for start in range(0, window.shape[-1], step):
-        part = jnp.asarray(window[..., start : start + step])
+        part = jnp.asarray(points.read(window, slice(start, start + step)))
         jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
         piece = _feature_sums(part, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
@@ -255,4 +265,4 @@ def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
     kept = keep_grams(plan, rows, *total)
     if not bool(jnp.isfinite(kept.norm)):
         points.refuse_nonfinite()
-    return kept
+    return _add_offset(points, kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,8 @@ Embedding = Callable[[Any], Any]
 Source = Any
 """Array ``(*shape, *features)``, memory-mapped array, function of one chart point, or :class:`Manifold`."""
 
+OFFSET = 4.0  # length of points over their distances from which it is subtracted: two bits of every number
+PROBED = 16  # points from which that is told
 RENDERED = 256  # points that are rendered at once: enough for all cores, few enough for large images
 
 
@@ -84,6 +86,8 @@ class Points:
         dtype: Floating type of the computation.
         traced: The values depend on a transformation (``jit``, ``grad``, ``vmap``) and cannot be looked at.
         caller: Public function that was given them, for messages.
+        centre: One of the points ``(f,)``, which those on the host lose when they are read; None for none.
+        offset: Length whose rounding in ``dtype`` is that of the stored points of a large offset.
     """
 
     kind: str
@@ -93,6 +97,8 @@ class Points:
     dtype: DType
     traced: bool = False
     caller: str = "measure"
+    centre: np.ndarray | None = None
+    offset: float = 0.0
 
     @property
     def features(self) -> int:
@@ -109,6 +115,14 @@ class Points:
         """Whether blocks are read by the host."""
         return self.kind in ("host", "memmap")
 
+    def read(self, part: np.ndarray, features: slice = slice(None)) -> np.ndarray:
+        """Some features of stored points ``(..., f)`` in the type of the computation, less the centre."""
+        part, centre = part[..., features], 0.0 if self.centre is None else self.centre[features]
+        if self.centre is None and part.dtype == self.dtype:
+            return part
+        with np.errstate(over="ignore"):  # infinite from here on
+            return np.subtract(part, centre, out=np.empty(part.shape, self.dtype), casting="same_kind")
+
     def refuse_nonfinite(self) -> None:
         """Raise ValueError if an array holds NaN or infinite values."""
         if not (self.evaluated or self.traced):
@@ -120,6 +134,9 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
 
     NaN and infinite values are refused in an array of JAX now, in one on the host when it is read; and arrays
     where the points are to be differentiated automatically (``exact``).
+
+    Where float64 and integers of NumPy lose digits in the type of the computation because the points lie far
+    from 0, one of the points is subtracted first, block by block: geometry is invariant under translations.
     """
     if isinstance(points, Manifold):
         points, grid = points.embedding, grid or points.grid
@@ -136,9 +153,10 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
 
 def _array_points(caller: str, points: Any, grid: Grid) -> Points:
     values = points if hasattr(points, "shape") else np.asarray(points)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
+    integers = jnp.issubdtype(values.dtype, jnp.integer)
+    if not (integers or jnp.issubdtype(values.dtype, jnp.floating)):
         remedy = "convert with .astype(float)"
-        raise ValueError(f"{caller}: points must be floating-point, got {values.dtype}: {remedy}.")
+        raise ValueError(f"{caller}: points must be real numbers, got {values.dtype}: {remedy}.")
     shape = tuple(values.shape)
     feature_shape = shape[grid.ndim :]
     if shape[: grid.ndim] != grid.shape:
@@ -146,17 +164,39 @@ def _array_points(caller: str, points: Any, grid: Grid) -> Points:
         raise ValueError(f"{caller}: points have shape {shape}, but {asked}.")
     if 0 in feature_shape:
         raise ValueError(f"{caller}: points of shape {shape} have no features.")
-    traced, kind = _is_staged() or is_traced(values), "array"
-    if traced:
-        values = jnp.asarray(values)  # what is read while a program is being traced becomes part of it
-    elif isinstance(values, np.ndarray):
-        kind = "memmap" if isinstance(values, np.memmap) else "host"
+    traced = _is_staged() or is_traced(values)
+    if integers and not is_traced(values):
+        values = np.asanyarray(values)
+    kind = (
+        "memmap" if isinstance(values, np.memmap) else "host" if isinstance(values, np.ndarray) else "array"
+    )
     values = values.reshape(*grid.shape, -1)
-    dtype = jax.dtypes.canonicalize_dtype(values.dtype)
+    dtype = jnp.result_type(float) if integers else jax.dtypes.canonicalize_dtype(values.dtype)
     checked = Points(kind, values, grid, feature_shape, dtype, traced, caller)
+    if checked.on_host:
+        checked = _centred(checked)
+    if traced:  # what is read while a program is being traced becomes part of it
+        values = checked.read(values) if checked.on_host else values.astype(dtype)
+        checked = replace(checked, kind="array", values=jnp.asarray(values))
     if kind == "array":
         checked.refuse_nonfinite()
     return checked
+
+
+def _centred(points: Points) -> Points:
+    """Points on the host, with a centre where the type of the computation would lose digits without one."""
+    if np.can_cast(points.values.dtype, points.dtype):
+        return points
+    places = np.linspace(0, points.grid.size - 1, min(PROBED, points.grid.size)).round().astype(int)
+    places = np.unravel_index(places, points.grid.shape)
+    probes = [points.values[place].astype(np.float64) for place in zip(*places, strict=True)]
+    centre = probes[len(probes) // 2]
+    with np.errstate(over="ignore", invalid="ignore"):
+        length, extent = (max(map(np.linalg.norm, x)) for x in (probes, [p - centre for p in probes]))
+    if not OFFSET * extent < length:
+        return points
+    share = np.finfo(np.float64).eps / np.finfo(points.dtype).eps
+    return replace(points, centre=centre, offset=float(share * length))
 
 
 def _is_staged() -> bool:

@@ -50,7 +50,8 @@ def measure(
 
     Args:
         points_or_manifold: A :class:`Manifold`; an array ``(*grid.shape, *features)``, in memory or mapped;
-            or an embedding, a function of one chart point.
+            or an embedding, a function of one chart point. Float64 and integers of NumPy that lie far from 0
+            are centred before they become float32.
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
         stride: Spacing of the stencils in samples.

@@ -69,7 +69,7 @@ class Component:
         """Every point of the lattice, ``(lattice.size, f)`` on the host."""
         source, lattice = self.source, self.lattice
         if not source.evaluated:
-            return np.asarray(source.values).reshape(lattice.size, source.features)
+            return source.read(np.asarray(source.values)).reshape(lattice.size, source.features)
         coordinates = np.asarray(lattice.coordinates(source.dtype)).reshape(-1, lattice.ndim)
         return evaluate_points(source.values, coordinates, source.dtype)
 

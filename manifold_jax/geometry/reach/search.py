@@ -172,7 +172,8 @@ def _cloud(components: Sequence[Component]) -> Cloud:
         points = np.asarray(points, dtype)
     roundings = [EVALUATED if c.source.evaluated else 1.0 for c in components]
     rounding = np.repeat(roundings, [c.lattice.size for c in components])
-    noise = float(np.finfo(dtype).eps) * lengths(points) * rounding
+    offset = max(c.source.offset for c in components)
+    noise = float(np.finfo(dtype).eps) * (lengths(points) + offset) * rounding
     finite("reach", "points", noise)
     cells = np.concatenate([half_cells(c) for c in components])
     if cells.max() <= 4 * noise.max():
