@@ -116,3 +116,15 @@ def test_what_overflows_is_said_to():
     assert np.isnan(geometry.total_volume.value)
     assert np.isinf(geometry.total_volume.error)
     assert "points or their squares are not finite" in sentence(geometry, "total_volume")
+
+
+def test_too_few_samples_to_tell_noise_are_said_to_be():
+    lattice = Grid((Axis("t", 0.0, TURN, 8, periodic=True),))
+    t = lattice.axes[0].samples()
+    geometry = measure(np.stack([np.cos(t), np.sin(t)], axis=-1), lattice)
+    assert np.isnan(geometry.noise).all()
+    assert "noise of the samples: not known" in geometry.summary()
+    told = measure(np.stack([np.cos(t), np.sin(t)], axis=-1), lattice, noise=1e-3)
+    np.testing.assert_allclose(told.noise, 1e-3 * math.sqrt(2), rtol=1e-6)
+    assert "1.4e-03" in told.summary()
+    assert float(told.second_form_norm.error.min()) > float(geometry.second_form_norm.error.min())

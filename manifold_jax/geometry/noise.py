@@ -127,6 +127,8 @@ def _noise_of(
     known: float | None,
     features: int,
 ) -> tuple[Fields, Array]:
+    if known is None and not any(orders):
+        return jax.tree.map(jnp.zeros_like, value), jnp.full_like(terms.energies, jnp.nan)
     if known is None:
         level, share = noise_level(terms, grid, orders)
     else:
@@ -182,8 +184,6 @@ def noise_level(terms: NoiseTerms, grid: Grid, orders: tuple[int, ...]) -> tuple
         squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
         aligned, total = jnp.nansum(terms.aligned[..., k]), jnp.nansum(terms.energies[..., k])
         shares.append(jnp.where(total > 0, aligned / jnp.where(total > 0, total, 1.0), 0.0))
-    if not squares:
-        return jnp.zeros_like(terms.energies), jnp.zeros((), terms.energies.dtype)
     largest = jnp.max(jnp.stack(squares), axis=0)
     columns = iter(squares)
     level = jnp.stack([next(columns) if order else largest for order in orders], axis=-1)

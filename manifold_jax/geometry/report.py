@@ -54,8 +54,8 @@ class Geometry:
         axis_sensitivity: Median relative change ``(quantities, d)`` when one axis takes another stencil.
         rounding: Part of each error bar that is rounding.
         noise: Length of the noise of a sample at every point, by every axis ``(*shape, d)``; 0 where rounding
-            explains it. It is a length in the ambient space: for equal noise in f features, sqrt(f) times
-            that of one.
+            explains it, NaN where no axis has samples enough to tell. For equal noise in f features it is
+            sqrt(f) times that of one.
         noise_bars: Part of each error bar that is noise.
         name: Title.
         grid: The lattice.
@@ -131,6 +131,11 @@ class Geometry:
                 error, span = finite_median(estimate.error, math.inf), f"[{low:.4g}, {high:.4g}]  "
             sentence = self.verdict(name).sentence
             lines.append(f"  {name:26s} {value: .5g} +- {error:.1e}  {span}{sentence}")
+        level = float(np.median(np.asarray(self.noise)))
+        if math.isnan(level):
+            lines.append("  noise of the samples: not known and not in the bars, too few samples to tell.")
+        elif level > 0:
+            lines.append(f"  noise of the samples: {level:.1e} {LENGTH} each (median), in the bars.")
         return "\n".join(lines)
 
     def to_xarray(self) -> xarray.Dataset:
