@@ -3,8 +3,9 @@
 A quantity q_p at order p is compared with q_(p+2). Their difference is the error of q_p up to the smaller
 error of q_(p+2), so the bar is
 
-    SAFETY * max over neighbours of |q_p - q_(p+2)| + rounding.
+    SAFETY * max over neighbours of |q_p - q_(p+2)| + rounding and noise.
 
+What these explain of the difference counts once instead of SAFETY times.
 Where an axis has too few samples for that, it is compared with q_(p-2) (for p = 2: twice the spacing), whose
 larger error is taken as it is (Roache, Annu. Rev. Fluid Mech. 29, 1997). The rounding part propagates the
 noise of stored samples through the stencil weights. On a coarse grid two orders may agree by chance in one
@@ -96,15 +97,15 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     # variance eps^2 / 12.
     scale = jnp.finfo(dtype).eps / 12**0.5 * (block.norm + jnp.sum(jnp.abs(coordinates) * lengths, axis=-1))
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
-    rounding, *amplified = jax.vmap(point_rounding)(
-        main, scale[:, None] * first, scale[:, None, None] * pairs
-    )
+    noises = scale[:, None] * first, scale[:, None, None] * pairs
+    rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises)
     # One program for both stencils compiles in half the time.
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
     value = jax.tree.map(lambda x: x[: plan.block_points], both)
     comparison = jax.tree.map(lambda x: x[plan.block_points :], both)
-    high = block.differences if plan.differences else jnp.zeros((plan.block_points, d, 2 + d), dtype)
-    terms = noise_terms(lengths, high.reshape(-1, d, 2 + d), *amplified, scale)
+    width = 2 + block.grams.shape[-1]
+    high = block.differences if plan.differences else jnp.zeros((plan.block_points, d, width), dtype)
+    terms = noise_terms(basis, mixed, value.second_form_norm, high.reshape(-1, d, width), scale)
     extent = extent_of(main, chart_ranges(grid, dtype))
     quantities = PointQuantities(value, comparison, rounding, extent, terms)
     return jax.tree.map(lambda leaf: leaf.reshape(*plan.block, *leaf.shape[1:]), quantities)
@@ -191,15 +192,17 @@ def pointwise_estimates(
         for axis, spec in zip(grid.axes, stencil or (), strict=False)
     ]
 
-    def difference(name: str, value: Array, other: Array) -> Array:
+    def difference(name: str, value: Array, other: Array, error: Array) -> Array:
         if not factor:  # exact jets
             return jnp.zeros_like(value)
         change = jnp.abs(value - other)
         if name != "volume_element":  # digits lost at a pole say nothing of its neighbours
             change = jnp.where(null, jnp.nan, change)
-        return factor * neighbourhood_maximum(change, grid, radii)
+        # What noise explains of a change is no sign of more: it counts once, and only where it is.
+        explained = jnp.fmin(change, jnp.where(jnp.isfinite(error), error, 0.0))
+        return factor * neighbourhood_maximum(change - explained, grid, radii) + explained
 
-    bars = Fields(*map(difference, FIELDS, values, quantities.low))
+    bars = Fields(*map(difference, FIELDS, values, quantities.low, errors))
     # The maximum that a search finds says nothing about convergence: leave the normal curvatures out.
     relative = jnp.stack([bar / scale for bar, scale in zip(bars[:4], scales[:4], strict=True)])
     worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)

@@ -8,8 +8,8 @@ this kind.
 
 A stencil with weights w turns it into noise of the derivatives with E |e|^2 = s^2 |w|^2, seen along a fixed
 direction as share^2 of that: share is 1 / sqrt(f) for equal noise in f features, and is measured here by how
-far the differences point along the manifold. To first order an inner product feels the noise along one
-direction, to second order all of it, as a bias.
+far the differences point along the tangents and along II. To first order an inner product feels the noise
+along one direction, to second order all of it, as a bias.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from jaxtyping import Array, Float
 
 from manifold_jax._linalg import safe_sqrt
 from manifold_jax.geometry.grid import Axis, Grid, mesh
-from manifold_jax.geometry.quantities import Fields
+from manifold_jax.geometry.quantities import Fields, length_error
 from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.tensors import contract, pair_positions
 from manifold_jax.geometry.windows import BlockPlan
 
 BEYOND = 6
@@ -52,7 +53,8 @@ class NoiseTerms(NamedTuple):
     Attributes:
         energies: |D_k x|^2 of the difference along every axis, ``(*shape, d)``.
         below: The same of the difference of lower order.
-        aligned: Part of it along the manifold: max_i <D_k x, X_i>^2 / |X_i|^2, ``(*shape, d)``.
+        aligned: Part of it along the tangents e_a or along II, whichever is larger, ``(*shape, d)``:
+            max_a <D_k x, e_a>^2, or sum_ab <D_k x, II_ab>^2 / |II|^2.
         inverse: g^kk, ``(*shape, d)``.
         tangential: Length of the tangential part of X_ij in the orthonormal frame, ``(*shape,)``.
         rounding: Length of the rounding errors of a sample, ``(*shape,)``.
@@ -104,17 +106,27 @@ class NoiseModel(NamedTuple):
 
 
 def noise_terms(
-    lengths: Float[Array, "n d"],
-    products: Float[Array, "n d 2+d"],
-    inverse: Float[Array, "n d"],
-    tangential: Float[Array, "n"],
+    basis: Float[Array, "n d d"],
+    mixed: Float[Array, "n d d d"],
+    norm: Float[Array, "n"],
+    products: Float[Array, "n d 2+v"],
     rounding: Float[Array, "n"],
 ) -> NoiseTerms:
-    """What points keep: of |X_i|, of the products of high differences, and of ``point_rounding``."""
-    squares = lengths[:, None, :] ** 2
-    aligned = jnp.where(squares > 0, products[..., 2:] ** 2 / jnp.where(squares > 0, squares, 1.0), 0.0)
-    largest = jnp.max(aligned, axis=-1)
-    return NoiseTerms(products[..., 0], products[..., 1], largest, inverse, tangential, rounding)
+    """What points keep: of ``point_rounding``, |II|, the products of high differences, and their rounding."""
+    d = basis.shape[-1]
+    pairs = pair_positions(d)
+
+    def largest(basis: Array, mixed: Array, norm: Array, products: Array) -> Array:
+        along = contract("ai,ki->ka", basis, products[:, :d])
+        normal = contract("ai,kij->kaj", basis, products[:, pairs])
+        normal = contract("bj,kaj->kab", basis, normal) - contract("abc,kc->kab", mixed, along)
+        normal = jnp.sum(normal**2, axis=(1, 2)) / jnp.where(norm > 0, norm**2, jnp.inf)
+        return jnp.maximum(jnp.max(along**2, axis=1), normal)
+
+    aligned = jax.vmap(largest)(basis, mixed, norm, products[..., 2:])
+    energies, below = products[..., 0], products[..., 1]
+    inverse, tangential = jnp.sum(basis**2, axis=1), safe_sqrt(jnp.sum(mixed**2, axis=(1, 2, 3)))
+    return NoiseTerms(energies, below, jnp.minimum(aligned, energies), inverse, tangential, rounding)
 
 
 @partial(jax.jit, static_argnames=("grid", "orders", "known", "features"))
@@ -200,7 +212,7 @@ def noise_fields(
     """Error of every quantity at every point from noise of a ``level`` through the weights of the stencil.
 
     With e the noise of II in the orthonormal frame, |II + e|^2 = |II|^2 + 2 <II, e> + |e|^2: the first term
-    is a random number of deviation 2 |II| share |e|, the second a bias. Likewise for the metric.
+    is a random number of deviation 2 |II| share |e|, the second a bias. Likewise for H and the metric.
 
     Args:
         value: Quantities of every point.
@@ -217,10 +229,17 @@ def noise_fields(
     reduced = inverse * first**2 / jnp.where(level > 0, level, 1.0)
     moved = jnp.sum(reduced, axis=-1) ** 2 - jnp.sum(reduced**2, axis=-1)
     moved += jnp.sum((inverse * second) ** 2, axis=-1)
-    tilt, norm = safe_sqrt(tilt_squared), value.second_form_norm
-    error = safe_sqrt(moved) + (terms.tangential + jnp.nan_to_num(norm)) * tilt
+    tilt, d = safe_sqrt(tilt_squared), len(gains)
+    mean, norm, *bounds = (jnp.nan_to_num(x) for x in value[2:])
+    error = safe_sqrt(moved) + (terms.tangential + norm) * tilt
     along, beyond = DEVIATIONS * share, (1 + DEVIATIONS * share) ** 2
-    squared = 2 * norm * along * error + beyond * error**2
-    length = squared / jnp.maximum(jnp.maximum(norm, safe_sqrt(squared)), jnp.finfo(dtype).tiny)
     volume = value.volume_element * (along * tilt + beyond * tilt_squared / 2)
-    return Fields(volume, squared, length, length, length, length)
+    # S = |tr II|^2 - |II|^2 has the gradient 2 (tr II delta_ab - II_ab).
+    gradient = 2 * safe_sqrt(jnp.maximum((d - 2) * (d * mean) ** 2 + norm**2, 0.0))
+    squared = gradient * along * error + max(1, d - 1) * beyond * error**2
+
+    def length(size: Array, error: Array) -> Array:
+        return length_error(size, 2 * size * along * error + beyond * error**2)
+
+    lengths = [length(size, error) for size in (norm, *bounds)]
+    return Fields(volume, squared, length(mean, error / d**0.5), *lengths)

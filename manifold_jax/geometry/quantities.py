@@ -162,17 +162,25 @@ def plain_fields(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Arra
     return point_volume_element(gram), mean - norm, safe_sqrt(mean) / c.shape[0], safe_sqrt(norm)
 
 
+def length_error(length: Array, squared: Array) -> Array:
+    """Largest error of a length whose square has the error ``squared``."""
+    least = safe_sqrt(jnp.maximum(length**2 - squared, 0.0))
+    below = jnp.maximum(length + least, safe_sqrt(squared))
+    return squared / jnp.maximum(below, jnp.finfo(length.dtype).tiny)
+
+
 def point_rounding(
     gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]
-) -> tuple[Fields, Float[Array, "d"], Float[Array, ""]]:
+) -> tuple[Fields, Float[Array, "d d"], Float[Array, "d d d"]]:
     """Rounding noise of the quantities of one point, from the noise of |X_i| and of |X_ij|.
 
-    Also what any noise is propagated by: g^kk, and the length of the tangential part of X_ij.
+    Also what any noise is propagated by: the orthonormal frame, and the tangential part of X_ij in it.
     """
     eps = TENSOR_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
     d = gram.metric.shape[0]
     basis = frame(gram.metric)
-    tangential = contract("abc,abc->", *(2 * [frame_mixed(gram, basis)]))
+    mixed = frame_mixed(gram, basis)
+    tangential = contract("abc,abc->", mixed, mixed)
     normal = traces(second_form_gram(gram))[1]
     squares = basis**2
     tilt = safe_sqrt(contract("ai,i->", squares, first**2)) + eps
@@ -180,10 +188,9 @@ def point_rounding(
     noise = moved + (safe_sqrt(tangential) + safe_sqrt(normal)) * tilt
     # |II|^2 is a difference of products of the size of the tangential part.
     squared = 2 * safe_sqrt(normal) * noise + noise**2 + eps * (tangential + normal)
-    length = squared / jnp.maximum(safe_sqrt(normal), jnp.sqrt(squared))
+    length = length_error(safe_sqrt(normal), squared)
     volume = point_volume_element(gram) * d**0.5 * tilt
-    fields = Fields(volume, squared, length, length, length, length)
-    return fields, jnp.sum(squares, axis=0), safe_sqrt(tangential)
+    return Fields(volume, squared, length, length, length, length), basis, mixed
 
 
 def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:

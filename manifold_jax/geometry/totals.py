@@ -25,7 +25,7 @@ def alternatives(axis: Axis, accuracy: Accuracy) -> Float[np.ndarray, "rules n"]
 
     On a periodic axis they are the highest modes of the integrand, above those that are aliased to 0: both
     phases, and two modes, since symmetric integrands lack some. On an open axis they are the rule on every
-    second sample, or of lower order.
+    second sample; or of lower order, twice, since the error of both may be of one size.
     """
     n, weights = axis.size, axis_weights(axis, accuracy)
     if axis.periodic:
@@ -36,11 +36,12 @@ def alternatives(axis: Axis, accuracy: Accuracy) -> Float[np.ndarray, "rules n"]
     if n % 2 and n >= 5:
         coarse = np.zeros(n)
         coarse[::2] = axis_weights(Axis(axis.name, axis.start, axis.stop, (n + 1) // 2), accuracy)
-    elif accuracy == 2:
+        return (coarse - weights)[None]
+    if accuracy == 2:
         coarse = np.full(n, (axis.stop - axis.start) / n)
     else:
         coarse = axis_weights(axis, int(accuracy) - 2)
-    return (coarse - weights)[None]
+    return 2 * (coarse - weights)[None]
 
 
 def _marginal(values: Array, columns: Sequence[Array], axis: int) -> Float[Array, "n"]:

@@ -197,8 +197,8 @@ class BlockGrams(NamedTuple):
     Attributes:
         grams: Inner products of the jet vectors by each stencil, ``(stencils, *block, v, v)``.
         norm: Largest norm of a point in the window, the scale of rounding errors.
-        differences: Inner products ``(*block, d, 2 + d)`` of the high differences along every axis: the
-            squares of both, then <D_k, X_i> of the higher one; empty where the plan has none.
+        differences: Inner products ``(*block, d, 2 + v)`` of the high differences along every axis: the
+            squares of both, then those of the higher one with the jet vectors; empty where the plan has none.
         rows: ``(b_k,)`` index of the block's samples along each axis.
     """
 
@@ -252,27 +252,24 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array,
     return stacked.reshape(-1, *stacked.shape[d:])
 
 
-def difference_products(
+def high_differences(
     window: Array, matrices: Sequence[Array], differences: Sequence[Array]
-) -> Float[Array, "points d 2+d"]:
-    """|D_k|^2 of both orders and <D_k, X_i>, D_k the difference along axis k, from samples on a window."""
-    if not differences:
-        return jnp.zeros((0, 0, 0), window.dtype)
+) -> tuple[Float[Array, "points d f"], Float[Array, "points d 2"]]:
+    """D_k, the difference of the higher order along axis k, and |D_k|^2 of both, from samples on a window."""
     offsets = [jnp.argmax(m[0, 0]) for m in matrices]
 
     def along(axis: int) -> Array:
-        """First derivative and both differences, ``(3, points, f)``, as one product."""
-        values, rows = window, jnp.stack([matrices[axis][1], *differences[axis]])
+        """Both differences, ``(2, points, f)``, as one product."""
+        values, rows = window, differences[axis]
         for k, offset in enumerate(offsets):
             if k != axis:
                 values = jax.lax.dynamic_slice_in_dim(values, offset, matrices[k].shape[1], axis=k)
         values = _apply(rows.reshape(-1, rows.shape[-1]), values, axis)
-        values = values.reshape(*values.shape[:axis], 3, rows.shape[1], *values.shape[axis + 1 :])
-        return jnp.moveaxis(values, axis, 0).reshape(3, -1, values.shape[-1])
+        values = values.reshape(*values.shape[:axis], *rows.shape[:2], *values.shape[axis + 1 :])
+        return jnp.moveaxis(values, axis, 0).reshape(2, -1, values.shape[-1])
 
-    first, high, below = jnp.stack([along(k) for k in range(len(matrices))], axis=2)
-    squares = [jnp.sum(jnp.square(x), axis=-1, keepdims=True) for x in (high, below)]
-    return jnp.concatenate([*squares, matmul(high, jnp.swapaxes(first, -1, -2))], axis=-1)
+    both = jnp.stack([along(k) for k in range(len(matrices))], axis=2)
+    return both[0], jnp.moveaxis(jnp.sum(jnp.square(both), axis=-1), 0, -1)
 
 
 def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*points v v"]:
@@ -280,14 +277,20 @@ def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*point
     return matmul(vectors, jnp.swapaxes(vectors, -1, -2))
 
 
-def _cached_products(vectors: Float[Array, "points v f"]) -> Float[Array, "points v v"]:
-    """Gram matrices; on a CPU a few points at a time, to stay in cache."""
-    points, count = vectors.shape[:2]
+def _cached_products(
+    vectors: Float[Array, "points v f"], others: Float[Array, "points k f"]
+) -> tuple[Float[Array, "points v v"], Float[Array, "points k v"]]:
+    """Gram matrices, and products with other vectors; on a CPU a few points at a time, to stay in cache."""
+
+    def products(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        return inner_products(pair[0]), matmul(pair[1], jnp.swapaxes(pair[0], -1, -2))
+
+    points, pair = len(vectors), (vectors, others)
     group = next((g for g in CACHED_POINTS if points % g == 0), points)
     if jax.default_backend() != "cpu" or group == points:
-        return inner_products(vectors)
-    grouped = vectors.reshape(points // group, group, *vectors.shape[1:])
-    return jax.lax.map(inner_products, grouped).reshape(points, count, count)
+        return products(pair)
+    pair = jax.tree.map(lambda x: x.reshape(points // group, group, *x.shape[1:]), pair)
+    return jax.tree.map(lambda x: x.reshape(points, *x.shape[2:]), jax.lax.map(products, pair))
 
 
 Cut = Callable[[Any, int], Array]
@@ -301,14 +304,20 @@ def cut_features(window: Array) -> Cut:
 
 def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[Array, Array, Array]:
     """Gram matrices of a block, squared norms of its window, products of high differences; over chunks."""
-    chunk, differences = min(plan.chunk, features), place.differences if plan.differences else ()
+    chunk = min(plan.chunk, features)
 
     def contract(start: Any, size: int) -> tuple[Array, Array, Array]:
         points = cut(start, size)
+        high, squares = (jnp.zeros((plan.block_points, 0, n), points.dtype) for n in (size, 2))
+        if plan.differences:
+            high, squares = high_differences(points, [m[0] for m in place.matrices], place.differences)
+
+        def products(matrices: Sequence[Array]) -> tuple[Array, Array]:
+            return _cached_products(window_derivatives(points, matrices), high)
+
         # One stencil after the other: one program for all of them, and the jets of one held at a time.
-        grams = jax.lax.map(lambda m: _cached_products(window_derivatives(points, m)), place.matrices)
-        high = difference_products(points, [m[0] for m in place.matrices], differences)
-        return grams, jnp.sum(jnp.square(points), axis=-1), high
+        grams, along = jax.lax.map(products, place.matrices)
+        return grams, jnp.sum(jnp.square(points), axis=-1), jnp.concatenate([squares, along[0]], axis=-1)
 
     def add(total: Any, start: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, contract(start, chunk)), None

@@ -1,0 +1,272 @@
+"""Noise of samples: its level, what it does to every quantity, bars that cover it, stencils that smooth it.
+
+The oracles are white noise of known level, differences in exact arithmetic, Monte Carlo in NumPy, and
+automatic differentiation of the surface without noise.
+"""
+
+import math
+from fractions import Fraction
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from manifold_jax import Axis, Grid, datasets, measure
+from manifold_jax.geometry.noise import local_mean
+from manifold_jax.geometry.quantities import FIELDS
+from manifold_jax.geometry.stencil import (
+    central_weights,
+    difference_weights,
+    local_polynomial_weights,
+)
+
+TURN = 2 * math.pi
+MAJOR, MINOR, SIZE = 2.0, 0.5, 48
+RING = Grid((Axis("t", 0.0, TURN, 96, periodic=True),))
+
+
+def torus_points(size=SIZE):
+    angles = TURN * np.arange(size) / size
+    mesh = np.meshgrid(angles, angles, indexing="ij")
+    return np.stack(oracle.torus_points(*mesh, MAJOR, MINOR), axis=-1)
+
+
+def torus_grid(size=SIZE):
+    return Grid(tuple(Axis(name, 0.0, TURN, size, periodic=True) for name in ("u", "v")))
+
+
+def ring_points(sigma=0.0, seed=0, features=3):
+    """An ellipse bent out of its plane."""
+    t = TURN * np.arange(RING.size) / RING.size
+    points = np.stack([2 * np.cos(t), np.sin(t), 0.3 * np.cos(2 * t)], axis=-1)
+    return points + sigma * np.random.default_rng(seed).normal(size=points.shape)
+
+
+@cache
+def noisy_torus(sigma, seed=0, dtype="float64"):
+    points = torus_points()
+    points = points + sigma * np.random.default_rng(seed).normal(size=points.shape)
+    with jax.enable_x64(True):
+        return jax.device_get(measure(jnp.asarray(points, dtype), torus_grid()))
+
+
+@cache
+def exact_torus():
+    with jax.enable_x64(True):
+        return jax.device_get(measure(datasets.torus(MAJOR, MINOR, size=SIZE), exact=True))
+
+
+def coverage(geometry, exact, name):
+    """Share of the resolved points whose error lies within the bar, and how many are resolved."""
+    estimate, resolved = getattr(geometry, name), np.asarray(getattr(geometry, name).resolved)
+    error = np.abs(estimate.value - getattr(exact, name).value)[resolved]
+    within = error <= estimate.error[resolved]
+    return (float(within.mean()) if resolved.any() else 1.0), int(resolved.sum())
+
+
+@pytest.mark.parametrize("order", [3, 8, 14])
+def test_differences_annihilate_polynomials_and_keep_the_noise(order):
+    weights = difference_weights(order)
+    whole = [round(w * math.sqrt(math.comb(2 * order, order))) for w in weights]
+    for degree in range(order):
+        assert sum(w * Fraction(j) ** degree for j, w in enumerate(whole)) == 0
+    assert sum(w * Fraction(j) ** order for j, w in enumerate(whole)) == (-1) ** order * math.factorial(order)
+    np.testing.assert_allclose(np.linalg.norm(weights), 1, rtol=1e-14)
+
+
+def test_local_mean_is_the_mean_over_the_samples_that_exist():
+    grid = Grid((Axis("a", 0.0, 1.0, 7), Axis("b", 0.0, 1.0, 6, periodic=True)))
+    values = np.random.default_rng(0).normal(size=grid.shape)
+    wanted = np.empty(grid.shape)
+    for i in range(7):
+        for j in range(6):
+            rows = [k for k in range(i - 2, i + 3) if 0 <= k < 7]
+            wanted[i, j] = values[np.ix_(rows, [k % 6 for k in range(j - 1, j + 2)])].mean()
+    np.testing.assert_allclose(local_mean(jnp.asarray(values), grid, (2, 1)), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3])
+def test_the_level_of_white_noise(sigma):
+    level = noisy_torus(sigma).noise
+    assert level.shape == (SIZE, SIZE, 2)
+    np.testing.assert_allclose(np.median(level, axis=(0, 1)), sigma * 3**0.5, rtol=0.15)
+
+
+def test_the_level_of_rounded_samples(x64):
+    step = 1 / 256
+    points = np.round(torus_points() / step) * step
+    level = np.median(measure(points, torus_grid()).noise, axis=(0, 1))
+    np.testing.assert_allclose(level, step * (3 / 12) ** 0.5, rtol=0.2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_is_no_noise(dtype):
+    clean = noisy_torus(0.0, dtype=dtype)
+    assert np.all(clean.noise == 0)
+    assert all(np.all(bar == 0) for bar in clean.noise_bars)
+    assert np.mean(clean.scalar_curvature.resolved) == 1
+
+
+def central_jet(points, i, j, spacing):
+    """Jet ``(draws, 2, f), (draws, 2, 2, f)`` at one sample by central differences of order 4."""
+    near = np.arange(-2, 3)
+    window = points[:, (i + near)[:, None] % SIZE, (j + near)[None] % SIZE]
+    rows = [central_weights(k, 4) / spacing**k for k in range(3)]
+
+    def partial_derivative(a, b):
+        return np.einsum("i,j,nijf->nf", rows[a], rows[b], window)
+
+    first = np.stack([partial_derivative(1, 0), partial_derivative(0, 1)], axis=1)
+    mixed = partial_derivative(1, 1)
+    second = [[partial_derivative(2, 0), mixed], [mixed, partial_derivative(0, 2)]]
+    return first, np.stack([np.stack(row, axis=1) for row in second], axis=1)
+
+
+@pytest.mark.parametrize("sigma", [1e-5, 3e-3])
+def test_propagated_noise_against_redrawn_noise(sigma):
+    """The bar of noise covers 99 % of what other draws of it do at a point, and not much more.
+
+    That of S is wide where the curvature along one axis is small and the noise along it large.
+    """
+    generator, draws, spacing = np.random.default_rng(1), 2000, TURN / SIZE
+    i, j = 5, 20
+    near = np.arange(-2, 3)
+    points = torus_points()[None, (i + near)[:, None] % SIZE, (j + near)[None] % SIZE]
+    noisy = points + sigma * generator.normal(size=(draws, *points.shape[1:]))
+
+    def quantities(window):
+        full = np.zeros((len(window), SIZE, SIZE, 3))
+        full[:, (i + near)[:, None], (j + near)[None]] = window
+        return oracle.geometry(oracle.inner(central_jet(full, i, j, spacing)))
+
+    noisy, clean = quantities(noisy), quantities(points)
+    bars = noisy_torus(sigma).noise_bars
+    for name in FIELDS[:4]:
+        error = np.abs(noisy[name] - clean[name])
+        bar = getattr(bars, name)[i, j]
+        assert np.mean(error <= bar) >= 0.99, name
+        assert bar <= (50 if name == "scalar_curvature" else 8) * np.quantile(error, 0.99), name
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e-5, 1e-3])
+def test_bars_of_a_noisy_torus_cover(sigma):
+    for name in FIELDS:
+        share, points = coverage(noisy_torus(sigma), exact_torus(), name)
+        assert share >= 0.99, (name, share, points)
+    assert coverage(noisy_torus(sigma), exact_torus(), "volume_element")[1] > 1000
+
+
+def test_bars_know_noise_that_points_one_way(x64):
+    """A height map: its samples are noisy along the normal only, hardly along the tangents."""
+    grid = Grid(tuple(Axis(name, 0.0, TURN, SIZE, periodic=True) for name in ("u", "v")))
+
+    def height(u):
+        return 0.3 * jnp.sin(u[0]) * jnp.cos(u[1]) + 0.1 * jnp.cos(2 * u[0] + u[1])
+
+    def surface(u):  # a thin sheet over a flat torus
+        around = [f(x) for x in u for f in (jnp.cos, jnp.sin)]
+        return jnp.stack([*around, height(u)])
+
+    exact = measure(surface, grid, exact=True)
+    points = np.array(jax.vmap(jax.vmap(surface))(grid.coordinates()))
+    points[..., -1] += 1e-4 * np.random.default_rng(0).normal(size=grid.shape)
+    measured = measure(points, grid)
+    for name in FIELDS[:4]:
+        share, count = coverage(measured, exact, name)
+        assert share >= 0.99, (name, share, count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levels", [255, 1023, 65535])
+def test_bars_of_sprites_of_few_grey_levels_cover(levels):
+    manifold = datasets.sprite("ellipse", factors=("orientation", "scale"), size=32)
+    with jax.enable_x64(True):
+        exact = jax.device_get(measure(manifold, exact=True))
+        mesh = manifold.grid.coordinates().reshape(-1, 2)
+        images = jax.lax.map(manifold.embedding, mesh, batch_size=64).reshape(*manifold.grid.shape, -1)
+    rounded = np.round(np.asarray(images) * levels) / levels
+    for accuracy in (4, 6):
+        measured = measure(rounded.astype(np.float32), manifold.grid, accuracy=accuracy)
+        for name in FIELDS[:4]:
+            share, points = coverage(measured, exact, name)
+            assert share >= 0.99, (name, accuracy, share, points)
+
+
+def test_known_noise_is_taken_as_it_is(x64):
+    """A level that is given bars as much as one that is estimated; a larger one bars more."""
+    points = ring_points(1e-4)
+    estimated, given = measure(points, RING), measure(points, RING, noise=1e-4)
+    np.testing.assert_allclose(given.noise, 1e-4 * 3**0.5, rtol=1e-12)
+    ratio = given.noise_bars.second_form_norm / estimated.noise_bars.second_form_norm
+    assert 0.5 < np.median(ratio) < 2
+    louder = measure(points, RING, noise=1e-3)
+    assert np.all(louder.noise_bars.second_form_norm > given.noise_bars.second_form_norm)
+    silent = measure(points, RING, noise=0.0)
+    assert np.all(silent.noise_bars.second_form_norm == 0)
+
+
+def test_arrays_files_and_blocks_know_the_same_noise(x64, tmp_path):
+    points = ring_points(1e-4)
+    np.save(tmp_path / "ring.npy", points)
+    wanted = measure(jnp.asarray(points), RING)
+    others = {
+        "host": measure(points, RING),
+        "mapped": measure(np.load(tmp_path / "ring.npy", mmap_mode="r"), RING),
+        "blocks": measure(jnp.asarray(points), RING, block_size=20),
+        "jit": jax.jit(partial(measure, grid=RING))(points),
+    }
+    assert np.all(np.asarray(wanted.noise) > 0)
+    for other in others.values():
+        np.testing.assert_allclose(other.noise, wanted.noise, rtol=1e-9)
+        for name in FIELDS:
+            bars = (getattr(g, name).error for g in (other, wanted))
+            np.testing.assert_allclose(*bars, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("derivative", [1, 2])
+@pytest.mark.parametrize("shift", [0, 3, -5])
+def test_smoothing_weights_are_exact_on_polynomials_and_pass_least_noise(derivative, shift):
+    """Against the normal equations of least squares, in exact arithmetic."""
+    degree, width = 4, 5
+    offsets = tuple(int(k) + shift for k in np.arange(-width, width + 1))
+    weights = local_polynomial_weights(offsets, degree, derivative)
+    for power in range(degree + 1):
+        wanted = math.factorial(derivative) if power == derivative else 0.0
+        moment = math.fsum(w * k**power for w, k in zip(weights, offsets, strict=True))
+        np.testing.assert_allclose(moment, wanted, atol=1e-9)
+    # Least noise: orthogonal to every change that keeps the moments, so a polynomial of that degree itself.
+    powers = np.vander(np.array(offsets, float), degree + 1)
+    fit = powers @ np.linalg.lstsq(powers, weights, rcond=None)[0]
+    np.testing.assert_allclose(fit, weights, atol=1e-10)
+
+
+def ring_error(size, sigma=0.0, **options):
+    """Error of |II| of a circle, in a chart without its symmetry, and its bars."""
+    t = TURN * np.arange(size) / size
+    s = t + 0.3 * np.sin(t)
+    points = np.stack([np.cos(s), np.sin(s)], axis=-1)
+    points = points + sigma * np.random.default_rng(3).normal(size=points.shape)
+    grid = Grid((Axis("t", 0.0, TURN, size, periodic=True),))
+    norm = measure(points, grid, **options).second_form_norm
+    return np.abs(norm.value - 1), norm.error
+
+
+def test_smoothing_stencils_keep_the_order(x64):
+    coarse, fine = (ring_error(size, accuracy=4, smooth=5)[0].max() for size in (96, 192))
+    assert 3.5 < math.log2(coarse / fine) < 5.5
+
+
+def test_smoothing_passes_less_noise_and_the_bars_know(x64):
+    plain, smooth = (ring_error(192, 1e-4, accuracy=4, smooth=w) for w in (0, 10))
+    gains = [
+        np.linalg.norm(w)
+        for w in (central_weights(2, 4), local_polynomial_weights(tuple(range(-10, 11)), 4, 2))
+    ]
+    # The second derivative rules; its noise falls with the norm of the weights.
+    ratio = np.sqrt(np.mean(smooth[0] ** 2) / np.mean(plain[0] ** 2))
+    assert ratio < 3 * gains[1] / gains[0] < 0.3
+    for error, bar in (plain, smooth):
+        assert np.mean(error <= bar) >= 0.99
