@@ -67,8 +67,8 @@ print(f"largest relative error {worst:.1e}; cases: {[r.case for r in found]}")
 #
 # At every point, `pointwise` is the radius of the largest ball that touches the manifold there and holds no other
 # point of it; `witness` is the point that stops it (the point itself where curvature does). For two half moons
-# the end of one points straight at the top of the other. Ends are borders: there the tangent line stands for a
-# half line, so that the value is an upper bound, and the result says so.
+# the end of one points straight at the top of the other. Ends are borders: there a half line takes the place of the
+# tangent line.
 
 # %%
 moons = two_moons(size=128)

@@ -98,7 +98,7 @@ def reach_by_hand(*parts):
             pointwise=np.linspace(1, 2, part.grid.size).reshape(part.grid.shape),
             pointwise_error=np.full(part.grid.shape, 0.1),
             witness=witness.reshape(part.grid.shape),
-            upper_bound=np.zeros(part.grid.shape, bool),
+            border=np.zeros(part.grid.shape, bool),
         )
         for part, witness in zip(parts, np.split(mirror, np.cumsum(sizes)[:-1]), strict=True)
     )

@@ -295,6 +295,8 @@ REACH_CASES = {
     "veronese": (partial(veronese, 1.3), (21, 41)),
     "swiss roll": (swiss_roll, (500, 2)),
     "swiss roll, wide": (partial(swiss_roll, 2.0, 11.0, 3.0), (500, 2)),
+    "swiss roll, no next turn": (partial(swiss_roll, 4.0, 9.0), (500, 2)),
+    "swiss roll, short": (partial(swiss_roll, 4.0, 10.05), (500, 2)),
     "swiss roll, inner": (partial(swiss_roll, 0.5, 11.0, 3.0), (600, 2)),
     "circle x helix": (lambda: product(circle(0.4), helix(1.0, 1.0, 1.5)), (8, 100)),
     "warped torus": (lambda: warped(torus(1.9, 0.7)), (24, 24)),
@@ -320,7 +322,6 @@ def test_union_reach(union):
 
 
 def test_unknown_reaches_are_left_out():
-    assert "reach" not in swiss_roll(4.0, 9.0).known
     assert "union_reach" not in two_moons(offset=(2.0, 0.5))[0].attributes
 
 

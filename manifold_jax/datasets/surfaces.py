@@ -200,7 +200,7 @@ def swiss_roll(
     The default is scikit-learn's. Known: metric diag(1 + t^2, 1), principal curvatures 0 and
     (t^2 + 2) / (1 + t^2)^(3/2), so S = 0; area height [t sqrt(1 + t^2) + asinh t] / 2 between the ends. The
     reach is the radius of curvature at the inner edge or half the distance from there to the next turn (the
-    gap widens outwards), whichever is smaller; it is left out if the roll ends before that turn.
+    gap widens outwards), whichever is smaller; to the outer edge if the roll ends before it comes that near.
 
     Args:
         start: Angle t of the inner edge, > 0.
@@ -233,13 +233,20 @@ def swiss_roll(
         return 0.5 * (t * math.hypot(1.0, t) + math.asinh(t))
 
     totals = {"total_volume": width * (arc_length(high) - arc_length(low)), "total_scalar_curvature": 0.0}
-    known = forms.known_quantities(scales, principal, 2, totals | _spiral_reach(low, high))
+    totals["reach"] = _spiral_reach(low, high)
+    known = forms.known_quantities(scales, principal, 2, totals)
     attributes = {"start": low, "stop": high, "height": width}
     return Manifold("swiss roll", _roll, Grid(axes), known, attributes)
 
 
-def _spiral_reach(start: float, stop: float) -> dict[str, float]:
-    """Reach of the spiral r = t, from the chords between its inner end and the next turn."""
+def _spiral_reach(start: float, stop: float) -> float:
+    """Reach of the spiral r = t, from the chords between its inner end and the next turn.
+
+    With s < t the angles of two points and a = t - s, their chord v has <v, X'(s)> = t cos a - s + t s sin a
+    and <v, X'(t)> = t - s cos a + t s sin a, which is larger by (t + s)(1 - cos a). Where the second is not
+    positive, the first is negative: a chord can only be normal at both ends if s is the inner end, where it
+    leads outward, and t a root of the second, or the outer end before that root.
+    """
     local = (1.0 + start**2) ** 1.5 / (start**2 + 2.0)
 
     def slope(angle):  # of half the squared chord from start to start + angle
@@ -247,10 +254,9 @@ def _spiral_reach(start: float, stop: float) -> dict[str, float]:
         return t - start * math.cos(angle) + t * start * math.sin(angle)
 
     if slope(0.75 * TURN) >= 0.0:  # start < about 1: no turn comes back near the end
-        return {"reach": local}
-    angle = forms.bisect(slope, 0.75 * TURN, TURN)
-    if start + angle > stop:
-        return {}
+        return local
+    angle = min(forms.bisect(slope, 0.75 * TURN, TURN), stop - start)
+    if slope(angle) > 1e-9 * start:
+        return local
     t = start + angle
-    chord = math.sqrt(start**2 + t**2 - 2.0 * start * t * math.cos(angle))
-    return {"reach": min(local, 0.5 * chord)}
+    return min(local, 0.5 * math.sqrt(start**2 + t**2 - 2.0 * start * t * math.cos(angle)))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from manifold_jax._linalg import damping_matrix, matmul, norm
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.quantities import chart_ranges, exact_quantities
+from manifold_jax.geometry.reach.cloud import Cloud
 from manifold_jax.geometry.reach.frames import local_model
 from manifold_jax.geometry.reach.lattice import NOWHERE, Component, End, drop_on_grid, locate
 from manifold_jax.geometry.reach.pairs import PairSearch
@@ -121,7 +122,7 @@ def shortest_bottleneck(components: Sequence[Component], search: PairSearch) -> 
     best = NONE
     for start in range(0, len(keep), BATCH):
         for k in keep[start : start + BATCH]:
-            refined = _refine(components, search.cloud.points, pairs[k], float(length[k]))
+            refined = _refine(components, search.cloud, pairs[k], float(length[k]))
             best = min(best, refined, key=lambda candidate: candidate.value)
         if math.isfinite(best.value):
             break
@@ -146,9 +147,7 @@ def _isolated(
     return keep
 
 
-def _refine(
-    components: Sequence[Component], points: np.ndarray, pair: np.ndarray, length: float
-) -> Candidate:
+def _refine(components: Sequence[Component], cloud: Cloud, pair: np.ndarray, length: float) -> Candidate:
     """Bottleneck near a lattice pair, or infinity where the iteration does not end in one."""
     starts = [locate(components, int(position)) for position in pair]
     parts = [components[end.component] for end in starts]
@@ -157,19 +156,28 @@ def _refine(
         local_model(part, int(position), end.coordinates)
         for part, position, end in zip(parts, pair, starts, strict=True)
     )
-    places, *numbers = refine_bottleneck(
-        (first, second),
-        tuple(jnp.asarray(end.coordinates, dtype) for end in starts),
-        tuple(jnp.asarray(part.grid.spacing, dtype) for part in parts),
-    )
+    coordinates = tuple(jnp.asarray(end.coordinates, dtype) for end in starts)
+    spacings = tuple(jnp.asarray(part.grid.spacing, dtype) for part in parts)
+    signs = np.concatenate([cloud.inward[p, : part.grid.ndim] for part, p in zip(parts, pair, strict=True)])
+    eps, held = float(jnp.finfo(dtype).eps), signs != 0
+    straight = COSINE * eps**0.75
+    # Ends at a border stay there, as long as the chord lies in the normal cone.
+    for _ in range(len(signs)):
+        free = jnp.asarray(~held, dtype)
+        places, cosine, *numbers = refine_bottleneck((first, second), coordinates, spacings, free)
+        turns_inward = held & (signs * np.asarray(cosine) > straight)
+        if not turns_inward.any():
+            break
+        held &= ~turns_inward
     new, defect, moved = (float(x) for x in numbers)
     one, two = (End(part.number, np.asarray(u, np.float64)) for part, u in zip(parts, places, strict=True))
-    eps = float(jnp.finfo(dtype).eps)
     farthest = MOVED_EXACT if all(part.stencil is None for part in parts) else MOVED_STENCIL
     inside = all(_inside(part, end.coordinates) for part, end in zip(parts, (one, two), strict=True))
-    if not (defect <= COSINE * eps**0.75 and moved <= farthest and new > SHRUNK * length and inside):
+    if turns_inward.any() or not (
+        defect <= straight and moved <= farthest and new > SHRUNK * length and inside
+    ):
         return NONE
-    chord = points[pair[1]].astype(np.float64) - points[pair[0]]
+    chord = cloud.points[pair[1]].astype(np.float64) - cloud.points[pair[0]]
     # The length is stationary: a cosine c off costs about c^2. Evaluation costs rounding, a Taylor polynomial
     # what it misses next to its point.
     error = new / 2 * (defect**2 + EVALUATION * eps)
@@ -188,26 +196,29 @@ def _inside(component: Component, u: Float[np.ndarray, "d"]) -> bool:
 
 @jax.jit
 def refine_bottleneck(
-    embeddings: tuple[Any, ...], starts: tuple[Array, ...], spacings: tuple[Array, ...]
-) -> tuple[tuple[Array, Array], Array, Array, Array]:
-    """Solve for a chord that is normal at both ends: its ends, length, largest cosine and largest shift.
+    embeddings: tuple[Any, ...],
+    starts: tuple[Array, ...],
+    spacings: tuple[Array, ...],
+    free: Float[Array, "n"],
+) -> tuple[tuple[Array, Array], Float[Array, "n"], Array, Array, Array]:
+    """Solve for a chord that is normal at both ends: its ends, cosines, length, largest cosine and shift.
 
     The unknowns are the chart coordinates of the ends, in lattice steps; the residuals are the cosines
     between the chord and the coordinate directions. The damping of Levenberg and Marquardt copes with
     bottlenecks that are not isolated (spheres, parallel circles), where Newton's equations are singular.
+    Coordinates that are not ``free`` (0, else 1) are held, and nothing is asked of their cosines.
     """
     count = starts[0].shape[0]
 
     def ends(z: Array) -> tuple[Array, Array]:
         return starts[0] + z[:count] * spacings[0], starts[1] + z[count:] * spacings[1]
 
-    def cosines(z: Array) -> tuple[Array, tuple[Array, Array]]:
-        (x, x_first), (y, y_first) = map(_point_and_derivative, embeddings, ends(z))
-        chord = y - x
-        length = norm(chord)
-        both = [jnp.sum(first * chord, axis=1) / (norm(first) * length) for first in (x_first, y_first)]
-        residual = jnp.concatenate(both)
-        return residual, (residual, length)
+    def cosines(z: Array) -> tuple[Array, tuple[Array, ...]]:
+        (x, x_first), (y, y_first) = map(_point_and_derivative, embeddings, ends(z * free))
+        length = norm(y - x)
+        both = [jnp.sum(first * v, axis=1) / norm(first) for first, v in ((x_first, y - x), (y_first, x - y))]
+        cosine = jnp.concatenate(both) / length
+        return cosine * free, (cosine * free, cosine, length)
 
     def unfinished(state: tuple[Any, ...]) -> Array:
         (z, value, *_), _, damping, tries = state
@@ -217,23 +228,23 @@ def refine_bottleneck(
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         best, tried, damping, tries = state
-        jacobian, (residual, length) = jax.jacfwd(cosines, has_aux=True)(tried)
-        trial = (tried, jnp.sum(residual**2), residual, jacobian, length)
+        jacobian, (residual, cosine, length) = jax.jacfwd(cosines, has_aux=True)(tried)
+        trial = (tried, jnp.sum(residual**2), residual, jacobian, cosine, length)
         better = trial[1] < best[1]
         best = jax.tree.map(partial(jnp.where, better), trial, best)
         damping = jnp.where(better, damping / 4, damping * 4)
-        z, _, residual, jacobian, _ = best
+        z, _, residual, jacobian, *_ = best
         normal = matmul(jacobian.T, jacobian)
         gradient = jnp.sum(jacobian * residual[:, None], axis=0)
-        move = jnp.linalg.solve(normal + damping * damping_matrix(normal), gradient)
-        return best, z - move, damping, tries + 1
+        damped = normal + damping * damping_matrix(normal) + jnp.diag(1 - free)
+        return best, z - jnp.linalg.solve(damped, gradient) * free, damping, tries + 1
 
-    dtype, size = starts[0].dtype, count + starts[1].shape[0]
+    dtype, size = starts[0].dtype, len(free)
     zero, worst = jnp.zeros(size, dtype), jnp.asarray(jnp.inf, dtype)
-    nothing = (zero, worst, zero + worst, jnp.zeros((size, size), dtype), worst)
+    nothing = (zero, worst, zero + worst, jnp.zeros((size, size), dtype), zero, worst)
     begin = (nothing, zero, jnp.asarray(FIRST_DAMPING, dtype), jnp.zeros((), int))
-    z, _, residual, _, length = jax.lax.while_loop(unfinished, step, begin)[0]
-    return ends(z), length, jnp.max(jnp.abs(residual)), jnp.max(jnp.abs(z))
+    z, _, residual, _, cosine, length = jax.lax.while_loop(unfinished, step, begin)[0]
+    return ends(z), cosine, length, jnp.max(jnp.abs(residual)), jnp.max(jnp.abs(z))
 
 
 def _point_and_derivative(embedding: Any, u: Array) -> tuple[Array, Array]:

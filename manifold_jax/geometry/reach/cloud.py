@@ -24,6 +24,7 @@ class Cloud(NamedTuple):
         projected: ``(n, k)`` after an orthogonal projection; the points themselves where they are short.
         squares: ``(n,)`` squared lengths of the projected points.
         slack: Rounding error of projected distances.
+        inward: ``(n, d)`` for every axis the sign that leads inward at a border, else 0; None: no lattice.
     """
 
     points: np.ndarray
@@ -32,6 +33,7 @@ class Cloud(NamedTuple):
     projected: np.ndarray
     squares: np.ndarray
     slack: float
+    inward: np.ndarray | None = None
 
     @property
     def short(self) -> bool:
@@ -39,7 +41,9 @@ class Cloud(NamedTuple):
         return self.points.shape[1] <= DIRECT_FEATURES
 
 
-def make_cloud(points: np.ndarray, noise: np.ndarray, half_cell: np.ndarray) -> Cloud:
+def make_cloud(
+    points: np.ndarray, noise: np.ndarray, half_cell: np.ndarray, inward: np.ndarray | None = None
+) -> Cloud:
     """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
     n, f = points.shape
     if f <= PROJECTION:
@@ -53,7 +57,7 @@ def make_cloud(points: np.ndarray, noise: np.ndarray, half_cell: np.ndarray) -> 
         projected = np.concatenate([(points[part] - centre) @ basis for part in pieces(n, f)])
     squares = np.sum(projected**2, axis=1)
     slack = 16 * float(np.finfo(points.dtype).eps) * float(squares.max()) ** 0.5
-    return Cloud(points, noise, half_cell, projected, squares, slack)
+    return Cloud(points, noise, half_cell, projected, squares, slack, inward)
 
 
 def pieces(rows: int, numbers: int) -> Iterator[slice]:

@@ -18,6 +18,7 @@ from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid, mesh
 from manifold_jax.geometry.noise import noise_gains
 from manifold_jax.geometry.reach.cloud import Cloud, distances
+from manifold_jax.geometry.reach.cones import tangent_cones
 from manifold_jax.geometry.reach.lattice import Component, neighbours
 from manifold_jax.geometry.reach.pairs import Tile
 from manifold_jax.geometry.stencil import Stencil
@@ -40,12 +41,16 @@ def tiles(component: Component, cloud: Cloud, size: int) -> Iterator[Tile]:
         if not keep.any():
             continue
         noise = cloud.noise[component.centres[flat]].max()
-        frames, tilt = (np.asarray(x)[keep] for x in find_frames(number, flat, noise))
+        frames, tilt, turn, directions = (np.asarray(x)[keep] for x in find_frames(number, flat, noise))
         flat = flat[keep]
+        position = component.centres[flat]
+        inward = cloud.inward[position, : grid.ndim]
         # A degenerate metric has no tangent space, even where rounding pretends one.
         frames = np.where(radii.defined[flat][:, None, None], frames, np.nan)
         bound = (radii.radius + radii.error)[flat]
-        yield Tile(component.centres[flat], frames, tilt.astype(np.float64), bound, radii.curvature[flat])
+        cones = tangent_cones(directions.astype(np.float64), inward) if inward.any() else None
+        tilt = np.where(inward.any(axis=1), turn, tilt).astype(np.float64)
+        yield Tile(position, frames, tilt, bound, radii.curvature[flat], cones)
 
 
 def block_shape(component: Component, size: int) -> tuple[int, ...]:
@@ -81,14 +86,20 @@ def _orthonormal(first: Float[Array, "d f"]) -> tuple[Float[Array, "d f"], Float
     return step(once)[0], change
 
 
-@jax.jit
-def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Array, Array]:
-    """Frames and tilt, by automatic differentiation."""
+def _directions(first: Float[Array, "d f"], frames: Float[Array, "d f"]) -> Float[Array, "d d"]:
+    """Unit coordinate directions in the frame."""
+    return matmul(first, frames.T) / norm(first)[:, None]
 
-    def one(u: Array) -> tuple[Array, Array]:
+
+@jax.jit
+def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Array, ...]:
+    """Frames, tilt (twice: as below) and coordinate directions, by automatic differentiation."""
+
+    def one(u: Array) -> tuple[Array, ...]:
         first = jax.jacfwd(lambda x: jnp.ravel(embedding(x)))(u).T
         frames, change = _orthonormal(first)
-        return frames, ROUNDING * jnp.finfo(u.dtype).eps * (1 + norm(jnp.ravel(change * norm(first))))
+        tilt = ROUNDING * jnp.finfo(u.dtype).eps * (1 + norm(jnp.ravel(change * norm(first))))
+        return frames, tilt, tilt, _directions(first, frames)
 
     return jax.vmap(one)(coordinates)
 
@@ -96,16 +107,21 @@ def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Arr
 @partial(jax.jit, static_argnames=("plan", "factor"))
 def _stencil_frames(
     window: Window, plan: BlockPlan, gains: Float[Array, "a d"], noise: Array, factor: float
-) -> tuple[Array, Array]:
-    """Frames by the main stencil; tilt from the comparison stencil and the rounding of the samples."""
+) -> tuple[Array, ...]:
+    """Frames by the main stencil; tilt from the comparison stencil and the rounding of the samples.
+
+    Also how far any tangent vector may turn, within the tangent space too; and the coordinate directions.
+    """
     d = gains.shape[1]
 
-    def one(first: Array, second: Array, gain: Array) -> tuple[Array, Array]:
+    def one(first: Array, second: Array, gain: Array) -> tuple[Array, ...]:
         frames, change = _orthonormal(first)
         compared, _ = _orthonormal(second)
         beyond = compared - matmul(matmul(compared, frames.T), frames)
-        rounding = noise * norm(jnp.ravel(change * gain))
-        return frames, factor * norm(jnp.ravel(beyond)) + rounding + ROUNDING * jnp.finfo(frames.dtype).eps
+        turned = matmul(change, second - first)
+        rounding = noise * norm(jnp.ravel(change * gain)) + ROUNDING * jnp.finfo(frames.dtype).eps
+        tilt, turn = (factor * norm(jnp.ravel(x)) + rounding for x in (beyond, turned))
+        return frames, tilt, turn, _directions(first, frames)
 
     matrices = locate(plan, window.block, window.points.dtype).matrices
     first, second = (window_derivatives(window.points, [m[s] for m in matrices])[:, :d] for s in (0, 1))
@@ -114,8 +130,8 @@ def _stencil_frames(
 
 def _frame_finder(
     component: Component, block: tuple[int, ...]
-) -> Callable[[int, np.ndarray, float], tuple[Array, Array]]:
-    """From the number of a tile, its flat grid indices and the noise of its points to frames and tilt."""
+) -> Callable[[int, np.ndarray, float], tuple[Array, ...]]:
+    """From the number of a tile, its flat grid indices and the noise of its points to what is above."""
     grid, source, stencil = component.grid, component.source, component.stencil
     if stencil is None:
         return lambda number, flat, noise: _exact_frames(source.values, component.coordinates[flat])
@@ -124,7 +140,7 @@ def _frame_finder(
     factor = safety_factor(stencil, comparison)
     gains = mesh([first.astype(source.dtype) for first, _ in noise_gains(plan)]).reshape(-1, grid.ndim)
 
-    def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, Array]:
+    def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, ...]:
         window, gain = read_window(source, plan, number), jnp.asarray(gains[flat])
         return _stencil_frames(window, plan, gain, jnp.asarray(noise, gain.dtype), factor)
 

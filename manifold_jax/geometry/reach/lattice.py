@@ -13,6 +13,7 @@ from jaxtyping import Float
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Points, evaluate_points
 from manifold_jax.geometry.reach.cloud import distances
+from manifold_jax.geometry.reach.cones import inward_signs
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil
 
@@ -33,13 +34,13 @@ NOWHERE = (End(0, np.zeros(0)), End(0, np.zeros(0)))  # the ends where nothing d
 
 
 class CurvatureRadii(NamedTuple):
-    """Largest normal curvature (0 where it is undefined), its inverse with a bar, and where borders are."""
+    """Largest normal curvature (0 where it is undefined), its inverse with a bar, where they are known."""
 
     curvature: np.ndarray
     radius: np.ndarray
     error: np.ndarray
     defined: np.ndarray
-    border: np.ndarray
+    regular: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,19 +106,20 @@ class Component:
     @cached_property
     def radii(self) -> CurvatureRadii:
         """Radii of curvature with their bars."""
-        estimate, grid = self.geometry.normal_curvature, self.grid
+        estimate = self.geometry.normal_curvature
         value, error = (np.asarray(x, np.float64).reshape(-1) for x in (estimate.value, estimate.error))
         defined = np.isfinite(value)
         curvature = np.where(defined, np.maximum(value, 0.0), 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             radius = np.where(curvature > 0, 1 / curvature, np.inf)
             bar = np.where(curvature > error, error / (curvature * (curvature - error)), np.inf)
-        border = np.zeros(grid.shape, bool)
-        for k, axis in enumerate(grid.axes):
-            if not axis.periodic:
-                border[(slice(None),) * k + ([0, -1],)] = True
         regular = np.asarray(self.geometry.volume_element.value).reshape(-1) > 0
-        return CurvatureRadii(curvature, radius, bar, defined, border.reshape(-1) & regular & defined)
+        return CurvatureRadii(curvature, radius, bar, defined, regular & defined)
+
+    @cached_property
+    def inward(self) -> np.ndarray:
+        """For every lattice point and axis the sign that leads inward at a border, else 0."""
+        return np.where(self.radii.regular[:, None], inward_signs(self.grid), 0)[self.homes]
 
     @property
     def _starts(self) -> list[int]:
@@ -194,8 +196,14 @@ def vertex_drop(middle: Float[np.ndarray, "p"], sides: Float[np.ndarray, "p k 2"
     return np.sum(np.sqrt(rise.sum(axis=2)), axis=1) ** 2 / 8
 
 
-def drop_on_grid(grid: Grid, values: np.ndarray, index: int, middle: float) -> float:
-    """:func:`vertex_drop` below ``middle``, from the values ``(grid.size,)`` around a grid point."""
+def drop_on_grid(
+    grid: Grid, values: np.ndarray, index: int, middle: float, ends: np.ndarray | None = None
+) -> float:
+    """:func:`vertex_drop` below ``middle``, from the values ``(grid.size,)`` around a grid point.
+
+    Axes that end there (``ends`` is not 0) are left out: values jump from a border to the interior.
+    """
     sides = neighbours(grid, np.array([index]))
-    around = np.where(sides >= 0, values[sides], np.nan)
+    usable = (sides >= 0) & ((np.zeros(grid.ndim) if ends is None else ends) == 0)[None, :, None]
+    around = np.where(usable, values[sides], np.nan)
     return float(vertex_drop(np.array([middle]), around)[0])

@@ -9,7 +9,7 @@ which never lengthens a distance: what lies beyond twice the radius already know
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from manifold_jax._checks import positive, whole
 from manifold_jax._linalg import HIGHEST, matmul
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 from manifold_jax.geometry.reach.cloud import Cloud, pieces
+from manifold_jax.geometry.reach.cones import Cones, squared_distance
 
 LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
 PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
@@ -37,6 +38,7 @@ class Tile(NamedTuple):
         tilt: Bound on the sine of the error of the tangent space.
         radius: Upper bound of tau known beforehand, or infinity.
         curvature: Normal curvature, by which the normal space turns within a cell.
+        cones: Tangent cones where a centre lies at a border, else None.
     """
 
     position: Int[np.ndarray, "a"]
@@ -44,6 +46,7 @@ class Tile(NamedTuple):
     tilt: Float[np.ndarray, "a"]
     radius: Float[np.ndarray, "a"]
     curvature: Float[np.ndarray, "a"]
+    cones: Cones | None = None
 
 
 def check_options(caller: str, tile_size: int | None, tolerance: float) -> None:
@@ -75,13 +78,14 @@ class Side(NamedTuple):
     half_cell: Float[Array, "a"]
 
 
-def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array]:
-    """Squared chords and distances to the tangent space, feature by feature in one fused loop."""
+def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[Array]]:
+    """Squared chords, distances to the tangent span and coordinates there, in one fused loop."""
     d, f = frames.shape[1:]
     v = [y[None, :, c] - x[:, None, c] for c in range(f)]
     along = [sum(frames[:, k, c, None] * v[c] for c in range(f)) for k in range(d)]
     rest = [v[c] - sum(frames[:, k, c, None] * along[k] for k in range(d)) for c in range(f)]
-    return jnp.asarray(sum(entry**2 for entry in v)), jnp.asarray(sum(entry**2 for entry in rest))
+    chord, normal = (jnp.asarray(sum(entry**2 for entry in vector)) for vector in (v, rest))
+    return chord, normal, along
 
 
 def _product_rounding(points: Array) -> float:
@@ -89,7 +93,7 @@ def _product_rounding(points: Array) -> float:
     return float(jnp.finfo(points.dtype).eps) * (8 + points.shape[1] ** 0.5)
 
 
-def _by_products(x: Array, frames: Array, y: Array) -> tuple[Array, Array, Array]:
+def _by_products(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[Array], Array]:
     """The same by matrix products, |P v|^2 = |v|^2 - |Q^T v|^2, centred on the tile; and their rounding."""
     a, d, f = frames.shape
     centre = jnp.mean(x, axis=0)
@@ -100,22 +104,25 @@ def _by_products(x: Array, frames: Array, y: Array) -> tuple[Array, Array, Array
     here = jnp.einsum("adf,af->ad", frames, x, precision=HIGHEST)
     along = products[a:].reshape(a, d, -1) - here[:, :, None]
     normal = jnp.maximum(chord - jnp.sum(along * along, axis=1), 0.0)
-    return chord, normal, _product_rounding(x) * sizes
+    return chord, normal, list(jnp.moveaxis(along, 1, 0)), _product_rounding(x) * sizes
 
 
 @jax.jit
 def screen(
-    rows: Side, tangents: tuple[Array, ...], columns: Side, best: Float[Array, "a"], limits: tuple[Array, ...]
+    rows: Side, tangents: tuple[Any, ...], columns: Side, best: Float[Array, "a"], limits: tuple[Array, ...]
 ) -> tuple[Bool[Array, "a b"], Float[Array, "a"]]:
     """Mask of the pairs of a tile to compute again, and the best sure radius of every row after ``best``."""
-    frames, tilt, curvature = tangents
+    frames, tilt, curvature, cones = tangents
     longest, separation, slack = limits
     if rows.points.shape[1] <= DIRECT_FEATURES:
-        chord, normal = _direct(rows.points, frames, columns.points)
+        chord, normal, along = _direct(rows.points, frames, columns.points)
         rounding, relative = jnp.zeros_like(chord), 4 * jnp.finfo(chord.dtype).eps
     else:
-        chord, normal, rounding = _by_products(rows.points, frames, columns.points)
+        chord, normal, along, rounding = _by_products(rows.points, frames, columns.points)
         relative = 0.0
+    if cones is not None:
+        normal = normal + squared_distance(cones, along, jnp)
+        rounding = 2 * rounding
     other = (columns.number[None, :] >= 0) & (rows.number[:, None] != columns.number[None, :])
     noise = rows.noise[:, None] + columns.noise[None, :]
     length = jnp.sqrt(chord)
@@ -160,8 +167,8 @@ def near(
 class Balls(NamedTuple):
     """Tangent balls of pairs.
 
-    |y - x|; the distance of y to the tangent space at x; the rounding error of y - x; R(x, y), infinite where
-    noise spoils that distance; and its error.
+    |y - x|; the distance of y - x to the tangent cone at x; the rounding error of y - x; R(x, y), infinite
+    where noise spoils that distance; and its error.
     """
 
     chord: Float[np.ndarray, "p"]
@@ -182,6 +189,10 @@ def pair_balls(cloud: Cloud, tile: Tile, row: np.ndarray, other: np.ndarray, sla
         along = np.einsum("pdf,pf->pd", frames, v)
         chord[part] = np.linalg.norm(v, axis=1)
         normal[part] = np.linalg.norm(v - np.einsum("pdf,pd->pf", frames, along), axis=1)
+        if tile.cones is not None:
+            cones = Cones(*(maps[:, i] for maps in tile.cones))
+            outside = squared_distance(cones, along.T, np)
+            normal[part] = np.minimum(np.sqrt(normal[part] ** 2 + outside), chord[part])
     noise = cloud.noise[tile.position[row]] + cloud.noise[other]
     soft = tile.tilt[row] * chord + noise
     reliable = (soft <= RELIABLE * normal) & (normal > 0)
@@ -240,7 +251,9 @@ class PairSearch:
         """Compare the centres of a tile with all points that their balls may meet."""
         dtype, count = self.cloud.projected.dtype, len(tile.position)
         rows = self._side(tile.position, count)
-        tangents = tuple(jnp.asarray(x, dtype) for x in (tile.frames, tile.tilt, tile.curvature))
+        cones = tile.cones and Cones(*(jnp.asarray(maps[:, :, None], dtype) for maps in tile.cones))
+        known = (tile.frames, tile.tilt, tile.curvature)
+        tangents = (*(jnp.asarray(x, dtype) for x in known), cones)
         limits = tuple(dtype.type(x) for x in (self.longest, self.separation, self._slack))
         best = jnp.full(count, jnp.inf, dtype)
         others, columns = self._everyone, min(self.columns, len(self._everyone))

@@ -33,8 +33,7 @@ class ComponentReach(NamedTuple):
         pointwise_error: Its bar, infinite where there is no ball.
         witness: Flat index of the point that the ball meets, the point itself where curvature decides, -1
             where there is none; indices count through all components of a union.
-        upper_bound: Mask of points at the border of an open axis: there the tangent span stands for the
-            tangent cone, and the ball may be too large.
+        border: Mask of points at the border of an open axis, whose ball touches the tangent cone.
     """
 
     name: str
@@ -42,7 +41,7 @@ class ComponentReach(NamedTuple):
     pointwise: Float[np.ndarray, "*shape"]
     pointwise_error: Float[np.ndarray, "*shape"]
     witness: Int[np.ndarray, "*shape"]
-    upper_bound: Bool[np.ndarray, "*shape"]
+    border: Bool[np.ndarray, "*shape"]
 
 
 CASES = {
@@ -118,9 +117,9 @@ class Reach(NamedTuple):
         return self._only("witness").witness
 
     @property
-    def upper_bound(self) -> Bool[np.ndarray, "*shape"]:
+    def border(self) -> Bool[np.ndarray, "*shape"]:
         """Mask of points at a border; ValueError for a union."""
-        return self._only("upper_bound").upper_bound
+        return self._only("border").border
 
     @property
     def pair(self) -> Float[np.ndarray, "2 d"]:
@@ -133,8 +132,6 @@ class Reach(NamedTuple):
         text = f"reach {self.value:.5g} +- {self.error:.1e}: {CASES[self.case]}"
         if not self.resolved:
             text += "; not resolved: refine the grid"
-        if any(component.upper_bound.any() for component in self.components):
-            text += "; an upper bound, since the manifold has a border"
         if self.coincident:
             text += f"; {self.coincident} pairs coincide and are left out (a cover? declare copies)"
         return text + "."
@@ -154,7 +151,7 @@ class Reach(NamedTuple):
         names = ("point",) if part.grid is None else part.grid.names
         fields = {name: (names, getattr(part, name)) for name in ("pointwise", "pointwise_error", "witness")}
         # NetCDF has no booleans.
-        fields["upper_bound"] = (names, part.upper_bound.astype(np.int8))
+        fields["border"] = (names, part.border.astype(np.int8))
         scalars = {name: ((), getattr(self, name)) for name in SCALARS}
         coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in axes}
         attributes = {"title": part.name, "case": self.case, "sentence": self.sentence()}
@@ -245,7 +242,7 @@ def _tangent_balls(
         np.where(defined, np.where(curved, local, radius), np.nan),
         np.where(defined, np.where(curved, bar, noise), np.inf),
         np.where(defined, np.where(curved, starts[number] + np.arange(len(first)), witness), -1),
-        radii.border,
+        search.cloud.inward[position].any(axis=1),
     )
     return ComponentReach(component.geometry.name, grid, *(field.reshape(grid.shape) for field in fields))
 
@@ -259,6 +256,7 @@ def _pair_candidate(
     end = locate(components, best)
     component, ball = components[end.component], balls[end.component]
     index, radius = int(component.homes[best - component.offset]), float(search.radius[best])
-    drop = drop_on_grid(component.grid, ball.pointwise.reshape(-1), index, radius)
+    ends = search.cloud.inward[best, : component.grid.ndim]
+    drop = drop_on_grid(component.grid, ball.pointwise.reshape(-1), index, radius, ends)
     error = float(search.error[best] + ball.pointwise_error.reshape(-1)[index]) + drop
     return Candidate(radius, error, (end, locate(components, int(search.witness[best]))))

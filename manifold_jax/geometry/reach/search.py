@@ -6,6 +6,7 @@ of tau(x), up to which the tangent balls at x are empty (Federer, Trans. AMS 93,
 
     tau = inf over x of tau(x),   tau(x) = inf over y of R(x, y),   R(x, y) = |y - x|^2 / (2 d(y - x, T_x)),
 
+with T_x the tangent space, at a border of an open axis the tangent cone (:mod:`cones`),
 and is attained either locally, as 1 over the largest normal curvature, or globally, as half the length of the
 shortest chord that is normal at both ends, a bottleneck (Aamari et al., Electron. J. Stat. 13, 2019, theorem
 3.4). Both are measured, and told apart.
@@ -13,11 +14,11 @@ shortest chord that is normal at both ends, a bottleneck (Aamari et al., Electro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from manifold_jax._checks import finite, keys, whole
 from manifold_jax._files import Progress
@@ -25,6 +26,7 @@ from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points, is_union
 from manifold_jax.geometry.measure import measure
 from manifold_jax.geometry.reach.cloud import Cloud, lengths, make_cloud
+from manifold_jax.geometry.reach.cones import open_seams
 from manifold_jax.geometry.reach.frames import tiles
 from manifold_jax.geometry.reach.lattice import Component, extend, half_cells, vertex_drop
 from manifold_jax.geometry.reach.pairs import PairSearch, Tile, check_options, pair_balls, tile_shape
@@ -178,7 +180,36 @@ def _cloud(components: Sequence[Component]) -> Cloud:
     cells = np.concatenate([half_cells(c) for c in components])
     if cells.max() <= 4 * noise.max():
         raise ValueError("reach: all points lie in one place: a constant map has no reach.")
-    return make_cloud(points, noise, cells)
+    dimension = max(c.grid.ndim for c in components)
+    # Manifolds of several dimensions may be united.
+    inward = np.concatenate([np.pad(c.inward, ((0, 0), (0, dimension - c.grid.ndim))) for c in components])
+    number = np.repeat([c.number for c in components], [c.lattice.size for c in components])
+    return make_cloud(points, noise, cells, open_seams(points, noise, inward, number))
+
+
+def _beside_borders(
+    component: Component,
+    inward: Int[np.ndarray, "r d"],
+    sides: Int[np.ndarray, "r d 2"],
+    middle: Float[np.ndarray, "r"],
+    radius: Float[np.ndarray, "r d 2"],
+    radii: Callable[[np.ndarray], np.ndarray],
+) -> Float[np.ndarray, "r d 2"]:
+    """Radii around witnesses, where an axis ends with the second difference of the first three.
+
+    R(x, .) does not go on beyond a border as it came, and may even jump from the border to the inside.
+    """
+    d = range(inward.shape[1])
+    inner = np.where(inward > 0, sides[:, :, 1], sides[:, :, 0])
+    flat = np.where(inner >= 0, inner, component.offset).reshape(-1)
+    beyond = component.neighbours(flat).reshape(*inner.shape, -1, 2)[:, d, d]
+    second = np.where(inward > 0, beyond[:, :, 1], beyond[:, :, 0])
+    one, two = np.moveaxis(radii(np.stack([inner, second], axis=-1)), -1, 0)
+    with np.errstate(invalid="ignore"):
+        difference = np.maximum(middle[:, None] - 2 * one + two, 0.0)
+    known = (inward != 0) & np.isfinite(difference)
+    result = np.stack([middle[:, None] + difference, np.broadcast_to(middle[:, None], inner.shape)], axis=-1)
+    return np.where(known[:, :, None], result, radius)
 
 
 def _lattice_drop(components: Sequence[Component], search: PairSearch, tile: Tile) -> Float[np.ndarray, "a"]:
@@ -187,9 +218,18 @@ def _lattice_drop(components: Sequence[Component], search: PairSearch, tile: Til
     for component in components:
         rows = np.flatnonzero(component.holds(witness))
         sides = component.neighbours(witness[rows])
-        row = np.broadcast_to(rows[:, None, None], sides.shape)
-        usable = (sides >= 0) & (sides != tile.position[row])
-        radius = np.full(sides.shape, np.nan)
-        radius[usable] = pair_balls(search.cloud, tile, row[usable], sides[usable]).radius
-        drop[rows] = vertex_drop(search.radius[tile.position[rows]], radius)
+        middle = search.radius[tile.position[rows]]
+
+        def radii(position: np.ndarray, rows: np.ndarray = rows, search: PairSearch = search) -> np.ndarray:
+            row = np.broadcast_to(rows[:, None, None], position.shape)
+            usable = (position >= 0) & (position != tile.position[row])
+            result = np.full(position.shape, np.nan)
+            result[usable] = pair_balls(search.cloud, tile, row[usable], position[usable]).radius
+            return result
+
+        radius = radii(sides)
+        inward = search.cloud.inward[witness[rows], : component.grid.ndim]
+        if inward.any():
+            radius = _beside_borders(component, inward, sides, middle, radius, radii)
+        drop[rows] = vertex_drop(middle, radius)
     return drop
