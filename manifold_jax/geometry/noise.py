@@ -15,7 +15,7 @@ along one direction, to second order all of it, as a bias.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -79,6 +79,7 @@ def difference_orders(grid: Grid, stencil: Stencil) -> tuple[int, ...]:
     return tuple(order(axis, spec[0]) for axis, spec in zip(grid.axes, stencil, strict=True))
 
 
+@lru_cache(maxsize=64)
 def noise_gains(plan: BlockPlan) -> list[Float[np.ndarray, "2 n"]]:
     """Noise gain of the first and second derivative at every sample of each axis, for the main stencil."""
     tables = [np.zeros((2, n)) for n in plan.grid.shape]

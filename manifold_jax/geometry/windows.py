@@ -278,12 +278,22 @@ def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*point
 
 
 def _cached_products(
-    vectors: Float[Array, "points v f"], others: Float[Array, "points k f"]
+    vectors: Float[Array, "points v f"], others: Float[Array, "points k f"], wanted: Array
 ) -> tuple[Float[Array, "points v v"], Float[Array, "points k v"]]:
-    """Gram matrices, and products with other vectors; on a CPU a few points at a time, to stay in cache."""
+    """Gram matrices, and products with other vectors (0 if not wanted).
+
+    On a CPU a few points at a time, to stay in cache.
+    """
 
     def products(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        return inner_products(pair[0]), matmul(pair[1], jnp.swapaxes(pair[0], -1, -2))
+        first, second = pair
+        shape = (*second.shape[:2], first.shape[1])
+        crossed = jax.lax.cond(
+            wanted,
+            lambda: matmul(second, jnp.swapaxes(first, -1, -2)),
+            lambda: jnp.zeros(shape, first.dtype),
+        )
+        return inner_products(first), crossed
 
     points, pair = len(vectors), (vectors, others)
     group = next((g for g in CACHED_POINTS if points % g == 0), points)
@@ -312,11 +322,11 @@ def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[
         if plan.differences:
             high, squares = high_differences(points, [m[0] for m in place.matrices], place.differences)
 
-        def products(matrices: Sequence[Array]) -> tuple[Array, Array]:
-            return _cached_products(window_derivatives(points, matrices), high)
+        def products(stencil: tuple[Sequence[Array], Array]) -> tuple[Array, Array]:
+            return _cached_products(window_derivatives(points, stencil[0]), high, stencil[1] == 0)
 
         # One stencil after the other: one program for all of them, and the jets of one held at a time.
-        grams, along = jax.lax.map(products, place.matrices)
+        grams, along = jax.lax.map(products, (place.matrices, jnp.arange(len(plan.stencils))))
         return grams, jnp.sum(jnp.square(points), axis=-1), jnp.concatenate([squares, along[0]], axis=-1)
 
     def add(total: Any, start: Array) -> tuple[Any, None]:
