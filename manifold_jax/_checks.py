@@ -108,13 +108,19 @@ def keys(caller: str, name: str, given: Collection[Any] | None, known: Collectio
 
 
 def floating(caller: str, name: str, values: Any, least_ndim: int = 2) -> Array:
-    """A floating-point array that is not empty; by default points ``(n, *features)``."""
+    """A floating-point array, at least float32, not empty; by default points ``(n, *features)``."""
     array = jnp.asarray(values)
     if array.ndim < least_ndim or array.size == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
         shape = " of shape (n, *features)" if least_ndim == 2 else ""
         wanted = f"a floating-point array{shape} that is not empty"
         raise ValueError(f"{caller}: {name} must be {wanted}, got {array.dtype} of shape {array.shape}.")
-    return array
+    return single(array)
+
+
+def single(x: Any) -> Any:
+    """An array in at least float32: 16-bit numbers are for storing, differences of them hold no digits."""
+    short = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
+    return x.astype(jnp.float32) if short else x
 
 
 def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
@@ -160,9 +166,9 @@ def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Arr
         raise ValueError(f"{caller}: points must be floating-point numbers, got {points.dtype}.")
     size, count = math.prod(features), len(features)
     if points.ndim >= count and points.shape[points.ndim - count :] == features:
-        return points.reshape(-1, size), points.shape[: points.ndim - count]
+        return single(points).reshape(-1, size), points.shape[: points.ndim - count]
     if points.ndim == 2 and points.shape[1] == size:
-        return points, points.shape[:1]
+        return single(points), points.shape[:1]
     wanted = f"(*batch, {', '.join(map(str, features))})"
     raise ValueError(f"{caller}: points must have shape {wanted} as the samples have, got {points.shape}.")
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import single
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax.geometry.grid import DType, Grid, mesh
 from manifold_jax.geometry.manifold import Points
@@ -211,7 +212,7 @@ def _evaluate_window(
         for axis, c in zip(grid.axes, columns, strict=True)
     ]
     coordinates = mesh(samples)
-    points = jax.vmap(lambda u: jnp.ravel(embedding(u)))(coordinates.reshape(-1, grid.ndim))
+    points = jax.vmap(lambda u: single(jnp.ravel(embedding(u))))(coordinates.reshape(-1, grid.ndim))
     return points.reshape(*coordinates.shape[:-1], -1)
 
 

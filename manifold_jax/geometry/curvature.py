@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice
+from manifold_jax._checks import choice, single
 from manifold_jax._linalg import matmul, safe_sqrt
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import Jet
@@ -278,7 +278,7 @@ def integrate(
         >>> print(f"{mj.integrate(1.0, jnp.sin(grid.coordinates()[..., 0]), grid):.3f}")  # 4 pi
         12.566
     """
-    volume_element = jnp.asarray(volume_element)
+    volume_element = single(jnp.asarray(volume_element))
     values = jnp.asarray(values, volume_element.dtype)
     if volume_element.shape != grid.shape or values.shape not in ((), grid.shape):
         got = f"{values.shape} and {volume_element.shape}"

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import optional, whole
+from manifold_jax._checks import optional, single, whole
 from manifold_jax._linalg import map_blocks
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -71,7 +71,8 @@ def gram(jet: Jet) -> JetGram:
     """
     d = jet.first.shape[-2]
     i, j = np.triu_indices(d)
-    return unpack_gram(inner_products(jnp.concatenate([jet.first, jet.second[..., i, j, :]], axis=-2)), d)
+    vectors = jnp.concatenate([jet.first, jet.second[..., i, j, :]], axis=-2)
+    return unpack_gram(inner_products(single(vectors)), d)
 
 
 def _check_coordinates(caller: str, coordinates: Array) -> Array:
@@ -81,7 +82,7 @@ def _check_coordinates(caller: str, coordinates: Array) -> Array:
         raise ValueError(
             f"{caller}: coordinates must be a floating-point array of shape (..., d), got {got}."
         )
-    return coordinates
+    return single(coordinates)
 
 
 def point_vectors(embedding: Embedding, u: Float[Array, "d"]) -> Float[Array, "v f"]:
@@ -91,7 +92,7 @@ def point_vectors(embedding: Embedding, u: Float[Array, "d"]) -> Float[Array, "v
     i, j = np.triu_indices(d)
 
     def along(v: Array) -> Callable[[Array], Array]:
-        return lambda x: jax.jvp(lambda y: jnp.ravel(embedding(y)), (x,), (v,))[1]
+        return lambda x: jax.jvp(lambda y: single(jnp.ravel(embedding(y))), (x,), (v,))[1]
 
     first = jax.vmap(lambda v: along(v)(u))(basis)
     second = jax.vmap(lambda v, w: jax.jvp(along(v), (u,), (w,))[1])(basis[i], basis[j])

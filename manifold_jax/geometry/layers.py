@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import optional, positive, whole
+from manifold_jax._checks import optional, positive, single, whole
 from manifold_jax._files import Progress
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
@@ -79,12 +79,12 @@ class LayerJets(NamedTuple):
 def _push_point(function: Any, point: Array, vectors: Float[Array, "v f"], dimension: int) -> LayerJets:
     """A jet after a function, at one point."""
     i, j = np.triu_indices(dimension)
-    shaped = vectors.reshape(-1, *point.shape)
-    value, linear = jax.linearize(function, point)
+    shaped, wide = vectors.reshape(-1, *point.shape), lambda x: single(function(x))
+    value, linear = jax.linearize(wide, point)
     first_order = jax.vmap(linear)(shaped)
 
     def hessian(a: Array, b: Array) -> Array:
-        return jax.jvp(lambda x: jax.jvp(function, (x,), (a,))[1], (point,), (b,))[1]
+        return jax.jvp(lambda x: jax.jvp(wide, (x,), (a,))[1], (point,), (b,))[1]
 
     pushed = first_order.at[dimension:].add(jax.vmap(hessian)(shaped[i], shaped[j]))
     return LayerJets(value, pushed.reshape(len(pushed), -1))
@@ -98,7 +98,7 @@ def _push(function: Any, jets: LayerJets, dimension: int) -> LayerJets:
 @jax.jit
 def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
     def one(u: Array) -> LayerJets:
-        return LayerJets(embedding(u), point_vectors(embedding, u))
+        return LayerJets(single(embedding(u)), point_vectors(embedding, u))
 
     return jax.lax.map(one, coordinates, batch_size=min(RENDERED, len(coordinates)))
 
@@ -123,7 +123,7 @@ def layer_jets(
         >>> print(before.vectors[0].tolist(), after.vectors[0].tolist())
         [[1.0, 2.0], [0.0, 2.0]] [[3.0, 6.0], [0.0, 6.0]]
     """
-    coordinates = jnp.asarray(coordinates)
+    coordinates = single(jnp.asarray(coordinates))
     jets = _start(as_partial(embedding), coordinates)
     yield jets
     for function in functions:
@@ -258,7 +258,7 @@ def _windows(
 def _advance(function: Any, points: Array, ndim: int) -> Array:
     """The points of a window in the next layer."""
     rows = points.reshape(-1, *points.shape[ndim:])
-    after = jax.lax.map(function, rows, batch_size=min(BATCH, len(rows)))
+    after = single(jax.lax.map(function, rows, batch_size=min(BATCH, len(rows))))
     return after.reshape(*points.shape[:ndim], *after.shape[1:])
 
 
@@ -273,6 +273,6 @@ def check_chain(functions: Sequence[Layer], start: Any, names: Sequence[str]) ->
             raise ValueError(f"layer {name!r} does not accept {gives}: {error}") from error
         if not hasattr(after, "dtype") or not jnp.issubdtype(after.dtype, jnp.floating):
             raise ValueError(f"layer {name!r} must return one floating-point array, got {after}.")
-        here, before = after, f"layer {name!r}"
+        here, before = jax.eval_shape(single, after), f"layer {name!r}"
         sizes.append(here.size)
     return sizes

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax._checks import finite, instance, is_traced
+from manifold_jax._checks import finite, instance, is_traced, single
 from manifold_jax.geometry.grid import DType, Grid
 
 Embedding = Callable[[Any], Any]
@@ -117,7 +117,7 @@ class Points:
 
     def read(self, part: np.ndarray, features: slice = slice(None)) -> np.ndarray:
         """Some features of stored points ``(..., f)`` in the type of the computation, less the centre."""
-        part, centre = part[..., features], 0.0 if self.centre is None else self.centre[features]
+        part, centre = single(part[..., features]), 0.0 if self.centre is None else self.centre[features]
         if self.centre is None and part.dtype == self.dtype:
             return part
         with np.errstate(over="ignore"):  # infinite from here on
@@ -170,8 +170,9 @@ def _array_points(caller: str, points: Any, grid: Grid) -> Points:
     kind = (
         "memmap" if isinstance(values, np.memmap) else "host" if isinstance(values, np.ndarray) else "array"
     )
-    values = values.reshape(*grid.shape, -1)
-    dtype = jnp.result_type(float) if integers else jax.dtypes.canonicalize_dtype(values.dtype)
+    values = (single(values) if kind == "array" else values).reshape(*grid.shape, -1)
+    least = jnp.result_type(float) if integers else jnp.promote_types(values.dtype, jnp.float32)
+    dtype = jax.dtypes.canonicalize_dtype(least)
     checked = Points(kind, values, grid, feature_shape, dtype, traced, caller)
     if checked.on_host:
         checked = _centred(checked)

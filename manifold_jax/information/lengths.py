@@ -11,21 +11,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import optional, whole
+from manifold_jax._checks import optional, single, whole
 from manifold_jax._linalg import block_rows, map_blocks, norm
 from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
 from manifold_jax.information.paths import leaf_projection
+from manifold_jax.information.precision import promoted
 from manifold_jax.information.walker import PathStatus
 
 
-def _checked_points(caller: str, log_prob: LogProb, points: Any, batch_size: int | None) -> tuple[Array, int]:
-    """Points of a path, checked together with the function, and how many of them to take at once."""
+def _checked_points(
+    caller: str, log_prob: LogProb, points: Any, batch_size: int | None
+) -> tuple[LogProb, Array, int]:
+    """A function and points of a path, checked together, and how many of them to take at once."""
     points = as_input(caller, points, "points")
     if points.ndim < 1 or points.shape[0] < 2:
         raise ValueError(f"{caller}: points must be at least two inputs (k, *shape), got {points.shape}.")
     check_log_prob(log_prob, points[0])
     optional(whole, caller, "batch_size", batch_size)
-    return points, block_rows(points[0].size, batch_size, most=len(points))
+    function = promoted(log_prob, points[0])[0]
+    return function, single(points), block_rows(points[0].size, batch_size, most=len(points))
 
 
 def path_length(
@@ -49,7 +53,7 @@ def path_length(
         >>> print(f"{mj.path_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
         0.866
     """
-    points, batch = _checked_points("path_length", log_prob, points, batch_size)
+    log_prob, points, batch = _checked_points("path_length", log_prob, points, batch_size)
 
     def piece(a: Array, b: Array) -> Array:
         log_p, change = jax.jvp(log_prob, ((a + b) / 2,), (b - a,))
@@ -76,7 +80,7 @@ def output_length(
         >>> print(f"{mj.output_length(jax.nn.log_softmax, t * jnp.array([1.0, -1.0])):.3f}")
         0.866
     """
-    points, batch = _checked_points("output_length", log_prob, points, batch_size)
+    log_prob, points, batch = _checked_points("output_length", log_prob, points, batch_size)
     outputs = 2 * jnp.exp(map_blocks(jax.vmap(log_prob), batch, points) / 2)
     return jnp.sum(norm(outputs[1:] - outputs[:-1]))
 
@@ -101,7 +105,7 @@ def fisher_rao_distance(
         >>> print(f"{mj.fisher_rao_distance(jnp.log(p), jnp.log(q)):.4f}")
         0.6435
     """
-    chord = norm(jnp.exp(log_p / 2) - jnp.exp(log_q / 2))
+    chord = norm(jnp.exp(single(log_p) / 2) - jnp.exp(single(log_q) / 2))
     return 4 * jnp.arcsin(jnp.minimum(chord / 2, 2**-0.5))
 
 

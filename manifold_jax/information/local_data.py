@@ -27,9 +27,9 @@ from manifold_jax.information.log_prob import (
     checked_params,
     checked_vector,
     map_scores,
-    rank_tolerance,
     scores,
 )
+from manifold_jax.information.precision import rank_tolerances
 from manifold_jax.information.row_factors import orthonormal_rows, singular_rows
 
 
@@ -103,7 +103,7 @@ def local_data_factor(
         [[ 0.354 -0.354]
          [-0.354  0.354]]
     """
-    x = checked_input("local_data_factor", log_prob, x, batch_size=batch_size)
+    log_prob, x = checked_input("local_data_factor", log_prob, x, batch_size=batch_size)
     rows = map_scores(log_prob, x, batch_size, _weighted)[1]
     return rows.reshape(rows.shape[0], -1)
 
@@ -147,7 +147,7 @@ def local_data_matvec(
         >>> print(mj.local_data_matvec(jax.nn.log_softmax, jnp.zeros(2), jnp.array([1.0, 0.0])).round(3))
         [ 0.25 -0.25]
     """
-    x = checked_input("local_data_matvec", log_prob, x)
+    log_prob, x = checked_input("local_data_matvec", log_prob, x)
     return _product(log_prob, x, checked_vector("local_data_matvec", v, x))
 
 
@@ -168,7 +168,7 @@ def local_data_trace(
         >>> print(mj.local_data_trace(jax.nn.log_softmax, jnp.zeros(2)).round(3))
         0.5
     """
-    x = checked_input("local_data_trace", log_prob, x, batch_size=batch_size)
+    log_prob, x = checked_input("local_data_trace", log_prob, x, batch_size=batch_size)
     return _trace(log_prob, x, batch_size)
 
 
@@ -194,7 +194,7 @@ def local_data_spectrum(
         >>> print(values.round(3), abs(vectors[0]).round(3))
         [0.5 0. ] [0.707 0.707]
     """
-    x = checked_input("local_data_spectrum", log_prob, x, batch_size=batch_size)
+    log_prob, x = checked_input("local_data_spectrum", log_prob, x, batch_size=batch_size)
     return _spectrum(log_prob, x, batch_size)
 
 
@@ -210,8 +210,8 @@ def local_data_rank(
         log_prob: As for :func:`local_data_factor`.
         x: One input of any shape.
         rtol: What counts as zero: eigenvalues of G relative to the largest, and pivots of the centred scores
-            relative to the first, as in :func:`horizontal_basis`. By default max(C, n) times the machine
-            epsilon, as in ``numpy.linalg.matrix_rank``.
+            relative to the first. By default as in :func:`horizontal_basis`; for eigenvalues, which are
+            squares, with the square of the second part.
         batch_size: Classes differentiated at once.
 
     Returns:
@@ -222,12 +222,12 @@ def local_data_rank(
         >>> int(rank.matrix), int(rank.distribution)
         (1, 2)
     """
-    x = checked_input("local_data_rank", log_prob, x, batch_size=batch_size, rtol=rtol)
+    log_prob, x = checked_input("local_data_rank", log_prob, x, batch_size=batch_size, rtol=rtol)
     log_p, rows = scores(log_prob, x, batch_size)
-    tolerance = rank_tolerance(rtol, rows)
+    of_pivots, of_eigenvalues = rank_tolerances(rtol, log_prob, x)
     values, _ = singular_rows(jnp.exp(log_p / 2)[:, None] * rows)
-    pivots = orthonormal_rows(centred(rows), tolerance)[2]
-    ranks = (jnp.sum(values > tolerance**0.5 * values[0]), jnp.sum(pivots > 0))
+    pivots = orthonormal_rows(centred(rows), of_pivots)[2]
+    ranks = (jnp.sum(values > of_eigenvalues**0.5 * values[0]), jnp.sum(pivots > 0))
     finite = jnp.isfinite(log_p).all() & jnp.isfinite(rows).all()
     return LocalDataRank(*(jnp.where(finite, rank, -1) for rank in ranks))
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import is_traced, optional, positive, whole
+from manifold_jax._checks import is_traced, optional, positive, single, whole
 from manifold_jax._linalg import block_rows, map_blocks
+from manifold_jax.information.precision import promoted
 
 LogProb = Callable[[Any], Array]
 Apply = Callable[[Any, Any], Array]
@@ -72,7 +73,7 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"log_prob must return floating-point log-probabilities, got {dtype}.")
     if not isinstance(values, jax.ShapeDtypeStruct) and not is_traced(values):
-        _check_values(np.asarray(values.astype(jnp.promote_types(dtype, jnp.float32)), np.float64), dtype)
+        _check_values(np.asarray(single(values), np.float64), dtype)
 
 
 def _check_values(values: Float[np.ndarray, "C"], dtype: Any) -> None:
@@ -108,20 +109,20 @@ def _check_options(caller: str, batch_size: Any, rtol: Any) -> None:
 
 def checked_input(
     caller: str, log_prob: LogProb, x: Any, *, name: str = "x", batch_size: Any = None, rtol: Any = None
-) -> Array:
-    """One input, checked together with the function and the options."""
+) -> tuple[LogProb, Array]:
+    """A function and one input, checked together with the options, in at least float32."""
     x = as_input(caller, x, name)
     check_log_prob(log_prob, x)
     _check_options(caller, batch_size, rtol)
-    return x
+    return promoted(log_prob, x)
 
 
 def checked_params(
     caller: str, apply: Apply, params: Any, x: Any, *, batch_size: Any = None, rtol: Any = None
 ) -> tuple[LogProb, Any]:
     """Log-probabilities as a function of the parameters, and the parameters, checked like an input."""
-    x = as_input(caller, x)
-    params = jax.tree.map(jnp.asarray, params)
+    x = single(as_input(caller, x))
+    params = jax.tree.map(lambda leaf: single(jnp.asarray(leaf)), params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"{caller}: params must hold an array, got none: nothing to differentiate.")
@@ -134,7 +135,7 @@ def checked_params(
     function = lambda w: apply(w, x)  # noqa: E731
     check_log_prob(function, params)
     _check_options(caller, batch_size, rtol)
-    return function, params
+    return promoted(function, params)
 
 
 def checked_vector(caller: str, v: Any, at: Any, *, name: str = "v", of: str = "x") -> Any:
@@ -187,8 +188,3 @@ def scores(
 def centred(rows: Float[Array, "C n"]) -> Float[Array, "C n"]:
     """Scores less their mean, J_y - mean J: they span D_x and do not depend on p."""
     return rows - jnp.mean(rows, axis=0)
-
-
-def rank_tolerance(rtol: float | None, rows: Float[Array, "C n"]) -> float:
-    """The given tolerance, or that of ``numpy.linalg.matrix_rank``, max(C, n) eps."""
-    return max(rows.shape) * float(jnp.finfo(rows.dtype).eps) if rtol is None else rtol

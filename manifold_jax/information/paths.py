@@ -70,7 +70,8 @@ def _walk_to(
     if a.shape != b.shape:
         raise ValueError(f"{caller}: {first} and {second} must have one shape, got {a.shape} and {b.shape}.")
     dtype = jnp.promote_types(a.dtype, b.dtype)
-    a, b = checked_input(caller, log_prob, a.astype(dtype), name=first, rtol=options.rtol), b.astype(dtype)
+    log_prob, a = checked_input(caller, log_prob, a.astype(dtype), name=first, rtol=options.rtol)
+    b = b.astype(a.dtype)
     tolerance = positive(caller, "tolerance", options.tolerance)
     stationarity = positive(caller, "stationarity", options.stationarity)
     if relative:
@@ -83,7 +84,7 @@ def _walk_to(
 
 def _walk_along(caller: str, log_prob: LogProb, x: Any, direction: Any, options: Options) -> Path:
     """A walk along a vector in the shape of x, or along a Gaussian one drawn from a key."""
-    x = checked_input(caller, log_prob, x, rtol=options.rtol)
+    log_prob, x = checked_input(caller, log_prob, x, rtol=options.rtol)
     whole(caller, "steps", options.max_steps)
     w = direction if hasattr(direction, "dtype") else jnp.asarray(direction)
     legacy_key = w.dtype == jnp.uint32 and w.shape == (2,)

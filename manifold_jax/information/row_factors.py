@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._linalg import matmul, norm, rotation, scale_of
+from manifold_jax.information.precision import NOISE
 
 MOST_SWEEPS = 30
 """Sweeps of one-sided Jacobi at most; five to ten are usual."""
@@ -30,7 +31,7 @@ def orthonormal_rows(
     m = rows.shape[0]
     scale = scale_of(rows)
     rows = rows / scale
-    floor = 4 * m * jnp.finfo(rows.dtype).eps * jax.lax.stop_gradient(norm(rows))
+    floor = (m + NOISE) * jnp.finfo(rows.dtype).eps * jax.lax.stop_gradient(norm(rows))
     rtol = jnp.asarray(rtol, rows.dtype)
 
     def step(k: Int[Array, ""], state: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import single
 from manifold_jax._linalg import matmul, norm, scale_of
 from manifold_jax.information.log_prob import LogProb
 from manifold_jax.information.row_factors import orthonormal_rows, singular_rows
@@ -32,7 +33,7 @@ def _checked_pair(
             f"{second.shape[1]}."
         )
     dtype = jnp.promote_types(first.dtype, second.dtype)
-    return first.astype(dtype), second.astype(dtype)
+    return single(first.astype(dtype)), single(second.astype(dtype))
 
 
 def _of_size_one(rows: Float[Array, "m n"]) -> Float[Array, "m n"]:
@@ -137,4 +138,4 @@ def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callabl
         if not callable(function):
             kind = type(function).__name__
             raise ValueError(f"pulled_back: {name} must be a function of one point, got {kind}.")
-    return lambda u: 2 * jnp.exp(log_prob(embedding(u)) / 2)
+    return lambda u: 2 * jnp.exp(single(log_prob(embedding(u))) / 2)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from manifold_jax._linalg import norm, unit
 from manifold_jax.information.foliation import keep_label, project, reject, span
 from manifold_jax.information.log_prob import LogProb, scores
+from manifold_jax.information.precision import rank_tolerances
 
 FieldName = Literal["horizontal", "vertical", "label-keeping"]
 Step = Literal["fixed", "full", "decreasing", "controlled"]
@@ -195,7 +196,8 @@ def _propose(field: _Field, walk: _Walk) -> tuple[Array, Array, Array]:
     move = h * heading
     if options.step == "decreasing":
         # A divergent sum goes everywhere; the sum of squares, which bounds the drift, converges.
-        return move, jnp.asarray(True), options.step_size / (1 + (walk.steps + 1) / _DECAY)
+        decay = 1 + (walk.steps + 1).astype(h.dtype) / _DECAY
+        return move, jnp.asarray(True), options.step_size / decay
     if options.step in ("fixed", "full"):
         return move, jnp.asarray(True), walk.step_length
     ahead = field.look(walk.x + move).heading
@@ -257,7 +259,9 @@ def _follow(log_prob: Any, source: Array, goal: Array, options: Options) -> Path
     every step for the members that have ended.
     """
     flat = lambda x: log_prob(x.reshape(source.shape))  # noqa: E731
-    field = _Field(flat, options, jnp.ravel(source), jnp.ravel(goal))
+    start = jnp.ravel(source)
+    options = dataclasses.replace(options, rtol=rank_tolerances(options.rtol, flat, start)[0])
+    field = _Field(flat, options, start, jnp.ravel(goal))
 
     def save(walk: _Walk, slot: Int[Array, ""]) -> tuple[_Walk, tuple[Array, Array, Array]]:
         last = jnp.minimum(slot * options.save_every, options.max_steps)
