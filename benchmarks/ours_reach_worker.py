@@ -106,7 +106,7 @@ def pairs(options: argparse.Namespace) -> dict[str, Any]:
     def passed() -> tuple[Any, dict[str, float]]:
         tangent_seconds, tangents = common.timed(central_tangents, flat, grid, chosen)
         search = lambda: mj.reach_from_samples(  # noqa: E731
-            flat[chosen], tangents, dimension=grid.ndim, **tiling(options)
+            flat[chosen], tangents, dimension=grid.ndim, noise=0.0, **tiling(options)
         )
         search_seconds, found = common.timed(search)
         return found, {"tangents": tangent_seconds, "search": search_seconds}

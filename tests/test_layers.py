@@ -280,7 +280,6 @@ def test_the_spectrum_of_the_metric():
 
 
 def test_samples_of_a_plane_suggest_two_dimensions():
-    pytest.importorskip("skdim", reason="needs the extra estimators")
     plane = np.random.default_rng(0).uniform(size=(800, 2)) @ np.random.default_rng(1).normal(size=(2, 7))
     assert two_nn([plane, 3 * plane]) == pytest.approx(2, abs=0.25)
     assert np.isnan(two_nn([np.ones((30, 3))]))

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from manifold_jax import reach_from_samples, tangent_ball_radius
-from manifold_jax.geometry.reach.samples import estimate_tangents
+from manifold_jax.datasets import ellipse as ellipse_manifold
+from manifold_jax.datasets import torus
+from manifold_jax.fitting.truth import draw, exact_field
+from manifold_jax.geometry.reach.scales import fit_scales
 
 TURN = 2 * math.pi
 
@@ -39,20 +42,38 @@ def plug_in(points, tangents):
 @pytest.mark.parametrize("cloud", [ellipse, sphere])
 def test_it_is_the_plug_in_and_biased_upwards(cloud, x64):
     points, tangents = cloud(300)
-    estimate = reach_from_samples(points, tangents, dimension=tangents.shape[1])
+    estimate = reach_from_samples(points, tangents, dimension=tangents.shape[1], noise=0.0)
     assert estimate.value == pytest.approx(plug_in(points, tangents), rel=1e-6)
     true = 0.5 if cloud is ellipse else 1.0
     assert estimate.value >= true * (1 - 1e-6)
 
 
-def test_estimate_tangents_do_not_depend_on_where_the_cloud_lies():
-    t = np.random.default_rng(0).uniform(0, TURN, 2000)
+def test_local_fits_do_not_depend_on_where_the_cloud_lies():
+    t = np.random.default_rng(0).uniform(0, TURN, 1000)
     circle = np.stack([np.cos(t), np.sin(t)], -1).astype(np.float32)
-    near = estimate_tangents(circle, 1, 8)[2]
-    far = estimate_tangents(circle + np.float32(300), 1, 8)[2]
-    # The points themselves are rounded to 300 * 6e-8.
-    np.testing.assert_allclose(far, near, atol=2e-4)
-    assert near.max() < 0.06
+    near, far = (fit_scales(circle + np.float32(shift), 1, 8, None) for shift in (0, 30))
+    # The points themselves are rounded to 30 * 6e-8.
+    across = np.linalg.norm(near.frames - (near.frames @ np.swapaxes(far.frames, 1, 2)) @ far.frames, axis=2)
+    assert across.max() < 1e-3
+    assert far.noise < 1e-5
+
+
+def test_fits_are_exact_on_spheres_of_any_size(x64):
+    """Chords in the place of tangential parts: |y - x|^2 / 2 R is a quadratic function of them."""
+    for points, d in ((ellipse(60)[0] / [2, 1], 1), (sphere(120)[0], 2)):
+        known = fit_scales(3 * points, d, d * (d + 3) + 4, None)
+        np.testing.assert_allclose(known.curvature, 1 / 3, rtol=2e-2)
+        assert known.noise < 1e-3
+        low, high = known.largest_curvature
+        assert low <= 1 / 3 <= high
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 1e-2])
+def test_the_noise_is_measured(sigma, x64):
+    points = ellipse(1000)[0]
+    noisy = points + sigma * np.random.default_rng(1).normal(size=points.shape)
+    assert fit_scales(noisy, 1, 8, None).noise == pytest.approx(sigma, rel=0.2)
+    assert fit_scales(points, 1, 8, None).noise < 1e-6
 
 
 def test_no_pair_is_no_reach():
@@ -97,12 +118,12 @@ def test_points_at_the_same_place_are_left_out_and_counted(tile_size, x64):
     assert dict(estimate.to_xarray().sizes) == {"point": 205}
 
 
-def test_estimate_tangents_are_second_order(x64):
+def test_tangents_are_second_order(x64):
     # The error of a quadratic fit falls with the square of the neighbourhood: 1/n^2 on a curve.
     errors = []
     for n in (200, 800):
         points, tangents = ellipse(n, seed=2)
-        frames, _, _ = estimate_tangents(points, 1, 8)
+        frames = fit_scales(points, 1, 8, None).frames
         unit = tangents[:, 0] / np.linalg.norm(tangents[:, 0], axis=1, keepdims=True)
         errors.append(np.median(1 - np.abs(np.sum(frames[:, 0] * unit, axis=1))) ** 0.5)
     assert math.log(errors[0] / errors[1]) / math.log(4) > 1.6
@@ -158,6 +179,91 @@ def test_the_ratio_in_the_tangent_plane_is_infinite_with_derivative_0(wrap):
             np.testing.assert_array_equal(slope, 0.0)
 
 
+# --- bars ------------------------------------------------------------------------------------------------
+
+KEY = jax.random.key(0)
+ROWS = {
+    "ellipse 3:1": (ellipse_manifold((3.0, 1.0)), 1 / 3),
+    "ellipse 10:1": (ellipse_manifold((10.0, 1.0)), 0.1),
+    "torus": (torus(2.0, 0.5), 0.5),
+}
+
+
+def estimates(name, n, sigma, repeats, tangents, **options):
+    """Value, bar and whether that is resolved, on samples uniform by volume with ambient noise."""
+    manifold, _ = ROWS[name]
+    for repeat in range(repeats):
+        noise = ("ambient", sigma) if sigma else None
+        sample = draw(jax.random.fold_in(KEY, repeat), (manifold,), [1.0], n, noise)
+        frames = exact_field((manifold,), sample.coordinates, "tangent") if tangents else None
+        yield reach_from_samples(sample.points, frames, dimension=manifold.grid.ndim, **options)
+
+
+def check_coverage(name, n, sigma, repeats, tangents, **options):
+    found = list(estimates(name, n, sigma, repeats, tangents, **options))
+    resolved = [one for one in found if one.resolved]
+    covered = [abs(one.value - ROWS[name][1]) <= one.error for one in resolved]
+    assert sum(covered) >= 0.95 * len(covered), [(one.value, one.error) for one in resolved]
+    return len(resolved) / len(found)
+
+
+@pytest.mark.parametrize("tangents", [True, False])
+def test_bars_cover_few(tangents, x64):
+    assert check_coverage("ellipse 3:1", 1000, 0.0, 3, tangents) == 1
+    assert check_coverage("ellipse 3:1", 1000, 0.01, 2, tangents) < 1
+    assert check_coverage("ellipse 10:1", 200, 0.0, 3, tangents) == 0  # its ends are hardly sampled
+    assert check_coverage("torus", 200, 1e-3, 1, tangents) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tangents", [True, False])
+@pytest.mark.parametrize("sigma", [0.0, 1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("name", ROWS)
+def test_bars_cover(name, sigma, tangents, x64):
+    for n, repeats in ((100, 4), (400, 8), (1000, 4)):
+        check_coverage(name, n, sigma, repeats, tangents, tolerance=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_the_curvature_estimate_covers_too(name, x64):
+    for sigma in (0.0, 1e-3):
+        check_coverage(name, 1000, sigma, 5, False, method="curvature", tolerance=0.2)
+
+
+def test_noise_does_not_ruin_the_ratio(x64):
+    points, tangents = ellipse(400)
+    noisy = points + 1e-3 * np.random.default_rng(1).normal(size=points.shape)
+    ruined = reach_from_samples(noisy, tangents, dimension=1, noise=0.0)
+    assert plug_in(noisy, tangents) < 0.05
+    assert not ruined.resolved
+    assert abs(ruined.value - 0.5) <= ruined.error
+    for options in ({}, {"noise": 1e-3}, {"method": "curvature"}):
+        estimate = reach_from_samples(noisy, tangents, dimension=1, **options)
+        assert abs(estimate.value - 0.5) <= min(estimate.error, 0.1)
+
+
+def test_repeats_are_taken_once_and_counted(x64):
+    points, _ = ellipse(100)
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 3))
+    single, copies = (reach_from_samples(points[i], dimension=1) for i in (np.arange(100), order))
+    assert (copies.value, copies.error) == pytest.approx((single.value, single.error), rel=1e-9)
+    assert copies.coincident == 100 * 6
+    assert "600 pairs coincide" in copies.sentence()
+    np.testing.assert_allclose(copies.pointwise, single.pointwise[order])
+    met = copies.witness >= 0
+    np.testing.assert_array_equal(points[order][copies.witness][met], points[single.witness[order]][met])
+
+
+def test_few_points_tell_nothing(x64):
+    points, tangents = ellipse(12)
+    estimate = reach_from_samples(points, tangents, dimension=1)
+    assert estimate.error == math.inf
+    assert not estimate.resolved
+    flat = np.stack([np.linspace(0, 1, 40), np.zeros(40)], -1)
+    assert not reach_from_samples(flat, dimension=1).resolved
+
+
 POINTS, TANGENTS = ellipse(20)
 
 
@@ -177,7 +283,7 @@ POINTS, TANGENTS = ellipse(20)
         (lambda: reach_from_samples(np.ones((9, 2)), TANGENTS[:9], dimension=1), "one place"),
         (
             lambda: reach_from_samples(POINTS, dimension=1, neighbours=2),
-            "neighbours, from which tangents are estimated, must be",
+            "neighbours, of the smallest local fit, must be",
         ),
         (lambda: reach_from_samples(POINTS, TANGENTS, dimension=1, tile_size=0), "tile_size"),
         (lambda: jax.jit(lambda p: reach_from_samples(p, dimension=1).value)(POINTS), "cannot be traced"),

@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     seeds: int = 3  # clouds of each size
     single: int = 5000  # points above which there is one cloud
     manifolds: tuple[str, ...] = ("sphere2", "sphere3", "torus", "hyperboloid", "sprite2", "sprite4")
-    dimensions: tuple[str, ...] = (*FAST, "lPCA", "CorrInt", "MOM", "TLE")  # methods of scikit-dimension
+    dimensions: tuple[str, ...] = (*FAST, "lPCA", "CorrInt", "MOM", "TLE")  # see intrinsic_dimension
     most: int = 5000  # points above which all of these but FAST are left out
 
 
@@ -75,7 +75,8 @@ def check(settings: Settings) -> None:
     """Refuse unknown manifolds and a missing package before anything starts."""
     for name in settings.manifolds:
         choice("calibrate", "manifold", name, PLACES)
-    require("skdim", "estimators", "intrinsic dimension")
+    if set(settings.dimensions) - set(FAST):
+        require("skdim", "estimators", "intrinsic dimension")
 
 
 def run(context: tuple[Cells, int], settings: Settings, progress: Progress | None = None) -> Outcome:

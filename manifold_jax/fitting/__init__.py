@@ -8,6 +8,8 @@ from manifold_jax.fitting.calibration import calibrate as calibrate
 from manifold_jax.fitting.calibration_table import Calibration as Calibration
 from manifold_jax.fitting.calibration_table import error_curves as error_curves
 from manifold_jax.fitting.calibration_table import ranking as ranking
+from manifold_jax.fitting.dimension import IntrinsicDimension as IntrinsicDimension
+from manifold_jax.fitting.dimension import intrinsic_dimension as intrinsic_dimension
 from manifold_jax.fitting.distances import Distances as Distances
 from manifold_jax.fitting.distances import FitDistances as FitDistances
 from manifold_jax.fitting.distances import Hausdorff as Hausdorff
@@ -16,7 +18,6 @@ from manifold_jax.fitting.distances import fit_distances as fit_distances
 from manifold_jax.fitting.distances import hausdorff_distance as hausdorff_distance
 from manifold_jax.fitting.estimators import Estimator as Estimator
 from manifold_jax.fitting.estimators import builtin_estimators as builtin_estimators
-from manifold_jax.fitting.estimators import intrinsic_dimension as intrinsic_dimension
 from manifold_jax.fitting.estimators import volume_from_samples as volume_from_samples
 from manifold_jax.fitting.geodesic_balls import scalar_curvature_from_balls as scalar_curvature_from_balls
 from manifold_jax.fitting.moving_least_squares import moving_least_squares as moving_least_squares

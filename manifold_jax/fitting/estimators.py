@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, flat_points, keys, require, whole
+from manifold_jax._checks import choice, flat_points, keys, whole
+from manifold_jax.fitting.dimension import intrinsic_dimension
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
 from manifold_jax.geometry import reach_from_samples
 from manifold_jax.geometry.local_fit import (
@@ -25,12 +26,6 @@ from manifold_jax.geometry.neighbours import nearest_neighbours
 
 QUANTITIES = ("tangent", *CURVATURES, "volume", "reach", "dimension", "fit")
 """What an estimator can estimate."""
-
-DIMENSION_METHODS = (
-    "TwoNN", "MLE", "lPCA", "CorrInt", "MOM", "TLE", "KNN",
-    "FisherS", "MADA", "ESS", "DANCo", "MiND_ML", "GRIDE", "PH",
-)  # fmt: skip
-"""Estimators of scikit-dimension, by their names there."""
 
 
 @dataclass(frozen=True)
@@ -109,42 +104,13 @@ def volume_from_samples(
     return n / k * ball_volume(dimension) * jnp.mean(radius**dimension)
 
 
-def intrinsic_dimension(
-    points: Float[Array, "n *features"], *, method: str = "TwoNN", neighbours: int = 30, **options: Any
-) -> float:
-    """Intrinsic dimension, not rounded, by an estimator of scikit-dimension.
-
-    Args:
-        points: Samples.
-        method: Its name there, such as ``"TwoNN"`` (Facco et al., 2017) or ``"MLE"`` (Levina & Bickel, 2004);
-            ``"lPCA"`` is the mean over the neighbourhoods of all points.
-        neighbours: Points of each neighbourhood of ``"lPCA"``; the other methods have their own.
-        options: Further arguments of its constructor.
-
-    Raises:
-        ValueError: There is no such method, or the points are not ``(n, *features)``.
-        ImportError: scikit-dimension is not installed.
-
-    Example:
-        >>> plane = jax.random.normal(jax.random.key(0), (500, 2)) @ jnp.eye(2, 5)
-        >>> round(mj.fitting.intrinsic_dimension(plane))  # doctest: +SKIP
-        2
-    """
-    name = "intrinsic_dimension"
-    choice(name, "method", method, DIMENSION_METHODS)
-    neighbours = whole(name, "neighbours", neighbours, 2)
-    cloud = np.asarray(flat_points(name, points, 1), np.float64)
-    model = getattr(require("skdim", "estimators", name).id, method)(**options)
-    with np.errstate(all="ignore"):  # repeated points give 0/0 there; the result is looked at afterwards
-        if method != "lPCA":
-            return float(model.fit(cloud).dimension_)
-        local = model.fit_pw(cloud, n_neighbors=min(neighbours, len(cloud) - 1))
-        return float(np.mean(local.dimension_pw_))
-
-
 def _reach(points: Any, *, dimension: int, **options: Any) -> float:
     value = reach_from_samples(points, dimension=dimension, **options).value
     return value if math.isfinite(value) else math.nan
+
+
+def _dimension(points: Any, **options: Any) -> float:
+    return intrinsic_dimension(points, **options).value
 
 
 def _ball_curvature(points: Any, **options: Any) -> np.ndarray:
@@ -162,7 +128,7 @@ def builtin_estimators(
 
     Args:
         quantities: Estimators of these; of all by default. There is none for ``"fit"``.
-        dimensions: Methods of scikit-dimension.
+        dimensions: Methods of :func:`intrinsic_dimension`.
 
     Raises:
         ValueError: A quantity is unknown.
@@ -173,7 +139,7 @@ def builtin_estimators(
     """
     keys("builtin_estimators", "quantities", quantities, QUANTITIES)
     curvatures = {name: partial(curvature_from_samples, quantity=name) for name in CURVATURES}
-    methods = {name: partial(intrinsic_dimension, method=name) for name in dimensions}
+    methods = {name: partial(_dimension, method=name) for name in dimensions}
     every = (
         Estimator("local PCA", "tangent", local_pca_tangents),
         Estimator("quadratic regression", "tangent", _quadratic_tangents),
@@ -181,6 +147,7 @@ def builtin_estimators(
         Estimator("geodesic balls", "scalar_curvature", _ball_curvature, most=MOST_POINTS),
         Estimator("nearest neighbours", "volume", volume_from_samples),
         Estimator("Federer plug-in", "reach", _reach),
+        Estimator("local polynomials", "reach", partial(_reach, method="curvature")),
         *(Estimator(name, "dimension", function, needs=()) for name, function in methods.items()),
     )
     return tuple(e for e in every if not quantities or e.quantity in quantities)

@@ -148,7 +148,8 @@ def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
     samples = sample_uniform(jax.random.fold_in(key, 1), manifold, count)
     jacobians = map_points(manifold, jax.jacfwd(manifold.embedding), samples.coordinates)
     tangents = np.moveaxis(np.asarray(jacobians), -1, 1)
-    reach = reach_from_samples(np.asarray(samples.points), tangents, dimension=setting.dimension)
+    points = np.asarray(samples.points)
+    reach = reach_from_samples(points, tangents, dimension=setting.dimension, noise=0.0)
     return replace(setting, volume=float(np.mean(elements)) * chart, reach=float(reach.value))
 
 

@@ -126,17 +126,14 @@ def spectrum(tangents: Float[np.ndarray, "n d f"], ranges: Float[np.ndarray, "d"
 def two_nn(points: Sequence[Float[np.ndarray, "n f"]]) -> float:
     """Intrinsic dimension by TwoNN, mean over classes: an opinion from samples, next to the spectrum.
 
-    NaN without scikit-dimension (``pip install "manifold_jax[estimators]"``), or where points coincide.
+    NaN where points coincide.
     """
     estimates = []
     for part in points:
         distinct = np.unique(flat(part), axis=0)
         if len(distinct) <= _FEWEST or distinct.shape[1] == 1:
             return np.nan
-        try:
-            estimates.append(intrinsic_dimension(jnp.asarray(distinct), method="TwoNN"))
-        except ImportError:
-            return np.nan
+        estimates.append(intrinsic_dimension(jnp.asarray(distinct), method="TwoNN").value)
     return float(np.mean(estimates))
 
 
@@ -146,7 +143,7 @@ def _reach(points: np.ndarray, tangents: np.ndarray, local: float) -> float:
     if points.shape[1] <= d or not np.isfinite(tangents).all():
         return np.nan
     try:
-        return float(np.fmin(local, reach_from_samples(points, tangents, dimension=d).value))
+        return float(np.fmin(local, reach_from_samples(points, tangents, dimension=d, noise=0.0).value))
     except ValueError:  # degenerate tangents: a layer that has lost a factor
         return np.nan
 

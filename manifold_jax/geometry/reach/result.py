@@ -131,7 +131,10 @@ class Reach(NamedTuple):
         """One sentence for people."""
         text = f"reach {self.value:.5g} +- {self.error:.1e}: {CASES[self.case]}"
         if not self.resolved:
-            text += "; not resolved: refine the grid"
+            sampled = all(component.grid is None for component in self.components)
+            text += "; not resolved: " + (
+                "more samples or less noise are needed" if sampled else "refine the grid"
+            )
         if self.coincident:
             text += f"; {self.coincident} pairs coincide and are left out (a cover? declare copies)"
         return text + "."

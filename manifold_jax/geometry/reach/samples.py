@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import finite, flat_points, is_traced, positive, whole
+from manifold_jax._checks import choice, finite, flat_points, is_traced, optional, positive, whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import norm
-from manifold_jax.geometry.neighbours import nearest_neighbours
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
-from manifold_jax.geometry.reach.cloud import distances, lengths, make_cloud, pieces
+from manifold_jax.geometry.reach.cloud import Cloud, lengths, make_cloud
 from manifold_jax.geometry.reach.frames import ROUNDING
 from manifold_jax.geometry.reach.lattice import End
-from manifold_jax.geometry.reach.pairs import PairSearch, Tile, check_options, tile_shape
+from manifold_jax.geometry.reach.pairs import RELIABLE, PairSearch, Tile, check_options, tile_shape
 from manifold_jax.geometry.reach.result import ComponentReach, Reach, conclude, smallest_pairs
+from manifold_jax.geometry.reach.scales import Scales, fit_scales
 
+TURNED = 0.2  # bar of the tilt of fitted tangent spaces beyond which samples are too few for any bar
+PAIRS = 5  # standard deviations that the noise of the least of all pairs may be off
 DEPENDENT = 1e-6  # ratio of the smallest to the largest pivot at which tangent vectors count as dependent
 
 
@@ -58,38 +61,45 @@ def reach_from_samples(
     dimension: int,
     neighbours: int | None = None,
     separation: float | None = None,
+    noise: float | None = None,
+    method: str = "plug-in",
     tolerance: float = 0.1,
     tile_size: int | None = None,
     progress: Progress | None = None,
 ) -> Reach:
-    """Plug-in estimate of the reach from samples alone.
+    """Reach from samples alone, with a bar for sampling, noise and the errors of tangents.
 
     The infimum of Federer's ratio is taken over pairs of samples,
 
         tau_n = min over i != j of |y_j - x_i|^2 / (2 d(y_j - x_i, T_i)),
 
     the estimator of Aamari, Kim, Chazal, Michel, Rinaldo & Wasserman (Electron. J. Stat. 13, 2019). With
-    exact tangents it can only be too large, for the infimum runs over fewer pairs: by O(n^(-1/d)) where a
-    bottleneck decides, and O(n^(-2/(3d-1))) where curvature does (their section 4). With tangents that are
-    off by an angle theta, pairs at distance r err by at most 2 sin(theta) / r in 1/tau, so that near pairs
-    must be left out.
+    exact tangents and no noise it can only be too large, for the infimum runs over fewer pairs: by
+    O(n^(-1/d)) where a bottleneck decides, and O(n^(-2/(3d-1))) where curvature does (their section 4). Noise
+    and the tilt of estimated tangents change the distance to T_i; pairs for which that is more than the
+    tolerance are left out. What sampling costs is seen by local polynomials, as in Aamari, Berenfeld &
+    Levrard (Ann. Statist. 51, 2023): quadratic fits in neighbourhoods of several sizes tell noise, tangents
+    and an interval of the largest curvature, in which the value must lie. What no sample lies near, no bar
+    knows.
 
     Args:
-        points: Samples. Those at the same place (to rounding) are not compared but counted in ``coincident``.
-        tangents: Vectors that span the tangent space at every point; by default from a local quadratic fit.
+        points: Samples. Those at the same place are taken once and counted in ``coincident``.
+        tangents: Vectors that span the tangent space at every point; by default from the local fits.
         dimension: d.
-        neighbours: Points of each local estimate; by default ``d (d + 3) + 4``.
-        separation: Least distance of a pair. By default 0 for given tangents (pairs spoilt by rounding are
-            left out in any case), and the largest radius of the neighbourhoods for estimated ones.
+        neighbours: Points of the smallest local fit; by default ``d (d + 3) + 4``.
+        separation: Least distance of a pair, by default 0.
+        noise: Standard deviation of the points in every direction off the manifold, 0 if they lie on it; by
+            default what the local fits and the closest pairs say.
+        method: ``"plug-in"``, or ``"curvature"``: where curvature decides, the largest of the local fits
+            instead of a pair.
         tolerance: As in :func:`reach`.
         tile_size: As in :func:`reach`.
         progress: As in :func:`reach`.
 
     Returns:
-        The estimate. ``error`` holds rounding and, for estimated tangents, their angle (from neighbourhoods
-        of half the size), not the sampling bias. ``local`` and ``bottleneck`` are the smallest ratios of
-        near and of far pairs (chord at more than 30 degrees to the tangent space), ``pair`` the two deciding
-        points.
+        The estimate. ``local`` and ``bottleneck`` are those of near and of far pairs (chord at more than 30
+        degrees to the tangent space), ``pair`` the two deciding points. ``error`` is infinite for fewer
+        points than two local fits need, 2 d (d + 3) + 9; ``pointwise_error`` is without sampling.
 
     Raises:
         ValueError: Shapes do not fit, values are NaN, all points coincide, or there are too few.
@@ -103,39 +113,74 @@ def reach_from_samples(
     """
     name = "reach_from_samples"
     check_options(name, tile_size, tolerance)
-    if separation is not None:
-        positive(name, "separation", separation, zero=True)
+    optional(partial(positive, zero=True), name, "separation", separation)
+    optional(partial(positive, zero=True), name, "noise", noise)
+    choice(name, "method", method, ("plug-in", "curvature"))
     if is_traced(points):
         raise ValueError(f"{name}: the search runs on the host and cannot be traced; call it outside of jit.")
-    rows = np.asarray(flat_points(name, points, dimension))
-    n = len(rows)
-    if n < 3:
-        raise ValueError(f"{name}: points must be at least 3, got {n}.")
-    if tangents is None:
-        least = dimension * (dimension + 3) // 2 + 2
-        count = dimension * (dimension + 3) + 4 if neighbours is None else neighbours
-        whole(name, "neighbours, from which tangents are estimated,", count, least, n - 1)
-        frames, angle, radius = estimate_tangents(rows, dimension, count)
-        separation = float(radius.max()) if separation is None else separation
-    else:
-        frames, angle = _given_tangents(name, tangents, rows, dimension), np.zeros(n)
-    noise = float(np.finfo(rows.dtype).eps) * lengths(rows)
-    if np.ptp(rows.astype(np.float64), axis=0).max() <= 4 * noise.max():
+    everyone = np.asarray(flat_points(name, points, dimension))
+    if len(everyone) < 3:
+        raise ValueError(f"{name}: points must be at least 3, got {len(everyone)}.")
+    rounding = float(np.finfo(everyone.dtype).eps) * lengths(everyone)
+    if np.ptp(everyone.astype(np.float64), axis=0).max() <= 4 * rounding.max():
         raise ValueError(f"{name}: all points lie in one place: they have no reach.")
-    cloud = make_cloud(rows, noise, np.zeros(n))
-    size, columns = tile_shape(cloud, tile_size)
-    search = PairSearch(cloud, columns, separation=separation or 0.0)
-    size, done = min(size, n), 0
+    least = dimension * (dimension + 3) // 2 + 2
+    count = dimension * (dimension + 3) + 4 if neighbours is None else neighbours
+    if tangents is None or neighbours is not None:
+        whole(name, "neighbours, of the smallest local fit,", count, least, len(everyone) - 1)
+    frames = None if tangents is None else _given_tangents(name, tangents, everyone, dimension)
+    first, place = _distinct(everyone)
+    rows, frames = everyone[first], None if frames is None else frames[first]
+    n, count = len(rows), min(count, len(rows) - 1)
+    known = fit_scales(rows, dimension, count, frames) if count >= least else None
+    if noise is None:
+        noise = 0.0 if known is None else max(known.noise, known.closest / 2**0.5)
+    # The search takes pairs whose radius is known to RELIABLE; for what is estimated the tolerance will do.
+    share, tilt = RELIABLE / tolerance, np.full(n, ROUNDING * float(np.finfo(rows.dtype).eps))
+    if frames is None:
+        if known is None:
+            raise ValueError(f"{name}: points must be at least {least + 1} different ones, got {n}.")
+        frames, tilt = known.frames, tilt + share * known.tilt
+    cloud = make_cloud(rows, rounding[first] + share * PAIRS * noise / 2**0.5, np.zeros(n))
+    search = _compare_all(cloud, frames, tilt, separation or 0.0, tile_size, progress)
+    result = _result(search, known, method, tolerance)
+    # Where tangent spaces are not seen the fits are none; and pairs were left out where they had to be seen.
+    limit = TURNED if tangents is not None else min(TURNED, tolerance)
+    if known is not None and float(known.tilt.max()) > limit:
+        result = result._replace(error=max(result.error, result.value), resolved=False)
+    if noise > 0:
+        # To the search, points within the noise of each other were in one place.
+        result = result._replace(coincident=0)
+    return _with_copies(result, place, first) if n < len(everyone) else result
+
+
+def _compare_all(
+    cloud: Cloud,
+    frames: np.ndarray,
+    tilt: np.ndarray,
+    separation: float,
+    tile_size: int | None,
+    progress: Progress | None,
+) -> PairSearch:
+    """Search all pairs, tile by tile."""
+    n, (size, columns) = len(cloud.points), tile_shape(cloud, tile_size)
+    search, size, done = PairSearch(cloud, columns, separation=separation), min(size, n), 0
     nothing = np.zeros(size)
-    tilt = nothing + ROUNDING * float(np.finfo(rows.dtype).eps)
     for group in compact_groups(cloud.projected, size):
         # Filled up with the last point of the group: one shape, one compilation.
         position = np.pad(group, (0, size - len(group)), mode="edge")
-        search.add(Tile(position, frames[position], tilt, nothing + np.inf, nothing))
+        search.add(Tile(position, frames[position], tilt[position], nothing + np.inf, nothing))
         done += len(group)
         if progress is not None:
             progress(done, n)
-    return _result(search, angle, tolerance)
+    return search
+
+
+def _distinct(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the first of all points in one place, ascending, and for every point which of these it is."""
+    _, first, place = np.unique(points, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[place.ravel()]
 
 
 def _given_tangents(caller: str, tangents: Any, rows: np.ndarray, dimension: int) -> np.ndarray:
@@ -156,45 +201,6 @@ def _given_tangents(caller: str, tangents: Any, rows: np.ndarray, dimension: int
     return np.ascontiguousarray(np.swapaxes(frames, 1, 2)).astype(rows.dtype)
 
 
-def estimate_tangents(
-    rows: Float[np.ndarray, "n f"], dimension: int, count: int
-) -> tuple[Float[np.ndarray, "n d f"], Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Tangent frames by a quadratic fit to the nearest neighbours.
-
-    Principal components give coordinates t; the differences are then fitted by a polynomial of degree 2 in t
-    through the point, whose linear part spans the tangent space to second order in the distance of the
-    neighbours (Aamari & Levrard, Ann. Stat. 47, 2019), where principal components alone are first order.
-
-    Returns:
-        Frames; the sine of the angle to the fit with half the neighbours; the distance to the farthest.
-    """
-    n, f = rows.shape
-    frames, angle = np.zeros((n, dimension, f), rows.dtype), np.zeros(n)
-    fewer = max(dimension * (dimension + 3) // 2 + 1, count // 2)
-    distance, index = map(np.asarray, nearest_neighbours(rows, rows, count + 1))
-    for part in pieces(n, count * f):
-        # The nearest is the point itself, or one at the same place.
-        difference = rows[index[part, 1:]].astype(np.float64) - rows[part, None]
-        full, half = (_fit_tangents(difference[:, :k], dimension) for k in (count, fewer))
-        frames[part] = full
-        angle[part] = np.linalg.norm(half - half @ np.swapaxes(full, 1, 2) @ full, axis=(1, 2))
-    return frames, angle, distance[:, -1].astype(np.float64)
-
-
-def _fit_tangents(difference: Float[np.ndarray, "p k f"], dimension: int) -> Float[np.ndarray, "p d f"]:
-    """Orthonormal linear part of the quadratic fit to differences."""
-    # The scores of the principal axes, from the k x k products: where points are long, much cheaper.
-    products = difference @ np.swapaxes(difference, 1, 2)
-    values, vectors = np.linalg.eigh(products)
-    t = vectors[:, :, -dimension:] * np.sqrt(np.maximum(values[:, None, -dimension:], 0.0))
-    scale = np.linalg.norm(t, axis=2).max(axis=1)[:, None, None]
-    t = t / np.where(scale > 0, scale, 1.0)
-    i, j = np.triu_indices(dimension)
-    design = np.concatenate([t, t[:, :, i] * t[:, :, j]], axis=2)
-    linear = (np.linalg.pinv(design) @ difference)[:, :dimension]
-    return np.swapaxes(np.linalg.qr(np.swapaxes(linear, 1, 2))[0], 1, 2)
-
-
 def compact_groups(points: np.ndarray, size: int) -> list[np.ndarray]:
     """Indices in groups of ``size`` near points, by halving along the widest direction (a k-d tree)."""
     groups, stack = [], [np.arange(len(points))]
@@ -212,12 +218,12 @@ def compact_groups(points: np.ndarray, size: int) -> list[np.ndarray]:
     return groups
 
 
-def _result(search: PairSearch, angle: Float[np.ndarray, "n"], tolerance: float) -> Reach:
+def _result(search: PairSearch, known: Scales | None, method: str, tolerance: float) -> Reach:
+    """From pairs and local fits; where there are no fits nothing is known about sampling."""
     points, witness = search.cloud.points, search.witness
     n, centres = len(points), np.flatnonzero(witness >= 0)
     error = np.full(n, np.inf)
-    radius, chord = search.radius[centres], distances(points, centres, witness[centres])
-    error[centres] = search.error[centres] + 2 * radius**2 * angle[centres] / chord
+    error[centres] = search.error[centres] * (tolerance / RELIABLE if known else 1.0)
     near, far = (
         Candidate(float(search.radius[k]), float(error[k]), (End(0, points[k]), End(0, points[witness[k]])))
         if k >= 0
@@ -225,5 +231,57 @@ def _result(search: PairSearch, angle: Float[np.ndarray, "n"], tolerance: float)
         for k in smallest_pairs(search)
     )
     balls = ComponentReach("samples", None, search.radius, error, witness, np.zeros(n, bool))
-    result = conclude((near, near, far, far), (balls,), search, tolerance)
-    return result._replace(resolved=result.resolved and math.isfinite(result.value), searched=math.inf)
+    curved, facing, least = near, far, 0.0
+    if known is not None:
+        curved, shortest = _curved(known, near, points, method)
+        facing, closest = _facing(known, far)
+        least = min(shortest, closest)
+    if search.separation > 0 and not len(centres):
+        curved = NONE
+    result = conclude((curved, curved, facing, facing), (balls,), search, tolerance)
+    if not math.isfinite(result.value) or known is None:
+        return result._replace(error=math.inf, resolved=False, searched=math.inf)
+    bar = max(result.error, result.value - least)
+    return result._replace(error=bar, resolved=bool(bar <= tolerance * result.value), searched=math.inf)
+
+
+def _curved(known: Scales, near: Candidate, points: np.ndarray, method: str) -> tuple[Candidate, float]:
+    """The local part in the interval that the largest curvature allows, and the lower end of that."""
+    low, high = known.largest_curvature
+    most = int(np.argmax(known.curvature))
+    shortest = 1 / high if high > 0 else math.inf
+    longest = min(1 / low if low > 0 else math.inf, near.value + near.error)
+    shortest, longest = min(shortest, longest), max(shortest, longest)
+    if method == "curvature" or not math.isfinite(near.value):
+        curvature = float(known.curvature[most])
+        radius = 1 / curvature if curvature > 0 else math.inf
+        near = Candidate(radius, math.inf, 2 * (End(0, points[most]),))
+    value = min(max(near.value, shortest), longest)
+    error = max(value - shortest, longest - value) if math.isfinite(value) else math.inf
+    return Candidate(value, error, near.ends), shortest
+
+
+def _facing(known: Scales, far: Candidate) -> tuple[Candidate, float]:
+    """The far pair with what a nearer one between the samples may take off, and the least that leaves.
+
+    Ends that miss the bottleneck by s lengthen the chord c by about s^2 / c.
+    """
+    if not math.isfinite(far.value):
+        return far, math.inf
+    error = far.error + known.spacing**2 / (2 * far.value)
+    return far._replace(error=error), far.value - error
+
+
+def _with_copies(result: Reach, place: np.ndarray, first: np.ndarray) -> Reach:
+    """The result for all points, of which several lie in one place; ordered pairs of them are counted."""
+    balls = result.components[0]
+    fields = [
+        balls.pointwise[place],
+        balls.pointwise_error[place],
+        np.append(first, -1)[balls.witness][place],
+    ]
+    balls = ComponentReach(balls.name, None, *fields, np.zeros(len(place), bool))
+    copies = np.bincount(place)
+    return result._replace(
+        components=(balls,), coincident=result.coincident + int(np.sum(copies * (copies - 1)))
+    )
