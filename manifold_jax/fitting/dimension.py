@@ -100,8 +100,8 @@ def intrinsic_dimension(
     rows, repeats = everyone[first], len(everyone) - len(first)
     if method in OTHERS:
         value = _of_scikit_dimension(rows, method, neighbours, key, options)
-        nowhere = np.full(len(everyone), np.nan)
-        unknown = Estimate(nowhere, nowhere + np.inf, np.zeros(len(everyone), bool))
+        nowhere = jnp.full(len(everyone), jnp.nan)
+        unknown = Estimate(nowhere, jnp.full_like(nowhere, jnp.inf), jnp.zeros(len(everyone), bool))
         return IntrinsicDimension(value, math.inf, False, unknown, repeats, f"{method} gives no bar")
     count = whole(name, "neighbours", OWN[method] if neighbours is None else neighbours, 2)
     if len(rows) <= 2 * count:
@@ -120,7 +120,7 @@ def intrinsic_dimension(
     if tied > TIES or not math.isfinite(bar):
         status, bar = f"{100 * tied:.0f} % of the distances are tied, as on a lattice", math.inf
     bars = (SIGMAS * local / max(count - 2, 1) ** 0.5 + bar)[place.ravel()]
-    pointwise = Estimate(local[place.ravel()], bars, bars <= HALF)
+    pointwise = Estimate(*map(jnp.asarray, (local[place.ravel()], bars, bars <= HALF)))
     return IntrinsicDimension(float(value), float(bar), bool(bar <= HALF), pointwise, repeats, status)
 
 

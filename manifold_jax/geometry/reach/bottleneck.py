@@ -161,6 +161,8 @@ def _refine(components: Sequence[Component], cloud: Cloud, pair: np.ndarray, len
     signs = np.concatenate([cloud.inward[p, : part.grid.ndim] for part, p in zip(parts, pair, strict=True)])
     eps, held = float(jnp.finfo(dtype).eps), signs != 0
     straight = COSINE * eps**0.75
+    places: Any = coordinates
+    numbers, turns_inward = [math.inf] * 3, held
     # Ends at a border stay there, as long as the chord lies in the normal cone.
     for _ in range(len(signs)):
         free = jnp.asarray(~held, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Cloud(NamedTuple):
     projected: np.ndarray
     squares: np.ndarray
     slack: float
-    inward: np.ndarray | None = None
+    inward: Any = None
 
     @property
     def short(self) -> bool:

@@ -39,7 +39,7 @@ class Cones(NamedTuple):
 def tangent_cones(directions: Float[np.ndarray, "a d d"], inward: Int[np.ndarray, "a d"]) -> Cones:
     """Cones from the coordinate directions in the frame and the signs that lead inward, 0 off the border."""
     d = inward.shape[1]
-    known = np.isfinite(directions).all(axis=(1, 2))[:, None, None]
+    known = np.all(np.isfinite(directions), axis=(1, 2), keepdims=True)
     directions = np.where(known, directions, np.eye(d))
     open_axes = np.flatnonzero(inward.any(axis=0))
     beyond, coefficients = [], []

@@ -78,7 +78,7 @@ class Side(NamedTuple):
     half_cell: Float[Array, "a"]
 
 
-def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[Array]]:
+def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[Any]]:
     """Squared chords, distances to the tangent span and coordinates there, in one fused loop."""
     d, f = frames.shape[1:]
     v = [y[None, :, c] - x[:, None, c] for c in range(f)]

@@ -255,7 +255,7 @@ def _curved(known: Scales, near: Candidate, points: np.ndarray, method: str) -> 
     if method == "curvature" or not math.isfinite(near.value):
         curvature = float(known.curvature[most])
         radius = 1 / curvature if curvature > 0 else math.inf
-        near = Candidate(radius, math.inf, 2 * (End(0, points[most]),))
+        near = Candidate(radius, math.inf, (End(0, points[most]), End(0, points[most])))
     value = min(max(near.value, shortest), longest)
     error = max(value - shortest, longest - value) if math.isfinite(value) else math.inf
     return Candidate(value, error, near.ends), shortest
@@ -275,12 +275,12 @@ def _facing(known: Scales, far: Candidate) -> tuple[Candidate, float]:
 def _with_copies(result: Reach, place: np.ndarray, first: np.ndarray) -> Reach:
     """The result for all points, of which several lie in one place; ordered pairs of them are counted."""
     balls = result.components[0]
-    fields = [
-        balls.pointwise[place],
-        balls.pointwise_error[place],
-        np.append(first, -1)[balls.witness][place],
-    ]
-    balls = ComponentReach(balls.name, None, *fields, np.zeros(len(place), bool))
+    balls = balls._replace(
+        pointwise=balls.pointwise[place],
+        pointwise_error=balls.pointwise_error[place],
+        witness=np.append(first, -1)[balls.witness][place],
+        border=np.zeros(len(place), bool),
+    )
     copies = np.bincount(place)
     return result._replace(
         components=(balls,), coincident=result.coincident + int(np.sum(copies * (copies - 1)))

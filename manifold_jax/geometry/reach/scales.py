@@ -10,6 +10,7 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -22,7 +23,7 @@ SIGMAS = 2.5  # standard errors that a bar holds
 SURE = 2  # of these, beyond which a smaller fit that differs is believed, whichever of the many points
 MOST = 256  # neighbours of the largest fit
 NEIGHBOURS, NUMBERS = 2**21, 2**29  # of all points in the largest fit, and of their differences, at most
-PASSES = 2  # fits at each size: the second over the plane, and from the place, that the first has found
+PASSES = 2  # fits at each size: the second over the plane, and from the place, that the first gave
 SHAPE = 0.03  # relative error of a curvature k from points within r, over (k r)^2 + (k r)^4, at least
 FOLLOWED = 2.0  # variance of the noise, over that of what the smallest fits miss, at most
 CLOSEST = 10  # pairs of closest points that are looked at, at least
@@ -113,10 +114,11 @@ def _fit(rows: np.ndarray, index: Int[np.ndarray, "n k"], d: int, frames: np.nda
         difference = rows[index[part]].astype(np.float64) - rows[part, None]
         start = _principal(difference, d) if frames is None else frames[part].astype(np.float64)
         parts.append(_regress(difference, start))
-    found, second, *rest = (np.concatenate(field) for field in zip(*parts, strict=True))
+    planes, second, *rest = (np.concatenate(field) for field in zip(*parts, strict=True))
     n = len(rows)
-    gram = JetGram(np.broadcast_to(np.eye(d), (n, d, d)), np.zeros((n, d, d, d)), second)
-    return Fit(found.astype(rows.dtype), np.asarray(normal_curvature(gram), np.float64), *rest)
+    metric = np.broadcast_to(np.eye(d), (n, d, d))
+    gram = JetGram(*map(jnp.asarray, (metric, np.zeros((n, d, d, d)), second)))
+    return Fit(planes.astype(rows.dtype), np.asarray(normal_curvature(gram), np.float64), *rest)
 
 
 def _principal(difference: Float[np.ndarray, "p k f"], d: int) -> Float[np.ndarray, "p d f"]:
@@ -143,7 +145,7 @@ def _regress(difference: Float[np.ndarray, "p k f"], frame: np.ndarray) -> tuple
     count, (d, f) = difference.shape[1], frame.shape[1:]
     i, j = np.triu_indices(d)
     terms = 1 + d + len(i)
-    place = np.zeros((len(frame), 1, f))
+    missed = coefficients = inverse = radius = place = np.zeros((len(frame), 1, f))
     for _ in range(PASSES):
         chord = difference - place
         along = chord @ np.swapaxes(frame, 1, 2)
@@ -166,9 +168,9 @@ def _regress(difference: Float[np.ndarray, "p k f"], frame: np.ndarray) -> tuple
     second[:, i, j] = second[:, j, i] = coefficients[:, 1 + d :] * np.where(i == j, 2, 1)[:, None]
     second = second.reshape(len(frame), d * d, f) / radius[:, None, None] ** 2
     products = (second @ np.swapaxes(second, 1, 2)).reshape(-1, d, d, d, d)
-    bend = 2 * np.sqrt(np.linalg.norm(inverse[:, 1 + d :, 1 + d :], axis=(1, 2))) / radius**2
+    spread = 2 * np.sqrt(np.linalg.norm(inverse[:, 1 + d :, 1 + d :], axis=(1, 2))) / radius**2
     tilt = np.sqrt(np.linalg.norm(inverse[:, 1 : 1 + d, 1 : 1 + d], axis=(1, 2))) / radius
-    return frame, products, noise, bend, tilt, radius
+    return frame, products, noise, spread, tilt, radius
 
 
 def _noise(fits: list[Fit], dimension: int) -> float:
