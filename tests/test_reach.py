@@ -418,3 +418,22 @@ def spoilt():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- ties --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.013, 0.31, 0.77])
+@pytest.mark.parametrize("big", [1.7, 2.0])
+def test_thick_tori_tie_on_shifted_lattices(shift, big, x64):
+    # Inside, on the equator, the curvature 1 / (R - r) and the hole 2 (R - r) agree exactly.
+    def embedding(u):
+        rho = big + 1.2 * jnp.cos(u[1])
+        return jnp.stack([rho * jnp.cos(u[0]), rho * jnp.sin(u[0]), 1.2 * jnp.sin(u[1])])
+
+    axes = [Axis(name, s, s + TURN, 24, True) for name, s in (("a", shift), ("b", shift / 3))]
+    result = reach(embedding, Grid(tuple(axes)))
+    assert result.case == "tie"
+    assert result.local_error < 1e-7
+    assert abs(result.value - (big - 1.2)) <= result.error
+    assert abs(result.local - (big - 1.2)) <= result.local_error

@@ -17,7 +17,7 @@ from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.quantities import chart_ranges, exact_quantities
 from manifold_jax.geometry.reach.cloud import Cloud
 from manifold_jax.geometry.reach.frames import local_model
-from manifold_jax.geometry.reach.lattice import NOWHERE, Component, End, drop_on_grid, locate
+from manifold_jax.geometry.reach.lattice import NOWHERE, Component, End, drop_on_grid, locate, vertex_drop
 from manifold_jax.geometry.reach.pairs import PairSearch
 
 SEARCH_STEPS = 60  # of the search for the largest curvature at most; a smooth maximum takes about thirty
@@ -65,12 +65,16 @@ def smallest_radius(component: Component) -> Candidate:
         high = [math.inf if axis.periodic else axis.stop for axis in c.grid.axes]
         chart = (u, c.grid.spacing, chart_ranges(c.grid, u.dtype), low, high)
         chart = (jnp.asarray(x, u.dtype) for x in chart)
-        place, curvature, noise = map(np.asarray, largest_curvature(c.source.values, *chart))
+        place, curvature, noise, around = map(np.asarray, largest_curvature(c.source.values, *chart))
         # Curvature from stencils is only where to start.
         better = not c.geometry.exact or 1 / float(curvature) < value
         if noise < CERTAIN * curvature and better:
             # The search stops where rounding outgrows what is left to gain, near a pole.
             value, error, u = 1 / float(curvature), 4 * float(noise) / float(curvature) ** 2, place
+            # What the last steps leave to gain, four times for a maximum with a kink; or have not gained.
+            sides = 1 / np.maximum(around.T, np.finfo(around.dtype).tiny).astype(np.float64)
+            error += 4 * float(vertex_drop(np.array([value]), sides[None])[0])
+            error += max(0.0, value - float(sides.min()))
     else:
         error += drop_on_grid(c.grid, radii.radius, index, value)
         # Where the curvature is not resolved it may be larger: by what is seen there.
@@ -81,9 +85,10 @@ def smallest_radius(component: Component) -> Candidate:
 @jax.jit
 def largest_curvature(
     embedding: Any, start: Array, spacing: Array, ranges: Array, low: Array, high: Array
-) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""]]:
+) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""], Float[Array, "2 d"]]:
     """Chart point of a local maximum of the largest normal curvature in a box, its value and rounding error.
 
+    Last come the values after and before it, at the last steps along every axis.
     The maximum over directions has kinks, so a pattern search without derivatives: step along the axes, halve
     the step when no neighbour is better (Kolda, Lewis & Torczon, SIAM Review 45, 2003). The lower end of the
     rounding interval climbs, lest the search be drawn to a pole, where all digits are lost.
@@ -107,8 +112,9 @@ def largest_curvature(
 
     nothing = jnp.zeros((), start.dtype)
     begin = (start, nothing, nothing, spacing / 2, jnp.zeros((), int))
-    point, value, noise, *_ = jax.lax.while_loop(unfinished, step, begin)
-    return point, value, noise
+    point, value, noise, size, _ = jax.lax.while_loop(unfinished, step, begin)
+    around, _ = curvature(jnp.clip(point + moves[1:] * size, low, high))
+    return point, value, noise, around.reshape(2, d)
 
 
 # --- bottlenecks -------------------------------------------------------------------------------------------
