@@ -128,7 +128,7 @@ def shortest_bottleneck(components: Sequence[Component], search: PairSearch) -> 
     best = NONE
     for start in range(0, len(keep), BATCH):
         for k in keep[start : start + BATCH]:
-            refined = _refine(components, search.cloud, pairs[k], float(length[k]))
+            refined = refine(components, search.cloud, pairs[k], float(length[k]))
             best = min(best, refined, key=lambda candidate: candidate.value)
         if math.isfinite(best.value):
             break
@@ -153,8 +153,17 @@ def _isolated(
     return keep
 
 
-def _refine(components: Sequence[Component], cloud: Cloud, pair: np.ndarray, length: float) -> Candidate:
-    """Bottleneck near a lattice pair, or infinity where the iteration does not end in one."""
+def refine(
+    components: Sequence[Component],
+    cloud: Cloud,
+    pair: np.ndarray,
+    length: float,
+    places: Sequence[np.ndarray] | None = None,
+) -> Candidate:
+    """Bottleneck near a lattice pair, or infinity where the iteration does not end in one.
+
+    It starts at the pair, or at the chart points ``places`` next to it, which are ``length`` apart.
+    """
     starts = [locate(components, int(position)) for position in pair]
     parts = [components[end.component] for end in starts]
     dtype = parts[0].source.dtype
@@ -162,34 +171,40 @@ def _refine(components: Sequence[Component], cloud: Cloud, pair: np.ndarray, len
         local_model(part, int(position), end.coordinates)
         for part, position, end in zip(parts, pair, starts, strict=True)
     )
-    coordinates = tuple(jnp.asarray(end.coordinates, dtype) for end in starts)
+    nodes = [end.coordinates for end in starts]
+    coordinates = tuple(jnp.asarray(u, dtype) for u in (nodes if places is None else places))
     spacings = tuple(jnp.asarray(part.grid.spacing, dtype) for part in parts)
     signs = np.concatenate([cloud.inward[p, : part.grid.ndim] for part, p in zip(parts, pair, strict=True)])
-    eps, held = float(jnp.finfo(dtype).eps), signs != 0
-    straight = COSINE * eps**0.75
-    places: Any = coordinates
-    numbers, turns_inward = [math.inf] * 3, held
     # Ends at a border stay there, as long as the chord lies in the normal cone.
+    offset = np.abs(np.concatenate(coordinates) - np.concatenate(nodes))
+    held = (signs != 0) & (offset <= OUTSIDE * np.concatenate(spacings))
+    eps = float(jnp.finfo(dtype).eps)
+    straight = COSINE * eps**0.75
+    solution: Any = coordinates
+    numbers, turns_inward = [math.inf] * 3, held
     for _ in range(len(signs)):
         free = jnp.asarray(~held, dtype)
-        places, cosine, *numbers = refine_bottleneck((first, second), coordinates, spacings, free)
+        solution, cosine, *numbers = refine_bottleneck((first, second), coordinates, spacings, free)
         turns_inward = held & (signs * np.asarray(cosine) > straight)
         if not turns_inward.any():
             break
         held &= ~turns_inward
     new, defect, moved = (float(x) for x in numbers)
-    one, two = (End(part.number, np.asarray(u, np.float64)) for part, u in zip(parts, places, strict=True))
+    one, two = (End(part.number, np.asarray(u, np.float64)) for part, u in zip(parts, solution, strict=True))
     farthest = MOVED_EXACT if all(part.stencil is None for part in parts) else MOVED_STENCIL
     inside = all(_inside(part, end.coordinates) for part, end in zip(parts, (one, two), strict=True))
     if turns_inward.any() or not (
         defect <= straight and moved <= farthest and new > SHRUNK * length and inside
     ):
         return NONE
-    chord = cloud.points[pair[1]].astype(np.float64) - cloud.points[pair[0]]
     # The length is stationary: a cosine c off costs about c^2. Evaluation costs rounding, a Taylor polynomial
     # what it misses next to its point.
-    error = new / 2 * (defect**2 + EVALUATION * eps)
-    error += sum(np.abs(deviations @ chord).sum() for deviations in (missed, missed_too)) / length / 2
+    error = new / 2 * (defect**2 + EVALUATION * eps) + float(cloud.noise[pair].sum())
+    if missed.size or missed_too.size:
+        chord = np.subtract(
+            *(np.ravel(model(u)) for model, u in zip((second, first), solution[::-1], strict=True))
+        )
+        error += sum(np.abs(deviations @ chord).sum() for deviations in (missed, missed_too)) / new / 2
     return Candidate(new / 2, float(error), (one, two))
 
 
@@ -222,7 +237,7 @@ def refine_bottleneck(
         return starts[0] + z[:count] * spacings[0], starts[1] + z[count:] * spacings[1]
 
     def cosines(z: Array) -> tuple[Array, tuple[Array, ...]]:
-        (x, x_first), (y, y_first) = map(_point_and_derivative, embeddings, ends(z * free))
+        (x, x_first), (y, y_first) = map(point_and_derivative, embeddings, ends(z * free))
         length = norm(y - x)
         both = [jnp.sum(first * v, axis=1) / norm(first) for first, v in ((x_first, y - x), (y_first, x - y))]
         cosine = jnp.concatenate(both) / length
@@ -255,7 +270,7 @@ def refine_bottleneck(
     return ends(z), cosine, length, jnp.max(jnp.abs(residual)), jnp.max(jnp.abs(z))
 
 
-def _point_and_derivative(embedding: Any, u: Array) -> tuple[Array, Array]:
+def point_and_derivative(embedding: Any, u: Array) -> tuple[Array, Array]:
     """X ``(f,)`` and X_i ``(d, f)``."""
 
     def point(x: Array) -> Array:

@@ -13,6 +13,7 @@ from manifold_jax._checks import require
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate, shortest_bottleneck, smallest_radius
 from manifold_jax.geometry.reach.cloud import distances
+from manifold_jax.geometry.reach.gaps import narrowest_gap
 from manifold_jax.geometry.reach.lattice import Component, End, drop_on_grid, locate
 from manifold_jax.geometry.reach.pairs import PairSearch
 
@@ -76,6 +77,9 @@ class Reach(NamedTuple):
         pruned: Share of all pairs that were excluded by their projected distance.
         components: The tangent balls of every manifold, in the order given; the fields of a single one are
             also properties of the Reach.
+        on_lattice: Whether the points are given by an array: what lies between its points is not known.
+        narrower: Whether gaps between manifolds that are narrower than the value cannot be excluded, since
+            they would be below the spacing; then it is not resolved.
     """
 
     value: float
@@ -92,6 +96,8 @@ class Reach(NamedTuple):
     coincident: int
     pruned: float
     components: tuple[ComponentReach, ...]
+    on_lattice: bool = False
+    narrower: bool = False
 
     def _only(self, name: str) -> ComponentReach:
         """The only component, from which ``name`` is asked; ValueError where there are several."""
@@ -130,7 +136,11 @@ class Reach(NamedTuple):
     def sentence(self) -> str:
         """One sentence for people."""
         text = f"reach {self.value:.5g} +- {self.error:.1e}: {CASES[self.case]}"
-        if not self.resolved:
+        if self.on_lattice:
+            text += ", on this lattice"
+        if self.narrower:
+            text += "; not resolved: narrower gaps, below the spacing, are possible: refine the grid"
+        elif not self.resolved:
             sampled = all(component.grid is None for component in self.components)
             text += "; not resolved: " + (
                 "more samples or less noise are needed" if sampled else "refine the grid"
@@ -221,10 +231,16 @@ def assemble(
     balls = tuple(_tangent_balls(components, c.number, search, drop) for c in components)
     local = min((smallest_radius(c) for c in components), key=lambda candidate: candidate.value)
     near, far = (_pair_candidate(components, balls, search, best) for best in smallest_pairs(search))
-    candidates = (local, near, shortest_bottleneck(components, search), far)
+    gap = narrowest_gap(components, search)
+    bottleneck = min(shortest_bottleneck(components, search), gap.best, key=lambda candidate: candidate.value)
+    candidates = (local, near, bottleneck, far)
     upper = max(float(np.nanmax(c.geometry.normal_curvature_upper.value)) for c in components)
     lower = min(local.value, 1 / upper) if upper > 0 else local.value
-    return conclude(candidates, balls, search, tolerance)._replace(local_bounds=(lower, local.value))
+    result = conclude(candidates, balls, search, tolerance)
+    if gap.doubtful:
+        result = result._replace(error=max(result.error, result.value), resolved=False, narrower=True)
+    arrays = any(not c.source.evaluated for c in components)
+    return result._replace(local_bounds=(lower, local.value), on_lattice=arrays)
 
 
 def _tangent_balls(

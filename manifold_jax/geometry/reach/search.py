@@ -6,10 +6,10 @@ of tau(x), up to which the tangent balls at x are empty (Federer, Trans. AMS 93,
 
     tau = inf over x of tau(x),   tau(x) = inf over y of R(x, y),   R(x, y) = |y - x|^2 / (2 d(y - x, T_x)),
 
-with T_x the tangent space, at a border of an open axis the tangent cone (:mod:`cones`),
-and is attained either locally, as 1 over the largest normal curvature, or globally, as half the length of the
-shortest chord that is normal at both ends, a bottleneck (Aamari et al., Electron. J. Stat. 13, 2019, theorem
-3.4). Both are measured, and told apart.
+with T_x the tangent space, at a border of an open axis the tangent cone (:mod:`cones`), and is attained
+either locally, as 1 over the largest normal curvature, or globally, as half the length of the shortest chord
+that is normal at both ends, a bottleneck (Aamari et al., Electron. J. Stat. 13, 2019, theorem 3.4). Both are
+measured, and told apart.
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+"""Reach of unions whose parts are spaced very differently, or nearer to each other than their points."""
+
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from manifold_jax import Axis, Grid, Manifold, reach
+
+TURN = 2 * math.pi
+
+
+def circle(radius, centre, size, shift):
+    grid = Grid((Axis("angle", shift, shift + TURN, size, True),))
+    return Manifold(
+        "circle", lambda u: jnp.stack([centre + radius * jnp.cos(u[0]), radius * jnp.sin(u[0])]), grid, {}
+    )
+
+
+def beside(big, small, gap, sizes, shift):
+    """Two circles outside of each other."""
+    return [circle(big, 0.0, sizes[0], shift), circle(small, big + gap + small, sizes[1], 2 * shift)]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.003, 0.065])
+@pytest.mark.parametrize(
+    ("big", "small", "gap", "sizes"),
+    [(10.0, 0.01, 1e-3, (48, 48)), (1.0, 1e-3, 1e-4, (40, 17)), (1.0, 1.0, 0.01, (48, 37))],
+)
+def test_gaps_below_the_spacing_are_found(big, small, gap, sizes, shift, x64):
+    result = reach(beside(big, small, gap, sizes, shift))
+    assert result.resolved
+    assert result.case == "global"
+    assert abs(result.value - gap / 2) <= result.error
+    assert abs(result.value - gap / 2) <= 1e-9 * gap
+
+
+def test_gaps_below_the_spacing_of_arrays_are_found_or_said_to_be_possible(x64):
+    for big, small, gap, sizes in ((10.0, 0.01, 1e-3, (48, 48)), (1.0, 1e-3, 1e-4, (40, 17))):
+        result = reach(beside(big, small, gap, sizes, 0.05), exact=False)
+        assert abs(result.value - gap / 2) <= result.error
+        assert not result.resolved
+        assert "narrower" in result.sentence() or "not resolved" in result.sentence()
+
+
+@pytest.mark.parametrize(("small", "gap", "true"), [(1.0, 0.3, 0.15), (0.1, 1.0, 0.1)])
+def test_well_spaced_unions_stay_resolved(small, gap, true, x64):
+    for exact in (True, False):
+        result = reach(beside(1.0, small, gap, (48, 37), 0.05), exact=exact)
+        assert result.resolved
+        assert not result.narrower
+        assert abs(result.value - true) <= result.error
+
+
+def test_what_touches_or_crosses_is_not_resolved(x64):
+    for parts in (beside(1.0, 0.5, 0.0, (48, 48), 0.05), [circle(1.0, c, 48, 0.05) for c in (0.0, 1.0)]):
+        result = reach(parts)
+        assert not result.resolved
+        assert result.value <= result.error
+
+
+def test_arrays_say_that_they_are_a_lattice(x64):
+    manifold = circle(1.0, 0.0, 48, 0.0)
+    points = jnp.stack([manifold.embedding(u) for u in manifold.grid.coordinates()])
+    result = reach(points, manifold.grid)
+    assert result.on_lattice
+    assert "on this lattice" in result.sentence()
+    assert "on this lattice" not in reach(manifold).sentence()
