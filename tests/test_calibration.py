@@ -184,8 +184,17 @@ def test_gradients_where_eigenvalues_or_points_repeat(x64):
     assert np.sum(slope * move) == pytest.approx(float(want), rel=1e-6)
     # A sample that is there twice lies at distance 0 from its neighbour, and the graph fits a plane exactly.
     twice = jnp.asarray(np.concatenate([points, points[:3]]))
-    fit = lambda x: jnp.sum(local_quadratic_fit(x, dimension=2, neighbours=9).residual)  # noqa: E731
-    assert np.isfinite(jax.grad(fit)(twice)).all()
+    # And the points of a line, which determine no graph, do not spoil the others.
+    line = 9 + jnp.arange(12.0)[:, None] * jnp.eye(5)[:1]
+
+    def residuals(x):
+        fit = local_quadratic_fit(x, dimension=2, neighbours=9)
+        return jnp.sum(jnp.where(fit.ok, fit.residual, 0.0)), fit.ok
+
+    for x, count in ((twice, 12), (jnp.concatenate([twice, line]), 12)):
+        slope, ok = jax.grad(residuals, has_aux=True)(x)
+        assert int(ok.sum()) == count
+        assert np.isfinite(slope).all()
 
 
 @pytest.mark.slow

@@ -217,13 +217,15 @@ def _quadratic_graph(
     root = jnp.where(inside, jnp.ones_like(distance) if weights == "uniform" else tricube, 0.0)
     if frame is None:
         frame = _principal_frame(d, differences, root)
+    ok = jnp.isfinite(frame).all()
+    frame = jnp.where(ok, frame, jnp.eye(*frame.shape, dtype=frame.dtype))  # NaN would spoil derivatives
     t = matmul(differences, frame.T)
     normal = differences - matmul(t, frame)
     design, origin = (monomials(x, 2)[:, 0 if intercept else 1 :] for x in (t / scale, jnp.zeros_like(t[:1])))
     rows = jnp.concatenate([design * root[:, None], origin])
     values = jnp.concatenate([normal * root[:, None], jnp.zeros_like(normal[:1])])
     coefficients, determined = _least_squares(rows, values)
-    ok = determined & (radius > 0)
+    ok &= determined & (radius > 0)
     missed = jnp.sum((normal - matmul(design, coefficients)) ** 2, axis=1)
     residual = safe_sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
     linear, quadratic = jnp.split(coefficients[-d * (d + 3) // 2 :], [d])
@@ -242,12 +244,12 @@ def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
 
 def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tuple[Array, Array]:
     """Coefficients ``(p, f)``, and whether they are determined."""
-    basis, triangle = jnp.linalg.qr(rows)
-    pivots = jnp.abs(jnp.diagonal(triangle))
+    pivots = jnp.abs(jnp.diagonal(jnp.linalg.qr(jax.lax.stop_gradient(rows), mode="r")))
     floor = 64 * jnp.finfo(rows.dtype).eps * len(rows)
     determined = jnp.min(pivots) > floor * jnp.max(pivots)  # False for NaN
-    safe = jnp.where(determined, triangle, jnp.eye(len(triangle), dtype=rows.dtype))
-    inverse = jax.scipy.linalg.solve_triangular(safe, basis.T)  # p x k: there are far more features
+    # Rows that can be differentiated take the place of those that cannot.
+    basis, triangle = jnp.linalg.qr(jnp.where(determined, rows, jnp.eye(*rows.shape, dtype=rows.dtype)))
+    inverse = jax.scipy.linalg.solve_triangular(triangle, basis.T)  # p x k: there are far more features
     return matmul(inverse, values), determined
 
 
