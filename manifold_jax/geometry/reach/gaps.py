@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from manifold_jax._linalg import damping_matrix, matmul, norm
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate, point_and_derivative, refine
@@ -63,7 +63,7 @@ def narrowest_gap(components: Sequence[Component], search: PairSearch) -> Narrow
 def _nearest_pairs(components: Sequence[Component], search: PairSearch) -> Iterator[Int[np.ndarray, "m 2"]]:
     """Positions of points of two components that are nearest to each other."""
     parts = [np.arange(c.offset, c.offset + c.lattice.size) for c in components]
-    trees = [cKDTree(search.cloud.projected[part]) for part in parts] if len(components) > 1 else []
+    trees = [KDTree(search.cloud.projected[part]) for part in parts] if len(components) > 1 else []
     for j, second in enumerate(trees):
         for i, first in enumerate(trees[:j]):
             to_second, to_first = second.query(first.data)[1], first.query(second.data)[1]
@@ -125,8 +125,9 @@ def _nearest_position(component: Component, u: Float[np.ndarray, "d"]) -> int:
     """Position of the lattice point nearest to a chart point."""
     lattice = component.lattice
     index = [round((x - axis.start) / axis.spacing) for axis, x in zip(lattice.axes, u, strict=True)]
-    modes = tuple("wrap" if axis.wraps else "clip" for axis in lattice.axes)
-    return component.offset + int(np.ravel_multi_index(index, lattice.shape, mode=modes))
+    pairs = zip(index, lattice.axes, strict=True)
+    inside = tuple(i % axis.size if axis.wraps else min(max(i, 0), axis.size - 1) for i, axis in pairs)
+    return component.offset + int(np.ravel_multi_index(inside, lattice.shape))
 
 
 @jax.jit
