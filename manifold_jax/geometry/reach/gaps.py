@@ -66,7 +66,8 @@ def _nearest_pairs(components: Sequence[Component], search: PairSearch) -> Itera
     trees = [KDTree(search.cloud.projected[part]) for part in parts] if len(components) > 1 else []
     for j, second in enumerate(trees):
         for i, first in enumerate(trees[:j]):
-            to_second, to_first = second.query(first.data)[1], first.query(second.data)[1]
+            to_second = np.asarray(second.query(first.data)[1])
+            to_first = np.asarray(first.query(second.data)[1])
             mutual = np.flatnonzero(to_first[to_second] == np.arange(first.n))
             yield np.stack([parts[i][mutual], parts[j][to_second[mutual]]], axis=1)
 
