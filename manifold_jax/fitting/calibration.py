@@ -67,7 +67,7 @@ def calibrate(
 
     Raises:
         ValueError: An argument is out of range or a name is taken twice, an estimator returns another shape
-            than its quantity has, or fails while ``on_error`` is ``"raise"``.
+            than its quantity has, or while ``on_error`` is ``"raise"`` it fails or there is no exact value.
 
     Example:
         >>> radius = lambda points, dimension: jnp.max(jnp.linalg.norm(points, axis=1))
@@ -117,6 +117,11 @@ def _score(estimator: Estimator, sample: Sample, truth: Truth, row: Row, call: _
     row = row._replace(scale=truth.scale, reference=truth.reference)
     if estimator.most is not None and row.size > estimator.most:
         return row._replace(status=f"left out: takes up to {estimator.most} points")
+    if not np.isfinite(truth.scale):
+        sentence = (
+            f"the exact {row.quantity} of {row.manifold!r} is {truth.scale}: there is no error to measure"
+        )
+        return _failed(row, f"{sentence}.", call.on_error)
     where = f"{row.size} samples of {row.manifold!r}"
     try:
         if call.again:

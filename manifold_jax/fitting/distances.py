@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import flat, floating, optional, whole
+from manifold_jax._checks import finite, flat, floating, optional, whole
 from manifold_jax._linalg import norm, safe_sqrt
 from manifold_jax.fitting.nearest_points import components, nearest_points
 from manifold_jax.geometry.manifold import Manifold
@@ -168,7 +168,8 @@ def fit_distances(
         **options: As in :func:`nearest_points`.
 
     Raises:
-        ValueError: The fit does not keep the shape of its input, or shapes do not fit.
+        ValueError: The fit does not keep the shape of its input, shapes do not fit, or points hold NaN or
+            infinite values.
 
     Example:
         >>> truth = mj.datasets.circle()
@@ -180,9 +181,12 @@ def fit_distances(
     components("fit_distances", manifold)
     options["block_size"] = block_size
     test_points = floating("fit_distances", "test_points", test_points)
+    finite("fit_distances", "test_points", test_points)
     if true_points is None:
         true_points = nearest_points(manifold, test_points, **options).points
-    true_points = floating("fit_distances", "true_points", true_points)
+    else:
+        true_points = floating("fit_distances", "true_points", true_points)
+        finite("fit_distances", "true_points", true_points)
     images = _images(project, true_points)
     fitted = jnp.concatenate([_images(project, test_points), images])
     forward = distances_to_manifold(manifold, fitted, **options)

@@ -261,8 +261,11 @@ def _search(
     value, point = half_square(u)
     begin = _State(u, point, value, jnp.zeros((), y.dtype), jnp.zeros((), bool), jnp.zeros((), int))
     last = jax.lax.while_loop(unfinished, step, begin)
-    distance = safe_sqrt(jnp.where(jnp.isfinite(last.value), 2 * last.value, jnp.nan))
-    return NearestPoints(last.u, last.point, distance, last.done, jnp.zeros((), int))
+    known = jnp.isfinite(last.value)  # else y is not finite, or squares overflow
+    u, point, distance = (
+        jnp.where(known, x, jnp.nan) for x in (last.u, last.point, safe_sqrt(2 * last.value))
+    )
+    return NearestPoints(u, point, distance, last.done & known, jnp.zeros((), int))
 
 
 def _rounding(point: Array, y: Array) -> Array:

@@ -104,7 +104,10 @@ def run_blocks(
 def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
     """The window of one block, ``(m_1, ..., m_d, f)``; its number may be traced where the points are."""
     if points.on_host:
-        return Window(jnp.asarray(points.read(_host_window(points.values, plan, block))), block)
+        part = points.read(_host_window(points.values, plan, block))
+        if not np.isfinite(part).all():
+            points.refuse_nonfinite()
+        return Window(jnp.asarray(part), block)
     return Window(_device_window(points.values, plan, block, points.dtype), block)
 
 

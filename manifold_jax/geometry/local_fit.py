@@ -193,12 +193,16 @@ def _curvature(fit: QuadraticFit, quantity: str) -> Array:
 
 
 def _principal_frame(dimension: int, differences: Array, root: Any = 1.0) -> Float[Array, "d f"]:
-    """Principal components of the point and its neighbours; NaN below rank d. The point has the weight 1."""
+    """Principal components of the point and its neighbours; the point has the weight 1.
+
+    NaN below rank d, and where distances overflow, so that the neighbours are not known.
+    """
     points = jnp.concatenate([differences, jnp.zeros_like(differences[:1])])
     root = jnp.ones_like(points[:, 0]).at[:-1].set(root)
     _, values, frame = principal_plane(points, root, dimension)
     floor = 8 * len(points) * jnp.finfo(points.dtype).eps * jnp.maximum(values[-1], 0.0)
-    return jnp.where(values[-dimension] > floor, frame[::-1], jnp.nan)
+    known = (values[-dimension] > floor) & jnp.isfinite(jnp.sum(differences**2))
+    return jnp.where(known, frame[::-1], jnp.nan)
 
 
 def _quadratic_graph(

@@ -120,13 +120,13 @@ def frame(g: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 def point_volume_element(gram: JetGram) -> Float[Array, ""]:
-    """sqrt(det g) = product of L_kk; 0 where the metric is degenerate."""
+    """sqrt(det g) = product of L_kk; 0 where the metric is degenerate, NaN where it or this overflows."""
     total, lost = jnp.ones((), gram.metric.dtype), jnp.zeros((), bool)
     for pivot in cholesky(gram.metric)[1]:
         # Past a vanishing pivot the factorisation is NaN; the determinant is 0 all the same.
         total = total * jnp.where(lost, 0.0, safe_sqrt(pivot))
         lost = lost | (pivot == 0)
-    return total
+    return jnp.where(jnp.isfinite(total), total, jnp.nan)
 
 
 def is_null(volume_element: Float[Array, "*shape"]) -> Array:

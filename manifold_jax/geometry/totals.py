@@ -77,7 +77,7 @@ def _integral_estimate(
     error = stencil + quadrature + integral(uncertain) + summation + kinks
     finite = jnp.isfinite(total) & jnp.isfinite(error)
     value, error = jnp.where(finite, total, jnp.nan), jnp.where(finite, error, jnp.inf)
-    return Estimate(value, error, error <= tolerance * integral(scale))
+    return Estimate(value, error, finite & (error <= tolerance * integral(scale)))
 
 
 def split_cells(values: Float[Array, "*shape"], grid: Grid, columns: Sequence[Array]) -> tuple[Array, Array]:

@@ -55,7 +55,11 @@ def judge(geometry: Any, name: str) -> Verdict:
         return Verdict(False, 0.0, (), f"not defined{'' if name in TOTALS else ' anywhere'}: {why}.")
     share = float(resolved[defined].mean())
     missing = 1 - float(defined.mean())
-    note = f" Undefined at {missing:.1%} of the points (degenerate metric)." if missing > 0 else ""
+    note = ""
+    if missing > 0:
+        lost = np.isfinite(np.asarray(geometry.volume_element.value)[~defined]).all()
+        why = "degenerate metric" if lost else "points or their squares are not finite"
+        note = f" Undefined at {missing:.1%} of the points ({why})."
     if share >= ENOUGH:
         where = "resolved." if name in TOTALS else f"resolved at {share:.1%} of the points."
         return Verdict(True, share, (), where + note)

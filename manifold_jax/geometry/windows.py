@@ -345,11 +345,13 @@ def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[
 def keep_grams(
     plan: BlockPlan, rows: tuple[Array, ...], grams: Array, squares: Array, high: Array
 ) -> BlockGrams:
-    """What is kept of a block, from its sums over features."""
+    """What is kept of a block, from its sums over features; NaN where the squares of points overflow."""
+    norm = jnp.sqrt(jnp.max(squares))
     shaped = grams.reshape(len(plan.stencils), *plan.block, *grams.shape[-2:])
+    shaped = jnp.where(jnp.isfinite(norm), shaped, jnp.nan)
     if plan.differences:
         high = high.reshape(*plan.block, *high.shape[-2:])
-    return BlockGrams(shaped, jnp.sqrt(jnp.max(squares)), high, rows)
+    return BlockGrams(shaped, norm, high, rows)
 
 
 def block_grams(plan: BlockPlan, place: Place, cut: Cut, features: int) -> BlockGrams:

@@ -61,7 +61,7 @@ def keep_label(
     others = jax.nn.softmax(jnp.where(jnp.arange(log_p.shape[0]) == label, -jnp.inf, log_p))
     s, _ = unit(-matmul(others, rows))
     kept = u - jnp.minimum(jnp.sum(u * s), 0.0) * s
-    return jnp.where(norm(kept) > _STILL, length * kept, 0.0)
+    return jnp.where(norm(kept) <= _STILL, 0.0, length * kept)
 
 
 def horizontal_basis(

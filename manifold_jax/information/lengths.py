@@ -106,7 +106,8 @@ def fisher_rao_distance(
         0.6435
     """
     chord = norm(jnp.exp(single(log_p) / 2) - jnp.exp(single(log_q) / 2))
-    return 4 * jnp.arcsin(jnp.minimum(chord / 2, 2**-0.5))
+    length = 4 * jnp.arcsin(jnp.minimum(chord / 2, 2**-0.5))
+    return jnp.where(jnp.isfinite(chord), length, jnp.nan)
 
 
 def leaf_distance(

@@ -284,7 +284,7 @@ def _follow(log_prob: Any, source: Array, goal: Array, options: Options) -> Path
         converged=end.status == PathStatus.CONVERGED,
         status=end.status,
         log_probs=log_probs,
-        horizontal=jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0),
+        horizontal=jnp.where(whole == 0, 0.0, part / jnp.where(whole == 0, 1.0, whole)),
         length=end.length,
         drift=end.drift,
         clipped=end.clipped,
