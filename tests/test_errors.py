@@ -131,11 +131,8 @@ WRONG = {
         lambda: gram_from_grid(np.moveaxis(POINTS, -1, 0), GRID),
         r"shape \(3, 9, 12\), but the grid axes \('height', 'angle'\).*\(9, 12\)",
     ),
-    "integers": (
-        lambda: gram_from_grid(POINTS.astype(np.uint8), GRID),
-        r"floating-point, got uint8: convert",
-    ),
-    "complex numbers": (lambda: gram_from_grid(POINTS + 0j, GRID), r"floating-point, got complex"),
+    "truth values": (lambda: gram_from_grid(POINTS > 0, GRID), r"real numbers, got bool: convert"),
+    "complex numbers": (lambda: gram_from_grid(POINTS + 0j, GRID), r"real numbers, got complex"),
     "no features": (lambda: gram_from_grid(np.ones((9, 12, 0), np.float32), GRID), r"have no features"),
     "zero block": (
         lambda: gram_from_grid(POINTS, GRID, block_size=0),
