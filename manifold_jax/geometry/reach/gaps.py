@@ -41,7 +41,9 @@ class Narrow(NamedTuple):
 
 def narrowest_gap(components: Sequence[Component], search: PairSearch) -> Narrow:
     """Bottlenecks between different components from their nearest pairs below the spacing."""
-    pairs = np.concatenate([np.zeros((0, 2), int), *_nearest_pairs(components, search)])
+    if len(components) == 1:
+        return Narrow(NONE, doubtful=False)
+    pairs = np.concatenate(list(_nearest_pairs(components, search)))
     points, cell = search.cloud.points, search.cloud.half_cell
     length = distances(points, *pairs.T)
     noise = search.cloud.noise[pairs].sum(axis=1)
@@ -63,7 +65,7 @@ def narrowest_gap(components: Sequence[Component], search: PairSearch) -> Narrow
 def _nearest_pairs(components: Sequence[Component], search: PairSearch) -> Iterator[Int[np.ndarray, "m 2"]]:
     """Positions of points of two components that are nearest to each other."""
     parts = [np.arange(c.offset, c.offset + c.lattice.size) for c in components]
-    trees = [KDTree(search.cloud.projected[part]) for part in parts] if len(components) > 1 else []
+    trees = [KDTree(search.cloud.projected[part]) for part in parts]
     for j, second in enumerate(trees):
         for i, first in enumerate(trees[:j]):
             to_second = np.asarray(second.query(first.data)[1])
