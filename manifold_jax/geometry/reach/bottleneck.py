@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -93,12 +93,20 @@ def largest_curvature(
     the step when no neighbour is better (Kolda, Lewis & Torczon, SIAM Review 45, 2003). The lower end of the
     rounding interval climbs, lest the search be drawn to a pole, where all digits are lost.
     """
-    d = start.shape[0]
-    moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
 
     def curvature(points: Array) -> tuple[Array, Array]:
         quantities = exact_quantities(gram_from_function(embedding, points), ranges)
         return quantities.value.normal_curvature, quantities.rounding.normal_curvature
+
+    return pattern_search(curvature, start, spacing, low, high)
+
+
+def pattern_search(
+    curvature: Callable[[Array], tuple[Array, Array]], start: Array, spacing: Array, low: Array, high: Array
+) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""], Float[Array, "2 d"]]:
+    """The search of :func:`largest_curvature`, for values and rounding errors of points ``(p, d)``."""
+    d = start.shape[0]
+    moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
 
     def unfinished(state: tuple[Array, ...]) -> Array:
         return (state[4] < SEARCH_STEPS) & (state[3][0] > FINEST * spacing[0])

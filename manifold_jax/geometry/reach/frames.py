@@ -75,7 +75,7 @@ def block_shape(component: Component, size: int) -> tuple[int, ...]:
 # --- frames ------------------------------------------------------------------------------------------------
 
 
-def _orthonormal(first: Float[Array, "d f"]) -> tuple[Float[Array, "d f"], Float[Array, "d d"]]:
+def orthonormal(first: Float[Array, "d f"]) -> tuple[Float[Array, "d f"], Float[Array, "d d"]]:
     """Rows spanning the tangent space by Cholesky QR, twice for accuracy, and the first change of basis."""
 
     def step(vectors: Array) -> tuple[Array, Array]:
@@ -97,7 +97,7 @@ def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Arr
 
     def one(u: Array) -> tuple[Array, ...]:
         first = jax.jacfwd(lambda x: jnp.ravel(embedding(x)))(u).T
-        frames, change = _orthonormal(first)
+        frames, change = orthonormal(first)
         tilt = ROUNDING * jnp.finfo(u.dtype).eps * (1 + norm(jnp.ravel(change * norm(first))))
         return frames, tilt, tilt, _directions(first, frames)
 
@@ -115,8 +115,8 @@ def _stencil_frames(
     d = gains.shape[1]
 
     def one(first: Array, second: Array, gain: Array) -> tuple[Array, ...]:
-        frames, change = _orthonormal(first)
-        compared, _ = _orthonormal(second)
+        frames, change = orthonormal(first)
+        compared, _ = orthonormal(second)
         beyond = compared - matmul(matmul(compared, frames.T), frames)
         turned = matmul(change, second - first)
         rounding = noise * norm(jnp.ravel(change * gain)) + ROUNDING * jnp.finfo(frames.dtype).eps

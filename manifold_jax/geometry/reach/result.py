@@ -13,8 +13,9 @@ from manifold_jax._checks import require
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate, shortest_bottleneck, smallest_radius
 from manifold_jax.geometry.reach.cloud import distances
+from manifold_jax.geometry.reach.faces import smallest_border_radius, with_borders
 from manifold_jax.geometry.reach.gaps import narrowest_gap
-from manifold_jax.geometry.reach.lattice import Component, End, drop_on_grid, locate
+from manifold_jax.geometry.reach.lattice import Component, CurvatureRadii, End, drop_on_grid, locate
 from manifold_jax.geometry.reach.pairs import PairSearch
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Reach(NamedTuple):
         resolved: Whether the bar is below the tolerance.
         case: ``"local"`` (curvature decides), ``"global"`` (a bottleneck or the border of an open axis) or
             ``"tie"`` (equal within their bars, as on circles, spheres and flat tori).
-        local: 1 / largest normal curvature.
+        local: 1 / largest normal curvature, of the manifold and of borders that turn outward.
         local_error: Its bar.
         local_bounds: Enclosure of ``local`` by the bounds of the largest normal curvature (equal for d <= 2).
         bottleneck: Half the length of the shortest bottleneck found, infinite if none is within ``searched``.
@@ -228,8 +229,13 @@ def assemble(
     components: Sequence[Component], search: PairSearch, drop: Float[np.ndarray, "n"], tolerance: float
 ) -> Reach:
     """The reach from the curvature and the pairs of all components, between whose points R may ``drop``."""
-    balls = tuple(_tangent_balls(components, c.number, search, drop) for c in components)
-    local = min((smallest_radius(c) for c in components), key=lambda candidate: candidate.value)
+    radii = [with_borders(c, search.cloud) for c in components]
+    balls = tuple(
+        _tangent_balls(components, c.number, r, search, drop) for c, r in zip(components, radii, strict=True)
+    )
+    locally = [smallest_radius(c) for c in components]
+    locally += [smallest_border_radius(c, search.cloud, r) for c, r in zip(components, radii, strict=True)]
+    local = min(locally, key=lambda candidate: candidate.value)
     near, far = (_pair_candidate(components, balls, search, best) for best in smallest_pairs(search))
     gap = narrowest_gap(components, search)
     bottleneck = min(shortest_bottleneck(components, search), gap.best, key=lambda candidate: candidate.value)
@@ -244,11 +250,11 @@ def assemble(
 
 
 def _tangent_balls(
-    components: Sequence[Component], number: int, search: PairSearch, drop: np.ndarray
+    components: Sequence[Component], number: int, radii: CurvatureRadii, search: PairSearch, drop: np.ndarray
 ) -> ComponentReach:
     """Pointwise radius, bar and witness of one component."""
     component = components[number]
-    first, radii = component.originals, component.radii
+    first = component.originals
     position, local, bar = component.centres[first], radii.radius[first], radii.error[first]
     radius, noise = search.radius[position], search.error[position] + drop[position]
     # At a tie take the one that is better known.
