@@ -188,11 +188,13 @@ def smallest_border_radius(component: Component, cloud: Cloud, radii: CurvatureR
             sides = 1 / np.maximum(around.T, np.finfo(around.dtype).tiny).astype(np.float64)
             bar = 4 * float(noise) * radius**2 + 4 * float(vertex_drop(np.array([radius]), sides[None])[0])
             candidate = Candidate(
-                radius, bar + max(0.0, radius - float(sides.min())), (End(c.number, place),) * 2
+                radius,
+                bar + max(0.0, radius - float(sides.min())),
+                (End(c.number, place), End(c.number, place)),
             )
         else:
             bar = error + drop_on_grid(grid, radii.radius, index, value, inward)
-            candidate = Candidate(value, bar, (End(c.number, u),) * 2)
+            candidate = Candidate(value, bar, (End(c.number, u), End(c.number, u)))
         best = min(best, candidate, key=lambda candidate: candidate.value)
     return best
 
