@@ -51,7 +51,7 @@ def test_it_is_the_plug_in_and_biased_upwards(cloud, x64):
 def test_local_fits_do_not_depend_on_where_the_cloud_lies():
     t = np.random.default_rng(0).uniform(0, TURN, 1000)
     circle = np.stack([np.cos(t), np.sin(t)], -1).astype(np.float32)
-    near, far = (fit_scales(circle + np.float32(shift), 1, 8, None) for shift in (0, 30))
+    near, far = (fit_scales(circle + np.float32(shift), 1, 8) for shift in (0, 30))
     # The points themselves are rounded to 30 * 6e-8.
     across = np.linalg.norm(near.frames - (near.frames @ np.swapaxes(far.frames, 1, 2)) @ far.frames, axis=2)
     assert across.max() < 1e-3
@@ -61,7 +61,7 @@ def test_local_fits_do_not_depend_on_where_the_cloud_lies():
 def test_fits_are_exact_on_spheres_of_any_size(x64):
     """Chords in the place of tangential parts: |y - x|^2 / 2 R is a quadratic function of them."""
     for points, d in ((ellipse(60)[0] / [2, 1], 1), (sphere(120)[0], 2)):
-        known = fit_scales(3 * points, d, d * (d + 3) + 4, None)
+        known = fit_scales(3 * points, d, d * (d + 3) + 4)
         np.testing.assert_allclose(known.curvature, 1 / 3, rtol=2e-2)
         assert known.noise < 1e-3
         low, high = known.largest_curvature
@@ -72,8 +72,8 @@ def test_fits_are_exact_on_spheres_of_any_size(x64):
 def test_the_noise_is_measured(sigma, x64):
     points = ellipse(1000)[0]
     noisy = points + sigma * np.random.default_rng(1).normal(size=points.shape)
-    assert fit_scales(noisy, 1, 8, None).noise == pytest.approx(sigma, rel=0.2)
-    assert fit_scales(points, 1, 8, None).noise < 1e-6
+    assert fit_scales(noisy, 1, 8).noise == pytest.approx(sigma, rel=0.2)
+    assert fit_scales(points, 1, 8).noise < 1e-6
 
 
 def test_no_pair_is_no_reach():
@@ -123,7 +123,7 @@ def test_tangents_are_second_order(x64):
     errors = []
     for n in (200, 800):
         points, tangents = ellipse(n, seed=2)
-        frames = fit_scales(points, 1, 8, None).frames
+        frames = fit_scales(points, 1, 8).frames
         unit = tangents[:, 0] / np.linalg.norm(tangents[:, 0], axis=1, keepdims=True)
         errors.append(np.median(1 - np.abs(np.sum(frames[:, 0] * unit, axis=1))) ** 0.5)
     assert math.log(errors[0] / errors[1]) / math.log(4) > 1.6

@@ -119,8 +119,8 @@ def intrinsic_dimension(
     status = ""
     if tied > TIES or not math.isfinite(bar):
         status, bar = f"{100 * tied:.0f} % of the distances are tied, as on a lattice", math.inf
-    bars = (SIGMAS * local / max(count - 2, 1) ** 0.5 + bar)[place.ravel()]
-    pointwise = Estimate(*map(jnp.asarray, (local[place.ravel()], bars, bars <= HALF)))
+    bars = SIGMAS * local / max(count - 2, 1) ** 0.5 + bar
+    pointwise = Estimate(*(jnp.asarray(x[place.ravel()]) for x in (local, bars, bars <= HALF)))
     return IntrinsicDimension(float(value), float(bar), bool(bar <= HALF), pointwise, repeats, status)
 
 

@@ -132,7 +132,7 @@ def reach_from_samples(
     first, place = _distinct(everyone)
     rows, frames = everyone[first], None if frames is None else frames[first]
     n, count = len(rows), min(count, len(rows) - 1)
-    known = fit_scales(rows, dimension, count, frames) if count >= least else None
+    known = fit_scales(rows, dimension, count, frames, noise) if count >= least else None
     if noise is None:
         noise = 0.0 if known is None else max(known.noise, known.closest / 2**0.5)
     # The search takes pairs whose radius is known to RELIABLE; for what is estimated the tolerance will do.
@@ -255,7 +255,8 @@ def _curved(known: Scales, near: Candidate, points: np.ndarray, method: str) -> 
     if method == "curvature" or not math.isfinite(near.value):
         curvature = float(known.curvature[most])
         radius = 1 / curvature if curvature > 0 else math.inf
-        near = Candidate(radius, math.inf, (End(0, points[most]), End(0, points[most])))
+        place = End(0, points[most])
+        near = Candidate(radius, math.inf, (place, place))
     value = min(max(near.value, shortest), longest)
     error = max(value - shortest, longest - value) if math.isfinite(value) else math.inf
     return Candidate(value, error, near.ends), shortest
@@ -275,12 +276,9 @@ def _facing(known: Scales, far: Candidate) -> tuple[Candidate, float]:
 def _with_copies(result: Reach, place: np.ndarray, first: np.ndarray) -> Reach:
     """The result for all points, of which several lie in one place; ordered pairs of them are counted."""
     balls = result.components[0]
-    balls = balls._replace(
-        pointwise=balls.pointwise[place],
-        pointwise_error=balls.pointwise_error[place],
-        witness=np.append(first, -1)[balls.witness][place],
-        border=np.zeros(len(place), bool),
-    )
+    radius, error, witness = balls.pointwise, balls.pointwise_error, np.append(first, -1)[balls.witness]
+    border = np.zeros(len(place), bool)
+    balls = ComponentReach(balls.name, None, radius[place], error[place], witness[place], border)
     copies = np.bincount(place)
     return result._replace(
         components=(balls,), coincident=result.coincident + int(np.sum(copies * (copies - 1)))

@@ -23,7 +23,6 @@ SIGMAS = 2.5  # standard errors that a bar holds
 SURE = 2  # of these, beyond which a smaller fit that differs is believed, whichever of the many points
 MOST = 256  # neighbours of the largest fit
 NEIGHBOURS, NUMBERS = 2**21, 2**29  # of all points in the largest fit, and of their differences, at most
-PASSES = 2  # fits at each size: the second over the plane, and from the place, that the first gave
 SHAPE = 0.03  # relative error of a curvature k from points within r, over (k r)^2 + (k r)^4, at least
 FOLLOWED = 2.0  # variance of the noise, over that of what the smallest fits miss, at most
 CLOSEST = 10  # pairs of closest points that are looked at, at least
@@ -37,7 +36,7 @@ class Fit(NamedTuple):
         frames: Orthonormal frames of the tangent spaces.
         curvature: Largest normal curvature.
         noise: Root mean square distance of the neighbours from the fit, in one normal direction.
-        bend_gain: Standard error of the curvature, over the noise.
+        curvature_gain: Standard error of the curvature, over the noise.
         tilt_gain: Standard error of the sine of the tilt of the tangent space, over the noise.
         radius: Distance of the farthest neighbour, along the tangent space.
     """
@@ -45,7 +44,7 @@ class Fit(NamedTuple):
     frames: Float[np.ndarray, "n d f"]
     curvature: Float[np.ndarray, "n"]
     noise: Float[np.ndarray, "n"]
-    bend_gain: Float[np.ndarray, "n"]
+    curvature_gain: Float[np.ndarray, "n"]
     tilt_gain: Float[np.ndarray, "n"]
     radius: Float[np.ndarray, "n"]
 
@@ -79,9 +78,16 @@ class Scales(NamedTuple):
 
 
 def fit_scales(
-    rows: Float[np.ndarray, "n f"], dimension: int, count: int, frames: Float[np.ndarray, "n d f"] | None
+    rows: Float[np.ndarray, "n f"],
+    dimension: int,
+    count: int,
+    frames: Float[np.ndarray, "n d f"] | None = None,
+    noise: float | None = None,
 ) -> Scales:
-    """Fit in neighbourhoods of ``count``, twice, four times ... as many points; frames are where to start."""
+    """Fit in neighbourhoods of ``count``, twice, four times ... as many points; frames are where to start.
+
+    The noise is estimated where it is not given.
+    """
     n, f = rows.shape
     sizes = [count, min(2 * count, n - 1)]
     while 2 * sizes[-1] <= min(n // 3, MOST, NEIGHBOURS // n, NUMBERS // (n * f)):
@@ -89,7 +95,7 @@ def fit_scales(
     near = nearest_neighbours(rows, rows, sizes[-1] + 1)
     distance, index = (np.asarray(x)[:, 1:] for x in near)
     fits = [_fit(rows, index[:, :size], dimension, frames) for size in sizes]
-    noise = _noise(fits, dimension)
+    noise = _noise(fits, dimension) if noise is None else noise
     curvature, error = _curvature(fits, noise, dimension)
     if sizes[1] < 2 * count:  # too few points for two sizes
         error = error + np.inf
@@ -114,11 +120,10 @@ def _fit(rows: np.ndarray, index: Int[np.ndarray, "n k"], d: int, frames: np.nda
         difference = rows[index[part]].astype(np.float64) - rows[part, None]
         start = _principal(difference, d) if frames is None else frames[part].astype(np.float64)
         parts.append(_regress(difference, start))
-    planes, second, *rest = (np.concatenate(field) for field in zip(*parts, strict=True))
+    found, second, *rest = (np.concatenate(field) for field in zip(*parts, strict=True))
     n = len(rows)
-    metric = np.broadcast_to(np.eye(d), (n, d, d))
-    gram = JetGram(*map(jnp.asarray, (metric, np.zeros((n, d, d, d)), second)))
-    return Fit(planes.astype(rows.dtype), np.asarray(normal_curvature(gram), np.float64), *rest)
+    gram = JetGram(jnp.broadcast_to(jnp.eye(d), (n, d, d)), jnp.zeros((n, d, d, d)), jnp.asarray(second))
+    return Fit(found.astype(rows.dtype), np.asarray(normal_curvature(gram), np.float64), *rest)
 
 
 def _principal(difference: Float[np.ndarray, "p k f"], d: int) -> Float[np.ndarray, "p d f"]:
@@ -140,37 +145,42 @@ def _regress(difference: Float[np.ndarray, "p k f"], frame: np.ndarray) -> tuple
 
     Tangential parts keep their direction and get the length of the whole chord: on a sphere the fit is then
     exact, whatever its size, and elsewhere a mean of the curvatures 2 d(y - x, T_x) / |y - x|^2 of chords.
-    Instead of curvature come the products of the second derivatives.
+    Instead of curvature come the products of the second derivatives. The first of two fits finds the plane
+    and the place of the second.
     """
     count, (d, f) = difference.shape[1], frame.shape[1:]
     i, j = np.triu_indices(d)
-    terms = 1 + d + len(i)
-    missed = coefficients = inverse = radius = place = np.zeros((len(frame), 1, f))
-    for _ in range(PASSES):
-        chord = difference - place
-        along = chord @ np.swapaxes(frame, 1, 2)
-        normal = chord - along @ frame
-        flat, length = np.linalg.norm(along, axis=2), np.linalg.norm(chord, axis=2)
-        along = along * (length / np.where(flat > 0, flat, 1.0))[:, :, None]
-        radius = length.max(axis=1)[:, None, None]
-        radius = np.where(radius > 0, radius, 1.0)
-        t = along / radius
-        design = np.concatenate([np.ones_like(t[:, :, :1]), t, t[:, :, i] * t[:, :, j]], axis=2)
-        turned = np.swapaxes(design, 1, 2)
-        inverse = np.linalg.inv(turned @ design + SINGULAR * count * np.eye(terms))
-        coefficients = inverse @ (turned @ normal)
-        missed = normal - design @ coefficients
-        place = place + coefficients[:, :1]
-        frame = _orthonormal(frame + coefficients[:, 1 : 1 + d] / radius)
-    noise = np.sqrt(np.sum(missed**2, axis=(1, 2)) / max(count - terms, 1) / max(f - d, 1))
-    radius = radius[:, 0, 0]
+    linear, quadratic = slice(1, 1 + d), slice(1 + d, None)
+    coefficients, _, _, radius = _least_squares(difference, frame)
+    frame = _orthonormal(frame + coefficients[:, linear] / radius)
+    coefficients, missed, inverse, radius = _least_squares(difference - coefficients[:, :1], frame)
+    frame = _orthonormal(frame + coefficients[:, linear] / radius)
+    freedom = max(count - coefficients.shape[1], 1) * max(f - d, 1)
+    noise = np.sqrt(np.sum(missed**2, axis=(1, 2)) / freedom)
     second = np.zeros((len(frame), d, d, f))
-    second[:, i, j] = second[:, j, i] = coefficients[:, 1 + d :] * np.where(i == j, 2, 1)[:, None]
-    second = second.reshape(len(frame), d * d, f) / radius[:, None, None] ** 2
+    second[:, i, j] = second[:, j, i] = coefficients[:, quadratic] * np.where(i == j, 2, 1)[:, None]
+    second = second.reshape(len(frame), d * d, f) / radius**2
     products = (second @ np.swapaxes(second, 1, 2)).reshape(-1, d, d, d, d)
-    spread = 2 * np.sqrt(np.linalg.norm(inverse[:, 1 + d :, 1 + d :], axis=(1, 2))) / radius**2
-    tilt = np.sqrt(np.linalg.norm(inverse[:, 1 : 1 + d, 1 : 1 + d], axis=(1, 2))) / radius
-    return frame, products, noise, spread, tilt, radius
+    radius = radius[:, 0, 0]
+    gain = 2 * np.sqrt(np.linalg.norm(inverse[:, quadratic, quadratic], axis=(1, 2))) / radius**2
+    tilt = np.sqrt(np.linalg.norm(inverse[:, linear, linear], axis=(1, 2))) / radius
+    return frame, products, noise, gain, tilt, radius
+
+
+def _least_squares(chord: Float[np.ndarray, "p k f"], frame: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Coefficients of 1, t, t t in units of the radius, what they miss, (A^T A)^-1 and the radius."""
+    i, j = np.triu_indices(frame.shape[1])
+    along = chord @ np.swapaxes(frame, 1, 2)
+    normal = chord - along @ frame
+    flat, length = np.linalg.norm(along, axis=2), np.linalg.norm(chord, axis=2)
+    radius = length.max(axis=1)[:, None, None]
+    radius = np.where(radius > 0, radius, 1.0)
+    t = along * (length / np.where(flat > 0, flat, 1.0))[:, :, None] / radius
+    design = np.concatenate([np.ones_like(t[:, :, :1]), t, t[:, :, i] * t[:, :, j]], axis=2)
+    turned = np.swapaxes(design, 1, 2)
+    inverse = np.linalg.inv(turned @ design + SINGULAR * design.shape[1] * np.eye(design.shape[2]))
+    coefficients = inverse @ (turned @ normal)
+    return coefficients, normal - design @ coefficients, inverse, radius
 
 
 def _noise(fits: list[Fit], dimension: int) -> float:
@@ -191,7 +201,7 @@ def _curvature(fits: list[Fit], noise: float, d: int) -> tuple[np.ndarray, np.nd
     extrapolation is part of the bar, as are steps from smaller sizes beyond noise.
     """
     share = 1 / (4 ** (1 / d) - 1)
-    errors = [SIGMAS * np.maximum(fit.noise, noise) * fit.bend_gain for fit in fits]
+    errors = [SIGMAS * np.maximum(fit.noise, noise) * fit.curvature_gain for fit in fits]
     values, bars = [], []
     for k, (fit, larger) in enumerate(pairwise(fits)):
         step = share * (fit.curvature - larger.curvature)
