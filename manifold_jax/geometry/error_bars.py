@@ -5,7 +5,7 @@ error of q_(p+2), so the bar is
 
     SAFETY * max over neighbours of |q_p - q_(p+2)| + rounding and noise.
 
-What these explain of the difference counts once instead of SAFETY times.
+What noise explains of the difference counts once instead of SAFETY times.
 Where an axis has too few samples for that, it is compared with q_(p-2) (for p = 2: twice the spacing), whose
 larger error is taken as it is (Roache, Annu. Rev. Fluid Mech. 29, 1997). The rounding part propagates the
 noise of stored samples through the stencil weights. On a coarse grid two orders may agree by chance in one
@@ -202,7 +202,8 @@ def pointwise_estimates(
         explained = jnp.fmin(change, jnp.where(jnp.isfinite(error), error, 0.0))
         return factor * neighbourhood_maximum(change - explained, grid, radii) + explained
 
-    bars = Fields(*map(difference, FIELDS, values, quantities.low, errors))
+    noise = jax.tree.map(jnp.subtract, errors, quantities.rounding)
+    bars = Fields(*map(difference, FIELDS, values, quantities.low, noise))
     # The maximum that a search finds says nothing about convergence: leave the normal curvatures out.
     relative = jnp.stack([bar / scale for bar, scale in zip(bars[:4], scales[:4], strict=True)])
     worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)
@@ -258,7 +259,9 @@ def report_on(
 
     Differences of the two stencils count ``factor`` times, 0 for exact jets. The samples have a ``noise``.
     """
-    quantities = jax.tree.map(jnp.asarray, quantities)
+    *parts, terms = quantities
+    parts = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(grid.shape), parts)
+    quantities = PointQuantities(*parts, jax.tree.map(jnp.asarray, terms))
     if noise is None:
         bars, level = jax.tree.map(jnp.zeros_like, quantities.rounding), jnp.zeros((*grid.shape, grid.ndim))
     else:
