@@ -259,13 +259,13 @@ def report_on(
 
     Differences of the two stencils count ``factor`` times, 0 for exact jets. The samples have a ``noise``.
     """
-    *parts, terms = quantities
-    parts = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(grid.shape), parts)
-    quantities = PointQuantities(*parts, jax.tree.map(jnp.asarray, terms))
+    terms = jax.tree.map(jnp.asarray, quantities.noise)
+    quantities = jax.tree.map(lambda x: jnp.asarray(x).reshape(grid.shape), quantities._replace(noise=None))
+    quantities = quantities._replace(noise=terms)
     if noise is None:
         bars, level = jax.tree.map(jnp.zeros_like, quantities.rounding), jnp.zeros((*grid.shape, grid.ndim))
     else:
-        bars, level = noise_of(quantities.value, quantities.noise, noise, grid)
+        bars, level = noise_of(quantities.value, terms, noise, grid)
     fields, totals = estimates(quantities, bars, grid, stencil, factor, tolerance)
     if sensitivity is None:
         sensitivity = jnp.zeros((len(FIELDS), grid.ndim), quantities.extent.dtype)
