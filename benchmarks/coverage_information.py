@@ -121,7 +121,7 @@ def main() -> None:
     )
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 10, 100])
     parser.add_argument("--pixels", type=int, nargs="+", default=[10, 784, 150_528])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="stem of files .json and .md; by default nothing is written")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
