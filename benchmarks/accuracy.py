@@ -34,15 +34,8 @@ import peer_common as common
 import manifold_jax as mj
 from manifold_jax import datasets
 from manifold_jax.datasets.outlines import SHAPES
+from manifold_jax.geometry.quantities import FIELDS
 
-MEASURES = (
-    "volume_element",
-    "scalar_curvature",
-    "mean_curvature",
-    "second_form_norm",
-    "normal_curvature",
-    "normal_curvature_upper",
-)
 COVERAGE, SHARPNESS = 0.99, 30.0
 
 
@@ -69,7 +62,7 @@ def exact_fields(manifold: mj.Manifold, coordinates: np.ndarray) -> dict[str, np
         def fields(u: jax.Array) -> dict[str, jax.Array]:
             gram = mj.gram_from_function(manifold.embedding, u)
             lower, upper = mj.normal_curvature_bounds(gram)
-            found = {name: getattr(mj, name)(gram) for name in MEASURES[:4]}
+            found = {name: getattr(mj, name)(gram) for name in FIELDS[:4]}
             return found | {"normal_curvature": lower, "normal_curvature_upper": upper}
 
         points = jnp.asarray(coordinates, jnp.float64)
@@ -78,14 +71,14 @@ def exact_fields(manifold: mj.Manifold, coordinates: np.ndarray) -> dict[str, np
 
 def compare(geometry: mj.Geometry, exact: dict[str, np.ndarray], index: np.ndarray) -> dict[str, Any]:
     """Errors and bars of every measure at the points ``index`` of the flattened grid."""
-    bend = exact["second_form_norm"]
+    norm = exact["second_form_norm"]
     table = {}
-    for name in MEASURES:
+    for name in FIELDS:
         estimate = getattr(geometry, name)
         value, bar = (np.asarray(x, float).ravel()[index] for x in (estimate.value, estimate.error))
         resolved = np.asarray(estimate.resolved).ravel()[index]
         error = np.abs(value - exact[name])
-        scale = bend**2 if name == "scalar_curvature" else np.abs(exact[name])
+        scale = norm**2 if name == "scalar_curvature" else np.abs(exact[name])
         relative = np.where(np.isnan(error), np.inf, error) / scale
         ratio = bar[resolved] / np.maximum(error[resolved], np.finfo(float).tiny)
         verdict = geometry.verdict(name)

@@ -44,19 +44,11 @@ import peer_common as common
 from coverage_cases import LATTICES, Case, Lattice, cases
 
 import manifold_jax as mj
+from manifold_jax.geometry.quantities import FIELDS, TOTALS
 
 ORDERS = (2, 4, 6, 8, "spectral")
 NOISES = ("none", "1e-06", "1e-05", "1e-04", "1e-03", "1e-02", "16 bits", "10 bits", "8 bits")
 DTYPES = ("float32", "float64")
-FIELDS = (
-    "volume_element",
-    "scalar_curvature",
-    "mean_curvature",
-    "second_form_norm",
-    "normal_curvature",
-    "normal_curvature_upper",
-)
-TOTALS = ("total_volume", "total_scalar_curvature", "total_positive_curvature", "total_negative_curvature")
 COVERAGE, SHARPNESS, ENOUGH = 0.99, 30.0, 100
 SMOOTH = ("closed forms", "Fourier", "borders", "sprites", "COIL-20")
 """Groups whose resolved share without noise is compared with that of before."""

@@ -15,7 +15,7 @@ import oracle
 import pytest
 
 from manifold_jax import Axis, Grid, datasets, measure
-from manifold_jax.geometry.noise import local_mean
+from manifold_jax.geometry.pooling import local_mean
 from manifold_jax.geometry.quantities import FIELDS
 from manifold_jax.geometry.stencil import (
     central_weights,

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, datasets, measure
-from manifold_jax.geometry.error_bars import comparison_stencil, neighbourhood_maximum
+from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import Axis as GridAxis
+from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import FIELDS, TOTALS
 from manifold_jax.geometry.totals import alternatives
 

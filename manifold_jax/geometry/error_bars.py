@@ -14,7 +14,7 @@ quantity; since all come from the same jets, a relative bar above the tolerance 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.noise import NoiseModel, noise_gains, noise_of, noise_terms
+from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import (
     FIELDS,
     Estimate,
@@ -103,9 +104,10 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
     value = jax.tree.map(lambda x: x[: plan.block_points], both)
     comparison = jax.tree.map(lambda x: x[plan.block_points :], both)
-    width = 2 + block.grams.shape[-1]
-    high = block.differences if plan.differences else jnp.zeros((plan.block_points, d, width), dtype)
-    terms = noise_terms(basis, mixed, value.second_form_norm, high.reshape(-1, d, width), scale)
+    terms = None
+    if plan.differences:
+        products = block.differences.reshape(-1, *block.differences.shape[-2:])
+        terms = noise_terms(basis, mixed, value.second_form_norm, products, scale)
     extent = extent_of(main, chart_ranges(grid, dtype))
     quantities = PointQuantities(value, comparison, rounding, extent, terms)
     return jax.tree.map(lambda leaf: leaf.reshape(*plan.block, *leaf.shape[1:]), quantities)
@@ -153,20 +155,6 @@ def curvature_scales(quantities: PointQuantities) -> Fields:
     """Scale of each quantity; curvatures count as at least what is visible within the extent."""
     tiny = jnp.finfo(quantities.extent.dtype).tiny
     return natural_scales(quantities.value, 1 / jnp.maximum(quantities.extent, tiny))
-
-
-def neighbourhood_maximum(
-    values: Float[Array, "*shape"], grid: Grid, radii: Sequence[int]
-) -> Float[Array, "*shape"]:
-    """Largest value within ``radii`` steps along the axes, wrapping on periodic ones; NaN is passed over."""
-    best = jnp.where(jnp.isnan(values), -jnp.inf, values)
-    for k, (axis, radius) in enumerate(zip(grid.axes, radii, strict=True)):
-        radius = min(radius, axis.size // 2)
-        width = [(radius, radius) if other == k else (0, 0) for other in range(grid.ndim)]
-        padded = jnp.pad(best, width, mode="wrap" if axis.periodic else "edge")
-        window = [2 * radius + 1 if other == k else 1 for other in range(grid.ndim)]
-        best = jax.lax.reduce_window(padded, -jnp.inf, jax.lax.max, window, (1,) * grid.ndim, "VALID")
-    return jnp.where(jnp.isneginf(best), jnp.nan, best)
 
 
 def degenerate_points(quantities: PointQuantities) -> Array:
@@ -259,13 +247,12 @@ def report_on(
 
     Differences of the two stencils count ``factor`` times, 0 for exact jets. The samples have a ``noise``.
     """
-    terms = jax.tree.map(jnp.asarray, quantities.noise)
-    quantities = jax.tree.map(lambda x: jnp.asarray(x).reshape(grid.shape), quantities._replace(noise=None))
-    quantities = quantities._replace(noise=terms)
+    terms, quantities = quantities.noise, quantities._replace(noise=None)
+    quantities = jax.tree.map(lambda x: jnp.asarray(x).reshape(grid.shape), quantities)
     if noise is None:
         bars, level = jax.tree.map(jnp.zeros_like, quantities.rounding), jnp.zeros((*grid.shape, grid.ndim))
     else:
-        bars, level = noise_of(quantities.value, terms, noise, grid)
+        bars, level = noise_of(quantities.value, jax.tree.map(jnp.asarray, terms), noise, grid)
     fields, totals = estimates(quantities, bars, grid, stencil, factor, tolerance)
     if sensitivity is None:
         sensitivity = jnp.zeros((len(FIELDS), grid.ndim), quantities.extent.dtype)

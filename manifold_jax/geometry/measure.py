@@ -114,12 +114,11 @@ def measure(
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
         factor = safety_factor(stencil, comparison)
         sensitivity = factor * axis_sensitivity(points, stencil, comparison)
-        estimated = noise is None and not points.evaluated
-        orders = difference_orders(points.grid, stencil) if estimated else ()
+        orders: tuple[int, ...] = (0,) * points.grid.ndim if noise else ()
+        if noise is None and not points.evaluated:
+            orders = difference_orders(points.grid, stencil)
         plan = plan_blocks(points, (stencil, comparison), block_size, orders)
-        model = None
-        if estimated or noise:
-            model = NoiseModel(noise_gains(plan), orders, noise, points.features)
+        model = NoiseModel(noise_gains(plan), orders, noise, points.features) if orders else None
         quantities = run(plan, grid_quantities)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax._linalg import safe_sqrt
 from manifold_jax.geometry.grid import Axis, Grid, mesh
+from manifold_jax.geometry.pooling import local_mean
 from manifold_jax.geometry.quantities import Fields, length_error
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.tensors import contract, pair_positions
@@ -156,27 +157,6 @@ def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) ->
     return _noise_of(value, terms, gains, grid, *model[1:])
 
 
-def local_mean(values: Float[Array, "*shape"], grid: Grid, radii: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """Mean over the neighbours within ``radii`` samples along every axis, wrapping where points wrap."""
-    for k, (axis, radius) in enumerate(zip(grid.axes, radii, strict=True)):
-        radius = min(radius, (axis.size - 1) // 2)
-        pad = [(0, 0)] * k + [(radius, radius)] + [(0, 0)] * (values.ndim - k - 1)
-        counts = jnp.ones(axis.size, values.dtype)
-        if axis.wraps:
-            padded, ones = jnp.pad(values, pad, mode="wrap"), jnp.pad(counts, radius, constant_values=1)
-        else:
-            padded, ones = jnp.pad(values, pad), jnp.pad(counts, radius)
-
-        def window_sum(x: Array, along: int, radius: int = radius, n: int = axis.size) -> Array:
-            parts = [jnp.take(x, jnp.arange(j, j + n), axis=along) for j in range(2 * radius + 1)]
-            return sum(parts[1:], parts[0])
-
-        shape = [1] * values.ndim
-        shape[k] = axis.size
-        values = window_sum(padded, k) / window_sum(ones, 0).reshape(shape)
-    return values
-
-
 def noise_level(terms: NoiseTerms, grid: Grid, orders: tuple[int, ...]) -> tuple[Array, Array]:
     """Length s of the noise of a sample at every point by every axis ``(*shape, d)``, and its share.
 
@@ -186,6 +166,7 @@ def noise_level(terms: NoiseTerms, grid: Grid, orders: tuple[int, ...]) -> tuple
     samples takes the largest level of the others.
     """
     radii = tuple(order // 2 for order in orders)
+    floor = local_mean(terms.rounding**2, grid, radii)
     squares, shares = [], []
     for k, order in enumerate(orders):
         if not order:
@@ -193,7 +174,6 @@ def noise_level(terms: NoiseTerms, grid: Grid, orders: tuple[int, ...]) -> tuple
         energy, below = (local_mean(x[..., k], grid, radii) for x in (terms.energies, terms.below))
         energy = jnp.maximum(energy, jnp.nanmedian(energy))
         energy *= jnp.minimum(energy / jnp.maximum(DECAY * below, jnp.finfo(energy.dtype).tiny), 1.0) ** 2
-        floor = local_mean(terms.rounding**2, grid, radii)
         squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
         aligned, total = jnp.nansum(terms.aligned[..., k]), jnp.nansum(terms.energies[..., k])
         shares.append(jnp.where(total > 0, aligned / jnp.where(total > 0, total, 1.0), 0.0))

@@ -60,6 +60,7 @@ class PointQuantities(NamedTuple):
     """Quantities by the main stencil (or exactly) and by the comparison stencil, and their rounding noise.
 
     ``extent`` is the length of the manifold seen from the point; far larger radii of curvature count as flat.
+    ``noise`` is what propagates the noise of samples (``noise.NoiseTerms``), None where they have none.
     """
 
     value: Fields

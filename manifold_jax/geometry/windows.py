@@ -38,7 +38,7 @@ class BlockPlan:
 
     All ``stencils`` act on the same windows. A ``block`` has so many output points along each axis, and
     ``chunk`` features are contracted at a time. Points that are ``evaluated`` exist beyond the ends.
-    ``differences`` are the orders of those that tell the noise along each axis; empty: none are taken.
+    ``differences`` are the orders of those that tell the noise along each axis; empty where there is none.
     """
 
     grid: Grid

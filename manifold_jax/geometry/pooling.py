@@ -1,0 +1,37 @@
+"""Largest value and mean over the neighbours of every sample of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from manifold_jax.geometry.grid import Grid
+
+
+def _pool(values: Array, grid: Grid, radii: Sequence[int], start: float, combine: Callable) -> Array:
+    """Combine what lies within ``radii`` samples along the axes; ``start`` stands for what does not exist."""
+    for k, (axis, radius) in enumerate(zip(grid.axes, radii, strict=True)):
+        radius = min(radius, (axis.size - 1) // 2)
+        width, window = [(0, 0)] * grid.ndim, [1] * grid.ndim
+        width[k], window[k] = (radius, radius), 2 * radius + 1
+        fill = {"mode": "wrap"} if axis.periodic else {"constant_values": start}
+        padded = jnp.pad(values, width, **fill)
+        values = jax.lax.reduce_window(padded, start, combine, window, (1,) * grid.ndim, "VALID")
+    return values
+
+
+def neighbourhood_maximum(
+    values: Float[Array, "*shape"], grid: Grid, radii: Sequence[int]
+) -> Float[Array, "*shape"]:
+    """Largest value within ``radii`` samples along the axes; NaN is passed over."""
+    best = _pool(jnp.where(jnp.isnan(values), -jnp.inf, values), grid, radii, -jnp.inf, jax.lax.max)
+    return jnp.where(jnp.isneginf(best), jnp.nan, best)
+
+
+def local_mean(values: Float[Array, "*shape"], grid: Grid, radii: Sequence[int]) -> Float[Array, "*shape"]:
+    """Mean over the samples within ``radii`` along the axes."""
+    counts = _pool(jnp.ones_like(values), grid, radii, 0.0, jax.lax.add)
+    return _pool(values, grid, radii, 0.0, jax.lax.add) / counts
