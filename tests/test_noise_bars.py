@@ -226,6 +226,48 @@ def test_arrays_files_and_blocks_know_the_same_noise(x64, tmp_path):
             np.testing.assert_allclose(*bars, rtol=1e-6, err_msg=name)
 
 
+def kinked_torus(u):
+    """Of smoothness C^1 across two lines."""
+    s, t = u
+    lifted = 0.3 * jnp.maximum(jnp.sin(s + 0.7), 0.0) ** 2 + 0.2 * jnp.maximum(jnp.cos(t - 0.3), 0.0) ** 2
+    ring = MAJOR + MINOR * jnp.cos(t)
+    return jnp.stack([ring * jnp.cos(s), ring * jnp.sin(s), MINOR * jnp.sin(t), lifted])
+
+
+def ridged_torus(u):
+    """With a ridge about as wide as the spacing."""
+    s, t = u
+    ring = MAJOR + MINOR * jnp.cos(t)
+    ridge = 0.3 * jnp.exp(-(jnp.sin((s - t) / 2 - 0.4) ** 2) / 0.01)
+    return jnp.stack([ring * jnp.cos(s), ring * jnp.sin(s), MINOR * jnp.sin(t), ridge])
+
+
+@pytest.mark.parametrize(
+    ("surface", "sigma", "accuracy"),
+    [
+        (kinked_torus, 0.0, 8),
+        (ridged_torus, 1e-5, 4),
+        pytest.param(kinked_torus, 0.0, 4, marks=pytest.mark.slow),
+        pytest.param(kinked_torus, 1e-5, 8, marks=pytest.mark.slow),
+        pytest.param(ridged_torus, 1e-5, 8, marks=pytest.mark.slow),
+    ],
+)
+def test_bars_beside_kinks_and_ridges_cover(x64, surface, sigma, accuracy):
+    points = jax.vmap(jax.vmap(surface))(torus_grid().coordinates(jnp.float64))
+    points = points + sigma * np.random.default_rng(1).normal(size=points.shape)
+    geometry, exact = (
+        measure(points, torus_grid(), accuracy=accuracy),
+        measure(surface, torus_grid(), exact=True),
+    )
+    for name in FIELDS[:4]:
+        within, resolved = coverage(geometry, exact, name)
+        assert within > 0.999, name
+        assert resolved > 0.3 * geometry.grid.size or name != "volume_element"
+    if sigma:  # the ridge neither hides the noise nor counts as some
+        assert (np.asarray(geometry.noise) > 0.5 * sigma * 2).all()
+        assert np.quantile(geometry.noise, 0.25) < 3 * sigma * 2  # away from it
+
+
 @pytest.mark.parametrize("derivative", [1, 2])
 @pytest.mark.parametrize("shift", [0, 3, -5])
 def test_smoothing_weights_are_exact_on_polynomials_and_pass_least_noise(derivative, shift):

@@ -5,7 +5,8 @@ error of q_(p+2), so the bar is
 
     SAFETY * max over neighbours of |q_p - q_(p+2)| + rounding and noise.
 
-What noise explains of the difference counts once instead of SAFETY times.
+What noise explains of the difference counts once instead of SAFETY times. Orders say little beside a kink,
+which counts by the size of the high differences there.
 Where an axis has too few samples for that, it is compared with q_(p-2) (for p = 2: twice the spacing), whose
 larger error is taken as it is (Roache, Annu. Rev. Fluid Mech. 29, 1997). The rounding part propagates the
 noise of stored samples through the stencil weights. On a coarse grid two orders may agree by chance in one
@@ -42,7 +43,7 @@ from manifold_jax.geometry.quantities import (
     tangent_lengths,
 )
 from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.stencil import Spec, Stencil, fewest_samples, halo
+from manifold_jax.geometry.stencil import Spec, Stencil, fewest_samples, reaches
 from manifold_jax.geometry.tensors import is_null, second_form_gram, unpack_gram
 from manifold_jax.geometry.totals import totals_of
 from manifold_jax.geometry.windows import BlockGrams, BlockPlan, plan_blocks
@@ -175,10 +176,7 @@ def pointwise_estimates(
     values, null = quantities.value, degenerate_points(quantities)
     scales = curvature_scales(quantities)
     # What is wrong at a sample is felt by all whose stencil holds it.
-    radii = [
-        axis.size // 8 if spec[0] == "spectral" else halo(*spec)
-        for axis, spec in zip(grid.axes, stencil or (), strict=False)
-    ]
+    radii = reaches(stencil, grid) if stencil else ()
 
     def difference(name: str, value: Array, other: Array, error: Array) -> Array:
         if not factor:  # exact jets

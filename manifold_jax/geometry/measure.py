@@ -27,7 +27,7 @@ from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate
 from manifold_jax.geometry.noise import NoiseModel, difference_orders, noise_gains
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.stencil import stencil_of
+from manifold_jax.geometry.stencil import reaches, stencil_of
 from manifold_jax.geometry.windows import BatchPlan, plan_batches, plan_blocks
 
 
@@ -118,7 +118,10 @@ def measure(
         if noise is None and not points.evaluated:
             orders = difference_orders(points.grid, stencil)
         plan = plan_blocks(points, (stencil, comparison), block_size, orders)
-        model = NoiseModel(noise_gains(plan), orders, noise, points.features) if orders else None
+        model = None
+        if orders:
+            halos = reaches(comparison, points.grid)
+            model = NoiseModel(noise_gains(plan), orders, noise, points.features, halos)
         quantities = run(plan, grid_quantities)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:

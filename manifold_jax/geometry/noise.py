@@ -21,11 +21,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from manifold_jax._linalg import safe_sqrt
 from manifold_jax.geometry.grid import Axis, Grid, mesh
-from manifold_jax.geometry.pooling import local_mean
+from manifold_jax.geometry.pooling import local_mean, neighbourhood_maximum
 from manifold_jax.geometry.quantities import Fields, length_error
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.tensors import contract, pair_positions
@@ -46,6 +46,14 @@ DECAY = 0.1
 
 ROUNDING = 4.0
 """Energy of a difference, over that of rounding, from which there is noise besides rounding."""
+
+
+RUGGED = 15.0
+"""Energy of a difference, over its median, from which it meets a kink: noise in two features exceeds it at 3
+samples in 100 000."""
+
+KINK = 4.0
+"""What a kink counts as, over the largest high difference beside it; what lies between samples is unknown."""
 
 
 class NoiseTerms(NamedTuple):
@@ -99,12 +107,14 @@ class NoiseModel(NamedTuple):
         orders: :func:`difference_orders`.
         known: Standard deviation of every feature if it is known.
         features: Number of features.
+        halos: Samples that the stencils reach to each side.
     """
 
     gains: list[Float[np.ndarray, "2 n"]]
     orders: tuple[int, ...]
     known: float | None
     features: int
+    halos: tuple[int, ...]
 
 
 def noise_terms(
@@ -131,7 +141,7 @@ def noise_terms(
     return NoiseTerms(energies, below, jnp.minimum(aligned, energies), inverse, tangential, rounding)
 
 
-@partial(jax.jit, static_argnames=("grid", "orders", "known", "features"))
+@partial(jax.jit, static_argnames=("grid", "orders", "known", "features", "halos"))
 def _noise_of(
     value: Fields,
     terms: NoiseTerms,
@@ -140,42 +150,81 @@ def _noise_of(
     orders: tuple[int, ...],
     known: float | None,
     features: int,
+    halos: tuple[int, ...],
 ) -> tuple[Fields, Array]:
     if known is None and not any(orders):
-        return jax.tree.map(jnp.zeros_like, value), jnp.full_like(terms.energies, jnp.nan)
+        unknown = jnp.full_like(terms.energies, jnp.nan)
+        return jax.tree.map(jnp.zeros_like, value), unknown
+    rough = rough_samples(terms, orders)
+    kinks = kink_level(terms, rough, grid, orders, halos)
     if known is None:
-        level, share = noise_level(terms, grid, orders)
+        level, share = noise_level(terms, rough, grid, orders)
     else:
         level = jnp.full_like(terms.energies, known * features**0.5)
         share = jnp.asarray(features**-0.5, level.dtype)
-    return noise_fields(value, terms, level, share, gains), level
+    parts = (
+        noise_fields(value, terms, level, DEVIATIONS * share, (1 + DEVIATIONS * share) ** 2, gains),
+        noise_fields(value, terms, kinks, 1.0, 1.0, gains),
+    )
+    return jax.tree.map(jnp.add, *parts), level
 
 
 def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) -> tuple[Fields, Array]:
-    """Error of every quantity by the noise of the samples, and the level of that ``(*shape, d)``."""
+    """Error of every quantity by noise and kinks of the samples, and the level of the noise."""
     gains = [jnp.asarray(gain, terms.energies.dtype) for gain in model.gains]
     return _noise_of(value, terms, gains, grid, *model[1:])
 
 
-def noise_level(terms: NoiseTerms, grid: Grid, orders: tuple[int, ...]) -> tuple[Array, Array]:
+def rough_samples(terms: NoiseTerms, orders: tuple[int, ...]) -> Bool[Array, "*shape d"]:
+    """Where the difference along an axis meets a kink: it is far above its median, as that of lower order."""
+    least = jnp.nanmedian(terms.energies, axis=tuple(range(len(orders))))
+    least = RUGGED * jnp.maximum(least, ROUNDING * terms.rounding[..., None] ** 2)
+    return (terms.energies > least) & (terms.energies > DECAY * terms.below) & (jnp.asarray(orders) > 0)
+
+
+def kink_level(
+    terms: NoiseTerms, rough: Bool[Array, "*shape d"], grid: Grid, orders: Sequence[int], halos: Sequence[int]
+) -> Float[Array, "*shape d"]:
+    """What a sample counts as moved where the stencil meets a kink, by axis; 0 elsewhere."""
+
+    def along(k: int) -> Array:
+        size = jnp.where(rough[..., k], safe_sqrt(terms.energies[..., k]), 0.0)
+        # The difference meets a kink on its own axis before the stencil does.
+        reach = [max(1, halos[j] - orders[j] // 2) if j == k else halos[j] for j in range(len(halos))]
+        met = neighbourhood_maximum(size, grid, reach) > 0
+        return jnp.where(met, KINK * neighbourhood_maximum(size, grid, halos), 0.0)
+
+    return jnp.stack([along(k) for k in range(len(halos))], axis=-1)
+
+
+def noise_level(
+    terms: NoiseTerms, rough: Bool[Array, "*shape d"], grid: Grid, orders: tuple[int, ...]
+) -> tuple[Array, Array]:
     """Length s of the noise of a sample at every point by every axis ``(*shape, d)``, and its share.
 
     The share is that along one direction. A smooth signal leaves less in a difference of higher order, noise
     as much: where energies fall with the order, they count the less. Levels are means over the width of the
-    difference, at least the median over the grid; 0 where rounding explains them. An axis with too few
-    samples takes the largest level of the others.
+    difference, of smooth samples over smooth ones, at least the median over the grid; 0 where rounding
+    explains them. An axis with too few samples takes the largest level of the others.
     """
+
+    def mean(values: Array, rough: Array, radii: tuple[int, ...]) -> Array:
+        smooth = local_mean((~rough).astype(values.dtype), grid, radii)
+        others = local_mean(jnp.where(rough, 0.0, values), grid, radii) / jnp.where(smooth > 0, smooth, 1.0)
+        return jnp.where(rough, local_mean(values, grid, radii), others)
+
     radii = tuple(order // 2 for order in orders)
     floor = local_mean(terms.rounding**2, grid, radii)
     squares, shares = [], []
     for k, order in enumerate(orders):
         if not order:
             continue
-        energy, below = (local_mean(x[..., k], grid, radii) for x in (terms.energies, terms.below))
-        energy = jnp.maximum(energy, jnp.nanmedian(energy))
+        energy, below = (mean(x[..., k], rough[..., k], radii) for x in (terms.energies, terms.below))
         energy *= jnp.minimum(energy / jnp.maximum(DECAY * below, jnp.finfo(energy.dtype).tiny), 1.0) ** 2
+        energy = jnp.maximum(energy, jnp.nanmedian(energy))
         squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
-        aligned, total = jnp.nansum(terms.aligned[..., k]), jnp.nansum(terms.energies[..., k])
+        sums = (jnp.where(rough[..., k], 0.0, x[..., k]) for x in (terms.aligned, terms.energies))
+        aligned, total = map(jnp.nansum, sums)
         shares.append(jnp.where(total > 0, aligned / jnp.where(total > 0, total, 1.0), 0.0))
     largest = jnp.max(jnp.stack(squares), axis=0)
     columns = iter(squares)
@@ -187,19 +236,22 @@ def noise_fields(
     value: Fields,
     terms: NoiseTerms,
     level: Float[Array, "*shape d"],
-    share: Array,
+    along: Array | float,
+    beyond: Array | float,
     gains: Sequence[Array],
 ) -> Fields:
     """Error of every quantity at every point from noise of a ``level`` through the weights of the stencil.
 
     With e the noise of II in the orthonormal frame, |II + e|^2 = |II|^2 + 2 <II, e> + |e|^2: the first term
-    is a random number of deviation 2 |II| share |e|, the second a bias. Likewise for H and the metric.
+    is a random number of deviation 2 |II| share |e|, the second a bias. Likewise for H and the metric. A kink
+    is no random number: it counts as it is.
 
     Args:
         value: Quantities of every point.
         terms: What the points keep for it.
         level: Length of the noise of a sample, by axis.
-        share: Part of it along one direction.
+        along: Largest part of it along one direction, the share of it times the deviations covered.
+        beyond: Largest |e|^2 over its mean.
         gains: Norms of the weights of the first and the second derivative at every sample of each axis.
     """
     dtype = level.dtype
@@ -213,7 +265,6 @@ def noise_fields(
     tilt, d = safe_sqrt(tilt_squared), len(gains)
     mean, norm, *bounds = (jnp.nan_to_num(x) for x in value[2:])
     error = safe_sqrt(moved) + (terms.tangential + norm) * tilt
-    along, beyond = DEVIATIONS * share, (1 + DEVIATIONS * share) ** 2
     volume = value.volume_element * (along * tilt + beyond * tilt_squared / 2)
     # S = |tr II|^2 - |II|^2 has the gradient 2 (tr II delta_ab - II_ab).
     gradient = 2 * safe_sqrt(jnp.maximum((d - 2) * (d * mean) ** 2 + norm**2, 0.0))

@@ -98,6 +98,12 @@ def halo(accuracy: Accuracy, stride: int, smooth: int = 0) -> int:
     return 0 if accuracy == "spectral" else (smooth or int(accuracy) // 2) * stride
 
 
+def reaches(stencil: Stencil, grid: Grid) -> tuple[int, ...]:
+    """Samples on each side that matter to a stencil; a spectral one feels all, the near ones most."""
+    pairs = zip(grid.axes, stencil, strict=True)
+    return tuple(axis.size // 8 if spec[0] == "spectral" else halo(*spec) for axis, spec in pairs)
+
+
 def spectral_matrix(axis: Axis, derivative: int, left_out: int = 0) -> np.ndarray:
     """Derivative 0, 1 or 2 of the trigonometric interpolant at the samples of a periodic axis, float64.
 
