@@ -104,9 +104,6 @@ def keys(caller: str, name: str, given: Collection[Any] | None, known: Collectio
             raise ValueError(f"{caller}: {name} may hold {listed}, got {key!r}.")
 
 
-# --- arrays ------------------------------------------------------------------------------------------------
-
-
 def floating(caller: str, name: str, values: Any, least_ndim: int = 2) -> Array:
     """A floating-point array, at least float32, not empty; by default points ``(n, *features)``."""
     array = jnp.asarray(values)
@@ -171,9 +168,6 @@ def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Arr
         return single(points), points.shape[:1]
     wanted = f"(*batch, {', '.join(map(str, features))})"
     raise ValueError(f"{caller}: points must have shape {wanted} as the samples have, got {points.shape}.")
-
-
-# --- packages ----------------------------------------------------------------------------------------------
 
 
 def require(module: str, extra: str, purpose: str = "this") -> Any:

@@ -26,8 +26,6 @@ SAVE_EVERY = 10.0
 _ENGINES = {".nc": ("h5netcdf", "report"), ".zarr": ("zarr", "zarr")}
 """The engine that reads and writes data sets of this suffix, and the extra that installs it."""
 
-# --- written aside, then renamed -------------------------------------------------------------------------
-
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -87,9 +85,6 @@ def _replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-# --- labelled data sets ----------------------------------------------------------------------------------
-
-
 def _engine(path: Path) -> str:
     """The engine for files of this name; its package is installed."""
     if path.suffix not in _ENGINES:
@@ -129,9 +124,6 @@ def read_dataset(path: str | Path) -> Any:
             return dataset.load()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a whole {path.suffix} file: measure again and save it.") from error
-
-
-# --- partial results -------------------------------------------------------------------------------------
 
 
 def fingerprint(points: Any, probe: np.ndarray, *parts: Any) -> str:

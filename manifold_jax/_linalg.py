@@ -21,8 +21,6 @@ HIGHEST = jax.lax.Precision.HIGHEST
 BLOCK_NUMBERS = 2**22
 """About how many numbers the temporaries of one block may hold: 16 MiB in float32."""
 
-# --- maps over rows ------------------------------------------------------------
-
 
 def block_rows(numbers_per_row: int, block_size: int | None = None, most: int = 1024) -> int:
     """Rows of a block: as asked, or as many as keep its temporaries within :data:`BLOCK_NUMBERS`."""
@@ -51,9 +49,6 @@ def map_blocks(function: Callable[..., Any], block: int, *arguments: Any) -> Any
 
     stacked = jax.lax.map(lambda blocks: function(*blocks), jax.tree.map(split, arguments))
     return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], stacked)
-
-
-# --- products and lengths ------------------------------------------------------------
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -92,9 +87,6 @@ def damping_matrix(metric: Float[Array, "d d"]) -> Float[Array, "d d"]:
     SIAM J. Appl. Math. 11, 1963).
     """
     return jnp.diag(jnp.diagonal(metric) + 1e-3 * jnp.trace(metric))
-
-
-# --- principal components ------------------------------------------------------------
 
 
 def _squared_rows(rows: Array) -> tuple[Array, Array]:
@@ -154,9 +146,6 @@ def principal_plane(
     mean = jnp.sum(weights * points, axis=0) / jnp.sum(weights)
     rows = root[:, None] * (points - mean)
     return mean, *leading_rows(rows / scale_of(rows), count)
-
-
-# --- rotations ------------------------------------------------------------
 
 
 def rotation(alpha: Array, beta: Array, gamma: Array, some: Bool[Array, "..."]) -> tuple[Array, Array]:

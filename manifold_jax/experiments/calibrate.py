@@ -145,9 +145,6 @@ def _add_totals(place: Manifold) -> Manifold:
     return dataclasses.replace(place, known={**place.known, **missing})
 
 
-# --- other routes ------------------------------------------------------------------------------------------
-
-
 def _row(place: Manifold, method: str, name: str, size: int, seconds: float, errors: dict[str, Any]) -> Row:
     sizes = (place.grid.ndim, int(np.prod(place.feature_shape)), size)
     return Row(method, name, place.name, *sizes, seed=0, noise="", seconds=seconds, warm=True, **errors)
@@ -204,9 +201,6 @@ def _relative(
     scale, reference = field_scale(name, true, second_form_norm, weight)
     lost = 1 - np.sum(weight[good & defined]) / np.sum(weight[defined])
     return {"rmse": float(error) / scale, "failed": float(lost), "scale": scale, "reference": reference}
-
-
-# --- table and figure --------------------------------------------------------------------------------------
 
 
 def _winners(ranks: Sequence[Rank]) -> list[str]:
@@ -269,8 +263,6 @@ def _figure(every: Sequence[ErrorCurve]) -> Figure:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
     return figure
 
-
-# --- the command -------------------------------------------------------------------------------------------
 
 _MANIFOLDS, _SIZES = f"Any of {', '.join(PLACES)}; may be repeated.", "Samples; may be repeated."
 EXPERIMENTS = {"calibrate": Experiment(str(__doc__), Settings(), REDUCED, run, check)}

@@ -41,9 +41,6 @@ class Outcome(NamedTuple):
     dataset: Any = None
 
 
-# --- the registry ------------------------------------------------------------------------------------------
-
-
 def replace_field(settings: Any, option: str, value: Any) -> Any:
     """Settings with one field changed, or None where they have no such field."""
     return settings._replace(**{option: value}) if option in settings._fields else None
@@ -120,9 +117,6 @@ def settings_for(
     return settings
 
 
-# --- running and writing -----------------------------------------------------------------------------------
-
-
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a command for the record: those that were given."""
     return {name: value for name, value in options.items() if value is not None}
@@ -182,9 +176,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
-
-
-# --- tables ------------------------------------------------------------------------------------------------
 
 
 def _cell(value: Any) -> str:

@@ -19,8 +19,6 @@ from manifold_jax._files import make_folder
 
 console = Console()
 
-# --- options -----------------------------------------------------------------------------------------------
-
 Preset = Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (published sizes).")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps (default: the preset's).")]
@@ -33,9 +31,6 @@ Out = Annotated[Path | None, typer.Option(help=_OUT)]
 def words(text: str | None) -> tuple[str, ...] | None:
     """Words with commas between, or None where the option was not given."""
     return None if text is None else tuple(word.strip() for word in text.split(","))
-
-
-# --- the application ---------------------------------------------------------------------------------------
 
 
 def _show_version(asked: bool) -> None:
@@ -56,9 +51,6 @@ def new_application(about: str) -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback(help=about)(_root)
     return app
-
-
-# --- errors and files --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -180,9 +180,6 @@ class VGG11(nnx.Module):
         return jax.nn.log_softmax(self.logits(images))
 
 
-# --- what they are trained on ------------------------------------------------------------------------------
-
-
 def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """Images of any shape with pixels in [0, 1]: bytes over 255 in float32, others as they are.
 

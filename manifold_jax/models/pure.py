@@ -119,9 +119,6 @@ def torch_initial(params: Any, key: Array) -> Any:
     return {name: draw(keys[name], leaf.shape, leaf.dtype) for name, leaf in params.items()}
 
 
-# --- layer by layer ----------------------------------------------------------------------------------------
-
-
 class Layers(NamedTuple):
     """The layers of a network at given parameters.
 

@@ -27,8 +27,6 @@ COLOURS = PALETTE[:3]
 MAX_POINTS = 2000
 """Points drawn in a scatter plot, and images held to find principal components."""
 
-# --- figures and panels ------------------------------------------------------------------------------------
-
 
 def matplotlib(module: str) -> Any:
     """A module of matplotlib, imported late; ImportError with the pip command if it is not installed."""
@@ -72,9 +70,6 @@ def subset(count: int, largest: int = MAX_POINTS) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(count, largest, replace=False))
 
 
-# --- quantities, their units and labels --------------------------------------------------------------------
-
-
 def values_of(geometry: Geometry, quantity: str) -> np.ndarray:
     """Values of a field, of the grid's shape, on the host."""
     return np.asarray(getattr(geometry, quantity).value)
@@ -111,9 +106,6 @@ def median_bar(geometry: Geometry, quantity: str) -> float:
     return finite_median(getattr(geometry, quantity).error, 0.0)
 
 
-# --- ranges and colours ------------------------------------------------------------------------------------
-
-
 def value_range(
     values: np.ndarray, bar: float, clip: float = 0.2, margin: float = 0.04
 ) -> tuple[float, float]:
@@ -144,9 +136,6 @@ def colours(values: np.ndarray, geometry: Geometry, quantity: str) -> tuple[Any,
     """Normalisation and name of the colour map; diverging about 0 for the scalar curvature."""
     name = "RdBu_r" if quantity == "scalar_curvature" else "viridis"
     return matplotlib("colors").Normalize(*limits(values, geometry, quantity)), name
-
-
-# --- stencils against exact values -------------------------------------------------------------------------
 
 
 class Comparison(NamedTuple):

@@ -114,9 +114,6 @@ def describe_projections(kind: str, path: Path, options: PathOptions) -> str:
     )
 
 
-# --- denoising ---------------------------------------------------------------------------------------------
-
-
 def psnr(images: Images, clean: Images) -> Float[np.ndarray, "n"]:
     """Peak signal-to-noise ratio -10 log10(mean squared error) of pixels in [0, 1], in dB; at most 100."""
     errors = np.mean(flat(images - clean) ** 2, axis=1)
@@ -153,9 +150,6 @@ def denoise_tv(images: Images, weight: float) -> Images:
     channels = -1 if images.ndim == 4 else None
     smooth = [denoise(image, weight=weight, channel_axis=channels) for image in images]
     return np.stack(smooth).astype(images.dtype)
-
-
-# --- scores of how unlike the training data an input is; the larger, the more unlike -----------------------
 
 
 def max_softmax_score(log_p: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n"]:

@@ -46,9 +46,6 @@ def check(settings: Settings) -> None:
     whole("detect", "training", settings.training, least=2)
 
 
-# --- sets of images ----------------------------------------------------------------------------------------
-
-
 def _other_data(task: Task, path: Path | None, notes: list[str]) -> dict[str, np.ndarray]:
     """Test images of the other data set in MNIST's format."""
     name = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}.get(task.name)
@@ -91,9 +88,6 @@ def image_sets(
     sets["uniform noise"] = rng.uniform(size=inside.shape).astype(np.float32)
     sets["Gaussian noise"] = np.clip(noise, 0, 1).astype(np.float32)
     return sets, notes
-
-
-# --- the experiment ----------------------------------------------------------------------------------------
 
 
 def _other_scores(

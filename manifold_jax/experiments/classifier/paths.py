@@ -100,9 +100,6 @@ def summarize(walks: Walks) -> Row:
     }
 
 
-# --- figures -----------------------------------------------------------------------------------------------
-
-
 def _strip(walks: Walks, k: int, names: Sequence[str]) -> tuple[list[Any], list[str]]:
     """Images along one path and last its destination; class and distance of each."""
     path = walks.path
@@ -130,9 +127,6 @@ def _panel(walks: Walks, label: str) -> Curves:
     start = walks.distances[:, :1]
     marks = {"counts as reached": float(np.median(walks.options.tolerance / start))}
     return Curves(label, walks.steps, walks.distances / start, marks)
-
-
-# --- experiments -------------------------------------------------------------------------------------------
 
 
 def _compare(

@@ -99,9 +99,6 @@ class Result(NamedTuple):
     maps: tuple[FactorMap, ...]
 
 
-# --- the network -------------------------------------------------------------------------------------------
-
-
 def label_of(scale: Float[Array, "count"], shape: Any, sizes: int) -> Int[Array, "count"]:
     """Class of a sprite: its shape and the interval of its scale."""
     smallest, largest = SCALES
@@ -143,9 +140,6 @@ def learn(
         progress=progress,
     ).or_raise("lower learning_rate")
     return start, Pure(start.apply, trained.params), trained.metrics["loss"]
-
-
-# --- what is measured --------------------------------------------------------------------------------------
 
 
 @partial(jax.jit, static_argnames="embedding")
@@ -239,9 +233,6 @@ def run(start: tuple[Path, int], settings: Settings, progress: Progress | None =
     return Outcome(title, table(result), data(result), {"sprites": figure(result)}, notes)
 
 
-# --- numbers -----------------------------------------------------------------------------------------------
-
-
 def curvature_quartiles(factors: FactorMap) -> Float[np.ndarray, "3"]:
     """Quartiles of the scalar curvature over the pulled-back area: most of the chart is hardly seen."""
     defined = np.isfinite(factors.scalar_curvature)
@@ -288,9 +279,6 @@ def data(result: Result) -> dict[str, Any]:
     maps = [m._asdict() | {"grid": {axis.name: axis.samples() for axis in m.grid.axes}} for m in result.maps]
     shapes = [result.settings.shapes[k] for k in result.shapes]
     return result._asdict() | {"factors": FACTORS, "shapes": shapes, "maps": maps, "table": table(result)}
-
-
-# --- picture -----------------------------------------------------------------------------------------------
 
 
 def figure(result: Result) -> Any:

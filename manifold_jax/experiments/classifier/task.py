@@ -76,9 +76,6 @@ def stage(progress: Progress | None, k: int, count: int) -> Progress:
     return lambda done, total: tell(k * total + done, count * total)
 
 
-# --- data and networks -------------------------------------------------------------------------------------
-
-
 def _read_cifar10(path: Path | None, *, train: bool) -> LabelledImages:
     try:
         return cifar10(path, train=train)
@@ -166,9 +163,6 @@ def learn(
     return Trial(task, folder, steps, seed)
 
 
-# --- the network at many images ----------------------------------------------------------------------------
-
-
 @jax.jit
 def _outputs(function: Partial, images: Any) -> Any:
     batch_size = min(_BATCH, len(images))
@@ -190,9 +184,6 @@ def layer(log_prob: Partial, method: str) -> Partial:
     if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, models.Apply):
         raise ValueError(f"{method} are needed: log_prob must be Partial(apply, params) of pure(network).")
     return Partial(log_prob.func.of(method), *log_prob.args)
-
-
-# --- images ------------------------------------------------------------------------------------------------
 
 
 def sample(data: LabelledImages, count: int, seed: int = 0) -> tuple[jax.Array, np.ndarray]:

@@ -87,9 +87,6 @@ class Walks(NamedTuple):
         } | {name: getattr(path, name) / unit for name in ("length", "drift", "clipped")}
 
 
-# --- walking -----------------------------------------------------------------------------------------------
-
-
 def in_blocks(
     function: Callable[..., Any], *arrays: Any, block: int, progress: Progress | None = None
 ) -> Any:
@@ -148,9 +145,6 @@ def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:
     log_probs = outputs(log_prob, points.reshape(-1, *shape)).reshape(count, saved, -1)
     status = np.full_like(path.status, PathStatus.STEPS_USED)
     return path._replace(points=points, log_probs=log_probs, status=status)
-
-
-# --- numbers and captions ----------------------------------------------------------------------------------
 
 
 def norms(chords: Float[Any, "n *shape"]) -> Float[np.ndarray, "n"]:

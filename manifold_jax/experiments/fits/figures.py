@@ -100,9 +100,6 @@ def _tick(at: Any, values: Sequence[float]) -> None:
     at.set_xticks([], minor=True)
 
 
-# --- errors against n --------------------------------------------------------------------------------------
-
-
 def colour_of(fit: str) -> str:
     """The colour of a fit, the same in all figures."""
     return PALETTE[list(FITS).index(fit) % len(PALETTE)]

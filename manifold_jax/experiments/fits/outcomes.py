@@ -56,9 +56,6 @@ def show_slopes(results: Results) -> Outcome:
     return _outcome(results, title, [trend.row for trend in trends], notes, drawn)
 
 
-# --- errors against the reach ------------------------------------------------------------------------------
-
-
 def show_reach(results: Results) -> Outcome:
     """Slopes of the Hausdorff distance in n for each reach, and in the reach for each n."""
     fits, sizes = results.plan.fits, results.plan.sizes
@@ -112,9 +109,6 @@ def _over_reach(results: Results, fit: str, size: int) -> tuple[np.ndarray, np.n
     return np.array([reach for reach, _ in pairs]), np.array([errors for _, errors in pairs])
 
 
-# --- errors against the ambient dimension ------------------------------------------------------------------
-
-
 def show_ambient(results: Results) -> Outcome:
     """Median errors for each ambient dimension, with and without noise."""
     fits = results.plan.fits
@@ -149,9 +143,6 @@ def _over_dimensions(results: Results, fit: str, noise: str) -> tuple[np.ndarray
     trends = [trend for trend in results.of("rms", fit=fit) if trend.series.setting.noise == noise]
     dimensions = np.array([trend.series.setting.features[0] for trend in trends])
     return dimensions, np.array([trend.errors[-1] for trend in trends])
-
-
-# --- errors in the interior and at the border --------------------------------------------------------------
 
 
 def show_boundary(results: Results) -> Outcome:

@@ -139,9 +139,6 @@ class Results(NamedTuple):
         ]
 
 
-# --- the explicit bound ------------------------------------------------------------------------------------
-
-
 def explicit_bound(setting: Setting, sizes: Any) -> fitting.MeanSquaredBound | None:
     """The bound of Fefferman, Mitter & Narayanan with C = 1; none for Gaussian noise, which no ball holds."""
     if setting.noise == "ambient":
@@ -170,9 +167,6 @@ def bound_words(results: Results, setting: Setting) -> str:
     return f"{start} up to n = {least:.2g}; bound / error at the largest n: {', '.join(ratios)}."
 
 
-# --- words -------------------------------------------------------------------------------------------------
-
-
 def slope_words(measured: fitting.Slope | None) -> str:
     """A slope with its interval."""
     return "-" if measured is None else "{:.2f} [{:.2f}, {:.2f}]".format(*map(float, measured[:3]))
@@ -194,9 +188,6 @@ def rate_words(trend: Trend) -> str:
     none = f"no rate; the nearest is {nearest.rate.name} with slope {nearest.effective:.2f}"
     sizes = trend.series.sizes[trend.used]
     return f"{name} (n = {sizes[0]} to {sizes[-1]}): {names or none}."
-
-
-# --- numbers for JSON --------------------------------------------------------------------------------------
 
 
 def numbers(results: Results) -> dict[str, Any]:

@@ -64,9 +64,6 @@ class Plan(NamedTuple):
         return max(*self.sizes, *(self.network_sizes or ()))
 
 
-# --- cells -------------------------------------------------------------------------------------------------
-
-
 class Job(NamedTuple):
     """One cell."""
 

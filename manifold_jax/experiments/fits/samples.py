@@ -120,9 +120,6 @@ def add_noise(setting: Setting, noise: str, share: float) -> Setting:
     return replace(setting, name=name, noise=noise, scale=share * setting.reach, stream=stream)
 
 
-# --- random points -----------------------------------------------------------------------------------------
-
-
 class Probes(NamedTuple):
     """Points at which errors of a fit are measured."""
 

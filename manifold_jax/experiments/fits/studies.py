@@ -87,8 +87,6 @@ def _study(
     return Experiment(about, full, reduced, run, partial(check_plan, settings), change=change)
 
 
-# --- what is fitted ----------------------------------------------------------------------------------------
-
 TOYS: dict[str, Callable[[], Any]] = {
     "circle": circle,
     "moons": two_moons,
@@ -195,9 +193,6 @@ def open_axes(name: str, manifold: Manifold, volume: float) -> Setting:
     reach: Any = manifold.known["reach"]  # the smallest ball that touches is no smaller on a part
     patch = Manifold(name, manifold.embedding, Grid(axes))
     return Setting(name, (patch,), volume, float(reach), open_ends=True)
-
-
-# --- the studies -------------------------------------------------------------------------------------------
 
 
 _LOCAL = ("pca", "mmls1", "mmls2", "mmls3")

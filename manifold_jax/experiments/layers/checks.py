@@ -50,9 +50,6 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
     return Outcome(title, rows, {"grid": chart.grid.shape}, {}, [note])
 
 
-# --- kinks -------------------------------------------------------------------------------------------------
-
-
 class Spacing(NamedTuple):
     """Curvature of one closed curve by stencils of order 2, for several numbers of samples along it."""
 

@@ -128,9 +128,6 @@ def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
         )
 
 
-# --- learning ----------------------------------------------------------------------------------------------
-
-
 def learn(trial: Trial, progress: Progress) -> Trial:
     """Train all runs at once, or go on where it was, and add the metrics of the training.
 
@@ -174,9 +171,6 @@ def split_at_latent(layers: Layers) -> tuple[Layers, Layers]:
     names, functions = layers
     middle = names.index("latent") + 1
     return Layers(names[:middle], functions[:middle]), Layers(names[middle:], functions[middle:])
-
-
-# --- points ------------------------------------------------------------------------------------------------
 
 
 def layer_arrays(chart: Manifold, layers: Layers, points: Float[Any, "n d"]) -> Iterator[Array]:

@@ -53,8 +53,6 @@ FILES = ("geometry.nc", "geometry_stencil.nc", "reach.nc")
 FILES += tuple(f"{stem}.png" for stem in (*FIGURES, "exact_vs_stencil", "reach"))
 """Names of results, in which ``_1``, ``_2`` before the suffix count the components of a union."""
 
-# --- tables ------------------------------------------------------------------------------------------------
-
 
 def _table(*names: str) -> Table:
     """An empty table; numbers to the right."""
@@ -223,9 +221,6 @@ def tables_of(parts: Sequence[Part]) -> list[RenderableType]:
     return [table for table in both if table is not None]
 
 
-# --- the record --------------------------------------------------------------------------------------------
-
-
 def _quantity_entry(geometry: Geometry, quantity: str) -> dict[str, Any]:
     estimate, verdict = getattr(geometry, quantity), geometry.verdict(quantity)
     entry: dict[str, Any] = {"unit": plotting.unit_of(geometry, quantity), "verdict": verdict}
@@ -267,9 +262,6 @@ def summary(
     record |= {"dtype": str(parts[0].geometry.volume_element.value.dtype), "arguments": arguments}
     record["manifolds"] = [_part_entry(part) for part in parts]
     return record if reach is None else record | {"reach": _reach_entry(reach, seconds)}
-
-
-# --- files -------------------------------------------------------------------------------------------------
 
 
 def write_results(
