@@ -102,9 +102,6 @@ def calibrate(
     return Calibration(tuple(rows))
 
 
-# --- one call ----------------------------------------------------------------------------------------------
-
-
 class _Call(NamedTuple):
     key: Any
     again: bool  # whether to call once before the clock runs
@@ -177,9 +174,6 @@ def _checked_value(estimator: Estimator, value: Any, shapes: tuple[tuple[int, ..
             f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted}, got {given}."
         )
     return values
-
-
-# --- arguments ---------------------------------------------------------------------------------------------
 
 
 def _listed(kind: str, given: Any, single: bool) -> list[Any]:

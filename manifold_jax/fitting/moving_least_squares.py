@@ -169,9 +169,6 @@ def _local(settings: _Settings, plane: _Plane, y: Array, bandwidth: Array) -> tu
     return z, matmul(z, plane.frame.T) / radius, _weight_root(squares / radius**2)
 
 
-# --- step 1 ------------------------------------------------------------------------------------------------
-
-
 def _start(settings: _Settings, y: Array) -> _Plane:
     """Principal plane of the samples nearest to r, and the foot of r on it."""
     squares = jnp.sum(y**2, axis=1)
@@ -246,9 +243,6 @@ def _base_plane_jvp(settings: _Settings, primals: Any, tangents: Any) -> Any:
     change, _ = jax.lax.scan(iterate, horizontal(forced), length=_TANGENT_STEPS)
     still = jnp.zeros(iterations.shape, jax.dtypes.float0)
     return (plane, moved, iterations), (change, jnp.zeros_like(moved), still)
-
-
-# --- step 2 ------------------------------------------------------------------------------------------------
 
 
 def _value_at_zero(x: Array, root: Array, degree: int) -> tuple[Array, Array]:

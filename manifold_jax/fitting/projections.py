@@ -125,9 +125,6 @@ def _fit_queries(fit: LocalFit, points: Float[Array, "q f"], indices: Int[Array,
     return map_blocks(block, size, points, indices)
 
 
-# --- local PCA ---------------------------------------------------------------------------------------------
-
-
 class _Settings(NamedTuple):
     dimension: int
     weights: str

@@ -120,8 +120,6 @@ class Rate:
         return max(2.0, math.exp(b / a)) if a > 0 else 2.0
 
 
-# --- what was published ------------------------------------------------------------------------------------
-
 _PERPENDICULAR = "Genovese, Perone-Pacifico, Verdinelli & Wasserman, JMLR 13 (2012), arXiv 1007.0549"
 _SINGULAR = "Genovese, Perone-Pacifico, Verdinelli & Wasserman, Ann. Statist. 40 (2012), arXiv 1109.4540"
 _AGNOSTIC = "Fefferman, Mitter & Narayanan, J. AMS 29 (2016), arXiv 1310.0425"

@@ -199,9 +199,6 @@ def compare_rates(
     return tuple(sorted(rows, key=lambda row: abs(row.effective - float(measured.value))))
 
 
-# --- curves ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Curve:
     """A constant times a rate; its ``origin`` says whether the constant was taken from the errors drawn."""
@@ -281,9 +278,6 @@ def fit_constant(
     if not 0 <= level <= 1:
         raise ValueError(f"fit_constant: level must lie in [0, 1], got {level}.")
     return Curve(rate, dimension, float(jnp.quantile(jnp.exp(ratio), level)), f"fitted {level:g} quantile")
-
-
-# --- arguments ---------------------------------------------------------------------------------------------
 
 
 def _checked_sizes(caller: str, sizes: Any, least: int) -> Float[Array, "sizes"]:

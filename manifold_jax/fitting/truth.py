@@ -69,9 +69,6 @@ def _add_noise(key: PRNGKeyArray, part: Manifold, coordinates: Array, points: Ar
     return normal_noise(key, part, coordinates, scale, kind="gaussian" if kind == "normal" else "uniform")
 
 
-# --- exact values ------------------------------------------------------------------------------------------
-
-
 def exact_total(parts: tuple[Manifold, ...], name: str) -> float:
     """Volume, reach or dimension: the closed form, or quadrature and search on the grid."""
     first, *others = parts
@@ -107,9 +104,6 @@ def _curvature_at(part: Manifold, coordinates: Float[Array, "n d"], *, name: str
     if callable(form):
         return jax.vmap(form)(coordinates)
     return CURVATURES[name](gram_from_function(part.embedding, coordinates))
-
-
-# --- errors ------------------------------------------------------------------------------------------------
 
 
 class Truth(NamedTuple):

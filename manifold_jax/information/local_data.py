@@ -45,9 +45,6 @@ class LocalDataRank(NamedTuple):
     distribution: Int[Array, ""]
 
 
-# --- of any primal: an input, or a pytree of parameters ----------------------------------------------------
-
-
 def _weighted(log_p: Float[Array, ""], score: Any) -> Any:
     """sqrt(p_y) grad log p_y of one class."""
     return jax.tree.map(lambda s: jnp.exp(log_p / 2) * s, score)
@@ -76,9 +73,6 @@ def _spectrum(function: LogProb, at: Any, batch_size: int | None) -> tuple[Array
     factor = map_scores(function, at, batch_size, _weighted)[1]
     values, vectors = singular_rows(jax.vmap(lambda row: ravel_pytree(row)[0])(factor))
     return values**2, vectors
-
-
-# --- of an input: the local data matrix --------------------------------------------------------------------
 
 
 def local_data_factor(
@@ -230,9 +224,6 @@ def local_data_rank(
     ranks = (jnp.sum(values > of_eigenvalues**0.5 * values[0]), jnp.sum(pivots > 0))
     finite = jnp.isfinite(log_p).all() & jnp.isfinite(rows).all()
     return LocalDataRank(*(jnp.where(finite, rank, -1) for rank in ranks))
-
-
-# --- of parameters: the local Fisher matrix ----------------------------------------------------------------
 
 
 def fisher_factor(

@@ -49,9 +49,6 @@ NONE = Candidate(math.inf, math.inf, NOWHERE)
 """What a search returns that ends nowhere."""
 
 
-# --- curvature ---------------------------------------------------------------------------------------------
-
-
 def smallest_radius(component: Component) -> Candidate:
     """Smallest radius of curvature of a component, refined where there is an embedding."""
     c, radii = component, component.radii
@@ -123,9 +120,6 @@ def pattern_search(
     point, value, noise, size, _ = jax.lax.while_loop(unfinished, step, begin)
     around, _ = curvature(jnp.clip(point + moves[1:] * size, low, high))
     return point, value, noise, around.reshape(2, d)
-
-
-# --- bottlenecks -------------------------------------------------------------------------------------------
 
 
 def shortest_bottleneck(components: Sequence[Component], search: PairSearch) -> Candidate:

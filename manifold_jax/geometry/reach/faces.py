@@ -84,9 +84,6 @@ def _exact_derivatives(embedding: Any, u: Float[Array, "a d"]) -> Float[Array, "
     return jax.vmap(partial(_derivatives, embedding))(u)
 
 
-# --- on the lattice ----------------------------------------------------------------------------------------
-
-
 def with_borders(component: Component, cloud: Cloud) -> CurvatureRadii:
     """Radii of curvature, at borders those of the faces where these are smaller."""
     radii, d = component.radii, component.grid.ndim
@@ -159,9 +156,6 @@ def _from_stencils(
     first, second = (np.stack([tables[k][m][index[k]] for k in range(d)], axis=-1) for m in (0, 1))
     gain = np.sum(second / lengths**2, axis=1) + np.sum(first / lengths, axis=1) * main[:, 2]
     return main, other, gain
-
-
-# --- between lattice points --------------------------------------------------------------------------------
 
 
 def smallest_border_radius(component: Component, cloud: Cloud, radii: CurvatureRadii) -> Candidate:

@@ -72,9 +72,6 @@ def block_shape(component: Component, size: int) -> tuple[int, ...]:
         block[k] = min(2 * block[k], shape[k])
 
 
-# --- frames ------------------------------------------------------------------------------------------------
-
-
 def orthonormal(first: Float[Array, "d f"]) -> tuple[Float[Array, "d f"], Float[Array, "d d"]]:
     """Rows spanning the tangent space by Cholesky QR, twice for accuracy, and the first change of basis."""
 
@@ -145,9 +142,6 @@ def _frame_finder(
         return _stencil_frames(window, plan, gain, jnp.asarray(noise, gain.dtype), factor)
 
     return find
-
-
-# --- local models ------------------------------------------------------------------------------------------
 
 
 @cache

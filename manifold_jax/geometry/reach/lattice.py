@@ -158,9 +158,6 @@ def extend(grid: Grid, periods: int) -> Grid:
     return Grid(tuple(axes))
 
 
-# --- neighbours on a lattice -------------------------------------------------------------------------------
-
-
 def neighbours(grid: Grid, position: np.ndarray) -> np.ndarray:
     """Flat index of the neighbours before and after along every axis, ``(p, d, 2)``; -1 beyond an end."""
     index = np.stack(np.unravel_index(position, grid.shape))

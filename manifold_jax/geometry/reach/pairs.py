@@ -66,9 +66,6 @@ def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
     return rows, min(columns, 1 << max(5, (len(cloud.points) - 1).bit_length()))
 
 
-# --- screening, in the dtype of the points -----------------------------------------------------------------
-
-
 class Side(NamedTuple):
     """Rows or columns of a tile: ``number`` in the cloud (-1 for padding), points and their scales."""
 
@@ -159,9 +156,6 @@ def near(
     squares = sizes - 2 * matmul(rows, columns.T)
     close = squares - _product_rounding(rows) * sizes <= limit[:, None] ** 2
     return jnp.any(close, axis=0), jnp.sum(close, axis=1)
-
-
-# --- again, in float64 -------------------------------------------------------------------------------------
 
 
 class Balls(NamedTuple):

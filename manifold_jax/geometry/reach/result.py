@@ -172,9 +172,6 @@ class Reach(NamedTuple):
         return module.Dataset(fields | scalars, coordinates, attributes)
 
 
-# --- from a search -----------------------------------------------------------------------------------------
-
-
 def conclude(
     candidates: Sequence[Candidate], balls: tuple[ComponentReach, ...], search: PairSearch, tolerance: float
 ) -> Reach:

@@ -125,9 +125,6 @@ def reach(
     return assemble(components, search, drop, tolerance)
 
 
-# --- preparation -------------------------------------------------------------------------------------------
-
-
 def _component(
     start: tuple[int, int],
     points: Any,
