@@ -69,7 +69,7 @@ def local_pca_tangents(
 
     Returns:
         Orthonormal rows ``(n, d, f)``, features flattened, in the dtype of the points; NaN where the
-        neighbours span fewer than d dimensions.
+        neighbours span fewer than d dimensions. Second derivatives are NaN where eigenvalues are equal.
 
     Raises:
         ValueError: The points are not floating-point, ``dimension`` is not between 1 and f - 1, or

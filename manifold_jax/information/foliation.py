@@ -75,8 +75,9 @@ def horizontal_basis(
         log_prob: One input to ``(C,)`` log-probabilities.
         x: One input of any shape, n numbers.
         rtol: Pivots at most this times the first count as zero. By default C machine epsilons for rounding in
-            the orthogonalisation, for any n (Higham, Accuracy and stability of numerical algorithms, 2002,
-            section 19.8), and 16 of the least precise dtype that ``log_prob`` computes in, 4 of 16 bits.
+            the orthogonalisation, for any n (Higham, Accuracy and stability of numerical algorithms, 2nd
+            ed., 2002, theorem 19.13), and 16 of the least precise dtype that ``log_prob`` computes in, 4 of
+            16 bits.
         batch_size: Classes differentiated at once.
 
     Returns:
