@@ -143,15 +143,37 @@ def test_reach_of_a_function(factor, everywhere):
         mj.reach(spoilt(circle, GRID, factor, everywhere), GRID)
 
 
-@pytest.mark.xfail(reason="overflowing squares count as a plane")
-@pytest.mark.parametrize("held", [lambda u: 1e20 * circle(u), (CURVE * 1e20).astype(np.float32)])
-def test_reach_whose_squares_overflow(held):
-    assert not mj.reach(held, GRID).resolved
-
-
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_samples_whose_squares_overflow():
-    assert not mj.reach_from_samples((CURVE * 1e20).astype(np.float32), dimension=1).resolved
+@pytest.mark.parametrize("scale", [1e20, 1e-20, 1e-25])
+def test_reach_whose_squares_leave_the_range(scale):
+    points = (CURVE * scale).astype(np.float32)
+    message = r"points extend over 2\.0e.*, whose square leaves float32: scale them"
+    for held in (lambda u: jnp.float32(scale) * circle(u), points):
+        with pytest.raises(ValueError, match=f"^reach: {message}"):
+            mj.reach(held, GRID)
+    with pytest.raises(ValueError, match=f"^reach_from_samples: {message}"):
+        mj.reach_from_samples(points, dimension=1)
+
+
+@pytest.mark.parametrize("exponent", [*range(-14, -11), *range(13, 16)])
+def test_reach_of_the_largest_and_smallest_numbers(exponent):
+    scale, fine = 10.0**exponent, mj.Grid((mj.Axis("u", 0.0, TURN, 200, periodic=True),))
+    samples = np.asarray(points_of(circle, fine)) * np.float32(scale)
+    for result in (
+        mj.reach(lambda u: jnp.float32(scale) * circle(u), GRID),
+        mj.reach_from_samples(samples, dimension=1),
+    ):
+        assert result.resolved
+        assert abs(result.value - scale) <= result.error
+
+
+def test_reach_where_nothing_is_defined():
+    line = mj.reach(lambda u: jnp.stack([u[0] + u[1], jnp.zeros(())]), SURFACE, exact=True)
+    assert not line.resolved
+    assert math.isinf(line.error)
+    flat = mj.reach(lambda u: jnp.stack([u[0], u[0]]), mj.Grid((mj.Axis("u", 0.0, 1.0, 9),)))
+    assert flat.resolved
+    assert (flat.value, flat.error) == (math.inf, 0.0)
 
 
 def test_tangents_are_looked_at():

@@ -64,8 +64,8 @@ def rank_tolerances(rtol: Any, function: Callable[[Any], Array], at: Any) -> tup
 
     Gram-Schmidt of C rows gives Q and T with A + E = T Q, where every row of E is bounded by a multiple of C
     machine epsilons of that row, however long it is (Higham, Accuracy and stability of numerical algorithms,
-    2nd ed., 2002, theorem 19.13; measured: up to 2 sqrt(C) of them). To these come the errors that the rows already
-    have, those of the least precise dtype in which ``function`` computes.
+    2nd ed., 2002, theorem 19.13; measured: up to 2 sqrt(C) of them). To these come the errors that the rows
+    already have, those of the least precise dtype in which ``function`` computes.
     """
     if rtol is not None:
         return rtol, rtol

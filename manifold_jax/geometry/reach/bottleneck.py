@@ -55,8 +55,8 @@ def smallest_radius(component: Component) -> Candidate:
     certain = radii.error <= CERTAIN * radii.radius
     index = int(np.argmin(np.where(certain, radii.radius, np.inf) if certain.any() else radii.radius))
     u, value, error = c.coordinates[index], float(radii.radius[index]), float(radii.error[index])
-    if not math.isfinite(value):
-        error = 0.0
+    if not math.isfinite(value):  # flat, or degenerate everywhere
+        error = 0.0 if radii.defined.any() else math.inf
     elif c.stencil is None:
         low = [-math.inf if axis.periodic else axis.start for axis in c.grid.axes]
         high = [math.inf if axis.periodic else axis.stop for axis in c.grid.axes]

@@ -41,6 +41,22 @@ class Cloud(NamedTuple):
         return self.points.shape[1] <= DIRECT_FEATURES
 
 
+def check_extent(caller: str, points: np.ndarray, rounding: float) -> None:
+    """Refuse points in one place, and those whose squared distances leave the range of their dtype.
+
+    Inverse squares and the rounding errors of both must stay within it too.
+    """
+    kind = np.finfo(points.dtype)
+    low, high = (np.asarray(end(points, axis=0), np.float64) for end in (np.min, np.max))
+    extent = float(np.max(high - low))
+    if extent <= rounding:
+        raise ValueError(f"{caller}: all points lie in one place: they have no reach.")
+    if not kind.tiny / kind.eps <= extent**2 <= kind.max * kind.eps:
+        raise ValueError(
+            f"{caller}: points extend over {extent:.1e}, whose square leaves {kind.dtype}: scale them."
+        )
+
+
 def make_cloud(
     points: np.ndarray, noise: np.ndarray, half_cell: np.ndarray, inward: np.ndarray | None = None
 ) -> Cloud:

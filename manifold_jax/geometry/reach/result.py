@@ -185,7 +185,7 @@ def conclude(
     return Reach(
         value=best.value,
         error=best.error,
-        resolved=bool(best.error <= tolerance * best.value),
+        resolved=math.isfinite(best.error) and bool(best.error <= tolerance * best.value),
         case="tie" if tie else "local" if best is curved else "global",
         local=local.value,
         local_error=local.error,
@@ -202,8 +202,9 @@ def conclude(
 
 def _prefer(fine: Candidate, coarse: Candidate) -> Candidate:
     """The refined value, unless a lattice pair contradicts it beyond the bars."""
-    certain = math.isfinite(coarse.value + coarse.error)
-    if not math.isfinite(fine.value) or (certain and not math.isfinite(fine.error)):
+    if math.isinf(coarse.value):
+        return fine
+    if not math.isfinite(fine.value) or (math.isfinite(coarse.error) and not math.isfinite(fine.error)):
         return coarse
     return coarse if fine.value > coarse.value + fine.error + coarse.error else fine
 
@@ -237,7 +238,8 @@ def assemble(
     gap = narrowest_gap(components, search)
     bottleneck = min(shortest_bottleneck(components, search), gap.best, key=lambda candidate: candidate.value)
     candidates = (local, near, bottleneck, far)
-    upper = max(float(np.nanmax(c.geometry.normal_curvature_upper.value)) for c in components)
+    bounds = [np.ravel(c.geometry.normal_curvature_upper.value) for c in components]
+    upper = float(np.fmax.reduce(np.concatenate(bounds)))
     lower = min(local.value, 1 / upper) if upper > 0 else local.value
     result = conclude(candidates, balls, search, tolerance)
     if gap.doubtful:

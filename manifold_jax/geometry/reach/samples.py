@@ -14,7 +14,7 @@ from manifold_jax._checks import choice, finite, flat_points, is_traced, optiona
 from manifold_jax._files import Progress
 from manifold_jax._linalg import norm
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
-from manifold_jax.geometry.reach.cloud import Cloud, lengths, make_cloud
+from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make_cloud
 from manifold_jax.geometry.reach.frames import ROUNDING
 from manifold_jax.geometry.reach.lattice import End
 from manifold_jax.geometry.reach.pairs import RELIABLE, PairSearch, Tile, check_options, tile_shape
@@ -102,7 +102,8 @@ def reach_from_samples(
         points than two local fits need, 2 d (d + 3) + 9; ``pointwise_error`` is without sampling.
 
     Raises:
-        ValueError: Shapes do not fit, values are NaN, all points coincide, or there are too few.
+        ValueError: Shapes do not fit, values are NaN, all points coincide, there are too few, or squares of
+            distances leave the range of the dtype.
 
     Example:
         >>> t = jax.random.uniform(jax.random.key(0), (400,), maxval=2 * jnp.pi)
@@ -122,8 +123,7 @@ def reach_from_samples(
     if len(everyone) < 3:
         raise ValueError(f"{name}: points must be at least 3, got {len(everyone)}.")
     rounding = float(np.finfo(everyone.dtype).eps) * lengths(everyone)
-    if np.ptp(everyone.astype(np.float64), axis=0).max() <= 4 * rounding.max():
-        raise ValueError(f"{name}: all points lie in one place: they have no reach.")
+    check_extent(name, everyone, 4 * float(rounding.max()))
     least = dimension * (dimension + 3) // 2 + 2
     count = dimension * (dimension + 3) + 4 if neighbours is None else neighbours
     if tangents is None or neighbours is not None:

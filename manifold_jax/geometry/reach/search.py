@@ -25,7 +25,7 @@ from manifold_jax._files import Progress
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points, is_union
 from manifold_jax.geometry.measure import measure
-from manifold_jax.geometry.reach.cloud import Cloud, lengths, make_cloud
+from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make_cloud
 from manifold_jax.geometry.reach.cones import open_seams
 from manifold_jax.geometry.reach.frames import tiles
 from manifold_jax.geometry.reach.lattice import Component, extend, half_cells, vertex_drop
@@ -82,7 +82,8 @@ def reach(
         Value, bar, case and witnesses; :attr:`Reach.sentence` says them in words.
 
     Raises:
-        ValueError: Arguments do not fit each other, points are NaN, all in one place, or traced.
+        ValueError: Arguments do not fit each other, points are NaN, all in one place, or traced, or squares
+            of distances leave the range of the dtype.
 
     Example:
         >>> result = mj.reach(mj.datasets.ellipse((2.0, 1.0)))
@@ -174,9 +175,8 @@ def _cloud(components: Sequence[Component]) -> Cloud:
     offset = max(c.source.offset for c in components)
     noise = float(np.finfo(dtype).eps) * (lengths(points) + offset) * rounding
     finite("reach", "points", noise)
+    check_extent("reach", points, 4 * float(noise.max()))
     cells = np.concatenate([half_cells(c) for c in components])
-    if cells.max() <= 4 * noise.max():
-        raise ValueError("reach: all points lie in one place: a constant map has no reach.")
     dimension = max(c.grid.ndim for c in components)
     # Manifolds of several dimensions may be united.
     inward = np.concatenate([np.pad(c.inward, ((0, 0), (0, dimension - c.grid.ndim))) for c in components])
