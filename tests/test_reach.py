@@ -388,6 +388,27 @@ CIRCLE = Grid((Axis("u", 0.0, TURN, 16, periodic=True),))
 ROUND = np.stack([np.cos(CIRCLE.axes[0].samples()), np.sin(CIRCLE.axes[0].samples())], -1)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "keys"),
+    [
+        (1e-3, 10),
+        pytest.param(1e-4, 100, marks=pytest.mark.slow),
+        pytest.param(1e-3, 100, marks=pytest.mark.slow),
+    ],
+)
+def test_bars_hold_the_noise_of_arrays(sigma, keys):
+    grid = Grid((Axis("u", 0.0, TURN, 64, periodic=True),))
+    t = grid.axes[0].samples()
+    circle = np.stack([np.cos(t), np.sin(t), 0 * t], axis=-1)
+    covered = []
+    for key in range(keys):
+        noise = sigma * np.random.default_rng(key).normal(size=circle.shape)
+        result = reach((circle + noise).astype(np.float32), grid)
+        pointwise = np.abs(result.pointwise - 1) <= result.pointwise_error
+        covered.append([abs(result.value - 1) <= result.error, pointwise.mean()])
+    assert np.min(np.mean(covered, axis=0)) >= 0.95
+
+
 def spoilt():
     points = ROUND.copy()
     points[3] = np.nan

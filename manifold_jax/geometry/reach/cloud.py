@@ -19,7 +19,7 @@ class Cloud(NamedTuple):
 
     Attributes:
         points: ``(n, f)`` on the host, in memory or memory-mapped.
-        noise: ``(n,)`` rounding error of each point, a length.
+        noise: ``(n,)`` rounding error of each point and its noise in one direction, a length.
         half_cell: ``(n,)`` half the sum of the edges of the cell around each point; 0 without a lattice.
         projected: ``(n, k)`` after an orthogonal projection; the points themselves where they are short.
         squares: ``(n,)`` squared lengths of the projected points.

@@ -117,6 +117,14 @@ class Component:
         return CurvatureRadii(curvature, radius, bar, defined, regular & defined)
 
     @cached_property
+    def noise(self) -> np.ndarray:
+        """Standard deviation of the noise of one feature at every lattice point; 0 where it is not known."""
+        if self.source.evaluated:
+            return np.zeros(self.lattice.size)
+        level = np.nan_to_num(np.asarray(self.geometry.noise, np.float64)).max(axis=-1)
+        return level.reshape(-1) / self.source.features**0.5
+
+    @cached_property
     def inward(self) -> np.ndarray:
         """For every lattice point and axis the sign that leads inward at a border, else 0."""
         return np.where(self.radii.regular[:, None], inward_signs(self.grid), 0)[self.homes]

@@ -24,6 +24,7 @@ from manifold_jax.geometry.reach.cones import Cones, squared_distance
 
 LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
 PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
+PAIRS = 5  # standard deviations that the noise of the least of all pairs may be off
 RELIABLE = 0.02  # largest share of noise in the distance to the tangent space, or a pair is ignored
 TILTED = 0.25  # largest sine of the error of a tangent space to which a chord can be said to be normal
 STEEP = 0.5  # largest tangential share of a chord that may be normal: it rises by 60 degrees or more
@@ -161,8 +162,8 @@ def near(
 class Balls(NamedTuple):
     """Tangent balls of pairs.
 
-    |y - x|; the distance of y - x to the tangent cone at x; the rounding error of y - x; R(x, y), infinite
-    where noise spoils that distance; and its error.
+    |y - x|; the distance of y - x to the tangent cone at x; the noise and rounding of y - x; R(x, y),
+    infinite where noise spoils that distance; and its error.
     """
 
     chord: Float[np.ndarray, "p"]

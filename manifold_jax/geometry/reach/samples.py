@@ -17,12 +17,11 @@ from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
 from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make_cloud
 from manifold_jax.geometry.reach.frames import ROUNDING
 from manifold_jax.geometry.reach.lattice import End
-from manifold_jax.geometry.reach.pairs import RELIABLE, PairSearch, Tile, check_options, tile_shape
+from manifold_jax.geometry.reach.pairs import PAIRS, RELIABLE, PairSearch, Tile, check_options, tile_shape
 from manifold_jax.geometry.reach.result import ComponentReach, Reach, conclude, smallest_pairs
 from manifold_jax.geometry.reach.scales import Scales, fit_scales
 
 TURNED = 0.2  # bar of the tilt of fitted tangent spaces beyond which samples are too few for any bar
-PAIRS = 5  # standard deviations that the noise of the least of all pairs may be off
 DEPENDENT = 1e-6  # ratio of the smallest to the largest pivot at which tangent vectors count as dependent
 
 

@@ -29,7 +29,7 @@ from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make
 from manifold_jax.geometry.reach.cones import open_seams
 from manifold_jax.geometry.reach.frames import tiles
 from manifold_jax.geometry.reach.lattice import Component, extend, half_cells, vertex_drop
-from manifold_jax.geometry.reach.pairs import PairSearch, Tile, check_options, pair_balls, tile_shape
+from manifold_jax.geometry.reach.pairs import PAIRS, PairSearch, Tile, check_options, pair_balls, tile_shape
 from manifold_jax.geometry.reach.result import Reach, assemble
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
@@ -79,7 +79,8 @@ def reach(
         progress: Called as ``progress(points done, points)`` after every tile.
 
     Returns:
-        Value, bar, case and witnesses; :attr:`Reach.sentence` says them in words.
+        Value, bar, case and witnesses; :attr:`Reach.sentence` says them in words. The bars of arrays hold the
+        noise that :func:`measure` sees.
 
     Raises:
         ValueError: Arguments do not fit each other, points are NaN, all in one place, or traced, or squares
@@ -162,7 +163,7 @@ def _component(
 
 
 def _cloud(components: Sequence[Component]) -> Cloud:
-    """All points of all components with their rounding errors and cells."""
+    """All points of all components with their rounding errors, noise and cells."""
     sizes = [c.source.features for c in components]
     if len(set(sizes)) > 1:
         raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
@@ -173,15 +174,16 @@ def _cloud(components: Sequence[Component]) -> Cloud:
     roundings = [EVALUATED if c.source.evaluated else 1.0 for c in components]
     rounding = np.repeat(roundings, [c.lattice.size for c in components])
     offset = max(c.source.offset for c in components)
-    noise = float(np.finfo(dtype).eps) * (lengths(points) + offset) * rounding
-    finite("reach", "points", noise)
-    check_extent("reach", points, 4 * float(noise.max()))
+    rounding = float(np.finfo(dtype).eps) * (lengths(points) + offset) * rounding
+    finite("reach", "points", rounding)
+    check_extent("reach", points, 4 * float(rounding.max()))
+    noise = rounding + PAIRS * np.concatenate([c.noise for c in components]) / 2**0.5
     cells = np.concatenate([half_cells(c) for c in components])
     dimension = max(c.grid.ndim for c in components)
     # Manifolds of several dimensions may be united.
     inward = np.concatenate([np.pad(c.inward, ((0, 0), (0, dimension - c.grid.ndim))) for c in components])
     number = np.repeat([c.number for c in components], [c.lattice.size for c in components])
-    return make_cloud(points, noise, cells, open_seams(points, noise, inward, number))
+    return make_cloud(points, noise, cells, open_seams(points, rounding, inward, number))
 
 
 def _beside_borders(
