@@ -18,8 +18,7 @@ from manifold_jax.fitting.nearest_points import components
 from manifold_jax.fitting.truth import NOISES, Noise, Sample, Truth, draw, exact_total, truth_of
 from manifold_jax.geometry import Manifold
 
-TESTS = 500
-"""Held-out points of a fit."""
+TESTS = 500  # held-out points of a fit
 
 
 def calibrate(

@@ -23,9 +23,7 @@ OTHERS = (
 )  # fmt: skip
 """Methods of scikit-dimension, by their names there, which give no bars."""
 
-DRAWING = ("KNN", "ESS", "DANCo", "PH")
-"""Those that need a random key."""
-
+DRAWING = ("KNN", "ESS", "DANCo", "PH")  # those that need a random key
 SIGMAS = 2.5  # standard errors that a bar holds
 HALF = 0.5  # a bar up to which no more than one whole number is meant
 WIDEST = 40  # neighbours of the widest look
@@ -106,10 +104,8 @@ def intrinsic_dimension(
     count = whole(name, "neighbours", OWN[method] if neighbours is None else neighbours, 2)
     if len(rows) <= 2 * count:
         raise ValueError(f"{name}: more than {2 * count} different points are needed, got {len(rows)}.")
-    sizes = tuple(
-        k for k in (count, 2 * count, 4 * count, 8 * count, 16 * count) if k <= max(2 * count, WIDEST)
-    )
-    sizes = sizes[:2] + tuple(k for k in sizes[2:] if k < len(rows) // 4)
+    wider = (k for k in (4 * count, 8 * count, 16 * count) if k <= WIDEST and k < len(rows) // 4)
+    sizes = (count, 2 * count, *wider)
     distances = nearest_neighbours(rows, rows, sizes[-1] + 1).distances[:, 1:]
     values, local, tied = (np.asarray(x, np.float64) for x in _likelihood(distances, sizes))
     value = values[0]

@@ -11,14 +11,9 @@ from jaxtyping import Bool, Float
 from manifold_jax._checks import flat_points, positive, whole
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
-MOST_POINTS = 5000
-"""Points up to which an n x n matrix of distances is held unless more are allowed."""
-
-_RADII = 32
-"""Radii at which volumes are taken."""
-
-_LEAST = 4
-"""Other points that a ball must hold."""
+MOST_POINTS = 5000  # points up to which an n x n matrix of distances is held unless more are allowed
+_RADII = 32  # radii at which volumes are taken
+_LEAST = 4  # other points that a ball must hold
 
 
 class BallCurvature(NamedTuple):

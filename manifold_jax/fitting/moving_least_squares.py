@@ -24,8 +24,7 @@ from manifold_jax.fitting.projections import (
 )
 from manifold_jax.geometry.local_fit import monomials
 
-_TANGENT_STEPS = 40
-"""Iterations of the derivative of the fixed point."""
+_TANGENT_STEPS = 40  # iterations of the derivative of the fixed point
 
 
 class _Settings(NamedTuple):

@@ -17,8 +17,7 @@ from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold, as_partial, is_union
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, direct_squares, product_squares
 
-_LARGEST_DAMPING = 1e10
-"""Beyond it no step goes down: the search ends."""
+_LARGEST_DAMPING = 1e10  # beyond it no step goes down: the search ends
 
 _SINGULAR = 1e-5
 """A coordinate direction that is shorter than this share of the longest on the lattice is lost (a pole)."""

@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from manifold_jax._checks import choice, is_traced, positive, whole
 from manifold_jax.fitting.rates import RATES, Rate, reals
 
-BATCH = 128
-"""Bootstrap samples computed at once."""
+BATCH = 128  # bootstrap samples computed at once
 
 
 class Slope(NamedTuple):

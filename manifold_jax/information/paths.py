@@ -20,14 +20,12 @@ from manifold_jax._linalg import norm
 from manifold_jax.information.log_prob import LogProb, as_input, checked_input, checked_vector
 from manifold_jax.information.walker import STEPS, Options, Path, PathStatus, Step, follow
 
-_VERTICAL = 1e-3
-"""Horizontal share of a chord at which it counts as vertical."""
+_VERTICAL = 1e-3  # horizontal share of a chord at which it counts as vertical
 
 _ERROR_SHARE = 1 / 30
 """Error of one step that the error control allows by default, a share of the longest step."""
 
-_LOST_DIGITS = 100
-"""A vertical part below this many machine epsilons is rounding noise."""
+_LOST_DIGITS = 100  # a vertical part below this many machine epsilons is rounding noise
 
 
 def _checked_clip(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:

@@ -9,8 +9,7 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._linalg import matmul, norm, rotation, scale_of
 from manifold_jax.information.precision import NOISE
 
-MOST_SWEEPS = 30
-"""Sweeps of one-sided Jacobi at most; five to ten are usual."""
+MOST_SWEEPS = 30  # sweeps of one-sided Jacobi at most; five to ten are usual
 
 
 @jax.jit

@@ -22,8 +22,7 @@ STEPS = ("fixed", "full", "decreasing", "controlled")
 _SMALLEST = 2.0**-10
 """Shortest step of the error control, a share of the longest: below it a step is accepted as it is."""
 
-_DECAY = 100
-"""Steps after which a decreasing step has half of its length."""
+_DECAY = 100  # steps after which a decreasing step has half of its length
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 2.0
 """Safety factor and bounds of the change of a step's length (Hairer, Norsett & Wanner, section II.4)."""

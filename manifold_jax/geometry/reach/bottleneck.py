@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._linalg import damping_matrix, matmul, norm
+from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.quantities import chart_ranges, exact_quantities
 from manifold_jax.geometry.reach.cloud import Cloud
-from manifold_jax.geometry.reach.frames import local_model
+from manifold_jax.geometry.reach.frames import first_derivatives, local_model
 from manifold_jax.geometry.reach.lattice import NOWHERE, Component, End, drop_on_grid, locate, vertex_drop
 from manifold_jax.geometry.reach.pairs import PairSearch
 
@@ -48,40 +50,55 @@ class Candidate(NamedTuple):
 NONE = Candidate(math.inf, math.inf, NOWHERE)
 """What a search returns that ends nowhere."""
 
+BY_VALUE = attrgetter("value")
+"""Key by which the smallest candidate is taken."""
+
 
 def smallest_radius(component: Component) -> Candidate:
     """Smallest radius of curvature of a component, refined where there is an embedding."""
     c, radii = component, component.radii
-    certain = radii.error <= CERTAIN * radii.radius
+    certain = np.isfinite(radii.radius) & (radii.error <= CERTAIN * radii.radius)
     index = int(np.argmin(np.where(certain, radii.radius, np.inf) if certain.any() else radii.radius))
     u, value, error = c.coordinates[index], float(radii.radius[index]), float(radii.error[index])
     if not math.isfinite(value):  # flat, or degenerate everywhere
         error = 0.0 if radii.defined.any() else math.inf
     elif c.stencil is None:
-        low = [-math.inf if axis.periodic else axis.start for axis in c.grid.axes]
-        high = [math.inf if axis.periodic else axis.stop for axis in c.grid.axes]
-        chart = (u, c.grid.spacing, chart_ranges(c.grid, u.dtype), low, high)
-        chart = (jnp.asarray(x, u.dtype) for x in chart)
-        place, curvature, noise, around = map(np.asarray, largest_curvature(c.source.values, *chart))
+        ranges = jnp.asarray(chart_ranges(c.grid, u.dtype))
+        place, curvature, *rest = largest_curvature(c.source.values, ranges, *start_and_box(c.grid, u))
         # Curvature from stencils is only where to start.
         better = not c.geometry.exact or 1 / float(curvature) < value
-        if noise < CERTAIN * curvature and better:
-            # The search stops where rounding outgrows what is left to gain, near a pole.
-            value, error, u = 1 / float(curvature), 4 * float(noise) / float(curvature) ** 2, place
-            # What the last steps leave to gain, four times for a maximum with a kink; or have not gained.
-            sides = 1 / np.maximum(around.T, np.finfo(around.dtype).tiny).astype(np.float64)
-            error += 4 * float(vertex_drop(np.array([value]), sides[None])[0])
-            error += max(0.0, value - float(sides.min()))
+        if rest[0] < CERTAIN * curvature and better:
+            u, (value, error) = np.asarray(place), radius_of_maximum(curvature, *rest)
     else:
         error += drop_on_grid(c.grid, radii.radius, index, value)
         # Where the curvature is not resolved it may be larger: by what is seen there.
         error += max(0.0, value - float(radii.radius.min()))
-    return Candidate(value, error, (End(c.number, u), End(c.number, u)))
+    return Candidate(value, error, (End(c.number, u),) * 2)
+
+
+def start_and_box(grid: Grid, u: Float[np.ndarray, "d"], held: int | None = None) -> tuple[Array, ...]:
+    """Where a search starts, its first steps, and its box ``(d, 2)``; an axis may be held."""
+    box = [(-math.inf, math.inf) if axis.periodic else (axis.start, axis.stop) for axis in grid.axes]
+    if held is not None:
+        box[held] = (u[held], u[held])
+    return tuple(jnp.asarray(x, u.dtype) for x in (u, grid.spacing, box))
+
+
+def radius_of_maximum(curvature: Any, noise: Any, around: Any) -> tuple[float, float]:
+    """Radius at the maximum that a search found, and its bar.
+
+    It holds what rounding hides, what the last steps leave to gain, four times for a maximum with a kink, and
+    what they have not gained.
+    """
+    radius, around = 1 / float(curvature), np.asarray(around)
+    sides = 1 / np.maximum(around.T, np.finfo(around.dtype).tiny).astype(np.float64)
+    error = 4 * (float(noise) * radius**2 + float(vertex_drop(np.array([radius]), sides[None])[0]))
+    return radius, error + max(0.0, radius - float(sides.min()))
 
 
 @jax.jit
 def largest_curvature(
-    embedding: Any, start: Array, spacing: Array, ranges: Array, low: Array, high: Array
+    embedding: Any, ranges: Array, start: Array, spacing: Array, box: Float[Array, "d 2"]
 ) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""], Float[Array, "2 d"]]:
     """Chart point of a local maximum of the largest normal curvature in a box, its value and rounding error.
 
@@ -95,11 +112,11 @@ def largest_curvature(
         quantities = exact_quantities(gram_from_function(embedding, points), ranges)
         return quantities.value.normal_curvature, quantities.rounding.normal_curvature
 
-    return pattern_search(curvature, start, spacing, low, high)
+    return pattern_search(curvature, start, spacing, box)
 
 
 def pattern_search(
-    curvature: Callable[[Array], tuple[Array, Array]], start: Array, spacing: Array, low: Array, high: Array
+    curvature: Callable[[Array], tuple[Array, Array]], start: Array, spacing: Array, box: Float[Array, "d 2"]
 ) -> tuple[Float[Array, "d"], Float[Array, ""], Float[Array, ""], Float[Array, "2 d"]]:
     """The search of :func:`largest_curvature`, for values and rounding errors of points ``(p, d)``."""
     d = start.shape[0]
@@ -110,7 +127,7 @@ def pattern_search(
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         point, _, _, size, count = state
-        tried = jnp.clip(point + moves * size, low, high)
+        tried = jnp.clip(point + moves * size, *box.T)
         value, noise = curvature(tried)
         best = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
         return tried[best], value[best], noise[best], jnp.where(best == 0, size / 2, size), count + 1
@@ -118,7 +135,7 @@ def pattern_search(
     nothing = jnp.zeros((), start.dtype)
     begin = (start, nothing, nothing, spacing / 2, jnp.zeros((), int))
     point, value, noise, size, _ = jax.lax.while_loop(unfinished, step, begin)
-    around, _ = curvature(jnp.clip(point + moves[1:] * size, low, high))
+    around, _ = curvature(jnp.clip(point + moves[1:] * size, *box.T))
     return point, value, noise, around.reshape(2, d)
 
 
@@ -130,8 +147,7 @@ def shortest_bottleneck(components: Sequence[Component], search: PairSearch) -> 
     best = NONE
     for start in range(0, len(keep), BATCH):
         for k in keep[start : start + BATCH]:
-            refined = refine(components, search.cloud, pairs[k], float(length[k]))
-            best = min(best, refined, key=lambda candidate: candidate.value)
+            best = min(best, refine(components, search.cloud, pairs[k], float(length[k])), key=BY_VALUE)
         if math.isfinite(best.value):
             break
     return best
@@ -274,8 +290,4 @@ def refine_bottleneck(
 
 def point_and_derivative(embedding: Any, u: Array) -> tuple[Array, Array]:
     """X ``(f,)`` and X_i ``(d, f)``."""
-
-    def point(x: Array) -> Array:
-        return jnp.ravel(embedding(x))
-
-    return point(u), jax.jacfwd(point)(u).T
+    return jnp.ravel(embedding(u)), first_derivatives(embedding, u)

@@ -7,7 +7,6 @@ balls at c along c' = v is 1 / sqrt(|II(v, v)|^2 + max(0, -<c'', nu>)^2) for uni
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,16 +19,18 @@ from manifold_jax._linalg import matmul, norm, safe_sqrt
 from manifold_jax.geometry.blocks import read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.noise import noise_gains
-from manifold_jax.geometry.reach.bottleneck import CERTAIN, NONE, Candidate, pattern_search
-from manifold_jax.geometry.reach.cloud import Cloud, pieces
-from manifold_jax.geometry.reach.frames import orthonormal
-from manifold_jax.geometry.reach.lattice import (
-    Component,
-    CurvatureRadii,
-    End,
-    drop_on_grid,
-    vertex_drop,
+from manifold_jax.geometry.reach.bottleneck import (
+    BY_VALUE,
+    CERTAIN,
+    NONE,
+    Candidate,
+    pattern_search,
+    radius_of_maximum,
+    start_and_box,
 )
+from manifold_jax.geometry.reach.cloud import Cloud, pieces
+from manifold_jax.geometry.reach.frames import first_derivatives, orthonormal
+from manifold_jax.geometry.reach.lattice import Component, CurvatureRadii, End, drop_on_grid, inverse_with_bar
 from manifold_jax.geometry.tensors import derivative_indices, frame
 from manifold_jax.geometry.windows import BlockPlan, locate, window_derivatives
 
@@ -64,30 +65,27 @@ def face_curvature(
 
 
 @partial(jax.jit, static_argnames=("axis", "dimension"))
-def _all_faces(vectors: Array, signs: Array, axis: int, dimension: int) -> FaceCurvature:
-    return jax.vmap(partial(face_curvature, axis=axis, dimension=dimension))(vectors, signs)
+def _all_faces(vectors: Float[Array, "a v f"], sign: Array, axis: int, dimension: int) -> FaceCurvature:
+    return jax.vmap(partial(face_curvature, sign=sign, axis=axis, dimension=dimension))(vectors)
 
 
 def _derivatives(embedding: Any, u: Float[Array, "d"]) -> Float[Array, "v f"]:
     """First and second derivatives, as from stencils."""
-
-    def first(x: Array) -> Array:
-        return jax.jacfwd(lambda y: jnp.ravel(embedding(y)))(x).T
-
+    first = partial(first_derivatives, embedding)
     second = jax.jacfwd(first)(u)
     pairs = [second[index[0], :, index[1]] for index in derivative_indices(len(u)) if len(index) == 2]
     return jnp.concatenate([first(u), jnp.stack(pairs)])
 
 
-@jax.jit
-def _exact_derivatives(embedding: Any, u: Float[Array, "a d"]) -> Float[Array, "a v f"]:
-    return jax.vmap(partial(_derivatives, embedding))(u)
+@partial(jax.jit, static_argnames="axis")
+def _exact_faces(embedding: Any, u: Float[Array, "a d"], sign: Array, axis: int) -> FaceCurvature:
+    return _all_faces(jax.vmap(partial(_derivatives, embedding))(u), sign, axis, u.shape[1])
 
 
 def with_borders(component: Component, cloud: Cloud) -> CurvatureRadii:
     """Radii of curvature, at borders those of the faces where these are smaller."""
     radii, d = component.radii, component.grid.ndim
-    inward = cloud.inward[component.centres, :d] if cloud.inward is not None else np.zeros((1, d))
+    inward = cloud.inward[component.centres, :d]
     if d == 1 or not inward.any():
         return radii
     radius, error = radii.radius.copy(), radii.error.copy()
@@ -101,11 +99,7 @@ def with_borders(component: Component, cloud: Cloud) -> CurvatureRadii:
                 # Between the direction that turns most and that which is curved most.
                 bar = bar + np.hypot(radii.curvature[rows], turning) - curvature
             turns = (curvature > 1 / radius[rows]) & (turning > 0)
-            rows, curvature, bar = rows[turns], curvature[turns], bar[turns]
-            radius[rows] = 1 / curvature
-            error[rows] = np.where(
-                curvature > bar, bar / (curvature * np.maximum(curvature - bar, 0)), math.inf
-            )
+            radius[rows[turns]], error[rows[turns]] = inverse_with_bar(curvature[turns], bar[turns])
     return radii._replace(radius=radius, error=error)
 
 
@@ -116,15 +110,12 @@ def _of_face(
     d, dtype = component.grid.ndim, component.source.dtype
     eps = float(jnp.finfo(dtype).eps)
     if component.stencil is None:
-        parts = []
-        for part in pieces(len(rows), component.source.features * d * d):
-            vectors = _exact_derivatives(
-                component.source.values, jnp.asarray(component.coordinates[rows[part]])
-            )
-            parts.append(_all_faces(vectors, jnp.full(len(vectors), sign, dtype), axis, d))
-        main = FaceCurvature(
-            *(np.concatenate(field).astype(np.float64) for field in zip(*parts, strict=True))
-        )
+        side = jnp.asarray(sign, dtype)
+        parts = [
+            _exact_faces(component.source.values, jnp.asarray(component.coordinates[rows[part]]), side, axis)
+            for part in pieces(len(rows), component.source.features * d * d)
+        ]
+        main = FaceCurvature(*(np.concatenate(field).astype(float) for field in zip(*parts, strict=True)))
         return main.value, JET_ROUNDING * eps * main.size, main.turning
     stencil, evaluated = component.stencil, component.source.evaluated
     stencils = (stencil, comparison_stencil(stencil, component.grid, evaluated=evaluated))
@@ -149,8 +140,8 @@ def _from_stencils(
     index = np.unravel_index(rows, grid.shape)
     within = np.ravel_multi_index([0 * i if k == axis else i for k, i in enumerate(index)], block)
     vectors = [window_derivatives(window.points, [m[s] for m in matrices])[within] for s in (0, 1)]
-    signs = jnp.full(len(rows), sign, vectors[0].dtype)
-    main, other = (np.stack(_all_faces(v, signs, axis, d), axis=-1) for v in vectors)
+    side = jnp.asarray(sign, vectors[0].dtype)
+    main, other = (np.stack(_all_faces(v, side, axis, d), axis=-1) for v in vectors)
     lengths = np.linalg.norm(np.asarray(vectors[0][:, :d], np.float64), axis=2)
     tables = noise_gains(plan)
     first, second = (np.stack([tables[k][m][index[k]] for k in range(d)], axis=-1) for m in (0, 1))
@@ -161,8 +152,6 @@ def _from_stencils(
 def smallest_border_radius(component: Component, cloud: Cloud, radii: CurvatureRadii) -> Candidate:
     """Smallest radius of the faces of a component, refined along the face where there is an embedding."""
     c, grid = component, component.grid
-    if radii is c.radii:
-        return NONE
     lower = np.flatnonzero((radii.radius < c.radii.radius) & (radii.error <= CERTAIN * radii.radius))
     if not len(lower):
         return NONE
@@ -172,36 +161,25 @@ def smallest_border_radius(component: Component, cloud: Cloud, radii: CurvatureR
     best = NONE
     for axis in np.flatnonzero(inward):
         if c.stencil is None:
-            box = [(-math.inf, math.inf) if a.periodic else (a.start, a.stop) for a in grid.axes]
-            box[axis] = (u[axis], u[axis])
-            chart = (jnp.asarray(x, u.dtype) for x in (u, grid.spacing, *zip(*box, strict=True)))
-            sign = jnp.asarray(inward[axis], u.dtype)
-            found = largest_face_curvature(c.source.values, *chart, sign, int(axis))
-            place, curvature, noise, around = map(np.asarray, found)
-            radius = 1 / float(curvature)
-            sides = 1 / np.maximum(around.T, np.finfo(around.dtype).tiny).astype(np.float64)
-            bar = 4 * float(noise) * radius**2 + 4 * float(vertex_drop(np.array([radius]), sides[None])[0])
-            candidate = Candidate(
-                radius,
-                bar + max(0.0, radius - float(sides.min())),
-                (End(c.number, place), End(c.number, place)),
-            )
+            sign, chart = jnp.asarray(inward[axis], u.dtype), start_and_box(grid, u, axis)
+            place, *maximum = largest_face_curvature(c.source.values, sign, *chart, int(axis))
+            radius, bar = radius_of_maximum(*maximum)
         else:
+            place, radius = u, value
             bar = error + drop_on_grid(grid, radii.radius, index, value, inward)
-            candidate = Candidate(value, bar, (End(c.number, u), End(c.number, u)))
-        best = min(best, candidate, key=lambda candidate: candidate.value)
+        candidate = Candidate(radius, bar, (End(c.number, np.asarray(place)),) * 2)
+        best = min(best, candidate, key=BY_VALUE)
     return best
 
 
 @partial(jax.jit, static_argnames="axis")
 def largest_face_curvature(
-    embedding: Any, start: Array, spacing: Array, low: Array, high: Array, sign: Array, axis: int
+    embedding: Any, sign: Array, start: Array, spacing: Array, box: Float[Array, "d 2"], axis: int
 ) -> tuple[Array, ...]:
     """As :func:`largest_curvature`, along the face where ``axis`` ends."""
 
     def curvature(points: Array) -> tuple[Array, Array]:
-        vectors = jax.vmap(partial(_derivatives, embedding))(points)
-        face = _all_faces(vectors, jnp.broadcast_to(sign, len(points)), axis, len(start))
+        face = _exact_faces(embedding, points, sign, axis)
         return face.value, JET_ROUNDING * jnp.finfo(start.dtype).eps * face.size
 
-    return pattern_search(curvature, start, spacing, low, high)
+    return pattern_search(curvature, start, spacing, box)

@@ -88,12 +88,17 @@ def _directions(first: Float[Array, "d f"], frames: Float[Array, "d f"]) -> Floa
     return matmul(first, frames.T) / norm(first)[:, None]
 
 
+def first_derivatives(embedding: Any, u: Float[Array, "d"]) -> Float[Array, "d f"]:
+    """X_i by automatic differentiation."""
+    return jax.jacfwd(lambda x: jnp.ravel(embedding(x)))(u).T
+
+
 @jax.jit
 def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Array, ...]:
     """Frames, tilt (twice: as below) and coordinate directions, by automatic differentiation."""
 
     def one(u: Array) -> tuple[Array, ...]:
-        first = jax.jacfwd(lambda x: jnp.ravel(embedding(x)))(u).T
+        first = first_derivatives(embedding, u)
         frames, change = orthonormal(first)
         tilt = ROUNDING * jnp.finfo(u.dtype).eps * (1 + norm(jnp.ravel(change * norm(first))))
         return frames, tilt, tilt, _directions(first, frames)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from scipy.spatial import KDTree
 
 from manifold_jax._linalg import damping_matrix, matmul, norm
-from manifold_jax.geometry.reach.bottleneck import NONE, Candidate, point_and_derivative, refine
+from manifold_jax.geometry.reach.bottleneck import BY_VALUE, NONE, Candidate, point_and_derivative, refine
 from manifold_jax.geometry.reach.cloud import distances
 from manifold_jax.geometry.reach.frames import local_model
 from manifold_jax.geometry.reach.lattice import Component, locate
@@ -58,7 +58,7 @@ def narrowest_gap(components: Sequence[Component], search: PairSearch) -> Narrow
         if gap is None:
             doubtful = True
         else:
-            best = min(best, gap, key=lambda candidate: candidate.value)
+            best = min(best, gap, key=BY_VALUE)
     return Narrow(best, doubtful)
 
 

@@ -43,6 +43,13 @@ class CurvatureRadii(NamedTuple):
     regular: np.ndarray
 
 
+def inverse_with_bar(value: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """1 / value, infinite for 0, and its bar, infinite where that of the value reaches 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bar = np.where(value > error, error / (value * (value - error)), np.inf)
+        return np.where(value > 0, 1 / value, np.inf), bar
+
+
 @dataclass(frozen=True, eq=False)
 class Component:
     """One manifold of a union. Positions count through the clouds of all components, grid indices do not.
@@ -110,9 +117,7 @@ class Component:
         value, error = (np.asarray(x, np.float64).reshape(-1) for x in (estimate.value, estimate.error))
         defined = np.isfinite(value)
         curvature = np.where(defined, np.maximum(value, 0.0), 0.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            radius = np.where(curvature > 0, 1 / curvature, np.inf)
-            bar = np.where(curvature > error, error / (curvature * (curvature - error)), np.inf)
+        radius, bar = inverse_with_bar(curvature, error)
         regular = np.asarray(self.geometry.volume_element.value).reshape(-1) > 0
         return CurvatureRadii(curvature, radius, bar, defined, regular & defined)
 

@@ -11,7 +11,13 @@ from jaxtyping import Bool, Float, Int
 
 from manifold_jax._checks import require
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.reach.bottleneck import NONE, Candidate, shortest_bottleneck, smallest_radius
+from manifold_jax.geometry.reach.bottleneck import (
+    BY_VALUE,
+    NONE,
+    Candidate,
+    shortest_bottleneck,
+    smallest_radius,
+)
 from manifold_jax.geometry.reach.cloud import distances
 from manifold_jax.geometry.reach.faces import smallest_border_radius, with_borders
 from manifold_jax.geometry.reach.gaps import narrowest_gap
@@ -179,7 +185,7 @@ def conclude(
     # Refined curvature, near pairs on the lattice; refined bottleneck, far pairs on the lattice.
     local, near, bottleneck, far = candidates
     curved, facing = _prefer(local, near), _prefer(bottleneck, far)
-    best = min(curved, facing, key=lambda candidate: candidate.value)
+    best = min(curved, facing, key=BY_VALUE)
     bars = curved.error + facing.error
     tie = math.isfinite(facing.value) and abs(curved.value - facing.value) <= bars <= tolerance * best.value
     return Reach(
@@ -233,10 +239,10 @@ def assemble(
     )
     locally = [smallest_radius(c) for c in components]
     locally += [smallest_border_radius(c, search.cloud, r) for c, r in zip(components, radii, strict=True)]
-    local = min(locally, key=lambda candidate: candidate.value)
+    local = min(locally, key=BY_VALUE)
     near, far = (_pair_candidate(components, balls, search, best) for best in smallest_pairs(search))
     gap = narrowest_gap(components, search)
-    bottleneck = min(shortest_bottleneck(components, search), gap.best, key=lambda candidate: candidate.value)
+    bottleneck = min(shortest_bottleneck(components, search), gap.best, key=BY_VALUE)
     candidates = (local, near, bottleneck, far)
     bounds = [np.ravel(c.geometry.normal_curvature_upper.value) for c in components]
     upper = float(np.fmax.reduce(np.concatenate(bounds)))

@@ -105,10 +105,8 @@ def fit_scales(
     error, tilt = (np.maximum(x, x[together].max(axis=1)) for x in (error, tilt))
     spacing = float(np.median(distance[:, min(3 * 2 ** (dimension - 1), sizes[-1]) - 1]))
     few = np.argsort(distance[:, 0])[: max(CLOSEST, n // 50)]
-    chord, plane = (
-        rows[index[few, 0]].astype(np.float64) - rows[few],
-        (best if frames is None else frames)[few],
-    )
+    chord = rows[index[few, 0]].astype(np.float64) - rows[few]
+    plane = (best if frames is None else frames)[few]
     normal = chord - np.einsum("pdf,pd->pf", plane, np.einsum("pdf,pf->pd", plane, chord))
     closest = float(np.sqrt(np.mean(np.sum(normal**2, axis=1)) / (f - dimension)))
     return Scales(best, tilt, curvature, error, noise, closest, spacing)
