@@ -179,6 +179,23 @@ def test_bars_know_noise_that_points_one_way(x64):
         assert share >= 0.99, (name, share, count)
 
 
+def test_noise_in_many_features_hardly_points_along_the_second_form(x64):
+    """A circle in R^1000 whose noise is larger than II, of which a thousandth in energy points along it."""
+    features, sigma, lattice = 1000, 3e-6, Grid((Axis("t", 0.0, TURN, 256, periodic=True),))
+    t = lattice.axes[0].samples()
+    frame = np.linalg.qr(np.random.default_rng(0).normal(size=(features, 2)))[0]
+    points = np.stack([np.cos(t), np.sin(t)], axis=-1) @ frame.T
+    points += sigma * np.random.default_rng(1).normal(size=points.shape)
+    geometry = measure(points, lattice)
+    weights = central_weights(2, 4) / lattice.spacing[0] ** 2
+    moved = sigma * features**0.5 * np.linalg.norm(weights)
+    assert 0.1 < moved < 1  # of a curvature of 1
+    bias, along = moved**2 / 2, moved / features**0.5
+    bars = np.asarray(geometry.second_form_norm.error)
+    assert (np.abs(np.asarray(geometry.second_form_norm.value) - 1) <= bars).all()
+    assert np.median(bars) < 2 * (bias + 3 * along)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("levels", [255, 1023, 65535])
 def test_bars_of_sprites_of_few_grey_levels_cover(levels):
@@ -265,7 +282,7 @@ def test_bars_beside_kinks_and_ridges_cover(x64, surface, sigma, accuracy):
         assert resolved > 0.3 * geometry.grid.size or name != "volume_element"
     if sigma:  # the ridge neither hides the noise nor counts as some
         assert (np.asarray(geometry.noise) > 0.5 * sigma * 2).all()
-        assert np.quantile(geometry.noise, 0.25) < 3 * sigma * 2  # away from it
+        assert np.quantile(geometry.noise, 0.25) < 5 * sigma * 2  # away from it
 
 
 @pytest.mark.parametrize("derivative", [1, 2])

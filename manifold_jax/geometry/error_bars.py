@@ -27,7 +27,14 @@ from jaxtyping import Array, Float
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh
 from manifold_jax.geometry.manifold import Points
-from manifold_jax.geometry.noise import NoiseModel, noise_gains, noise_of, noise_terms
+from manifold_jax.geometry.noise import (
+    NoiseModel,
+    noise_gains,
+    noise_of,
+    noise_overlaps,
+    noise_terms,
+    overlap_with_jets,
+)
 from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import (
     FIELDS,
@@ -88,12 +95,15 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     grid, dtype = plan.grid, block.grams[0].dtype
     d = grid.ndim
     main, low = (unpack_gram(g.reshape(-1, *g.shape[-2:]), d) for g in block.grams[:2])
-    tables = [(*gains, axis.samples()) for gains, axis in zip(noise_gains(plan), grid.axes, strict=True)]
-    # From one value per axis and sample to the points of the block, (n, d).
-    first, second, coordinates = (
-        mesh([jnp.asarray(c, dtype)[r] for c, r in zip(columns, block.rows, strict=True)]).reshape(-1, d)
-        for columns in zip(*tables, strict=True)
-    )
+
+    def spread(tables: Sequence[Any]) -> list[Array]:
+        """From values per axis and sample to those of the points of the block, ``(n, d)`` each."""
+        columns = zip(*tables, strict=True)
+        chosen = ([jnp.asarray(c, dtype)[r] for c, r in zip(x, block.rows, strict=True)] for x in columns)
+        return [mesh(x).reshape(-1, d) for x in chosen]
+
+    first, second = spread(noise_gains(plan))
+    (coordinates,) = spread([(axis.samples(),) for axis in grid.axes])
     lengths = tangent_lengths(main)
     # Samples and their coordinates are rounded: a uniform error within half a unit in the last place, of
     # variance eps^2 / 12.
@@ -108,7 +118,8 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     terms = None
     if plan.differences:
         products = block.differences.reshape(-1, *block.differences.shape[-2:])
-        terms = noise_terms(basis, mixed, value.second_form_norm, products, scale)
+        overlap = overlap_with_jets(jnp.stack(spread(noise_overlaps(plan))))
+        terms = noise_terms(basis, mixed, value.second_form_norm, products, overlap, scale)
     extent = extent_of(main, chart_ranges(grid, dtype))
     quantities = PointQuantities(value, comparison, rounding, extent, terms)
     return jax.tree.map(lambda leaf: leaf.reshape(*plan.block, *leaf.shape[1:]), quantities)

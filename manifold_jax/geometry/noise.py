@@ -28,7 +28,7 @@ from manifold_jax.geometry.grid import Axis, Grid, mesh
 from manifold_jax.geometry.pooling import local_mean, neighbourhood_maximum
 from manifold_jax.geometry.quantities import Fields, length_error
 from manifold_jax.geometry.stencil import Stencil
-from manifold_jax.geometry.tensors import contract, pair_positions
+from manifold_jax.geometry.tensors import contract, derivative_indices, pair_positions
 from manifold_jax.geometry.windows import BlockPlan
 
 BEYOND = 6
@@ -99,6 +99,30 @@ def noise_gains(plan: BlockPlan) -> list[Float[np.ndarray, "2 n"]]:
     return tables
 
 
+@lru_cache(maxsize=64)
+def noise_overlaps(plan: BlockPlan) -> list[Float[np.ndarray, "6 n"]]:
+    """What the weights of an axis have in common, at every sample, for the main stencil.
+
+    Products of the high difference with derivative 0, 1 and 2, then those of the sample itself with them.
+    """
+    tables = [np.zeros((6, n)) for n in plan.grid.shape]
+    for table, layout in zip(tables, plan.axes, strict=True):
+        main, high = layout.matrices[0], layout.differences[:, 0]
+        pairs = np.stack([np.einsum("kbm,kobm->okb", x, main) for x in (high, main[:, 0])])
+        for rows, kind in zip(layout.rows, layout.kinds, strict=True):
+            table[:, rows] = pairs[:, :, kind].reshape(6, -1)
+    return tables
+
+
+def overlap_with_jets(overlaps: Float[Array, "6 n d"]) -> Float[Array, "n d v"]:
+    """Share of the noise of the difference along every axis that each jet vector has, E <D_k, X_v> / s^2."""
+    d = overlaps.shape[-1]
+    orders = np.array([[index.count(axis) for axis in range(d)] for index in derivative_indices(d)])
+    high, own = (overlaps[3 * part + orders, :, np.arange(d)] for part in (0, 1))  # (v, d, n)
+    chosen = jnp.where(np.eye(d, dtype=bool)[:, None, :, None], high, own)
+    return jnp.moveaxis(jnp.prod(chosen, axis=2), -1, 0)
+
+
 class NoiseModel(NamedTuple):
     """What is known of the noise of the samples of a grid.
 
@@ -122,9 +146,13 @@ def noise_terms(
     mixed: Float[Array, "n d d d"],
     norm: Float[Array, "n"],
     products: Float[Array, "n d 2+v"],
+    overlap: Float[Array, "n d v"],
     rounding: Float[Array, "n"],
 ) -> NoiseTerms:
-    """What points keep: of ``point_rounding``, |II|, the products of high differences, and their rounding."""
+    """What points keep: of ``point_rounding``, |II|, the products of high differences, and their rounding.
+
+    Differences and jets of the same samples share noise; what they have in common is taken out.
+    """
     d = basis.shape[-1]
     pairs = pair_positions(d)
 
@@ -135,8 +163,8 @@ def noise_terms(
         normal = jnp.sum(normal**2, axis=(1, 2)) / jnp.where(norm > 0, norm**2, jnp.inf)
         return jnp.maximum(jnp.max(along**2, axis=1), normal)
 
-    aligned = jax.vmap(largest)(basis, mixed, norm, products[..., 2:])
     energies, below = products[..., 0], products[..., 1]
+    aligned = jax.vmap(largest)(basis, mixed, norm, products[..., 2:] - energies[..., None] * overlap)
     inverse, tangential = jnp.sum(basis**2, axis=1), safe_sqrt(jnp.sum(mixed**2, axis=(1, 2, 3)))
     return NoiseTerms(energies, below, jnp.minimum(aligned, energies), inverse, tangential, rounding)
 
