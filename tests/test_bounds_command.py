@@ -84,7 +84,7 @@ AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]
 @pytest.mark.parametrize(
     ("name", "fewer", "figures", "columns", "rows"),
     [
-        slow("toys", {"noises": ("none",)}, ["-hausdorff-none", "-rms-none"], SLOPES, 1),
+        ("toys", {"noises": ("none",)}, ["-hausdorff-none", "-rms-none"], SLOPES, 1),
         slow(
             "toys",
             {"noises": ("none", "ambient")},
@@ -102,7 +102,7 @@ AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]
         ),
         slow("ambient", {"values": (10,)}, [""], AMBIENT, 2 * 2),
         slow("ambient", {"values": (3, 10)}, [""], AMBIENT, 4 * 2),
-        ("boundary", {}, [""], ["setting", "fit", "where", "slope [95 %]", "RMS", "largest"], 4 + 2 * 2),
+        slow("boundary", {}, [""], ["setting", "fit", "where", "slope [95 %]", "RMS", "largest"], 4 + 2 * 2),
     ],
 )
 def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(

@@ -37,7 +37,7 @@ def covers(estimate, truth):
     assert np.median(estimate.error) < 0.01 * np.abs(truth).max()
 
 
-@pytest.mark.parametrize("offset", [4e6, 1e9])
+@pytest.mark.parametrize("offset", [4e6, pytest.param(1e9, marks=pytest.mark.slow)])
 def test_circle(offset):
     points = circle() + offset
     geometry = measure(points, CURVE)

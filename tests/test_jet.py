@@ -182,7 +182,11 @@ def test_order_at_the_border_of_a_warped_zone_of_the_three_sphere(accuracy, x64)
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "sizes"), [(2, (33, 65)), (4, (129, 193)), (6, (49, 65)), (8, (33, 49))]
+    ("accuracy", "sizes"),
+    [
+        *((8, (33, 49)), (2, (33, 65))),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((4, (129, 193)), (6, (49, 65)))),
+    ],
 )
 def test_order_of_totals_on_open_axes(accuracy, sizes, x64):
     # A warped patch of the torus: area = r du [R v + r sin v], integral of S dV = 2 du [sin v].
@@ -347,6 +351,7 @@ def test_batches_do_not_matter(batch_size, x64):
     equal(gram_from_function(torus, u, batch_size=batch_size), gram_from_function(torus, u), 1e-13)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_equal_eager(x64):
     u = jnp.asarray(np.random.default_rng(4).uniform(0, TURN, (9, 2)))
     eager = gram_from_function(torus, u)

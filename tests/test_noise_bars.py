@@ -102,7 +102,7 @@ def test_the_level_of_rounded_samples(x64):
     np.testing.assert_allclose(level, step * (3 / 12) ** 0.5, rtol=0.2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def test_rounding_is_no_noise(dtype):
     clean = noisy_torus(0.0, dtype=dtype)
     assert np.all(clean.noise == 0)
@@ -159,6 +159,7 @@ def test_bars_of_a_noisy_torus_cover(sigma):
     assert coverage(noisy_torus(sigma), exact_torus(), "volume_element")[1] > 1000
 
 
+@pytest.mark.slow
 def test_bars_know_noise_that_points_one_way(x64):
     """A height map: its samples are noisy along the normal only, hardly along the tangents."""
     grid = Grid(tuple(Axis(name, 0.0, TURN, SIZE, periodic=True) for name in ("u", "v")))
@@ -313,6 +314,7 @@ def ring_error(size, sigma=0.0, **options):
     return np.abs(norm.value - 1), norm.error
 
 
+@pytest.mark.slow
 def test_smoothing_stencils_keep_the_order(x64):
     coarse, fine = (ring_error(size, accuracy=4, smooth=5)[0].max() for size in (96, 192))
     assert 3.5 < math.log2(coarse / fine) < 5.5

@@ -326,7 +326,9 @@ def test_lengths_of_paths_that_end_where_the_network_does():
 
 
 @pytest.mark.parametrize("name", LOCAL)
-@pytest.mark.parametrize("place", WHERE)
+@pytest.mark.parametrize(
+    "place", [pytest.param(p, marks=pytest.mark.slow) if p == "underflowing" else p for p in WHERE]
+)
 def test_information_within_a_program(name, place):
     function, x = WHERE[place]
     leaves = jax.tree.leaves(jax.jit(lambda x: LOCAL[name](function, x))(x))

@@ -87,7 +87,7 @@ def test_no_pair_is_no_reach():
         reach_from_samples(points, dimension=1, neighbours=8.5)
 
 
-@pytest.mark.parametrize("n", [128, 1024, 8192, pytest.param(65536, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [1024, *(pytest.param(n, marks=pytest.mark.slow) for n in (128, 8192, 65536))])
 def test_float32_samples_do_not_collapse(n):
     points, tangents = ellipse(n)
     single = [np.asarray(x, np.float32) for x in (points, tangents)]
@@ -98,7 +98,7 @@ def test_float32_samples_do_not_collapse(n):
 
 
 def test_float32_follows_float64():
-    points, tangents = ellipse(2048)
+    points, tangents = ellipse(1024)
     single = reach_from_samples(np.float32(points), np.float32(tangents), dimension=1)
     with jax.enable_x64(True):
         double = reach_from_samples(points, tangents, dimension=1)
@@ -207,7 +207,7 @@ def check_coverage(name, n, sigma, repeats, tangents, **options):
     return len(resolved) / len(found)
 
 
-@pytest.mark.parametrize("tangents", [True, False])
+@pytest.mark.parametrize("tangents", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_bars_cover_few(tangents, x64):
     assert check_coverage("ellipse 3:1", 1000, 0.0, 3, tangents) == 1
     assert check_coverage("ellipse 3:1", 1000, 0.01, 2, tangents) < 1

@@ -38,7 +38,7 @@ def sentence(geometry, name="second_form_norm"):
     return verdict.sentence
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 def test_a_seam_is_blamed_on_the_axis_that_is_not_periodic(dtype, x64):
     # The tube is cut at b = 6, so that it does not close.
     closed, opened = grid(48, 48, 6.0), grid(48, 48, 6.0 * 47 / 48, periodic=False)
@@ -48,7 +48,7 @@ def test_a_seam_is_blamed_on_the_axis_that_is_not_periodic(dtype, x64):
     assert measure(points, opened).verdict("second_form_norm").resolved
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_a_kink_is_named_with_its_place(dtype, x64):
     lattice = grid(48, 48, 1.9, periodic=False)
     points = sample(folded, lattice, dtype)
@@ -60,13 +60,22 @@ def test_a_kink_is_named_with_its_place(dtype, x64):
     assert measure(points[:, kept], half).verdict("second_form_norm").resolved
 
 
-def test_noise_is_blamed_and_the_suggested_stencil_resolves(x64):
-    lattice = grid(64, 64)
+def noisy_torus(lattice):
     points = sample(torus, lattice)
-    noisy = points + 3e-5 * np.random.default_rng(0).normal(size=points.shape)
-    geometry = measure(noisy, lattice)
+    return points + 3e-5 * np.random.default_rng(0).normal(size=points.shape)
+
+
+def test_noise_is_blamed(x64):
+    lattice = grid(64, 64)
+    geometry = measure(noisy_torus(lattice), lattice)
     assert "noise of" in sentence(geometry)
     assert 0.9 < float(jnp.median(geometry.noise)) / (3e-5 * math.sqrt(3)) < 1.3
+
+
+@pytest.mark.slow
+def test_the_suggested_stencil_resolves_noise(x64):
+    lattice = grid(64, 64)
+    noisy = noisy_torus(lattice)
     best = suggest_stencil(noisy, lattice, accuracies=(4, 6), strides=(1, 4), smooths=(0,))[0]
     tried = measure(noisy, lattice, accuracy=best.accuracy, stride=best.stride, smooth=best.smooth)
     assert best.resolved > 0.95
@@ -88,10 +97,17 @@ def test_rounding_on_a_long_axis_asks_for_float64():
         assert all(verdict.resolved for verdict in measure(circle, lattice).verdicts().values())
 
 
-def test_a_coarse_axis_is_not_taken_for_noise(x64):
-    def twice(a, b):
-        return torus(2 * a, b)
+def twice(a, b):
+    return torus(2 * a, b)
 
+
+def test_a_coarse_axis_is_not_taken_for_noise(x64):
+    said = sentence(measure(sample(twice, grid(10, 24)), grid(10, 24)))
+    assert "a axis too coarse: refine" in said
+
+
+@pytest.mark.slow
+def test_refining_a_coarse_axis_as_told_resolves(x64):
     said = sentence(measure(sample(twice, grid(10, 24)), grid(10, 24)))
     size = 10
     while "axis too coarse" in said:
