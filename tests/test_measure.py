@@ -104,6 +104,7 @@ def test_numpy_memmap_and_blocks_agree(reference, tmp_path):
     close(measure(jnp.asarray(POINTS), GRID, block_size=48), reference)
 
 
+@pytest.mark.slow
 def test_jit_of_an_array(reference):
     measured = jax.jit(lambda p: measure(p, GRID))(jnp.asarray(POINTS))
     assert isinstance(measured, Geometry)

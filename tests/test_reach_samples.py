@@ -39,7 +39,7 @@ def plug_in(points, tangents):
     return best
 
 
-@pytest.mark.parametrize("cloud", [ellipse, sphere])
+@pytest.mark.parametrize("cloud", [ellipse, pytest.param(sphere, marks=pytest.mark.slow)])
 def test_it_is_the_plug_in_and_biased_upwards(cloud, x64):
     points, tangents = cloud(300)
     estimate = reach_from_samples(points, tangents, dimension=tangents.shape[1], noise=0.0)

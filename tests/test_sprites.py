@@ -24,6 +24,11 @@ def clover(t):
 
 
 OUTLINES = {"square": "square", "ellipse": "ellipse", "heart": "heart", "curve": clover, "polygon": ARROW}
+FEW_OUTLINES = [
+    "heart",
+    "polygon",
+    *(pytest.param(s, marks=pytest.mark.slow) for s in ("square", "ellipse", "curve")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +126,7 @@ def test_ellipse_by_chords():
     np.testing.assert_allclose(render("ellipse", f), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", OUTLINES)
+@pytest.mark.parametrize("shape", FEW_OUTLINES)
 def test_total_mass_is_the_area(shape):
     f = FACTORS | {"blur": 1.5, "contrast": 1.0}
     area = oracle(shape, f, 64)[1]
@@ -361,7 +366,7 @@ def test_size_scales_the_picture():
     assert sprite("heart", factors=("x",), size=48).feature_shape == (48, 48)
 
 
-@pytest.mark.parametrize("shape", OUTLINES)
+@pytest.mark.parametrize("shape", FEW_OUTLINES)
 def test_dtype_follows_the_input(shape):
     single, full = (render(shape, FACTORS, dtype=dtype) for dtype in (jnp.float32, jnp.float64))
     assert (single.dtype, full.dtype) == (np.float32, np.float64)
