@@ -72,7 +72,7 @@ def test_poles_do_not_spoil_the_totals_of_a_sphere(x64):
         assert abs(float(total.value) - true) <= float(total.error) < 1e-3, name
 
 
-@pytest.mark.parametrize("accuracy", [2, 4])
+@pytest.mark.parametrize("accuracy", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_curve_has_no_scalar_curvature(accuracy):
     geometry = measure(datasets.ellipse((3.0, 1.0), size=64), accuracy=accuracy)
     for name in ("total_scalar_curvature", "total_positive_curvature", "total_negative_curvature"):
