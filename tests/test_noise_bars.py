@@ -98,7 +98,7 @@ def test_the_level_of_white_noise(sigma):
 def test_the_level_of_rounded_samples(x64):
     step = 1 / 256
     points = np.round(torus_points() / step) * step
-    level = np.median(measure(points, torus_grid()).noise, axis=(0, 1))
+    level = np.median(measure(jnp.asarray(points), torus_grid()).noise, axis=(0, 1))
     np.testing.assert_allclose(level, step * (3 / 12) ** 0.5, rtol=0.2)
 
 
