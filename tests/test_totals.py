@@ -97,6 +97,14 @@ def test_units_of_the_axes_change_no_total():
             assert abs(float(total.value) - true) <= float(total.error), (scales, name)
 
 
+def test_a_volume_whose_squares_underflow_is_not_resolved():
+    axis = Axis("t", 0.0, TURN, 32, periodic=True)
+    t = axis.samples()
+    circle = 1e-25 * np.stack([np.cos(t), np.sin(t)], axis=-1)
+    total = measure(circle.astype(np.float32), Grid((axis,))).total_volume
+    assert not bool(total.resolved)
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e20])
 def test_squares_out_of_range_are_not_a_total(scale):
     axis = Axis("t", 0.0, TURN, 32, periodic=True)

@@ -163,6 +163,8 @@ def totals_of(
     parts = [Estimate(*(leaf[k] for leaf in totals)) for k in range(len(TOTALS))]
     for k, sign in ((2, -1), (3, 1)):
         parts[k] = parts[k]._replace(value=parts[k].value + sign * excess)
+    # Where all squares underflow the volume is not known to be 0.
+    parts[0] = parts[0]._replace(resolved=parts[0].resolved & (parts[0].value > 0))
     if grid.ndim == 1:  # a curve has no curvature of its own
         known = jnp.isfinite(parts[0].value)
         zero = Estimate(jnp.where(known, none, jnp.nan), jnp.where(known, none, jnp.inf), known)
