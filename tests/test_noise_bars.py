@@ -320,6 +320,7 @@ def test_smoothing_stencils_keep_the_order(x64):
     assert 3.5 < math.log2(coarse / fine) < 5.5
 
 
+@pytest.mark.slow
 def test_smoothing_passes_less_noise_and_the_bars_know(x64):
     plain, smooth = (ring_error(192, 1e-4, accuracy=4, smooth=w) for w in (0, 10))
     gains = [
