@@ -118,10 +118,10 @@ def _fit(rows: np.ndarray, index: Int[np.ndarray, "n k"], d: int, frames: np.nda
         difference = rows[index[part]].astype(np.float64) - rows[part, None]
         start = _principal(difference, d) if frames is None else frames[part].astype(np.float64)
         parts.append(_regress(difference, start))
-    found, second, *rest = (np.concatenate(field) for field in zip(*parts, strict=True))
+    tangents, second, *rest = (np.concatenate(field) for field in zip(*parts, strict=True))
     n = len(rows)
     gram = JetGram(jnp.broadcast_to(jnp.eye(d), (n, d, d)), jnp.zeros((n, d, d, d)), jnp.asarray(second))
-    return Fit(found.astype(rows.dtype), np.asarray(normal_curvature(gram), np.float64), *rest)
+    return Fit(tangents.astype(rows.dtype), np.asarray(normal_curvature(gram), np.float64), *rest)
 
 
 def _principal(difference: Float[np.ndarray, "p k f"], d: int) -> Float[np.ndarray, "p d f"]:
