@@ -169,7 +169,7 @@ def noise_terms(
     return NoiseTerms(energies, below, jnp.minimum(aligned, energies), inverse, tangential, rounding)
 
 
-@partial(jax.jit, static_argnames=("grid", "orders", "known", "features", "halos"))
+@partial(jax.jit, static_argnames=("grid", "orders", "features", "halos"))
 def _noise_of(
     value: Fields,
     terms: NoiseTerms,
@@ -219,8 +219,7 @@ def kink_level(
         size = jnp.where(rough[..., k], safe_sqrt(terms.energies[..., k]), 0.0)
         # The difference meets a kink on its own axis before the stencil does.
         reach = [max(1, halos[j] - orders[j] // 2) if j == k else halos[j] for j in range(len(halos))]
-        met = neighbourhood_maximum(size, grid, reach) > 0
-        return jnp.where(met, KINK * neighbourhood_maximum(size, grid, halos), 0.0)
+        return KINK * neighbourhood_maximum(size, grid, reach)
 
     return jnp.stack([along(k) for k in range(len(halos))], axis=-1)
 
