@@ -179,15 +179,16 @@ def pointwise_estimates(
     quantities: PointQuantities,
     errors: Fields,
     grid: Grid,
-    stencil: Stencil | None,
+    radii: tuple[int, ...],
     factor: float,
     tolerance: float,
 ) -> tuple[Fields, Array]:
-    """Every field as an Estimate, and the relative error below which no bar may fall (0 where resolved)."""
+    """Every field as an Estimate, and the relative error below which no bar may fall (0 where resolved).
+
+    Differences of stencils count where they are largest within ``radii`` samples.
+    """
     values, null = quantities.value, degenerate_points(quantities)
     scales = curvature_scales(quantities)
-    # What is wrong at a sample is felt by all whose stencil holds it.
-    radii = reaches(stencil, grid) if stencil else ()
 
     def difference(name: str, value: Array, other: Array, error: Array) -> Array:
         if not factor:  # exact jets
@@ -223,18 +224,19 @@ def pointwise_estimates(
     return fields, failing
 
 
-@partial(jax.jit, static_argnames=("grid", "stencil", "factor", "tolerance"))
+@partial(jax.jit, static_argnames=("grid", "stencil", "radii", "factor", "tolerance"))
 def estimates(
     quantities: PointQuantities,
     noise: Fields,
     grid: Grid,
     stencil: Stencil | None,
+    radii: tuple[int, ...],
     factor: float,
     tolerance: float,
 ) -> tuple[Fields, dict[str, Estimate]]:
     """Error bars of the fields, and the totals by name; without a stencil the fields are exact."""
     errors = jax.tree.map(jnp.add, quantities.rounding, noise)
-    fields, failing = pointwise_estimates(quantities, errors, grid, stencil, factor, tolerance)
+    fields, failing = pointwise_estimates(quantities, errors, grid, radii, factor, tolerance)
     orders = [spec[0] for spec in stencil] if stencil else [EXACT_QUADRATURE] * grid.ndim
     scale, null = curvature_scales(quantities).scalar_curvature, degenerate_points(quantities)
     return fields, totals_of(quantities, errors, null, failing, scale, grid, orders, factor, tolerance)
@@ -262,7 +264,11 @@ def report_on(
         bars, level = jax.tree.map(jnp.zeros_like, quantities.rounding), jnp.zeros((*grid.shape, grid.ndim))
     else:
         bars, level = noise_of(quantities.value, jax.tree.map(jnp.asarray, terms), noise, grid)
-    fields, totals = estimates(quantities, bars, grid, stencil, factor, tolerance)
+    # What is wrong at a sample is felt by all whose stencil holds it; where kinks count by themselves, less.
+    radii = (1,) * grid.ndim
+    if stencil and not (noise and any(noise.orders)):
+        radii = reaches(stencil, grid)
+    fields, totals = estimates(quantities, bars, grid, stencil, radii, factor, tolerance)
     if sensitivity is None:
         sensitivity = jnp.zeros((len(FIELDS), grid.ndim), quantities.extent.dtype)
     about = {"name": name, "grid": grid, "stencil": stencil, "tolerance": tolerance, "attributes": attributes}

@@ -35,8 +35,8 @@ BEYOND = 6
 """Order of the difference above that of the stencil: what it leaves of a smooth signal is then far below the
 error of the stencil, in second derivatives too."""
 
-SPECTRAL_DIFFERENCE = 16
-"""Order of the difference along a spectral axis."""
+SPECTRAL_DIFFERENCES = 16, 48
+"""Least and largest order of the difference along a spectral axis, which leaves the highest modes alone."""
 
 DEVIATIONS = 3.0
 """Standard deviations of the noise that a bar covers."""
@@ -52,7 +52,7 @@ RUGGED = 15.0
 """Energy of a difference, over its median, from which it meets a kink: noise in two features exceeds it at 3
 samples in 100 000."""
 
-KINK = 4.0
+KINK = 3.0
 """What a kink counts as, over the largest high difference beside it; what lies between samples is unknown."""
 
 
@@ -81,7 +81,8 @@ def difference_orders(grid: Grid, stencil: Stencil) -> tuple[int, ...]:
     """Order of the difference along every axis; 0 where samples are too few to tell noise from signal."""
 
     def order(axis: Axis, accuracy: int | str) -> int:
-        wanted = SPECTRAL_DIFFERENCE if accuracy == "spectral" else int(accuracy) + BEYOND
+        least, largest = SPECTRAL_DIFFERENCES
+        wanted = max(least, min(axis.size - 1, largest)) if accuracy == "spectral" else int(accuracy) + BEYOND
         most = min(wanted, axis.size - 1)
         return most if most >= wanted - 2 else 0
 

@@ -17,7 +17,7 @@ from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuan
 FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
 SPECTRAL_QUADRATURE = 8  # the same where the other axes are spectral
 CANCELLED = 0.1  # share of the difference of two stencils that counts where it cancels in the integral
-CUT = 0.1  # share of the jumps of the slope at S = 0 that counts as error: what follows is a power of h less
+CUT = 0.2  # share of the jumps of the slope at S = 0 that counts as error: what follows is a power of h less
 
 
 def alternatives(axis: Axis, accuracy: Accuracy) -> Float[np.ndarray, "rules n"]:
