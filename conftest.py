@@ -4,10 +4,9 @@ import math
 import os
 from pathlib import Path
 
-# Before JAX is imported: compiled programs are kept for the next run, by each worker for itself, since
-# writing is not atomic. The loader's complaints about tuning hints of the compiler would fill the output.
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-CACHE = Path(__file__).parent / ".pytest_cache" / "jax" / WORKER
+# Before JAX is imported: compiled programs are kept for the next run and for the other worker; one that was
+# half written is compiled again. The loader's complaints about tuning hints would fill the output.
+CACHE = Path(__file__).parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

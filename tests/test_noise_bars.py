@@ -88,7 +88,7 @@ def test_local_mean_is_the_mean_over_the_samples_that_exist():
     np.testing.assert_allclose(local_mean(jnp.asarray(values), grid, (2, 1)), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("sigma", [1e-6, 1e-3])
+@pytest.mark.parametrize("sigma", [1e-6, pytest.param(1e-3, marks=pytest.mark.slow)])
 def test_the_level_of_white_noise(sigma):
     level = noisy_torus(sigma).noise
     assert level.shape == (SIZE, SIZE, 2)
@@ -226,6 +226,7 @@ def test_known_noise_is_taken_as_it_is(x64):
     assert np.all(silent.noise_bars.second_form_norm == 0)
 
 
+@pytest.mark.slow
 def test_arrays_files_and_blocks_know_the_same_noise(x64, tmp_path):
     points = ring_points(1e-4)
     np.save(tmp_path / "ring.npy", points)
@@ -264,7 +265,7 @@ def ridged_torus(u):
     ("surface", "sigma", "accuracy"),
     [
         (kinked_torus, 0.0, 8),
-        (ridged_torus, 1e-5, 4),
+        pytest.param(ridged_torus, 1e-5, 4, marks=pytest.mark.slow),
         pytest.param(kinked_torus, 0.0, 4, marks=pytest.mark.slow),
         pytest.param(kinked_torus, 1e-5, 8, marks=pytest.mark.slow),
         pytest.param(ridged_torus, 1e-5, 8, marks=pytest.mark.slow),

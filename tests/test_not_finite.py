@@ -155,7 +155,9 @@ def test_reach_whose_squares_leave_the_range(scale):
         mj.reach_from_samples(points, dimension=1)
 
 
-@pytest.mark.parametrize("exponent", [*range(-14, -11), *range(13, 16)])
+@pytest.mark.parametrize(
+    "exponent", [-14, 15, *(pytest.param(k, marks=pytest.mark.slow) for k in (-13, -12, 13, 14))]
+)
 def test_reach_of_the_largest_and_smallest_numbers(exponent):
     scale, fine = 10.0**exponent, mj.Grid((mj.Axis("u", 0.0, TURN, 200, periodic=True),))
     samples = np.asarray(points_of(circle, fine)) * np.float32(scale)
@@ -254,7 +256,9 @@ PLAIN = lambda f: f  # noqa: E731
 PROGRAM, MAPPED = (pytest.param(wrap, marks=pytest.mark.slow) for wrap in (jax.jit, jax.vmap))
 
 
-@pytest.mark.parametrize("factor", [np.nan, np.inf, 1e20])
+@pytest.mark.parametrize(
+    "factor", [np.nan, *(pytest.param(x, marks=pytest.mark.slow) for x in (np.inf, 1e20))]
+)
 @pytest.mark.parametrize("wrap", [PLAIN, PROGRAM, MAPPED])
 def test_grams(factor, wrap):
     place = jnp.array([1.0, 2.0])
