@@ -248,7 +248,7 @@ def noise_level(
         if not order:
             continue
         energy, below = (mean(x[..., k], rough[..., k], radii) for x in (terms.energies, terms.below))
-        energy *= jnp.minimum(energy / jnp.maximum(DECAY * below, jnp.finfo(energy.dtype).tiny), 1.0) ** 2
+        energy *= jnp.minimum(energy / jnp.maximum(DECAY * below, jnp.finfo(energy.dtype).tiny), 1.0)
         energy = jnp.maximum(energy, jnp.nanmedian(energy))
         squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
         sums = (jnp.where(rough[..., k], 0.0, x[..., k]) for x in (terms.aligned, terms.energies))
