@@ -55,8 +55,8 @@ class Geometry:
         rounding: Part of each error bar that is rounding.
         noise: Length of the noise of a sample at every point, by every axis ``(*shape, d)``; 0 where rounding
             explains it, NaN where no axis has samples enough to tell. For equal noise in f features it is
-            sqrt(f) times that of one.
-        noise_bars: Part of each error bar that is noise.
+            sqrt(f) times that of one. Beside a kink it is of that too.
+        noise_bars: Part of each error bar that is noise, or a kink.
         name: Title.
         grid: The lattice.
         stencil: ``(accuracy, stride)`` per axis, or ``(accuracy, stride, smooth)``; None for exact jets.
