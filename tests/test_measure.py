@@ -198,7 +198,9 @@ def interrupted(points, folder, **options):
     assert len(list(folder.glob("partial-*.npz"))) == 1
 
 
-@pytest.mark.parametrize("kind", [pytest.param("array", marks=pytest.mark.slow), "host", "function"])
+@pytest.mark.parametrize(
+    "kind", ["host", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("array", "function"))]
+)
 def test_a_measurement_goes_on_where_it_was(kind, reference, tmp_path, eager_saves):
     source = {"array": jnp.asarray(POINTS), "host": POINTS, "function": torus}[kind]
     interrupted(source, tmp_path, block_size=48)

@@ -180,6 +180,7 @@ def test_bars_know_noise_that_points_one_way(x64):
         assert share >= 0.99, (name, share, count)
 
 
+@pytest.mark.slow
 def test_noise_in_many_features_hardly_points_along_the_second_form(x64):
     """A circle in R^1000 whose noise is larger than II, of which a thousandth in energy points along it."""
     features, sigma, lattice = 1000, 3e-6, Grid((Axis("t", 0.0, TURN, 256, periodic=True),))

@@ -81,6 +81,7 @@ def test_measure_of_a_surface(factor, everywhere, exact):
     nowhere_counts(mj.measure(spoilt(torus, SURFACE, factor, everywhere), SURFACE, exact=exact))
 
 
+@pytest.mark.slow
 def test_a_volume_that_overflows_though_lengths_do_not():
     # |X_i| = 1e15 and its square are finite in float32, the volume element 1e45 is not.
     grid = mj.Grid(tuple(mj.Axis(name, 0.0, 1.0, 5) for name in "abc"))
@@ -169,6 +170,7 @@ def test_reach_of_the_largest_and_smallest_numbers(exponent):
         assert abs(result.value - scale) <= result.error
 
 
+@pytest.mark.slow
 def test_reach_where_nothing_is_defined():
     line = mj.reach(lambda u: jnp.stack([u[0] + u[1], jnp.zeros(())]), SURFACE, exact=True)
     assert not line.resolved
@@ -331,7 +333,7 @@ def test_lengths_of_paths_that_end_where_the_network_does():
 
 @pytest.mark.parametrize("name", LOCAL)
 @pytest.mark.parametrize(
-    "place", [pytest.param(p, marks=pytest.mark.slow) if p == "underflowing" else p for p in WHERE]
+    "place", [p if p == "broken" else pytest.param(p, marks=pytest.mark.slow) for p in WHERE]
 )
 def test_information_within_a_program(name, place):
     function, x = WHERE[place]
@@ -358,7 +360,10 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    "name",
+    ["horizontal", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vertical", "label", "projection"))],
+)
 @pytest.mark.parametrize("step", ["fixed", pytest.param("controlled", marks=pytest.mark.slow)])
 def test_paths_end_where_the_network_does(name, step):
     for function, x in ((kinked, HERE.at[0].set(0.0)), (broken, HERE)):

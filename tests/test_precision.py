@@ -67,7 +67,7 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("count", "n"), [*SMALL, *(pytest.param(*size, marks=pytest.mark.slow) for size in LARGE)]
 )
@@ -81,6 +81,7 @@ def test_known_ranks(count, n, dtype, x64):
         assert int(jnp.sum(jnp.any(basis != 0, axis=1))) == rank
 
 
+@pytest.mark.slow
 def test_errors_of_deep_networks_are_no_directions():
     # Ten layers of 300 neurons, then two: D_x has two dimensions, and float32 must not add any.
     rng = np.random.default_rng(0)
@@ -126,8 +127,8 @@ def oracle(w, x):
 @pytest.mark.parametrize(
     ("function", "dtype"),
     [
-        (classifier.linear_apply, jnp.float16),
         (convolution, jnp.bfloat16),
+        pytest.param(classifier.linear_apply, jnp.float16, marks=pytest.mark.slow),
         *(pytest.param(narrow, dtype, marks=pytest.mark.slow) for dtype in SHORT),
         pytest.param(classifier.linear_apply, jnp.bfloat16, marks=pytest.mark.slow),
         pytest.param(convolution, jnp.float16, marks=pytest.mark.slow),
@@ -219,14 +220,12 @@ def test_embeddings_of_16_bits_have_jets_of_float32(dtype):
     ("types", "step"),
     [
         ((np.float32, np.float32), "decreasing"),
-        ((np.float64, np.float32), "controlled"),
-        ((np.float32, np.float64), "fixed"),
         *(
             pytest.param(types, step, marks=pytest.mark.slow)
             for types, steps in (
                 ((np.float32, np.float32), ("fixed", "full", "controlled")),
-                ((np.float64, np.float32), ("fixed", "full", "decreasing")),
-                ((np.float32, np.float64), ("full", "decreasing", "controlled")),
+                ((np.float64, np.float32), ("fixed", "full", "decreasing", "controlled")),
+                ((np.float32, np.float64), ("fixed", "full", "decreasing", "controlled")),
             )
             for step in steps
         ),

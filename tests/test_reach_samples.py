@@ -58,6 +58,7 @@ def test_local_fits_do_not_depend_on_where_the_cloud_lies():
     assert far.noise < 1e-5
 
 
+@pytest.mark.slow
 def test_fits_are_exact_on_spheres_of_any_size(x64):
     """Chords in the place of tangential parts: |y - x|^2 / 2 R is a quadratic function of them."""
     for points, d in ((ellipse(60)[0] / [2, 1], 1), (sphere(120)[0], 2)):

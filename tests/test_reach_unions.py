@@ -38,6 +38,7 @@ def test_gaps_below_the_spacing_are_found(big, small, gap, sizes, shift, x64):
     assert abs(result.value - gap / 2) <= 1e-9 * gap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("big", "small", "gap", "sizes"),
     [(10.0, 0.01, 1e-3, (48, 48)), pytest.param(1.0, 1e-3, 1e-4, (40, 17), marks=pytest.mark.slow)],
@@ -65,6 +66,7 @@ def test_what_touches_or_crosses_is_not_resolved(x64):
         assert result.value <= result.error
 
 
+@pytest.mark.slow
 def test_arrays_say_that_they_are_a_lattice(x64):
     manifold = circle(1.0, 0.0, 48, 0.0)
     points = jnp.stack([manifold.embedding(u) for u in manifold.grid.coordinates()])
