@@ -15,7 +15,7 @@ quantity; since all come from the same jets, a relative bar above the tolerance 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 

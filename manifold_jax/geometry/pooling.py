@@ -17,9 +17,12 @@ def _pool(values: Array, grid: Grid, radii: Sequence[int], start: float, combine
         radius = min(radius, (axis.size - 1) // 2)
         width, window = [(0, 0)] * grid.ndim, [1] * grid.ndim
         width[k], window[k] = (radius, radius), 2 * radius + 1
-        fill = {"mode": "wrap"} if axis.periodic else {"constant_values": start}
-        padded = jnp.pad(values, width, **fill)
-        values = jax.lax.reduce_window(padded, start, combine, window, (1,) * grid.ndim, "VALID")
+        pad = (
+            jnp.pad(values, width, mode="wrap")
+            if axis.periodic
+            else jnp.pad(values, width, constant_values=start)
+        )
+        values = jax.lax.reduce_window(pad, start, combine, window, (1,) * grid.ndim, "VALID")
     return values
 
 

@@ -73,7 +73,8 @@ def smallest_radius(component: Component) -> Candidate:
         error += drop_on_grid(c.grid, radii.radius, index, value)
         # Where the curvature is not resolved it may be larger: by what is seen there.
         error += max(0.0, value - float(radii.radius.min()))
-    return Candidate(value, error, (End(c.number, u),) * 2)
+    end = End(c.number, u)
+    return Candidate(value, error, (end, end))
 
 
 def start_and_box(grid: Grid, u: Float[np.ndarray, "d"], held: int | None = None) -> tuple[Array, ...]:

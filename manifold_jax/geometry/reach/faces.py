@@ -161,14 +161,14 @@ def smallest_border_radius(component: Component, cloud: Cloud, radii: CurvatureR
     best = NONE
     for axis in np.flatnonzero(inward):
         if c.stencil is None:
-            sign, chart = jnp.asarray(inward[axis], u.dtype), start_and_box(grid, u, axis)
+            sign, chart = jnp.asarray(inward[axis], u.dtype), start_and_box(grid, u, int(axis))
             place, *maximum = largest_face_curvature(c.source.values, sign, *chart, int(axis))
             radius, bar = radius_of_maximum(*maximum)
         else:
             place, radius = u, value
             bar = error + drop_on_grid(grid, radii.radius, index, value, inward)
-        candidate = Candidate(radius, bar, (End(c.number, np.asarray(place)),) * 2)
-        best = min(best, candidate, key=BY_VALUE)
+        end = End(c.number, np.asarray(place))
+        best = min(best, Candidate(radius, bar, (end, end)), key=BY_VALUE)
     return best
 
 
