@@ -451,9 +451,9 @@ def main() -> None:
     common.write_json(options.out / "coverage.json", result)
     packed = gzip.compress(json.dumps(records).encode(), mtime=0)
     (options.out / "coverage_records.json.gz").write_bytes(packed)
-    result["records"] = records
-    (options.out / "coverage.md").write_text(markdown(result))
-    print(markdown(result))
+    text = markdown(result | {"records": records})
+    (options.out / "coverage.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from manifold_jax._linalg import safe_sqrt
 from manifold_jax.geometry.grid import Axis, Grid, mesh
 from manifold_jax.geometry.pooling import local_mean, neighbourhood_maximum
 from manifold_jax.geometry.quantities import Fields, length_error
-from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.stencil import AxisPlan, Stencil
 from manifold_jax.geometry.tensors import contract, derivative_indices, pair_positions
 from manifold_jax.geometry.windows import BlockPlan
 
@@ -93,15 +93,18 @@ def difference_orders(grid: Grid, stencil: Stencil) -> tuple[int, ...]:
     return tuple(order(axis, spec[0]) for axis, spec in zip(grid.axes, stencil, strict=True))
 
 
+def _at_samples(layout: AxisPlan, values: Float[np.ndarray, "r kinds b"]) -> Float[np.ndarray, "r n"]:
+    """Values by kind and place in a block, at every sample of the axis."""
+    table = np.empty((len(values), layout.rows.max() + 1))
+    table[:, layout.rows] = values[:, layout.kinds]
+    return table
+
+
 @lru_cache(maxsize=64)
 def noise_gains(plan: BlockPlan) -> list[Float[np.ndarray, "2 n"]]:
     """Noise gain of the first and second derivative at every sample of each axis, for the main stencil."""
-    tables = [np.zeros((2, n)) for n in plan.grid.shape]
-    for gains, layout in zip(tables, plan.axes, strict=True):
-        norms = np.linalg.norm(layout.matrices[0, :, 1:], axis=-1)
-        for rows, kind in zip(layout.rows, layout.kinds, strict=True):
-            gains[:, rows] = norms[kind]
-    return tables
+    norms = (np.linalg.norm(layout.matrices[0, :, 1:], axis=-1) for layout in plan.axes)
+    return [_at_samples(layout, norm.swapaxes(0, 1)) for layout, norm in zip(plan.axes, norms, strict=True)]
 
 
 @lru_cache(maxsize=64)
@@ -110,13 +113,12 @@ def noise_overlaps(plan: BlockPlan) -> list[Float[np.ndarray, "6 n"]]:
 
     Products of the high difference with derivative 0, 1 and 2, then those of the sample itself with them.
     """
-    tables = [np.zeros((6, n)) for n in plan.grid.shape]
-    for table, layout in zip(tables, plan.axes, strict=True):
+
+    def overlaps(layout: AxisPlan) -> np.ndarray:
         main, high = layout.matrices[0], layout.differences[:, 0]
-        pairs = np.stack([np.einsum("kbm,kobm->okb", x, main) for x in (high, main[:, 0])])
-        for rows, kind in zip(layout.rows, layout.kinds, strict=True):
-            table[:, rows] = pairs[:, :, kind].reshape(6, -1)
-    return tables
+        return np.concatenate([np.einsum("kbm,kobm->okb", x, main) for x in (high, main[:, 0])])
+
+    return [_at_samples(layout, overlaps(layout)) for layout in plan.axes]
 
 
 def overlap_with_jets(overlaps: Float[Array, "6 n d"]) -> Float[Array, "n d v"]:
