@@ -19,6 +19,7 @@ from manifold_jax import (
     integrate,
     measure,
     normal_curvature_bounds,
+    reach,
     scalar_curvature,
     volume_element,
 )
@@ -127,6 +128,19 @@ def test_jit_of_an_exact_embedding():
 
 
 @pytest.mark.slow
+def test_other_intervals_and_names_compile_nothing_new(reference, caplog):
+    points = jnp.asarray(POINTS)
+    expected = reach(points, GRID)
+    grid = Grid((Axis("first", -3.0, 1.0, 24, periodic=True, unit="rad"), Axis("second", 0.0, 0.3, 20)))
+    with jax.log_compiles():
+        other, radius = measure(points, grid, tolerance=0.2), reach(points, grid)
+    assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
+    # The manifold is the same in every chart.
+    np.testing.assert_allclose(other.mean_curvature.value, reference.mean_curvature.value, rtol=1e-3)
+    np.testing.assert_allclose(radius.value, expected.value, rtol=1e-4)
+    assert other.grid == grid
+
+
 def test_exact_is_exact(x64):
     manifold = datasets.torus(2.0, 0.5, size=(12, 16))
     measured = measure(manifold, exact=True)

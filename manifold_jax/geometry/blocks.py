@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax._checks import single
 from manifold_jax._files import PartialResult, Progress
-from manifold_jax.geometry.grid import DType, Grid, mesh
+from manifold_jax.geometry.grid import DType, mesh
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.windows import (
     BatchPlan,
@@ -79,6 +79,8 @@ def run_blocks(
     Raises:
         ValueError: A window of an array on the host holds NaN or infinite values.
     """
+    if isinstance(plan, BlockPlan) and not points.traced:
+        plan = jax.device_put(plan)  # once for all calls
     numbers = np.arange(plan.size) if blocks is None else np.asarray(blocks)
     one = _one_block(points, plan, function, windows)
     on_device = isinstance(plan, BlockPlan) and not windows and not points.on_host
@@ -140,7 +142,7 @@ def _stack_one(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[None], tree)
 
 
-@partial(jax.jit, static_argnames=("plan", "function"))
+@partial(jax.jit, static_argnames="function")
 def _finish(grams: BlockGrams, plan: BlockPlan, function: Job) -> Any:
     return function(grams, plan)
 
@@ -174,7 +176,7 @@ def _in_groups(
     return jax.tree.unflatten(structure, merged)
 
 
-@partial(jax.jit, static_argnames=("plan", "dtype", "function"))
+@partial(jax.jit, static_argnames=("dtype", "function"))
 def _device_blocks(values: Any, plan: BlockPlan, blocks: Array, dtype: DType, function: Job) -> Any:
     """Results of blocks, stacked."""
     return _map_one(lambda block: function(_device_grams(values, plan, block, dtype), plan), blocks)
@@ -194,12 +196,12 @@ def _device_grams(values: Any, plan: BlockPlan, block: Array, dtype: DType) -> B
 def _cut_of(values: Any, plan: BlockPlan, columns: Sequence[Array], dtype: DType) -> tuple[Cut, int]:
     """The cut of a window, and its number of features; an array is cut a chunk of features at a time."""
     if plan.evaluated:
-        window = _evaluate_window(values, plan.grid, columns, dtype)
+        window = _evaluate_window(values, plan, columns, dtype)
         return cut_features(window), window.shape[-1]
     return partial(_cut_window, values, plan, columns), values.shape[-1]
 
 
-@partial(jax.jit, static_argnames=("plan", "dtype"))
+@partial(jax.jit, static_argnames="dtype")
 def _device_window(values: Any, plan: BlockPlan, block: Array | int, dtype: DType) -> Array:
     """A window of all features, ``(m_1, ..., m_d, f)``."""
     cut, features = _cut_of(values, plan, locate(plan, block, dtype).columns, dtype)
@@ -207,15 +209,15 @@ def _device_window(values: Any, plan: BlockPlan, block: Array | int, dtype: DTyp
 
 
 def _evaluate_window(
-    embedding: Callable[..., Any], grid: Grid, columns: Sequence[Array], dtype: DType
+    embedding: Callable[..., Any], plan: BlockPlan, columns: Sequence[Array], dtype: DType
 ) -> Array:
     """Points ``(m_1, ..., m_d, f)`` at index ``columns`` of each axis, also beyond its ends."""
     samples = [
-        jnp.asarray(axis.start, dtype) + jnp.asarray(axis.spacing, dtype) * c.astype(dtype)
-        for axis, c in zip(grid.axes, columns, strict=True)
+        jnp.asarray(axis.chart[0], dtype) + jnp.asarray(axis.chart[1], dtype) * c.astype(dtype)
+        for axis, c in zip(plan.axes, columns, strict=True)
     ]
     coordinates = mesh(samples)
-    points = jax.vmap(lambda u: single(jnp.ravel(embedding(u))))(coordinates.reshape(-1, grid.ndim))
+    points = jax.vmap(lambda u: single(jnp.ravel(embedding(u))))(coordinates.reshape(-1, plan.grid.ndim))
     return points.reshape(*coordinates.shape[:-1], -1)
 
 
@@ -248,7 +250,7 @@ def _host_window(values: np.ndarray, plan: BlockPlan, block: int) -> np.ndarray:
     return values
 
 
-@partial(jax.jit, static_argnames="plan")
+@jax.jit
 def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int) -> tuple[Array, ...]:
     """What :func:`sum_chunks` gives, over the features that were read."""
     return sum_chunks(plan, locate(plan, block, window.dtype), cut_features(window), window.shape[-1])

@@ -25,13 +25,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.blocks import run_blocks
-from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh
+from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh, skeleton
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.noise import (
     NoiseModel,
-    noise_gains,
     noise_of,
-    noise_overlaps,
     noise_terms,
     overlap_with_jets,
 )
@@ -41,7 +39,6 @@ from manifold_jax.geometry.quantities import (
     Estimate,
     Fields,
     PointQuantities,
-    chart_ranges,
     extent_of,
     natural_scales,
     plain_fields,
@@ -52,7 +49,7 @@ from manifold_jax.geometry.quantities import (
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Spec, Stencil, fewest_samples, reaches
 from manifold_jax.geometry.tensors import is_null, second_form_gram, unpack_gram
-from manifold_jax.geometry.totals import totals_of
+from manifold_jax.geometry.totals import Quadrature, quadrature, totals_of
 from manifold_jax.geometry.windows import BlockGrams, BlockPlan, plan_blocks
 
 SAFETY = 3.0  # factor on the estimated error; its coverage and sharpness are benchmarked
@@ -92,8 +89,7 @@ def safety_factor(stencil: Stencil, comparison: Stencil) -> float:
 
 def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     """Quantities ``(*block,)`` of every point of a block, by the main and the comparison stencil."""
-    grid, dtype = plan.grid, block.grams[0].dtype
-    d = grid.ndim
+    d, dtype = plan.grid.ndim, block.grams[0].dtype
     main, low = (unpack_gram(g.reshape(-1, *g.shape[-2:]), d) for g in block.grams[:2])
 
     def spread(tables: Sequence[Any]) -> list[Array]:
@@ -102,8 +98,9 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
         chosen = ([jnp.asarray(c, dtype)[r] for c, r in zip(x, block.rows, strict=True)] for x in columns)
         return [mesh(x).reshape(-1, d) for x in chosen]
 
-    first, second = spread(noise_gains(plan))
-    (coordinates,) = spread([(axis.samples(),) for axis in grid.axes])
+    first, second = spread([axis.gains for axis in plan.axes])
+    starts, steps, ranges = (jnp.asarray(x, dtype) for x in zip(*(a.chart for a in plan.axes), strict=True))
+    coordinates = starts + steps * mesh(block.rows).reshape(-1, d)
     lengths = tangent_lengths(main)
     # Samples and their coordinates are rounded: a uniform error within half a unit in the last place, of
     # variance eps^2 / 12.
@@ -118,9 +115,9 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     terms = None
     if plan.differences:
         products = block.differences.reshape(-1, *block.differences.shape[-2:])
-        overlap = overlap_with_jets(jnp.stack(spread(noise_overlaps(plan))))
+        overlap = overlap_with_jets(jnp.stack(spread([axis.overlaps for axis in plan.axes])))
         terms = noise_terms(basis, mixed, value.second_form_norm, products, overlap, scale)
-    extent = extent_of(main, chart_ranges(grid, dtype))
+    extent = extent_of(main, ranges)
     quantities = PointQuantities(value, comparison, rounding, extent, terms)
     return jax.tree.map(lambda leaf: leaf.reshape(*plan.block, *leaf.shape[1:]), quantities)
 
@@ -141,7 +138,7 @@ def axis_sensitivity(
     return jax.tree.map(_relative_changes, changes)
 
 
-@partial(jax.jit, static_argnames="plan")
+@jax.jit
 def stencil_fields(block: BlockGrams, plan: BlockPlan) -> Float[Array, "stencils points 4"]:
     """Volume element, S, |H| and |II| by every stencil of the plan."""
     packed = block.grams.reshape(-1, *block.grams.shape[-2:])
@@ -224,7 +221,22 @@ def pointwise_estimates(
     return fields, failing
 
 
-@partial(jax.jit, static_argnames=("grid", "stencil", "radii", "factor", "tolerance"))
+@partial(jax.jit, static_argnames=("grid", "radii", "factor"))
+def _estimates(
+    quantities: PointQuantities,
+    noise: Fields,
+    rules: Quadrature,
+    tolerance: float,
+    grid: Grid,
+    radii: tuple[int, ...],
+    factor: float,
+) -> tuple[Fields, dict[str, Estimate]]:
+    errors = jax.tree.map(jnp.add, quantities.rounding, noise)
+    fields, failing = pointwise_estimates(quantities, errors, grid, radii, factor, tolerance)
+    scale, null = curvature_scales(quantities).scalar_curvature, degenerate_points(quantities)
+    return fields, totals_of(quantities, errors, null, failing, scale, grid, rules, factor, tolerance)
+
+
 def estimates(
     quantities: PointQuantities,
     noise: Fields,
@@ -235,11 +247,9 @@ def estimates(
     tolerance: float,
 ) -> tuple[Fields, dict[str, Estimate]]:
     """Error bars of the fields, and the totals by name; without a stencil the fields are exact."""
-    errors = jax.tree.map(jnp.add, quantities.rounding, noise)
-    fields, failing = pointwise_estimates(quantities, errors, grid, radii, factor, tolerance)
     orders = [spec[0] for spec in stencil] if stencil else [EXACT_QUADRATURE] * grid.ndim
-    scale, null = curvature_scales(quantities).scalar_curvature, degenerate_points(quantities)
-    return fields, totals_of(quantities, errors, null, failing, scale, grid, orders, factor, tolerance)
+    rules = quadrature(grid, orders, quantities.extent.dtype)
+    return _estimates(quantities, noise, rules, tolerance, skeleton(grid), radii, factor)
 
 
 def report_on(

@@ -163,6 +163,16 @@ class Grid:
         return outer_product(columns, dtype or jnp.result_type(float))
 
 
+def skeleton(grid: Grid) -> Grid:
+    """Grid of the same sizes and ends at unit spacing: what programs are compiled for.
+
+    Intervals are data of a program, names and units are none of its business.
+    """
+    steps = (a.size if a.periodic else a.size - 1 for a in grid.axes)
+    columns = enumerate(zip(grid.axes, steps, strict=True))
+    return Grid(tuple(Axis(str(k), 0, n, a.size, a.periodic, wrap=a.wrap) for k, (a, n) in columns))
+
+
 def per_axis(caller: str, name: str, value: Any, grid: Grid) -> tuple[Any, ...]:
     """One value for each axis of a grid, from one for all of them or a tuple."""
     values = value if isinstance(value, tuple) else (value,) * grid.ndim

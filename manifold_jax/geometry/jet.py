@@ -212,7 +212,7 @@ def gram_from_grid(
     return _unpack_gram(run_blocks(checked, plan, _first_gram, calls=1), checked.grid.ndim)
 
 
-@partial(jax.jit, static_argnames="plan")
+@jax.jit
 def _window_jet(window: Window, plan: BlockPlan) -> Array:
     """Jet vectors ``(*block, v, f)`` of a block."""
     matrices = locate(plan, window.block, window.points.dtype).matrices

@@ -240,7 +240,7 @@ def _by_stencils(
     ]
 
 
-_block_quantities = jax.jit(grid_quantities, static_argnames="plan")
+_block_quantities = jax.jit(grid_quantities)
 
 
 def _windows(

@@ -24,7 +24,7 @@ from manifold_jax.geometry.error_bars import (
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate_points
-from manifold_jax.geometry.noise import NoiseModel, difference_orders, noise_gains
+from manifold_jax.geometry.noise import NoiseModel, difference_orders
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import reaches, stencil_of
@@ -121,7 +121,7 @@ def measure(
         model = None
         if orders:
             halos = reaches(comparison, points.grid)
-            model = NoiseModel(noise_gains(plan), orders, noise, points.features, halos)
+            model = NoiseModel([axis.gains for axis in plan.axes], orders, noise, points.features, halos)
         quantities = run(plan, grid_quantities)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:

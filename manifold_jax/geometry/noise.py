@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,12 +25,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from manifold_jax._linalg import safe_sqrt
-from manifold_jax.geometry.grid import Axis, Grid, mesh
+from manifold_jax.geometry.grid import Axis, Grid, mesh, skeleton
 from manifold_jax.geometry.pooling import local_mean, neighbourhood_maximum
 from manifold_jax.geometry.quantities import Fields, length_error
-from manifold_jax.geometry.stencil import AxisPlan, Stencil
+from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.tensors import contract, derivative_indices, pair_positions
-from manifold_jax.geometry.windows import BlockPlan
 
 BEYOND = 6
 """Order of the difference above that of the stencil: what it leaves of a smooth signal is then far below the
@@ -93,34 +92,6 @@ def difference_orders(grid: Grid, stencil: Stencil) -> tuple[int, ...]:
     return tuple(order(axis, spec[0]) for axis, spec in zip(grid.axes, stencil, strict=True))
 
 
-def _at_samples(layout: AxisPlan, values: Float[np.ndarray, "r kinds b"]) -> Float[np.ndarray, "r n"]:
-    """Values by kind and place in a block, at every sample of the axis."""
-    table = np.empty((len(values), layout.rows.max() + 1))
-    table[:, layout.rows] = values[:, layout.kinds]
-    return table
-
-
-@lru_cache(maxsize=64)
-def noise_gains(plan: BlockPlan) -> list[Float[np.ndarray, "2 n"]]:
-    """Noise gain of the first and second derivative at every sample of each axis, for the main stencil."""
-    norms = (np.linalg.norm(layout.matrices[0, :, 1:], axis=-1) for layout in plan.axes)
-    return [_at_samples(layout, norm.swapaxes(0, 1)) for layout, norm in zip(plan.axes, norms, strict=True)]
-
-
-@lru_cache(maxsize=64)
-def noise_overlaps(plan: BlockPlan) -> list[Float[np.ndarray, "6 n"]]:
-    """What the weights of an axis have in common, at every sample, for the main stencil.
-
-    Products of the high difference with derivative 0, 1 and 2, then those of the sample itself with them.
-    """
-
-    def overlaps(layout: AxisPlan) -> np.ndarray:
-        main, high = layout.matrices[0], layout.differences[:, 0]
-        return np.concatenate([np.einsum("kbm,kobm->okb", x, main) for x in (high, main[:, 0])])
-
-    return [_at_samples(layout, overlaps(layout)) for layout in plan.axes]
-
-
 def overlap_with_jets(overlaps: Float[Array, "6 n d"]) -> Float[Array, "n d v"]:
     """Share of the noise of the difference along every axis that each jet vector has, E <D_k, X_v> / s^2."""
     d = overlaps.shape[-1]
@@ -134,7 +105,7 @@ class NoiseModel(NamedTuple):
     """What is known of the noise of the samples of a grid.
 
     Attributes:
-        gains: :func:`noise_gains` of the main stencil.
+        gains: Gains of the main stencil along every axis, of an :class:`AxisPlan`.
         orders: :func:`difference_orders`.
         known: Standard deviation of every feature if it is known.
         features: Number of features.
@@ -176,7 +147,7 @@ def noise_terms(
     return NoiseTerms(energies, below, jnp.minimum(aligned, energies), inverse, tangential, rounding)
 
 
-@partial(jax.jit, static_argnames=("grid", "orders", "features", "halos"))
+@partial(jax.jit, static_argnames=("grid", "orders", "halos"))
 def _noise_of(
     value: Fields,
     terms: NoiseTerms,
@@ -207,7 +178,7 @@ def _noise_of(
 def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) -> tuple[Fields, Array]:
     """Error of every quantity by noise and kinks of the samples, and the level of the noise."""
     gains = [jnp.asarray(gain, terms.energies.dtype) for gain in model.gains]
-    return _noise_of(value, terms, gains, grid, *model[1:])
+    return _noise_of(value, terms, gains, skeleton(grid), *model[1:])
 
 
 def grid_median(values: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -154,6 +154,10 @@ class AxisPlan(NamedTuple):
         matrices: ``(specs, kinds, 3, block, window)`` derivative 0, 1 and 2, float64.
         differences: ``(kinds, 2, block, window)`` differences of norm 1 at each output sample, of the order
             asked for and of :data:`BELOW` less.
+        gains: ``(2, size)`` noise gain of derivative 1 and 2 at every sample, by the first stencil.
+        overlaps: ``(6, size)`` products of the weights of the higher difference, then of the sample itself,
+            with those of derivative 0, 1 and 2.
+        chart: Start, spacing and length of the axis.
     """
 
     rows: np.ndarray
@@ -161,6 +165,9 @@ class AxisPlan(NamedTuple):
     kinds: np.ndarray
     matrices: np.ndarray
     differences: np.ndarray
+    gains: np.ndarray
+    overlaps: np.ndarray
+    chart: np.ndarray
 
 
 def difference_weights(order: int) -> np.ndarray:
@@ -216,7 +223,19 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
     matrices = np.array([[derivatives(spec, k) for k in first] for spec in specs])
     orders = difference, max(0, difference - BELOW)
     differences = [[_difference_matrix(axis, m, rows[k], columns[k], free) for m in orders] for k in first]
-    return AxisPlan(rows, columns, kinds, matrices, np.array(differences))
+    differences = np.array(differences)
+    main, chart = matrices[0], np.array([axis.start, axis.spacing, axis.stop - axis.start])
+    products = [np.einsum("kbm,kobm->okb", x, main) for x in (differences[:, 0], main[:, 0])]
+
+    def at_samples(values: np.ndarray) -> np.ndarray:
+        """Values ``(r, kinds, block)`` at every sample, ``(r, n)``."""
+        table = np.empty((len(values), n))
+        table[:, rows] = values[:, kinds]
+        return table
+
+    gains = at_samples(np.linalg.norm(main[:, 1:], axis=-1).swapaxes(0, 1))
+    overlaps = at_samples(np.concatenate(products))
+    return AxisPlan(rows, columns, kinds, matrices, differences, gains, overlaps, chart)
 
 
 def _difference_matrix(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.grid import Accuracy, Axis, Grid, axis_weights
+from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights
 from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuantities
 
 FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
@@ -44,6 +45,24 @@ def alternatives(axis: Axis, accuracy: Accuracy) -> Float[np.ndarray, "rules n"]
     return 2 * (coarse - weights)[None]
 
 
+class Quadrature(NamedTuple):
+    """Weights, :func:`alternatives` and spacing along every axis."""
+
+    weights: list[Array]
+    others: list[Array]
+    spacing: list[Array]
+
+
+def quadrature(grid: Grid, orders: Sequence[Accuracy], dtype: DType) -> Quadrature:
+    """Quadrature of an order along every axis."""
+    orders = [SPECTRAL_QUADRATURE if order == "spectral" else order for order in orders]
+
+    def column(make: Callable[[Axis, Accuracy], Any]) -> list[Array]:
+        return [jnp.asarray(make(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
+
+    return Quadrature(column(axis_weights), column(alternatives), column(lambda axis, _: axis.spacing))
+
+
 def _marginal(values: Array, columns: Sequence[Array], axis: int) -> Float[Array, "n"]:
     """Integral over all axes but one."""
     for k in reversed(range(len(columns))):
@@ -53,11 +72,7 @@ def _marginal(values: Array, columns: Sequence[Array], axis: int) -> Float[Array
 
 
 def _integral_estimate(
-    integrand: tuple[Array, ...],
-    columns: Sequence[Array],
-    rules: Sequence[Array],
-    factor: float,
-    tolerance: float,
+    integrand: tuple[Array, ...], rules: Quadrature, factor: float, tolerance: float
 ) -> Estimate:
     """Integral over the chart with an error bar for stencil, quadrature and noise.
 
@@ -65,13 +80,14 @@ def _integral_estimate(
     errors, itself without kinks, and the error that those make. A total is as finite as its values.
     """
     values, low, uncertain, scale, smooth, kinks = integrand
+    columns = rules.weights
 
     def integral(x: Array) -> Array:
         return jnp.sum(_marginal(x, columns, 0) * columns[0])
 
     total, change = integral(values), values - low
     stencil = factor * jnp.maximum(jnp.abs(integral(change)), CANCELLED * integral(jnp.abs(change)))
-    changes = [jnp.abs(rule @ _marginal(smooth, columns, k)) for k, rule in enumerate(rules)]
+    changes = [jnp.abs(rule @ _marginal(smooth, columns, k)) for k, rule in enumerate(rules.others)]
     quadrature = sum(jnp.max(change) for change in changes)
     summation = jnp.finfo(values.dtype).eps * math.sqrt(values.size) * integral(jnp.abs(values))
     error = stencil + quadrature + integral(uncertain) + summation + kinks
@@ -80,7 +96,7 @@ def _integral_estimate(
     return Estimate(value, error, finite & (error <= tolerance * integral(scale)))
 
 
-def split_cells(values: Float[Array, "*shape"], grid: Grid, columns: Sequence[Array]) -> tuple[Array, Array]:
+def split_cells(values: Float[Array, "*shape"], grid: Grid, rules: Quadrature) -> tuple[Array, Array]:
     """By how much the trapezoid rule overestimates the integral of the positive part, and the error of that.
 
     The positive part has a kink where the values pass 0. Where the slope jumps by s at a share t of the way
@@ -88,7 +104,7 @@ def split_cells(values: Float[Array, "*shape"], grid: Grid, columns: Sequence[Ar
     between samples a > 0 and -b < 0 it is h (a b / (a + b) / 2 - (a + b) / 12) too much. A cut counts along
     the axes as its normal lies.
     """
-    slopes = []
+    slopes, columns = [], rules.weights
     for k, axis in enumerate(grid.axes):
         width = [(1, 1) if other == k else (0, 0) for other in range(grid.ndim)]
         padded = jnp.pad(values, width, mode="wrap" if axis.periodic else "edge")
@@ -103,7 +119,7 @@ def split_cells(values: Float[Array, "*shape"], grid: Grid, columns: Sequence[Ar
         a, b = jnp.abs(values), jnp.abs(after)
         jump = jnp.where(cut, a + b, 1.0)
         along, whole = (x + jnp.roll(x, -1, k) for x in (slopes[k], sum(slopes)))
-        share = jnp.where(cut, axis.spacing * along / jnp.where(cut, whole, 1.0), 0.0)
+        share = jnp.where(cut, rules.spacing[k] * along / jnp.where(cut, whole, 1.0), 0.0)
         total += jnp.sum(_marginal(share * (a * b / jump / 2 - jump / 12), columns, k))
         error += jnp.sum(_marginal(share * jump / 12, columns, k))
     return total, CUT * error
@@ -116,7 +132,7 @@ def totals_of(
     failing: Array,
     squared_norm: Array,
     grid: Grid,
-    orders: Sequence[Accuracy],
+    rules: Quadrature,
     factor: float,
     tolerance: float,
 ) -> dict[str, Estimate]:
@@ -129,20 +145,17 @@ def totals_of(
         failing: Relative error below which no bar of a point may fall.
         squared_norm: Natural scale of S.
         grid: The lattice.
-        orders: Order of the quadrature along every axis.
+        rules: Quadrature along its axes.
         factor: How often differences of the two stencils count.
         tolerance: Relative error up to which a total is resolved.
     """
     main, low = quantities.value, quantities.low
     volume, dtype = main.volume_element, quantities.extent.dtype
-    orders = [SPECTRAL_QUADRATURE if order == "spectral" else order for order in orders]
-    columns = [jnp.asarray(axis_weights(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
-    rules = [jnp.asarray(alternatives(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
     # Relative to the integral of |S|, but a total that is small next to |II|^2 counts as flat.
     scale = jnp.abs(main.scalar_curvature) + FLAT * squared_norm
     volume_error = jnp.where(null & jnp.isnan(noise.volume_element), 0.0, noise.volume_element)
     none, signed = jnp.zeros((), dtype), jnp.where(null, 0.0, main.scalar_curvature * volume)
-    excess, kinks = split_cells(signed, grid, columns)
+    excess, kinks = split_cells(signed, grid, rules)
 
     def curvature(sign: int) -> tuple[Array, ...]:
         part = {0: lambda s: s, 1: partial(jnp.maximum, 0.0), -1: partial(jnp.minimum, 0.0)}[sign]
@@ -157,7 +170,7 @@ def totals_of(
         (volume, low.volume_element, volume_error + failing * volume, volume, volume, none),
         *map(curvature, (0, 1, -1)),
     )
-    integral = partial(_integral_estimate, columns=columns, rules=rules, factor=factor, tolerance=tolerance)
+    integral = partial(_integral_estimate, rules=rules, factor=factor, tolerance=tolerance)
     # One program for all of them.
     totals = jax.vmap(integral)(tuple(map(jnp.stack, zip(*integrands, strict=True))))
     parts = [Estimate(*(leaf[k] for leaf in totals)) for k in range(len(TOTALS))]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import optional, whole
 from manifold_jax._linalg import matmul
-from manifold_jax.geometry.grid import Axis, DType, Grid, mesh
+from manifold_jax.geometry.grid import Axis, DType, Grid, mesh, skeleton
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
 from manifold_jax.geometry.tensors import derivative_indices
@@ -29,12 +29,17 @@ CHUNK = 128  # features contracted at a time: long enough for the matrix product
 LENGTH = 256  # most output samples of a block along one axis: its derivative matrix is dense
 WHOLE_COPIES = 2  # windows of all features held at once: what was read, and a copy in another layout
 CHUNK_COPIES = 3  # chunks of a window, its jets and their Gram held at once: what goes in and out, the sum
+SHAPING = 3  # first fields of an AxisPlan, which shape a program; the others are its data
 CACHED_POINTS = 16, 12, 9, 8  # points whose jets fill the cache of a CPU core: the first that divides a block
 
 
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class BlockPlan:
-    """How a grid is cut into blocks for stencils; hashable, so usable as a static argument.
+    """How a grid is cut into blocks for stencils.
+
+    A pytree: weights and intervals are data of a program, in which ``grid`` is only a :func:`skeleton`, so
+    that grids of the same sizes share compiled programs.
 
     All ``stencils`` act on the same windows. A ``block`` has so many output points along each axis, and
     ``chunk`` features are contracted at a time. Points that are ``evaluated`` exist beyond the ends.
@@ -54,6 +59,19 @@ class BlockPlan:
         specs, orders = zip(*self.stencils, strict=True), self.differences or (0,) * self.grid.ndim
         columns = zip(self.grid.axes, specs, self.block, orders, strict=True)
         return tuple(axis_plan(a, s, b, evaluated=self.evaluated, difference=m) for a, s, b, m in columns)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], BlockPlan]:
+        """What depends on intervals, and what shapes a program."""
+        shape = replace(self, grid=skeleton(self.grid))
+        vars(shape)["axes"] = tuple(axis[:SHAPING] for axis in self.axes)
+        return tuple(axis[SHAPING:] for axis in self.axes), shape
+
+    @classmethod
+    def tree_unflatten(cls, shape: BlockPlan, data: tuple[Any, ...]) -> BlockPlan:
+        """The plan with other data."""
+        plan = replace(shape)
+        vars(plan)["axes"] = tuple(AxisPlan(*a, *b) for a, b in zip(shape.axes, data, strict=True))
+        return plan
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -359,7 +377,7 @@ def block_grams(plan: BlockPlan, place: Place, cut: Cut, features: int) -> Block
     return keep_grams(plan, place.rows, *sum_chunks(plan, place, cut, features))
 
 
-@partial(jax.jit, static_argnames="plan")
+@jax.jit
 def window_grams(window: Window, plan: BlockPlan) -> BlockGrams:
     """Gram matrices of a block from its window, with features of any shape."""
     points = window.points.reshape(*window.points.shape[: plan.grid.ndim], -1)

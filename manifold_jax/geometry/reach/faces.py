@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._linalg import matmul, norm, safe_sqrt
 from manifold_jax.geometry.blocks import read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
-from manifold_jax.geometry.noise import noise_gains
 from manifold_jax.geometry.reach.bottleneck import (
     BY_VALUE,
     CERTAIN,
@@ -143,8 +142,7 @@ def _from_stencils(
     side = jnp.asarray(sign, vectors[0].dtype)
     main, other = (np.stack(_all_faces(v, side, axis, d), axis=-1) for v in vectors)
     lengths = np.linalg.norm(np.asarray(vectors[0][:, :d], np.float64), axis=2)
-    tables = noise_gains(plan)
-    first, second = (np.stack([tables[k][m][index[k]] for k in range(d)], axis=-1) for m in (0, 1))
+    first, second = (np.stack([plan.axes[k].gains[m][index[k]] for k in range(d)], axis=-1) for m in (0, 1))
     gain = np.sum(second / lengths**2, axis=1) + np.sum(first / lengths, axis=1) * main[:, 2]
     return main, other, gain
 

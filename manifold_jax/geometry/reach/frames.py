@@ -16,7 +16,6 @@ from manifold_jax._linalg import matmul, norm
 from manifold_jax.geometry.blocks import read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid, mesh
-from manifold_jax.geometry.noise import noise_gains
 from manifold_jax.geometry.reach.cloud import Cloud, distances
 from manifold_jax.geometry.reach.cones import tangent_cones
 from manifold_jax.geometry.reach.lattice import Component, neighbours
@@ -106,7 +105,7 @@ def _exact_frames(embedding: Any, coordinates: Float[Array, "a d"]) -> tuple[Arr
     return jax.vmap(one)(coordinates)
 
 
-@partial(jax.jit, static_argnames=("plan", "factor"))
+@partial(jax.jit, static_argnames="factor")
 def _stencil_frames(
     window: Window, plan: BlockPlan, gains: Float[Array, "a d"], noise: Array, factor: float
 ) -> tuple[Array, ...]:
@@ -138,9 +137,9 @@ def _frame_finder(
     if stencil is None:
         return lambda number, flat, noise: _exact_frames(source.values, component.coordinates[flat])
     comparison = comparison_stencil(stencil, grid, evaluated=source.evaluated)
-    plan = BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features)
+    plan = jax.device_put(BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features))
     factor = safety_factor(stencil, comparison)
-    gains = mesh([first.astype(source.dtype) for first, _ in noise_gains(plan)]).reshape(-1, grid.ndim)
+    gains = mesh([np.asarray(axis.gains[0], source.dtype) for axis in plan.axes]).reshape(-1, grid.ndim)
 
     def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, ...]:
         window, gain = read_window(source, plan, number), jnp.asarray(gains[flat])
