@@ -64,6 +64,14 @@ def number(caller: str, name: str, value: Any) -> float:
     return float(entry)
 
 
+def flag(caller: str, name: str, value: Any) -> bool:
+    """True or False as a Python bool, from one of Python, NumPy or JAX."""
+    array = None if is_traced(value) else np.asarray(value)
+    if array is None or array.ndim or array.dtype != bool:
+        raise ValueError(f"{caller}: {name} must be True or False, got {value!r}.")
+    return bool(array)
+
+
 def numbers(caller: str, name: str, values: Any, count: int) -> tuple[float, ...]:
     """So many finite numbers, as Python floats."""
     try:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+import unicodedata
+import uuid
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import require
@@ -23,8 +32,77 @@ Progress = Callable[[int, int], None]
 SAVE_EVERY = 10.0
 """Seconds between two saves of a partial result."""
 
+_DIGEST = hashlib.sha256().digest_size
+"""Bytes at the end of a partial result that tell whether it is whole."""
+
 _ENGINES = {".nc": ("h5netcdf", "report"), ".zarr": ("zarr", "zarr")}
 """The engine that reads and writes data sets of this suffix, and the extra that installs it."""
+
+
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_OWN = re.compile(
+    r"\.(?P<stem>.*)\.mj-(?P<machine>\w{6})-(?P<process>\d+)-\w{8}\.(?P<kind>tmp|old)(?P<suffix>.*)"
+)
+"""Temporary names, which tell the machine and the process that made them."""
+
+_ASIDE: set[Path] = set()
+"""What this process is writing aside right now."""
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as the user means it: ``~`` is the home folder."""
+    try:
+        return Path(path).expanduser()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"A path must be text or a Path, with ~ for a known home, got {path!r}.") from error
+
+
+def temporary(path: Path, kind: str = "tmp") -> Path:
+    """A hidden name next to ``path``, unique to this call."""
+    token = uuid.uuid4().hex[:8]
+    return path.with_name(f".{path.stem}.mj-{_MACHINE}-{os.getpid()}-{token}.{kind}{path.suffix}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder or nothing, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, of: Path | None = None) -> None:
+    """Remove what ended processes of this machine left of writing (one path, or anything) in a folder.
+
+    Those of other machines and of living processes are theirs. A result that had stepped aside comes back.
+    """
+    for place in folder.glob(".*.mj-*") if folder.is_dir() else ():
+        own = _OWN.fullmatch(place.name)
+        if own is None or own["machine"] != _MACHINE or _is_alive(int(own["process"])):
+            continue
+        target = place.with_name(own["stem"] + own["suffix"])
+        if of is None or target == of:
+            if own["kind"] == "old" and not target.exists():
+                place.rename(target)
+            else:
+                remove(place)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def forget_unfinished() -> None:
+    """Remove what this process is writing aside: it ends now."""
+    for aside in tuple(_ASIDE):
+        remove(aside)
 
 
 @contextlib.contextmanager
@@ -34,10 +112,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A half-written file never takes the name, and none is left behind. A folder replaces a folder. There is a
     ValueError if the place cannot be written.
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    path = user_path(path)
+    aside = temporary(path)
+    _ASIDE.add(aside)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, of=path)
         yield aside
         if aside.is_dir():
             _replace_folder(aside, path)
@@ -46,10 +126,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise ValueError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        elif aside.exists():
-            aside.unlink()
+        remove(aside)
+        _ASIDE.discard(aside)
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A hidden new folder in a folder, for this block only."""
+    scratch = temporary(folder / "results")
+    _ASIDE.add(scratch)
+    try:
+        scratch.mkdir()
+        yield scratch
+    except OSError as error:
+        raise ValueError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from error
+    finally:
+        remove(scratch)
+        _ASIDE.discard(scratch)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be written, before it is made."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "Permission denied" if there.is_dir() else f"{there} is not a folder"
+        raise ValueError(f"Cannot write to the folder {folder}: {reason}.")
 
 
 def make_folder(folder: Path) -> None:
@@ -60,6 +161,28 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process, until it ends; there is a ValueError if another one holds it."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            remedy = "wait for it, or choose another folder with --out"
+            raise ValueError(f"Another process is writing its results to {folder}: {remedy}.") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -74,15 +197,14 @@ def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
         return
-    old = path.with_name(f".{path.stem}.old{path.suffix}")
-    shutil.rmtree(old, ignore_errors=True)
+    old = temporary(path, "old")
     path.rename(old)
     try:
         new.rename(path)
     except OSError:
         old.rename(path)
         raise
-    shutil.rmtree(old)
+    remove(old)
 
 
 def _engine(path: Path) -> str:
@@ -99,7 +221,7 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
 
     There is a ValueError if the suffix is unknown, the place cannot be written, or something else is there.
     """
-    path = Path(path)
+    path = user_path(path)
     engine = _engine(path)
     marks = (path / ".zgroup", path / "zarr.json")  # one of these lies in every Zarr folder
     if engine == "zarr" and path.exists() and not any(mark.exists() for mark in marks):
@@ -109,36 +231,156 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
             # Format 2: format 3 has neither strings of fixed length nor consolidated metadata yet.
             dataset.to_zarr(aside, mode="w", zarr_format=2)
         else:
-            dataset.to_netcdf(aside, engine=engine)
+            # In memory first: HDF5 crashes where a disk is full.
+            aside.write_bytes(dataset.to_netcdf(None, engine=engine))
     return path
 
 
+READING = """
+import sys
+try:
+    import xarray, {module}
+except ImportError:
+    sys.exit(3)
+try:
+    import resource
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + {room},) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, ({seconds},) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (ImportError, OSError, ValueError):
+    pass  # no limits on this machine but that of the time
+xarray.open_dataset(sys.argv[1], engine="{engine}", decode_cf=False).load()
+"""
+"""Program that reads a data set once, in a process that can be ended: HDF5 may loop or crash on bad files."""
+
+_NOT_READY = 3  # status of that program where it has not the packages of this process
+
+_READ_SECONDS, _READ_RATE = 5, 50e6  # seconds to read any file, and bytes a second on top of them
+_READ_ROOM, _READ_RATIO = 2**29, 100  # bytes for any file, and bytes for each one on disk on top of them
+
+
 def read_dataset(path: str | Path) -> Any:
-    """Read an ``xarray.Dataset`` into memory, from a file (``.nc``) or folder (``.zarr``)."""
-    path = Path(path)
+    """Read an ``xarray.Dataset`` into memory, from a file (``.nc``) or folder (``.zarr``).
+
+    A process of its own reads it first, with 5 s (and 1 s for every 50 MB) and half a gigabyte (and 100 times
+    the size on disk): a damaged file ends that one, and is a ValueError here that names the file.
+    """
+    path = user_path(path)
     if not path.exists():
         raise ValueError(f"There is no saved geometry at {path}.")
     xarray, engine = require("xarray", "report", "A labelled result"), _engine(path)
+    damaged = f"{path} is not a whole {path.suffix} file"
+    remedy = "measure again and save it"
+    if path.is_dir() != (engine == "zarr") or not (path.is_dir() or path.is_file()):
+        raise ValueError(f"{damaged}: {remedy}.")
+    files = path.rglob("*") if path.is_dir() else (path,)
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    seconds, room = _READ_SECONDS + int(size / _READ_RATE), _READ_ROOM + _READ_RATIO * size
+    module = "h5netcdf" if engine == "h5netcdf" else "zarr"
+    code = READING.format(module=module, engine=engine, seconds=seconds, room=room)
+    if sys.executable:
+        environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-c", code, str(path.absolute())]
+        try:
+            status = subprocess.run(command, env=environment, capture_output=True, timeout=8 * seconds)
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"{damaged}, reading it did not end in {8 * seconds} s: {remedy}.") from None
+        if status.returncode not in (0, _NOT_READY):
+            raise ValueError(f"{damaged}, or takes more than {seconds} s or {room >> 20} MiB: {remedy}.")
     try:
-        with xarray.open_dataset(path, engine=engine) as dataset:
+        # Not decoded: units such as "s" or "days since 2000-01-01" would become dates.
+        with xarray.open_dataset(path, engine=engine, decode_cf=False) as dataset:
             return dataset.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole {path.suffix} file: measure again and save it.") from error
+    except Exception as error:
+        raise ValueError(f"{damaged}: {remedy}.") from error
 
 
-def fingerprint(points: Any, probe: np.ndarray, *parts: Any) -> str:
+def safe_labels(names: Sequence[str], taken: Collection[str]) -> tuple[str, ...]:
+    """Names as names of dimensions in a file: letters, digits, ``_`` and ``-``, all different, none taken."""
+    labels: list[str] = []
+    for name in names:
+        label = re.sub(r"[^\w-]", "_", unicodedata.normalize("NFC", name))[:100]
+        label = label if label.strip("_-") and not label.startswith("__") else f"axis{label}"
+        others = {other.casefold() for other in (*taken, *labels)}
+        while label.casefold() in others:
+            label += "_axis"
+        labels.append(label)
+    return tuple(labels)
+
+
+def printable(text: str) -> str:
+    """Text that every format takes: no control characters, no lone surrogates."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def digest_arrays(*arrays: Any) -> str:
+    """Hexadecimal digest of types, shapes and numbers; one NaN is like another."""
+    digest = hashlib.sha256()
+    for value in arrays:
+        array = np.asarray(value)
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            array = np.where(np.isnan(array), array.dtype.type(np.nan), array)
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes() if array.dtype.hasobject else array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def package_version() -> str:
+    """The version of this package, part of every key of work that goes on."""
+    try:
+        return metadata.version("manifold_jax")
+    except metadata.PackageNotFoundError:  # run from its source
+        return "unknown"
+
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
+
+
+def digest_function(function: Callable[..., Any], *arguments: Any) -> str:
+    """Digest of what a function computes: its jaxpr for such arguments, and all arrays that it holds.
+
+    It is the same in every process. ``arguments`` are arrays or their ``jax.ShapeDtypeStruct``.
+    """
+    digest = hashlib.sha256()
+
+    def add(part: Any) -> None:
+        """Constants of a jaxpr and of all that are in it."""
+        if isinstance(part, dict):
+            part = tuple(part.values())
+        if isinstance(part, tuple | list):
+            for inner in part:
+                add(inner)
+        elif hasattr(part, "jaxpr"):
+            add([*part.consts, part.jaxpr])
+        elif hasattr(part, "eqns"):
+            for equation in part.eqns:
+                add([getattr(v, "val", None) for v in equation.invars])
+                add(equation.params)
+        elif isinstance(part, jax.Array | np.ndarray):
+            keys = jnp.issubdtype(part.dtype, jax.dtypes.prng_key)
+            digest.update(digest_arrays(jax.random.key_data(part) if keys else part).encode())
+
+    closed = jax.make_jaxpr(function)(*arguments)
+    digest.update(_ADDRESS.sub("", str(closed.jaxpr)).encode())
+    add(closed)
+    return digest.hexdigest()
+
+
+def fingerprint(points: Any, *parts: Any) -> str:
     """Sixteen hexadecimal digits that tell one measurement from another.
 
-    Functions have no identity across processes, so they (``points`` is None then) are told apart by what they
-    return, ``probe``. ``parts`` is everything else that matters, with a stable ``repr``.
+    Arrays count with all their numbers; of files that are mapped the size and the time of the last change
+    count, and the numbers at some places (``parts``). For functions ``points`` is None, and ``parts`` holds
+    their :func:`digest_function`. ``parts`` is everything else that matters, with a stable ``repr``.
     """
-    digest = hashlib.sha256(repr(parts).encode())
-    digest.update(np.ascontiguousarray(probe).tobytes())
+    digest = hashlib.sha256(repr((package_version(), parts)).encode())
     if isinstance(points, np.memmap):
         status = os.stat(str(points.filename))
         digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
     elif points is not None:
-        digest.update(np.ascontiguousarray(points).tobytes())
+        digest.update(digest_arrays(points).encode())
     return digest.hexdigest()[:16]
 
 
@@ -148,29 +390,43 @@ class PartialResult:
     ``key`` is the fingerprint of the measurement: a file with another key is ignored.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.path = folder / f"partial-{key}.npz"
+    def __init__(self, folder: str | Path, key: str) -> None:
+        self.path = user_path(folder) / f"partial-{key}.npz"
         self.saved = time.monotonic()
-        make_folder(folder)
+        make_folder(self.path.parent)
 
     def load(self) -> tuple[list[list[np.ndarray]], int]:
-        """Leaves of what is done, and how many items that is."""
+        """Leaves of what is done, and how many items that is; nothing if the file is missing or damaged."""
         try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-                count = len(data.files) - 1
-                return [[data[f"leaf{k}"] for k in range(count)]], int(data["done"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return [], 0  # missing or damaged: begin again
+            with self.path.open("rb") as file:
+                length = file.seek(0, os.SEEK_END) - _DIGEST
+                file.seek(0)
+                digest = hashlib.sha256()
+                while left := max(0, length - file.tell()):
+                    digest.update(file.read(min(left, 2**20)))
+                if file.read() != digest.digest():
+                    return [], 0
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as data:
+                    return [[data[f"leaf{k}"] for k in range(len(data.files) - 1)]], int(data["done"])
+        except OSError:
+            return [], 0
 
-    def save(self, leaves: list[list[np.ndarray]], done: int) -> None:
-        """Write what is done, unless that was just done."""
-        if time.monotonic() - self.saved < SAVE_EVERY:
+    def save(self, leaves: list[list[np.ndarray]], done: int, *, now: bool = False) -> None:
+        """Write what is done and its digest, unless that was just done."""
+        if not leaves or (not now and time.monotonic() - self.saved < SAVE_EVERY):
             return
         merged = [np.concatenate(column) for column in zip(*leaves, strict=True)]
         leaves[:] = [merged]
         named: dict[str, Any] = {f"leaf{k}": leaf for k, leaf in enumerate(merged)}
-        with replacing(self.path) as aside:
-            np.savez(aside, done=done, **named)
+        try:
+            with replacing(self.path) as aside:
+                np.savez(aside, done=done, **named)
+                with aside.open("rb+") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+                    file.write(digest)
+        except ValueError as error:  # a full disk costs what is kept, not what is measured
+            warnings.warn(f"{error} The work goes on, without being kept.", stacklevel=2)
         self.saved = time.monotonic()
 
     def remove(self) -> None:

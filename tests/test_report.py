@@ -36,14 +36,10 @@ def geometry():
 
 
 def assert_equal(first, second):
-    a, b = jax.tree.leaves(first), jax.tree.leaves(second)
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    assert first == second
+    assert hash(first) == hash(second)
     for name in STATIC:
         assert getattr(first, name) == getattr(second, name), name
-    assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
 @pytest.mark.slow
@@ -113,21 +109,12 @@ def test_overwriting_a_file(name, geometry, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_what_an_interrupted_save_left_is_cleared_away(geometry, tmp_path):
-    for left in (".cone.tmp.zarr", ".cone.old.zarr"):
-        make(exact=True).to_xarray().to_zarr(tmp_path / left, zarr_format=2)
-    path = geometry.save(tmp_path / "cone.zarr")
-    geometry.save(path)
-    assert_equal(load_geometry(path), geometry)
-    assert [p.name for p in tmp_path.iterdir()] == ["cone.zarr"]
-
-
 def test_a_failed_save_leaves_the_earlier_result(geometry, tmp_path, monkeypatch):
     path = geometry.save(tmp_path / "cone.zarr")
     rename = Path.rename
 
     def failing(self, target):
-        if self.name == ".cone.tmp.zarr":
+        if ".tmp" in self.name:
             raise OSError(28, "No space left on device")
         return rename(self, target)
 
@@ -135,7 +122,8 @@ def test_a_failed_save_leaves_the_earlier_result(geometry, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"Cannot write .*cone\.zarr: No space left on device"):
         make(exact=True).save(path)
     monkeypatch.undo()
-    assert_equal(load_geometry(path), geometry)
+    assert load_geometry(path) == geometry
+    assert [p.name for p in tmp_path.iterdir()] == ["cone.zarr"]
 
 
 def test_labels_and_units_in_a_zarr_folder(geometry, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -38,9 +39,25 @@ def main() -> None:
     try:
         import rich  # noqa: F401
         import typer  # noqa: F401
+
+        from manifold_jax.experiments import terminal
     except ImportError:
         print(
             'Error: the command line needs typer and rich: pip install "manifold_jax[cli]"', file=sys.stderr
         )
         raise SystemExit(2) from None
-    application(sys.argv[1] if len(sys.argv) > 1 else None)()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    try:
+        terminal.handle_signals()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # of what the terminal cannot show
+        application(sys.argv[1] if len(sys.argv) > 1 else None)()
+    except SystemExit as end:
+        if end.code in (130, 143):
+            terminal.leave(end.code)
+        raise
+    except KeyboardInterrupt as error:
+        print(f"\n{terminal.NOTHING}", file=sys.stderr)
+        terminal.leave(terminal.status_of(error))

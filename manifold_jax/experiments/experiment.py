@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
-from manifold_jax._files import write_dataset, write_text
+from manifold_jax._checks import require
+from manifold_jax._files import fingerprint, package_version, write_dataset, write_text
+from manifold_jax.experiments.results import publishing
 from manifold_jax.experiments.terminal import as_text, console, progress_bar
 from manifold_jax.plotting.geometry import save_figure
 
@@ -134,17 +136,32 @@ def run_experiments(
 
     ``arguments`` are what was asked for, for the record; of ``options`` each experiment is given its own.
     """
-    machine = {"device": str(jax.devices()[0]), "version": version("manifold_jax")}
+    machine = {"device": str(jax.devices()[0]), "version": package_version()}
+    asked = {name: value for name, value in arguments.items() if name != "out"}
     for name, chosen in settings.items():
         taken = {key: options[key] for key in experiments[name].options}
         began = time.perf_counter()
         with progress_bar(name) as advance:
             outcome = experiments[name].run(context, chosen, progress=advance, **taken)
         seconds = time.perf_counter() - began
-        console.print(table(outcome, console.width), *outcome.notes, sep="\n")
         record = arguments | {"settings": chosen, "seconds": seconds} | machine
-        names = ", ".join(path.name for path in write(outcome, out, name, record))
-        console.print(f"{seconds:.0f} s. Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
+        written: list[Path] = []
+        with publishing(out, fingerprint(None, name, plain(asked), plain(chosen)), written) as folder:
+            write(outcome, folder, name, record)
+        console.print(table(outcome, console.width), *outcome.notes, sep="\n")
+        say_where(out, written, f"{seconds:.0f} s. ")
+
+
+def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:
+    """Name the results."""
+    names = ", ".join(path.name for path in written)
+    console.print(Text.assemble(f"{before}Results in ", (str(out), "bold"), f": {names}"), soft_wrap=True)
+
+
+def require_for_results(*, plots: bool = True) -> None:
+    """Ask for the packages that write results, before anything is computed."""
+    for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
+        require(module, "cli", "This command")
 
 
 def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:

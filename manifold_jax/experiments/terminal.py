@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import select
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich import progress
 from rich.console import Console, RenderableType
 
-from manifold_jax._files import make_folder
+from manifold_jax._files import forget_unfinished, locked, make_folder, remove_leftovers
 
-console = Console()
+
+class _Console(Console):
+    """A console that prints text as it is, and says nothing more where nobody reads."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(null, self.file.fileno())
+        os.close(null)
+
+
+console = _Console(markup=False, emoji=False)
+bars = _Console(stderr=True, markup=False, emoji=False)
+"""For progress: what is printed may be read by another program."""
 
 Preset = Annotated[str, typer.Option(help="reduced (minutes on 2 cores) or full (published sizes).")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything that is random.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps (default: the preset's).")]
 _COIL20 = "Where COIL-20 is (default: MANIFOLD_JAX_DATA, else downloaded)."
 Coil20 = Annotated[Path | None, typer.Option("--path", help=_COIL20)]
@@ -53,44 +71,101 @@ def new_application(about: str) -> typer.Typer:
     return app
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+_GRACE = 3.0  # seconds that compiled code has to return after a signal, before the process ends without it
+_signals: list[int] = []  # those that Python has seen
+NOTHING = "Interrupted, before there was anything to keep."
+_interrupted = [NOTHING]  # what is said when a signal comes now
+
+
+def handle_signals() -> None:
+    """From now on Ctrl-C and SIGTERM end this process in one sentence, also while compiled code runs.
+
+    The first one interrupts Python, as soon as compiled code returns; after some seconds, and at a second
+    one, a thread ends the process.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def interrupt(number: int, _: object) -> None:
+        _signals.append(number)
+        if len(_signals) == 1:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    def watch() -> None:
+        number = os.read(reading, 1)[0]
+        again = select.select([reading], [], [], _GRACE)[0]
+        if not again and _signals:
+            os.read(reading, 1)  # Python is at work; a second signal ends it
+        elif not again:
+            print(f"\n{_interrupted[0]}", file=sys.stderr, flush=True)
+        leave(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once: its interpreter would crash while compiled code still runs."""
+    forget_unfinished()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            if stream.isatty():
+                stream.write("\x1b[?25h")  # the cursor, which a progress bar hides
+            stream.flush()
+    os._exit(status)
+
+
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """One sentence instead of a traceback for what the user can mend."""
+    """One sentence instead of a traceback for what the user can mend, and for an interrupt."""
+    _interrupted[0] = NOTHING
     try:
         yield
     except (ValueError, ImportError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt as error:
+        typer.echo(f"\n{_interrupted[0]}", err=True)
+        raise typer.Exit(status_of(error)) from None
+
+
+def status_of(error: KeyboardInterrupt) -> int:
+    """Exit status, as shells give it for Ctrl-C and SIGTERM."""
+    return 143 if isinstance(error, Terminated) else 130
 
 
 @contextlib.contextmanager
 def results_folder(out: Path) -> Iterator[None]:
-    """Make sure that the folder can be written, and leave no half-written file in it."""
+    """Hold the folder of the results: it can be written, and no other process writes to it."""
     make_folder(out)
-    try:
+    with locked(out):
+        remove_leftovers(out)
+        command = shlex.join(["manifold-jax", *sys.argv[1:]])
+        kept = f"What is done is kept in {out}; the same command goes on:"
+        _interrupted[0] = f"Interrupted. {kept}\n  {command}"
         yield
-    except KeyboardInterrupt:
-        message = f"\nInterrupted. What is done is kept in {out}; the same command goes on:\n  "
-        typer.echo(message + shlex.join(["manifold-jax", *sys.argv[1:]]), err=True)
-        raise typer.Exit(130) from None  # as shells say for Ctrl-C
-    finally:
-        for aside in (*out.glob(".*.tmp.*"), *out.glob("partial-*.tmp")):
-            aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Bar with time left; the time to compile is not extrapolated."""
-    columns = ("{task.description}", progress.BarColumn(), progress.TaskProgressColumn())
+    text = progress.TextColumn("{task.description}", markup=False)
+    columns = (text, progress.BarColumn(), progress.TaskProgressColumn())
     columns += (progress.TimeElapsedColumn(), "left", progress.TimeRemainingColumn())
-    with progress.Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+    with progress.Progress(*columns, console=bars, transient=not bars.is_terminal) as bar:
         task = bar.add_task(f"{label} (compiling)", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
 
 
 def as_text(parts: Sequence[RenderableType], width: int = 110) -> str:
     """Tables and sentences as plain text, at most so many columns wide."""
-    paper = Console(file=io.StringIO(), width=width, color_system=None)
+    paper = Console(file=io.StringIO(), width=width, color_system=None, markup=False, emoji=False)
     with paper.capture() as text:
         paper.print(*parts, sep="\n")
     return text.get()

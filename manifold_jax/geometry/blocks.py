@@ -162,16 +162,21 @@ def _in_groups(
         leaves, done = checkpoint.load()
         if done == count:  # the last block is run again: it tells the structure of the results
             done, leaves = count - 1, [[leaf[:-1] for leaf in part] for part in leaves]
-    while done < count:
-        # The last group repeats its last block: one shape, one compilation.
-        chosen = numbers[np.minimum(np.arange(done, done + group), count - 1)]
-        part, structure = jax.tree.flatten(jax.device_get(run(chosen)))
-        leaves.append([leaf[: count - done] for leaf in part])
-        done = min(done + group, count)
-        if progress is not None:
-            progress(min(done * plan.block_points, plan.grid.size), plan.grid.size)
+    try:
+        while done < count:
+            # The last group repeats its last block: one shape, one compilation.
+            chosen = numbers[np.minimum(np.arange(done, done + group), count - 1)]
+            part, structure = jax.tree.flatten(jax.device_get(run(chosen)))
+            leaves.append([leaf[: count - done] for leaf in part])
+            done = min(done + group, count)
+            if progress is not None:
+                progress(min(done * plan.block_points, plan.grid.size), plan.grid.size)
+            if checkpoint is not None:
+                checkpoint.save(leaves, done)
+    except KeyboardInterrupt:
         if checkpoint is not None:
-            checkpoint.save(leaves, done)
+            checkpoint.save(leaves, sum(len(part[0]) for part in leaves), now=True)
+        raise
     merged = [np.concatenate(column) for column in zip(*leaves, strict=True)]
     return jax.tree.unflatten(structure, merged)
 

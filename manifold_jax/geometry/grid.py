@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import number, whole
+from manifold_jax._checks import flag, number, whole
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
@@ -60,6 +60,12 @@ class Axis:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"Axis needs a non-empty name, got {self.name!r}.")
         caller = f"Axis {self.name!r}"
+        object.__setattr__(self, "name", str(self.name))
+        if not isinstance(self.unit, str | None):
+            raise ValueError(f"{caller}: unit must be text, got {self.unit!r}.")
+        object.__setattr__(self, "unit", str(self.unit or ""))
+        for label in ("periodic", "wrap"):
+            object.__setattr__(self, label, flag(caller, label, getattr(self, label)))
         for label in ("start", "stop"):
             object.__setattr__(self, label, number(caller, label, getattr(self, label)))
         # A single sample has no derivative: a factor that does not vary is left out.
@@ -190,7 +196,7 @@ def accuracies(caller: str, accuracy: Any, grid: Grid) -> tuple[Accuracy, ...]:
         if order == "spectral" and not axis.wraps:
             reason = f"axis {axis.name!r} is not one"
             raise ValueError(f"{caller}: accuracy='spectral' needs a periodic axis; {reason}.")
-    return orders
+    return tuple(order if order == "spectral" else int(order) for order in orders)
 
 
 def mesh(columns: Sequence[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ PROBED = 16  # points from which that is told
 RENDERED = 256  # points that are rendered at once: enough for all cores, few enough for large images
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Manifold:
     """A parametrised manifold, its natural grid, and what is known about it in closed form.
 
@@ -60,6 +61,30 @@ class Manifold:
         if not callable(self.embedding):
             raise ValueError(f"{caller}: embedding must be a function, got {kind}.")
         instance(caller, "grid", self.grid, Grid)
+        object.__setattr__(self, "name", str(self.name))
+        for label in ("known", "attributes"):
+            pairs = dict(getattr(self, label) or {})
+            object.__setattr__(self, label, {str(key): value for key, value in pairs.items()})
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{axis.name}: {axis.size}" for axis in self.grid.axes)
+        return f"Manifold({self.name!r}, grid ({axes}), known {list(self.known)}, {dict(self.attributes)})"
+
+    def __deepcopy__(self, memo: Any) -> Manifold:
+        """A copy with attributes of its own; functions are not copied."""
+        return replace(self, attributes=deepcopy(dict(self.attributes), memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What pickle asks for: refused in a sentence where functions live inside others."""
+        functions = {"embedding": self.embedding} | {k: f for k, f in self.known.items() if callable(f)}
+        for label, function in functions.items():
+            while isinstance(function, partial | jax.tree_util.Partial):
+                function = function.func
+            if "<" in getattr(function, "__qualname__", ""):
+                what = f"its {label} is a function made inside another, which pickle cannot name"
+                remedy = "pass what it is built from and build it in the other process"
+                raise TypeError(f"Manifold {self.name!r} cannot be pickled: {what}; {remedy}.")
+        return super().__reduce_ex__(protocol)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax._checks import optional, positive, whole
-from manifold_jax._files import PartialResult, Progress, fingerprint
+from manifold_jax._files import PartialResult, Progress, digest_function, fingerprint
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
@@ -99,7 +99,7 @@ def measure(
     kept = None
     if checkpoint is not None:
         key = _fingerprint(points, title, stencil, noise, exact, block_size, attributes)
-        kept = PartialResult(Path(checkpoint), key)
+        kept = PartialResult(checkpoint, key)
     run = partial(run_blocks, points, progress=progress, checkpoint=kept)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
     if exact:
@@ -134,9 +134,12 @@ def _fingerprint(points: Points, *parts: Any) -> str:
     grid, values = points.grid, points.values
     places = np.linspace(0, grid.size - 1, 5).round().astype(int)
     if points.evaluated:
+        point = jax.ShapeDtypeStruct((grid.ndim,), points.dtype)
         coordinates = np.asarray(grid.coordinates(points.dtype)).reshape(-1, grid.ndim)[places]
-        return fingerprint(None, evaluate_points(values, coordinates, points.dtype), grid, *parts)
-    return fingerprint(values, np.asarray(values.reshape(grid.size, -1)[places]), grid, *parts)
+        probe = evaluate_points(values, coordinates, points.dtype)
+        return fingerprint(None, digest_function(values, point), probe.tobytes(), grid, *parts)
+    probe = np.asarray(values.reshape(grid.size, -1)[places])
+    return fingerprint(values, probe.tobytes(), str(points.dtype), grid, *parts)
 
 
 @partial(jax.jit, static_argnames="batch_size")

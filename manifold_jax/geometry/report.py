@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, require
-from manifold_jax._files import read_dataset, write_dataset
+from manifold_jax._checks import choice, is_traced, number, require
+from manifold_jax._files import digest_arrays, printable, read_dataset, safe_labels, user_path, write_dataset
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.quantities import (
     FIELDS,
@@ -36,9 +38,11 @@ _STATIC = {"static": True}
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Geometry:
     """Measured geometry of a manifold; a pytree whose leaves are arrays.
+
+    Two are equal if all their numbers are, NaN and NaN included.
 
     Attributes:
         volume_element: sqrt(det g), an :class:`Estimate` (value, error, resolved) of the grid's shape.
@@ -84,6 +88,31 @@ class Geometry:
     tolerance: float = field(default=0.1, metadata=_STATIC)
     attributes: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
 
+    def __post_init__(self) -> None:
+        set_field, pairs = object.__setattr__, self.attributes
+        set_field(self, "name", str(self.name))
+        set_field(self, "tolerance", number("Geometry", "tolerance", self.tolerance))
+        pairs = pairs.items() if isinstance(pairs, Mapping) else pairs
+        set_field(self, "attributes", tuple((str(key), str(value)) for key, value in pairs))
+        if self.stencil is not None:
+            specs = (tuple(x if isinstance(x, str) else int(x) for x in spec) for spec in self.stencil)
+            set_field(self, "stencil", tuple(specs))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Geometry) and equal_trees(self, other))
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.grid, self.stencil, self.tolerance, self.attributes))
+
+    def __repr__(self) -> str:
+        def short(estimate: Estimate) -> str:
+            if is_traced(estimate) or np.ndim(estimate.value):
+                return f"{estimate.value.dtype}{list(estimate.value.shape)}"
+            return f"{float(estimate.value):.5g} +- {float(estimate.error):.1e}"
+
+        totals = (f"  {name}: {short(getattr(self, name))}" for name in TOTALS)
+        return "\n".join([f"Geometry of {self._title()}", *totals])
+
     @property
     def exact(self) -> bool:
         """Whether the jets are exact (automatic differentiation)."""
@@ -116,11 +145,14 @@ class Geometry:
 
         return {name: quantile(np.asarray(getattr(self, name).value)) for name in FIELDS}
 
-    def summary(self) -> str:
-        """Plain-text table of totals and fields with error bars and verdicts."""
+    def _title(self) -> str:
         source = "exact (automatic differentiation)" if self.exact else f"stencils {self.stencil}"
         shape = " x ".join(map(str, self.grid.shape))
-        lines = [f"{self.name}: {shape} points on {self.grid.names}, {source}"]
+        return f"{self.name}: {shape} points on {self.grid.names}, {source}"
+
+    def summary(self) -> str:
+        """Plain-text table of totals and fields with error bars and verdicts."""
+        lines = [self._title()]
         quantiles = self.quantiles((0.05, 0.5, 0.95))
         for name in TOTALS + FIELDS:
             estimate, span = getattr(self, name), ""
@@ -146,26 +178,32 @@ class Geometry:
         Raises:
             ImportError: xarray is not installed.
         """
-        grid, data = self.grid, {}
-        for name in FIELDS + TOTALS:
-            estimate, dimensions = getattr(self, name), grid.names if name in FIELDS else ()
-            about = {"long_name": LABELS[name].name, "units": unit_of(name, grid)}
+        grid, names = self.grid, FIELDS + TOTALS
+        labels = safe_labels(grid.names, _variables())
+        data: dict[str, Any] = {}
+        for name in names:
+            estimate, dimensions = getattr(self, name), labels if name in FIELDS else ()
+            about = {"long_name": LABELS[name].name, "units": printable(unit_of(name, grid))}
             data[name] = (dimensions, np.asarray(estimate.value), about)
             data[f"{name}_error"] = (dimensions, np.asarray(estimate.error))
             data[f"{name}_resolved"] = (dimensions, np.asarray(estimate.resolved).astype(np.int8))
         for name in FIELDS:
-            data[f"{name}_rounding"] = (grid.names, np.asarray(getattr(self.rounding, name)))
-            data[f"{name}_noise"] = (grid.names, np.asarray(getattr(self.noise_bars, name)))
-        data["noise"] = ((*grid.names, "axis_name"), np.asarray(self.noise), {"units": LENGTH})
+            data[f"{name}_rounding"] = (labels, np.asarray(getattr(self.rounding, name)))
+            data[f"{name}_noise"] = (labels, np.asarray(getattr(self.noise_bars, name)))
+        data["noise"] = ((*labels, "axis_name"), np.asarray(self.noise), {"units": LENGTH})
         data["axis_sensitivity"] = (("measure_name", "axis_name"), np.asarray(self.axis_sensitivity))
-        coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in grid.axes}
-        coordinates |= {"measure_name": list(FIELDS), "axis_name": list(grid.names)}
-        provenance = {
-            "title": self.name,
+        coordinates: dict[str, Any] = coordinates_of(grid, labels)
+        coordinates |= {"measure_name": list(FIELDS), "axis_name": list(labels)}
+        static = {
+            "name": json.dumps(self.name),
             "axes": json.dumps([vars(axis) for axis in grid.axes]),
             "stencil": json.dumps(self.stencil),
             "tolerance": self.tolerance,
-            "attributes": json.dumps(dict(self.attributes)),
+            "attributes": json.dumps(self.attributes),
+        }
+        provenance = static | {
+            "title": printable(self.name),
+            "digest": _digest(static, {name: values[1] for name, values in data.items()}),
             "jax_version": jax.__version__,
             "device": jax.devices()[0].device_kind,
             "conventions": "H is divided by d; R_1212 > 0 on the sphere; errors are half-widths",
@@ -184,6 +222,42 @@ class Geometry:
         return write_dataset(self.to_xarray(), path)
 
 
+def equal_trees(first: Any, second: Any) -> bool:
+    """Whether two pytrees have one structure and equal arrays, of one type, NaN being equal to NaN."""
+    a, b = jax.tree.leaves(first), jax.tree.leaves(second)
+    if jax.tree.structure(first) != jax.tree.structure(second) or is_traced(a, b):
+        return False
+
+    def same(x: Any, y: Any) -> bool:
+        x, y = np.asarray(x), np.asarray(y)
+        return x.dtype == y.dtype and np.array_equal(x, y, equal_nan=x.dtype.kind in "fc")
+
+    return all(map(same, a, b))
+
+
+def coordinates_of(grid: Grid, labels: Sequence[str]) -> dict[str, Any]:
+    """Samples of every axis for a labelled data set, by the label of the axis."""
+    return {
+        label: (label, axis.samples(), {"units": printable(axis.unit), "long_name": printable(axis.name)})
+        for label, axis in zip(labels, grid.axes, strict=True)
+    }
+
+
+def _variables() -> list[str]:
+    """Names of all variables in a data set but the axes, in order."""
+    parts = [[name, f"{name}_error", f"{name}_resolved"] for name in FIELDS + TOTALS]
+    parts += [[f"{name}_rounding", f"{name}_noise"] for name in FIELDS]
+    extras = ["noise", "axis_sensitivity", "measure_name", "axis_name"]
+    return [*itertools.chain(*parts), *extras, "reach", "reach_error", "reach_resolved"]
+
+
+def _digest(static: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Digest of everything that makes a Geometry: a damaged file is told by it."""
+    text = json.dumps([str(static[name]) for name in ("name", "axes", "stencil", "tolerance", "attributes")])
+    ordered = [values[name] for name in _variables() if name in values and "reach" not in name]
+    return digest_arrays(np.frombuffer(text.encode(), np.uint8), *ordered)
+
+
 def geometry_from_xarray(dataset: Any) -> Geometry:
     """Read back what :meth:`Geometry.to_xarray` wrote.
 
@@ -194,35 +268,51 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
         The Geometry, equal to the one written.
 
     Raises:
-        ValueError: The data set was not written by this package.
+        ValueError: The data set was not written by this package, or was changed since.
 
     Example:
         >>> geometry = mj.measure(mj.datasets.ellipse(size=16))
-        >>> mj.geometry_from_xarray(geometry.to_xarray()).grid == geometry.grid
+        >>> mj.geometry_from_xarray(geometry.to_xarray()) == geometry
         True
     """
     if "axes" not in dataset.attrs or "volume_element" not in dataset:
         raise ValueError("This data set was not written by Geometry.to_xarray: it has no 'axes' attribute.")
-    axes = tuple(Axis(**axis) for axis in json.loads(dataset.attrs["axes"]))
-    stencil = json.loads(dataset.attrs["stencil"])
+    try:
+        return _read_geometry(dataset)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, ValueError) else "parts are missing"
+        raise ValueError(f"This data set is not a whole Geometry: {reason}") from error
 
-    def read(name: str) -> jax.Array:
-        return jnp.asarray(dataset[name].values)
+
+def _read_geometry(dataset: Any) -> Geometry:
+    static = dict(dataset.attrs)
+    grid = Grid(tuple(Axis(**axis) for axis in json.loads(static["axes"])))
+    stencil, attributes = json.loads(static["stencil"]), json.loads(static["attributes"])
+    values = {name: dataset[name].values for name in _variables() if name in dataset}
+    shapes = {name: () if name.startswith("total") else grid.shape for name in values}
+    shapes |= {"noise": (*grid.shape, grid.ndim), "axis_sensitivity": (len(FIELDS), grid.ndim)}
+    for name in set(values) - {"measure_name", "axis_name"}:
+        if values[name].shape != shapes[name] and "reach" not in name:
+            raise ValueError(f"{name} has the shape {values[name].shape}, not {shapes[name]}.")
+    numbers = {name: part for name, part in values.items() if name not in ("measure_name", "axis_name")}
+    if "digest" in static and static["digest"] != _digest(static, numbers):
+        raise ValueError("its numbers are not those that were measured.")
 
     def estimate(name: str) -> Estimate:
-        return Estimate(read(name), read(f"{name}_error"), read(f"{name}_resolved").astype(bool))
+        value, error = jnp.asarray(values[name]), jnp.asarray(values[f"{name}_error"])
+        return Estimate(value, error, jnp.asarray(values[f"{name}_resolved"]).astype(bool))
 
     return Geometry(
         **{name: estimate(name) for name in FIELDS + TOTALS},
-        axis_sensitivity=read("axis_sensitivity"),
-        rounding=Fields(*(read(f"{name}_rounding") for name in FIELDS)),
-        noise=read("noise"),
-        noise_bars=Fields(*(read(f"{name}_noise") for name in FIELDS)),
-        name=dataset.attrs["title"],
-        grid=Grid(axes),
-        stencil=tuple(tuple(spec) for spec in stencil) if stencil else None,
-        tolerance=float(dataset.attrs["tolerance"]),
-        attributes=tuple(json.loads(dataset.attrs["attributes"]).items()),
+        axis_sensitivity=jnp.asarray(values["axis_sensitivity"]),
+        rounding=Fields(*(jnp.asarray(values[f"{name}_rounding"]) for name in FIELDS)),
+        noise=jnp.asarray(values["noise"]),
+        noise_bars=Fields(*(jnp.asarray(values[f"{name}_noise"]) for name in FIELDS)),
+        name=json.loads(static["name"]) if "name" in static else static["title"],
+        grid=grid,
+        stencil=tuple(map(tuple, stencil)) if stencil else None,
+        tolerance=float(static["tolerance"]),
+        attributes=attributes,
     )
 
 
@@ -236,7 +326,7 @@ def load_geometry(path: str | Path) -> Geometry:
         The Geometry.
 
     Raises:
-        ValueError: There is no such file, or it is not a saved Geometry.
+        ValueError: There is no such file, it is not a saved Geometry, or it is damaged.
 
     Example:
         >>> import tempfile
@@ -245,4 +335,8 @@ def load_geometry(path: str | Path) -> Geometry:
         ...     mj.load_geometry(path).name
         'ellipse'
     """
-    return geometry_from_xarray(read_dataset(path))
+    try:
+        return geometry_from_xarray(read_dataset(path))
+    except ValueError as error:
+        named = str(user_path(path)) in str(error)
+        raise error if named else ValueError(f"{user_path(path)}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -12,18 +13,20 @@ import jax
 import numpy as np
 import typer
 
-from manifold_jax._checks import optional, positive, require
-from manifold_jax._files import fingerprint
-from manifold_jax.experiments.experiment import given_options
+from manifold_jax._checks import optional, positive
+from manifold_jax._files import check_folder, digest_function, fingerprint, user_path
+from manifold_jax.experiments.experiment import given_options, require_for_results, say_where
 from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range
 from manifold_jax.experiments.measure.report import Part
+from manifold_jax.experiments.results import publishing, remove_others
 from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder, words
 from manifold_jax.geometry import Geometry, Manifold, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.manifold import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
 
+_KEY = "measure"  # results of another measurement in the same folder are replaced
 LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20)."
 
 
@@ -78,8 +81,9 @@ def measure_command(
         given["range"] = parse_pairs(ranges, "--range", parse_range)
         given["fixed"] = parse_pairs(fixed, "--fixed", float)
         given = given_options(given)
-        for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
-            require(module, "cli", "This command")
+        require_for_results(plots=plots)
+        folder = user_path(out or Path("runs") / default_folder(dataset, given))
+        check_folder(folder)
         orders = _parse_accuracy(accuracy)
         manifolds = build(dataset, given)
         if not 0 < tolerance < 1:
@@ -93,7 +97,6 @@ def measure_command(
             raise ValueError("--noise is that of samples, and --exact differentiates a function: give one.")
         options = {"accuracy": orders, "stride": stride, "smooth": smooth, "noise": noise}
         options |= {"tolerance": tolerance, "block_size": block_size}
-        folder = out or Path("runs") / default_folder(dataset, given)
         with results_folder(folder):
             parts, finished = _measure_parts(manifolds, folder, options, exact)
             _report(parts, folder, tolerance if with_reach else None, plots, arguments)
@@ -128,15 +131,18 @@ def _measure_stage(
 ) -> tuple[Geometry, Path]:
     """One measurement, or the kept one, and the file that keeps it.
 
-    The file's name holds all that makes the manifold: axes, attributes, and two points, whose files vary.
+    The file's name holds all that makes it: what the embedding computes, with all images that it holds, two
+    points, axes, attributes, options, and the version of the package.
     """
     grid, dtype = manifold.grid, jax.numpy.result_type(float)
     ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
-    probe = evaluate_points(manifold.embedding, ends, dtype)
+    probe = evaluate_points(manifold.embedding, ends, dtype).tobytes()
+    program = digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype))
     parts = (manifold.name, grid, sorted(manifold.attributes.items()), options, str(dtype), number)
-    path = out / f"finished-{fingerprint(None, probe, *parts)}.nc"
+    path = out / f"finished-{fingerprint(None, program, probe, *parts)}.nc"
     if path.exists():
-        return load_geometry(path), path
+        with contextlib.suppress(ValueError):  # damaged: measure again
+            return load_geometry(path), path
     method = "automatic differentiation" if options["exact"] else "stencils"
     with progress_bar(f"{manifold.name}, {method}") as advance:
         geometry = measure(manifold, progress=advance, checkpoint=out, **options)
@@ -147,9 +153,8 @@ def _measure_stage(
 def _report(
     parts: list[Part], out: Path, tolerance: float | None, plots: bool, arguments: dict[str, Any]
 ) -> None:
-    """Show tables, search the reach if a tolerance is given for it, write files and pictures."""
+    """Search the reach if a tolerance is given for it; write files and pictures, then show tables."""
     tables = report.tables_of(parts)
-    console.print(*tables, sep="\n")
     result, began = None, time.perf_counter()
     if tolerance is not None:
         # By exact tangents, and the curvature that is already known.
@@ -157,11 +162,13 @@ def _report(
         with progress_bar("reach, all pairs") as advance:
             result = reach(manifolds, geometry=known, tolerance=tolerance, progress=advance)
         tables.append(report.reach_table(result))
-        console.print(tables[-1])
     record = report.summary(parts, arguments, result, time.perf_counter() - began)
-    written = report.write_results(parts, out, record, tables, result)
+    written: list[Path] = []
+    with publishing(out, _KEY, written) as folder:
+        report.write_results(parts, folder, record, tables, result)
     if plots:
-        written += report.write_figures(parts, out, result)
-    report.remove_stale(out, written)
-    names = ", ".join(path.name for path in written)
-    console.print(f"Results in [bold]{out}[/bold]: {names}", soft_wrap=True)
+        with publishing(out, _KEY, written) as folder:
+            report.write_figures(parts, folder, result)
+    remove_others(out, _KEY, written)
+    console.print(*tables, sep="\n")
+    say_where(out, written)

@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from manifold_jax import plotting
-from manifold_jax._files import write_dataset, write_text
+from manifold_jax._files import package_version, write_dataset, write_text
 from manifold_jax.experiments.experiment import write_json
-from manifold_jax.experiments.terminal import as_text, console
+from manifold_jax.experiments.terminal import as_text, bars
 from manifold_jax.geometry import Geometry, Manifold, Reach
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
 from manifold_jax.geometry.reach.result import SCALARS
@@ -48,10 +47,6 @@ FIGURES: dict[str, Callable[[Part], Any]] = {
     "pca": lambda part: plotting.plot_pca(part.manifold, part.geometry),
 }
 """Pictures of a component, by file name."""
-
-FILES = ("geometry.nc", "geometry_stencil.nc", "reach.nc")
-FILES += tuple(f"{stem}.png" for stem in (*FIGURES, "exact_vs_stencil", "reach"))
-"""Names of results, in which ``_1``, ``_2`` before the suffix count the components of a union."""
 
 
 def _table(*names: str) -> Table:
@@ -257,7 +252,7 @@ def summary(
 ) -> dict[str, Any]:
     """What ``summary.json`` holds; ``seconds`` is the time of the search for the reach."""
     device = jax.devices()[0]
-    record: dict[str, Any] = {name: version(name) for name in ("manifold_jax", "jax")}
+    record: dict[str, Any] = {"manifold_jax": package_version(), "jax": jax.__version__}
     record |= {"python": platform.python_version(), "device": device.device_kind, "platform": device.platform}
     record |= {"dtype": str(parts[0].geometry.volume_element.value.dtype), "arguments": arguments}
     record["manifolds"] = [_part_entry(part) for part in parts]
@@ -295,15 +290,6 @@ def write_figures(parts: Sequence[Part], out: Path, reach: Reach | None) -> list
         drawings["reach"] = partial(plotting.plot_reach, [part.manifold for part in parts], reach)
     written = []
     for stem, draw in drawings.items():
-        with console.status(f"drawing {stem}.png"):
+        with bars.status(f"drawing {stem}.png"):
             written.append(plotting.save_figure(draw(), out / f"{stem}.png"))
     return written
-
-
-def remove_stale(out: Path, keep: Sequence[Path]) -> None:
-    """Remove results of an earlier, different run in the same folder."""
-    for name in FILES:
-        stem, suffix = name.rsplit(".", 1)
-        for path in (out / name, *out.glob(f"{stem}_[0-9].{suffix}")):
-            if path not in keep:
-                path.unlink(missing_ok=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from manifold_jax._checks import require
+from manifold_jax._files import printable, safe_labels
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.reach.bottleneck import (
     BY_VALUE,
@@ -23,6 +24,7 @@ from manifold_jax.geometry.reach.faces import smallest_border_radius, with_borde
 from manifold_jax.geometry.reach.gaps import narrowest_gap
 from manifold_jax.geometry.reach.lattice import Component, CurvatureRadii, End, drop_on_grid, locate
 from manifold_jax.geometry.reach.pairs import PairSearch
+from manifold_jax.geometry.report import coordinates_of
 
 if TYPE_CHECKING:
     import xarray
@@ -50,6 +52,33 @@ class ComponentReach(NamedTuple):
     pointwise_error: Float[np.ndarray, "*shape"]
     witness: Int[np.ndarray, "*shape"]
     border: Bool[np.ndarray, "*shape"]
+
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not _equal(self, other)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.grid, self.pointwise.shape))
+
+    def __repr__(self) -> str:
+        return f"ComponentReach(name={self.name!r}, grid={self.grid!r}, {self.pointwise.shape} points)"
+
+
+def _equal(first: Any, other: Any) -> bool:
+    """Whether two results of one type have equal fields, NaN being equal to NaN."""
+    if type(first) is not type(other):
+        return False
+
+    def same(x: Any, y: Any) -> bool:
+        if isinstance(x, tuple):
+            return type(x) is type(y) and len(x) == len(y) and all(map(same, x, y))
+        if isinstance(x, np.ndarray | np.generic | float):
+            return np.array_equal(x, y, equal_nan=np.asarray(x).dtype.kind in "fc")
+        return x == y
+
+    return all(map(same, tuple(first), tuple(other)))
 
 
 CASES = {
@@ -105,6 +134,19 @@ class Reach(NamedTuple):
     components: tuple[ComponentReach, ...]
     on_lattice: bool = False
     narrower: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not _equal(self, other)
+
+    def __hash__(self) -> int:
+        return hash((self.case, self.components))
+
+    def __repr__(self) -> str:
+        names = ", ".join(component.name for component in self.components)
+        return f"Reach of {names[:200]}: {self.sentence()}"
 
     def _only(self, name: str) -> ComponentReach:
         """The only component, from which ``name`` is asked; ValueError where there are several."""
@@ -167,14 +209,16 @@ class Reach(NamedTuple):
         """
         module = require("xarray", "report", "A labelled reach")
         part = self.components[component]
-        axes = () if part.grid is None else part.grid.axes
-        names = ("point",) if part.grid is None else part.grid.names
+        names, coordinates = ("point",), {}
+        if part.grid is not None:
+            taken = ("pointwise", "pointwise_error", "witness", "border", *SCALARS)
+            names = safe_labels(part.grid.names, taken)
+            coordinates = coordinates_of(part.grid, names)
         fields = {name: (names, getattr(part, name)) for name in ("pointwise", "pointwise_error", "witness")}
         # NetCDF has no booleans.
         fields["border"] = (names, part.border.astype(np.int8))
         scalars = {name: ((), getattr(self, name)) for name in SCALARS}
-        coordinates = {axis.name: (axis.name, axis.samples(), {"units": axis.unit}) for axis in axes}
-        attributes = {"title": part.name, "case": self.case, "sentence": self.sentence()}
+        attributes = {"title": printable(part.name), "case": self.case, "sentence": self.sentence()}
         return module.Dataset(fields | scalars, coordinates, attributes)
 
 
