@@ -17,7 +17,7 @@ import pooch
 import pytest
 from PIL import Image
 
-from manifold_jax.datasets.coil20 import coil20, read_coil20
+from manifold_jax.datasets.coil20 import coil20, coil100, read_coil20, read_coil100
 from manifold_jax.datasets.resample import hermite_functions, rotation_blocks
 from manifold_jax.datasets.turntable import turntable
 
@@ -132,6 +132,49 @@ def test_coil20_is_the_turntable_of_its_views(archive):
     np.testing.assert_allclose(image(manifold.embedding, u), expected, atol=3e-5)
 
 
+@pytest.mark.parametrize("layout", ["coil-20/coil-20-proc", "coil-20-proc/coil-20-proc", "mine/obj3"])
+def test_reads_nested_folders(tmp_path, genuine, layout):
+    folder = tmp_path / layout
+    folder.mkdir(parents=True)
+    for name, content in genuine.items():
+        (folder / name).write_bytes(content)
+    (tmp_path / "obj2__0.png").write_bytes(b"another object")
+    np.testing.assert_array_equal(read_coil20(tmp_path, 3), blobs(72, 128))
+    (folder.parent / "copy").mkdir()
+    (folder.parent / "copy" / "obj3__7.png").write_bytes(genuine["obj3__7.png"])
+    if layout.startswith("mine"):
+        with pytest.raises(ValueError, match=r"is not a whole archive \(it holds obj3__7.png 2 times\)"):
+            read_coil20(tmp_path, 3)
+
+
+def test_a_member_that_is_named_twice_is_refused(tmp_path, archive, genuine):
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("elsewhere/obj3__7.png", genuine["obj3__8.png"])
+    with pytest.raises(
+        ValueError, match=r"coil-20-proc.zip .*it holds obj3__7.png 2 times.*: take the complete"
+    ):
+        read_coil20(archive, 3)
+    assert read_coil20(write_zip(tmp_path / "b.zip", genuine), 3).shape == (72, 128, 128)
+
+
+def test_coil100_in_colour_and_as_grey_frames(tmp_path):
+    colour = blobs(72, 128)[..., None] // np.array([1, 2, 4], np.uint8)
+    views = {f"obj7__{5 * k}.png": png(pixels) for k, pixels in enumerate(colour)}
+    for place in (write_zip(tmp_path / "coil-100.zip", views), tmp_path):
+        np.testing.assert_array_equal(read_coil100(place, 7), colour)
+    manifold = coil100(tmp_path, 7, size=16, blur=0.8)
+    assert (manifold.name, manifold.grid.shape) == ("coil100 object 7", (72, 9, 64))
+    expected = direct(colour[7] @ [0.299, 0.587, 0.114] / 255, 16, 0.8, (0.9, 2.0, 0, 0))
+    rendered = image(manifold.embedding, jnp.array([7 * STEP, 0.9, 2.0]))
+    np.testing.assert_allclose(rendered, expected, atol=3e-5)
+    with pytest.raises(ValueError, match="read_coil100: object_id must be a whole number, from 1 to 100"):
+        read_coil100(tmp_path, 101)
+    with pytest.raises(FileNotFoundError, match=r"no published checksum: fetch http.*coil-100.zip by hand"):
+        read_coil100(object_id=7)
+    with pytest.raises(ValueError, match=r"128x128 pixels of mode L: expected a 128x128 RGB PNG"):
+        read_coil100(write_zip(tmp_path / "grey.zip", dict.fromkeys(views, png(blobs(8, 128)[0]))), 7)
+
+
 @pytest.mark.parametrize("object_id", [0, 21, -1, True, 3.0, "3"])
 def test_refuses_unknown_objects(archive, object_id):
     with pytest.raises(ValueError, match="read_coil20: object_id must be a whole number, from 1 to 20"):
@@ -141,7 +184,7 @@ def test_refuses_unknown_objects(archive, object_id):
 def test_refuses_places_without_coil20(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"path names .*nowhere, which does not exist"):
         read_coil20(tmp_path / "nowhere", 3)
-    with pytest.raises(FileNotFoundError, match=r"holds no COIL-20: expected coil-20-proc.zip or"):
+    with pytest.raises(FileNotFoundError, match=r"holds no COIL-20: expected coil-20-proc.zip, coil"):
         read_coil20(tmp_path, 3)
     with pytest.raises(TypeError, match="path must be a file or folder name or None, got 3"):
         read_coil20(3)
@@ -165,6 +208,11 @@ def test_refuses_missing_views(tmp_path, archive, genuine):
         (lambda good: good[: len(good) // 2], "obj3__5.png is truncated or damaged: expected a 128x128 grey"),
         (lambda good: good[:40] + bytes(20) + good[60:], "obj3__5.png is truncated or damaged"),
         (lambda good: b"not an image", "obj3__5.png is truncated or damaged"),
+        (
+            lambda good: good[:-5] + b"\0" + good[-4:],
+            "obj3__5.png is truncated or damaged",
+        ),  # behind the pixels
+        (lambda good: good[:-12], "obj3__5.png is truncated or damaged"),
         (lambda good: png(np.zeros((64, 128), np.uint8)), "obj3__5.png is 128x64 pixels of mode L: expected"),
         (lambda good: png(np.zeros((128, 128, 3), np.uint8)), "obj3__5.png is 128x128 pixels of mode RGB"),
     ],
@@ -207,8 +255,9 @@ def server(tmp_path, archive, monkeypatch):
         thread.start()
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(pooch, "os_cache", lambda name: cache)
-        monkeypatch.setattr(module, "URL", f"http://127.0.0.1:{httpd.server_port}/coil-20-proc.zip")
-        monkeypatch.setattr(module, "CHECKSUM", "md5:" + hashlib.md5(archive.read_bytes()).hexdigest())
+        url = f"http://127.0.0.1:{httpd.server_port}/coil-20-proc.zip"
+        checksum = "md5:" + hashlib.md5(archive.read_bytes()).hexdigest()
+        monkeypatch.setattr(module, "COIL20", module.COIL20._replace(url=url, checksum=checksum))
         yield cache
         httpd.shutdown()
         thread.join()
@@ -249,7 +298,7 @@ def test_says_how_to_mend_a_failed_download(server, archive):
 
 
 def test_official_checksum_has_pooch_syntax():
-    algorithm, digest = module.CHECKSUM.split(":")
+    algorithm, digest = module.COIL20.checksum.split(":")
     assert len(digest) == 2 * hashlib.new(algorithm).digest_size
 
 

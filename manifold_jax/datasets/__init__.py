@@ -4,8 +4,11 @@ An argument outside the range that its description gives is a ValueError that na
 """
 
 from manifold_jax.datasets.cifar10 import cifar10 as cifar10
+from manifold_jax.datasets.cifar10 import cifar100 as cifar100
 from manifold_jax.datasets.coil20 import coil20 as coil20
+from manifold_jax.datasets.coil20 import coil100 as coil100
 from manifold_jax.datasets.coil20 import read_coil20 as read_coil20
+from manifold_jax.datasets.coil20 import read_coil100 as read_coil100
 from manifold_jax.datasets.compose import product as product
 from manifold_jax.datasets.compose import warped as warped
 from manifold_jax.datasets.curves import circle as circle
@@ -14,8 +17,11 @@ from manifold_jax.datasets.curves import helix as helix
 from manifold_jax.datasets.curves import parallel_circles as parallel_circles
 from manifold_jax.datasets.curves import two_moons as two_moons
 from manifold_jax.datasets.idx import LabelledImages as LabelledImages
+from manifold_jax.datasets.idx import emnist as emnist
 from manifold_jax.datasets.idx import fashion_mnist as fashion_mnist
+from manifold_jax.datasets.idx import kmnist as kmnist
 from manifold_jax.datasets.idx import mnist as mnist
+from manifold_jax.datasets.idx import read_idx as read_idx
 from manifold_jax.datasets.noise import ambient_noise as ambient_noise
 from manifold_jax.datasets.noise import normal_noise as normal_noise
 from manifold_jax.datasets.quadrics import ellipsoid as ellipsoid

@@ -1,18 +1,27 @@
-"""Where archives of images are found, and what is in them: a folder, a zip or tar file, or a download."""
+"""Where files of data sets are found, and what is in them: a folder, a zip or tar file, or a download.
+
+Nothing is unpacked to disk and nothing is executed. No file, member or tar archive of more than ``LARGEST``
+bytes is read, whatever its header says, and what has checksums is read to the end.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import gzip
+import io
+import math
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO
+
+import numpy as np
 
 from manifold_jax._checks import require
 
@@ -22,22 +31,40 @@ Place = str | os.PathLike[str] | None
 VARIABLE = "MANIFOLD_JAX_DATA"
 """Environment variable that names the folder (or file) in which data are looked for."""
 
+LARGEST = 640 * 2**20
+"""Bytes of the largest file that is read; the largest of a known data set has 547 MB (EMNIST by class)."""
+
+_CHUNK = 2**20
+_DEPTH, _FOLDERS = 2, 1000  # levels of folders that are looked through, and folders of a level
+
+Listing = dict[str, list[Callable[[], bytearray]]]
+"""For every name of a file, functions that read those that bear it."""
+
 _DAMAGE = (
-    *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error),
-    *(EOFError, NotImplementedError, RuntimeError),
+    *(gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, KeyError, OSError),
 )
 """What the standard library raises for archives that are truncated, damaged, encrypted or of another kind."""
 
 
-def find(path: Place, names: Sequence[str], pattern: str, title: str, url: str) -> Path | None:
+def find(
+    path: Place,
+    names: Sequence[str],
+    wanted: Sequence[Sequence[str]],
+    title: str,
+    url: str,
+    *,
+    deep: bool = False,
+) -> Path | None:
     """An archive, or the folder of what is in it; None if no place is named or MANIFOLD_JAX_DATA lacks it.
 
     Args:
-        path: The archive or folder, or a folder that holds it.
+        path: The archive or folder, or a folder that holds it, up to two levels down.
         names: What the archive and its folder are called, in the order in which they are tried.
-        pattern: Pattern of the names of the files in the archive or folder.
+        wanted: Files in it, as for :func:`read_members`; a folder that has one of them will do.
         title: What a message calls the data set.
         url: Where it says to get it.
+        deep: Files in folders of ``path`` will do as well: no other data set has files of these names.
 
     Raises:
         TypeError: ``path`` is not a path.
@@ -53,63 +80,195 @@ def find(path: Place, names: Sequence[str], pattern: str, title: str, url: str) 
         raise FileNotFoundError(f"{source} names {place}, which does not exist.")
     if place.is_file() and source == "path":
         return place
-    for candidate in (*(place / name for name in names), place):
+    first, *deeper = [folder for level in _levels(place) for folder in level] or [place]
+    candidates = [(first / name, True) for name in names] + [(place, False), (place / "raw", False)]
+    candidates += [(folder / name, True) for folder in deeper for name in names]
+    candidates += [(place, True)] if deep and source == "path" else []
+    for candidate, inside in candidates:
         # The variable is one for all data sets: a file that it names may be the archive of another one.
-        if (candidate.is_file() and candidate.name in names) or _holds(candidate, pattern):
+        if (candidate.is_file() and candidate.name in names) or _holds(candidate, wanted, inside):
             return candidate
     if source == "path":
-        expected = " or ".join((*names, f"files {pattern}"))
+        expected = f"{', '.join(names)} or files like {' or '.join(wanted[0])}"
         raise FileNotFoundError(f"{place} holds no {title}: expected {expected}, as at {url}.")
     return None
 
 
-def _holds(place: Path, pattern: str) -> bool:
-    """Whether there is a folder or archive with files of this pattern."""
+def _levels(place: Path) -> Iterator[list[Path]]:
+    """Folders by their depth, the place itself first."""
+    level = [place] if place.is_dir() else []
+    for _ in range(_DEPTH + 1):
+        yield level
+        inner: list[Path] = []
+        for folder in level:
+            with contextlib.suppress(OSError):
+                inner += sorted(entry for entry in folder.iterdir() if entry.is_dir())
+        level = inner[:_FOLDERS]
+
+
+def _holds(place: Path, wanted: Sequence[Sequence[str]], inside: bool) -> bool:
+    """Whether there is an archive or folder with one of the files, there or in folders inside."""
     with contextlib.suppress(*_DAMAGE), contextlib.ExitStack() as opened:
-        return place.exists() and bool(fnmatch.filter(_readers(place, opened), pattern))
+        flat = place.is_dir() and not inside
+        known = _files([place]) if flat else _listing(place, opened) if place.exists() else {}
+        return any(_option(options, known) for options in wanted)
     return False
 
 
-def read_members(place: Path, names: Sequence[str], remedy: str) -> list[bytes]:
-    """Contents of files in a folder, or anywhere in a zip or tar archive; gzipped ones are decompressed.
+def _option(options: Sequence[str], known: Listing) -> str | None:
+    """The first of some names, gzipped or not, that a file bears."""
+    return next((n for option in options for n in (option, f"{option}.gz") if n in known), None)
+
+
+def read_members(
+    place: Path, wanted: Sequence[Sequence[str]], remedy: str
+) -> list[tuple[str, bytes | bytearray]]:
+    """Labels and contents of files in a folder, or anywhere in a zip or tar archive.
 
     Args:
-        place: The folder or archive, which is a zip file if its name ends in ``.zip``.
-        names: What the files are called, without folders and without the ``.gz`` that may follow.
+        place: The folder or archive.
+        wanted: For every file what it may be called, without folders and without the ``.gz`` that may follow.
         remedy: What a message says to do about a bad place.
 
     Raises:
         FileNotFoundError: Some of the files are missing.
-        ValueError: The archive, or a gzipped file, is truncated, damaged or of another kind.
+        ValueError: The archive is truncated, damaged, too large or of another kind, or has a file twice.
     """
-    contents, at = [], place
+    label, missing, contents = "{}: {}" if place.is_file() else "{}/{}", [], []
     try:
         with contextlib.ExitStack() as opened:
-            readers = _readers(place, opened)
-            members = [name if name in readers else f"{name}.gz" for name in names]
-            missing = [name for name, member in zip(names, members, strict=True) if member not in readers]
-            if missing:
-                lacking = f"{len(missing)} of {len(names)} files, first {missing[0]}"
-                raise FileNotFoundError(f"{place} lacks {lacking}: {remedy}")
-            for member in members:
-                at = place / member if place.is_dir() else place
-                content = readers[member]()
-                contents.append(gzip.decompress(content) if member.endswith(".gz") else content)
+            known = _listing(place, opened)
+            members = [_option(options, known) or "" for options in wanted]
+            missing = [options[0] for options, name in zip(wanted, members, strict=True) if not name]
+            for name in members if not missing else ():
+                if len(known[name]) > 1:
+                    raise zipfile.BadZipFile(f"it holds {name} {len(known[name])} times")
+                contents.append((label.format(place, name), known[name][0]()))
     except _DAMAGE as error:
-        raise ValueError(f"{at} is not a whole archive ({error}): {remedy}") from error
+        raise ValueError(
+            f"{place} is not a whole archive ({error or type(error).__name__}): {remedy}"
+        ) from error
+    if missing:
+        lacking = f"{len(missing)} of {len(wanted)} files, first {missing[0]}"
+        raise FileNotFoundError(f"{place} lacks {lacking}: {remedy}")
     return contents
 
 
-def _readers(place: Path, opened: contextlib.ExitStack) -> dict[str, Callable[[], bytes]]:
-    """For every file of a folder or archive, by its name without folders, a function that reads it."""
+def _files(folders: Sequence[Path]) -> Listing:
+    """Files that lie in some folders."""
+    listing: Listing = {}
+    for file in (entry for folder in folders for entry in folder.iterdir() if entry.is_file()):
+        listing.setdefault(file.name, []).append(partial(read_file, file))
+    return listing
+
+
+def _listing(place: Path, opened: contextlib.ExitStack) -> Listing:
+    """Files of a folder, the nearest where there are several levels, or of a zip or tar archive."""
+    listing: Listing = {}
     if place.is_dir():
-        return {file.name: file.read_bytes for file in place.iterdir() if file.is_file()}
-    if place.suffix.lower() == ".zip":
+        for level in _levels(place):
+            listing = _files(level) | listing
+        return listing
+    with place.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped:
         archive = opened.enter_context(zipfile.ZipFile(place))
-        return {re.split(r"[/\\]", name)[-1]: partial(archive.read, name) for name in archive.namelist()}
-    tape = opened.enter_context(tarfile.TarFile.open(place, "r:*"))
-    files = ((member.name, tape.extractfile(member)) for member in tape)
-    return {Path(name).name: file.read for name, file in files if file is not None}
+        for info in archive.infolist():
+            name = re.split(r"[/\\]", info.filename)[-1]
+            listing.setdefault(name, []).append(partial(_read_zipped, archive, info))
+        return listing
+    tape = opened.enter_context(tarfile.TarFile(fileobj=io.BytesIO(_gunzip(read_file(place)))))
+    for member in filter(tarfile.TarInfo.isreg, tape):
+        listing.setdefault(Path(member.name).name, []).append(partial(_read_taped, tape, member))
+    return listing
+
+
+def _read(file: IO[bytes] | gzip.GzipFile) -> bytearray:
+    """What is left of a stream; chunk by chunk, for it may be much more than it takes on the disk."""
+    content = bytearray()
+    while chunk := file.read(_CHUNK):
+        content += chunk
+        if len(content) > LARGEST:
+            raise zipfile.BadZipFile(f"more than {LARGEST >> 20} MB in one file")
+    return content
+
+
+def read_file(path: Path) -> bytearray:
+    """A whole file; an OSError says so if there is none."""
+    with path.open("rb") as file:
+        return _read(file)
+
+
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """A member of a zip archive, to be read in chunks; not of methods that may expand at once to anything."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{info.filename} is compressed by method {info.compress_type}")
+    return archive.open(info)
+
+
+def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
+    with open_member(archive, info) as file:
+        return _read(file)
+
+
+def _read_taped(tape: tarfile.TarFile, member: tarfile.TarInfo) -> bytearray:
+    file = tape.extractfile(member)
+    return bytearray() if file is None else _read(file)
+
+
+def _gunzip(content: bytes | bytearray) -> bytes | bytearray:
+    if content[:2] != b"\x1f\x8b":
+        return content
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        return _read(file)
+
+
+def gunzip(content: bytes | bytearray, label: str, remedy: str) -> bytes | bytearray:
+    """What a gzipped file holds, whatever its name is; other contents are returned as they are.
+
+    Raises:
+        ValueError: It is truncated or damaged, or expands to more than ``LARGEST``.
+    """
+    try:
+        return _gunzip(content)
+    except _DAMAGE as error:
+        raise ValueError(f"{label} is not a whole archive ({error}): {remedy}") from error
+
+
+def npy_header(start: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, order (whether Fortran's), type and length of the header of an ``.npy`` file.
+
+    Raises:
+        ValueError: It is damaged, or not one of plain numbers; pickled objects are never read.
+    """
+    stream = io.BytesIO(start[: 2**16])
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(stream)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, KeyError) as error:
+        raise ValueError(f"no header of an .npy file ({type(error).__name__})") from error
+    if dtype.kind not in "buif" or any(n < 0 for n in shape):
+        raise ValueError(f"an array of {dtype} of shape {shape}, expected numbers")
+    return shape, fortran, dtype, stream.tell()
+
+
+def parse_npy(content: bytes | bytearray, label: str, remedy: str) -> np.ndarray:
+    """The array of numbers in an ``.npy`` file.
+
+    Raises:
+        ValueError: It is damaged, longer or shorter than its header says, or holds something else.
+    """
+    try:
+        shape, fortran, dtype, offset = npy_header(content)
+        if len(content) - offset != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{len(content) - offset} bytes where its header says {dtype} {shape}")
+        values = np.frombuffer(content, dtype, offset=offset)
+        return values.reshape(shape, order="F" if fortran else "C")
+    except ValueError as error:
+        raise ValueError(f"{label} holds {error}: it is truncated or damaged, {remedy}") from error
 
 
 def download(url: str, checksum: str, name: str) -> Path:
@@ -120,9 +279,11 @@ def download(url: str, checksum: str, name: str) -> Path:
     Raises:
         ImportError: pooch is not installed.
         ValueError: What arrived does not match the checksum.
-        FileNotFoundError: Nothing arrived, or the cache cannot be written.
+        FileNotFoundError: Nothing arrived, the cache cannot be written, or no checksum is known.
     """
     by_hand = f"fetch {url} by hand and pass its path or set {VARIABLE}."
+    if not checksum:
+        raise FileNotFoundError(f"{name} is not on this machine and has no published checksum: {by_hand}")
     pooch = require("pooch", "data", f"Downloading {name} (or {by_hand[:-1]})")
     folder = pooch.os_cache("manifold_jax")
     try:

@@ -1,24 +1,78 @@
-"""CIFAR-10 from its binary batches: A. Krizhevsky, *Learning multiple layers of features*, Toronto, 2009.
+"""CIFAR-10 and CIFAR-100: A. Krizhevsky, *Learning multiple layers of features*, Toronto, 2009.
 
-A record is one byte for the class and 3072 for the pixels: the red plane of 32x32, the green, the blue.
+A record of the binary version is one byte for the class (two for CIFAR-100, the second for the fine one) and
+3072 for the pixels: the red plane of 32x32, the green, the blue. The Python version holds the same planes in
+a pickled array; it is read without unpickling, see :mod:`manifold_jax.datasets.plain_pickle`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 import manifold_jax.datasets.archives as archives
-from manifold_jax.datasets.idx import CLASSES, LabelledImages
+from manifold_jax.datasets.idx import LabelledImages
+from manifold_jax.datasets.plain_pickle import read_plain_pickle
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CHECKSUM = "md5:c32a1d4ab5d03f1284b67883e8d87530"  # as the page of the data set gives it
-ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
 SIDE = 32
-NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_RECORD = 1 + 3 * SIDE**2
+_PIXELS = 3 * SIDE**2
 _BATCHES = (1, 2, 3, 4, 5)
+_FINE = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+
+class _Source(NamedTuple):
+    """A data set: where it lies and is served, bytes of labels in a record, names of labels, and classes."""
+
+    title: str
+    folders: tuple[str, ...]
+    url: str
+    checksum: str  # as the page of the data set gives it
+    bytes: int
+    key: str
+    names: tuple[str, ...]
+
+
+def _folders(stem: str, extra: str = "") -> tuple[str, ...]:
+    """As Toronto, torchvision and Keras call the folders and archives of the two versions."""
+    names = (f"{stem}{extra}-bin", f"{stem}-binary", f"{stem}{extra}-py", f"{stem}-python")
+    return (
+        *names,
+        *(f"{name}.tar.gz" for name in names),
+        f"{stem}{extra}-py-target",
+        f"{stem}-python-target",
+    )
+
+
+_CIFAR10, _CIFAR100 = (
+    _Source(
+        "CIFAR-10",
+        _folders("cifar-10", "-batches"),
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "md5:c32a1d4ab5d03f1284b67883e8d87530",
+        1,
+        "labels",
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+    _Source(
+        "CIFAR-100",
+        _folders("cifar-100"),
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        "md5:03b5dce01913d631647c71ecec9e9cb8",
+        2,
+        "fine_labels",
+        tuple(_FINE.split()),
+    ),
+)
 
 
 def cifar10(
@@ -27,8 +81,8 @@ def cifar10(
     """CIFAR-10: 50 000 training or 10 000 test images of objects, 32x32 in colour.
 
     Args:
-        path: ``cifar-10-binary.tar.gz``, the folder it unpacks to, or a folder that holds either; by default
-            as for :func:`mnist` (162 MB).
+        path: The archive of the binary or the Python version, the folder it unpacks to, or a folder that
+            holds either, as torchvision and Keras leave it; by default as for :func:`mnist` (162 MB).
         train: The training set; else the test set.
         batches: Which of the five training batches to read.
 
@@ -45,29 +99,78 @@ def cifar10(
     """
     if not batches or any(batch not in _BATCHES for batch in batches):
         raise ValueError(f"cifar10: batches must be some of {_BATCHES}, got {batches!r}.")
-    names = [f"data_batch_{batch}.bin" for batch in batches] if train else ["test_batch.bin"]
-    place = archives.find(path, (FOLDER, ARCHIVE), "*_batch*.bin", "CIFAR-10", URL)
-    place = place or archives.download(URL, CHECKSUM, ARCHIVE)
-    remedy = f"take the archive from {URL}, or read some of the training batches with batches=(1,)."
-    contents = archives.read_members(place, names, remedy)
-    batched = [_records(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
-    records = np.concatenate(batched)
-    planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
-    images = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
-    return LabelledImages(images, records[:, 0].copy(), NAMES)
+    names = [f"data_batch_{batch}" for batch in batches] if train else ["test_batch"]
+    return _read(_CIFAR10, path, names, ", or read some of the training batches with batches=(1,).")
 
 
-def _records(content: bytes, label: str) -> np.ndarray:
-    """The records ``(n, 3073)`` of one batch."""
-    if not content or len(content) % _RECORD:
+def cifar100(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
+    """CIFAR-100: 50 000 training or 10 000 test images of a hundred classes of objects, 32x32 in colour.
+
+    All else is as for :func:`cifar10`, without batches.
+    """
+    return _read(_CIFAR100, path, ["train" if train else "test"], ".")
+
+
+def _read(source: _Source, path: archives.Place, names: Sequence[str], end: str) -> LabelledImages:
+    wanted = [(f"{name}.bin", name) for name in names]
+    place = archives.find(path, source.folders, wanted, source.title, source.url)
+    place = place or archives.download(source.url, source.checksum, source.url.rsplit("/", 1)[1])
+    remedy = f"take the archive from {source.url}"
+    parts = []
+    for label, stored in archives.read_members(place, wanted, remedy + end):
+        content = archives.gunzip(stored, label, f"{remedy}.")
+        pickled = content[:1] in (b"\x80", b"(")  # no first byte of a record is that large
+        parts.append((_pickled if pickled else _records)(source, content, label, f"{remedy}."))
+    labels, planes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    images = np.ascontiguousarray(np.moveaxis(planes.reshape(-1, 3, SIDE, SIDE), 1, -1))
+    return LabelledImages(images, labels.astype(np.uint8), source.names)
+
+
+def _records(
+    source: _Source, content: bytes | bytearray, label: str, remedy: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels ``(n,)`` and planes ``(n, 3072)`` of one file of the binary version."""
+    size = source.bytes + _PIXELS
+    if not content or len(content) % size:
         raise ValueError(
-            f"{label} has {len(content)} bytes, not a multiple of the {_RECORD} of a record: it is truncated "
-            f"or not a batch of CIFAR-10; take the archive from {URL}."
+            f"{label} has {len(content)} bytes, not a multiple of the {size} of a record: it is truncated "
+            f"or not of {source.title}; {remedy}"
         )
-    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
-    if records[:, 0].max() >= CLASSES:
+    records = np.frombuffer(content, np.uint8).reshape(-1, size)
+    return _checked(source, records[:, source.bytes - 1], label, remedy), records[:, source.bytes :]
+
+
+def _pickled(
+    source: _Source, content: bytes | bytearray, label: str, remedy: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of one file of the Python version."""
+    try:
+        batch = read_plain_pickle(content)
+    except ValueError as error:
         raise ValueError(
-            f"{label} holds the label {records[:, 0].max()}, expected 0 to {CLASSES - 1}: it is damaged, or "
-            f"of CIFAR-100; take the archive from {URL}."
+            f"{label} holds {error}: it is damaged or not of {source.title}; {remedy}"
+        ) from error
+    planes, labels = batch.get("data"), batch.get(source.key)
+    if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.shape[1:] != (_PIXELS,):
+        raise ValueError(
+            f"{label} holds no bytes 'data' (n, {_PIXELS}): it is not of {source.title}; {remedy}"
         )
-    return records
+    entries = labels if isinstance(labels, list) else []
+    if not entries or len(entries) != len(planes) or any(type(entry) is not int for entry in entries):
+        raise ValueError(
+            f"{label} holds no {source.key!r} for all images: it is not of {source.title}; {remedy}"
+        )
+    return _checked(source, entries, label, remedy), planes
+
+
+def _checked(source: _Source, labels: Sequence[int] | np.ndarray, label: str, remedy: str) -> np.ndarray:
+    """The labels, if all are known."""
+    last = len(source.names) - 1
+    for extreme in (min(labels), max(labels)):
+        if not 0 <= extreme <= last:
+            other = "CIFAR-100" if source is _CIFAR10 else "CIFAR-10"
+            raise ValueError(
+                f"{label} holds the label {extreme}, expected 0 to {last}: it is damaged, or "
+                f"of {other}; {remedy}"
+            )
+    return np.asarray(labels)

@@ -1,15 +1,15 @@
-"""COIL-20, extended: turntable views of an object, zoomed, rotated and translated smoothly.
+"""COIL-20 and COIL-100, extended: turntable views of an object, zoomed, rotated and translated smoothly.
 
-S. A. Nene, S. K. Nayar, H. Murase, "Columbia Object Image Library (COIL-20)", Technical Report
-CUCS-005-96, Columbia University, 1996: 20 objects on a turntable, 72 grey 128x128 views of each, 5 degrees
-apart, cropped tight to the object. For research use.
+S. A. Nene, S. K. Nayar, H. Murase, "Columbia Object Image Library (COIL-20)", Technical Report CUCS-005-96,
+and "(COIL-100)", CUCS-006-96, Columbia University, 1996: objects on a turntable, 72 views of each, 128x128,
+5 degrees apart; of COIL-20 grey and cropped tight to the object. For research use.
 """
 
 from __future__ import annotations
 
 import io
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,10 +19,34 @@ from manifold_jax._checks import require, whole
 from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 
-URL = "https://www.cs.columbia.edu/CAVE/databases/SLAM_coil-20_coil-100/coil-20/coil-20-proc.zip"
-CHECKSUM = "md5:464dec76a6abfcd00e8de6cf1e7d0acc"  # of Columbia's own file, as DeepMind's NEVIS records it
-ARCHIVE = "coil-20-proc"
-OBJECTS, VIEWS, FRAME = 20, 72, 128
+VIEWS, FRAME = 72, 128
+LUMA = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey, ITU-R BT.601."""
+
+
+class Source(NamedTuple):
+    """One of the two libraries, as Columbia serves it."""
+
+    title: str
+    archive: str
+    objects: int
+    step: int  # between the numbers of two views in the names of their files
+    mode: str  # of the images
+    url: str
+    checksum: str
+
+
+_CAVE = "https://www.cs.columbia.edu/CAVE/databases/SLAM_coil-20_coil-100"
+COIL20 = Source(
+    "COIL-20",
+    "coil-20-proc",
+    20,
+    1,
+    "L",
+    f"{_CAVE}/coil-20/coil-20-proc.zip",
+    "md5:464dec76a6abfcd00e8de6cf1e7d0acc",  # of Columbia's own file, as DeepMind's NEVIS records it
+)
+COIL100 = Source("COIL-100", "coil-100", 100, 5, "RGB", f"{_CAVE}/coil-100/coil-100.zip", "")
 
 
 def coil20(path: archives.Place = None, object_id: int = 1, **options: Any) -> Manifold:
@@ -52,12 +76,30 @@ def coil20(path: archives.Place = None, object_id: int = 1, **options: Any) -> M
     return turntable(read_coil20(path, object_id), name=f"coil20 object {object_id}", **options)
 
 
+def coil100(path: archives.Place = None, object_id: int = 1, **options: Any) -> Manifold:
+    """One COIL-100 object as a manifold of grey images, the luma (ITU-R BT.601) of its views.
+
+    Args:
+        path: Where COIL-100 is, see :func:`read_coil100`.
+        object_id: 1 ... 100.
+        options: As for :func:`turntable`, except ``name``.
+
+    Returns:
+        The manifold, as of :func:`coil20`.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: As :func:`read_coil100` and :func:`turntable`.
+    """
+    grey = read_coil100(path, object_id) @ np.array(LUMA) / 255
+    return turntable(grey, name=f"coil100 object {object_id}", **options)
+
+
 def read_coil20(path: archives.Place = None, object_id: int = 1) -> UInt8[np.ndarray, "72 128 128"]:
     """All 72 views of one object, as they are in the files.
 
     Args:
-        path: ``coil-20-proc.zip``, the folder it unpacks to, or a folder that holds either; by default as for
-            :func:`mnist` (12 MB, from Columbia).
+        path: ``coil-20-proc.zip``, the folder it unpacks to (flat, nested or with a folder for every object),
+            or a folder that holds either; by default as for :func:`mnist` (12 MB, from Columbia).
         object_id: 1 ... 20.
 
     Returns:
@@ -68,24 +110,62 @@ def read_coil20(path: archives.Place = None, object_id: int = 1) -> UInt8[np.nda
         FileNotFoundError: The path holds no COIL-20, a view is missing, or the download failed.
         ImportError: Pillow, or pooch for a download, is not installed.
     """
-    number = whole("read_coil20", "object_id", object_id, 1, OBJECTS)
-    place = archives.find(path, (f"{ARCHIVE}.zip", ARCHIVE), "obj*__*.png", "COIL-20", URL)
-    place = place or archives.download(URL, CHECKSUM, f"{ARCHIVE}.zip")
-    names = [f"obj{number}__{k}.png" for k in range(VIEWS)]
-    contents = archives.read_members(place, names, f"take the complete archive from {URL}.")
-    views = [_decode(content, f"{place}: {name}") for name, content in zip(names, contents, strict=True)]
-    return np.stack(views)
+    return _read(COIL20, "read_coil20", path, object_id)
 
 
-def _decode(content: bytes, label: str) -> UInt8[np.ndarray, "128 128"]:
-    Image = require("PIL.Image", "data", "Reading COIL-20")
-    expected = f"expected a {FRAME}x{FRAME} grey PNG as in {ARCHIVE}.zip; take that from {URL}."
+def read_coil100(path: archives.Place = None, object_id: int = 1) -> UInt8[np.ndarray, "72 128 128 3"]:
+    """All 72 views of one object in colour, as they are in the files.
+
+    Args:
+        path: ``coil-100.zip``, the folder it unpacks to, or a folder that holds either; by default where
+            MANIFOLD_JAX_DATA says. Its publisher gives no checksum, so that it is not downloaded.
+        object_id: 1 ... 100.
+
+    Returns:
+        Levels 0 ... 255 of red, green and blue, view k turned by 5 k degrees.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: As :func:`read_coil20`.
+    """
+    return _read(COIL100, "read_coil100", path, object_id)
+
+
+def _read(source: Source, caller: str, path: archives.Place, object_id: int) -> np.ndarray:
+    number = whole(caller, "object_id", object_id, 1, source.objects)
+    wanted = [(f"obj{number}__{k * source.step}.png",) for k in range(VIEWS)]
+    names = (f"{source.archive}.zip", source.archive, source.title.lower())
+    place = archives.find(path, names, wanted, source.title, source.url, deep=True)
+    place = place or archives.download(source.url, source.checksum, f"{source.archive}.zip")
+    members = archives.read_members(place, wanted, f"take the complete archive from {source.url}.")
+    return np.stack([_decode(source, content, label) for label, content in members])
+
+
+def _decode(source: Source, content: bytes | bytearray, label: str) -> np.ndarray:
+    Image = require("PIL.Image", "data", f"Reading {source.title}")
+    colour = "grey" if source.mode == "L" else source.mode
+    expected = (
+        f"expected a {FRAME}x{FRAME} {colour} PNG as in {source.archive}.zip; take that from {source.url}."
+    )
     try:
+        _check_chunks(content)
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             kind = (image.width, image.height, image.mode)
-            pixels = np.asarray(image) if kind == (FRAME, FRAME, "L") else None
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
+            pixels = np.asarray(image) if kind == (FRAME, FRAME, source.mode) else None
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
         raise ValueError(f"{label} is truncated or damaged: {expected}") from error
     if pixels is None:
         raise ValueError(f"{label} is {kind[0]}x{kind[1]} pixels of mode {kind[2]}: {expected}")
     return pixels
+
+
+def _check_chunks(content: bytes | bytearray) -> None:
+    """Raise unless all chunks of a PNG file are whole, with their checksums, up to its end."""
+    at, last = 8, b""
+    while at < len(content) and last != b"IEND":
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        last, checksum = bytes(content[at + 4 : at + 8]), int.from_bytes(content[end - 4 : end], "big")
+        if end > len(content) or zlib.crc32(content[at + 4 : end - 4]) != checksum:
+            raise ValueError("a chunk is damaged")
+        at = end
+    if last != b"IEND":
+        raise ValueError("it ends early")

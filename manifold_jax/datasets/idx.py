@@ -1,23 +1,48 @@
-"""MNIST and Fashion-MNIST from their idx files.
+"""MNIST and the data sets in its format, from their idx files or from Keras' ``mnist.npz``.
 
-Y. LeCun, L. Bottou, Y. Bengio & P. Haffner, Proc. IEEE 86 (1998), with the format on the MNIST page: a magic
-number, 0x0800 (unsigned bytes) plus the number of dimensions, their sizes as big-endian 32-bit integers, then
-the bytes. H. Xiao, K. Rasul & R. Vollgraf, Fashion-MNIST, arXiv:1708.07747.
+Y. LeCun, L. Bottou, Y. Bengio & P. Haffner, Proc. IEEE 86 (1998), with the format on the MNIST page: two zero
+bytes, a type, the number of dimensions, their sizes as big-endian 32-bit integers, then the entries. H. Xiao,
+K. Rasul & R. Vollgraf, Fashion-MNIST, arXiv:1708.07747; T. Clanuwat et al., KMNIST, arXiv:1812.01718;
+G. Cohen et al., EMNIST, arXiv:1702.05373.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import string
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 
 import manifold_jax.datasets.archives as archives
+from manifold_jax._checks import choice
+from manifold_jax.datasets.known_files import KNOWN, PUBLISHED
 
-CLASSES, SIDE = 10, 28
-_UNSIGNED_BYTES = 0x0800
+SIDE = 28
+_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+"""Third byte of an idx file to the type of its entries."""
+
+_DIMENSIONS = 32
+"""Most dimensions of an idx file."""
+
+_MERGED = set("cijklmopsuvwxyz")
+"""Small letters that EMNIST does not tell from capitals in its merged splits."""
+
+_LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+SPLITS = {
+    "byclass": tuple(_LETTERS),
+    "bymerge": tuple(letter for letter in _LETTERS if letter not in _MERGED),
+    "balanced": tuple(letter for letter in _LETTERS if letter not in _MERGED),
+    "letters": tuple(string.ascii_lowercase),
+    "digits": tuple(string.digits),
+    "mnist": tuple(string.digits),
+}
+"""Splits of EMNIST and their classes."""
 
 
 class LabelledImages(NamedTuple):
@@ -26,7 +51,7 @@ class LabelledImages(NamedTuple):
     Attributes:
         images: ``(n, height, width)`` or ``(n, height, width, 3)``, grey levels 0 ... 255; divide by 255 for
             the pixels in [0, 1] that this package takes.
-        labels: ``(n,)``, 0 ... 9.
+        labels: ``(n,)``, from 0.
         names: What the classes are called.
     """
 
@@ -36,53 +61,79 @@ class LabelledImages(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """A data set of four idx files: its folder, where they are served, their MD5 sums, and the classes."""
+    """A data set of idx files: where it lies, where it is served (as one archive, if that has a name)."""
 
-    folder: str
+    title: str
+    reader: str
+    folders: tuple[str, ...]
     url: str
-    checksums: dict[str, str]
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the classes
+    archive: str = ""
 
 
-_MNIST = _Source(
-    "mnist",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    {
-        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
-    },
-    tuple("0123456789"),
+_CLOTHES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
 )
-_FASHION = _Source(
-    "fashion-mnist",
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    {
-        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
-    },
-    ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+_MNIST, _FASHION, _KMNIST, _EMNIST = (
+    _Source(
+        "MNIST",
+        "mnist",
+        ("mnist", "MNIST/raw", "MNIST", "mnist.npz"),
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        tuple(string.digits),
+    ),
+    _Source(
+        "Fashion-MNIST",
+        "fashion_mnist",
+        ("fashion-mnist", "FashionMNIST/raw", "FashionMNIST", "fashion_mnist"),
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        _CLOTHES,
+    ),
+    _Source(
+        "KMNIST",
+        "kmnist",
+        ("kmnist", "KMNIST/raw", "KMNIST"),
+        "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+        ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    ),
+    _Source(
+        "EMNIST",
+        "emnist",
+        ("emnist", "EMNIST/raw", "EMNIST", "emnist-gzip.zip", "gzip.zip", "emnist.zip", "gzip"),
+        "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
+        (),
+        "emnist-gzip.zip",
+    ),
 )
+_READERS = {source.title: source.reader for source in (_MNIST, _FASHION, _KMNIST, _EMNIST)}
+_EMNIST_CHECKSUM = "md5:58c8d27c78d21e728a6bc7b3cc06412e"  # of gzip.zip, as torchvision records it
 
 
 def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
     """MNIST: 60 000 training or 10 000 test images of handwritten digits, 28x28.
 
     Args:
-        path: Folder of the idx files, gzipped or not, or a folder that holds it as ``mnist``. By default they
-            are looked for where MANIFOLD_JAX_DATA says, else downloaded into the user's cache (once, with a
-            checksum).
+        path: Folder or archive of the idx files, or a folder that holds it, as ``mnist`` or as torchvision
+            (``MNIST/raw``) and Keras (``mnist.npz``) leave it. Files may be gzipped or not, whatever their
+            names say, and called ``train-images.idx3-ubyte`` as well. By default they are looked for where
+            MANIFOLD_JAX_DATA says, else downloaded into the user's cache (once, with a checksum).
         train: The training set; else the test set.
 
     Returns:
         The images.
 
     Raises:
-        ValueError: A file is truncated, damaged or not an idx file, or images and labels do not belong
-            together.
+        ValueError: A file is truncated, damaged or not an idx file, images and labels do not belong together,
+            or a checksum tells that they are of another data set.
         FileNotFoundError: The path lacks a file, or the download failed.
         ImportError: pooch is not installed, for a download.
 
@@ -91,60 +142,180 @@ def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
         >>> digits.images.shape, digits.labels[:3]  # doctest: +SKIP
         ((10000, 28, 28), array([7, 2, 1], dtype=uint8))
     """
-    return _read(_MNIST, path, train)
+    return _read(_MNIST, path, _names(train))
 
 
 def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
     """Fashion-MNIST: 60 000 training or 10 000 test images of clothes, in the format of MNIST.
 
-    All else is as for :func:`mnist`, with the folder ``fashion-mnist``.
+    All else is as for :func:`mnist`, with the folder ``fashion-mnist`` or ``FashionMNIST/raw``.
     """
-    return _read(_FASHION, path, train)
+    return _read(_FASHION, path, _names(train))
 
 
-def _read(source: _Source, path: archives.Place, train: bool) -> LabelledImages:
-    part, again = "train" if train else "t10k", f"take it from {source.url}."
-    names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
-    place = archives.find(path, (source.folder,), f"{names[0]}*", source.folder, source.url)
-    contents = archives.read_members(place, names, again) if place else _downloads(source, names, again)
-    at, labels_at = (f"{place or source.url}: {name}" for name in names)
-    images, labels = parse_idx(contents[0], 3, at, again), parse_idx(contents[1], 1, labels_at, again)
+def kmnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
+    """Kuzushiji-MNIST: 60 000 training or 10 000 test images of ten cursive hiragana, in the format of MNIST.
+
+    All else is as for :func:`mnist`, with the folder ``kmnist`` or ``KMNIST/raw``.
+    """
+    return _read(_KMNIST, path, _names(train))
+
+
+def emnist(path: archives.Place = None, split: str = "balanced", *, train: bool = True) -> LabelledImages:
+    """EMNIST: handwritten digits and letters in the format of MNIST, 28x28.
+
+    The files hold transposed images and count letters from 1; here images are upright and ``names[label]`` is
+    the letter in every split.
+
+    Args:
+        path: As for :func:`mnist`, with the folder ``emnist`` or ``EMNIST/raw`` or the archive ``gzip.zip``
+            (562 MB).
+        split: ``"byclass"`` (62 classes), ``"bymerge"`` and ``"balanced"`` (47), ``"letters"`` (26),
+            ``"digits"`` or ``"mnist"`` (10).
+        train: The training set; else the test set.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: As :func:`mnist`.
+    """
+    names = _names(train, f"emnist-{choice('emnist', 'split', split, SPLITS)}-", "test")
+    images, labels, classes = _read(
+        _EMNIST._replace(names=SPLITS[split]), path, names, int(split == "letters")
+    )
+    return LabelledImages(np.ascontiguousarray(images.swapaxes(1, 2)), labels, classes)
+
+
+def read_idx(path: str | os.PathLike[str]) -> Num[np.ndarray, "*shape"]:
+    """The array in an idx file of any type and shape, gzipped or not.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The array in the byte order of the machine; it may be written to.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is truncated, damaged or not an idx file.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "labels.idx1-ubyte"
+        >>> _ = file.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+        >>> read_idx(file)
+        array([7, 2, 1], dtype=uint8)
+    """
+    file, again = Path(path).expanduser(), "take it from where it came."
+    if not file.is_file():
+        raise FileNotFoundError(f"read_idx: path must be an idx file, there is none at {file}.")
+    try:
+        content = archives.gunzip(archives.read_file(file), str(file), again)
+    except OSError as error:
+        raise ValueError(f"read_idx: {file} cannot be read ({error}).") from error
+    return parse_idx(content, None, str(file), again)
+
+
+def _names(train: bool, prefix: str = "", test: str = "t10k") -> list[tuple[str, ...]]:
+    """What the file of images and that of labels may be called."""
+    part, keras = ("train", "train") if train else (test, "test")
+    return [
+        (
+            f"{prefix}{part}-{kind}-idx{n}-ubyte",
+            f"{prefix}{part}-{kind}.idx{n}-ubyte",
+            f"{letter}_{keras}.npy",
+        )
+        for kind, n, letter in (("images", 3, "x"), ("labels", 1, "y"))
+    ]
+
+
+def _read(
+    source: _Source, path: archives.Place, wanted: Sequence[tuple[str, ...]], first: int = 0
+) -> LabelledImages:
+    """Images and labels, which count from ``first`` in the file."""
+    again = f"take it from {source.url}."
+    place = archives.find(path, source.folders, wanted, source.title, source.url)
+    if place is None and source.archive:
+        place = archives.download(source.url, _EMNIST_CHECKSUM, source.archive)
+    contents = archives.read_members(place, wanted, again) if place else _downloads(source, wanted, again)
+    (at, images), (labels_at, labels) = (
+        (label, _array(source, label, content, names[0], 3 - 2 * k, again))
+        for k, ((label, content), names) in enumerate(zip(contents, wanted, strict=True))
+    )
     if images.shape[1:] != (SIDE, SIDE):
         raise ValueError(f"{at} holds images of {images.shape[1:]} pixels, expected {SIDE}x{SIDE}.")
     if len(images) != len(labels):
         numbers = f"{len(images)} images, but {labels_at} {len(labels)} labels"
         raise ValueError(f"{at} holds {numbers}: take both together.")
-    if len(labels) and labels.max() >= CLASSES:
-        raise ValueError(f"{labels_at} holds the label {labels.max()}, expected 0 to {CLASSES - 1}.")
-    return LabelledImages(images, labels, source.names)
+    last = first + len(source.names) - 1
+    for extreme in (labels.min(initial=last), labels.max(initial=first)):
+        if not first <= extreme <= last:
+            raise ValueError(f"{labels_at} holds the label {extreme}, expected {first} to {last}.")
+    return LabelledImages(images, labels - np.uint8(first), source.names)
 
 
-def _downloads(source: _Source, names: Sequence[str], remedy: str) -> list[bytes]:
+def _downloads(
+    source: _Source, wanted: Sequence[tuple[str, ...]], remedy: str
+) -> list[tuple[str, bytes | bytearray]]:
     """Contents of downloaded files; in the cache their names begin with that of the data set."""
     contents = []
-    for name in names:
-        checksum = f"md5:{source.checksums[name]}"
-        file = archives.download(f"{source.url}{name}.gz", checksum, f"{source.folder}-{name}.gz")
-        contents += archives.read_members(file.parent, [file.name], remedy)
+    for name, *_ in wanted:
+        checksum = f"md5:{PUBLISHED[source.title, name]}"
+        file = archives.download(f"{source.url}{name}.gz", checksum, f"{source.folders[0]}-{name}.gz")
+        contents += archives.read_members(file.parent, [(file.name,)], remedy)
     return contents
 
 
-def parse_idx(content: bytes, dimensions: int, label: str, remedy: str) -> UInt8[np.ndarray, "*shape"]:
-    """The array of so many dimensions in an idx file of unsigned bytes, a copy that may be written to.
+def _array(
+    source: _Source, label: str, content: bytes | bytearray, name: str, dimensions: int, remedy: str
+) -> UInt8[np.ndarray, "*shape"]:
+    """Unsigned bytes of an idx or .npy file, unless a checksum says that it is another file than ``name``."""
+    known = KNOWN.get(hashlib.md5(content).hexdigest())
+    content = archives.gunzip(content, label, remedy)
+    if content[:6] == b"\x93NUMPY":
+        values = archives.parse_npy(content, label, remedy)
+        if values.dtype != np.uint8 or values.ndim != dimensions:
+            wanted = f"unsigned bytes in {dimensions} dimension(s)"
+            raise ValueError(
+                f"{label} holds {values.dtype} of shape {values.shape}, expected {wanted}: {remedy}"
+            )
+    else:
+        values = parse_idx(content, dimensions, label, remedy)
+    digest = hashlib.md5(bytes([0, 0, 8, dimensions]) + np.array(values.shape, ">u4").tobytes())
+    digest.update(np.ascontiguousarray(values).data)
+    known = known or KNOWN.get(digest.hexdigest(), (source.title, name))
+    if known != (source.title, name):
+        title, file = known
+        hint = "take the right one" if title == source.title else f"call {_READERS[title]}"
+        raise ValueError(
+            f"{label} is {file} of {title} by its checksum, not {name} of {source.title}: {hint}, or {remedy}"
+        )
+    return values
+
+
+def parse_idx(
+    content: bytes | bytearray, dimensions: int | None, label: str, remedy: str
+) -> Num[np.ndarray, "*shape"]:
+    """The array in an idx file: of unsigned bytes and so many dimensions, or of anything for None.
 
     Raises:
         ValueError: The magic number is another, or the length is not what the header says; the message calls
             the file ``label`` and ends with ``remedy``.
     """
-    header, size = 4 + 4 * dimensions, len(content)
-    magic, expected = int.from_bytes(content[:4], "big"), _UNSIGNED_BYTES + dimensions
+    size, magic = len(content), int.from_bytes(content[:4], "big")
+    count = magic & 0xFF if dimensions is None else dimensions
+    header = 4 + 4 * count
     if size < header:
         raise ValueError(f"{label} has {size} bytes, fewer than the {header} of an idx header: {remedy}")
-    if magic != expected:
-        wanted = f"{expected:#010x}, unsigned bytes in {dimensions} dimension(s)"
+    kind, expected = _TYPES.get(magic >> 8), 0x0800 + count
+    if kind is None or count > _DIMENSIONS or (dimensions is not None and magic != expected):
+        wanted = f"{expected:#010x}, unsigned bytes in {count} dimension(s)"
+        wanted = "0x00000801 or that of another idx file" if dimensions is None else wanted
         raise ValueError(f"{label} begins with the magic number {magic:#010x}, expected {wanted}: {remedy}")
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, 4))
-    if size - header != math.prod(shape):
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count, 4))
+    dtype = np.dtype(kind)
+    if size - header != math.prod(shape) * dtype.itemsize or max(shape, default=0) > size:
         said = f"{size - header} bytes where its header says {shape}"
         raise ValueError(f"{label} holds {said}: it is truncated or damaged, {remedy}")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+    return np.frombuffer(content, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))

@@ -53,7 +53,7 @@ def _other_data(task: Task, path: Path | None, notes: list[str]) -> dict[str, np
         return {}
     try:
         return {name: READERS[name](path, train=False).images}
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         notes.append(f"Without {name}: {error}")
         return {}
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Num
 from manifold_jax import models
 from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress
-from manifold_jax.datasets import LabelledImages, cifar10, fashion_mnist, mnist
+from manifold_jax.datasets import LabelledImages, archives, cifar10, fashion_mnist, mnist
 from manifold_jax.information import check_log_prob
 from manifold_jax.models import VGG11, LeNet, Pure, pixels
 
@@ -213,11 +213,12 @@ def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Bytes ``(n, *shape)`` of an ``.npz`` file, under the name ``images``."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give --letters an .npz file with an array named images.")
+    remedy = "it is not an .npz file with an array named images."
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            images = archive["images"]
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is not an .npz file with an array named images ({error}).") from None
+        ((label, content),) = archives.read_members(path, [("images.npy",)], remedy)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    images = archives.parse_npy(content, label, remedy)
     if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
         raise ValueError(
             f"the images in {path} must be uint8 of shape (n, {', '.join(map(str, shape))}), got "
