@@ -217,8 +217,8 @@ def noise_level(
 
     The share is that along one direction. A smooth signal leaves less in a difference of higher order, noise
     as much: where energies fall with the order, they count the less. Levels are means over the width of the
-    difference, of smooth samples over smooth ones, at least the median over the grid; 0 where rounding
-    explains them. An axis with too few samples takes the largest level of the others.
+    difference, of smooth samples over smooth ones, at least the median of those over the grid; 0 where
+    rounding explains them. An axis with too few samples takes the largest level of the others.
     """
 
     def mean(values: Array, rough: Array, radii: tuple[int, ...]) -> Array:
@@ -234,7 +234,8 @@ def noise_level(
             continue
         energy, below = (mean(x[..., k], rough[..., k], radii) for x in (terms.energies, terms.below))
         energy *= jnp.minimum(energy / jnp.maximum(DECAY * below, jnp.finfo(energy.dtype).tiny), 1.0)
-        energy = jnp.maximum(energy, grid_median(energy))
+        smooth = jnp.where(rough[..., k], jnp.nan, energy)
+        energy = jnp.maximum(energy, jnp.nan_to_num(grid_median(smooth)))
         squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
         sums = (jnp.where(rough[..., k], 0.0, x[..., k]) for x in (terms.aligned, terms.energies))
         aligned, total = map(jnp.nansum, sums)

@@ -12,7 +12,9 @@ from manifold_jax.geometry.tensors import JetGram, contract, pair_positions, poi
 
 ANGLES = 32  # samples of the curvature ellipse: eight for each of the at most four extrema of its radius
 NEWTON_STEPS = 8  # steps from the best sample, which is close: more than quadratic convergence needs
-ASCENT_STEPS = 24  # steps of the power method from every start, which converge linearly
+FIRST_STEPS = 8  # steps of the power method from every start, which converge linearly
+KEPT = 4  # the best of them then, which go on
+ASCENT_STEPS = 24  # with so many more steps
 POLISH_STEPS = 3  # steps to the largest eigenvector, each of which can only improve the direction
 SWEEPS = 6  # sweeps of two-sided Jacobi, which converge quadratically: to rounding for small matrices
 
@@ -60,7 +62,8 @@ def _symmetric_eigenvectors(a: Float[Array, "d d"]) -> tuple[Float[Array, "d"], 
     def rotate(a: Array, vectors: Array, p: int, q: int) -> tuple[Array, Array]:
         cos, sin = rotation(a[p, p], a[q, q], a[p, q], a[p, q] != 0)
         turn = eye.at[p, p].set(cos).at[q, q].set(cos).at[p, q].set(sin).at[q, p].set(-sin)
-        return contract("ki,kl,lj->ij", turn, a, turn), contract("ik,kj->ij", vectors, turn)
+        turned = contract("il,lj->ij", contract("ki,kl->il", turn, a), turn)
+        return turned, contract("ik,kj->ij", vectors, turn)
 
     def sweep(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
         for p in range(d - 1):
@@ -114,8 +117,13 @@ def _best_direction(c: Float[Array, "d d d d"], eigenvectors: Float[Array, "d d"
     def value(v: Float[Array, "d"]) -> Float[Array, ""]:
         return contract("kl,k,l->", inner_form(v), v, v)
 
-    ends = jax.vmap(lambda v: jax.lax.fori_loop(0, ASCENT_STEPS, ascend, v))(_starts(c, eigenvectors))
-    best = ends[jnp.argmax(jax.vmap(value)(ends))]
+    def climb(starts: Float[Array, "n d"], steps: int) -> tuple[Array, Array]:
+        ends = jax.vmap(lambda v: jax.lax.fori_loop(0, steps, ascend, v))(starts)
+        return ends, jax.vmap(value)(ends)
+
+    ends, values = climb(_starts(c, eigenvectors), FIRST_STEPS)
+    ends, values = climb(ends[jax.lax.top_k(values, KEPT)[1]], ASCENT_STEPS)
+    best = ends[jnp.argmax(values)]
 
     def polish(_: int, v: Float[Array, "d"]) -> Float[Array, "d"]:
         w = _top_eigenvector(inner_form(v))
