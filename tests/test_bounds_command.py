@@ -18,6 +18,7 @@ from manifold_jax.experiments.fits.report import rate_of, trend_of, usable
 from manifold_jax.experiments.fits.runner import Plan, Series, list_jobs, run_cells
 from manifold_jax.experiments.fits.samples import add_noise, known_setting, probe_points, training_samples
 from manifold_jax.experiments.fits.studies import EXPERIMENTS
+from manifold_jax.experiments.results import MANIFEST
 from manifold_jax.fitting import smooth_rate, supports
 from manifold_jax.geometry import Manifold
 
@@ -118,6 +119,7 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
     assert first.exit_code == 0, first.output
     images = {f"{name}{end}.png" for end in figures}
     assert {path.name for path in tmp_path.iterdir()} == {
+        MANIFEST,
         f"{name}.cells.jsonl",
         f"{name}.json",
         f"{name}.txt",
@@ -138,8 +140,7 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
 
 def test_cells_are_read_back_bit_by_bit(tmp_path):
     values = {"rms": 0.1 + 0.2, "maximum": 5e-324, "failed": None}
-    with Cells(tmp_path / "cells.jsonl") as cells:
-        cells.put("one", values)
+    Cells(tmp_path / "cells.jsonl").put("one", values)
     assert Cells(tmp_path / "cells.jsonl")["one"] == values
     assert [path.name for path in tmp_path.iterdir()] == ["cells.jsonl"]
     (tmp_path / "cells.jsonl").write_text("[1]\n")

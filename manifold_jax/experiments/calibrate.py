@@ -90,17 +90,16 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
     parts = [(p, n, k) for p in places for n in settings.sizes for k in range(counts[n])]
     whole = cache(_add_totals)
     rows: list[Row] = []
-    with cells:
-        for done, (place, size, number) in enumerate(parts, start=1):
-            options = {"manifold": place.name, "size": size, "number": number, "seed": seed}
-            # With the columns in its name, a cell that an earlier version wrote with others is not taken.
-            name = cell_name(**options, which=settings.dimensions, columns=Row._fields)
-            if name not in cells:
-                sample = _run_estimators(settings, whole(place), size, number, seed)
-                cells.put(name, sample.to_dicts())
-            rows += [Row(**row) for row in cells[name]]
-            if progress is not None:
-                progress(done, len(parts))
+    for done, (place, size, number) in enumerate(parts, start=1):
+        options = {"manifold": place.name, "size": size, "number": number, "seed": seed}
+        # With the columns in its name, a cell that an earlier version wrote with others is not taken.
+        name = cell_name(**options, which=settings.dimensions, most=settings.most, columns=Row._fields)
+        if name not in cells:
+            sample = _run_estimators(settings, whole(place), size, number, seed)
+            cells.put(name, sample.to_dicts())
+        rows += [Row(**row) for row in cells[name]]
+        if progress is not None:
+            progress(done, len(parts))
     ranks, others = ranking(Calibration(tuple(rows))), list[Row]()
     for place in places:
         others += [row for size in settings.sizes for row in measure_on_grid(place, size)]

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from manifold_jax._checks import whole
+from manifold_jax._files import remove_leftovers, replacing, user_path
 
 Folder = str | os.PathLike[str]
 
 
 def _place(folder: Folder, step: int) -> str:
     """Where a checkpoint is, absolute as Orbax wants it."""
-    return os.path.abspath(os.path.join(folder, str(int(step))))
+    return os.path.abspath(user_path(folder) / str(whole("checkpoint", "step", step, 0)))
 
 
 def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) -> Path:
@@ -33,6 +37,10 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
     Returns:
         The folder of the checkpoint.
 
+    Raises:
+        ValueError: There is nothing to save, something is not an array of numbers, or the folder cannot be
+            written.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -42,11 +50,27 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
     """
     from orbax.checkpoint import v1 as ocp
 
-    place = _place(folder, step)
+    place = Path(_place(folder, step))
     parts = {"params": params, "rest": {"rest": rest}}
-    with warnings.catch_warnings(action="ignore"):
-        ocp.save_checkpointables(place, jax.tree.map(np.asarray, parts), overwrite=True)
-    return Path(place)
+    if not jax.tree.leaves(params):
+        raise ValueError("save_checkpoint: params must hold at least one array, got none.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if not (jnp.issubdtype(dtype, np.number) or dtype == np.dtype(bool)) or not np.size(leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            got = f"{dtype} of shape {np.shape(leaf)}"
+            wanted = "an array of numbers that is not empty (of a key, jax.random.key_data)"
+            raise ValueError(f"save_checkpoint: {name} must be {wanted}, got {got}.")
+    try:
+        remove_leftovers(place.parent)
+        with replacing(place) as aside, warnings.catch_warnings(action="ignore"):
+            ocp.save_checkpointables(str(aside), jax.tree.map(np.asarray, parts))
+    except Exception as error:
+        if str(error).startswith("Cannot write"):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"Cannot write the checkpoint {place}: {reason}") from error
+    return place
 
 
 def checkpoint_steps(folder: Folder) -> list[int]:
@@ -57,7 +81,7 @@ def checkpoint_steps(folder: Folder) -> list[int]:
         []
     """
     # Orbax writes aside, and gives a folder its number when all is written.
-    complete = (mark.parent.name for mark in Path(folder).glob("*/_CHECKPOINT_METADATA"))
+    complete = (mark.parent.name for mark in user_path(folder).glob("*/_CHECKPOINT_METADATA"))
     return sorted(int(name) for name in complete if name.isdigit())
 
 
@@ -77,7 +101,10 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
     if step not in steps:
         there = ", ".join(map(str, steps)) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}, there are: {there}.")
-    place = _place(folder, step)
+    place, like = (
+        _place(folder, step),
+        jax.tree.map(lambda x: x if hasattr(x, "dtype") else np.asarray(x), like),
+    )
     remedy = "delete this folder, and the training goes on from the checkpoint before it"
     damaged = f"the checkpoint {place} is damaged, its arrays cannot be read: {remedy}."
     with warnings.catch_warnings(action="ignore"):

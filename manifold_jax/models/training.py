@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import whole
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, digest_arrays, digest_function
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
@@ -26,9 +26,6 @@ _State = tuple[Any, Any]
 
 _SGD = optax.sgd(0.01)
 """The optimizer of Grementieri & Fioresi; one object, so that it is compiled once."""
-
-_DIGESTED_ROWS = 64
-"""Rows of the data that tell one run from another: to read all of them would take long."""
 
 
 class Trained(NamedTuple):
@@ -105,10 +102,21 @@ def _size(data: Any) -> int:
     return sizes.pop()[0]
 
 
-def _digest(tree: Any) -> int:
-    """Checksum of the first rows of every array."""
-    rows = (leaf[:_DIGESTED_ROWS] if np.ndim(leaf) else leaf for leaf in jax.tree.leaves(tree))
-    return zlib.crc32(b"".join(np.asarray(part).tobytes() for part in rows))
+def _digest(*trees: Any) -> int:
+    """A number that tells arrays from others."""
+    return int(digest_arrays(*jax.tree.leaves(trees))[:15], 16)
+
+
+def _program(
+    loss: Loss, optimizer: optax.GradientTransformation, state: _State, rows: Any, key: Array
+) -> int:
+    """A number that tells what a step computes from anything else."""
+    params, inner = state
+    parts = (
+        digest_function(loss, params, rows, key, 0),
+        digest_function(optimizer.update, params, inner, params),
+    )
+    return int(hashlib.sha256("".join(parts).encode()).hexdigest()[:15], 16)
 
 
 def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.ndarray]) -> Any:
@@ -133,16 +141,21 @@ def _resume(
     rest = load_rest(folder, wanted, step)
     if not np.array_equal(rest["key"], wanted["key"]) or not np.array_equal(rest["run"], wanted["run"]):
         raise ValueError(
-            f"{folder} holds a run with another key, batch_size, data or initial parameters (it has "
-            f"batch_size {rest['run'][1]} and {rest['run'][0]} data): choose another folder."
+            f"{folder} holds a run with another key, batch_size, data or initial parameters, or another "
+            f"loss or optimizer (it has batch_size {rest['run'][1]} and {rest['run'][0]} data): "
+            "choose another folder."
         )
     metrics = {name: values[:-1] for name, values in rest["metrics"].items()}
     return jax.tree.map(jnp.asarray, (params, rest["optimizer"])), metrics
 
 
-def _no_metrics(loss: Loss, params: Any, data: Any, batch_size: int, key: Array) -> dict[str, np.ndarray]:
+def _batch(data: Any, batch_size: int) -> Any:
+    """Shapes and types of a batch."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
+
+
+def _no_metrics(loss: Loss, params: Any, rows: Any, key: Array) -> dict[str, np.ndarray]:
     """All metrics, with no rows yet; tracing the loss once shows its mistakes before anything starts."""
-    rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
     value, extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))
     return {name: np.zeros((0, *part.shape), np.float32) for name, part in {"loss": value, **extra}.items()}
 
@@ -186,7 +199,7 @@ def train(
 
     Raises:
         ValueError: An option is out of range, the arrays of ``data`` differ in length, or ``folder`` holds a
-            run of another architecture, optimizer, key or batch size.
+            run of another architecture, optimizer, loss, data, key or batch size.
 
     Example:
         >>> loss = lambda w, batch, key, step: (jnp.mean((batch - w) ** 2), {})
@@ -201,11 +214,15 @@ def train(
     marks = {steps} if folder is None else _marks(steps, save_at, save_every)
     optimizer = _SGD if optimizer is None else optimizer
     order_key, loss_key = jax.random.split(key)
-    run = (size, batch_size, _digest(params), _digest(data))
     # The scan takes the buffers over: an optimizer may keep those of the parameters.
     state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (params, optimizer.init(params)))
+    run: tuple[int, ...] = ()
+    digests = () if folder is None else (_digest(params), _digest(data))
     data = jax.tree.map(jnp.asarray, data)
-    metrics = _no_metrics(loss, params, data, batch_size, loss_key)
+    rows = _batch(data, batch_size)
+    metrics = _no_metrics(loss, params, rows, loss_key)
+    if folder is not None:
+        run = (size, batch_size, *digests, _program(loss, optimizer, state, rows, loss_key))
     done, saved = 0, [] if folder is None else checkpoint_steps(folder)
     if folder is not None and saved:  # also where all are later: runs must not mix
         latest = max((step for step in saved if step <= steps), default=saved[0])

@@ -113,17 +113,16 @@ def run_cells(
     jobs = list_jobs(settings, plan)
     sampled, samples = None, np.empty(0)
     tables: dict[tuple[Setting, str], dict[int, list[Values]]] = {}
-    with cells:
-        for done, job in enumerate(jobs, start=1):
-            name = job.name(plan, seed)
-            if name not in cells:
-                if sampled != (job.setting, job.size, job.run):
-                    sampled = (job.setting, job.size, job.run)
-                    samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
-                cells.put(name, errors_of(job, samples, plan, seed))
-            tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
-            if progress is not None:
-                progress(done, len(jobs))
+    for done, job in enumerate(jobs, start=1):
+        name = job.name(plan, seed)
+        if name not in cells:
+            if sampled != (job.setting, job.size, job.run):
+                sampled = (job.setting, job.size, job.run)
+                samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
+            cells.put(name, errors_of(job, samples, plan, seed))
+        tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
+        if progress is not None:
+            progress(done, len(jobs))
     every = []
     for setting, fit in itertools.product(settings, plan.fits):
         sizes, rows = zip(*tables[setting, fit].items(), strict=True)

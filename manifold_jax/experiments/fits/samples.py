@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from manifold_jax._checks import choice, positive
+from manifold_jax._files import digest_function
 from manifold_jax.datasets import ambient_noise, farthest_points, normal_noise, sample_uniform
 from manifold_jax.datasets.sampling import map_points
 from manifold_jax.experiments.sprites import ends
@@ -74,12 +75,14 @@ class Setting:
         """Names of the regions in which errors are taken as well as everywhere."""
         return tuple(REGIONS) if self.open_ends else ()
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """What a cell depends on, except for the name of the setting."""
+        """What a cell depends on, except for the name of the setting; images count with all their pixels."""
         axes = [(a.name, a.start, a.stop, a.periodic) for part in self.parts for a in part.grid.axes]
         known = (self.volume, self.reach, self.noise, self.scale, self.features)
-        return repr((known, axes, sorted(self.regions), *(["edges"] if self.open_ends else [])))
+        points = [jax.ShapeDtypeStruct((part.grid.ndim,), float) for part in self.parts]
+        programs = [digest_function(part.embedding, u) for part, u in zip(self.parts, points, strict=True)]
+        return repr((known, axes, programs, sorted(self.regions), *(["edges"] if self.open_ends else [])))
 
     @cached_property
     def radius(self) -> float:
