@@ -145,13 +145,16 @@ def read_members(
                     raise zipfile.BadZipFile(f"it holds {name} {len(known[name])} times")
                 contents.append((label.format(place, name), known[name][0]()))
     except _DAMAGE as error:
-        raise ValueError(
-            f"{place} is not a whole archive ({error or type(error).__name__}): {remedy}"
-        ) from error
+        raise ValueError(f"{place} is not a whole archive ({_reason(error)}): {remedy}") from error
     if missing:
         lacking = f"{len(missing)} of {len(wanted)} files, first {missing[0]}"
         raise FileNotFoundError(f"{place} lacks {lacking}: {remedy}")
     return contents
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says; some quote the garbage that they met."""
+    return (str(error) or type(error).__name__).partition(" and header b")[0][:120]
 
 
 def _files(folders: Sequence[Path]) -> Listing:
@@ -232,7 +235,7 @@ def gunzip(content: bytes | bytearray, label: str, remedy: str) -> bytes | bytea
     try:
         return _gunzip(content)
     except _DAMAGE as error:
-        raise ValueError(f"{label} is not a whole archive ({error}): {remedy}") from error
+        raise ValueError(f"{label} is not a whole archive ({_reason(error)}): {remedy}") from error
 
 
 def npy_header(start: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
