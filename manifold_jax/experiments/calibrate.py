@@ -20,7 +20,7 @@ from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments.cells import Cells, cell_name
 from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
 from manifold_jax.experiments.sprites import FACTORS
-from manifold_jax.experiments.terminal import Preset, Seed, plain_errors, results_folder
+from manifold_jax.experiments.terminal import Preset, Seed, plain_errors, prepare, results_folder
 from manifold_jax.fitting import Calibration, builtin_estimators, calibrate, error_curves, ranking
 from manifold_jax.fitting.calibration_table import ErrorCurve, Rank, Row
 from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
@@ -282,8 +282,9 @@ def calibrate_command(
     """
     arguments = registry.given_options(locals())
     with plain_errors():
+        folder = prepare(out)
         changes = {"manifolds": tuple(manifolds or ()) or None, "sizes": tuple(sizes or ()) or None}
         settings = registry.settings_for(EXPERIMENTS, "calibrate", preset, changes | {"seeds": seeds})
-        with results_folder(out), jax.enable_x64(not single):
-            cells = Cells(out / f"cells-{'float32' if single else 'float64'}.jsonl")
-            run_experiments(EXPERIMENTS, {"calibrate": settings}, (cells, seed), out, arguments)
+        with results_folder(folder), jax.enable_x64(not single):
+            cells = Cells(folder / f"cells-{'float32' if single else 'float64'}.jsonl")
+            run_experiments(EXPERIMENTS, {"calibrate": settings}, (cells, seed), folder, arguments)

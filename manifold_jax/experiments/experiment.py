@@ -13,7 +13,6 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from manifold_jax._checks import require
 from manifold_jax._files import fingerprint, package_version, write_dataset, write_text
 from manifold_jax.experiments.results import publishing
 from manifold_jax.experiments.terminal import as_text, console, progress_bar
@@ -156,12 +155,6 @@ def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:
     """Name the results."""
     names = ", ".join(path.name for path in written)
     console.print(Text.assemble(f"{before}Results in ", (str(out), "bold"), f": {names}"), soft_wrap=True)
-
-
-def require_for_results(*, plots: bool = True) -> None:
-    """Ask for the packages that write results, before anything is computed."""
-    for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
-        require(module, "cli", "This command")
 
 
 def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:

@@ -19,7 +19,15 @@ import typer
 from rich import progress
 from rich.console import Console, RenderableType
 
-from manifold_jax._files import forget_unfinished, locked, make_folder, remove_leftovers
+from manifold_jax._checks import require
+from manifold_jax._files import (
+    check_folder,
+    forget_unfinished,
+    locked,
+    make_folder,
+    remove_leftovers,
+    user_path,
+)
 
 
 class _Console(Console):
@@ -138,6 +146,15 @@ def plain_errors() -> Iterator[None]:
 def status_of(error: KeyboardInterrupt) -> int:
     """Exit status, as shells give it for Ctrl-C and SIGTERM."""
     return 143 if isinstance(error, Terminated) else 130
+
+
+def prepare(out: Path, *, plots: bool = True) -> Path:
+    """The folder of the results, after asking for all that writing them needs; nothing is made yet."""
+    for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
+        require(module, "cli", "This command")
+    folder = user_path(out)
+    check_folder(folder)
+    return folder
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
-"""Checkpoints of a training, in Orbax's format: one folder for each, parameters apart from the rest.
-
-Orbax warns of what does not concern arrays on one host; its warnings are ignored.
-"""
+"""Checkpoints of a training, in Orbax's format: one folder for each, parameters apart from the rest."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import whole
-from manifold_jax._files import remove_leftovers, replacing, user_path
+from manifold_jax._files import remove, remove_leftovers, replacing, user_path
 
 Folder = str | os.PathLike[str]
 
@@ -23,6 +24,19 @@ Folder = str | os.PathLike[str]
 def _place(folder: Folder, step: int) -> str:
     """Where a checkpoint is, absolute as Orbax wants it."""
     return os.path.abspath(user_path(folder) / str(whole("checkpoint", "step", step, 0)))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns of what does not concern arrays on one host, and logs what it raises too."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) -> Path:
@@ -63,13 +77,18 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
             raise ValueError(f"save_checkpoint: {name} must be {wanted}, got {got}.")
     try:
         remove_leftovers(place.parent)
-        with replacing(place) as aside, warnings.catch_warnings(action="ignore"):
-            ocp.save_checkpointables(str(aside), jax.tree.map(np.asarray, parts))
+        with replacing(place) as aside, _quiet():
+            try:
+                ocp.save_checkpointables(str(aside), jax.tree.map(np.asarray, parts))
+            finally:
+                for left in aside.parent.glob(f"{aside.name}.*"):
+                    remove(left)
     except Exception as error:
         if str(error).startswith("Cannot write"):
             raise
-        reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"Cannot write the checkpoint {place}: {reason}") from error
+        reason = re.search(r": ([^:]+) \[os_error_code", str(error))
+        reason = reason[1] if reason else str(error).splitlines()[0]
+        raise ValueError(f"Cannot write the checkpoint {place}: {reason}.") from error
     return place
 
 
@@ -107,7 +126,7 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
     )
     remedy = "delete this folder, and the training goes on from the checkpoint before it"
     damaged = f"the checkpoint {place} is damaged, its arrays cannot be read: {remedy}."
-    with warnings.catch_warnings(action="ignore"):
+    with _quiet():
         metadata = ocp.checkpointables_metadata(place).metadata
         if name not in metadata:
             raise ValueError(f"{place} was not written by manifold_jax: it holds no {name}.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
 from manifold_jax.experiments.classifier import across, denoise, detect, generate, history, paths, sprites
@@ -46,7 +47,7 @@ _LONG = ("history", "sweep", "train")
 
 def leaf_command(
     experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS, train="only train"))],
-    data: Annotated[str, typer.Option(help=f"One of {', '.join(READERS)}.")] = "digits",
+    data: Annotated[str | None, typer.Option(help=f"One of {', '.join(READERS)} (default: digits).")] = None,
     path: Annotated[
         Path | None, typer.Option(help="Folder of the data (default: MANIFOLD_JAX_DATA, else downloaded).")
     ] = None,
@@ -57,8 +58,13 @@ def leaf_command(
     images: Annotated[int | None, typer.Option(min=1, help="Test images.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a path.")] = None,
     ways: Annotated[int | None, typer.Option(min=1, max=5, help="Ways to walk, the paper's first.")] = None,
-    width: Annotated[int, typer.Option(min=1, help="Channels of the first layer of the VGG11.")] = 16,
-    init: Annotated[str, typer.Option(help="Initial weights: flax or torch (the paper's).")] = "flax",
+    width: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels of the first layer of the network for cifar10 (default: 16)."),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Initial weights: flax or torch, the paper's (default: flax).")
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
@@ -77,15 +83,19 @@ def leaf_command(
             name: registry.settings_for(EXPERIMENTS, name, preset, changes, strict=experiment != "all")
             for name in names
         }
-        options = {"letters": letters, "path": path}
-        _refuse_unused(experiment, letters=letters, path=path, steps=steps)
-        folder = out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}"
+        given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}
+        _refuse_unused(experiment, given, registry.given_options(changes))
+        data, init, path = data or "digits", init or "flax", path and user_path(path)
+        options = {"letters": letters and user_path(letters), "path": path}
+        folder = terminal.prepare(out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}")
         with terminal.results_folder(folder):
             own = {name: settings.pop(name) for name in names if name == "sprites"}
             if experiment != "sprites":
-                task = make_task(data, path, seed=seed, width=width, init=init)
-                if letters is not None:
-                    read_images(letters, task.train.images.shape[1:])  # refused before the training
+                task = make_task(data, path, seed=seed, width=width or 16, init=init)
+                if options["letters"] is not None:
+                    read_images(
+                        options["letters"], task.train.images.shape[1:]
+                    )  # refused before the training
                 arguments["training images"] = len(task.train.labels)
                 with terminal.progress_bar(f"training, {task.name}") as advance:
                     count = steps or steps_of_preset
@@ -94,12 +104,21 @@ def leaf_command(
             registry.run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
 
 
-def _refuse_unused(experiment: str, **options: Any) -> None:
+def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, Any]) -> None:
     """Options that would do nothing are mistakes."""
-    given = {name for name, value in options.items() if value is not None}
+    given, data = registry.given_options(options), options["data"] or "digits"
+    if experiment == "train" and changes:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(changes))
+        raise ValueError(f"train only trains: leave out {named}.")
     if experiment == "sprites" and given:
         named = ", ".join(f"--{name}" for name in sorted(given))
         raise ValueError(f"sprites has a data set and a network of its own: leave out {named}.")
-    takes = EXPERIMENTS[experiment].options if experiment in EXPERIMENTS else ("letters",)
+    takes = EXPERIMENTS[experiment].options if experiment in EXPERIMENTS else ("letters", "path")
     if "letters" in given and "letters" not in takes:
         raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
+    if "path" in given and data == "digits" and (experiment == "train" or "path" not in takes):
+        raise ValueError("--path does nothing for digits, which come with scikit-learn: leave it out.")
+    if "width" in given and data != "cifar10":
+        raise ValueError(f"--width is that of the network for cifar10: leave it out for {data}.")
+    if experiment == "train" and "letters" in given:
+        raise ValueError("--letters does not belong to train: it is for letters and detect.")

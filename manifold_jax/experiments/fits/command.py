@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 
+from manifold_jax._files import user_path
 from manifold_jax.experiments.experiment import describe, given_options, run_experiments, select, settings_for
 from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.samples import NOISES
 from manifold_jax.experiments.fits.studies import EXPERIMENTS, FACTORS
-from manifold_jax.experiments.terminal import Coil20, Out, Preset, Seed, plain_errors, results_folder, words
+from manifold_jax.experiments.terminal import (
+    Coil20,
+    Out,
+    Preset,
+    Seed,
+    plain_errors,
+    prepare,
+    results_folder,
+    words,
+)
 
 
 def bounds_command(
@@ -50,13 +60,16 @@ def bounds_command(
     """
     arguments = given_options(locals())
     with plain_errors():
+        folder = prepare(out or Path("runs") / "bounds")
+        path = path and user_path(path)
+        if path is not None and data is not None and "coil20" not in data:
+            raise ValueError("--path is where COIL-20 is: leave it out, or put coil20 among --data.")
         changes = {"seeds": seeds, "tests": tests, "steps": steps, "noise": noise, "path": path}
         changes |= {"fits": words(fits), "noises": words(noises), "data": words(data)}
         changes["sizes"] = _numbers("sizes", sizes)
         changes["dimensions"] = dimensions and dict.fromkeys(FACTORS, _numbers("dimensions", dimensions))
         names, strict = select(EXPERIMENTS, experiment), experiment != "all"
         plans = {name: settings_for(EXPERIMENTS, name, preset, changes, strict=strict) for name in names}
-        folder = out or Path("runs") / "bounds"
         with results_folder(folder):
             run_experiments(EXPERIMENTS, plans, (folder, seed), folder, arguments)
 

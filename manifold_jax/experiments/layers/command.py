@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
 from manifold_jax.experiments.experiment import Experiment, run_experiments
@@ -69,10 +70,13 @@ def layers_command(
                 raise ValueError(f"--{name} belongs to variant {kind} of the beta-VAE: leave it out.")
         if path is not None and data != "coil20":
             raise ValueError("--path is where COIL-20 is: leave it out, or take --data coil20.")
+        if experiment == "train" and factors is not None:
+            raise ValueError("--factors are those that are measured, and train only trains: leave it out.")
+        folder = terminal.prepare(out or Path("runs") / f"layers-{data}-{network}-{activation}")
+        arguments |= {"path": user_path(path)} if path else {}
         changes = {name: arguments.get(name) for name in Settings._fields} | {"variant": chosen}
         # All experiments have the same settings.
         settings = registry.settings_for(EXPERIMENTS, "evolution", preset, changes)
-        folder = out or Path("runs") / f"layers-{data}-{network}-{activation}"
         trial = prepare(settings, folder / "checkpoints")
         with terminal.results_folder(folder):
             with terminal.progress_bar(f"training {settings.seeds} runs, {trial.name}") as advance:

@@ -14,13 +14,20 @@ import numpy as np
 import typer
 
 from manifold_jax._checks import optional, positive
-from manifold_jax._files import check_folder, digest_function, fingerprint, user_path
-from manifold_jax.experiments.experiment import given_options, require_for_results, say_where
+from manifold_jax._files import digest_function, fingerprint, user_path
+from manifold_jax.experiments.experiment import given_options, say_where
 from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.results import publishing, remove_others
-from manifold_jax.experiments.terminal import console, plain_errors, progress_bar, results_folder, words
+from manifold_jax.experiments.terminal import (
+    console,
+    plain_errors,
+    prepare,
+    progress_bar,
+    results_folder,
+    words,
+)
 from manifold_jax.geometry import Geometry, Manifold, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.manifold import evaluate_points
@@ -76,14 +83,12 @@ def measure_command(
     arguments = given_options(locals())
     with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
         given: dict[str, Any] = {"shape": shape, "layout": layout, "axes": words(axes), "size": size}
-        given |= {"blur": blur, "object": object_id, "data": data}
+        given |= {"blur": blur, "object": object_id, "data": data and user_path(data)}
         given["samples"] = parse_pairs(samples, "--samples", int)
         given["range"] = parse_pairs(ranges, "--range", parse_range)
         given["fixed"] = parse_pairs(fixed, "--fixed", float)
         given = given_options(given)
-        require_for_results(plots=plots)
-        folder = user_path(out or Path("runs") / default_folder(dataset, given))
-        check_folder(folder)
+        folder = prepare(out or Path("runs") / default_folder(dataset, given), plots=plots)
         orders = _parse_accuracy(accuracy)
         manifolds = build(dataset, given)
         if not 0 < tolerance < 1:
