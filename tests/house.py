@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = "manifold_jax"
-GROUND = ("_linalg", "_checks", "_files")
+GROUND = ("_linalg", "_checks", "_files", "_programs")
 LOWER = ("geometry", "information")
 MIDDLE = ("datasets", "fitting", "models", "plotting")
 TOP = ("experiments",)
@@ -33,6 +33,7 @@ ALLOWED = {
     "_linalg": set(),
     "_checks": set(),
     "_files": {"_checks"},
+    "_programs": set(),
     "geometry": set(GROUND),
     "information": set(GROUND),
     "datasets": {"geometry", *GROUND},

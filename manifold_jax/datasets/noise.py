@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from manifold_jax._checks import choice, floating, positive
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets.sampling import map_points
-from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.manifold import Manifold, frozen_embedding
 
 
 def ambient_noise(
@@ -56,7 +58,7 @@ def normal_noise(
 
     Args:
         key: Random key.
-        manifold: The manifold; the compiled function is cached per Manifold object.
+        manifold: The manifold.
         coordinates: Chart points ``(n, d)``.
         scale: Standard deviation or radius, as for :func:`ambient_noise`.
         kind: ``"gaussian"`` or ``"uniform"``.
@@ -86,19 +88,21 @@ def normal_noise(
         raise ValueError(f"normal_noise: {what}, so no normal direction; use ambient_noise.")
     key_direction, key_radius = jax.random.split(key)
     noise = jax.random.normal(key_direction, (len(coordinates), features), coordinates.dtype)
-    points, normal = _points_and_normals(manifold, coordinates, noise)
+    embedding = frozen_embedding(manifold.embedding, d, coordinates.dtype)
+    points, normal = _points_and_normals(embedding, manifold.grid, coordinates, noise)
     if kind == "uniform":
         radius = jax.random.uniform(key_radius, (len(points), 1), normal.dtype) ** (1.0 / (features - d))
         normal = normal * (radius / jnp.linalg.norm(normal, axis=1, keepdims=True))
     return points + (jnp.asarray(scale, points.dtype) * normal).reshape(points.shape)
 
 
-@partial(jax.jit, static_argnames="manifold")
+@partial(jax.jit, static_argnames="grid")
 def _points_and_normals(
-    manifold: Manifold, coordinates: Float[Array, "n d"], noise: Float[Array, "n f"]
+    embedding: Any, grid: Grid, coordinates: Float[Array, "n d"], noise: Float[Array, "n f"]
 ) -> tuple[Float[Array, "n *features"], Float[Array, "n f"]]:
     """Embedded points, and the normal part of a vector at each of them."""
-    points = map_points(manifold, manifold.embedding, coordinates)
+    manifold = Manifold("moved", embedding, grid)
+    points = map_points(manifold, embedding, coordinates)
     return points, map_points(manifold, partial(_normal_part, manifold), coordinates, noise)
 
 

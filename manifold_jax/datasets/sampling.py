@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from manifold_jax._checks import instance, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.manifold import Manifold
+from manifold_jax.geometry.manifold import Manifold, frozen_embedding
 
 PROBES = 1024
 """Grid points, at most, from which the first bound on the volume element is taken."""
@@ -82,12 +82,13 @@ def sample_uniform(key: PRNGKeyArray, manifold: Manifold, count: int, *, max_rou
     count = whole("sample_uniform", "count", count)
     max_rounds = whole("sample_uniform", "max_rounds", max_rounds)
     instance("sample_uniform", "manifold", manifold, Manifold, "sample the members of a union one by one")
-    return _rejection(key, manifold, count, max_rounds)
+    embedding = frozen_embedding(manifold.embedding, manifold.grid.ndim, jnp.result_type(float))
+    return _rejection(key, embedding, manifold.grid, count, max_rounds)
 
 
-@partial(jax.jit, static_argnames=("manifold", "count"))
-def _rejection(key: PRNGKeyArray, manifold: Manifold, count: int, max_rounds: int) -> Samples:
-    axes = manifold.grid.axes
+@partial(jax.jit, static_argnames=("grid", "count"))
+def _rejection(key: PRNGKeyArray, embedding: Any, grid: Grid, count: int, max_rounds: int) -> Samples:
+    manifold, axes = Manifold("sampled", embedding, grid), grid.axes
     low, high = (jnp.array(ends, float) for ends in zip(*((a.start, a.stop) for a in axes), strict=True))
     proposals = min(max(count, 256), 16384)
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._programs import frozen
 from manifold_jax.datasets import sprite
 from manifold_jax.geometry import Manifold
-from manifold_jax.geometry.manifold import as_partial
 from manifold_jax.models import LeNet
 
 FACTORS = ("scale", "orientation", "y", "x")
@@ -47,7 +47,7 @@ def draw(key: Array, manifold: Manifold, count: int) -> Float[Array, "count d"]:
 
 def evaluate(function: Any, points: Array) -> Any:
     """A function of one point, such as an embedding or a layer, at many ``(n, ...)``, 64 at a time."""
-    return _evaluate(as_partial(function), points)
+    return _evaluate(frozen(function, points[0]), points)
 
 
 @jax.jit

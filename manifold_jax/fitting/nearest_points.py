@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from manifold_jax._checks import optional, positive, query_rows, whole
 from manifold_jax._linalg import block_rows, damping_matrix, map_blocks, matmul, norm, safe_sqrt
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.manifold import Manifold, as_partial, is_union
+from manifold_jax.geometry.manifold import Manifold, frozen_embedding, is_union
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, direct_squares, product_squares
 
 _LARGEST_DAMPING = 1e10  # beyond it no step goes down: the search ends
@@ -93,7 +93,8 @@ def nearest_points(
     rows, _ = query_rows(name, points, parts[0].feature_shape)
     if len(shape) < 2 or len(rows) != shape[0]:
         raise ValueError(f"{name}: points must have shape (q, *features), got {shape}.")
-    feet = [_on_one(as_partial(part.embedding), rows, part.grid, options) for part in parts]
+    embeddings = [frozen_embedding(part.embedding, part.grid.ndim, rows.dtype) for part in parts]
+    feet = [_on_one(f, rows, part.grid, options) for f, part in zip(embeddings, parts, strict=True)]
     nearest = _nearest_component(feet)
     return nearest._replace(points=nearest.points.reshape(shape))
 

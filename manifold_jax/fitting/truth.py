@@ -12,11 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from manifold_jax._linalg import block_rows
+from manifold_jax._programs import frozen
 from manifold_jax.datasets.noise import ambient_noise, normal_noise
 from manifold_jax.datasets.sampling import map_points, sample_uniform
 from manifold_jax.fitting.distances import distances_to_manifold, hausdorff_distance
-from manifold_jax.geometry import Manifold, gram_from_function, measure, reach
+from manifold_jax.geometry import Grid, Manifold, gram_from_function, measure, reach
 from manifold_jax.geometry.local_fit import CURVATURES
+from manifold_jax.geometry.manifold import frozen_embedding
 
 Noise = Callable[[PRNGKeyArray, Manifold, Array, Array], Array] | tuple[str, float] | None
 """A kind and a scale, or a function of a key, the manifold, chart coordinates and points."""
@@ -84,26 +86,38 @@ def exact_total(parts: tuple[Manifold, ...], name: str) -> float:
 
 def exact_field(parts: tuple[Manifold, ...], coordinates: tuple[Array, ...], name: str) -> np.ndarray:
     """Curvature ``(n,)`` or tangent frames ``(n, d, f)`` at chart coordinates, by closed form or AD."""
-    one = _tangents_at if name == "tangent" else partial(_curvature_at, name=name)
-    return np.concatenate([np.asarray(one(part, u)) for part, u in zip(parts, coordinates, strict=True)])
+    fields = (_exact_part(part, u, name) for part, u in zip(parts, coordinates, strict=True))
+    return np.concatenate([np.asarray(field) for field in fields])
 
 
-@partial(jax.jit, static_argnames="part")
-def _tangents_at(part: Manifold, coordinates: Float[Array, "n d"]) -> Float[Array, "n d f"]:
+def _exact_part(part: Manifold, coordinates: Float[Array, "n d"], name: str) -> Array:
+    form = part.known.get(name)
+    if name != "tangent" and callable(form):
+        return _map(frozen(form, coordinates[0]), coordinates)
+    embedding = frozen_embedding(part.embedding, part.grid.ndim, coordinates.dtype)
+    if name == "tangent":
+        return _tangents_at(embedding, part.grid, coordinates)
+    return _curvature_at(embedding, coordinates, name=name)
+
+
+@jax.jit
+def _map(form: Any, coordinates: Float[Array, "n d"]) -> Float[Array, "n"]:
+    return jax.vmap(form)(coordinates)
+
+
+@partial(jax.jit, static_argnames="grid")
+def _tangents_at(embedding: Any, grid: Grid, coordinates: Float[Array, "n d"]) -> Float[Array, "n d f"]:
     """Orthonormal frames of the tangent spaces."""
 
     def frame(u: Float[Array, "d"]) -> Float[Array, "d f"]:
-        return jnp.linalg.qr(jax.jacfwd(lambda v: jnp.ravel(part.embedding(v)))(u))[0].T
+        return jnp.linalg.qr(jax.jacfwd(lambda v: jnp.ravel(embedding(v)))(u))[0].T
 
-    return map_points(part, frame, coordinates)
+    return map_points(Manifold("exact", embedding, grid), frame, coordinates)
 
 
-@partial(jax.jit, static_argnames=("part", "name"))
-def _curvature_at(part: Manifold, coordinates: Float[Array, "n d"], *, name: str) -> Float[Array, "n"]:
-    form = part.known.get(name)
-    if callable(form):
-        return jax.vmap(form)(coordinates)
-    return CURVATURES[name](gram_from_function(part.embedding, coordinates))
+@partial(jax.jit, static_argnames="name")
+def _curvature_at(embedding: Any, coordinates: Float[Array, "n d"], *, name: str) -> Float[Array, "n"]:
+    return CURVATURES[name](gram_from_function(embedding, coordinates))
 
 
 class Truth(NamedTuple):

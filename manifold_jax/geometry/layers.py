@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from manifold_jax._checks import optional, positive, single, whole
 from manifold_jax._files import Progress
+from manifold_jax._programs import as_function, first_line, frozen, result_of
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
@@ -33,7 +35,7 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors
-from manifold_jax.geometry.manifold import Embedding, Manifold, Points, as_partial, as_points
+from manifold_jax.geometry.manifold import Embedding, Manifold, Points, as_points, frozen_embedding
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil, stencil_of
@@ -110,8 +112,8 @@ def layer_jets(
 
     Args:
         embedding: One chart point ``(d,)`` to one input of the first layer.
-        functions: The layers, each of one activation of the layer before. A ``jax.tree_util.Partial`` of a
-            function and its parameters is not compiled anew for other parameters.
+        functions: The layers, each of one activation of the layer before. What one computes is looked at
+            now; other weights are not compiled anew.
         coordinates: Chart points ``(n, d)``.
 
     Returns:
@@ -124,10 +126,12 @@ def layer_jets(
         [[1.0, 2.0], [0.0, 2.0]] [[3.0, 6.0], [0.0, 6.0]]
     """
     coordinates = single(jnp.asarray(coordinates))
-    jets = _start(as_partial(embedding), coordinates)
+    chart = coordinates.shape[1], coordinates.dtype
+    jets = _start(frozen_embedding(as_function(embedding), *chart), coordinates)
     yield jets
     for function in functions:
-        jets = _push(as_partial(function), jets, coordinates.shape[1])
+        activation = jax.ShapeDtypeStruct(jets.points.shape[1:], jets.points.dtype)
+        jets = _push(frozen(as_function(function), activation), jets, coordinates.shape[1])
         yield jets
 
 
@@ -182,7 +186,8 @@ def measure_layers(
     optional(whole, "measure_layers", "batch_size", batch_size)
     points = as_points("measure_layers", manifold)
     start = jax.ShapeDtypeStruct(points.feature_shape, points.dtype)
-    sizes = [start.size, *check_chain(functions, start, names)]
+    functions = check_chain(functions, start, names)
+    sizes = [start.size, *(result_of(function).size for function in functions)]
     if accuracy is None:
         reports = _by_jets(points, functions, batch_size, progress)
     else:
@@ -250,7 +255,7 @@ def _windows(
     points = window.points.reshape(*window.points.shape[:ndim], *feature_shape)
     yield window._replace(points=points)
     for function in functions:
-        points = _advance(as_partial(function), points, ndim)
+        points = _advance(function, points, ndim)
         yield window._replace(points=points)
 
 
@@ -262,17 +267,18 @@ def _advance(function: Any, points: Array, ndim: int) -> Array:
     return after.reshape(*points.shape[:ndim], *after.shape[1:])
 
 
-def check_chain(functions: Sequence[Layer], start: Any, names: Sequence[str]) -> list[int]:
-    """Number of features of every layer; nothing is computed, ``start`` is a ``jax.ShapeDtypeStruct``."""
-    here, before, sizes = start, "the input", []
+def check_chain(functions: Sequence[Layer], start: Any, names: Sequence[str]) -> list[Partial]:
+    """The layers as they are now; nothing is computed, ``start`` is a ``jax.ShapeDtypeStruct``."""
+    here, before, programs = start, "the input", []
     for name, function in zip(names, functions, strict=True):
         try:
-            after = jax.eval_shape(function, here)
-        except (TypeError, ValueError, IndexError) as error:
+            program = frozen(as_function(function), here)
+        except Exception as error:  # whatever a function of the user raises
             gives = f"what {before} gives, {here.dtype} of shape {here.shape}"
-            raise ValueError(f"layer {name!r} does not accept {gives}: {error}") from error
+            raise ValueError(f"layer {name!r} does not accept {gives}: {first_line(error)}") from error
+        after = result_of(program)
         if not hasattr(after, "dtype") or not jnp.issubdtype(after.dtype, jnp.floating):
             raise ValueError(f"layer {name!r} must return one floating-point array, got {after}.")
         here, before = jax.eval_shape(single, after), f"layer {name!r}"
-        sizes.append(here.size)
-    return sizes
+        programs.append(program)
+    return programs

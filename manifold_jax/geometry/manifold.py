@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax._checks import finite, instance, is_traced, single
+from manifold_jax._programs import as_function, first_line, frozen, program_of, result_of
 from manifold_jax.geometry.grid import DType, Grid
 
 Embedding = Callable[[Any], Any]
@@ -89,8 +90,10 @@ class Manifold:
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one ambient point."""
+        if (program := program_of(self.embedding)) is not None:
+            return tuple(program.result.shape)
         point = jax.ShapeDtypeStruct((self.grid.ndim,), jnp.result_type(float))
-        return tuple(jax.eval_shape(self.embedding, point).shape)
+        return tuple(jax.eval_shape(lambda u: self.embedding(u), point).shape)  # remembered by identity
 
 
 def is_union(points: Any) -> bool:
@@ -105,7 +108,8 @@ class Points:
     Attributes:
         kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"memmap"`` (read window by window)
             or ``"function"`` (evaluated, also beyond the ends of the grid; never stored).
-        values: Array ``(*grid.shape, f)``, or the function as a ``jax.tree_util.Partial``.
+        values: Array ``(*grid.shape, f)``, or the function as it was when it was given, with all arrays that
+            it holds as leaves of a ``jax.tree_util.Partial``.
         grid: The lattice.
         feature_shape: Shape of one point, before it was flattened to ``f`` numbers.
         dtype: Floating type of the computation.
@@ -167,10 +171,12 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
         points, grid = points.embedding, grid or points.grid
     if not isinstance(grid, Grid):
         raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
+    points = as_function(points)
     if callable(points):
-        function, dtype = as_partial(points), jnp.result_type(float)
-        shape, constants = _trace(function, grid.ndim, dtype)
-        return Points("function", function, grid, shape, dtype, _is_staged() or is_traced(constants), caller)
+        dtype = jnp.result_type(float)
+        function = frozen_embedding(points, grid.ndim, dtype)
+        traced = _is_staged() or is_traced(function)
+        return Points("function", function, grid, result_of(function).shape, dtype, traced, caller)
     if exact:
         raise ValueError(f"{caller}: exact=True needs a function or a Manifold, got an array of points.")
     return _array_points(caller, points, grid)
@@ -230,28 +236,26 @@ def _is_staged() -> bool:
     return is_traced(jnp.zeros(()))
 
 
-def _trace(embedding: Embedding, dimension: int, dtype: DType) -> tuple[tuple[int, ...], list[Any]]:
-    """Shape of one point, and the constants that the function holds; nothing is computed."""
+def frozen_embedding(embedding: Embedding, dimension: int, dtype: DType) -> jax.tree_util.Partial:
+    """A function of one chart point as it is now; nothing is computed. Refuses what cannot be differentiated.
+
+    The shape of one point is that of its ``result_of``.
+    """
     point = jax.ShapeDtypeStruct((dimension,), dtype)
     try:
-        closed, value = jax.make_jaxpr(embedding, return_shape=True)(point)
-    except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"The embedding does not accept one chart point of shape ({dimension},): {error}"
-        ) from error
+        function = frozen(embedding, point)
+    except Exception as error:  # whatever a function of the user raises
+        shape = f"one chart point of shape ({dimension},)"
+        raise ValueError(f"The embedding does not accept {shape}: {first_line(error)}") from error
+    value = result_of(function)
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(f"The embedding must return one floating-point array, got {value}.")
-    return tuple(value.shape), closed.consts
+    return function
 
 
 def feature_size(embedding: Embedding, dimension: int, dtype: DType) -> int:
     """Number of features, known without computing anything; refuses what cannot be differentiated."""
-    return math.prod(_trace(embedding, dimension, dtype)[0])
-
-
-def as_partial(embedding: Embedding) -> jax.tree_util.Partial:
-    """A function as a pytree, so that it can be an argument of a compiled one."""
-    return embedding if isinstance(embedding, jax.tree_util.Partial) else jax.tree_util.Partial(embedding)
+    return math.prod(result_of(frozen_embedding(embedding, dimension, dtype)).shape)
 
 
 @partial(jax.jit, static_argnames="dtype")
@@ -261,9 +265,9 @@ def _evaluate(embedding: Any, coordinates: Array, dtype: DType) -> Array:
 
 def evaluate_points(embedding: Embedding, coordinates: np.ndarray, dtype: DType) -> np.ndarray:
     """Points ``(n, f)`` on the host at chart points ``(n, d)``, rendered a batch at a time."""
-    function = as_partial(embedding)
+    function = frozen_embedding(embedding, coordinates.shape[1], dtype)
     n = len(coordinates)
-    points = np.empty((n, feature_size(function, coordinates.shape[1], dtype)), dtype)
+    points = np.empty((n, math.prod(result_of(function).shape)), dtype)
     for start in range(0, n, RENDERED):
         # The last batch overlaps the one before: one shape, one compilation.
         part = slice(max(0, min(start, n - RENDERED)), start + RENDERED)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import is_traced, optional, positive, single, whole
 from manifold_jax._linalg import block_rows, map_blocks
+from manifold_jax._programs import as_function
 from manifold_jax.information.precision import promoted
 
 LogProb = Callable[[Any], Array]
@@ -61,7 +62,7 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
     """
     if not callable(log_prob):
         raise ValueError(f"log_prob must be a function of one input, got {type(log_prob).__name__}.")
-    values = jax.eval_shape(log_prob, x) if is_traced(x) else log_prob(x)
+    values = jax.eval_shape(lambda z: log_prob(z), x) if is_traced(x) else log_prob(x)
     shape = getattr(values, "shape", None)
     if shape is None or len(shape) != 1 or shape[0] < 2:
         raise ValueError(
@@ -111,7 +112,7 @@ def checked_input(
     caller: str, log_prob: LogProb, x: Any, *, name: str = "x", batch_size: Any = None, rtol: Any = None
 ) -> tuple[LogProb, Array]:
     """A function and one input, checked together with the options, in at least float32."""
-    x = as_input(caller, x, name)
+    x, log_prob = as_input(caller, x, name), as_function(log_prob)
     check_log_prob(log_prob, x)
     _check_options(caller, batch_size, rtol)
     return promoted(log_prob, x)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from manifold_jax._linalg import norm, unit
+from manifold_jax._programs import frozen
 from manifold_jax.information.foliation import keep_label, project, reject, span
 from manifold_jax.information.log_prob import LogProb, scores
 from manifold_jax.information.precision import rank_tolerances
@@ -251,6 +252,7 @@ def _start(field: _Field) -> _Walk:
     return _Walk(field.source, view, field.options.step_size, none - 1, none, zero, zero, zero, none)
 
 
+@jax.jit
 def _follow(log_prob: Any, source: Array, goal: Array, options: Options) -> Path:
     """Steps in a while loop that ends early, inside a scan over the saved points.
 
@@ -292,14 +294,9 @@ def _follow(log_prob: Any, source: Array, goal: Array, options: Options) -> Path
     )
 
 
-_compiled_follow = jax.jit(_follow)
-
-
 def follow(log_prob: LogProb, source: Array, goal: Array, options: Options) -> Path:
     """Follow the field from ``source`` towards a destination or along a direction.
 
-    A ``jax.tree_util.Partial`` is compiled once, whatever its parameters. Any other function is traced again
-    at every call: one that reads a model trained in place must not be remembered with its old weights.
+    It is compiled once, whatever the weights of the network.
     """
-    run = _compiled_follow if isinstance(log_prob, jax.tree_util.Partial) else _follow
-    return run(log_prob, source, goal, options)
+    return _follow(frozen(log_prob, source), source, goal, options)

@@ -13,8 +13,8 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from manifold_jax._programs import as_function
 from manifold_jax.geometry.layers import check_chain
-from manifold_jax.geometry.manifold import as_partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +208,7 @@ def chain(
     """
     if not functions:
         raise ValueError("chain: functions must hold at least one layer, got none.")
-    parts = tuple(as_partial(function) for function in functions.values())
+    given = [as_function(function) for function in functions.values()]
+    parts = tuple(f if isinstance(f, Partial) else Partial(f) for f in given)
     check_chain(parts, jax.ShapeDtypeStruct(tuple(shape), dtype), tuple(functions))
     return Layers(tuple(functions), parts)
