@@ -362,7 +362,7 @@ def digest_function(function: Callable[..., Any], *arguments: Any) -> str:
             keys = jnp.issubdtype(part.dtype, jax.dtypes.prng_key)
             digest.update(digest_arrays(jax.random.key_data(part) if keys else part).encode())
 
-    closed = jax.make_jaxpr(function)(*arguments)
+    closed = jax.make_jaxpr(lambda *a: function(*a))(*arguments)  # JAX remembers traces by identity
     digest.update(_ADDRESS.sub("", str(closed.jaxpr)).encode())
     add(closed)
     return digest.hexdigest()

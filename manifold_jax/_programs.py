@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -105,7 +105,7 @@ def frozen(function: Callable[..., Any], *at: Any) -> Partial:
     known = program_of(function)
     if known is not None and known.fits(at):
         return function  # type: ignore[return-value]
-    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), at)
+    arguments = jax.tree.map(_shape_of, at)
     held, rebuild = _arrays(function)
 
     def run(held: Any, *arguments: Any) -> Any:
@@ -136,7 +136,7 @@ def _arrays(function: Any) -> tuple[list[Any], Callable[[list[Any]], Callable[..
     """
     if isinstance(function, types.MethodType):
         held, whole = _arrays(function.__self__)
-        return held, lambda arrays: partial(function.__func__, whole(arrays))
+        return held, lambda arrays: types.MethodType(function.__func__, whole(arrays))
     leaves, structure = jax.tree.flatten(function)
     numbers = (float, np.floating) if isinstance(function, Partial) else ()
     places = [k for k, x in enumerate(leaves) if isinstance(x, (jax.Array, np.ndarray, *numbers))]
@@ -146,6 +146,11 @@ def _arrays(function: Any) -> tuple[list[Any], Callable[[list[Any]], Callable[..
         return jax.tree.unflatten(structure, [new.get(k, leaf) for k, leaf in enumerate(leaves)])
 
     return [leaves[k] for k in places], rebuild
+
+
+def _shape_of(x: Any) -> jax.ShapeDtypeStruct:
+    x = x if hasattr(x, "dtype") else jnp.asarray(x)
+    return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True))
 
 
 def _kind(array: Any) -> tuple[Any, Any]:

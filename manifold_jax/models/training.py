@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import whole
 from manifold_jax._files import Progress, digest_arrays, digest_function
+from manifold_jax._programs import frozen, result_of
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
@@ -50,8 +52,9 @@ class Trained(NamedTuple):
         return self
 
 
-@partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
+@partial(jax.jit, static_argnames="optimizer", donate_argnames="state")
 def _scan(
+    loss: Partial,
     state: _State,
     data: Any,
     order: Int[Array, "chunk batch"],
@@ -59,7 +62,6 @@ def _scan(
     first: Int[Array, ""],
     count: Int[Array, ""],
     *,
-    loss: Loss,
     optimizer: optax.GradientTransformation,
 ) -> tuple[_State, dict[str, Array]]:
     """The first ``count`` of a chunk of steps; the rest is idle: one compilation serves all lengths."""
@@ -68,7 +70,9 @@ def _scan(
         params, inner = state
         batch = jax.tree.map(lambda a: a[rows], data)
         differentiate = jax.value_and_grad(loss, has_aux=True)
-        (value, metrics), gradient = differentiate(params, batch, jax.random.fold_in(key, step), step)
+        (value, metrics), gradient = differentiate(
+            params, batch, jax.random.fold_in(key, step), jnp.int32(step)
+        )
         updates, inner = optimizer.update(gradient, inner, params)
         return (optax.apply_updates(params, updates), inner), {"loss": value, **metrics}
 
@@ -154,9 +158,9 @@ def _batch(data: Any, batch_size: int) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
 
 
-def _no_metrics(loss: Loss, params: Any, rows: Any, key: Array) -> dict[str, np.ndarray]:
-    """All metrics, with no rows yet; tracing the loss once shows its mistakes before anything starts."""
-    value, extra = jax.eval_shape(loss, params, rows, key, jnp.int32(0))
+def _no_metrics(loss: Partial) -> dict[str, np.ndarray]:
+    """All metrics, with no rows yet."""
+    value, extra = result_of(loss)
     return {name: np.zeros((0, *part.shape), np.float32) for name, part in {"loss": value, **extra}.items()}
 
 
@@ -183,7 +187,7 @@ def train(
 
     Args:
         loss: ``loss(params, batch, key, step) -> (scalar, dictionary of metrics)``; ``batch`` is
-            ``batch_size`` rows of ``data``. The same function object is compiled once.
+            ``batch_size`` rows of ``data``. Equal computations are compiled once.
         params: Pytree of floating-point arrays; left intact.
         data: Pytree of arrays with a common first axis. Each epoch goes through it in an order of its own.
         key: Key of the orders and of all noise in the loss.
@@ -220,7 +224,9 @@ def train(
     digests = () if folder is None else (_digest(params), _digest(data))
     data = jax.tree.map(jnp.asarray, data)
     rows = _batch(data, batch_size)
-    metrics = _no_metrics(loss, params, rows, loss_key)
+    # As it is now; tracing it once shows its mistakes before anything starts.
+    function = frozen(loss, state[0], rows, loss_key, jax.ShapeDtypeStruct((), jnp.int32))
+    metrics = _no_metrics(function)
     if folder is not None:
         run = (size, batch_size, *digests, _program(loss, optimizer, state, rows, loss_key))
     done, saved = 0, [] if folder is None else checkpoint_steps(folder)
@@ -235,7 +241,7 @@ def train(
     finite = True
     for begin, end in itertools.pairwise([done, *sorted(stops)]):
         batches = _orders(order_key, range(begin, end), size, batch_size, chunk)
-        state, new = _scan(state, data, batches, loss_key, begin, end - begin, loss=loss, optimizer=optimizer)
+        state, new = _scan(function, state, data, batches, loss_key, begin, end - begin, optimizer=optimizer)
         new = {name: np.asarray(value, np.float32)[: end - begin] for name, value in new.items()}
         metrics = {name: np.concatenate([metrics[name], new[name]]) for name in metrics}
         done = end
