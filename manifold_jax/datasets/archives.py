@@ -35,6 +35,7 @@ LARGEST = 640 * 2**20
 """Bytes of the largest file that is read; the largest of a known data set has 547 MB (EMNIST by class)."""
 
 _CHUNK = 2**20
+_EXPANSION = 1032  # bytes that one byte of deflate can hold
 _DEPTH, _FOLDERS = 2, 1000  # levels of folders that are looked through, and folders of a level
 
 Listing = dict[str, list[Callable[[], bytearray]]]
@@ -135,26 +136,29 @@ def read_members(
         ValueError: The archive is truncated, damaged, too large or of another kind, or has a file twice.
     """
     label, missing, contents = "{}: {}" if place.is_file() else "{}/{}", [], []
-    try:
-        with contextlib.ExitStack() as opened:
-            known = _listing(place, opened)
-            members = [_option(options, known) or "" for options in wanted]
-            missing = [options[0] for options, name in zip(wanted, members, strict=True) if not name]
-            for name in members if not missing else ():
-                if len(known[name]) > 1:
-                    raise zipfile.BadZipFile(f"it holds {name} {len(known[name])} times")
-                contents.append((label.format(place, name), known[name][0]()))
-    except _DAMAGE as error:
-        raise ValueError(f"{place} is not a whole archive ({_reason(error)}): {remedy}") from error
+    with whole_archive(place, remedy), contextlib.ExitStack() as opened:
+        known = _listing(place, opened)
+        members = [_option(options, known) or "" for options in wanted]
+        missing = [options[0] for options, name in zip(wanted, members, strict=True) if not name]
+        for name in members if not missing else ():
+            if len(known[name]) > 1:
+                raise zipfile.BadZipFile(f"it holds {name} {len(known[name])} times")
+            contents.append((label.format(place, name), known[name][0]()))
     if missing:
         lacking = f"{len(missing)} of {len(wanted)} files, first {missing[0]}"
         raise FileNotFoundError(f"{place} lacks {lacking}: {remedy}")
     return contents
 
 
-def _reason(error: Exception) -> str:
-    """What an exception says; some quote the garbage that they met."""
-    return (str(error) or type(error).__name__).partition(" and header b")[0][:120]
+@contextlib.contextmanager
+def whole_archive(label: object, remedy: str) -> Iterator[None]:
+    """Turn what the standard library raises for a damaged archive into a ValueError that names it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        # Some quote the garbage that they met.
+        reason = (str(error) or type(error).__name__).partition(" and header b")[0][:120]
+        raise ValueError(f"{label} is not a whole archive ({reason}): {remedy}") from error
 
 
 def _files(folders: Sequence[Path]) -> Listing:
@@ -206,6 +210,8 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     """A member of a zip archive, to be read in chunks; not of methods that may expand at once to anything."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise NotImplementedError(f"{info.filename} is compressed by method {info.compress_type}")
+    if info.file_size > _EXPANSION * info.compress_size + _CHUNK:
+        raise zipfile.BadZipFile(f"{info.filename} cannot have {info.file_size} bytes")
     return archive.open(info)
 
 
@@ -232,10 +238,8 @@ def gunzip(content: bytes | bytearray, label: str, remedy: str) -> bytes | bytea
     Raises:
         ValueError: It is truncated or damaged, or expands to more than ``LARGEST``.
     """
-    try:
+    with whole_archive(label, remedy):
         return _gunzip(content)
-    except _DAMAGE as error:
-        raise ValueError(f"{label} is not a whole archive ({_reason(error)}): {remedy}") from error
 
 
 def npy_header(start: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype, int]:

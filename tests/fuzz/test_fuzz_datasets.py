@@ -10,7 +10,16 @@ import pytest
 from fuzz.mutate import trial
 from PIL import Image
 
-from manifold_jax.datasets import archives, cifar10, cifar100, mnist, read_coil20, read_coil100, read_idx
+from manifold_jax.datasets import (
+    archives,
+    cifar10,
+    cifar100,
+    dsprites,
+    mnist,
+    read_coil20,
+    read_coil100,
+    read_idx,
+)
 from manifold_jax.experiments.classifier.task import read_images
 
 RNG = np.random.default_rng(0)
@@ -123,12 +132,26 @@ def make(kind, folder):
             for name, content in COIL.items():
                 (folder / name.rsplit("/", 1)[1]).write_bytes(content)
             return folder / "obj1__5.png", plain(lambda: read_coil20(folder), ROLLED), True
+        case "dsprites.npz":
+            sizes = (1, 3, 2, 5, 1, 1)
+            classes = np.stack(np.unravel_index(np.arange(30), sizes), -1)
+            values = classes * [1, 1, 0.5, np.pi / 2, 1, 1]
+            images = RNG.integers(0, 2, (30, 8, 8), dtype=np.uint8)
+            file, factors = folder / "dsprites.npz", ("scale", "orientation")
+            np.savez_compressed(file, imgs=images, latents_values=values, latents_classes=classes)
+            right = images.reshape(3, 2, 5, 8, 8)[2, :, :4]
+            return (
+                file,
+                (lambda: dsprites(file, factors=factors), lambda d: np.array_equal(d.points, right)),
+                True,
+            )
     raise AssertionError(kind)
 
 
 FORMATS = (
     *("idx", "idx.gz", "labels.gz", "read_idx", "mnist.zip", "mnist.npz", "letters.npz", "cifar10.bin"),
     *("cifar100.bin", "cifar10.py", "cifar100.py", "cifar.tar.gz", "coil20.zip", "coil100.zip", "png"),
+    "dsprites.npz",
 )
 
 
