@@ -16,15 +16,13 @@ import unicodedata
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import require
+from manifold_jax._keys import is_whole, seal
 
 Progress = Callable[[int, int], None]
 """Called with the number of points (or steps) done and the number of all."""
@@ -230,16 +228,17 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
         if engine == "zarr":
             # Format 2: format 3 has neither strings of fixed length nor consolidated metadata yet.
             dataset.to_zarr(aside, mode="w", zarr_format=2)
+            seal(aside)
         else:
             # In memory first: HDF5 crashes where a disk is full.
             aside.write_bytes(dataset.to_netcdf(None, engine=engine))
     return path
 
 
-READING = """
+_READING = """
 import sys
 try:
-    import xarray, {module}
+    import {engine}
 except ImportError:
     sys.exit(3)
 try:
@@ -250,7 +249,16 @@ try:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 except (ImportError, OSError, ValueError):
     pass  # no limits on this machine but that of the time
-xarray.open_dataset(sys.argv[1], engine="{engine}", decode_cf=False).load()
+if "{engine}" == "zarr":
+    data = zarr.open_group(sys.argv[1], mode="r")
+    arrays = [array for _, array in data.arrays()]
+else:
+    data = h5netcdf.File(sys.argv[1], "r")
+    arrays = [array for array in data.variables.values() if array.dimensions is not None]
+for one in (data, *arrays):
+    dict(one.attrs)
+for array in arrays:
+    array[...]
 """
 """Program that reads a data set once, in a process that can be ended: HDF5 may loop or crash on bad files."""
 
@@ -274,12 +282,14 @@ def read_dataset(path: str | Path) -> Any:
     remedy = "measure again and save it"
     if path.is_dir() != (engine == "zarr") or not (path.is_dir() or path.is_file()):
         raise ValueError(f"{damaged}: {remedy}.")
+    whole = is_whole(path)
+    if whole is False:
+        raise ValueError(f"{damaged}, its files were changed: {remedy}.")
     files = path.rglob("*") if path.is_dir() else (path,)
     size = sum(file.stat().st_size for file in files if file.is_file())
     seconds, room = _READ_SECONDS + int(size / _READ_RATE), _READ_ROOM + _READ_RATIO * size
-    module = "h5netcdf" if engine == "h5netcdf" else "zarr"
-    code = READING.format(module=module, engine=engine, seconds=seconds, room=room)
-    if sys.executable:
+    code = _READING.format(engine=engine, seconds=seconds, room=room)
+    if sys.executable and not whole:
         environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-c", code, str(path.absolute())]
         try:
@@ -312,76 +322,6 @@ def safe_labels(names: Sequence[str], taken: Collection[str]) -> tuple[str, ...]
 def printable(text: str) -> str:
     """Text that every format takes: no control characters, no lone surrogates."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def digest_arrays(*arrays: Any) -> str:
-    """Hexadecimal digest of types, shapes and numbers; one NaN is like another."""
-    digest = hashlib.sha256()
-    for value in arrays:
-        array = np.asarray(value)
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            array = np.where(np.isnan(array), array.dtype.type(np.nan), array)
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.tobytes() if array.dtype.hasobject else array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def package_version() -> str:
-    """The version of this package, part of every key of work that goes on."""
-    try:
-        return metadata.version("manifold_jax")
-    except metadata.PackageNotFoundError:  # run from its source
-        return "unknown"
-
-
-_ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
-
-
-def digest_function(function: Callable[..., Any], *arguments: Any) -> str:
-    """Digest of what a function computes: its jaxpr for such arguments, and all arrays that it holds.
-
-    It is the same in every process. ``arguments`` are arrays or their ``jax.ShapeDtypeStruct``.
-    """
-    digest = hashlib.sha256()
-
-    def add(part: Any) -> None:
-        """Constants of a jaxpr and of all that are in it."""
-        if isinstance(part, dict):
-            part = tuple(part.values())
-        if isinstance(part, tuple | list):
-            for inner in part:
-                add(inner)
-        elif hasattr(part, "jaxpr"):
-            add([*part.consts, part.jaxpr])
-        elif hasattr(part, "eqns"):
-            for equation in part.eqns:
-                add([getattr(v, "val", None) for v in equation.invars])
-                add(equation.params)
-        elif isinstance(part, jax.Array | np.ndarray):
-            keys = jnp.issubdtype(part.dtype, jax.dtypes.prng_key)
-            digest.update(digest_arrays(jax.random.key_data(part) if keys else part).encode())
-
-    closed = jax.make_jaxpr(lambda *a: function(*a))(*arguments)  # JAX remembers traces by identity
-    digest.update(_ADDRESS.sub("", str(closed.jaxpr)).encode())
-    add(closed)
-    return digest.hexdigest()
-
-
-def fingerprint(points: Any, *parts: Any) -> str:
-    """Sixteen hexadecimal digits that tell one measurement from another.
-
-    Arrays count with all their numbers; of files that are mapped the size and the time of the last change
-    count, and the numbers at some places (``parts``). For functions ``points`` is None, and ``parts`` holds
-    their :func:`digest_function`. ``parts`` is everything else that matters, with a stable ``repr``.
-    """
-    digest = hashlib.sha256(repr((package_version(), parts)).encode())
-    if isinstance(points, np.memmap):
-        status = os.stat(str(points.filename))
-        digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
-    elif points is not None:
-        digest.update(digest_arrays(points).encode())
-    return digest.hexdigest()[:16]
 
 
 class PartialResult:

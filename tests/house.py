@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = "manifold_jax"
-GROUND = ("_linalg", "_checks", "_files", "_programs")
+GROUND = ("_linalg", "_checks", "_keys", "_files", "_programs")
 LOWER = ("geometry", "information")
 MIDDLE = ("datasets", "fitting", "models", "plotting")
 TOP = ("experiments",)
@@ -32,7 +32,8 @@ TOP = ("experiments",)
 ALLOWED = {
     "_linalg": set(),
     "_checks": set(),
-    "_files": {"_checks"},
+    "_keys": set(),
+    "_files": {"_checks", "_keys"},
     "_programs": set(),
     "geometry": set(GROUND),
     "information": set(GROUND),

@@ -8,7 +8,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from manifold_jax._files import make_folder, package_version, user_path
+from manifold_jax._files import make_folder, user_path
+from manifold_jax._keys import package_version
 
 VERSION = 3
 """Part of every cell's name: raise it when a fit, an estimator or the defaults of one change."""

@@ -13,7 +13,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from manifold_jax._files import fingerprint, package_version, write_dataset, write_text
+from manifold_jax._files import write_dataset, write_text
+from manifold_jax._keys import fingerprint, package_version
 from manifold_jax.experiments.results import publishing
 from manifold_jax.experiments.terminal import as_text, console, progress_bar
 from manifold_jax.plotting.geometry import save_figure

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from manifold_jax._files import scratch_folder
+from manifold_jax._keys import file_digest
 
 MANIFEST = ".manifold_jax.sha256"
 """File in a folder of results: a line for each of them with its digest, the key of the work, and its name."""
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listed(out: Path) -> set[tuple[str, ...]]:
@@ -30,7 +25,7 @@ def _listed(out: Path) -> set[tuple[str, ...]]:
 def _is_own(path: Path, key: str, listed: set[tuple[str, ...]]) -> bool:
     """Whether a file is as this package wrote it in the same work."""
     named = any(entry[1:] == (key, path.name) for entry in listed)
-    return named and path.is_file() and (_digest(path), key, path.name) in listed
+    return named and path.is_file() and (file_digest(path), key, path.name) in listed
 
 
 @contextlib.contextmanager
@@ -55,7 +50,7 @@ def publishing(out: Path, key: str, written: list[Path]) -> Iterator[Path]:
         moves = list(zip(files, paths, strict=True))
         try:
             with (out / MANIFEST).open("a", encoding="utf-8") as manifest:
-                manifest.writelines(f"{_digest(file)} {key} {path.name}\n" for file, path in moves)
+                manifest.writelines(f"{file_digest(file)} {key} {path.name}\n" for file, path in moves)
             written += [file.replace(path) for file, path in moves]
         except OSError as error:
             raise ValueError(f"Cannot write to the folder {out}: {error.strerror or error}.") from error

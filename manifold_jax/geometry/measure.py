@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax._checks import optional, positive, whole
-from manifold_jax._files import PartialResult, Progress, digest_function, fingerprint
+from manifold_jax._files import PartialResult, Progress
+from manifold_jax._keys import digest_function, fingerprint
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._checks import choice, is_traced, number, require
-from manifold_jax._files import digest_arrays, printable, read_dataset, safe_labels, user_path, write_dataset
+from manifold_jax._files import printable, read_dataset, safe_labels, user_path, write_dataset
+from manifold_jax._keys import digest_arrays
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.quantities import (
     FIELDS,

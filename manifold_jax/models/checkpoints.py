@@ -17,6 +17,7 @@ import numpy as np
 
 from manifold_jax._checks import whole
 from manifold_jax._files import remove, remove_leftovers, replacing, user_path
+from manifold_jax._keys import is_whole, seal
 
 Folder = str | os.PathLike[str]
 
@@ -80,6 +81,7 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
         with replacing(place) as aside, _quiet():
             try:
                 ocp.save_checkpointables(str(aside), jax.tree.map(np.asarray, parts))
+                seal(aside)
             finally:
                 for left in aside.parent.glob(f"{aside.name}.*"):
                     remove(left)
@@ -126,6 +128,8 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
     )
     remedy = "delete this folder, and the training goes on from the checkpoint before it"
     damaged = f"the checkpoint {place} is damaged, its arrays cannot be read: {remedy}."
+    if is_whole(Path(place)) is False:
+        raise ValueError(damaged)
     with _quiet():
         metadata = ocp.checkpointables_metadata(place).metadata
         if name not in metadata:

@@ -16,7 +16,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import whole
-from manifold_jax._files import Progress, digest_arrays, digest_function
+from manifold_jax._files import Progress
+from manifold_jax._keys import digest_arrays, digest_function
 from manifold_jax._programs import frozen, result_of
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from manifold_jax._checks import choice, positive
-from manifold_jax._files import digest_function
+from manifold_jax._keys import digest_function
 from manifold_jax.datasets import ambient_noise, farthest_points, normal_noise, sample_uniform
 from manifold_jax.datasets.sampling import map_points
 from manifold_jax.experiments.sprites import ends

@@ -14,7 +14,8 @@ import numpy as np
 import typer
 
 from manifold_jax._checks import optional, positive
-from manifold_jax._files import digest_function, fingerprint, user_path
+from manifold_jax._files import user_path
+from manifold_jax._keys import digest_function, fingerprint
 from manifold_jax.experiments.experiment import given_options, say_where
 from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from manifold_jax import plotting
-from manifold_jax._files import package_version, write_dataset, write_text
+from manifold_jax._files import write_dataset, write_text
+from manifold_jax._keys import package_version
 from manifold_jax.experiments.experiment import write_json
 from manifold_jax.experiments.terminal import as_text, bars
 from manifold_jax.geometry import Geometry, Manifold, Reach

@@ -1,0 +1,93 @@
+"""Damaged results: the right data, a sentence that names the file, or work that begins again."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fuzz.mutate import trial
+
+from manifold_jax import Axis, Grid, load_geometry, measure
+from manifold_jax._files import PartialResult
+from manifold_jax.experiments.cells import Cells
+from manifold_jax.models import load_params, save_checkpoint
+
+GRID = Grid((Axis("angle", 0.0, 2 * np.pi, 16, periodic=True),))
+PARAMS = {"a": np.arange(60.0, dtype=np.float32).reshape(3, 20), "b": {"c": np.arange(5)}}
+
+
+def ring(u):
+    return jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])])
+
+
+def _checkpoint_files(folder):
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.stat().st_size]
+    return [file for file in files if "ocdbt" in str(file) or file.parent == folder or "params" in str(file)]
+
+
+def make(kind, folder):
+    """``(files, (read, same))`` of a format; each file is damaged by itself."""
+    if kind in ("nc", "zarr", "unsealed.zarr"):
+        geometry = measure(ring, GRID)
+        path = geometry.save(folder / f"ring.{kind}")
+        files = [path]
+        if kind == "unsealed.zarr":  # as other programs write it
+            (path / ".manifold_jax.sha256").unlink()
+        if kind != "nc":
+            names = (".zmetadata", "volume_element/0", "volume_element/.zarray", ".zattrs", "measure_name/0")
+            files = [path / name for name in names]
+        return files, (lambda: load_geometry(path), lambda found: found == geometry)
+    if kind == "checkpoint":
+        place = save_checkpoint(folder, 3, PARAMS)
+
+        def same(found):
+            return np.array_equal(found["a"], PARAMS["a"]) and np.array_equal(found["b"]["c"], np.arange(5))
+
+        return _checkpoint_files(place), (lambda: load_params(folder, PARAMS, 3), same)
+    if kind == "partial":
+        partial = PartialResult(folder, "key")
+        partial.save([[np.arange(7), np.ones((7, 3))]], 7, now=True)
+
+        def whole(found):
+            leaves, done = found
+            return (leaves, done) == ([], 0) or (done == 7 and np.array_equal(leaves[0][0], np.arange(7)))
+
+        return [partial.path], (partial.load, whole)
+    cells = Cells(folder / "cells.jsonl")
+    for number in range(6):
+        cells.put(f"cell {number}", {"rms": 0.1 * number, "failed": None})
+
+    def subset(found):
+        return all(cells.get(name) == values for name, values in found.items())
+
+    return [cells.path], (lambda: Cells(cells.path), subset)
+
+
+KINDS = ("nc", "zarr", "checkpoint", "partial", "cells")
+
+
+def run(kind, folder, count, seed):
+    """Outcomes of ``count`` mutations, shared out over the files. Names of the folder count as well."""
+    files, (read, same) = make(kind, folder)
+    shares = [count // len(files) + (k < count % len(files)) for k in range(len(files))]
+    total = dict.fromkeys(("right", "refused", "other"), 0)
+    root = f"ring.{kind}" if "zarr" in kind else "3" if kind == "checkpoint" else None
+    for number, (file, share) in enumerate(zip(files, shares, strict=True)):
+        outcomes = trial(file, read, same, count=share, seed=[seed, number], named=root)
+        for name, times in outcomes.items():
+            total[name] += times
+    return total
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_damaged_results(kind, tmp_path):
+    total = run(kind, tmp_path, 12 if kind == "nc" else 48, 0)
+    assert total["refused"] + total["right"] == sum(total.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "part"), list(itertools.product((*KINDS, "unsealed.zarr"), range(4))))
+def test_many_damaged_results(kind, part, tmp_path):
+    total = run(kind, tmp_path, 500, 1 + part)
+    print(f"{kind}: {total}")
+    assert total["refused"] + total["right"] == 500
