@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,8 +73,11 @@ class SpriteRenderer:
         f = {name: jnp.asarray(value, u.dtype) for name, value in self.fixed}
         f |= {name: u[k] for k, name in enumerate(self.factors)}
         pixels = jnp.arange(self.size, dtype=u.dtype)
-        image = _square_image if self.half_side else _outline_image
-        return f["contrast"] * image(self, f, pixels)
+        if self.half_side:
+            return f["contrast"] * _square_image(self.half_side, f, pixels)
+        nodes = [jnp.asarray(column, u.dtype) for column in self.nodes]
+        sign = math.copysign(1.0, signed_area(self.nodes))
+        return f["contrast"] * sign * _outline_image(nodes, f, pixels)
 
 
 def _distribution(z: Array) -> Array:
@@ -92,17 +96,19 @@ def _moved_outline(f: Mapping[str, Any], nodes: Sequence[Any], xp: Any = jnp) ->
     return f["x"] + a * x + b * y, f["y"] + c * x + d * y, a * dx + b * dy, c * dx + d * dy
 
 
-def _outline_image(renderer: SpriteRenderer, f: dict[str, Array], pixels: Array) -> Array:
+@jax.jit
+def _outline_image(nodes: Sequence[Array], f: dict[str, Array], pixels: Array) -> Array:
     """Green's theorem on the outline."""
-    nodes, sigma = [jnp.asarray(column, pixels.dtype) for column in renderer.nodes], f["blur"]
+    sigma = f["blur"]
     qx, qy, _, dqy = _moved_outline(f, nodes)
     inside = _distribution((qx[:, None] - pixels[None, :]) / sigma)
     z = (qy[None, :] - pixels[:, None]) / sigma
     density = jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * sigma) * dqy[None, :]
-    return math.copysign(1.0, signed_area(renderer.nodes)) * matmul(density, inside)
+    return matmul(density, inside)
 
 
-def _square_image(renderer: SpriteRenderer, f: dict[str, Array], pixels: Array) -> Array:
+@partial(jax.jit, static_argnames="half_side")
+def _square_image(half_side: float, f: dict[str, Array], pixels: Array) -> Array:
     """Product of two blurred slabs in the frame of a rectangle."""
     x, y = pixels[None, :] - f["x"], pixels[:, None] - f["y"]
     cos, sin = jnp.cos(f["orientation"]), jnp.sin(f["orientation"])
@@ -110,7 +116,7 @@ def _square_image(renderer: SpriteRenderer, f: dict[str, Array], pixels: Array) 
     def slab(z: Array, half: Array) -> Array:
         return _distribution((half - z) / f["blur"]) - _distribution((-half - z) / f["blur"])
 
-    half = renderer.half_side * f["scale"]
+    half = half_side * f["scale"]
     wide = jnp.sqrt(f["aspect"])
     return slab(cos * x + sin * y, half * wide) * slab(cos * y - sin * x, half / wide)
 

@@ -80,7 +80,11 @@ def christoffel(gram: JetGram, *, kind: int = 2) -> Float[Array, "*batch d d d"]
     """
     if choice("christoffel", "kind", kind, (1, 2)) == 1:
         return gram.mixed
-    return pointwise(lambda point: contract("kl,ijl->ijk", _inverse_metric(point), point.mixed), gram)
+    return pointwise(_symbols, gram)
+
+
+def _symbols(point: JetGram) -> Float[Array, "d d d"]:
+    return contract("kl,ijl->ijk", _inverse_metric(point), point.mixed)
 
 
 def riemann(gram: JetGram) -> Float[Array, "*batch d d d d"]:
@@ -131,7 +135,11 @@ def ricci(gram: JetGram) -> Float[Array, "*batch d d"]:
         >>> mj.ricci(mj.gram_from_function(bowl, jnp.zeros(2)))
         Array([[1., 0.], [0., 1.]], dtype=float32)
     """
-    return pointwise(lambda point: contract("ik,ijkl->jl", _inverse_metric(point), _riemann(point)), gram)
+    return pointwise(_ricci, gram)
+
+
+def _ricci(point: JetGram) -> Float[Array, "d d"]:
+    return contract("ik,ijkl->jl", _inverse_metric(point), _riemann(point))
 
 
 def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -148,7 +156,11 @@ def scalar_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(mj.scalar_curvature(mj.gram_from_function(saddle, jnp.zeros(2))))
         -2.0
     """
-    return pointwise(lambda point: jnp.subtract(*traces(second_form_gram(point))), gram)
+    return pointwise(_scalar, gram)
+
+
+def _scalar(point: JetGram) -> Float[Array, ""]:
+    return jnp.subtract(*traces(second_form_gram(point)))
 
 
 def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
@@ -165,7 +177,11 @@ def mean_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(mj.mean_curvature(mj.gram_from_function(bowl, jnp.zeros(2))))
         2.0
     """
-    return pointwise(lambda p: safe_sqrt(traces(second_form_gram(p))[0]) / p.metric.shape[0], gram)
+    return pointwise(_mean, gram)
+
+
+def _mean(point: JetGram) -> Float[Array, ""]:
+    return safe_sqrt(traces(second_form_gram(point))[0]) / point.metric.shape[0]
 
 
 def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
@@ -182,7 +198,11 @@ def second_form_norm(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(mj.second_form_norm(mj.gram_from_function(bowl, jnp.zeros(2))).round(4))
         1.4142
     """
-    return pointwise(lambda point: safe_sqrt(traces(second_form_gram(point))[1]), gram)
+    return pointwise(_second_form_norm, gram)
+
+
+def _second_form_norm(point: JetGram) -> Float[Array, ""]:
+    return safe_sqrt(traces(second_form_gram(point))[1])
 
 
 def sectional_curvature(
@@ -215,15 +235,16 @@ def sectional_curvature(
         if vector.shape[-1:] != (d,):
             raise ValueError(f"{name} needs {d} chart components in its last axis, got shape {vector.shape}.")
 
-    def of_plane(point: JetGram, u: Array, v: Array) -> Array:
-        g, c = point.metric, _chart_second_form_gram(point)
-        uu, vv, uv = (contract("ij,i,j->", g, a, b) for a, b in ((u, u), (v, v), (u, v)))
-        curvature = contract("ijkl,i,j,k,l->", c, u, u, v, v) - contract("ijkl,i,j,k,l->", c, u, v, u, v)
-        area = uu * vv - uv**2
-        dependent = area <= DEPENDENT * jnp.finfo(g.dtype).eps * uu * vv
-        return jnp.where(dependent, jnp.nan, curvature / jnp.where(dependent, 1.0, area))
+    return pointwise(_sectional, gram, u, v)
 
-    return pointwise(of_plane, gram, u, v)
+
+def _sectional(point: JetGram, u: Float[Array, "d"], v: Float[Array, "d"]) -> Float[Array, ""]:
+    g, c = point.metric, _chart_second_form_gram(point)
+    uu, vv, uv = (contract("ij,i,j->", g, a, b) for a, b in ((u, u), (v, v), (u, v)))
+    curvature = contract("ijkl,i,j,k,l->", c, u, u, v, v) - contract("ijkl,i,j,k,l->", c, u, v, u, v)
+    area = uu * vv - uv**2
+    dependent = area <= DEPENDENT * jnp.finfo(g.dtype).eps * uu * vv
+    return jnp.where(dependent, jnp.nan, curvature / jnp.where(dependent, 1.0, area))
 
 
 def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:

@@ -165,7 +165,7 @@ def normal_curvature(gram: JetGram) -> Float[Array, "*batch"]:
         >>> print(mj.normal_curvature(mj.gram_from_function(saddle, jnp.zeros(2))))
         2.0
     """
-    return pointwise(lambda point: bounds_of(second_form_gram(point))[0], gram)
+    return normal_curvature_bounds(gram)[0]
 
 
 def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
@@ -186,5 +186,9 @@ def normal_curvature_bounds(gram: JetGram) -> tuple[Float[Array, "*batch"], Floa
         >>> print(lower.round(4), upper.round(4))
         1.0 1.0
     """
-    both = pointwise(lambda point: jnp.stack(bounds_of(second_form_gram(point))), gram)
+    both = pointwise(_both_bounds, gram)
     return both[..., 0], both[..., 1]
+
+
+def _both_bounds(point: JetGram) -> Float[Array, "2"]:
+    return jnp.stack(bounds_of(second_form_gram(point)))

@@ -82,14 +82,18 @@ def map_grams(kernel: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
-    """Apply a one-point function over the batch axes of a Gram."""
+    """Apply a one-point function of a module over the batch axes of a Gram."""
     if not isinstance(gram, JetGram):
         raise ValueError(f"Curvatures are functions of a JetGram, got {type(gram).__name__}: use gram(jet).")
     batch, d = gram.metric.shape[:-2], gram.metric.shape[-1]
     rows = JetGram(*(leaf.reshape(-1, *leaf.shape[len(batch) :]) for leaf in gram))
     arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
-    result = map_grams(kernel, rows, *arguments)
+    result = _compiled_map(kernel, rows, *arguments)
     return result.reshape(*batch, *result.shape[1:])
+
+
+# One program: operation by operation a curvature compiles a hundred of them.
+_compiled_map = jax.jit(map_grams, static_argnames="kernel")
 
 
 def cholesky(g: Float[Array, "d d"]) -> tuple[list[list[Array]], list[Array]]:
