@@ -48,7 +48,7 @@ def check_run(sizes, tmp_path, monkeypatch):
     by_grid = [r["rmse"] for r in rows if r["estimator"] == GRID and r["quantity"] == "scalar_curvature"]
     exactly = [r["rmse"] for r in rows if r["estimator"] == EXACT]
     assert max(by_grid) < 0.02
-    assert len(exactly) == 4
+    assert len(exactly) == len(command.CURVATURES)
     assert max(exactly) < 1e-12
     monkeypatch.setattr(command, "calibrate", lambda *_, **__: pytest.fail("was done before"))
     assert run(*options).exit_code == 0
@@ -60,6 +60,8 @@ def check_run(sizes, tmp_path, monkeypatch):
 
 def test_a_tiny_run_writes_its_tables_and_goes_on(tmp_path, monkeypatch):
     few = [one for one in builtin_estimators() if one.quantity == "volume" or one.name == "TwoNN"]
+    fewer = {name: command.CURVATURES[name] for name in ("scalar_curvature", "second_form_norm")}
+    monkeypatch.setattr(command, "CURVATURES", fewer)
     monkeypatch.setattr(command, "builtin_estimators", lambda **_: few)
     assert {row["quantity"] for row in check_run([100], tmp_path, monkeypatch)} == {"volume", "dimension"}
 

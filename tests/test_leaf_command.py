@@ -53,20 +53,35 @@ def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
     assert message in text(result)
 
 
-def test_a_run_leaves_a_table_figures_and_json_and_is_not_trained_twice(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options", "figures", "key"),
+    [
+        ("rank", (), ("rank.png",), None),
+        pytest.param(
+            "across",
+            ("--max-steps", 10),
+            ("across_clamped.png", "across_free.png", "across_curves.png"),
+            "vertical share",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_run_leaves_its_files_and_is_not_trained_twice(name, options, figures, key, tmp_path):
     trained = run("train", "--steps", 20, "--out", tmp_path)
     assert trained.exit_code == 0, trained.output
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"0", "10", "20"}
-    asked = ("across", "--steps", 20, "--images", 2, "--max-steps", 10, "--out", tmp_path)
+    asked = (name, "--steps", 20, "--images", 2, *options, "--out", tmp_path)
     stamp = (tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
     result = run(*asked)
     assert result.exit_code == 0, result.output
-    stems = ("across_clamped.png", "across_free.png", "across_curves.png")
     written = {path.name for path in tmp_path.iterdir()} - {MANIFEST}
-    assert written == {"checkpoints", "across.json", "across.txt", *stems}
-    record = json.loads((tmp_path / "across.json").read_text())
-    assert record["arguments"]["settings"] == {"images": 2, "max_steps": 10}
-    assert np.shape(record["data"]["vertical share"]["gradient"]) == (2,)
+    assert written == {"checkpoints", f"{name}.json", f"{name}.txt", *figures}
+    record = json.loads((tmp_path / f"{name}.json").read_text())
+    assert record["arguments"]["settings"]["images"] == 2
+    assert len(record["rows"]) > 1
+    if key:
+        assert record["arguments"]["settings"]["max_steps"] == 10
+        assert np.shape(record["data"][key]["gradient"]) == (2,)
     assert (tmp_path / "checkpoints" / "20" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == stamp
     other = run("rank", "--steps", 30, "--seed", 1, "--out", tmp_path)
     assert other.exit_code == 2

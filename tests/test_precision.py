@@ -145,17 +145,15 @@ def test_classifiers_of_16_bits(dtype, function):
         kernels = (mj.local_data_trace, mj.local_data_spectrum, mj.local_data_rank, mj.horizontal_basis)
         return [kernel(f, x) for kernel in kernels]
 
-    one, mapped = (
-        jax.jit(everything)(log_prob, x),
-        jax.jit(jax.vmap(everything, (None, 0)))(log_prob, x[None]),
-    )
-    for trace, (spectrum, vectors), ranks, basis in (one, jax.tree.map(lambda a: a[0], mapped)):
+    # Mapped and compiled; the rank below is neither.
+    mapped = jax.tree.map(lambda a: a[0], jax.jit(jax.vmap(everything, (None, 0)))(log_prob, x[None]))
+    for trace, (spectrum, vectors), ranks, basis in (mapped,):
         assert {trace.dtype, spectrum.dtype, vectors.dtype, basis.dtype} == {jnp.dtype(jnp.float32)}
         assert float(trace) == pytest.approx(values.sum(), rel=rounding)
         np.testing.assert_allclose(spectrum, values, atol=rounding * values[0])
         assert int(ranks.distribution) == rank == 11
         np.testing.assert_allclose(basis @ basis.T, np.diag(np.arange(12) < 11), atol=1e-5)
-    assert tuple(map(int, mj.local_data_rank(log_prob, x))) == tuple(map(int, one[2]))
+    assert tuple(map(int, mj.local_data_rank(log_prob, x))) == tuple(map(int, mapped[2]))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, FLOAT16])

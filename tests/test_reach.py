@@ -226,11 +226,18 @@ def test_a_dense_float32_ellipse_does_not_collapse():
 # --- invariances -------------------------------------------------------------------------------------------
 
 
+def similar(embedding, scale, matrix, shift, u):
+    return scale * (matrix @ embedding(u)) + shift
+
+
 def test_scaling_and_isometry(x64):
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))[0][:, :3]
     manifold = D.helix(1.0, 2.0, size=80)
-    base = reach(manifold)
-    moved = reach(lambda u: 3.0 * (jnp.asarray(turn) @ manifold.embedding(u)) + 1.0, manifold.grid)
+    # One program for both.
+    base, moved = (
+        reach(jax.tree_util.Partial(similar, manifold.embedding, scale, matrix, shift), manifold.grid)
+        for scale, matrix, shift in ((1.0, np.eye(5)[:, :3], 0.0), (3.0, turn, 1.0))
+    )
     np.testing.assert_allclose(moved.pointwise, 3 * base.pointwise, rtol=1e-9)
     assert moved.value == pytest.approx(3 * base.value, rel=1e-9)
 
