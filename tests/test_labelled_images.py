@@ -509,6 +509,21 @@ def test_a_truncated_gzip_file_is_refused_by_name(tmp_path):
         mnist(tmp_path)
 
 
+@pytest.mark.parametrize("read", [mnist, fashion_mnist, kmnist, emnist, cifar10, cifar100])
+def test_wrong_arguments(read, tmp_path):
+    with pytest.raises(ValueError, match=rf"{read.__name__}: train must be .*, got 'test'"):
+        read(tmp_path, train="test")
+    with pytest.raises(TypeError, match="path must be a file or folder name or None, got 3"):
+        read(3)
+    for name in ("a" * 5000, "a\0b"):
+        with pytest.raises(FileNotFoundError, match="which does not exist"):
+            read(name)
+    with pytest.raises(ValueError, match=r"must be .*, got None"):
+        read_idx(None)
+    with pytest.raises(ValueError, match=r"batches must be some of .*, got 1"):
+        cifar10(tmp_path, batches=1)
+
+
 def test_missing_idx_files(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"holds no MNIST: expected mnist, MNIST/raw, .* or files like train-im"
@@ -529,7 +544,7 @@ def test_bad_cifar_files_are_refused_by_name(tmp_path):
     spoil(folder, "data_batch_2.bin", lambda c: bytes([17]) + c[1:])
     with pytest.raises(ValueError, match=r"data_batch_2.bin holds the label 17, expected 0 to 9"):
         cifar10(folder, batches=[2])
-    with pytest.raises(ValueError, match="batches must be some of"):
+    with pytest.raises(ValueError, match=r"batches must be some of"):
         cifar10(folder, batches=[0])
 
 

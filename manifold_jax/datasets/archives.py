@@ -24,6 +24,7 @@ from typing import IO
 import numpy as np
 
 from manifold_jax._checks import require
+from manifold_jax._files import user_path
 
 Place = str | os.PathLike[str] | None
 """A file or folder, or None for what MANIFOLD_JAX_DATA names."""
@@ -73,13 +74,13 @@ def find(
     """
     if not isinstance(path, str | os.PathLike | None):
         raise TypeError(f"path must be a file or folder name or None, got {path!r}.")
-    text, source = (os.environ.get(VARIABLE, ""), VARIABLE) if path is None else (os.fspath(path), "path")
+    source, text = (VARIABLE, os.environ.get(VARIABLE, "")) if path is None else ("path", path)
     if not text:
         return None
-    place = Path(text).expanduser()
-    if not place.exists():
+    place = user_path(text)
+    if not os.path.exists(place):
         raise FileNotFoundError(f"{source} names {place}, which does not exist.")
-    if place.is_file() and source == "path":
+    if os.path.isfile(place) and source == "path":
         return place
     first, *deeper = [folder for level in _levels(place) for folder in level] or [place]
     candidates = [(first / name, True) for name in names] + [(place, False), (place / "raw", False)]
@@ -87,7 +88,7 @@ def find(
     candidates += [(place, True)] if deep and source == "path" else []
     for candidate, inside in candidates:
         # The variable is one for all data sets: a file that it names may be the archive of another one.
-        if (candidate.is_file() and candidate.name in names) or _holds(candidate, wanted, inside):
+        if (os.path.isfile(candidate) and candidate.name in names) or _holds(candidate, wanted, inside):
             return candidate
     if source == "path":
         expected = f"{', '.join(names)} or files like {' or '.join(wanted[0])}"
@@ -97,21 +98,21 @@ def find(
 
 def _levels(place: Path) -> Iterator[list[Path]]:
     """Folders by their depth, the place itself first."""
-    level = [place] if place.is_dir() else []
+    level = [place] if os.path.isdir(place) else []
     for _ in range(_DEPTH + 1):
         yield level
         inner: list[Path] = []
         for folder in level:
             with contextlib.suppress(OSError):
-                inner += sorted(entry for entry in folder.iterdir() if entry.is_dir())
+                inner += sorted(filter(os.path.isdir, folder.iterdir()))
         level = inner[:_FOLDERS]
 
 
 def _holds(place: Path, wanted: Sequence[Sequence[str]], inside: bool) -> bool:
     """Whether there is an archive or folder with one of the files, there or in folders inside."""
     with contextlib.suppress(*_DAMAGE), contextlib.ExitStack() as opened:
-        flat = place.is_dir() and not inside
-        known = _files([place]) if flat else _listing(place, opened) if place.exists() else {}
+        flat = os.path.isdir(place) and not inside
+        known = _files([place]) if flat else _listing(place, opened) if os.path.exists(place) else {}
         return any(_option(options, known) for options in wanted)
     return False
 

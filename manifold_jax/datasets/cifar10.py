@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 import manifold_jax.datasets.archives as archives
+from manifold_jax._checks import flag
 from manifold_jax.datasets.idx import LabelledImages
 from manifold_jax.datasets.plain_pickle import read_plain_pickle
 
@@ -97,9 +98,11 @@ def cifar10(
         >>> objects.images.shape, objects.names[objects.labels[0]]  # doctest: +SKIP
         ((10000, 32, 32, 3), 'cat')
     """
-    if not batches or any(batch not in _BATCHES for batch in batches):
+    if not isinstance(batches, Sequence) or not batches or any(batch not in _BATCHES for batch in batches):
         raise ValueError(f"cifar10: batches must be some of {_BATCHES}, got {batches!r}.")
-    names = [f"data_batch_{batch}" for batch in batches] if train else ["test_batch"]
+    names = (
+        [f"data_batch_{batch}" for batch in batches] if flag("cifar10", "train", train) else ["test_batch"]
+    )
     return _read(_CIFAR10, path, names, ", or read some of the training batches with batches=(1,).")
 
 
@@ -108,7 +111,7 @@ def cifar100(path: archives.Place = None, *, train: bool = True) -> LabelledImag
 
     All else is as for :func:`cifar10`, without batches.
     """
-    return _read(_CIFAR100, path, ["train" if train else "test"], ".")
+    return _read(_CIFAR100, path, ["train" if flag("cifar100", "train", train) else "test"], ".")
 
 
 def _read(source: _Source, path: archives.Place, names: Sequence[str], end: str) -> LabelledImages:

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 import manifold_jax.datasets.archives as archives
 from manifold_jax import _checks
-from manifold_jax._files import replacing
+from manifold_jax._files import replacing, user_path
 from manifold_jax.datasets.factors import chosen_factors
 from manifold_jax.geometry.grid import Axis, Grid
 
@@ -91,7 +91,7 @@ def dsprites(
     _checks.choice("dsprites", "shape", shape, SHAPES)
     names = chosen_factors("dsprites", factors, _FACTORS)
     _checks.keys("dsprites", "fixed", fixed, [name for name in _FACTORS if name not in names])
-    target = None if file is None else Path(file).expanduser()
+    target = None if file is None else user_path(file)
     if target is not None and (target.suffix != ".npy" or target.exists()):
         raise ValueError(f"dsprites: file must be a new .npy file, got {target}.")
     remedy = f"take {FILE} from {URL}."
@@ -103,7 +103,7 @@ def dsprites(
     with archives.whole_archive(place, remedy):
         lattice = _lattice(values, classes)
         size = _frame(place, len(classes))
-    turn = 1 if full_turn else SHAPES[shape]
+    turn = 1 if _checks.flag("dsprites", "full_turn", full_turn) else SHAPES[shape]
     factor_of = {
         name: _factor(name, column, turn, size[0]) for name, column in lattice.items() if name in _FACTORS
     }

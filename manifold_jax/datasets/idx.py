@@ -13,14 +13,14 @@ import math
 import os
 import string
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Num, UInt8
 
 import manifold_jax.datasets.archives as archives
-from manifold_jax._checks import choice
+from manifold_jax._checks import choice, flag
+from manifold_jax._files import user_path
 from manifold_jax.datasets.known_files import KNOWN, PUBLISHED
 
 SIDE = 28
@@ -142,7 +142,7 @@ def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
         >>> digits.images.shape, digits.labels[:3]  # doctest: +SKIP
         ((10000, 28, 28), array([7, 2, 1], dtype=uint8))
     """
-    return _read(_MNIST, path, _names(train))
+    return _read(_MNIST, path, _names(_MNIST.reader, train))
 
 
 def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
@@ -150,7 +150,7 @@ def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> Labelle
 
     All else is as for :func:`mnist`, with the folder ``fashion-mnist`` or ``FashionMNIST/raw``.
     """
-    return _read(_FASHION, path, _names(train))
+    return _read(_FASHION, path, _names(_FASHION.reader, train))
 
 
 def kmnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
@@ -158,7 +158,7 @@ def kmnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages
 
     All else is as for :func:`mnist`, with the folder ``kmnist`` or ``KMNIST/raw``.
     """
-    return _read(_KMNIST, path, _names(train))
+    return _read(_KMNIST, path, _names(_KMNIST.reader, train))
 
 
 def emnist(path: archives.Place = None, split: str = "balanced", *, train: bool = True) -> LabelledImages:
@@ -180,7 +180,7 @@ def emnist(path: archives.Place = None, split: str = "balanced", *, train: bool 
     Raises:
         ValueError, FileNotFoundError, ImportError: As :func:`mnist`.
     """
-    names = _names(train, f"emnist-{choice('emnist', 'split', split, SPLITS)}-", "test")
+    names = _names("emnist", train, f"emnist-{choice('emnist', 'split', split, SPLITS)}-", "test")
     images, labels, classes = _read(
         _EMNIST._replace(names=SPLITS[split]), path, names, int(split == "letters")
     )
@@ -207,8 +207,8 @@ def read_idx(path: str | os.PathLike[str]) -> Num[np.ndarray, "*shape"]:
         >>> read_idx(file)
         array([7, 2, 1], dtype=uint8)
     """
-    file, again = Path(path).expanduser(), "take it from where it came."
-    if not file.is_file():
+    file, again = user_path(path), "take it from where it came."
+    if not os.path.isfile(file):
         raise FileNotFoundError(f"read_idx: path must be an idx file, there is none at {file}.")
     try:
         content = archives.gunzip(archives.read_file(file), str(file), again)
@@ -217,9 +217,9 @@ def read_idx(path: str | os.PathLike[str]) -> Num[np.ndarray, "*shape"]:
     return parse_idx(content, None, str(file), again)
 
 
-def _names(train: bool, prefix: str = "", test: str = "t10k") -> list[tuple[str, ...]]:
+def _names(caller: str, train: bool, prefix: str = "", test: str = "t10k") -> list[tuple[str, ...]]:
     """What the file of images and that of labels may be called."""
-    part, keras = ("train", "train") if train else (test, "test")
+    part, keras = ("train", "train") if flag(caller, "train", train) else (test, "test")
     return [
         (
             f"{prefix}{part}-{kind}-idx{n}-ubyte",

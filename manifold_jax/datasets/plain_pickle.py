@@ -51,6 +51,8 @@ def read_plain_pickle(content: bytes | bytearray) -> dict[Any, Any]:
         for opcode, argument, _ in pickletools.genops(content):
             _step(opcode.name, argument, stack, memo)
         (result,) = stack
+    except ValueError as error:
+        raise ValueError(str(error)[:160]) from error  # some quote all that they met
     except (LookupError, TypeError, AttributeError, OverflowError, struct.error, RecursionError) as error:
         raise ValueError(f"a damaged pickle ({type(error).__name__})") from error
     if not isinstance(result, dict):
@@ -121,7 +123,7 @@ def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
     if function == "bytes":
         text, encoding = arguments
         if encoding != "latin1":
-            raise ValueError(f"text in {encoding!r}")
+            raise ValueError("text in another encoding than Latin-1")
         return text.encode("latin1")
     if function == "dtype" and isinstance(arguments[0], str):
         dtype = np.dtype({"b1": "?"}.get(arguments[0], arguments[0]))
