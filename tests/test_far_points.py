@@ -107,7 +107,7 @@ def test_a_memory_map_is_centred_block_by_block(tmp_path):
     np.save(tmp_path / "points.npy", torus() + 4e6)
     stored = np.load(tmp_path / "points.npy", mmap_mode="r")
     checked = as_points("test", stored, SURFACE)
-    assert checked.kind == "memmap"
+    assert checked.kind == "file"
     assert np.shares_memory(checked.values, stored)
     mapped, held = (measure(points, SURFACE, block_size=400) for points in (stored, torus() + 4e6))
     covers(mapped.total_volume, AREA)

@@ -19,6 +19,7 @@ from manifold_jax._checks import single
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax.geometry.grid import DType, mesh
 from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.sources import Stored
 from manifold_jax.geometry.windows import (
     BatchPlan,
     BlockGrams,
@@ -244,9 +245,12 @@ def _cut_window(values: Array, plan: BlockPlan, columns: Sequence[Array], start:
     return window
 
 
-def _host_window(values: np.ndarray, plan: BlockPlan, block: int) -> np.ndarray:
-    """Samples of a block and its halo; a view where no axis wraps around."""
+def _host_window(values: np.ndarray | Stored, plan: BlockPlan, block: int) -> np.ndarray:
+    """Samples of a block and its halo; a view of what is in memory where no axis wraps around."""
     index = np.unravel_index(block, plan.counts)
+    if isinstance(values, Stored):
+        rows = zip(plan.axes, index, plan.grid.shape, strict=True)
+        return values.take([layout.columns[i] % n for layout, i, n in rows])
     for axis, (layout, i) in enumerate(zip(plan.axes, index, strict=True)):
         columns, n = layout.columns[i], plan.grid.shape[axis]
         inside = columns[0] >= 0 and columns[-1] < n
@@ -264,7 +268,7 @@ def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int
 def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
     """Gram matrices of one block, read window by window: a file at once, memory a few chunks at a time."""
     window = _host_window(points.values, plan, block)
-    step = window.shape[-1] if points.kind == "memmap" else CHUNKS_READ * plan.chunk
+    step = window.shape[-1] if points.kind == "file" else CHUNKS_READ * plan.chunk
     total: Any = None
     for start in range(0, window.shape[-1], step):
         part = jnp.asarray(points.read(window, slice(start, start + step)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
 from typing import Any
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import flag, number, whole
+from manifold_jax._checks import flag, keys, number, positive, whole
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
@@ -21,6 +21,8 @@ DType = Any
 """A NumPy or JAX floating dtype."""
 
 ORDERS = (2, 4, 6, 8)
+
+UNEQUAL = 1e-6  # of a step, by which steps may differ
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Axis:
         wrap: On a periodic axis, whether the *points* repeat too. If not, a period is only an isometry, as is
             the shift of an image by one pixel: the metric repeats, the images do not. Quadrature is then
             periodic, but ghost layers are not wrapped.
+        descending: Whether arrays hold the last sample first; what is measured is in ascending order.
 
     Raises:
         ValueError: The name is empty, the range is not increasing and finite, or the size is below 2.
@@ -55,6 +58,7 @@ class Axis:
     periodic: bool = False
     unit: str = ""
     wrap: bool = field(default=True, kw_only=True)
+    descending: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -64,7 +68,7 @@ class Axis:
         if not isinstance(self.unit, str | None):
             raise ValueError(f"{caller}: unit must be text, got {self.unit!r}.")
         object.__setattr__(self, "unit", str(self.unit or ""))
-        for label in ("periodic", "wrap"):
+        for label in ("periodic", "wrap", "descending"):
             object.__setattr__(self, label, flag(caller, label, getattr(self, label)))
         for label in ("start", "stop"):
             object.__setattr__(self, label, number(caller, label, getattr(self, label)))
@@ -75,6 +79,59 @@ class Axis:
             raise ValueError(f"{caller} must increase: start {self.start:g} is not below stop {self.stop:g}.")
         if not self.periodic and not self.wrap:
             raise ValueError(f"{caller}: wrap=False only makes sense with periodic=True.")
+
+    @classmethod
+    def from_samples(cls, name: str, values: Any, periodic: bool | float = False, unit: str = "") -> Axis:
+        """The axis of given samples, in ascending or descending order.
+
+        Args:
+            name: Name of the coordinate.
+            values: Samples ``(n,)`` at equal steps, to rounding.
+            periodic: Whether the axis is periodic, then with one step from the last sample to the first; or
+                its period.
+            unit: Unit of the coordinate.
+
+        Raises:
+            ValueError: There are fewer than two samples, they are not finite, repeat, go up and down or have
+                unequal steps, or they do not fit the period: the last one is the first again, for example.
+
+        Example:
+            >>> axis = mj.Axis.from_samples("angle", [270, 180, 90, 0], periodic=360, unit="deg")
+            >>> axis.start, axis.stop, axis.size, axis.descending
+            (0.0, 360.0, 4, True)
+        """
+        caller = f"Axis {name!r}"
+        samples = np.asarray(values)
+        if samples.ndim != 1 or samples.size < 2 or samples.dtype.kind not in "iuf":
+            got = f"{samples.dtype} of shape {samples.shape}"
+            raise ValueError(f"{caller}: samples must be two numbers or more, got {got}.")
+        rounding = 4 * np.finfo(samples.dtype if samples.dtype.kind == "f" else float).eps
+        samples = samples.astype(np.float64)
+        if not np.isfinite(samples).all():
+            raise ValueError(f"{caller}: samples must be finite, got {samples[~np.isfinite(samples)][0]}.")
+        descending = bool(samples[-1] < samples[0])
+        samples = samples[::-1] if descending else samples
+        steps = np.diff(samples)
+        if not (steps > 0).all():
+            place = int(np.argmax(steps <= 0))
+            got = f"{samples[place]:g} next to {samples[place + 1]:g}"
+            raise ValueError(f"{caller}: samples must all increase or all decrease, got {got}.")
+        step = (samples[-1] - samples[0]) / steps.size
+        tolerance = rounding * np.abs(samples).max() + UNEQUAL * step
+        if (np.abs(steps - step) > 2 * tolerance).any():
+            got = f"steps from {steps.min():g} to {steps.max():g}"
+            raise ValueError(f"{caller}: samples must have equal steps, got {got}: sample again, evenly.")
+        given = not isinstance(periodic, bool | np.bool_)
+        period = positive(caller, "periodic", periodic) if given else step * samples.size
+        if given and abs(period - (samples[-1] - samples[0])) < step / 2:
+            remedy = "leave the last one out, whose place is that of the first"
+            raise ValueError(f"{caller}: first and last sample coincide after a period: {remedy}.")
+        if abs(period - step * samples.size) > 2 * samples.size * tolerance:
+            got = f"a period of {period:g} after {samples.size} steps of {step:g}"
+            raise ValueError(f"{caller}: samples must fill one period with equal steps, got {got}.")
+        whole_turn = given or bool(periodic)
+        stop = samples[0] + period if whole_turn else samples[-1]
+        return cls(name, samples[0], stop, samples.size, whole_turn, unit, descending=descending)
 
     @property
     def spacing(self) -> float:
@@ -120,6 +177,48 @@ class Grid:
         object.__setattr__(self, "axes", tuple(axes))
         if len(set(self.names)) != len(axes):
             raise ValueError(f"Grid axes need distinct names, got {self.names}.")
+
+    @classmethod
+    def from_xarray(cls, array: Any, periodic: Mapping[str, bool | float] | Iterable[str] = ()) -> Grid:
+        """The grid of a DataArray of xarray: its dimensions with coordinates, in order; others are features.
+
+        Args:
+            array: A DataArray whose axes have one-dimensional numeric coordinates. Their attributes ``units``
+                and ``period`` (a number) or ``periodic`` count.
+            periodic: Names of periodic axes, or their periods by name; before the attributes.
+
+        Raises:
+            ValueError: No dimension has numeric coordinates, or those are not evenly spaced.
+
+        Example:
+            >>> import xarray
+            >>> angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+            >>> points = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+            >>> array = xarray.DataArray(points, dims=("angle", "xy"), coords={"angle": angle})
+            >>> mj.Grid.from_xarray(array, periodic=["angle"]).periodic
+            (True,)
+        """
+        given = periodic if isinstance(periodic, Mapping) else {}
+        periods: dict[Any, Any] = dict.fromkeys(periodic, True) | dict(given)
+        names = [
+            name
+            for name in array.dims
+            if name in array.coords
+            and array.coords[name].ndim == 1
+            and array.coords[name].dtype.kind in "iuf"
+        ]
+        keys("Grid.from_xarray", "periodic", periods, names)
+        if not names:
+            remedy = "assign coordinates to the axes of the grid, and none to those of features"
+            raise ValueError(f"Grid.from_xarray: no dimension of {array.dims} has numbers: {remedy}.")
+
+        def axis(name: Any) -> Axis:
+            coordinate = array.coords[name]
+            said = coordinate.attrs.get("period", bool(coordinate.attrs.get("periodic", False)))
+            unit = str(coordinate.attrs.get("units", ""))
+            return Axis.from_samples(str(name), coordinate.values, periods.get(name, said), unit)
+
+        return cls(tuple(map(axis, names)))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -17,15 +17,17 @@ from jaxtyping import Array
 from manifold_jax._checks import finite, instance, is_traced, single
 from manifold_jax._programs import as_function, first_line, frozen, program_of, result_of
 from manifold_jax.geometry.grid import DType, Grid
+from manifold_jax.geometry.sources import Stored, as_real_array, is_labelled
 
 Embedding = Callable[[Any], Any]
 """One chart point ``(d,)`` to one ambient point of any shape."""
 
 Source = Any
-"""Array ``(*shape, *features)``, memory-mapped array, function of one chart point, or :class:`Manifold`."""
+"""Array ``(*shape, *features)`` in memory or a file, function of one chart point, or :class:`Manifold`."""
 
 OFFSET = 4.0  # length of points over their distances from which it is subtracted: two bits of every number
-PROBED = 16  # points from which that is told
+PROBED = 16  # points from which that is told, and whether the ends of an axis are one point
+SAME = 1e-3  # distance of points that are one, over that of neighbours
 RENDERED = 256  # points that are rendered at once: enough for all cores, few enough for large images
 
 
@@ -106,10 +108,10 @@ class Points:
     """Points on a grid; :func:`as_points` alone decides how they are held, and only ``blocks`` looks at it.
 
     Attributes:
-        kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"memmap"`` (read window by window)
+        kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"file"`` (read window by window) or
+            ``"function"`` (evaluated, also beyond the ends of the grid; never stored).
+        kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"file"`` (read window by window)
             or ``"function"`` (evaluated, also beyond the ends of the grid; never stored).
-        values: Array ``(*grid.shape, f)``, or the function as it was when it was given, with all arrays that
-            it holds as leaves of a ``jax.tree_util.Partial``.
         grid: The lattice.
         feature_shape: Shape of one point, before it was flattened to ``f`` numbers.
         dtype: Floating type of the computation.
@@ -142,7 +144,7 @@ class Points:
     @property
     def on_host(self) -> bool:
         """Whether blocks are read by the host."""
-        return self.kind in ("host", "memmap")
+        return self.kind in ("host", "file")
 
     def read(self, part: np.ndarray, features: slice = slice(None)) -> np.ndarray:
         """Some features of stored points ``(..., f)`` in the type of the computation, less the centre."""
@@ -152,15 +154,28 @@ class Points:
         with np.errstate(over="ignore"):  # infinite from here on
             return np.subtract(part, centre, out=np.empty(part.shape, self.dtype), casting="same_kind")
 
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """Stored points ``(n, f)`` at flat positions, as they are held."""
+        if not isinstance(self.values, Stored):
+            return np.asarray(self.values[np.unravel_index(places, self.grid.shape)])
+        index = zip(*np.unravel_index(places, self.grid.shape), strict=True)
+        return np.stack([self.values.take([np.array([k]) for k in place]).reshape(-1) for place in index])
+
     def refuse_nonfinite(self) -> None:
         """Raise ValueError if an array holds NaN or infinite values."""
-        if not (self.evaluated or self.traced):
-            finite(self.caller, "points", self.values, axes=self.grid.ndim)
+        if self.evaluated or self.traced:
+            return
+        values = self.values
+        if isinstance(values, Stored):  # whether the numbers of a point are finite is all that is kept
+            good = np.concatenate([np.isfinite(slab).all(axis=-1) for slab in values.slabs()])
+            values = np.where(good, 0.0, np.nan)[..., None]
+        finite(self.caller, "points", values, axes=self.grid.ndim)
 
 
 def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: bool = False) -> Points:
     """Check that points fit a grid, for a Manifold by default its own.
 
+    Whatever holds numbers is taken, see :func:`as_real_array`; a DataArray of xarray has a grid of its own.
     NaN and infinite values are refused in an array of JAX now, in one on the host when it is read; and arrays
     where the points are to be differentiated automatically (``exact``).
 
@@ -169,9 +184,14 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
     """
     if isinstance(points, Manifold):
         points, grid = points.embedding, grid or points.grid
+    if grid is None and is_labelled(points):
+        grid = Grid.from_xarray(points)
+        points = points.transpose(*grid.names, ...)
     if not isinstance(grid, Grid):
         raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
     points = as_function(points)
+    flipped = [k for k, axis in enumerate(grid.axes) if axis.descending]
+    grid = Grid(tuple(replace(axis, descending=False) for axis in grid.axes)) if flipped else grid
     if callable(points):
         dtype = jnp.result_type(float)
         function = frozen_embedding(points, grid.ndim, dtype)
@@ -179,36 +199,32 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
         return Points("function", function, grid, result_of(function).shape, dtype, traced, caller)
     if exact:
         raise ValueError(f"{caller}: exact=True needs a function or a Manifold, got an array of points.")
-    return _array_points(caller, points, grid)
+    return _array_points(caller, points, grid, flipped)
 
 
-def _array_points(caller: str, points: Any, grid: Grid) -> Points:
-    values = points if hasattr(points, "shape") else np.asarray(points)
-    integers = jnp.issubdtype(values.dtype, jnp.integer)
-    if not (integers or jnp.issubdtype(values.dtype, jnp.floating)):
-        remedy = "convert with .astype(float)"
-        raise ValueError(f"{caller}: points must be real numbers, got {values.dtype}: {remedy}.")
-    shape = tuple(values.shape)
-    feature_shape = shape[grid.ndim :]
-    if shape[: grid.ndim] != grid.shape:
+def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int]) -> Points:
+    values, feature_shape = as_real_array(caller, points, grid.ndim, flipped)
+    shape, integers = values.shape[:-1], jnp.issubdtype(values.dtype, jnp.integer)
+    if shape != grid.shape:
         asked = f"the grid axes {grid.names} ask for a leading shape {grid.shape}, followed by feature axes"
-        raise ValueError(f"{caller}: points have shape {shape}, but {asked}.")
+        raise ValueError(f"{caller}: points have shape {(*shape, *feature_shape)}, but {asked}.")
     if 0 in feature_shape:
-        raise ValueError(f"{caller}: points of shape {shape} have no features.")
+        raise ValueError(f"{caller}: points of shape {(*shape, *feature_shape)} have no features.")
     traced = _is_staged() or is_traced(values)
-    if integers and not is_traced(values):
+    if integers and isinstance(values, jax.Array) and not is_traced(values):
         values = np.asanyarray(values)
-    kind = (
-        "memmap" if isinstance(values, np.memmap) else "host" if isinstance(values, np.ndarray) else "array"
-    )
-    values = (single(values) if kind == "array" else values).reshape(*grid.shape, -1)
+    kind = "file" if isinstance(values, np.memmap | Stored) else "array"
+    kind = "host" if type(values) is np.ndarray else kind
+    values = single(values) if kind == "array" else values
     least = jnp.result_type(float) if integers else jnp.promote_types(values.dtype, jnp.float32)
     dtype = jax.dtypes.canonicalize_dtype(least)
     checked = Points(kind, values, grid, feature_shape, dtype, traced, caller)
     if checked.on_host:
         checked = _centred(checked)
+    if not traced:
+        _refuse_doubled_ends(checked)
     if traced:  # what is read while a program is being traced becomes part of it
-        values = checked.read(values) if checked.on_host else values.astype(dtype)
+        values = checked.read(np.asarray(values)) if checked.on_host else jnp.asarray(values, dtype)
         checked = replace(checked, kind="array", values=jnp.asarray(values))
     if kind == "array":
         checked.refuse_nonfinite()
@@ -220,8 +236,7 @@ def _centred(points: Points) -> Points:
     if np.can_cast(points.values.dtype, points.dtype):
         return points
     places = np.linspace(0, points.grid.size - 1, min(PROBED, points.grid.size)).round().astype(int)
-    places = np.unravel_index(places, points.grid.shape)
-    probes = [points.values[place].astype(np.float64) for place in zip(*places, strict=True)]
+    probes = points.at(places).astype(np.float64)
     centre = probes[len(probes) // 2]
     with np.errstate(over="ignore", invalid="ignore"):
         length, extent = (max(map(np.linalg.norm, x)) for x in (probes, [p - centre for p in probes]))
@@ -229,6 +244,32 @@ def _centred(points: Points) -> Points:
         return points
     share = np.finfo(np.float64).eps / np.finfo(points.dtype).eps
     return replace(points, centre=centre, offset=float(share * length))
+
+
+def _refuse_doubled_ends(points: Points) -> None:
+    """Raise ValueError if a periodic axis was sampled at both ends, which are one point.
+
+    A fold has equal ends too, its samples come back the way they went; and coarsely rounded samples repeat.
+    """
+    grid = points.grid
+    places = np.stack(np.unravel_index(np.linspace(0, grid.size - 1, PROBED).round().astype(int), grid.shape))
+    for k, axis in enumerate(grid.axes):
+        if not axis.wraps or axis.size < 5:
+            continue
+
+        def sample(index: int, k: int = k) -> np.ndarray:
+            there = places.copy()
+            there[k] = index
+            return points.at(np.asarray(np.ravel_multi_index(tuple(there), grid.shape))).astype(np.float64)
+
+        first, second, before, last = (sample(index) for index in (0, 1, axis.size - 2, axis.size - 1))
+        pairs = (first, last), (second, before), (first, second), (before, last)
+        ends, next_to_them, *steps = (np.abs(x - y).max(axis=-1) for x, y in pairs)
+        step = np.minimum(*steps)
+        if (ends <= SAME * step).all() and ((next_to_them > SAME * step) & (step > 0)).any():
+            what = f"first and last samples of the periodic axis {axis.name!r} coincide"
+            remedy = "leave the last one out, whose place is that of the first"
+            raise ValueError(f"{points.caller}: {what}: {remedy}.")
 
 
 def _is_staged() -> bool:

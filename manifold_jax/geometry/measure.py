@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from manifold_jax._checks import optional, positive, whole
 from manifold_jax._files import PartialResult, Progress
-from manifold_jax._keys import digest_function, fingerprint
+from manifold_jax._keys import digest_arrays, digest_function, fingerprint
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
@@ -28,6 +28,7 @@ from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate
 from manifold_jax.geometry.noise import NoiseModel, difference_orders
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
+from manifold_jax.geometry.sources import Stored
 from manifold_jax.geometry.stencil import reaches, stencil_of
 from manifold_jax.geometry.windows import BatchPlan, plan_batches, plan_blocks
 
@@ -50,10 +51,11 @@ def measure(
     """Volume and curvatures of one manifold with error bars; :func:`reach` gives its reach.
 
     Args:
-        points_or_manifold: A :class:`Manifold`; an array ``(*grid.shape, *features)``, in memory or mapped;
-            or an embedding, a function of one chart point. Float64 and integers of NumPy that lie far from 0
+        points_or_manifold: A :class:`Manifold`; an array ``(*grid.shape, *features)`` of NumPy, JAX, xarray,
+            PyTorch or anything else in memory, or of a file (h5py, Zarr, mapped), which is read window by
+            window; or an embedding, a function of one chart point. Float64 and integers that lie far from 0
             are centred before they become float32.
-        grid: The lattice; for a Manifold by default its own.
+        grid: The lattice; for a Manifold by default its own, for a DataArray :meth:`Grid.from_xarray`.
         accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
         stride: Spacing of the stencils in samples.
         smooth: Derivatives of the polynomial of degree ``accuracy`` that fits so many samples on each side
@@ -139,8 +141,9 @@ def _fingerprint(points: Points, *parts: Any) -> str:
         coordinates = np.asarray(grid.coordinates(points.dtype)).reshape(-1, grid.ndim)[places]
         probe = evaluate_points(values, coordinates, points.dtype)
         return fingerprint(None, digest_function(values, point), probe.tobytes(), grid, *parts)
-    probe = np.asarray(values.reshape(grid.size, -1)[places])
-    return fingerprint(values, probe.tobytes(), str(points.dtype), grid, *parts)
+    if isinstance(values, Stored):
+        return fingerprint(None, *map(digest_arrays, values.slabs()), str(points.dtype), grid, *parts)
+    return fingerprint(values, points.at(places).tobytes(), str(points.dtype), grid, *parts)
 
 
 @partial(jax.jit, static_argnames="batch_size")

@@ -171,7 +171,7 @@ def plan_blocks(
             for b, h, n, full in zip(block, halos, grid.shape, spectral, strict=True)
         )
         size = math.prod(block)
-        whole_windows = evaluated or points.kind == "memmap"  # all features of a window are there at once
+        whole_windows = evaluated or points.kind == "file"  # all features of a window are there at once
         held = WHOLE_COPIES * window * features if whole_windows else CHUNK_COPIES * window * chunk
         held += CHUNK_COPIES * (vectors * size * chunk + len(stencils) * size * vectors**2)
         return window / size, held * np.dtype(points.dtype).itemsize

@@ -1,0 +1,124 @@
+"""Whatever holds numbers, as an array of NumPy or JAX, or as a file that is read a window at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manifold_jax._checks import is_traced
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """An array in a file, with its features flattened to ``(*grid.shape, f)``.
+
+    Attributes:
+        values: What a tuple of slices reads: a dataset of h5py, Zarr, netCDF or dask, a DataArray of xarray.
+        shape: Shape with flattened features.
+        dtype: Native type of NumPy of what is read.
+        flipped: Axes whose samples are stored in descending order.
+    """
+
+    values: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    flipped: tuple[int, ...] = ()
+
+    def take(self, index: Sequence[np.ndarray]) -> np.ndarray:
+        """Samples ``(n_1, ..., n_d, f)`` at indices along every axis; only what lies together is read."""
+        sizes = [len(i) for i in index]
+        taken = np.empty((*sizes, self.shape[-1]), self.dtype)
+        for runs in product(*map(self._runs, range(len(index)), index)):
+            places, parts, steps = zip(*runs, strict=True)
+            block = np.asarray(self.values[parts]).reshape(*(p.stop - p.start for p in parts), -1)
+            taken[places] = block[steps]
+        return taken
+
+    def _runs(self, axis: int, index: np.ndarray) -> list[tuple[slice, slice, slice]]:
+        """Runs of neighbours: their places in the result, what is read for them, and the order of that."""
+        if axis in self.flipped:
+            index = self.shape[axis] - 1 - index
+        runs = []
+        for places in np.split(np.arange(len(index)), np.flatnonzero(np.abs(np.diff(index)) != 1) + 1):
+            first, last = int(index[places[0]]), int(index[places[-1]])
+            part = slice(min(first, last), max(first, last) + 1)
+            runs.append(
+                (slice(places[0], places[-1] + 1), part, slice(None, None, -1 if last < first else 1))
+            )
+        return runs
+
+    def slabs(self) -> Any:
+        """One sample of the first axis after the other, ``(1, ..., f)``."""
+        rest = [np.arange(n) for n in self.shape[1:-1]]
+        return (self.take([np.array([k]), *rest]) for k in range(self.shape[0]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it."""
+        return self.take([np.arange(n) for n in self.shape[:-1]]).astype(dtype or self.dtype, copy=False)
+
+
+def is_labelled(values: Any) -> bool:
+    """Whether something is a DataArray of xarray."""
+    return all(hasattr(values, name) for name in ("dims", "coords", "transpose"))
+
+
+def as_real_array(caller: str, values: Any, dimension: int, flipped: Sequence[int]) -> tuple[Any, tuple]:
+    """Points ``(*shape, f)`` of native numbers, and the shape of one point; files become :class:`Stored`.
+
+    Taken are arrays of NumPy (of any byte order), JAX, xarray, h5py, Zarr and dask, tensors of PyTorch,
+    everything with ``__array__`` or DLPack, and nested lists. ``flipped`` axes are turned around.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        missing = int(np.ma.count_masked(values))
+        if missing:
+            remedy = "give the missing ones values, or cut them off"
+            raise ValueError(f"{caller}: points must all be there, got {missing} masked numbers: {remedy}.")
+        values = values.data
+    file = _is_file(values)
+    if not file:
+        values = _in_memory(caller, values)
+    dtype = np.dtype(values.dtype).newbyteorder("=") if not is_traced(values) else values.dtype
+    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
+        remedy = "convert with .astype(float)"
+        raise ValueError(f"{caller}: points must be real numbers, got {values.dtype}: {remedy}.")
+    feature_shape = tuple(values.shape[dimension:])
+    flat = (*values.shape[:dimension], int(np.prod(feature_shape, dtype=np.int64)))
+    if file or (isinstance(values, np.memmap) and dtype != values.dtype):
+        return Stored(values, flat, dtype, tuple(flipped)), feature_shape
+    if isinstance(values, np.ndarray):
+        # A longdouble has no counterpart in JAX.
+        values = values.astype(np.float64 if dtype.itemsize > 8 else dtype, copy=False)
+        return np.flip(values.reshape(flat), tuple(flipped)), feature_shape
+    return jnp.flip(values.reshape(flat), tuple(flipped)) if flipped else values.reshape(flat), feature_shape
+
+
+def _is_file(values: Any) -> bool:
+    """Whether an array is read slice by slice."""
+    if isinstance(values, np.ndarray | jax.Array) or not hasattr(values, "shape"):
+        return False
+    if is_labelled(values):  # opened from a file, or in chunks of dask
+        return bool(values.encoding.get("source") or values.chunks)
+    return hasattr(values, "chunks") or hasattr(values, "chunking")
+
+
+def _in_memory(caller: str, values: Any) -> Any:
+    """An array of NumPy or JAX."""
+    if isinstance(values, np.ndarray | jax.Array) or is_traced(values):
+        return values
+    try:
+        if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps with gradients, on an accelerator
+            values = values.detach().cpu()
+            short = str(values.dtype) == "torch.bfloat16"  # which NumPy does not know
+            return (values.float() if short else values).numpy()
+        if hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
+            return np.from_dlpack(values)
+        return np.asarray(values)
+    except (TypeError, ValueError, BufferError) as error:
+        wanted = "points must be an array of numbers, or a function of one chart point"
+        raise ValueError(f"{caller}: {wanted}, got {type(values).__name__}: {error}.") from error
