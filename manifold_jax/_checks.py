@@ -7,9 +7,11 @@ or positive numbers they pass, as whole or Python numbers they are refused.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -176,6 +178,17 @@ def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Arr
         return single(points), points.shape[:1]
     wanted = f"(*batch, {', '.join(map(str, features))})"
     raise ValueError(f"{caller}: points must have shape {wanted} as the samples have, got {points.shape}.")
+
+
+def fits_in_memory(caller: str, what: str, size: float) -> None:
+    """Refuse so many bytes if the machine says that it has fewer left."""
+    left = math.inf
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # elsewhere than on Linux it is not known
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        left = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    if size > left:
+        need, have = (f"{number / 2**30:.3g} GB" for number in (size, left))
+        raise ValueError(f"{caller}: {what} take {need} of memory, and {have} are left.")
 
 
 def require(module: str, extra: str, purpose: str = "this") -> Any:

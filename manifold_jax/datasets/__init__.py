@@ -18,6 +18,7 @@ from manifold_jax.datasets.curves import parallel_circles as parallel_circles
 from manifold_jax.datasets.curves import two_moons as two_moons
 from manifold_jax.datasets.dsprites import ImageLattice as ImageLattice
 from manifold_jax.datasets.dsprites import dsprites as dsprites
+from manifold_jax.datasets.folders import image_folder as image_folder
 from manifold_jax.datasets.idx import LabelledImages as LabelledImages
 from manifold_jax.datasets.idx import emnist as emnist
 from manifold_jax.datasets.idx import fashion_mnist as fashion_mnist

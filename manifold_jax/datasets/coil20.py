@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 import manifold_jax.datasets.archives as archives
 from manifold_jax._checks import require, whole
+from manifold_jax.datasets.folders import check_chunks
 from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 
@@ -147,7 +148,7 @@ def _decode(source: Source, content: bytes | bytearray, label: str) -> np.ndarra
         f"expected a {FRAME}x{FRAME} {colour} PNG as in {source.archive}.zip; take that from {source.url}."
     )
     try:
-        _check_chunks(content)
+        check_chunks(content)
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             kind = (image.width, image.height, image.mode)
             pixels = np.asarray(image) if kind == (FRAME, FRAME, source.mode) else None
@@ -156,16 +157,3 @@ def _decode(source: Source, content: bytes | bytearray, label: str) -> np.ndarra
     if pixels is None:
         raise ValueError(f"{label} is {kind[0]}x{kind[1]} pixels of mode {kind[2]}: {expected}")
     return pixels
-
-
-def _check_chunks(content: bytes | bytearray) -> None:
-    """Raise unless all chunks of a PNG file are whole, with their checksums, up to its end."""
-    at, last = 8, b""
-    while at < len(content) and last != b"IEND":
-        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        last, checksum = bytes(content[at + 4 : at + 8]), int.from_bytes(content[end - 4 : end], "big")
-        if end > len(content) or zlib.crc32(content[at + 4 : end - 4]) != checksum:
-            raise ValueError("a chunk is damaged")
-        at = end
-    if last != b"IEND":
-        raise ValueError("it ends early")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num
 
 import manifold_jax.datasets.archives as archives
 from manifold_jax import _checks
@@ -40,12 +40,13 @@ class ImageLattice(NamedTuple):
     """Images on a grid, ready for ``measure(points, grid)``.
 
     Attributes:
-        points: Grey levels ``(*grid.shape, height, width)``, in memory or memory-mapped.
+        points: Pixels ``(*grid.shape, height, width)``, or with a last axis for red, green and blue; in
+            memory or memory-mapped.
         grid: The lattice.
         notes: What was left out or put in order, in sentences.
     """
 
-    points: UInt8[np.ndarray, "*shape height width"]
+    points: Num[np.ndarray, "*shape height width *channels"]
     grid: Grid
     notes: tuple[str, ...]
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _HOME = "manifold_jax.experiments"
 COMMANDS = {
     "measure": (f"{_HOME}.measure.command", "Measure volume, curvature and reach with error bars."),
+    "inspect": (f"{_HOME}.measure.inspect", "Say what a file or folder holds, and how to measure it."),
     "leaf": (f"{_HOME}.classifier.command", "Look at the manifold that a classifier sees."),
     "layers": (f"{_HOME}.layers.command", "Measure a known manifold in every layer of a network."),
     "bounds": (f"{_HOME}.fits.command", "Fit manifolds from samples, and compare with rates and bounds."),

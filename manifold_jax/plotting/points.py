@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 
 import manifold_jax.plotting.style as style
 from manifold_jax.geometry import Geometry, Grid, Manifold
-from manifold_jax.geometry.manifold import evaluate_points
+from manifold_jax.geometry.manifold import as_points, evaluate_points
 from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS
 
@@ -17,9 +18,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def render(manifold: Manifold, coordinates: np.ndarray) -> np.ndarray:
-    """Flat features ``(n, f)`` at coordinates ``(n, d)``."""
-    return evaluate_points(manifold.embedding, coordinates, jnp.result_type(float))
+NUMBERS = 2**26
+"""Numbers of stored points that are read for a picture."""
+
+
+def render(source: Manifold | Any, grid: Grid, coordinates: np.ndarray) -> np.ndarray:
+    """Flat features ``(n, f)`` at coordinates ``(n, d)``; of an array those of the nearest samples."""
+    if isinstance(source, Manifold):
+        return evaluate_points(source.embedding, coordinates, jnp.result_type(float))
+    columns = zip(grid.axes, coordinates.T, strict=True)
+    index = [np.rint((x - axis.start) / axis.spacing).astype(int) % axis.size for axis, x in columns]
+    places = np.asarray(np.ravel_multi_index(index, grid.shape))
+    return as_points("plot", source, grid).at(places).astype(float)
+
+
+def feature_shape(source: Manifold | Any, grid: Grid) -> tuple[int, ...]:
+    """Shape of one point."""
+    return (
+        source.feature_shape if isinstance(source, Manifold) else tuple(np.shape(source)[len(grid.shape) :])
+    )
+
+
+def _most(source: Manifold | Any, grid: Grid, count: int = MAX_POINTS) -> int:
+    """Points that are read for a picture, so many at most."""
+    return min(count, max(1, NUMBERS // math.prod(feature_shape(source, grid))))
 
 
 def grid_coordinates(grid: Grid, index: Any) -> np.ndarray:
@@ -44,11 +66,9 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
 
 def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     """A Manifold, or its points ``(*grid.shape, *features)``, on three principal components, by field."""
-    chosen = style.subset(geometry.grid.size)
-    if isinstance(manifold, Manifold):
-        points = render(manifold, grid_coordinates(geometry.grid, chosen))
-    else:
-        points = np.asarray(manifold).reshape(geometry.grid.size, -1)[chosen]
+    grid = geometry.grid
+    chosen = style.subset(grid.size, _most(manifold, grid))
+    points = render(manifold, grid, grid_coordinates(grid, chosen))
     scores, shares = principal_components(points)
     title = f"{geometry.name}: principal components of {len(chosen)} points, in {LENGTH}"
     projection = "3d" if scores.shape[1] == 3 else None
@@ -56,6 +76,26 @@ def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     for axes, quantity in panels:
         _draw_field(axes, _plane(scores), chosen, geometry, quantity)
         style.name_axes(axes, *_component_names(shares))
+    return figure
+
+
+def plot_cloud(points: np.ndarray, values: np.ndarray, name: str, label: str) -> Figure:
+    """A cloud of points ``(n, f)``, on principal components where f > 3, coloured by ``values (n,)``."""
+    chosen = style.subset(len(points), min(4 * MAX_POINTS, max(1, NUMBERS // points.shape[1])))
+    drawn, colour = points[chosen].astype(float), values[chosen]
+    names, note = [f"{letter} [{LENGTH}]" for letter in "xyz"], ""
+    if drawn.shape[1] > 3:
+        drawn, shares = principal_components(drawn)
+        note, names = f", principal components of R^{points.shape[1]}", _component_names(shares)
+    drawn = _plane(drawn)
+    figure = style.new_figure(7.0, 5.8, f"{name}: {len(points)} points{note}")
+    axes = figure.add_subplot(projection="3d" if drawn.shape[1] == 3 else None)
+    limits = style.value_range(colour[np.isfinite(colour)], 0.0)
+    shown: Any = {"c": colour, "vmin": limits[0], "vmax": limits[1], "s": 8, "lw": 0, "cmap": "viridis"}
+    mappable = axes.scatter(*drawn.T, **shown)
+    figure.colorbar(mappable, ax=axes, label=label, extend="both", shrink=0.7, pad=0.12)
+    _equal_scales(axes, drawn)
+    style.name_axes(axes, *names[: drawn.shape[1]])
     return figure
 
 
@@ -109,22 +149,26 @@ def _component_names(shares: np.ndarray) -> list[str]:
     return [f"PC {k} ({share:.0%})" for k, share in enumerate(shares, 1)]
 
 
-def plot_samples(manifold: Manifold, geometry: Geometry | None = None, *, columns: int = 8) -> Figure:
+def plot_samples(manifold: Manifold | Any, geometry: Geometry | None = None, *, columns: int = 8) -> Figure:
     """What the points are: images, ``columns`` along each axis, or the curve or surface itself.
 
-    A curve or surface is coloured by its curvature if the geometry that was measured is given.
+    A curve or surface is coloured by its curvature if the geometry that was measured is given, as it must be
+    for an array of points ``(*grid.shape, *features)``.
     """
-    if len(manifold.feature_shape) in (2, 3):
-        return _image_rows(manifold, columns)
-    grid = manifold.grid
-    chosen = style.subset(grid.size, 4 * MAX_POINTS)
-    points = render(manifold, grid_coordinates(grid, chosen))
+    whole = manifold if isinstance(manifold, Manifold) else geometry
+    if whole is None:
+        raise ValueError("plot_samples: an array of points needs the geometry that was measured.")
+    grid, name = whole.grid, whole.name
+    if len(feature_shape(manifold, grid)) in (2, 3):
+        return _image_rows(manifold, grid, name, columns)
+    chosen = style.subset(grid.size, _most(manifold, grid, 4 * MAX_POINTS))
+    points = render(manifold, grid, grid_coordinates(grid, chosen))
     features, note, names = points.shape[1], "", [f"{letter} [{LENGTH}]" for letter in "xyz"]
     if features > 3:
         points, shares = principal_components(points)
         note, names = f", principal components of R^{features}", _component_names(shares)
     points = _plane(points)
-    figure = style.new_figure(7.0, 5.8, f"{manifold.name}{note}")
+    figure = style.new_figure(7.0, 5.8, f"{name}{note}")
     axes = figure.add_subplot(projection="3d" if points.shape[1] == 3 else None)
     if geometry is None:
         axes.scatter(*points.T, s=8, color=COLOURS[0])
@@ -143,19 +187,23 @@ def _telling(geometry: Geometry) -> str:
     return "mean_curvature" if geometry.grid.ndim == 1 or flat else "scalar_curvature"
 
 
-def _image_rows(manifold: Manifold, columns: int) -> Figure:
+def _image_rows(manifold: Manifold | Any, grid: Grid, name: str, columns: int) -> Figure:
     """One row of images along each axis, the other coordinates in the middle of their range."""
-    axes = manifold.grid.axes
+    axes = grid.axes
     middle = np.array([axis.samples()[axis.size // 2] for axis in axes])
     positions = [np.linspace(axis.start, axis.stop, columns, endpoint=not axis.wraps) for axis in axes]
+    if not isinstance(manifold, Manifold):  # it is known at its samples only
+        places = (np.rint((x - axis.start) / axis.spacing) for axis, x in zip(axes, positions, strict=True))
+        columns_of = zip(axes, places, strict=True)
+        positions = [axis.start + axis.spacing * np.minimum(k, axis.size - 1) for axis, k in columns_of]
     coordinates = np.tile(middle, (len(axes), columns, 1))
     for k, values in enumerate(positions):
         coordinates[k, :, k] = values
-    images = render(manifold, coordinates.reshape(-1, len(axes)))
-    images = images.reshape(len(axes), columns, *manifold.feature_shape)
+    images = render(manifold, grid, coordinates.reshape(-1, len(axes)))
+    images = images.reshape(len(axes), columns, *feature_shape(manifold, grid))
     period = "\n(one period\nof the metric)"
     rows = [style.axis_label(axis) + (period if axis.periodic and not axis.wrap else "") for axis in axes]
     captions = [[f"{value:.4g}" for value in values] for values in positions]
     options: dict[str, Any] = {"captions": captions, "size": 1.35, "largest": float(images.max()) or 1.0}
-    title = f"{manifold.name}: images along each axis"
+    title = f"{name}: images along each axis"
     return image_grid(title, list(images), rows=rows, columns=[""] * columns, **options)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax.geometry import Manifold, Reach
+from manifold_jax.geometry import Grid, Reach
+from manifold_jax.geometry.manifold import is_union
+from manifold_jax.geometry.reach.result import ComponentReach
 from manifold_jax.plotting.images import image_grid
-from manifold_jax.plotting.points import grid_coordinates, render
+from manifold_jax.plotting.points import feature_shape, grid_coordinates, render
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, matplotlib, new_figure
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ _EXTRA = 3
 _CASES = {"local": "local (curvature)", "global": "global (two points)", "tie": "local and global tie"}
 
 
-def plot_reach(manifolds: Manifold | Sequence[Manifold], result: Reach) -> Figure:
+def plot_reach(manifolds: Any, result: Reach) -> Figure:
     """The points that decide the reach: images side by side, or chords on a curve or surface.
 
     Args:
-        manifolds: What was measured, one Manifold or the components of a union.
+        manifolds: What was measured, one Manifold, the components of a union, or an array of points.
         result: Its reach.
 
     Returns:
@@ -34,10 +35,11 @@ def plot_reach(manifolds: Manifold | Sequence[Manifold], result: Reach) -> Figur
         tangent balls that a far point stops; else the points coloured by tau(x) with the deciding chord.
         Below, a histogram of tau(x).
     """
-    parts = [manifolds] if isinstance(manifolds, Manifold) else list(manifolds)
-    names = " and ".join(dict.fromkeys(part.name for part in parts))
+    sources = list(manifolds) if is_union(manifolds) else [manifolds]
+    parts = [_Part(*pair) for pair in zip(sources, map(_grid_of, result.components), strict=True)]
+    names = " and ".join(dict.fromkeys(component.name for component in result.components))
     title = f"{names}: reach {result.value:.4g} ± {result.error:.1g} {LENGTH}, {_CASES[result.case]}"
-    pictures = len(parts[0].feature_shape) == 2
+    pictures = len(feature_shape(*parts[0])) == 2
     pairs = [(result.value, *result.ends)] + (_other_pairs(parts, result) if pictures else [])
     height = 2.9 * len(pairs) if pictures else 5.6
     figure = new_figure(9.5, height + 2.4, title)
@@ -57,12 +59,26 @@ def plot_reach(manifolds: Manifold | Sequence[Manifold], result: Reach) -> Figur
     return figure
 
 
+class _Part(NamedTuple):
+    """A Manifold, or its points, on its grid."""
+
+    source: Any
+    grid: Grid
+
+
+def _grid_of(component: ComponentReach) -> Grid:
+    """Its grid, which all but samples have."""
+    if component.grid is None:
+        raise ValueError("plot_reach: the reach must be that of a grid, got that of samples.")
+    return component.grid
+
+
 def _everywhere(result: Reach, field: str) -> np.ndarray:
     """A field of a reach at the points of all components."""
     return np.concatenate([np.ravel(getattr(component, field)) for component in result.components])
 
 
-def _other_pairs(parts: Sequence[Manifold], result: Reach) -> list[tuple]:
+def _other_pairs(parts: Sequence[_Part], result: Reach) -> list[tuple]:
     """Smallest far pairs ``(radius, (component, u), (component, u))``, no point in two of them."""
     if any(axis.periodic and not axis.wrap for part in parts for axis in part.grid.axes):
         return []  # a witness may lie a period away from its grid point
@@ -86,11 +102,11 @@ def _other_pairs(parts: Sequence[Manifold], result: Reach) -> list[tuple]:
     return pairs
 
 
-def _point(part: Manifold, u: np.ndarray) -> np.ndarray:
-    return np.asarray(part.embedding(jnp.asarray(u, jnp.result_type(float))))
+def _point(part: _Part, u: np.ndarray) -> np.ndarray:
+    return render(*part, np.asarray(u)[None]).reshape(feature_shape(*part))
 
 
-def _draw_pairs(figure: Any, parts: Sequence[Manifold], pairs: Sequence[tuple]) -> None:
+def _draw_pairs(figure: Any, parts: Sequence[_Part], pairs: Sequence[tuple]) -> None:
     """Rows of images x, y and y - x."""
     rows, images, captions = [], [], []
     for k, (radius, *ends) in enumerate(pairs):
@@ -110,16 +126,16 @@ def _draw_pairs(figure: Any, parts: Sequence[Manifold], pairs: Sequence[tuple]) 
     image_grid("", images, rows=rows, columns=columns, figure=figure, **options)
 
 
-def _draw_chord(figure: Any, parts: Sequence[Manifold], result: Reach, values: np.ndarray) -> None:
+def _draw_chord(figure: Any, parts: Sequence[_Part], result: Reach, values: np.ndarray) -> None:
     """Points in two or three dimensions, coloured by tau(x), with the chord that decides."""
-    size = int(np.prod(parts[0].feature_shape))
+    size = int(np.prod(feature_shape(*parts[0])))
     axes: Any = figure.subplots(subplot_kw={"projection": "3d"} if size > 2 else {})
     low, high = np.quantile(values, (0.0, 0.95)) if len(values) else (0.0, 1.0)
     norm = matplotlib("colors").Normalize(float(low), float(high))
     drawn = None
     for part, component in zip(parts, result.components, strict=True):
         chosen = np.arange(part.grid.size)[:: -(-part.grid.size // (2 * MAX_POINTS))]
-        points = render(part, grid_coordinates(part.grid, chosen))[:, :3]
+        points = render(*part, grid_coordinates(part.grid, chosen))[:, :3]
         colour = np.ravel(component.pointwise)[chosen]
         drawn = axes.scatter(*points.T, c=colour, s=10, norm=norm, cmap="viridis")
     chord = np.stack([_point(parts[number], u).ravel()[:3] for number, u in result.ends])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +15,20 @@ import jax
 import numpy as np
 import typer
 
-from manifold_jax._checks import optional, positive
-from manifold_jax._files import user_path
+from manifold_jax._checks import fits_in_memory, optional, positive
+from manifold_jax._files import Progress, user_path
 from manifold_jax._keys import digest_function, fingerprint
 from manifold_jax.experiments.experiment import given_options, say_where
 from manifold_jax.experiments.measure import report
+from manifold_jax.experiments.measure.cloud import (
+    cloud_record,
+    cloud_tables,
+    draw_cloud,
+    measure_cloud,
+    write_cloud,
+)
 from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range
+from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, load
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.results import publishing, remove_others
 from manifold_jax.experiments.terminal import (
@@ -29,21 +39,41 @@ from manifold_jax.experiments.terminal import (
     results_folder,
     words,
 )
-from manifold_jax.geometry import Geometry, Manifold, load_geometry, measure, reach
+from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.manifold import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
 
 _KEY = "measure"  # results of another measurement in the same folder are replaced
+POINT_COPIES = 3  # of all points, that the search for the reach holds
+SOURCES = f"A file, a folder of images, or a data set: {', '.join(OPTIONS)}."
+AXIS_HELP = "Axis of a file, in the order of its dimensions; repeatable. STOP is the end of a period."
 LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20)."
 
 
 def measure_command(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(OPTIONS)}.")],
+    dataset: Annotated[str, typer.Argument(help=SOURCES, metavar="DATASET|FILE|FOLDER")],
     shape: Annotated[str | None, typer.Option(help="Sprite: ellipse, square or heart.")] = None,
     layout: Annotated[str | None, typer.Option(help=LAYOUTS)] = None,
     axes: Annotated[
-        str | None, typer.Option(help="Factors that vary, in order: scale,orientation,y,x.")
+        str | None, typer.Option(help="Factors that vary, in order: scale,orientation,y,x; axes of a file.")
+    ] = None,
+    axis: Annotated[list[str] | None, typer.Option(metavar=AXIS_FORM, help=AXIS_HELP)] = None,
+    periodic: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=PERIOD]", help="A periodic axis of a file; repeatable.")
+    ] = None,
+    variable: Annotated[str | None, typer.Option(help="Array in a file that holds several.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Factors of a folder of images, CSV or JSON (default: the only one).")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Names of images that hold their factors: {angle}_{shift}.png.")
+    ] = None,
+    cloud: Annotated[
+        bool, typer.Option("--cloud", help="The file holds points without a grid, (n, features); as .csv.")
+    ] = False,
+    dimension: Annotated[
+        int | None, typer.Option(min=1, help="Dimension of a cloud (default: estimated).")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels per side of the images.")] = None,
     samples: Annotated[str | None, typer.Option(help="Samples by axis: scale=9,orientation=32.")] = None,
@@ -70,14 +100,18 @@ def measure_command(
     ] = False,
     x64: Annotated[bool, typer.Option("--x64", help="Compute in float64.")] = False,
     with_reach: Annotated[
-        bool, typer.Option("--reach/--no-reach", help="Search the reach too, with its witnesses.")
-    ] = True,
+        bool | None,
+        typer.Option("--reach/--no-reach", help="Search the reach too (default: where the memory allows)."),
+    ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results (default: runs/measure-...).")
     ] = None,
 ) -> None:
     """Measure volume, curvature and reach with error bars; write a table, files and pictures.
+
+    A file is .npy, .npz, .nc, .h5, .zarr, or .csv with a cloud of points; a folder holds images and a table
+    of their factors. manifold-jax inspect FILE says what it sees and what to run.
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
@@ -88,26 +122,94 @@ def measure_command(
         given["samples"] = parse_pairs(samples, "--samples", int)
         given["range"] = parse_pairs(ranges, "--range", parse_range)
         given["fixed"] = parse_pairs(fixed, "--fixed", float)
+        given |= {"axis": axis or None, "periodic": periodic or None, "variable": variable}
+        given |= {"table": table and user_path(table), "pattern": pattern}
+        given |= {"cloud": cloud or None, "dimension": dimension}
         given = given_options(given)
         folder = prepare(out or Path("runs") / default_folder(dataset, given), plots=plots)
         orders = _parse_accuracy(accuracy)
-        manifolds = build(dataset, given)
         if not 0 < tolerance < 1:
             raise ValueError(f"--tolerance must lie between 0 and 1, got {tolerance}.")
-        for manifold in manifolds:
-            stencil_of(
-                "measure", manifold.grid, orders, stride, smooth
-            )  # refused before anything is computed
         optional(partial(positive, zero=True), "measure", "--noise", noise)
         if exact and noise:
             raise ValueError("--noise is that of samples, and --exact differentiates a function: give one.")
         options = {"accuracy": orders, "stride": stride, "smooth": smooth, "noise": noise}
         options |= {"tolerance": tolerance, "block_size": block_size}
-        with results_folder(folder):
-            parts, finished = _measure_parts(manifolds, folder, options, exact)
-            _report(parts, folder, tolerance if with_reach else None, plots, arguments)
-            for path in finished:
-                path.unlink(missing_ok=True)
+        with contextlib.ExitStack() as files:
+            manifolds = _sources(dataset, given, files)
+            if isinstance(manifolds, Cloud):
+                _refuse_for_clouds(options | {"exact": exact})
+                chosen = {"noise": noise, "tolerance": tolerance, "with_reach": with_reach is not False}
+                with results_folder(folder):
+                    _measure_cloud(manifolds, folder, chosen, plots, arguments)
+                return
+            for manifold in manifolds:  # refused before anything is computed
+                stencil_of("measure", manifold.grid, orders, stride, smooth)
+                if exact and isinstance(manifold, Samples):
+                    raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
+            with_reach, note = _decide_on_reach(manifolds, with_reach)
+            with results_folder(folder):
+                parts, finished = _measure_parts(manifolds, folder, options, exact)
+                _report(parts, folder, options if with_reach else None, plots, arguments)
+                for path in finished:
+                    path.unlink(missing_ok=True)
+            if note:
+                console.print(note)
+
+
+def _sources(
+    dataset: str, given: dict[str, Any], files: contextlib.ExitStack
+) -> Sequence[Manifold | Samples] | Cloud:
+    """What is to be measured: a data set of the package, or what a file or folder holds."""
+    path = user_path(dataset)
+    if dataset in OPTIONS or not path.exists():
+        return build(dataset, given)
+    with progress_bar(f"reading {path.name}") as advance:
+        source = load(path, given, files, advance)
+    return source if isinstance(source, Cloud) else (source,)
+
+
+def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | None) -> tuple[bool, str]:
+    """Whether the reach is searched, which needs all points in memory, and a note if it is left out."""
+    size = sum(
+        POINT_COPIES * jax.numpy.dtype(float).itemsize * math.prod(manifold.points.shape)
+        for manifold in manifolds
+        if isinstance(manifold, Samples)
+    )
+    if wanted is False:
+        return False, ""
+    try:
+        fits_in_memory("reach", "all points together", size)
+    except ValueError as error:
+        if wanted:
+            raise ValueError(f"{error} --no-reach leaves it out.") from None
+        return False, f"The reach is left out: {str(error).partition(': ')[2]}"
+    return True, ""
+
+
+def _refuse_for_clouds(options: dict[str, Any]) -> None:
+    """Raise ValueError for an option that would do nothing for a cloud."""
+    usual = {"accuracy": 4, "stride": 1, "smooth": 0, "block_size": None, "exact": False}
+    for name, value in usual.items():
+        if options[name] != value:
+            raise ValueError(f"--{name.replace('_', '-')} is for points on a grid: leave it out for a cloud.")
+
+
+def _measure_cloud(
+    cloud: Cloud, out: Path, options: dict[str, Any], plots: bool, arguments: dict[str, Any]
+) -> None:
+    with progress_bar(f"{cloud.name}, all pairs") as advance:
+        result = measure_cloud(cloud, progress=advance, **options)
+    tables = cloud_tables(result, options["tolerance"])
+    written: list[Path] = []
+    with publishing(out, _KEY, written) as folder:
+        write_cloud(result, folder, cloud_record(result, arguments), tables)
+    if plots:
+        with publishing(out, _KEY, written) as folder:
+            draw_cloud(result, folder)
+    remove_others(out, _KEY, written)
+    console.print(*tables, sep="\n")
+    say_where(out, written)
 
 
 def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
@@ -116,7 +218,7 @@ def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
 
 
 def _measure_parts(
-    manifolds: Sequence[Manifold], out: Path, options: dict[str, Any], exact: bool
+    manifolds: Sequence[Manifold | Samples], out: Path, options: dict[str, Any], exact: bool
 ) -> tuple[list[Part], list[Path]]:
     """Every component, and the files that keep what is measured until the whole command is done."""
     parts, finished = [], []
@@ -133,40 +235,49 @@ def _measure_parts(
 
 
 def _measure_stage(
-    manifold: Manifold, out: Path, options: dict[str, Any], number: int
+    manifold: Manifold | Samples, out: Path, options: dict[str, Any], number: int
 ) -> tuple[Geometry, Path]:
     """One measurement, or the kept one, and the file that keeps it.
 
     The file's name holds all that makes it: what the embedding computes, with all images that it holds, two
     points, axes, attributes, options, and the version of the package.
     """
-    grid, dtype = manifold.grid, jax.numpy.result_type(float)
-    ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
-    probe = evaluate_points(manifold.embedding, ends, dtype).tobytes()
-    program = digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype))
-    parts = (manifold.name, grid, sorted(manifold.attributes.items()), options, str(dtype), number)
-    path = out / f"finished-{fingerprint(None, program, probe, *parts)}.nc"
+    dtype = jax.numpy.result_type(float)
+    data = (manifold.key,) if isinstance(manifold, Samples) else _probe(manifold, dtype)
+    parts = (manifold.name, manifold.grid, sorted(manifold.attributes.items()), options, str(dtype), number)
+    path = out / f"finished-{fingerprint(None, *data, *parts)}.nc"
     if path.exists():
         with contextlib.suppress(ValueError):  # damaged: measure again
             return load_geometry(path), path
     method = "automatic differentiation" if options["exact"] else "stencils"
     with progress_bar(f"{manifold.name}, {method}") as advance:
-        geometry = measure(manifold, progress=advance, checkpoint=out, **options)
+        kept = {"progress": advance, "checkpoint": out}
+        if isinstance(manifold, Samples):
+            geometry = measure(manifold.points, manifold.grid, name=manifold.name, **kept, **options)
+            geometry = replace(geometry, attributes=tuple(manifold.attributes.items()))
+        else:
+            geometry = measure(manifold, **kept, **options)
     geometry.save(path)
     return geometry, path
 
 
+def _probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:
+    """What the embedding computes, with all arrays that it holds, and two points."""
+    grid = manifold.grid
+    ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
+    probe = evaluate_points(manifold.embedding, ends, dtype).tobytes()
+    return digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype)), probe
+
+
 def _report(
-    parts: list[Part], out: Path, tolerance: float | None, plots: bool, arguments: dict[str, Any]
+    parts: list[Part], out: Path, options: dict[str, Any] | None, plots: bool, arguments: dict[str, Any]
 ) -> None:
-    """Search the reach if a tolerance is given for it; write files and pictures, then show tables."""
+    """Search the reach if options are given for it; write files and pictures, then show tables."""
     tables = report.tables_of(parts)
     result, began = None, time.perf_counter()
-    if tolerance is not None:
-        # By exact tangents, and the curvature that is already known.
-        manifolds, known = [part.manifold for part in parts], [part.geometry for part in parts]
+    if options is not None:
         with progress_bar("reach, all pairs") as advance:
-            result = reach(manifolds, geometry=known, tolerance=tolerance, progress=advance)
+            result = _search_reach(parts, options, advance)
         tables.append(report.reach_table(result))
     record = report.summary(parts, arguments, result, time.perf_counter() - began)
     written: list[Path] = []
@@ -178,3 +289,14 @@ def _report(
     remove_others(out, _KEY, written)
     console.print(*tables, sep="\n")
     say_where(out, written)
+
+
+def _search_reach(parts: list[Part], options: dict[str, Any], progress: Progress) -> Reach:
+    """The reach of all components, with the curvature that is known already."""
+    known: dict[str, Any] = {"tolerance": options["tolerance"], "progress": progress}
+    first = parts[0]
+    if isinstance(first.manifold, Samples):
+        known |= {name: options[name] for name in ("accuracy", "stride", "block_size")}
+        return reach(first.points, first.geometry.grid, geometry=first.geometry, **known)
+    # By exact tangents.
+    return reach([part.manifold for part in parts], geometry=[part.geometry for part in parts], **known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from manifold_jax import datasets
@@ -55,7 +56,8 @@ def parse_range(text: str) -> tuple[float, float]:
 def default_folder(name: str, options: Mapping[str, Any]) -> str:
     """Name of the folder of the results where none is given."""
     detail = {"sprites": options.get("shape", "ellipse"), "coil20": f"object{options.get('object', 1)}"}
-    return f"measure-{name}-{detail[name]}" if name in detail else f"measure-{name}"
+    stem = name if name in OPTIONS else Path(name).resolve().stem
+    return f"measure-{name}-{detail[name]}" if name in detail else f"measure-{stem}"
 
 
 def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
@@ -66,7 +68,8 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
         [(16,), (16,)]
     """
     if name not in OPTIONS:
-        raise ValueError(f"there is no data set {name!r}: choose from {', '.join(OPTIONS)}.")
+        known = f"the data sets are {', '.join(OPTIONS)}"
+        raise ValueError(f"there is no data set {name!r}, and no file or folder of that name: {known}.")
     for option in options:
         if option not in OPTIONS[name]:
             known = ", --".join(sorted(OPTIONS[name]))

@@ -20,6 +20,7 @@ from manifold_jax import plotting
 from manifold_jax._files import write_dataset, write_text
 from manifold_jax._keys import package_version
 from manifold_jax.experiments.experiment import write_json
+from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.experiments.terminal import as_text, bars
 from manifold_jax.geometry import Geometry, Manifold, Reach
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
@@ -33,24 +34,29 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Part(NamedTuple):
     """One measured component."""
 
-    manifold: Manifold
+    manifold: Manifold | Samples
     geometry: Geometry
     stencil: Geometry | None  # by stencils, where the other one is exact
     seconds: dict[str, float]  # of every stage; an interrupted one counts from where it went on
     mark: str  # "_1", "_2", ... in a union, else empty
 
+    @property
+    def points(self) -> Any:
+        """What plots and searches take: the Manifold, or its points."""
+        return self.manifold.points if isinstance(self.manifold, Samples) else self.manifold
+
 
 FIGURES: dict[str, Callable[[Part], Any]] = {
-    "samples": lambda part: plotting.plot_samples(part.manifold, part.geometry),
+    "samples": lambda part: plotting.plot_samples(part.points, part.geometry),
     "histograms": lambda part: plotting.plot_histograms(part.geometry),
     "pairs": lambda part: plotting.plot_pairs(part.geometry),
     "maps": lambda part: plotting.plot_maps(part.geometry),
-    "pca": lambda part: plotting.plot_pca(part.manifold, part.geometry),
+    "pca": lambda part: plotting.plot_pca(part.points, part.geometry),
 }
 """Pictures of a component, by file name."""
 
 
-def _table(*names: str) -> Table:
+def new_table(*names: str) -> Table:
     """An empty table; numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
     for k, name in enumerate(names):
@@ -64,7 +70,8 @@ def _name(quantity: str) -> str:
     return f"- {rest}" if comma else words
 
 
-def _with_bar(value: float, error: float) -> str:
+def with_bar(value: float, error: float) -> str:
+    """A value and its error bar."""
     bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
     return f"{value:.4g} ± {bar}"
 
@@ -85,13 +92,13 @@ def summary_table(part: Part) -> RenderableType:
     geometry, verdicts = part.geometry, part.geometry.verdicts()
     known = {k: float(v) for k, v in part.manifold.known.items() if k in TOTALS and not callable(v)}
     quantiles = geometry.quantiles((0.05, 0.5, 0.95))
-    table = _table("quantity", "value", "5 % … 95 %", "unit", "resolved")
+    table = new_table("quantity", "value", "5 % … 95 %", "unit", "resolved")
 
     def add(quantity: str, value: float, error: float, between: str) -> None:
         verdict = verdicts[quantity]
         share = Text(_share(quantity, verdict), style=_colour(verdict))
         unit = plotting.unit_of(geometry, quantity)
-        table.add_row(_name(quantity), _with_bar(value, error), between, unit, share)
+        table.add_row(_name(quantity), with_bar(value, error), between, unit, share)
 
     for quantity in TOTALS:
         estimate = getattr(geometry, quantity)
@@ -135,6 +142,7 @@ def notes(geometry: Geometry) -> list[str]:
     length = "the unit of length of the ambient space"
     if "size" in dict(geometry.attributes):
         length = "distance between images, the root of summed squared grey-level differences (white is 1)"
+    length = dict(geometry.attributes).get("length", length)
     bars = "± half-width of the error bar (median over points for fields); [5 %, 95 %] quantiles of fields."
     lines = [bars, f"ℓ: {length}."]
     for axis in geometry.grid.axes:
@@ -147,7 +155,7 @@ def notes(geometry: Geometry) -> list[str]:
         scale = "when their bars are small next to |II|²"
         lines.append(f"The scalar curvature and its totals count as resolved {scale}.")
         lines += _open_signs(geometry)
-    return lines
+    return [*lines, *filter(None, [dict(geometry.attributes).get("note", "")])]
 
 
 def _noise_levels(geometry: Geometry) -> dict[str, float]:
@@ -188,7 +196,7 @@ def comparison_table(part: Part) -> RenderableType | None:
     """Stencil against exact values, or None where only one of them was measured."""
     if part.stencil is None:
         return None
-    table = _table("error of", "median", "95 % below", "resolved", "covered", "bar / error")
+    table = new_table("error of", "median", "95 % below", "resolved", "covered", "bar / error")
     for quantity, row in compare(part.stencil, part.geometry).items():
         numbers = (f"{row.median:.1e}", f"{row.high:.1e}", f"{row.resolved:.1%}")
         covered = f"{row.coverage:.1%}" if math.isfinite(row.coverage) else "-"
@@ -199,14 +207,14 @@ def comparison_table(part: Part) -> RenderableType | None:
 
 def reach_table(reach: Reach) -> RenderableType:
     """Value, local and global part with error bars, and a sentence."""
-    table = _table("reach", "value", "unit", "resolved")
+    table = new_table("reach", "value", "unit", "resolved")
     colour = "green" if reach.resolved else "red"
     verdict = Text("yes" if reach.resolved else "no", colour)
     narrow = f"none below {reach.searched:.4g}"
     if math.isfinite(reach.bottleneck):
-        narrow = _with_bar(reach.bottleneck, reach.bottleneck_error)
-    table.add_row("reach", _with_bar(reach.value, reach.error), "ℓ", verdict)
-    table.add_row("- local: 1 / curvature", _with_bar(reach.local, reach.local_error), "ℓ", "")
+        narrow = with_bar(reach.bottleneck, reach.bottleneck_error)
+    table.add_row("reach", with_bar(reach.value, reach.error), "ℓ", verdict)
+    table.add_row("- local: 1 / curvature", with_bar(reach.local, reach.local_error), "ℓ", "")
     table.add_row("- half the bottleneck", narrow, "ℓ", "")
     return Group(Text("\nreach", style="bold"), table, Text(reach.sentence(), style=colour))
 
@@ -248,13 +256,22 @@ def _reach_entry(reach: Reach, seconds: float) -> dict[str, Any]:
     return entry | {"seconds": round(seconds, 3), "unit": "ℓ", "pair": reach.ends}
 
 
+def machine() -> dict[str, Any]:
+    """Versions and the device."""
+    device = jax.devices()[0]
+    record: dict[str, Any] = {"manifold_jax": package_version(), "jax": jax.__version__}
+    return record | {
+        "python": platform.python_version(),
+        "device": device.device_kind,
+        "platform": device.platform,
+    }
+
+
 def summary(
     parts: Sequence[Part], arguments: dict[str, Any], reach: Reach | None, seconds: float
 ) -> dict[str, Any]:
     """What ``summary.json`` holds; ``seconds`` is the time of the search for the reach."""
-    device = jax.devices()[0]
-    record: dict[str, Any] = {"manifold_jax": package_version(), "jax": jax.__version__}
-    record |= {"python": platform.python_version(), "device": device.device_kind, "platform": device.platform}
+    record = machine()
     record |= {"dtype": str(parts[0].geometry.volume_element.value.dtype), "arguments": arguments}
     record["manifolds"] = [_part_entry(part) for part in parts]
     return record if reach is None else record | {"reach": _reach_entry(reach, seconds)}
@@ -288,7 +305,8 @@ def write_figures(parts: Sequence[Part], out: Path, reach: Reach | None) -> list
             draw = partial(plotting.plot_comparison, part.stencil, part.geometry)
             drawings[f"exact_vs_stencil{part.mark}"] = draw
     if reach is not None:
-        drawings["reach"] = partial(plotting.plot_reach, [part.manifold for part in parts], reach)
+        sources = [part.points for part in parts]
+        drawings["reach"] = partial(plotting.plot_reach, sources if len(parts) > 1 else sources[0], reach)
     written = []
     for stem, draw in drawings.items():
         with bars.status(f"drawing {stem}.png"):

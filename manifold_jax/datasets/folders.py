@@ -1,0 +1,383 @@
+"""Folders of images with the values of their factors, in a table or in the names of the files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+import manifold_jax.datasets.archives as archives
+from manifold_jax._checks import fits_in_memory, require
+from manifold_jax._files import Progress, user_path
+from manifold_jax.datasets.dsprites import ImageLattice
+from manifold_jax.geometry.grid import Axis, Grid
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+TABLES = (".csv", ".tsv", ".json")
+LEVELS = {"1": 1, "L": 255, "RGB": 255, "P": 255, "I;16": 65535, "I;16B": 65535, "I;16L": 65535, "F": 1}
+"""White of the images that are read, by their mode in Pillow: grey, RGB, palette, 16 bits, floats."""
+
+_FILE = ("file", "filename", "file_name", "path", "filepath", "image", "name")
+_UNIT = re.compile(r"(.+?)\s*[\[(]([^\])]*)[\])]")
+_NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+EQUAL = 1e-7  # of the range of a factor, by which two of its values may differ and be one
+
+Row = dict[str, Any]
+
+
+def image_folder(
+    path: str | os.PathLike[str],
+    table: str | os.PathLike[str] | None = None,
+    *,
+    pattern: str | None = None,
+    factors: Sequence[str] | None = None,
+    periodic: Mapping[str, bool | float] | Iterable[str] = (),
+    progress: Progress | None = None,
+) -> ImageLattice:
+    """Read images whose factors take every combination of their values once.
+
+    PNG, JPEG and TIFF are read: grey or RGB of 8 bits, palettes (as RGB), black and white, grey of 16 bits,
+    and grey floats, which stay as they are; of all others white is 1. Opaque alpha channels are dropped.
+
+    Args:
+        path: The folder.
+        table: CSV, TSV or JSON with a column of file names and columns of numbers, the factors; a heading
+            ``angle [deg]`` holds a unit. JSON is a list of records, an object of columns, or an object of
+            records by file name. By default the only such file in the folder.
+        pattern: Instead of a table, names with factors: ``"{angle}_{shift}.png"``, also with folders.
+        factors: Those that vary, in the order of the axes; by default all, in the order of the table.
+        periodic: Names of periodic factors, or their periods by name.
+        progress: Called as ``progress(images read, images)``.
+
+    Returns:
+        The images in float32.
+
+    Raises:
+        FileNotFoundError: There is no such folder or table, or a file that the table names.
+        ValueError: Combinations of factors are missing or double, values have unequal steps, images differ in
+            size or kind, or a file is damaged; or all images together do not fit into the memory.
+        ImportError: Pillow is not installed.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from PIL import Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for angle in range(0, 360, 30):
+        ...     Image.new("L", (8, 8), angle // 2).save(folder / f"{angle}.png")
+        >>> pictures = image_folder(folder, pattern="{angle}.png", periodic={"angle": 360})
+        >>> pictures.points.shape, pictures.grid.axes[0].stop
+        ((12, 8, 8), 360.0)
+    """
+    folder = user_path(path)
+    files, columns, notes = list_images(folder, table, pattern)
+    grid, order, more = lattice_of(files, columns, factors, periodic)
+    images = _read_images([files[k] for k in order], grid, progress)
+    return ImageLattice(images, grid, (*notes, *more))
+
+
+def list_images(
+    folder: Path, table: str | os.PathLike[str] | None = None, pattern: str | None = None
+) -> tuple[list[Path], dict[str, np.ndarray], list[str]]:
+    """Files, the columns of numbers that belong to them, and what was left out; see :func:`image_folder`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"image_folder: path must be a folder, there is none at {folder}.")
+    if table is not None and pattern is not None:
+        raise ValueError("image_folder: table and pattern both tell the factors: give one of them.")
+    if pattern is not None:
+        return _match(folder, pattern)
+    return _read_table(folder, _only_table(folder) if table is None else user_path(table))
+
+
+def _only_table(folder: Path) -> Path:
+    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in TABLES and file.is_file())
+    if len(tables) == 1:
+        return tables[0]
+    pictures = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if _is_image(f))
+    if not pictures:
+        raise ValueError(f"image_folder: {folder} holds no PNG, JPEG or TIFF images.")
+    many = f"{len(tables)} tables ({', '.join(t.name for t in tables)})" if tables else "no table of factors"
+    names = f"or a pattern such as {{factor}}.png for names like {pictures[0]}"
+    raise ValueError(f"image_folder: {folder} holds {many}: give one (CSV or JSON), {names}.")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a CSV, TSV or JSON table, by the headings of its columns.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a table.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"image_folder: table must be a CSV or JSON file, there is none at {path}.")
+    try:
+        text = archives.read_file(path).decode("utf-8-sig")
+        rows = _json_rows(json.loads(text)) if path.suffix.lower() == ".json" else _csv_rows(text)
+    except (ValueError, OSError, RecursionError, csv.Error, archives.zipfile.BadZipFile) as error:
+        raise ValueError(f"image_folder: {path} is not a table ({error}).") from error
+    if not rows:
+        raise ValueError(f"image_folder: {path} has no rows.")
+    return rows
+
+
+def _csv_rows(text: str) -> list[Row]:
+    lines = text.splitlines()
+    delimiter = delimiter_of(lines[0]) if lines else ","
+    header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter) if row]
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"the row {delimiter.join(row)!r} has {len(row)} cells, not {len(header)}")
+    if delimiter == ";":  # as spreadsheets write it where numbers have decimal commas
+        rows = [[re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", cell) for cell in row] for row in rows]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def delimiter_of(line: str) -> str:
+    """What separates the cells of a line: the most frequent of tabs, semicolons and commas."""
+    return max("\t;,", key=line.count)
+
+
+def _json_rows(content: Any) -> list[Row]:
+    if isinstance(content, dict) and content:
+        if all(isinstance(column, list) for column in content.values()):
+            return [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
+        if all(isinstance(row, dict) for row in content.values()):
+            return [{"file": name} | row for name, row in content.items()]
+    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        if any(row.keys() != content[0].keys() for row in content):
+            raise ValueError("its records have different keys")
+        return content
+    raise ValueError("expected a list of records, an object of columns or an object of records")
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read_table(folder: Path, table: Path) -> tuple[list[Path], dict[str, np.ndarray], list[str]]:
+    """Files, columns of numbers, and what was left out."""
+    rows = read_rows(table)
+    names = [str(name) for name in rows[0]]
+    by_ending = [n for n in names if all(str(row.get(n)).lower().endswith(SUFFIXES) for row in rows)]
+    said = [name for name in names if name.strip().lower() in _FILE]
+    file_column = next(iter([*(n for n in said if n in by_ending), *by_ending, *said]), None)
+    if file_column is None:
+        expected = "a column called file with the names of the images"
+        raise ValueError(f"image_folder: {table} must have {expected}, its columns are {', '.join(names)}.")
+    files = [folder / str(row[file_column]) for row in rows]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        got = f"{len(missing)} of {len(files)} files do not exist, first {missing[0]}"
+        raise FileNotFoundError(f"image_folder: {table} names files in {folder}, of which {got}.")
+    columns, notes = {}, []
+    for name in names:
+        values = [_number(row[name]) for row in rows]
+        if name == file_column:
+            continue
+        if all(value is None for value in values):
+            notes.append(f"The column {name} of {table.name} holds no numbers and is left out.")
+            continue
+        bad = next((k for k, value in enumerate(values) if value is None or not math.isfinite(value)), None)
+        if bad is not None:
+            got = f"{rows[bad][name]!r} for {files[bad].name}"
+            raise ValueError(f"image_folder: the factor {name} of {table} must be finite numbers, got {got}.")
+        columns[name] = np.array(values, float)
+    others = len({f for f in folder.iterdir() if _is_image(f)} - set(files))
+    notes += [f"{others} images that {table.name} does not name are left out."] if others else []
+    return files, columns, notes
+
+
+def _match(folder: Path, pattern: str) -> tuple[list[Path], dict[str, np.ndarray], list[str]]:
+    """Files whose names follow a pattern, the numbers in them, and what was left out."""
+    pieces = re.split(r"\{([^{}]*)\}", pattern)
+    names = [name.strip() for name in pieces[1::2]]
+    if not names or not all(names) or len(set(names)) < len(names) or "" in pieces[2:-1:2]:
+        wanted = "names of factors in braces, each once, with something in between: {angle}_{shift}.png"
+        raise ValueError(f"image_folder: pattern must hold {wanted}, got {pattern!r}.")
+    expression = re.compile("".join(re.escape(p) if k % 2 == 0 else _NUMBER for k, p in enumerate(pieces)))
+    pictures = sorted(file for file in folder.rglob("*") if _is_image(file))
+    matches = [expression.fullmatch(file.relative_to(folder).as_posix()) for file in pictures]
+    files = [file for file, match in zip(pictures, matches, strict=True) if match]
+    if not files:
+        got = f"{len(pictures)} images" + (f" such as {pictures[0].name}" if pictures else "")
+        raise ValueError(f"image_folder: no name of an image in {folder} follows {pattern!r}, of {got}.")
+    rows = np.array([[float(x) for x in match.groups()] for match in matches if match])
+    others = len(pictures) - len(files)
+    notes = [f"{others} images whose names do not follow {pattern} are left out."] if others else []
+    return files, dict(zip(names, rows.T, strict=True)), notes
+
+
+def lattice_of(
+    files: Sequence[Path],
+    columns: Mapping[str, np.ndarray],
+    factors: Sequence[str] | None = None,
+    periodic: Mapping[str, bool | float] | Iterable[str] = (),
+) -> tuple[Grid, np.ndarray, list[str]]:
+    """The grid, the position in ``files`` of every point of it, and what was left out."""
+    named, unit_of = {}, {}
+    for heading, values in columns.items():
+        match = _UNIT.fullmatch(heading)
+        name = match[1] if match else heading
+        named[name], unit_of[name] = values, match[2] if match else ""
+    known = f"the factors are {', '.join(named) or 'none'}"
+    chosen = list(named if factors is None else factors)
+    periods = dict(periodic) if isinstance(periodic, Mapping) else dict.fromkeys(periodic, True)
+    for argument, asked in {"factors": chosen, "periodic": periods}.items():
+        wrong = [name for name in asked if name not in named]
+        if wrong or len(set(asked)) < len(asked):
+            got = repr(wrong[0] if wrong else tuple(asked))
+            raise ValueError(f"image_folder: {argument} must name factors once, got {got}; {known}.")
+    axes, indices, notes = [], [], []
+    for name in chosen:
+        samples, index = _distinct(named[name])
+        if len(samples) == 1:
+            notes.append(f"The factor {name} does not vary ({samples[0]:g}) and is left out.")
+            continue
+        axes.append((name, samples))
+        indices.append(index)
+    if not axes:
+        raise ValueError(f"image_folder: no factor varies; {known}.")
+    order = _order(files, axes, indices)
+    grid = Grid(tuple(Axis.from_samples(n, s, periods.get(n, False), unit_of[n]) for n, s in axes))
+    return grid, order, notes
+
+
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending values without repeats, those equal to rounding being one, and which of them each is."""
+    unique, place = np.unique(values, return_inverse=True)
+    new = np.diff(unique, prepend=-np.inf) > EQUAL * (unique[-1] - unique[0])
+    return unique[new], (np.cumsum(new) - 1)[place.ravel()]
+
+
+def _order(
+    files: Sequence[Path], axes: Sequence[tuple[str, np.ndarray]], indices: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Which file belongs to every combination; all must be there once."""
+    shape = tuple(len(samples) for _, samples in axes)
+    places = list(zip(*(index.tolist() for index in indices), strict=True))
+    lattice = " x ".join(f"{n} {name}" for n, (name, _) in zip(shape, axes, strict=True))
+    place: dict[tuple[int, ...], int] = {}
+    double = [(k, place[at]) for k, at in enumerate(places) if place.setdefault(at, k) != k]
+
+    def words(at: tuple[int, ...]) -> str:
+        return ", ".join(f"{name} = {samples[k]:g}" for k, (name, samples) in zip(at, axes, strict=True))
+
+    faults = []
+    if missing := math.prod(shape) - len(place):
+        first = next(at for at in itertools.product(*map(range, shape)) if at not in place)
+        faults.append(f"{missing} are missing, first {words(first)}")
+    if double:
+        k, other = double[0]
+        pair = f"{files[other].name} and {files[k].name}"
+        faults.append(f"{len(double)} are double, first {words(places[k])} ({pair})")
+    if faults:
+        every = f"there must be one image for every combination of factors ({lattice})"
+        remedy = "choose the factors (--axes, factors=) or complete the images"
+        raise ValueError(f"image_folder: {every}, of which {' and '.join(faults)}: {remedy}.")
+    return np.array([place[at] for at in itertools.product(*map(range, shape))])
+
+
+def _read_images(files: Sequence[Path], grid: Grid, progress: Progress | None) -> np.ndarray:
+    images: np.ndarray | None = None
+    first: Any = None
+    for k, file in enumerate(files):
+        mode, picture = read_image(file)
+        if images is None:
+            first = (mode, picture.shape)
+            shape = (len(files), *picture.shape)
+            fits_in_memory("image_folder", f"{len(files)} images", 4 * math.prod(shape))
+            images = np.empty(shape, np.float32)
+        if (mode, picture.shape) != first:
+            got, wanted = (f"{s[1]} x {s[0]} pixels, {m}" for m, s in ((mode, picture.shape), first))
+            raise ValueError(
+                f"image_folder: all images must have one size and kind, got {file} ({got}) and "
+                f"{files[0].name} ({wanted})."
+            )
+        images[k] = picture
+        if progress is not None:
+            progress(k + 1, len(files))
+    assert images is not None
+    return images.reshape(*grid.shape, *images.shape[1:])
+
+
+def read_image(path: Path) -> tuple[str, Float[np.ndarray, "height width *channels"]]:
+    """Kind (mode of Pillow) and pixels of an image, white being 1.
+
+    Raises:
+        ValueError: It is damaged, not a PNG, JPEG or TIFF image, or of a kind that would lose something.
+        ImportError: Pillow is not installed.
+    """
+    Image = require("PIL.Image", "data", "Reading images")
+    damage = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError)
+    damage += (zlib.error, struct.error, Image.DecompressionBombError, Warning)
+    try:
+        content = archives.read_file(path)
+        if content[:8] == b"\x89PNG\r\n\x1a\n":
+            check_chunks(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "TIFF"]) as image:
+                mode, pixels, reason = _pixels(image)
+    except (*damage, archives.zipfile.BadZipFile) as error:
+        what = "is damaged or not a PNG, JPEG or TIFF image that Pillow reads"
+        raise ValueError(f"{path} {what} ({str(error)[:100] or type(error).__name__}).") from error
+    if pixels is None:
+        raise ValueError(f"{path} {reason}.")
+    return mode, pixels
+
+
+def _pixels(image: Any) -> tuple[str, np.ndarray | None, str]:
+    """Kind and pixels, or None and why it is refused."""
+    from PIL import ImageOps
+
+    mode = image.mode
+    if getattr(image, "n_frames", 1) > 1:
+        return mode, None, f"holds {image.n_frames} pictures: save each as a file of its own"
+    if mode == "RGB" and any(";16" in str(tile) for tile in image.tile):
+        remedy = "store the images as an array (.npy)"
+        return mode, None, f"has 16 bits a colour, of which only 8 would be read: {remedy}"
+    turned = ImageOps.exif_transpose(image)
+    if "A" in mode or "transparency" in image.info:
+        whole = turned.convert("RGBA")
+        if np.asarray(whole)[:, :, 3].min() < 255:
+            return mode, None, "has transparent pixels: save it on a background"
+        turned, mode = (turned.convert("L"), "L") if mode == "LA" else (whole.convert("RGB"), "RGB")
+    if mode not in LEVELS:
+        remedy = "save it as grey or RGB"
+        return mode, None, f"is of the kind {mode}, expected one of {', '.join(LEVELS)}: {remedy}"
+    pixels = np.asarray(turned.convert("RGB") if mode == "P" else turned, np.float32)
+    return mode, pixels / np.float32(LEVELS[mode]), ""
+
+
+def check_chunks(content: bytes | bytearray) -> None:
+    """Raise ValueError unless all chunks of a PNG file are whole, with their checksums, up to its end."""
+    at, last = 8, b""
+    while at < len(content) and last != b"IEND":
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        last, checksum = bytes(content[at + 4 : at + 8]), int.from_bytes(content[end - 4 : end], "big")
+        if end > len(content) or zlib.crc32(content[at + 4 : end - 4]) != checksum:
+            raise ValueError("a chunk is damaged")
+        at = end
+    if last != b"IEND":
+        raise ValueError("it ends early")

@@ -1,0 +1,257 @@
+"""Files and folders as points on a grid: the axes that the command line names."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from manifold_jax._checks import fits_in_memory
+from manifold_jax._keys import digest_arrays
+from manifold_jax.datasets.folders import image_folder
+from manifold_jax.experiments.measure.formats import Content, kind_of, opened, read_cloud
+from manifold_jax.geometry.grid import Axis, Grid
+
+
+class Samples(NamedTuple):
+    """Points on a grid that are to be measured, as a Manifold is.
+
+    Attributes:
+        name: What reports call it.
+        points: Array ``(*grid.shape, *features)``, in memory or in a file.
+        grid: The lattice.
+        attributes: What reports record.
+        key: What tells these data from others.
+    """
+
+    name: str
+    points: Any
+    grid: Grid
+    attributes: Mapping[str, Any]
+    key: str
+
+    @property
+    def known(self) -> Mapping[str, float]:
+        """Nothing is known in closed form."""
+        return {}
+
+
+class _Moved:
+    """An array in a file with its axes in another order, and some of them turned around."""
+
+    chunks = None  # it is read slice by slice
+
+    def __init__(self, values: Any, order: Sequence[int], flipped: Collection[int] = ()) -> None:
+        self.values, self.order, self.flipped, self.dtype = values, order, flipped, values.dtype
+        self.shape = tuple(values.shape[k] for k in order)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        given = index if isinstance(index, tuple) else (index,)
+        parts = [range(n)[part] for n, part in zip(self.shape, given, strict=False)]
+        parts += [range(n) for n in self.shape[len(parts) :]]
+        places: list[Any] = [slice(None)] * len(self.shape)
+        for k, part in enumerate(parts):
+            n, turned = self.shape[k], k in self.flipped
+            start, stop = (n - part.stop, n - part.start) if turned else (part.start, part.stop)
+            places[self.order[k]] = slice(start, stop)
+        read = np.transpose(np.asarray(self.values[tuple(places)]), self.order)
+        return np.flip(read, tuple(self.flipped))
+
+
+AXIS_FORM = "NAME=START:STOP[:UNIT]"
+
+FILE_OPTIONS = {
+    "array": ("axes", "axis", "periodic"),
+    "variables": ("axes", "axis", "periodic", "variable"),
+    "folder": ("axes", "periodic", "pattern", "table"),
+    "cloud": ("dimension",),
+}
+"""Options of the command line that say what is in a file."""
+
+
+class AxisOption(NamedTuple):
+    """What ``--axis`` says of one axis; ends are None for the samples in the file."""
+
+    name: str
+    start: float | None = None
+    stop: float | None = None
+    unit: str = ""
+
+
+def parse_axis(text: str) -> AxisOption:
+    """Read ``name=start:stop[:unit]`` or ``name``.
+
+    Example:
+        >>> parse_axis("angle=0:180:deg")
+        AxisOption(name='angle', start=0.0, stop=180.0, unit='deg')
+    """
+    name, equals, values = (piece.strip() for piece in text.partition("="))
+    pieces = values.split(":", 2)
+    try:
+        if not name or (equals and len(pieces) < 2):
+            raise ValueError
+        if not equals:
+            return AxisOption(name)
+        start, stop = float(pieces[0]), float(pieces[1])
+    except ValueError:
+        raise ValueError(f"--axis takes name=start:stop[:unit], got {text!r}.") from None
+    if not (math.isfinite(start) and math.isfinite(stop)) or start == stop:
+        raise ValueError(f"--axis {name}: start and stop must be different numbers, got {text!r}.")
+    return AxisOption(name, start, stop, "".join(pieces[2:]).strip())
+
+
+def parse_periodic(options: Sequence[str]) -> dict[str, bool | float]:
+    """Read ``name`` or ``name=period``, several of them.
+
+    Example:
+        >>> parse_periodic(["angle=180", "phase"])
+        {'angle': 180.0, 'phase': True}
+    """
+    periods: dict[str, bool | float] = {}
+    for text in options:
+        name, equals, value = (piece.strip() for piece in text.partition("="))
+        try:
+            period = float(value) if equals else True
+            if not name or name in periods or not 0 < period < math.inf:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"--periodic takes name or name=period, each once, got {text!r}.") from None
+        periods[name] = period
+    return periods
+
+
+def place_on_grid(
+    content: Content,
+    axes: Sequence[str] | None,
+    given: Sequence[AxisOption],
+    periods: Mapping[str, bool | float],
+) -> tuple[Any, Grid]:
+    """The array with the axes of its grid first, and the grid.
+
+    Args:
+        content: What a file holds.
+        axes: Names of the dimensions that are axes, in order; by default those given, or those with samples.
+        given: Axes: of dimensions with these names, or else of the first dimensions, in order.
+        periods: Periodic axes.
+
+    Raises:
+        ValueError: Axes are missing, or do not fit the file.
+    """
+    shape, label = tuple(content.values.shape), content.label
+    names = list(content.names or ("",) * len(shape))
+    options = {option.name: option for option in given}
+    if len(options) < len(given) or len(given) >= len(shape):
+        least = "each once, and dimensions of features must be left"
+        raise ValueError(f"--axis must name axes of {label} of shape {shape}, {least}; got {len(given)}.")
+    by_name = all(option.name in names for option in given)
+    if not by_name:
+        names[: len(given)] = [option.name for option in given]
+    sampled = {n for n, s in zip(names, shape, strict=True) if len(content.vectors.get(n, ())) == s}
+    chosen = list(axes or (options if given and not by_name else ()))
+    chosen = chosen or [n for n in names if n in options or n in sampled]
+    if not chosen:
+        asked = "name them in order, --axis name=start:stop[:unit] once for each, the rest being features"
+        raise ValueError(f"{label} has the shape {shape} and no axes: {asked}.")
+    for option, asked in {"--axes": chosen, "--periodic": periods}.items():
+        _known(option, asked, chosen if option == "--periodic" else [n for n in names if n], label)
+    if len(chosen) == len(shape):
+        what = f"all dimensions of {label} are axes, {', '.join(chosen)}: none is left for the features"
+        raise ValueError(f"{what} of a point; name the axes, for example --axes {','.join(chosen[:-1])}.")
+    order = [names.index(name) for name in chosen]
+    grid = Grid(
+        tuple(
+            _axis(content, options.get(name), name, shape[k], periods.get(name, False))
+            for name, k in zip(chosen, order, strict=True)
+        )
+    )
+    order += [k for k in range(len(shape)) if k not in order]
+    flipped = [k for k, axis in enumerate(grid.axes) if axis.descending]
+    grid = Grid(tuple(replace(axis, descending=False) for axis in grid.axes))
+    # What is mapped in the order of Fortran would be copied as a whole.
+    mapped = isinstance(content.values, np.memmap) and not content.values.flags.c_contiguous
+    if flipped or mapped or order != sorted(order):
+        return _Moved(content.values, order, flipped), grid
+    return content.values, grid
+
+
+def _known(option: str, asked: Collection[str], names: Sequence[str], label: str) -> None:
+    for name in asked:
+        if list(names).count(name) != 1 or list(asked).count(name) != 1:
+            raise ValueError(f"{option} names {name!r}; {label} has {', '.join(names) or 'no names'}.")
+
+
+def _axis(content: Content, option: AxisOption | None, name: str, size: int, period: bool | float) -> Axis:
+    unit = option.unit if option and option.unit else content.units.get(name, "")
+    if option is None or option.start is None or option.stop is None:
+        vector = content.vectors.get(name, np.zeros(0))
+        if len(vector) != size:
+            got = f"{len(vector)} samples" if len(vector) else "none"
+            remedy = f"give --axis {name}=start:stop"
+            raise ValueError(f"{content.label} has {got} for the {size} points of the axis {name}: {remedy}.")
+        return Axis.from_samples(name, vector, period, unit)
+    length = abs(option.stop - option.start)
+    # The end of a period is the first sample again, and no sample of its own.
+    closed = period is True or (period and math.isclose(period, length))
+    samples = np.linspace(option.start, option.stop, size, endpoint=not closed)
+    return Axis.from_samples(name, samples, length if closed else period, unit)
+
+
+class Cloud(NamedTuple):
+    """Points without a grid.
+
+    Attributes:
+        name: What reports call it.
+        points: Array ``(n, features)`` in memory.
+        dimension: That of the manifold, if it was given.
+    """
+
+    name: str
+    points: np.ndarray
+    dimension: int | None
+
+
+def load(
+    path: Path, options: Mapping[str, Any], files: contextlib.ExitStack, progress: Any = None
+) -> Samples | Cloud:
+    """What a file or folder holds, by the options of the command line; files stay open as long as the stack.
+
+    Raises:
+        ValueError: It cannot be read, or the options do not fit what it holds.
+    """
+    kind = kind_of(path)
+    known = FILE_OPTIONS[kind]
+    if options.get("cloud"):
+        known = ("cloud", "dimension", *(("variable",) if kind == "variables" else ()))
+    elif kind == "cloud":
+        known = ("cloud", *known)
+    for option in options:
+        if option not in known or (option == "cloud" and kind == "folder"):
+            raise ValueError(f"--{option} does not apply to {path}, which takes --{', --'.join(known)}.")
+    if kind == "cloud":
+        return Cloud(path.name, read_cloud(path), options.get("dimension"))
+    periods = parse_periodic(options.get("periodic", ()))
+    if kind == "folder":
+        chosen = {"pattern": options.get("pattern"), "factors": options.get("axes")}
+        table = options.get("table")
+        images, grid, notes = image_folder(path, table, **chosen, periodic=periods, progress=progress)
+        length = "distance between images, the root of summed squared differences of grey levels (white is 1)"
+        attributes = {"source": str(path), "length": length, "note": " ".join(notes)}
+        return Samples(path.resolve().name, images, grid, attributes, digest_arrays(images))
+    content = files.enter_context(opened(path, options.get("variable")))
+    if options.get("cloud"):
+        fits_in_memory("measure", content.label, 8 * math.prod(content.values.shape))
+        points = np.asarray(content.values[...])
+        return Cloud(content.label, points.reshape(len(points), -1), options.get("dimension"))
+    points, grid = place_on_grid(
+        content, options.get("axes"), [parse_axis(text) for text in options.get("axis", ())], periods
+    )
+    length = f"that of the numbers in the file ({content.values.dtype})"
+    attributes = {"source": f"{path}: {content.label}", "length": length}
+    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in inside]
+    return Samples(content.label, points, grid, attributes, repr((content.label, states)))
