@@ -14,6 +14,7 @@ import os
 import re
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -255,7 +256,8 @@ def npy_header(start: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtyp
         read = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, dtype = read(stream)
+        with warnings.catch_warnings(action="ignore"):  # a damaged header may be dubious Python
+            shape, fortran, dtype = read(stream)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, KeyError) as error:
         raise ValueError(f"no header of an .npy file ({type(error).__name__})") from error
     if dtype.kind not in "buif" or any(n < 0 for n in shape):

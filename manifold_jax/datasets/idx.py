@@ -318,4 +318,5 @@ def parse_idx(
     if size - header != math.prod(shape) * dtype.itemsize or max(shape, default=0) > size:
         said = f"{size - header} bytes where its header says {shape}"
         raise ValueError(f"{label} holds {said}: it is truncated or damaged, {remedy}")
-    return np.frombuffer(content, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+    values = np.frombuffer(content, dtype, offset=header).reshape(shape)
+    return values.astype(dtype.newbyteorder("="), copy=not values.flags.writeable)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickletools
 import struct
+import warnings
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,9 @@ def read_plain_pickle(content: bytes | bytearray) -> dict[Any, Any]:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(content):
-            _step(opcode.name, argument, stack, memo)
+        with warnings.catch_warnings(action="ignore"):  # damaged strings have invalid escape sequences
+            for opcode, argument, _ in pickletools.genops(content):
+                _step(opcode.name, argument, stack, memo)
         (result,) = stack
     except ValueError as error:
         raise ValueError(str(error)[:160]) from error  # some quote all that they met
@@ -94,7 +96,10 @@ def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> N
     elif name == "BUILD":
         state, built = stack.pop(), stack[-1]
         built.value = _set_state(built.value, state)
-    elif name != "STOP" and not (name == "PROTO" and argument <= PROTOCOL):
+    elif name == "PROTO":
+        if argument > PROTOCOL:
+            raise ValueError(f"a pickle of protocol {argument}, expected at most {PROTOCOL}")
+    elif name != "STOP":
         raise ValueError(
             f"the opcode {name} of a pickle, which arrays, strings, lists and numbers do not need"
         )

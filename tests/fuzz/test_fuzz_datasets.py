@@ -126,14 +126,14 @@ def make(kind, folder):
             )
             (folder / name).write_bytes(pickled(key))
             return folder / name, labelled(lambda: read(folder, train=False), COLOURS, [3, 7]), False
-        case "cifar.tar.gz":
-            file = folder / "cifar-10-python.tar.gz"
+        case "cifar.tar.gz" | "cifar.tar":
+            file, whole = folder / "cifar-10-python.tar.gz", kind.endswith("gz")
             with tarfile.open(fileobj=(stream := io.BytesIO()), mode="w") as tape:
                 info = tarfile.TarInfo("cifar-10-batches-py/test_batch")
                 info.size = len(pickled(b"labels"))
                 tape.addfile(info, io.BytesIO(pickled(b"labels")))
-            file.write_bytes(gzip.compress(stream.getvalue(), mtime=0))
-            return file, labelled(lambda: cifar10(file, train=False), COLOURS, [3, 7]), True
+            file.write_bytes(gzip.compress(stream.getvalue(), mtime=0) if whole else stream.getvalue())
+            return file, labelled(lambda: cifar10(file, train=False), COLOURS, [3, 7]), whole
         case "coil20.zip":
             file = zipped(folder / "coil-20-proc.zip", COIL)
             return file, plain(lambda: read_coil20(file), ROLLED), True
@@ -162,7 +162,16 @@ def make(kind, folder):
 
 FORMATS = (
     *("idx", "idx.gz", "labels.gz", "read_idx", "mnist.zip", "mnist.npz", "letters.npz", "cifar10.bin"),
-    *("cifar100.bin", "cifar10.py", "cifar100.py", "cifar.tar.gz", "coil20.zip", "coil100.zip", "png"),
+    *(
+        "cifar100.bin",
+        "cifar10.py",
+        "cifar100.py",
+        "cifar.tar.gz",
+        "cifar.tar",
+        "coil20.zip",
+        "coil100.zip",
+        "png",
+    ),
     "dsprites.npz",
 )
 

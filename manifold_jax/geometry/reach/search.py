@@ -14,6 +14,7 @@ measured, and told apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -105,6 +106,9 @@ def reach(
         raise ValueError(
             f"reach: geometry must be one result per manifold, {len(manifolds)}, got {len(known)}."
         )
+    sizes = [math.prod(m.feature_shape) for m in manifolds] if len(manifolds) > 1 else []
+    if len(set(sizes)) > 1:
+        raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
     settings = {"grid": grid, "accuracy": accuracy, "stride": stride, "exact": exact}
     components: list[Component] = []
     for points, given in zip(manifolds, known, strict=True):
@@ -164,9 +168,6 @@ def _component(
 
 def _cloud(components: Sequence[Component]) -> Cloud:
     """All points of all components with their rounding errors, noise and cells."""
-    sizes = [c.source.features for c in components]
-    if len(set(sizes)) > 1:
-        raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
     dtype = np.result_type(*[c.source.dtype for c in components])
     points = components[0].points if len(components) == 1 else np.concatenate([c.points for c in components])
     if not isinstance(points, np.memmap):
