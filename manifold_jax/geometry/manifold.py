@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax._checks import finite, instance, is_traced, single
+from manifold_jax._checks import choice, finite, instance, is_traced, single
 from manifold_jax._programs import as_function, first_line, frozen, program_of, result_of
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.sources import Stored, as_real_array, is_labelled
@@ -26,6 +26,7 @@ Source = Any
 """Array ``(*shape, *features)`` in memory or a file, function of one chart point, or :class:`Manifold`."""
 
 OFFSET = 4.0  # length of points over their distances from which it is subtracted: two bits of every number
+MISSING = ("refuse", "mask")  # what is done with points that are not finite
 PROBED = 16  # points from which that is told, and whether the ends of an axis are one point
 SAME = 1e-3  # distance of points that are one, over that of neighbours
 RENDERED = 256  # points that are rendered at once: enough for all cores, few enough for large images
@@ -108,10 +109,10 @@ class Points:
     """Points on a grid; :func:`as_points` alone decides how they are held, and only ``blocks`` looks at it.
 
     Attributes:
-        kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"file"`` (read window by window) or
-            ``"function"`` (evaluated, also beyond the ends of the grid; never stored).
         kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"file"`` (read window by window)
             or ``"function"`` (evaluated, also beyond the ends of the grid; never stored).
+        values: Array ``(*grid.shape, f)``, a :class:`Stored` one, or the function as it was when it was
+            given, with all arrays that it holds as leaves of a ``jax.tree_util.Partial``.
         grid: The lattice.
         feature_shape: Shape of one point, before it was flattened to ``f`` numbers.
         dtype: Floating type of the computation.
@@ -119,6 +120,8 @@ class Points:
         caller: Public function that was given them, for messages.
         centre: One of the points ``(f,)``, which those on the host lose when they are read; None for none.
         offset: Length whose rounding in ``dtype`` is that of the stored points of a large offset.
+        there: Which points are there ``(*grid.shape,)``; None for all of them.
+        stand_in: A point ``(f,)`` that is read where one is missing.
     """
 
     kind: str
@@ -130,6 +133,8 @@ class Points:
     caller: str = "measure"
     centre: np.ndarray | None = None
     offset: float = 0.0
+    there: Any = None
+    stand_in: np.ndarray | None = None
 
     @property
     def features(self) -> int:
@@ -148,6 +153,8 @@ class Points:
 
     def read(self, part: np.ndarray, features: slice = slice(None)) -> np.ndarray:
         """Some features of stored points ``(..., f)`` in the type of the computation, less the centre."""
+        if self.stand_in is not None:
+            part = np.where(np.isfinite(part), part, self.stand_in.astype(part.dtype))
         part, centre = single(part[..., features]), 0.0 if self.centre is None else self.centre[features]
         if self.centre is None and part.dtype == self.dtype:
             return part
@@ -167,17 +174,24 @@ class Points:
             return
         values = self.values
         if isinstance(values, Stored):  # whether the numbers of a point are finite is all that is kept
-            good = np.concatenate([np.isfinite(slab).all(axis=-1) for slab in values.slabs()])
-            values = np.where(good, 0.0, np.nan)[..., None]
+            values = np.where(self.finite(), 0.0, np.nan)[..., None]
         finite(self.caller, "points", values, axes=self.grid.ndim)
 
+    def finite(self) -> np.ndarray:
+        """Which of the points on the host are finite, ``(*grid.shape,)``."""
+        slabs = self.values.slabs() if isinstance(self.values, Stored) else self.values[:, None]
+        return np.concatenate([np.isfinite(slab).all(axis=-1) for slab in slabs])
 
-def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: bool = False) -> Points:
+
+def as_points(
+    caller: str, points: Source, grid: Grid | None = None, *, exact: bool = False, missing: str = "refuse"
+) -> Points:
     """Check that points fit a grid, for a Manifold by default its own.
 
     Whatever holds numbers is taken, see :func:`as_real_array`; a DataArray of xarray has a grid of its own.
     NaN and infinite values are refused in an array of JAX now, in one on the host when it is read; and arrays
-    where the points are to be differentiated automatically (``exact``).
+    where the points are to be differentiated automatically (``exact``). With ``missing="mask"`` points that
+    are masked or not finite are missing instead.
 
     Where float64 and integers of NumPy lose digits in the type of the computation because the points lie far
     from 0, one of the points is subtracted first, block by block: geometry is invariant under translations.
@@ -195,15 +209,18 @@ def as_points(caller: str, points: Source, grid: Grid | None = None, *, exact: b
     if callable(points):
         dtype = jnp.result_type(float)
         function = frozen_embedding(points, grid.ndim, dtype)
+        if choice(caller, "missing", missing, MISSING) == "mask":
+            raise ValueError(f"{caller}: missing='mask' is for arrays of points, a function has them all.")
         traced = _is_staged() or is_traced(function)
         return Points("function", function, grid, result_of(function).shape, dtype, traced, caller)
     if exact:
         raise ValueError(f"{caller}: exact=True needs a function or a Manifold, got an array of points.")
-    return _array_points(caller, points, grid, flipped)
+    masked = choice(caller, "missing", missing, MISSING) == "mask"
+    return _array_points(caller, points, grid, flipped, masked)
 
 
-def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int]) -> Points:
-    values, feature_shape = as_real_array(caller, points, grid.ndim, flipped)
+def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int], masked: bool) -> Points:
+    values, feature_shape = as_real_array(caller, points, grid.ndim, flipped, masked=masked)
     shape, integers = values.shape[:-1], jnp.issubdtype(values.dtype, jnp.integer)
     if shape != grid.shape:
         asked = f"the grid axes {grid.names} ask for a leading shape {grid.shape}, followed by feature axes"
@@ -219,16 +236,34 @@ def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int]) 
     least = jnp.result_type(float) if integers else jnp.promote_types(values.dtype, jnp.float32)
     dtype = jax.dtypes.canonicalize_dtype(least)
     checked = Points(kind, values, grid, feature_shape, dtype, traced, caller)
+    if masked:
+        checked = _masked(checked)
     if checked.on_host:
         checked = _centred(checked)
     if not traced:
         _refuse_doubled_ends(checked)
     if traced:  # what is read while a program is being traced becomes part of it
-        values = checked.read(np.asarray(values)) if checked.on_host else jnp.asarray(values, dtype)
+        held = checked.values
+        values = checked.read(np.asarray(held)) if checked.on_host else jnp.asarray(held, dtype)
         checked = replace(checked, kind="array", values=jnp.asarray(values))
     if kind == "array":
         checked.refuse_nonfinite()
     return checked
+
+
+def _masked(points: Points) -> Points:
+    """Points of which some are missing, with another one in their place; as they are if none is."""
+    there = points.finite() if points.on_host else jnp.isfinite(points.values).all(axis=-1)
+    traced = is_traced(there)
+    if not traced and bool(there.all()):
+        return points
+    if not traced and not bool(there.any()):
+        raise ValueError(f"{points.caller}: points must be finite somewhere, got not one that is.")
+    first = there.reshape(-1).argmax()
+    if points.on_host:
+        return replace(points, there=there, stand_in=points.at(np.array([first]))[0])
+    flat = points.values.reshape(points.grid.size, -1)
+    return replace(points, there=there, values=jnp.where(there[..., None], points.values, flat[first]))
 
 
 def _centred(points: Points) -> Points:
@@ -237,6 +272,8 @@ def _centred(points: Points) -> Points:
         return points
     places = np.linspace(0, points.grid.size - 1, min(PROBED, points.grid.size)).round().astype(int)
     probes = points.at(places).astype(np.float64)
+    if points.stand_in is not None:
+        probes = np.where(np.isfinite(probes).all(axis=-1, keepdims=True), probes, points.stand_in)
     centre = probes[len(probes) // 2]
     with np.errstate(over="ignore", invalid="ignore"):
         length, extent = (max(map(np.linalg.norm, x)) for x in (probes, [p - centre for p in probes]))

@@ -25,12 +25,13 @@ from manifold_jax.geometry.error_bars import (
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
 from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate_points
+from manifold_jax.geometry.missing import shrunk_quantities
 from manifold_jax.geometry.noise import NoiseModel, difference_orders
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.sources import Stored
-from manifold_jax.geometry.stencil import reaches, stencil_of
-from manifold_jax.geometry.windows import BatchPlan, plan_batches, plan_blocks
+from manifold_jax.geometry.stencil import Stencil, reaches, stencil_of
+from manifold_jax.geometry.windows import BatchPlan, BlockPlan, plan_batches, plan_blocks
 
 
 def measure(
@@ -42,6 +43,7 @@ def measure(
     smooth: int | tuple[int, ...] = 0,
     noise: float | None = None,
     exact: bool = False,
+    missing: str = "refuse",
     tolerance: float = 0.1,
     block_size: int | None = None,
     progress: Progress | None = None,
@@ -63,6 +65,9 @@ def measure(
         noise: Standard deviation of the noise of every feature. By default it is estimated, from high
             differences of samples; a function has none.
         exact: Differentiate the embedding automatically instead; errors are then rounding alone.
+        missing: ``"mask"`` where points of an array that are masked, NaN or infinite are missing: every other
+            point takes the highest order, ``accuracy`` or below, whose samples are all there, and is
+            undefined where even order 2 has not got its own. By default such arrays are refused.
         tolerance: Error relative to the natural scale of a quantity (itself for volumes, |II| for curvatures,
             |II|^2 for the scalar curvature) up to which it counts as resolved.
         block_size: Points differentiated at once; by default set by memory.
@@ -91,7 +96,7 @@ def measure(
             "pass the sequence to reach."
         )
     positive("measure", "tolerance", tolerance, below=1)
-    points = as_points("measure", points_or_manifold, grid, exact=exact)
+    points = as_points("measure", points_or_manifold, grid, exact=exact, missing=missing)
     stencil = stencil_of("measure", points.grid, accuracy, stride, smooth)
     optional(partial(positive, zero=True), "measure", "noise", noise)
     if exact and noise:
@@ -101,7 +106,7 @@ def measure(
     attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
     kept = None
     if checkpoint is not None:
-        key = _fingerprint(points, title, stencil, noise, exact, block_size, attributes)
+        key = _fingerprint(points, title, stencil, noise, exact, missing, block_size, attributes)
         kept = PartialResult(checkpoint, key)
     run = partial(run_blocks, points, progress=progress, checkpoint=kept)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
@@ -125,11 +130,26 @@ def measure(
         if orders:
             halos = reaches(comparison, points.grid)
             model = NoiseModel([axis.gains for axis in plan.axes], orders, noise, points.features, halos)
-        quantities = run(plan, grid_quantities)
+        quantities = _grid_quantities(points, plan, run, block_size)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:
         kept.remove()
     return geometry
+
+
+def _grid_quantities(points: Points, plan: BlockPlan, run: Any, block_size: int | None) -> PointQuantities:
+    """Quantities by a plan, or where points are missing by it and by those of lower order."""
+    if points.there is None:
+        return run(plan, grid_quantities)
+
+    def plan_of(stencil: Stencil) -> BlockPlan:
+        lower = comparison_stencil(stencil, points.grid, evaluated=False)
+        return plan_blocks(points, (stencil, lower), block_size, plan.differences)
+
+    def run_plan(chosen: BlockPlan) -> PointQuantities:
+        return run(chosen, grid_quantities) if chosen is plan else run_blocks(points, chosen, grid_quantities)
+
+    return shrunk_quantities(points.there, plan, plan_of, run_plan)
 
 
 def _fingerprint(points: Points, *parts: Any) -> str:

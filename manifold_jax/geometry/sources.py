@@ -68,18 +68,23 @@ def is_labelled(values: Any) -> bool:
     return all(hasattr(values, name) for name in ("dims", "coords", "transpose"))
 
 
-def as_real_array(caller: str, values: Any, dimension: int, flipped: Sequence[int]) -> tuple[Any, tuple]:
+def as_real_array(
+    caller: str, values: Any, dimension: int, flipped: Sequence[int], *, masked: bool = False
+) -> tuple[Any, tuple]:
     """Points ``(*shape, f)`` of native numbers, and the shape of one point; files become :class:`Stored`.
 
     Taken are arrays of NumPy (of any byte order), JAX, xarray, h5py, Zarr and dask, tensors of PyTorch,
-    everything with ``__array__`` or DLPack, and nested lists. ``flipped`` axes are turned around.
+    everything with ``__array__`` or DLPack, and nested lists. ``flipped`` axes are turned around. Masked
+    numbers are refused, or become NaN (``masked``).
     """
     if isinstance(values, np.ma.MaskedArray):
         missing = int(np.ma.count_masked(values))
-        if missing:
-            remedy = "give the missing ones values, or cut them off"
+        if missing and not masked:
+            remedy = "give them values, or take missing='mask' where that is an option"
             raise ValueError(f"{caller}: points must all be there, got {missing} masked numbers: {remedy}.")
-        values = values.data
+        mask, values = np.ma.getmaskarray(values), values.data
+        if missing:
+            values = np.where(mask, np.nan, values.astype(np.promote_types(values.dtype, np.float16)))
     file = _is_file(values)
     if not file:
         values = _in_memory(caller, values)

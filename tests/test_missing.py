@@ -1,0 +1,107 @@
+"""Points that are missing: stencils shrink to what is there, the rest is undefined."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zarr
+
+from manifold_jax import Axis, Grid, measure
+
+TURN = 2 * np.pi
+GRID = Grid((Axis("angle", 0.0, TURN, 24, periodic=True), Axis("height", -1.0, 1.0, 20)))
+HOLES = np.zeros(GRID.shape, bool)
+HOLES[0, 9] = HOLES[12:14, 10] = True
+
+
+def barrel() -> np.ndarray:
+    """A surface of revolution with the profile 2 + cos(height) / 2, ``(24, 20, 3)``."""
+    angle, height = np.meshgrid(*(axis.samples() for axis in GRID.axes), indexing="ij")
+    radius = 2 + np.cos(height) / 2
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=-1).astype(np.float32)
+
+
+def with_holes() -> np.ndarray:
+    return np.where(HOLES[..., None], np.nan, barrel()).astype(np.float32)
+
+
+def beside(radius: int) -> np.ndarray:
+    """Points with a hole within so many samples along both axes."""
+    felt = np.zeros_like(HOLES)
+    for i, j in np.argwhere(HOLES):
+        rows = np.arange(i - radius, i + radius + 1) % 24
+        felt[np.ix_(rows, np.arange(max(0, j - radius), min(20, j + radius + 1)))] = True
+    return felt
+
+
+@pytest.fixture(scope="module")
+def geometry():
+    return measure(with_holes(), GRID, accuracy=4, missing="mask")
+
+
+def test_every_point_has_the_highest_order_whose_samples_are_there(geometry):
+    """Against measurements of the whole surface at both orders; order p is compared with order p + 2."""
+    fourth, second = (measure(barrel(), GRID, accuracy=order) for order in (4, 2))
+    near, nearer = beside(3), beside(2)
+    assert near.sum() > nearer.sum() > 0
+    for name in ("volume_element", "scalar_curvature", "mean_curvature", "second_form_norm"):
+        value, by_4, by_2 = (np.asarray(getattr(g, name).value) for g in (geometry, fourth, second))
+        np.testing.assert_array_equal(np.isnan(value), nearer)
+        expected = np.where(near, by_2, by_4)[~nearer]
+        np.testing.assert_allclose(value[~nearer], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        assert (abs(by_2 - by_4)[near] > 1e-4 * abs(by_4).max()).any() or name == "volume_element"
+    assert not geometry.second_form_norm.resolved[nearer].any()
+    assert np.isinf(geometry.second_form_norm.error[nearer]).all()
+    assert np.isnan(geometry.total_volume.value)  # what is missing has a volume too
+
+
+def test_holes_are_no_kinks(geometry):
+    whole = measure(barrel(), GRID, accuracy=4)
+    far = ~beside(5)
+    np.testing.assert_allclose(
+        geometry.second_form_norm.error[far], whole.second_form_norm.error[far], rtol=0.3
+    )
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        jnp.asarray,
+        lambda points: np.ma.masked_array(barrel(), np.repeat(HOLES[..., None], 3, -1)),
+        lambda points: np.where(np.isnan(points), np.inf, points),
+        lambda points: zarr.array(points, chunks=(8, 20, 3)),
+        lambda points: jnp.asarray(points).at[..., 1:].set(jnp.asarray(barrel())[..., 1:]),
+    ],
+    ids=["JAX", "masked", "infinite", "file", "one feature"],
+)
+def test_holders_of_holes(hold, geometry):
+    other = measure(hold(with_holes()), GRID, accuracy=4, missing="mask")
+    for a, b in zip(other.fields[:4], geometry.fields[:4], strict=True):
+        np.testing.assert_allclose(a.value, b.value, atol=2e-4)
+        np.testing.assert_array_equal(np.isnan(a.value), np.isnan(b.value))
+
+
+def test_under_jit(geometry):
+    value = jax.jit(lambda x: measure(x, GRID, accuracy=4, missing="mask").second_form_norm.value)(
+        with_holes()
+    )
+    np.testing.assert_allclose(value, geometry.second_form_norm.value, atol=2e-4)
+
+
+def test_where_nothing_is_missing_nothing_changes():
+    a, b = measure(barrel(), GRID, missing="mask"), measure(barrel(), GRID)
+    np.testing.assert_array_equal(a.second_form_norm.error, b.second_form_norm.error)
+
+
+@pytest.mark.parametrize(
+    ("points", "options", "words"),
+    [
+        (with_holes(), {}, "points must be finite, got NaN or infinite values at 3 of 480 points"),
+        (with_holes(), {"missing": "drop"}, "missing must be one of 'refuse', 'mask'"),
+        (with_holes() * np.nan, {"missing": "mask"}, "finite somewhere"),
+        (lambda u: u, {"missing": "mask"}, "a function has them all"),
+    ],
+)
+def test_refusals(points, options, words):
+    with pytest.raises(ValueError, match=words):
+        measure(points, GRID, **options)
