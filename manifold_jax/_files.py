@@ -264,14 +264,14 @@ for array in arrays:
 
 _NOT_READY = 3  # status of that program where it has not the packages of this process
 
-_READ_SECONDS, _READ_RATE = 5, 50e6  # seconds to read any file, and bytes a second on top of them
+_READ_SECONDS, _READ_RATE = 2, 50e6  # seconds to read any file, and bytes a second on top of them
 _READ_ROOM, _READ_RATIO = 2**29, 100  # bytes for any file, and bytes for each one on disk on top of them
 
 
 def read_dataset(path: str | Path) -> Any:
     """Read an ``xarray.Dataset`` into memory, from a file (``.nc``) or folder (``.zarr``).
 
-    A process of its own reads it first, with 5 s (and 1 s for every 50 MB) and half a gigabyte (and 100 times
+    A process of its own reads it first, with 2 s (and 1 s for every 50 MB) and half a gigabyte (and 100 times
     the size on disk): a damaged file ends that one, and is a ValueError here that names the file.
     """
     path = user_path(path)
@@ -293,9 +293,9 @@ def read_dataset(path: str | Path) -> Any:
         environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-c", code, str(path.absolute())]
         try:
-            status = subprocess.run(command, env=environment, capture_output=True, timeout=8 * seconds)
+            status = subprocess.run(command, env=environment, capture_output=True, timeout=5 * seconds)
         except subprocess.TimeoutExpired:
-            raise ValueError(f"{damaged}, reading it did not end in {8 * seconds} s: {remedy}.") from None
+            raise ValueError(f"{damaged}, reading it did not end in {5 * seconds} s: {remedy}.") from None
         if status.returncode not in (0, _NOT_READY):
             raise ValueError(f"{damaged}, or takes more than {seconds} s or {room >> 20} MiB: {remedy}.")
     try:

@@ -175,7 +175,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     text = progress.TextColumn("{task.description}", markup=False)
     columns = (text, progress.BarColumn(), progress.TaskProgressColumn())
     columns += (progress.TimeElapsedColumn(), "left", progress.TimeRemainingColumn())
-    with progress.Progress(*columns, console=bars, transient=not bars.is_terminal) as bar:
+    with progress.Progress(*columns, console=bars, disable=not bars.is_terminal) as bar:
         task = bar.add_task(f"{label} (compiling)", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
 
