@@ -6,6 +6,7 @@ from manifold_jax.models.autoencoders import beta_vae_loss as beta_vae_loss
 from manifold_jax.models.checkpoints import checkpoint_steps as checkpoint_steps
 from manifold_jax.models.checkpoints import load_params as load_params
 from manifold_jax.models.checkpoints import save_checkpoint as save_checkpoint
+from manifold_jax.models.classifiers import VGG as VGG
 from manifold_jax.models.classifiers import VGG11 as VGG11
 from manifold_jax.models.classifiers import LeNet as LeNet
 from manifold_jax.models.classifiers import classification_loss as classification_loss

@@ -1,4 +1,4 @@
-"""Classifiers: LeNet of Grementieri & Fioresi, and a VGG11-like network. Both return log-probabilities."""
+"""Classifiers: LeNet of Grementieri & Fioresi, and VGG. Both return log-probabilities."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import choice, whole
 from manifold_jax.models.primitives import Layer, apply_layers, convolve, max_pool
 from manifold_jax.models.training import Loss
 
 Activation = Layer
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-_STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
-"""Channels of the convolutions of VGG11, relative to ``width``; a max pool follows each group."""
+_DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Convolutions before each max pool of a VGG, by its depth (configurations A, B, D and E)."""
+
+_WIDTHS = (1, 2, 4, 8, 8)
+"""Their channels, relative to ``width``."""
 
 _convolution = partial(nnx.Conv, kernel_size=(3, 3), conv_general_dilated=convolve)
 
@@ -73,9 +76,8 @@ class LeNet(nnx.Module):
         precision: str | None = "highest",
         rngs: nnx.Rngs,
     ) -> None:
-        whole("LeNet", "classes", classes, 2)
-        whole("LeNet", "size", size, 6)
-        whole("LeNet", "channels", channels)
+        classes, size = whole("LeNet", "classes", classes, 2), whole("LeNet", "size", size, 6)
+        channels = whole("LeNet", "channels", channels)
         conv = partial(_convolution, padding="VALID", precision=precision, rngs=rngs)
         self.shape = (size, size, channels)
         self.mean, self.std = float(mean), float(std)
@@ -111,18 +113,114 @@ class LeNet(nnx.Module):
         return apply_layers(self.stages(), images, "log-probabilities")
 
 
-class VGG11(nnx.Module):
-    """The convolutions of VGG11 (Simonyan & Zisserman, arXiv 1409.1556, configuration A), one linear layer.
+class VGG(nnx.Module):
+    """The networks of Simonyan & Zisserman (arXiv 1409.1556), configurations A, B, D and E.
 
-    3 x 3 convolutions of w, 2w, 4w, 4w, 8w, 8w, 8w, 8w channels, max pools after 1, 2, 4, 6 and 8; for
-    32 x 32 images as in Grementieri & Fioresi. Without batch normalisation: a function of one image. The
-    initial weights are those of He et al. (arXiv 1502.01852).
+    3 x 3 convolutions in five groups of w, 2w, 4w, 8w and 8w channels, a max pool after each, then linear
+    layers: one by default, for 32 x 32 images as in Grementieri & Fioresi; those of the paper are
+    ``size=224, hidden=(4096, 4096), classes=1000``, without dropout. The initial weights are those of He et
+    al. (arXiv 1502.01852). Other arguments are those of :class:`LeNet`.
 
-    Arguments are those of :class:`LeNet` and ``width``, w, 64 in the paper; with 16 it trains on a laptop.
-    ``size`` is a multiple of 32, ``mean`` and ``std`` have one number for each channel.
+    Args:
+        depth: Layers with weights in the paper: 11, 13, 16 or 19.
+        batch_norm: Normalise every convolution by its statistics (Ioffe & Szegedy, arXiv 1502.03167). Such a
+            network begins in training; after ``.eval()`` it is a function of one image, see :func:`pure`.
+        size: A multiple of 32.
+        channels: 3 for colour.
+        width: w, 64 in the paper; with 16 it trains on a laptop.
+        hidden: Units of the linear layers before the last.
+        mean: One number for each channel.
+        std: One number for each channel.
 
     Raises:
         ValueError: A number is out of range, or ``mean`` or ``std`` do not fit the channels.
+
+    Example:
+        >>> network = mj.models.VGG(depth=13, batch_norm=True, width=4, rngs=nnx.Rngs(0))
+        >>> network.eval()
+        >>> jax.eval_shape(mj.models.pure(network), jnp.zeros((32, 32, 3))).shape
+        (10,)
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 16,
+        batch_norm: bool = False,
+        classes: int = 10,
+        size: int = 32,
+        channels: int = 3,
+        width: int = 64,
+        hidden: Sequence[int] = (),
+        mean: Sequence[float] = _CIFAR_MEAN,
+        std: Sequence[float] = _CIFAR_STD,
+        activation: Activation = nnx.relu,
+        precision: str | None = "highest",
+        rngs: nnx.Rngs,
+    ) -> None:
+        depth = choice("VGG", "depth", whole("VGG", "depth", depth), _DEPTHS)
+        classes, width = whole("VGG", "classes", classes, 2), whole("VGG", "width", width)
+        hidden = [whole("VGG", "hidden", units) for units in hidden]
+        size = whole("VGG", "size", size, 32)
+        if size % 32:
+            raise ValueError(f"VGG: size must be a multiple of 32, five max pools halve it, got {size}.")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != channels:
+                needed = f"one number for each of {channels} channels"
+                raise ValueError(f"VGG: {name} must have {needed}, got {values}.")
+        self.shape = (size, size, channels)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.activation = activation
+        self.groups = _DEPTHS[depth]
+        groups = zip(_WIDTHS, self.groups, strict=True)
+        widths = [channels] + [width * factor for factor, count in groups for _ in range(count)]
+        he = nnx.initializers.he_normal()
+        conv = partial(_convolution, padding="SAME", kernel_init=he, precision=precision, rngs=rngs)
+        self.convolutions = nnx.List(conv(*pair) for pair in itertools.pairwise(widths))
+        if batch_norm:
+            norm = partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
+            self.norms = nnx.List(norm(width) for width in widths[1:])
+        units = [8 * width * (size // 32) ** 2, *hidden]
+        linear = partial(nnx.Linear, precision=precision, rngs=rngs)
+        if hidden:
+            self.hidden = nnx.List(linear(*pair, kernel_init=he) for pair in itertools.pairwise(units))
+        self.output = linear(units[-1], classes)
+
+    def _convolved(self, k: int, x: Array) -> Array:
+        if k == 0:
+            mean, std = (jnp.asarray(values, x.dtype) for values in (self.mean, self.std))
+            x = (as_batch(x, self.shape) - mean) / std
+        x = self.convolutions[k](x)
+        return self.activation(self.norms[k](x) if hasattr(self, "norms") else x)
+
+    def stages(self) -> dict[str, Layer]:
+        """The layers by name, each a function of a batch of activations of the one before."""
+        layers: dict[str, Layer] = {}
+        numbers = iter(range(len(self.convolutions)))
+        for group, count in enumerate(self.groups, start=1):
+            layers |= {f"conv {k + 1}": partial(self._convolved, k) for k in itertools.islice(numbers, count)}
+            layers[f"pool {group}"] = max_pool
+        flat = lambda x: x.reshape(x.shape[0], -1)  # noqa: E731
+        for k, linear in enumerate(getattr(self, "hidden", ()), start=1):
+            layers[f"hidden {k}"] = lambda x, linear=linear: self.activation(linear(flat(x)))
+        return layers | {"logits": lambda x: self.output(flat(x)), "log-probabilities": jax.nn.log_softmax}
+
+    def features(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch m"]:
+        """The input of the last layer."""
+        layers = self.stages()
+        return apply_layers(layers, images, list(layers)[-3]).reshape(images.shape[0], -1)
+
+    def logits(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
+        """The output before the softmax."""
+        return apply_layers(self.stages(), images, "logits")
+
+    def __call__(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
+        """Log-probabilities of a batch of images with pixels in [0, 1]."""
+        return apply_layers(self.stages(), images, "log-probabilities")
+
+
+class VGG11(VGG):
+    """:class:`VGG` of depth 11, with its arguments.
 
     Example:
         >>> apply, params = mj.models.pure(mj.models.VGG11(classes=10, width=4, rngs=nnx.Rngs(0)))
@@ -130,54 +228,8 @@ class VGG11(nnx.Module):
         (10,)
     """
 
-    def __init__(
-        self,
-        *,
-        classes: int = 10,
-        size: int = 32,
-        channels: int = 3,
-        width: int = 64,
-        mean: Sequence[float] = _CIFAR_MEAN,
-        std: Sequence[float] = _CIFAR_STD,
-        activation: Activation = nnx.relu,
-        precision: str | None = "highest",
-        rngs: nnx.Rngs,
-    ) -> None:
-        whole("VGG11", "classes", classes, 2)
-        whole("VGG11", "width", width)
-        if whole("VGG11", "size", size, 32) % 32:
-            raise ValueError(f"VGG11: size must be a multiple of 32, five max pools halve it, got {size}.")
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                needed = f"one number for each of {channels} channels"
-                raise ValueError(f"VGG11: {name} must have {needed}, got {values}.")
-        self.shape = (size, size, channels)
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.activation = activation
-        widths = [channels] + [width * factor for stage in _STAGES for factor in stage]
-        he = nnx.initializers.he_normal()
-        conv = partial(_convolution, padding="SAME", kernel_init=he, precision=precision, rngs=rngs)
-        self.convolutions = nnx.List(conv(*pair) for pair in itertools.pairwise(widths))
-        self.output = nnx.Linear(8 * width * (size // 32) ** 2, classes, precision=precision, rngs=rngs)
-
-    def features(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch m"]:
-        """The input of the last layer."""
-        mean, std = (jnp.asarray(values, images.dtype) for values in (self.mean, self.std))
-        x = (as_batch(images, self.shape) - mean) / std
-        layers = iter(self.convolutions)
-        for stage in _STAGES:
-            for _ in stage:
-                x = self.activation(next(layers)(x))
-            x = max_pool(x)
-        return x.reshape(x.shape[0], -1)
-
-    def logits(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
-        """The output before the softmax."""
-        return self.output(self.features(images))
-
-    def __call__(self, images: Float[Array, "batch h w c"]) -> Float[Array, "batch C"]:
-        """Log-probabilities of a batch of images with pixels in [0, 1]."""
-        return jax.nn.log_softmax(self.logits(images))
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(depth=11, **arguments)
 
 
 def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:

@@ -17,23 +17,35 @@ from manifold_jax._programs import as_function
 from manifold_jax.geometry.layers import check_chain
 
 
-@dataclasses.dataclass(frozen=True)
+@partial(jax.tree_util.register_dataclass, data_fields=["state"], meta_fields=["graphdef", "method"])
+@dataclasses.dataclass(frozen=True, eq=False)
 class Apply:
     """``apply(params, x)``: the network at one input.
 
-    Those of one architecture are equal, so that what was compiled for one network serves the next.
+    Those of one architecture and state are equal, so that what was compiled for one network serves the next.
 
     Attributes:
         graphdef: The architecture.
+        state: What is kept beside the parameters, such as the statistics of batch normalisation; data.
         method: Name of the method of the module; by default its call.
     """
 
     graphdef: Any
+    state: Any = dataclasses.field(default_factory=dict)
     method: str = "__call__"
+
+    def __hash__(self) -> int:
+        return hash((self.graphdef, self.method))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Apply) or (self.graphdef, self.method) != (other.graphdef, other.method):
+            return False
+        mine, theirs = jax.tree.leaves(self.state), jax.tree.leaves(other.state)
+        return len(mine) == len(theirs) and all(a is b for a, b in zip(mine, theirs, strict=True))
 
     def __call__(self, params: Any, x: Float[Array, "*shape"]) -> Any:
         """The output for one input, without a batch axis."""
-        module = nnx.merge(self.graphdef, params)
+        module = nnx.merge(self.graphdef, params, self.state)
         if not hasattr(module, self.method):
             raise ValueError(f"{type(module).__name__} has no method {self.method!r}.")
         outputs = getattr(module, self.method)(x[None])
@@ -54,7 +66,7 @@ class Apply:
 
 
 class Pure(NamedTuple):
-    """A network as a function and its parameters.
+    """A network as a function and its parameters; also a function of one input, and a pytree.
 
     Attributes:
         apply: ``apply(params, x)``, one input to its output.
@@ -64,20 +76,26 @@ class Pure(NamedTuple):
     apply: Apply
     params: Any
 
+    def __call__(self, x: Float[Array, "*shape"]) -> Any:
+        """The output for one input, without a batch axis."""
+        return self.apply(self.params, x)
+
 
 def pure(module: nnx.Module) -> Pure:
     """Split a module that maps batches to batches into ``(apply, params)``; ``apply`` takes one input.
 
+    What is no parameter, such as the statistics of batch normalisation or keys of random numbers, is kept as
+    it is now, as data beside the parameters: only these are differentiated.
+
     Args:
-        module: A module whose only variables are ``nnx.Param``; its call takes ``(batch, *shape)``.
+        module: A module that is not in training; its call takes ``(batch, *shape)``.
 
     Returns:
-        The function and the parameters. A classifier for :mod:`manifold_jax.information` is
-        ``jax.tree_util.Partial(apply, params)``, a batch ``jax.vmap(apply, (None, 0))``.
+        The function and the parameters: as a whole a function of one input, a classifier for
+        :mod:`manifold_jax.information`, and ``jax.vmap(apply, (None, 0))`` for batches.
 
     Raises:
-        ValueError: ``module`` is not an NNX module, or has variables besides its parameters, such as running
-            means or dropout keys, which a pure function of the parameters cannot update.
+        ValueError: ``module`` is not an NNX module, or a part of it is in training.
 
     Example:
         >>> apply, params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0)))
@@ -87,12 +105,17 @@ def pure(module: nnx.Module) -> Pure:
     if not isinstance(module, nnx.Module):
         remedy = "any other network serves as a function of its parameters and one input"
         raise ValueError(f"pure: module must be a flax.nnx.Module, got {type(module).__name__}: {remedy}.")
-    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-    others = jax.tree_util.tree_leaves_with_path(rest)
-    if others:
-        names = ", ".join(jax.tree_util.keystr(path) for path, _ in others)
-        raise ValueError(f"pure: module must have parameters only, got other variables too: {names}.")
-    return Pure(Apply(graphdef), nnx.to_pure_dict(params))
+    for path, part in nnx.iter_graph(module):
+        flags = [name for name in _TRAINING if getattr(part, name, None) is False]
+        if flags:
+            where = f"{type(part).__name__} {'.'.join(map(str, path))}".strip()
+            raise ValueError(f"pure: {where} is in training, {flags[0]} is False: call module.eval() first.")
+    graphdef, params, state = nnx.split(module, nnx.Param, ...)
+    return Pure(Apply(graphdef, nnx.to_pure_dict(state)), nnx.to_pure_dict(params))
+
+
+_TRAINING = ("use_running_average", "deterministic")
+"""What is False in Flax's layers while they train."""
 
 
 def torch_initial(params: Any, key: Array) -> Any:
@@ -111,6 +134,8 @@ def torch_initial(params: Any, key: Array) -> Any:
         >>> bool(abs(params["second"]["kernel"]).max() <= (9 * 32) ** -0.5)
         True
     """
+    if not isinstance(params, Mapping) or "scale" in params:  # normalisation begins with 1 and 0 there too
+        return params
     keys = dict(zip(params, jax.random.split(key, len(params)), strict=True))
     if "kernel" not in params:
         return {name: torch_initial(layer, keys[name]) for name, layer in params.items()}
@@ -142,13 +167,13 @@ class Layers(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """``layer(params, x)``: one layer of a network; equal ones are compiled once."""
+    """``layer(params, state, x)``: one layer of a network; equal ones are compiled once."""
 
     graphdef: Any
     number: int
 
-    def __call__(self, params: Any, x: Array) -> Array:
-        stages = _stages(nnx.merge(self.graphdef, params))
+    def __call__(self, params: Any, state: Any, x: Array) -> Array:
+        stages = _stages(nnx.merge(self.graphdef, params, state))
         return list(stages.values())[self.number](x[None])[0]
 
 
@@ -182,9 +207,9 @@ def network_layers(network: Pure) -> Layers:
         >>> [f"{n} {a.shape}" for n, a in zip(layers.names, layers.activations(jnp.zeros((28, 28))))][2:]
         ['pool (12, 12, 64)', 'hidden (128,)', 'logits (10,)', 'log-probabilities (10,)']
     """
-    graphdef, params = network.apply.graphdef, network.params
-    names = tuple(_stages(nnx.merge(graphdef, params)))
-    return Layers(names, tuple(Partial(_Layer(graphdef, k), params) for k in range(len(names))))
+    graphdef, variables = network.apply.graphdef, (network.params, network.apply.state)
+    names = tuple(_stages(nnx.merge(graphdef, *variables)))
+    return Layers(names, tuple(Partial(_Layer(graphdef, k), *variables) for k in range(len(names))))
 
 
 def chain(
