@@ -1,5 +1,7 @@
 """Networks against NumPy and jax.lax; training against a hand-written loop; checkpoints bit by bit."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from scipy.signal import correlate
 
 from manifold_jax import check_log_prob, local_data_trace
 from manifold_jax.models import (
+    VGG,
     VGG11,
     LeNet,
     checkpoint_steps,
@@ -19,6 +22,7 @@ from manifold_jax.models import (
     labelled,
     load_params,
     max_pool,
+    network_layers,
     pure,
     save_checkpoint,
     torch_initial,
@@ -137,6 +141,100 @@ def test_vgg11_has_the_channels_of_configuration_a():
     assert {k[:2] for k in kernels} == {(3, 3)}
     assert params["output"]["kernel"].shape == (16, 10)
     check_log_prob(Partial(apply, params), jnp.full((32, 32, 3), 0.5))
+
+
+def layer_counts(depth):
+    """Convolutions before each max pool in table 1 of Simonyan & Zisserman."""
+    return {11: [1, 1, 2, 2, 2], 13: [2] * 5, 16: [2, 2, 3, 3, 3], 19: [2, 2, 4, 4, 4]}[depth]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(("depth", "millions"), [(11, 133), (13, 133), (16, 138), (19, 144)])
+def test_vgg_has_the_parameters_of_the_paper(depth, millions, batch_norm):
+    options = {"depth": np.int64(depth), "size": 224, "hidden": (4096, 4096), "classes": 1000}
+    build = lambda: VGG(**options, batch_norm=batch_norm, rngs=nnx.Rngs(0))  # noqa: E731
+    params = nnx.state(nnx.eval_shape(build), nnx.Param)
+    channels = [3]
+    for width, count in zip((64, 128, 256, 512, 512), layer_counts(depth), strict=True):
+        channels += [width] * count
+    convolutions = sum(9 * a * b + b for a, b in itertools.pairwise(channels))
+    linear = sum(a * b + b for a, b in itertools.pairwise([512 * 49, 4096, 4096, 1000]))
+    counted = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert counted == convolutions + linear + 2 * sum(channels[1:]) * batch_norm
+    assert round(counted / 1e6) == millions
+
+
+def small_vgg(**options):
+    network = VGG(
+        **({"depth": 11, "batch_norm": True, "width": 1, "hidden": (5,)} | options), rngs=nnx.Rngs(0)
+    )
+    network.norms[0].mean[...] = jnp.full(network.norms[0].mean[...].shape, 0.3)
+    network.eval()
+    return network
+
+
+@pytest.mark.slow
+def test_vgg_is_a_function_of_one_image_and_its_layers_chain():
+    module = small_vgg()
+    network, images = pure(module), jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    check_log_prob(network, images[0])
+    np.testing.assert_allclose(jax.jit(jax.vmap(network))(images), jax.jit(module)(images), atol=1e-6)
+    layers = network_layers(network)
+    assert layers.names[-4:] == ("pool 5", "hidden 1", "logits", "log-probabilities")
+    activations = jax.jit(layers.activations)(images[0])
+    np.testing.assert_allclose(activations[-1], jax.jit(network)(images[0]), atol=1e-6)
+    features = jax.jit(network.apply.of("features"))(network.params, images[0])
+    np.testing.assert_allclose(features, activations[-3], atol=1e-6)
+
+
+class Normalised(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.linear, self.norm = nnx.Linear(3, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+        self.drop, self.calls = nnx.Dropout(0.5, rngs=rngs), nnx.Variable(jnp.array(3))
+
+    def __call__(self, x):
+        return nnx.log_softmax(self.drop(self.norm(self.linear(x))))
+
+
+def test_statistics_are_data_beside_the_parameters():
+    module, x = Normalised(), jnp.array([0.3, -1.0, 0.5])
+    module(jax.random.normal(jax.random.key(1), (16, 3)))  # in training: statistics move
+    with pytest.raises(ValueError, match=r"is in training, .* is False: call module.eval\(\) first"):
+        pure(module)
+    module.eval()
+    traces = []
+
+    @jax.jit
+    def trace(network, x):
+        traces.append(1)
+        return local_data_trace(network, x)
+
+    values = []
+    for shift in (0.0, 0.5, 0.5):
+        module.norm.var[...] = module.norm.var[...] + shift
+        network = pure(module)
+        w, statistics = network.params["linear"], (module.norm.mean[...], module.norm.var[...])
+        logits = (x @ w["kernel"] + w["bias"] - statistics[0]) / jnp.sqrt(statistics[1] + 1e-5)
+        np.testing.assert_allclose(network(x), jax.nn.log_softmax(logits), atol=1e-6)
+        values.append(float(trace(network, x)))
+        assert values[-1] == pytest.approx(float(trace(Partial(*network), x)), rel=1e-5)
+    assert network.params.keys() == {"linear", "norm"}
+    assert network.params["norm"].keys() == {"scale", "bias"}
+    assert len(set(values)) == 3
+    assert len(traces) == 1 + 3  # once for networks as data, and for every state that a Partial holds
+    same = pure(module).apply
+    assert same == network.apply
+    assert hash(same) == hash(network.apply)
+
+
+def test_initial_weights_as_in_torch_leave_normalisations_alone():
+    module = Normalised()
+    module.eval()
+    params = pure(module).params
+    drawn = torch_initial(params, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, drawn["norm"], params["norm"])
+    assert not np.array_equal(drawn["linear"]["kernel"], params["linear"]["kernel"])
 
 
 def test_networks_of_one_architecture_are_compiled_once():
@@ -343,7 +441,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
             lambda: LeNet(rngs=nnx.Rngs(0))(jnp.zeros((1, 8, 8))),
             r"images of shape \(28, 28, 1\) or \(28, 28\)",
         ),
-        (lambda: pure(nnx.BatchNorm(3, rngs=nnx.Rngs(0))), "parameters only, got other variables too"),
+        (lambda: VGG(depth=12, rngs=nnx.Rngs(0)), "depth must be one of 11, 13, 16, 19, got 12"),
+        (lambda: pure(nnx.BatchNorm(3, rngs=nnx.Rngs(0))), "BatchNorm is in training"),
+        (lambda: pure(nnx.Dropout(0.5, rngs=nnx.Rngs(0))), "Dropout is in training, deterministic is False"),
         (lambda: pure(lambda x: x), "must be a flax.nnx.Module, got function"),
     ],
 )

@@ -24,6 +24,7 @@ from manifold_jax.models.pure import chain as chain
 from manifold_jax.models.pure import network_layers as network_layers
 from manifold_jax.models.pure import pure as pure
 from manifold_jax.models.pure import torch_initial as torch_initial
+from manifold_jax.models.torch_weights import load_torch_weights as load_torch_weights
 from manifold_jax.models.training import Trained as Trained
 from manifold_jax.models.training import over_seeds as over_seeds
 from manifold_jax.models.training import train as train
