@@ -182,7 +182,7 @@ def test_vgg_is_a_function_of_one_image_and_its_layers_chain():
     layers = network_layers(network)
     assert layers.names[-4:] == ("pool 5", "hidden 1", "logits", "log-probabilities")
     activations = jax.jit(layers.activations)(images[0])
-    np.testing.assert_allclose(activations[-1], jax.jit(network)(images[0]), atol=1e-6)
+    np.testing.assert_allclose(activations[-1], jax.jit(network.apply)(network.params, images[0]), atol=1e-6)
     features = jax.jit(network.apply.of("features"))(network.params, images[0])
     np.testing.assert_allclose(features, activations[-3], atol=1e-6)
 

@@ -68,6 +68,8 @@ class Apply:
 class Pure(NamedTuple):
     """A network as a function and its parameters; also a function of one input, and a pytree.
 
+    ``jax.jit`` takes it as an argument.
+
     Attributes:
         apply: ``apply(params, x)``, one input to its output.
         params: Nested dictionary of arrays.
