@@ -293,9 +293,9 @@ def read_dataset(path: str | Path) -> Any:
         environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-c", code, str(path.absolute())]
         try:
-            status = subprocess.run(command, env=environment, capture_output=True, timeout=5 * seconds)
+            status = subprocess.run(command, env=environment, capture_output=True, timeout=4 * seconds)
         except subprocess.TimeoutExpired:
-            raise ValueError(f"{damaged}, reading it did not end in {5 * seconds} s: {remedy}.") from None
+            raise ValueError(f"{damaged}, reading it did not end in {4 * seconds} s: {remedy}.") from None
         if status.returncode not in (0, _NOT_READY):
             raise ValueError(f"{damaged}, or takes more than {seconds} s or {room >> 20} MiB: {remedy}.")
     try:
