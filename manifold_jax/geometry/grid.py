@@ -22,7 +22,8 @@ DType = Any
 
 ORDERS = (2, 4, 6, 8)
 
-UNEQUAL = 1e-6  # of a step, by which steps may differ
+UNEQUAL = 1e-6  # of a step, by which equal steps may differ
+GAP = 4.0  # of the largest step, from which samples do not fill a period
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Axis:
             the shift of an image by one pixel: the metric repeats, the images do not. Quadrature is then
             periodic, but ghost layers are not wrapped.
         descending: Whether arrays hold the last sample first; what is measured is in ascending order.
+        nodes: Samples at unequal steps, in ascending order, the first of them ``start`` and on an open axis
+            the last ``stop``; empty for equal steps. A function is then measured at its samples alone.
 
     Raises:
         ValueError: The name is empty, the range is not increasing and finite, or the size is below 2.
@@ -59,6 +62,7 @@ class Axis:
     unit: str = ""
     wrap: bool = field(default=True, kw_only=True)
     descending: bool = field(default=False, kw_only=True)
+    nodes: tuple[float, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -79,6 +83,13 @@ class Axis:
             raise ValueError(f"{caller} must increase: start {self.start:g} is not below stop {self.stop:g}.")
         if not self.periodic and not self.wrap:
             raise ValueError(f"{caller}: wrap=False only makes sense with periodic=True.")
+        object.__setattr__(self, "nodes", tuple(number(caller, "nodes", x) for x in self.nodes))
+        if self.nodes:
+            steps = np.diff([*self.nodes, self.stop] if self.periodic else self.nodes)
+            ends = self.nodes[0] == self.start and (self.periodic or self.nodes[-1] == self.stop)
+            if len(self.nodes) != self.size or not ends or not (steps > 0).all() or not self.wrap:
+                wanted = f"{self.size} increasing numbers from start to stop, with wrap=True"
+                raise ValueError(f"{caller}: nodes must be {wanted}, got {len(self.nodes)} of them.")
 
     @classmethod
     def from_samples(cls, name: str, values: Any, periodic: bool | float = False, unit: str = "") -> Axis:
@@ -86,14 +97,14 @@ class Axis:
 
         Args:
             name: Name of the coordinate.
-            values: Samples ``(n,)`` at equal steps, to rounding.
-            periodic: Whether the axis is periodic, then with one step from the last sample to the first; or
-                its period.
+            values: Samples ``(n,)``; at steps that are not equal to rounding they become ``nodes``.
+            periodic: Whether the axis is periodic, then with the mean step from the last sample to the
+                first; or its period.
             unit: Unit of the coordinate.
 
         Raises:
-            ValueError: There are fewer than two samples, they are not finite, repeat, go up and down or have
-                unequal steps, or they do not fit the period: the last one is the first again, for example.
+            ValueError: There are fewer than two samples, they are not finite, repeat or go up and down, or
+                they do not fit the period: the last one is the first again, for example.
 
         Example:
             >>> axis = mj.Axis.from_samples("angle", [270, 180, 90, 0], periodic=360, unit="deg")
@@ -118,24 +129,25 @@ class Axis:
             raise ValueError(f"{caller}: samples must all increase or all decrease, got {got}.")
         step = (samples[-1] - samples[0]) / steps.size
         tolerance = rounding * np.abs(samples).max() + UNEQUAL * step
-        if (np.abs(steps - step) > 2 * tolerance).any():
-            got = f"steps from {steps.min():g} to {steps.max():g}"
-            raise ValueError(f"{caller}: samples must have equal steps, got {got}: sample again, evenly.")
+        unequal = bool((np.abs(steps - step) > 2 * tolerance).any())
         given = not isinstance(periodic, bool | np.bool_)
         period = positive(caller, "periodic", periodic) if given else step * samples.size
-        if given and abs(period - (samples[-1] - samples[0])) < step / 2:
+        left = period - (samples[-1] - samples[0])
+        if given and abs(left) < steps.min() / 2:
             remedy = "leave the last one out, whose place is that of the first"
             raise ValueError(f"{caller}: first and last sample coincide after a period: {remedy}.")
-        if abs(period - step * samples.size) > 2 * samples.size * tolerance:
-            got = f"a period of {period:g} after {samples.size} steps of {step:g}"
-            raise ValueError(f"{caller}: samples must fill one period with equal steps, got {got}.")
+        if not 0 < left < GAP * steps.max():
+            got = f"samples from {samples[0]:g} to {samples[-1]:g} and a period of {period:g}"
+            raise ValueError(f"{caller}: samples must fill one period, got {got}.")
+        unequal |= abs(left - step) > 2 * samples.size * tolerance
         whole_turn = given or bool(periodic)
         stop = samples[0] + period if whole_turn else samples[-1]
-        return cls(name, samples[0], stop, samples.size, whole_turn, unit, descending=descending)
+        nodes = tuple(samples) if unequal else ()
+        return cls(name, samples[0], stop, samples.size, whole_turn, unit, descending=descending, nodes=nodes)
 
     @property
     def spacing(self) -> float:
-        """Distance between neighbouring samples."""
+        """Distance between neighbouring samples, on average where steps are unequal."""
         return (self.stop - self.start) / (self.size if self.periodic else self.size - 1)
 
     @property
@@ -145,7 +157,17 @@ class Axis:
 
     def samples(self) -> np.ndarray:
         """Sample positions, float64 of shape ``(size,)``."""
-        return self.start + self.spacing * np.arange(self.size)
+        return np.array(self.nodes) if self.nodes else self.start + self.spacing * np.arange(self.size)
+
+    def nearest(self, coordinate: Any) -> Any:
+        """Index of the nearest sample, as if equal steps went on beyond the ends; integers like the input."""
+        index = (np.asarray(coordinate) - self.start) / self.spacing
+        index = np.interp(coordinate, self.nodes, np.arange(self.size)) if self.nodes else index
+        return np.rint(index).astype(int)
+
+    def positions(self, index: np.ndarray) -> np.ndarray:
+        """Positions of samples, beyond the ends of a periodic axis moved by whole periods."""
+        return self.samples()[index % self.size] + (self.stop - self.start) * (index // self.size)
 
 
 @dataclass(frozen=True)
@@ -292,9 +314,10 @@ def accuracies(caller: str, accuracy: Any, grid: Grid) -> tuple[Accuracy, ...]:
     for order, axis in zip(orders, grid.axes, strict=True):
         if isinstance(order, bool) or order not in (*ORDERS, "spectral"):
             raise ValueError(f"{caller}: accuracy must be 2, 4, 6, 8 or 'spectral', got {order!r}.")
-        if order == "spectral" and not axis.wraps:
+        if order == "spectral" and (not axis.wraps or axis.nodes):
             reason = f"axis {axis.name!r} is not one"
-            raise ValueError(f"{caller}: accuracy='spectral' needs a periodic axis; {reason}.")
+            wanted = "a periodic axis with equal steps"
+            raise ValueError(f"{caller}: accuracy='spectral' needs {wanted}; {reason}.")
     return tuple(order if order == "spectral" else int(order) for order in orders)
 
 
@@ -323,6 +346,8 @@ def _end_corrections(order: int) -> np.ndarray:
 
 def axis_weights(axis: Axis, accuracy: Accuracy) -> np.ndarray:
     """Quadrature weights of one axis, float64 of shape ``(size,)``."""
+    if axis.nodes:
+        return _node_weights(axis, min(int(accuracy), axis.size))
     weights = np.ones(axis.size)
     if not axis.periodic:
         order = min(int(accuracy), axis.size)
@@ -330,3 +355,24 @@ def axis_weights(axis: Axis, accuracy: Accuracy) -> np.ndarray:
         weights[:order] += corrections
         weights[axis.size - order :] += corrections[::-1]
     return weights * axis.spacing
+
+
+def cell_lengths(axis: Axis) -> np.ndarray:
+    """Distance from every sample to the next, ``(size,)``; beyond the end of an open axis 0."""
+    steps = np.diff(axis.samples(), append=axis.stop)
+    return steps if axis.nodes else np.where(steps > 0, axis.spacing, steps)
+
+
+def _node_weights(axis: Axis, order: int) -> np.ndarray:
+    """Weights at unequal steps: every cell integrates the polynomial through ``order`` samples around it."""
+    n, weights = axis.size, np.zeros(axis.size)
+    for cell in range(n if axis.periodic else n - 1):
+        first = cell + 1 - order // 2
+        around = (first if axis.periodic else min(max(first, 0), n - order)) + np.arange(order)
+        ends = axis.positions(np.array([cell, cell + 1]))
+        scale = np.ptp(axis.positions(around))
+        powers = np.vander((axis.positions(around) - ends[0]) / scale, increasing=True)
+        exponents = 1 + np.arange(order)
+        moments = scale * ((ends[1] - ends[0]) / scale) ** exponents / exponents
+        np.add.at(weights, around % n, np.linalg.solve(powers.T, moments))
+    return weights

@@ -212,6 +212,8 @@ def as_points(
         if choice(caller, "missing", missing, MISSING) == "mask":
             raise ValueError(f"{caller}: missing='mask' is for arrays of points, a function has them all.")
         traced = _is_staged() or is_traced(function)
+        if any(axis.nodes for axis in grid.axes) and not exact:  # known at its samples alone
+            return _array_points(caller, _on_grid(function, grid, dtype, traced), grid, [], False)
         return Points("function", function, grid, result_of(function).shape, dtype, traced, caller)
     if exact:
         raise ValueError(f"{caller}: exact=True needs a function or a Manifold, got an array of points.")
@@ -249,6 +251,16 @@ def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int], 
     if kind == "array":
         checked.refuse_nonfinite()
     return checked
+
+
+def _on_grid(function: Any, grid: Grid, dtype: DType, traced: bool) -> Any:
+    """A function at all points of a grid."""
+    coordinates = grid.coordinates(dtype).reshape(-1, grid.ndim)
+    if traced:
+        points = _evaluate(function, coordinates, dtype)
+    else:
+        points = evaluate_points(function, np.asarray(coordinates), dtype)
+    return points.reshape(*grid.shape, *result_of(function).shape)
 
 
 def _masked(points: Points) -> Points:

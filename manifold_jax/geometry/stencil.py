@@ -73,7 +73,7 @@ def central_weights(derivative: int, order: int) -> np.ndarray:
 
 
 @cache
-def local_polynomial_weights(offsets: tuple[int, ...], degree: int, derivative: int) -> np.ndarray:
+def local_polynomial_weights(offsets: tuple[float, ...], degree: int, derivative: int) -> np.ndarray:
     """Weights of a derivative at 0 of the polynomial that fits samples at ``offsets`` best, for unit spacing.
 
     Savitzky & Golay, Anal. Chem. 36, 1964. Exact on polynomials of that degree; among all weights that are,
@@ -93,15 +93,37 @@ def extrapolation_weights(distance: int, degree: int) -> np.ndarray:
     return np.array(weights, float)
 
 
+def node_weights(positions: np.ndarray, derivative: int) -> np.ndarray:
+    """Weights of a derivative at 0 of the polynomial through samples at any positions.
+
+    Fornberg, SIAM Rev. 40, 1998.
+    """
+    weights = np.zeros((derivative + 1, len(positions)))
+    weights[0, 0] = product = 1.0
+    for j, x in enumerate(positions[1:], start=1):
+        gaps = x - positions[:j]
+        last, product = product, np.prod(gaps)
+        for m in range(min(j, derivative), -1, -1):
+            lower = m * weights[m - 1, :j] if m else np.zeros(j)
+            weights[m, j] = last / product * (lower[-1] - positions[j - 1] * weights[m, j - 1])
+            weights[m, :j] = (x * weights[m, :j] - lower) / gaps
+    return weights[derivative]
+
+
 def halo(accuracy: Accuracy, stride: int, smooth: int = 0) -> int:
     """Samples that a stencil needs beyond a point on each side."""
     return 0 if accuracy == "spectral" else (smooth or int(accuracy) // 2) * stride
 
 
+def axis_halo(axis: Axis, accuracy: Accuracy, stride: int, smooth: int = 0) -> int:
+    """The same on an axis: of unequal steps one sample more keeps the order of second derivatives."""
+    return halo(accuracy, stride, smooth) + (stride if axis.nodes and not smooth else 0)
+
+
 def reaches(stencil: Stencil, grid: Grid) -> tuple[int, ...]:
     """Samples on each side that matter to a stencil; a spectral one feels all, the near ones most."""
     pairs = zip(grid.axes, stencil, strict=True)
-    return tuple(axis.size // 8 if spec[0] == "spectral" else halo(*spec) for axis, spec in pairs)
+    return tuple(axis.size // 8 if spec[0] == "spectral" else axis_halo(axis, *spec) for axis, spec in pairs)
 
 
 def spectral_matrix(axis: Axis, derivative: int, left_out: int = 0) -> np.ndarray:
@@ -140,6 +162,8 @@ def fewest_samples(axis: Axis, accuracy: Accuracy, stride: int, smooth: int = 0)
         return 0
     if smooth:
         return 2 * smooth * stride + 1
+    if axis.nodes:
+        return (int(accuracy) + 1) * stride + 1
     return int(accuracy) * stride + 1 if axis.wraps else (int(accuracy) + 2) * stride
 
 
@@ -187,7 +211,7 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
     n = axis.size
     free = evaluated or axis.wraps
     spectral = any(accuracy == "spectral" for accuracy, *_ in specs)
-    beyond = max(-(-difference // 2), *(halo(*spec) for spec in specs))
+    beyond = max(-(-difference // 2), *(axis_halo(axis, *spec) for spec in specs))
     if spectral and n > SPECTRAL_SIZE:
         limit = (
             f"a spectral derivative is a dense matrix for {SPECTRAL_SIZE} at most: take accuracy=8 or fewer"
@@ -212,7 +236,7 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
     columns = windows[:, None] + np.arange(width)
     # Blocks at the same place in their windows have the same matrix, except where they need ghost layers.
     ghosts = 0 if free else beyond
-    special = (width == n) | (starts < ghosts) | (starts > n - block - ghosts)
+    special = (width == n) | (starts < ghosts) | (starts > n - block - ghosts) | bool(axis.nodes)
     offset = starts - windows
     places = np.where(special, offset.max() + 1 + starts, offset)
     _, first, kinds = np.unique(places, return_index=True, return_inverse=True)
@@ -248,10 +272,25 @@ def _difference_matrix(
         return matrix
     starts = rows - order // 2 if free else np.clip(rows - order // 2, 0, n - 1 - order)
     whole_period = free and len(columns) == n and first == 0
+    if axis.nodes:
+        return _node_differences(axis, starts[:, None] + np.arange(order + 1), matrix, first, whole_period)
     for offset, weight in enumerate(difference_weights(order)):
         targets = starts + offset
         local = (targets % n if whole_period else targets) - first
         np.add.at(matrix, (np.arange(len(rows)), local), weight)
+    return matrix
+
+
+def _node_differences(
+    axis: Axis, targets: np.ndarray, matrix: np.ndarray, first: int, whole_period: bool
+) -> np.ndarray:
+    """Rows of divided differences of norm 1, weights 1 / prod_i (x_j - x_i), added to a matrix."""
+    positions = axis.positions(targets) / (np.ptp(axis.positions(targets), axis=1, keepdims=True) / 4)
+    gaps = positions[:, :, None] - positions[:, None, :] + np.eye(targets.shape[1])
+    weights = 1 / np.prod(gaps, axis=2)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    local = (targets % axis.size if whole_period else targets) - first
+    np.add.at(matrix, (np.arange(len(matrix))[:, None], local), weights)
     return matrix
 
 
@@ -265,6 +304,20 @@ def _local_matrix(
     order, n, first = int(accuracy), axis.size, columns[0]
     matrix = np.zeros((len(rows), len(columns)))
     whole_period = free and len(columns) == n and first == 0
+    if axis.nodes and derivative:
+        steps = np.arange(-smooth[0], smooth[0] + 1) if smooth else np.arange(order + 2) - order // 2
+        for k, row in enumerate(rows):
+            targets = row + stride * steps
+            if not free:
+                targets += max(0, -targets[0]) - max(0, targets[-1] - (n - 1))
+            positions = axis.positions(targets) - axis.positions(np.array(row))
+            weights = (
+                local_polynomial_weights(tuple(positions), order + 1, derivative)
+                if smooth
+                else node_weights(positions, derivative)
+            )
+            np.add.at(matrix[k], (targets % n if whole_period else targets) - first, weights)
+        return matrix
     if smooth and derivative:
         half = smooth[0] * stride
         steps = stride * np.arange(-smooth[0], smooth[0] + 1)

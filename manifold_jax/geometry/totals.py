@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights
+from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights, cell_lengths
 from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuantities
 
 FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
@@ -29,28 +29,30 @@ def alternatives(axis: Axis, accuracy: Accuracy) -> Float[np.ndarray, "rules n"]
     second sample; or of lower order, twice, since the error of both may be of one size.
     """
     n, weights = axis.size, axis_weights(axis, accuracy)
-    if axis.periodic:
+    if axis.periodic and not axis.nodes:
         modes = [n // 2, max(1, n // 2 - 1)]
         angles = 2 * np.pi / n * np.outer(modes, np.arange(n))
         doubled = np.where(np.array(modes) * 2 == n, 1.0, 2.0)[:, None]
         return axis.spacing * np.concatenate([doubled * np.cos(angles), doubled * np.sin(angles)])
-    if n % 2 and n >= 5:
-        coarse = np.zeros(n)
-        coarse[::2] = axis_weights(Axis(axis.name, axis.start, axis.stop, (n + 1) // 2), accuracy)
-        return (coarse - weights)[None]
-    if accuracy == 2:
-        coarse = np.full(n, (axis.stop - axis.start) / n)
-    else:
-        coarse = axis_weights(axis, int(accuracy) - 2)
-    return 2 * (coarse - weights)[None]
+    others = []
+    if n % 2 != axis.periodic and n >= 5:
+        coarse, ends = np.zeros(n), (axis.name, axis.start, axis.stop, (n + 1) // 2, axis.periodic)
+        coarse[::2] = axis_weights(Axis(*ends, nodes=axis.nodes[::2]), accuracy)
+        others.append(coarse - weights)
+    if axis.nodes or not others:  # at unequal steps every second sample may agree by chance
+        equal = np.full(n, (axis.stop - axis.start) / n)
+        lowest = cell_lengths(axis) if axis.nodes else equal
+        lower = lowest if accuracy == 2 else axis_weights(axis, int(accuracy) - 2)
+        others.append(2 * (lower - weights))
+    return np.stack(others)
 
 
 class Quadrature(NamedTuple):
-    """Weights, :func:`alternatives` and spacing along every axis."""
+    """Weights, :func:`alternatives` and lengths of the cells along every axis."""
 
     weights: list[Array]
     others: list[Array]
-    spacing: list[Array]
+    cells: list[Array]
 
 
 def quadrature(grid: Grid, orders: Sequence[Accuracy], dtype: DType) -> Quadrature:
@@ -60,7 +62,7 @@ def quadrature(grid: Grid, orders: Sequence[Accuracy], dtype: DType) -> Quadratu
     def column(make: Callable[[Axis, Accuracy], Any]) -> list[Array]:
         return [jnp.asarray(make(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
 
-    return Quadrature(column(axis_weights), column(alternatives), column(lambda axis, _: axis.spacing))
+    return Quadrature(column(axis_weights), column(alternatives), column(lambda axis, _: cell_lengths(axis)))
 
 
 def _marginal(values: Array, columns: Sequence[Array], axis: int) -> Float[Array, "n"]:
@@ -111,15 +113,14 @@ def split_cells(values: Float[Array, "*shape"], grid: Grid, rules: Quadrature) -
         slopes.append(jnp.abs(jnp.roll(padded, -1, k) - jnp.roll(padded, 1, k)))
         slopes[-1] = jax.lax.slice_in_dim(slopes[-1], 1, axis.size + 1, axis=k) ** 2
     total = error = jnp.zeros((), values.dtype)
-    for k, axis in enumerate(grid.axes):
+    for k in range(grid.ndim):
         after = jnp.roll(values, -1, k)
-        cut = ((values < 0) != (after < 0)) & (
-            jnp.arange(axis.size) < axis.size - (not axis.periodic)
-        ).reshape([-1 if other == k else 1 for other in range(grid.ndim)])
+        cells = rules.cells[k].reshape([-1 if other == k else 1 for other in range(grid.ndim)])
+        cut = ((values < 0) != (after < 0)) & (cells > 0)
         a, b = jnp.abs(values), jnp.abs(after)
         jump = jnp.where(cut, a + b, 1.0)
         along, whole = (x + jnp.roll(x, -1, k) for x in (slopes[k], sum(slopes)))
-        share = jnp.where(cut, rules.spacing[k] * along / jnp.where(cut, whole, 1.0), 0.0)
+        share = jnp.where(cut, cells * along / jnp.where(cut, whole, 1.0), 0.0)
         total += jnp.sum(_marginal(share * (a * b / jump / 2 - jump / 12), columns, k))
         error += jnp.sum(_marginal(share * jump / 12, columns, k))
     return total, CUT * error

@@ -27,7 +27,7 @@ def render(source: Manifold | Any, grid: Grid, coordinates: np.ndarray) -> np.nd
     if isinstance(source, Manifold):
         return evaluate_points(source.embedding, coordinates, jnp.result_type(float))
     columns = zip(grid.axes, coordinates.T, strict=True)
-    index = [np.rint((x - axis.start) / axis.spacing).astype(int) % axis.size for axis, x in columns]
+    index = [axis.nearest(x) % axis.size for axis, x in columns]
     places = np.asarray(np.ravel_multi_index(index, grid.shape))
     return as_points("plot", source, grid).at(places).astype(float)
 
@@ -193,9 +193,8 @@ def _image_rows(manifold: Manifold | Any, grid: Grid, name: str, columns: int) -
     middle = np.array([axis.samples()[axis.size // 2] for axis in axes])
     positions = [np.linspace(axis.start, axis.stop, columns, endpoint=not axis.wraps) for axis in axes]
     if not isinstance(manifold, Manifold):  # it is known at its samples only
-        places = (np.rint((x - axis.start) / axis.spacing) for axis, x in zip(axes, positions, strict=True))
-        columns_of = zip(axes, places, strict=True)
-        positions = [axis.start + axis.spacing * np.minimum(k, axis.size - 1) for axis, k in columns_of]
+        pairs = zip(axes, positions, strict=True)
+        positions = [axis.samples()[np.minimum(axis.nearest(x), axis.size - 1)] for axis, x in pairs]
     coordinates = np.tile(middle, (len(axes), columns, 1))
     for k, values in enumerate(positions):
         coordinates[k, :, k] = values

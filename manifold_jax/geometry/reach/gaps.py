@@ -127,7 +127,7 @@ def _nearest_point(component: Component, point: np.ndarray) -> int:
 def _nearest_position(component: Component, u: Float[np.ndarray, "d"]) -> int:
     """Position of the lattice point nearest to a chart point."""
     lattice = component.lattice
-    index = [round((x - axis.start) / axis.spacing) for axis, x in zip(lattice.axes, u, strict=True)]
+    index = [int(axis.nearest(x)) for axis, x in zip(lattice.axes, u, strict=True)]
     pairs = zip(index, lattice.axes, strict=True)
     inside = tuple(i % axis.size if axis.wraps else min(max(i, 0), axis.size - 1) for i, axis in pairs)
     return component.offset + int(np.ravel_multi_index(inside, lattice.shape))

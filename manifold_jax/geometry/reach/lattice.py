@@ -155,7 +155,7 @@ def locate(components: Sequence[Component], position: int) -> End:
     lattice = component.lattice
     index = np.unravel_index(position - component.offset, lattice.shape)
     steps = zip(lattice.axes, index, strict=True)
-    return End(component.number, np.array([axis.start + axis.spacing * i for axis, i in steps]))
+    return End(component.number, np.array([axis.samples()[i] for axis, i in steps]))
 
 
 def extend(grid: Grid, periods: int) -> Grid:
