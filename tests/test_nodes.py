@@ -17,7 +17,7 @@ TURN = 2 * np.pi
 def smooth_axis(n: int, periodic: bool = False) -> Axis:
     """Nodes that are a smooth function of their number."""
     t = np.arange(n) / (n if periodic else n - 1)
-    nodes = TURN * (t + 0.1 * np.sin(TURN * t)) if periodic else np.expm1(t) / math.expm1(1)
+    nodes = TURN * (t + 0.1 * np.sin(TURN * t)) if periodic else (t + t**2 / 4) / 1.25
     return Axis.from_samples("t", nodes, TURN if periodic else False)
 
 
@@ -54,16 +54,18 @@ def test_weights_are_exact_on_polynomials(derivative):
 @pytest.mark.parametrize("order", [2, 4, 6, 8])
 def test_derivatives_converge_with_their_order(make, periodic, order):
     errors = []
-    for n in (60, 120) if order < 6 else (24, 48):
+    for n in (36, 72):
         axis = make(n, periodic)
         plan = axis_plan(axis, ((order, 1),), n, evaluated=False)
-        angle, frequency = axis.samples() * (1 if periodic else TURN) + 1.0, 1 if periodic else TURN
-        first, second = plan.matrices[0, 0, 1:] @ np.sin(angle)[plan.columns[0] % n]
-        exact = frequency * np.cos(angle), -(frequency**2) * np.sin(angle)
+        # The error of a complex wave has no zeros that would be met by chance.
+        frequency = 1 if periodic else TURN
+        wave = np.exp(1j * frequency * axis.samples())
+        first, second = plan.matrices[0, 0, 1:] @ wave[plan.columns[0] % n]
+        exact = 1j * frequency * wave, -(frequency**2) * wave
         errors.append([np.abs(first - exact[0]).max(), np.abs(second - exact[1]).max()])
     rates = np.log2(np.array(errors[0]) / errors[1])
     # Random nodes have steps of any ratio, so their errors scatter about the rate.
-    assert (rates > order - (0.5 if make is smooth_axis else 1.3)).all(), rates
+    assert (rates > order - (0.2 if make is smooth_axis else 1.5)).all(), rates
 
 
 @pytest.mark.parametrize("make", [smooth_axis, rough_axis])
