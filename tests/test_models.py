@@ -198,8 +198,8 @@ class Normalised(nnx.Module):
 
 
 def test_statistics_are_data_beside_the_parameters():
-    module, x = Normalised(), jnp.array([0.3, -1.0, 0.5])
-    module(jax.random.normal(jax.random.key(1), (16, 3)))  # in training: statistics move
+    module, x = Normalised(), jnp.array([0.3, -1.0, 0.5], jnp.float32)
+    module(jax.random.normal(jax.random.key(1), (16, 3), jnp.float32))  # in training: statistics move
     with pytest.raises(ValueError, match=r"is in training, .* is False: call module.eval\(\) first"):
         pure(module)
     module.eval()

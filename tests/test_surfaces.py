@@ -419,3 +419,8 @@ def test_sizes_and_defaults():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("size", [np.int64(5), jnp.int32(5), (np.uint8(5), 5)])
+def test_sizes_may_be_numbers_of_other_libraries(size):
+    assert torus(size=size).grid.shape == (5, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
@@ -44,8 +45,8 @@ def grid_sizes(surface: str, size: Size, dimension: int) -> tuple[int, ...]:
     """The ``size`` argument as one number per axis; the default shrinks with the dimension."""
     if size is None:
         return (DEFAULT_SIZES.get(dimension, 8),) * dimension
-    if isinstance(size, int):
-        return (size,) * dimension
+    if not isinstance(size, tuple | list) and hasattr(size, "__index__"):  # numbers of NumPy and JAX too
+        return (operator.index(size),) * dimension
     if not isinstance(size, tuple | list) or len(size) != dimension:
         raise ValueError(f"{surface}: size must be one whole number or {dimension} of them, got {size!r}.")
     return tuple(size)

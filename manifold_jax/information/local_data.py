@@ -81,8 +81,9 @@ def local_data_factor(
     """The factor A of the local data matrix, G = A^T A: rows sqrt(p_y) grad_x log p_y.
 
     Args:
-        log_prob: One input to ``(C,)`` log-probabilities; for a batch of inputs use ``jax.vmap``. Parameters
-            that change travel as arguments: ``jax.tree_util.Partial(apply, params)``.
+        log_prob: One input to ``(C,)`` log-probabilities, a callable or a pair ``(apply, params)``; for a
+            batch of inputs use ``jax.vmap``. Under a ``jax.jit`` of yours, parameters that change travel as
+            arguments: ``jax.tree_util.Partial(apply, params)``.
         x: One input of any shape, n numbers.
         batch_size: Classes differentiated at once; by default 16 MiB of gradients.
 

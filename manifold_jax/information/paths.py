@@ -118,7 +118,7 @@ def horizontal_path(
     step comes closer to d.
 
     For a batch of pairs use ``jax.vmap``: one loop, which ends with its last path; those that have ended stay
-    where they are. A ``jax.tree_util.Partial(apply, params)`` is compiled once for all parameters.
+    where they are. A network is compiled once for all its weights.
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
