@@ -182,6 +182,13 @@ def test_measure_sees_new_weights_and_compiles_nothing_for_them(build, compilati
     np.testing.assert_allclose(lengths, 2 * math.pi * np.array([1, 2, 4, 8]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("build", [in_linen, in_equinox, pair])
+def test_reach_and_layers_take_any_library(build):
+    network, _ = build(ring)
+    assert reach(network, GRID).value == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(chain({"ring": network}, (1,)).activations(jnp.zeros(1))[0], [1, 0])
+
+
 @pytest.mark.parametrize("build", LIBRARIES)
 def test_classifiers_of_any_library_are_taken_and_seen_anew(build, compilations):
     network, double = build(scores)
@@ -268,6 +275,31 @@ def test_rules_of_derivatives_count():
 
     lengths = [float(measure(build(s), GRID, exact=True).total_volume.value) for s in (1.0, 3.0, 1.0)]
     np.testing.assert_allclose(lengths, 2 * math.pi * 2**0.5 * np.array([1, 3, 1]), rtol=1e-5)
+
+
+class Unbound(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(3)(x)
+
+
+@pytest.mark.parametrize("network", [Unbound(), (None, RADII), (Unbound(),), "network", (lambda: 0, RADII)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f: measure(f, GRID),
+        lambda f: reach(f, GRID),
+        lambda f: horizontal_path(f, X, Y),
+        lambda f: local_data_trace(f, X),
+        lambda f: path_length(f, jnp.stack([X, Y])),
+        lambda f: chain({"only": f}, (3,)),
+    ],
+)
+def test_what_is_no_network_is_refused_in_a_sentence(call, network):
+    with pytest.raises(ValueError) as refusal:
+        call(network)
+    assert len(str(refusal.value)) < 400
+    assert "\n" not in str(refusal.value)
 
 
 def test_gradients_go_through_the_weights():

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax._checks import optional, single, whole
 from manifold_jax._linalg import block_rows, map_blocks, norm
+from manifold_jax._programs import as_function
 from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
 from manifold_jax.information.paths import leaf_projection
 from manifold_jax.information.precision import promoted
@@ -26,6 +27,7 @@ def _checked_points(
     points = as_input(caller, points, "points")
     if points.ndim < 1 or points.shape[0] < 2:
         raise ValueError(f"{caller}: points must be at least two inputs (k, *shape), got {points.shape}.")
+    log_prob = as_function(log_prob)
     check_log_prob(log_prob, points[0])
     optional(whole, caller, "batch_size", batch_size)
     function = promoted(log_prob, points[0])[0]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import is_traced, optional, positive, single, whole
 from manifold_jax._linalg import block_rows, map_blocks
-from manifold_jax._programs import as_function
+from manifold_jax._programs import as_function, first_line
 from manifold_jax.information.precision import promoted
 
 LogProb = Callable[[Any], Array]
@@ -60,9 +60,14 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
         ValueError: log_prob returned probabilities (they sum to 1): return log-probabilities,
         preferably jax.nn.log_softmax(logits).
     """
+    log_prob = as_function(log_prob)
     if not callable(log_prob):
         raise ValueError(f"log_prob must be a function of one input, got {type(log_prob).__name__}.")
-    values = jax.eval_shape(lambda z: log_prob(z), x) if is_traced(x) else log_prob(x)
+    try:
+        values = jax.eval_shape(lambda z: log_prob(z), x) if is_traced(x) else log_prob(x)
+    except Exception as error:  # whatever a network of the user raises
+        kind = f"an input {x.dtype} of shape {x.shape}" if hasattr(x, "dtype") else "such parameters"
+        raise ValueError(f"log_prob does not accept {kind}: {first_line(error)}") from error
     shape = getattr(values, "shape", None)
     if shape is None or len(shape) != 1 or shape[0] < 2:
         raise ValueError(

@@ -236,6 +236,10 @@ def chain(
     if not functions:
         raise ValueError("chain: functions must hold at least one layer, got none.")
     given = [as_function(function) for function in functions.values()]
+    for name, function in zip(functions, given, strict=True):
+        if not callable(function):
+            kind = type(function).__name__
+            raise ValueError(f"chain: functions[{name!r}] must be a function of one activation, got {kind}.")
     parts = tuple(f if isinstance(f, Partial) else Partial(f) for f in given)
     check_chain(parts, jax.ShapeDtypeStruct(tuple(shape), dtype), tuple(functions))
     return Layers(tuple(functions), parts)

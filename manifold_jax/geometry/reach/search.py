@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from manifold_jax._checks import finite, keys, whole
 from manifold_jax._files import Progress
+from manifold_jax._programs import as_function
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points, is_union
 from manifold_jax.geometry.measure import measure
@@ -96,8 +97,9 @@ def reach(
     whole("reach", "periods", periods, least=0)
     if longest is not None and not longest > 0:
         raise ValueError(f"reach: longest must be a positive length, got {longest!r}.")
-    manifolds = list(points_or_manifold) if is_union(points_or_manifold) else [points_or_manifold]
-    if isinstance(manifolds[0], Sequence):
+    union = is_union(points_or_manifold)
+    manifolds = list(points_or_manifold) if union else [as_function(points_or_manifold)]
+    if isinstance(manifolds[0], Sequence) and not callable(manifolds[0]):
         raise ValueError(
             "reach: points must be a Manifold, a non-empty sequence of Manifolds, an array or an embedding."
         )
