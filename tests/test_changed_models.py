@@ -28,7 +28,7 @@ from manifold_jax import (
 )
 from manifold_jax.datasets import sample_uniform
 from manifold_jax.fitting import nearest_points
-from manifold_jax.models import chain, pure, train
+from manifold_jax.models import chain, train
 
 GRID = Grid((Axis("angle", 0.0, 2 * math.pi, 16, periodic=True),))
 X, Y = jnp.array([0.2, 0.5, -0.4]), jnp.array([0.5, -0.1, 0.3])
@@ -226,10 +226,11 @@ def door(name, f):
     return nearest_points(manifold, jnp.zeros((1, 2)) + jnp.array([1e-3, 0.0])).distances[0] + 1e-3
 
 
-DOORS = ["stencils", "reach", "reach of a manifold", "jets", "layers", "layers by stencils", "samples"]
+DOORS = ["stencils", "reach", "jets", "layers", "samples", "nearest points"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("reach of a manifold", "layers by stencils")]
 
 
-@pytest.mark.parametrize("name", [*DOORS, "nearest points"])
+@pytest.mark.parametrize("name", [*DOORS, *SLOW])
 def test_every_door_sees_a_closure_that_was_changed(name):
     network, double = closure(ring)
     first = float(door(name, network))
@@ -305,16 +306,3 @@ def test_what_is_no_network_is_refused_in_a_sentence(call, network):
 def test_gradients_go_through_the_weights():
     jets = lambda w: next(iter(layer_jets(functools.partial(ring, w), [], jnp.zeros((1, 1)))))  # noqa: E731
     np.testing.assert_allclose(jax.grad(lambda w: jets(w).points.sum())(RADII), [1, 1])
-
-
-def test_pure_networks_are_taken_whole():
-    class Net(nnx.Module):
-        def __init__(self):
-            self.inner = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
-
-        def __call__(self, x):
-            return jax.nn.log_softmax(self.inner(x))
-
-    network = pure(Net())
-    expected = local_data_trace(Partial(network.apply, network.params), X)
-    np.testing.assert_allclose(local_data_trace(network, X), expected, rtol=1e-6)
