@@ -136,7 +136,10 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
+        words: object = error
+        if isinstance(error, OSError) and error.strerror:  # without [Errno 28]
+            words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        typer.echo(f"Error: {words}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt as error:
         typer.echo(f"\n{_interrupted[0]}", err=True)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import typer
+from rich.console import RenderableType
 
 from manifold_jax._checks import fits_in_memory, optional, positive
 from manifold_jax._files import Progress, user_path
@@ -150,9 +151,11 @@ def measure_command(
             with_reach, note = _decide_on_reach(manifolds, with_reach)
             with results_folder(folder):
                 parts, finished = _measure_parts(manifolds, folder, options, exact)
-                _report(parts, folder, options if with_reach else None, plots, arguments)
+                tables, written = _write(parts, folder, options if with_reach else None, plots, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
+                console.print(*tables, sep="\n")
+                say_where(folder, written)
             if note:
                 console.print(note)
 
@@ -269,10 +272,10 @@ def _probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:
     return digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype)), probe
 
 
-def _report(
+def _write(
     parts: list[Part], out: Path, options: dict[str, Any] | None, plots: bool, arguments: dict[str, Any]
-) -> None:
-    """Search the reach if options are given for it; write files and pictures, then show tables."""
+) -> tuple[list[RenderableType], list[Path]]:
+    """Search the reach if options are given for it; write files and pictures, and give tables to show."""
     tables = report.tables_of(parts)
     result, began = None, time.perf_counter()
     if options is not None:
@@ -287,8 +290,7 @@ def _report(
         with publishing(out, _KEY, written) as folder:
             report.write_figures(parts, folder, result)
     remove_others(out, _KEY, written)
-    console.print(*tables, sep="\n")
-    say_where(out, written)
+    return tables, written
 
 
 def _search_reach(parts: list[Part], options: dict[str, Any], progress: Progress) -> Reach:
