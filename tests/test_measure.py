@@ -128,15 +128,16 @@ def test_jit_of_an_exact_embedding():
 
 
 @pytest.mark.slow
-def test_other_intervals_and_names_compile_nothing_new(reference, caplog):
+def test_other_intervals_and_names_compile_nothing_new(caplog):
     points = jnp.asarray(POINTS)
-    expected = reach(points, GRID)
+    same, expected = measure(points, GRID), reach(points, GRID)
     grid = Grid((Axis("first", -3.0, 1.0, 24, periodic=True, unit="rad"), Axis("second", 0.0, 0.3, 20)))
     with jax.log_compiles():
         other, radius = measure(points, grid, tolerance=0.2), reach(points, grid)
     assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
-    # The manifold is the same in every chart.
-    np.testing.assert_allclose(other.mean_curvature.value, reference.mean_curvature.value, rtol=1e-3)
+    # The manifold is the same in every chart, but for rounding.
+    rounding = other.rounding.mean_curvature + same.rounding.mean_curvature
+    assert (abs(other.mean_curvature.value - same.mean_curvature.value) <= rounding).all()
     np.testing.assert_allclose(radius.value, expected.value, rtol=1e-4)
     assert other.grid == grid
 
