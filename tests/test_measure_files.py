@@ -11,11 +11,12 @@ import zarr
 from PIL import Image
 from typer.testing import CliRunner
 
-from manifold_jax import Axis, load_geometry
+from manifold_jax import Axis, Grid, load_geometry, measure
 from manifold_jax.datasets import image_folder
 from manifold_jax.experiments import cli
 from manifold_jax.experiments.measure import inspect
 from manifold_jax.experiments.measure.files import Cloud, load, parse_axis, parse_periodic
+from manifold_jax.geometry import sources, windows
 
 TURN = 2 * math.pi
 ANGLE, HEIGHT = np.arange(12) * TURN / 12, np.linspace(0, 1, 7)
@@ -265,8 +266,7 @@ FOLDERS = {
     "alpha": (replace_image(SIXTEEN), {}, "has transparent pixels"),
     "damaged": (damage, {}, "3_0.png is damaged"),
     "text": (lambda f: (f / "3_0.png").write_text("hello"), {}, "3_0.png is damaged or not a PNG"),
-    "steps": (rewrite(",1.0,", ",1.5,"), {}, "samples must have equal steps"),
-    "period": (lambda f: None, {"periodic": {"angle": 3.0}}, "must fill one period"),
+    "period": (lambda f: None, {"periodic": {"angle": 2.0}}, "period"),
     "factor": (lambda f: None, {"factors": ["angel"]}, "factors must name factors once, got 'angel'"),
     "period of": (lambda f: None, {"periodic": ["angel"]}, "periodic must name factors"),
     "tables": (lambda f: (f / "more.csv").write_text("a"), {}, "holds 2 tables (factors.csv, more.csv)"),
@@ -449,6 +449,24 @@ def test_points_that_fill_their_space(tmp_path):
     result = run("measure", tmp_path / "c.csv", "--no-plots", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "The points fill their space" in text(result)
+
+
+def test_long_points_are_read_some_features_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "MEMORY", 2**14)
+    pixels = np.zeros((12, 30, 20), np.float32)
+    pixels[:, ::7, 3], pixels[:, ::5, 4] = np.cos(ANGLE)[:, None], np.sin(ANGLE)[:, None]
+    grid = Grid(Axis("angle", 0, TURN, 12, periodic=True))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        stored = file.create_dataset("x", data=pixels)
+        shapes = []
+        take = sources.Stored.take
+        monkeypatch.setattr(
+            sources.Stored, "take", lambda *args: shapes.append((x := take(*args)).shape) or x
+        )
+        read = measure(stored, grid)
+    assert {shape[-1] for shape in shapes} == {600, 128, 88}
+    held = measure(pixels, grid)
+    np.testing.assert_allclose(read.second_form_norm.value, held.second_form_norm.value, rtol=1e-5)
 
 
 # ---- inspect

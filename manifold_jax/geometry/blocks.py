@@ -6,6 +6,7 @@ host's memory or a file, or evaluate a function of the coordinates, traced or no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from manifold_jax.geometry.windows import (
     Window,
     block_grams,
     cut_features,
+    features_read,
     keep_grams,
     locate,
     sum_chunks,
@@ -245,12 +247,15 @@ def _cut_window(values: Array, plan: BlockPlan, columns: Sequence[Array], start:
     return window
 
 
-def _host_window(values: np.ndarray | Stored, plan: BlockPlan, block: int) -> np.ndarray:
-    """Samples of a block and its halo; a view of what is in memory where no axis wraps around."""
+def _host_window(
+    values: np.ndarray | Stored, plan: BlockPlan, block: int, start: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Samples of a block and its halo, some features; a view of what is in memory unless an axis wraps."""
     index = np.unravel_index(block, plan.counts)
     if isinstance(values, Stored):
         rows = zip(plan.axes, index, plan.grid.shape, strict=True)
-        return values.take([layout.columns[i] % n for layout, i, n in rows])
+        return values.take([layout.columns[i] % n for layout, i, n in rows], start, stop)
+    values = values[..., start:stop]
     for axis, (layout, i) in enumerate(zip(plan.axes, index, strict=True)):
         columns, n = layout.columns[i], plan.grid.shape[axis]
         inside = columns[0] >= 0 and columns[-1] < n
@@ -266,12 +271,16 @@ def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int
 
 
 def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
-    """Gram matrices of one block, read window by window: a file at once, memory a few chunks at a time."""
-    window = _host_window(points.values, plan, block)
-    step = window.shape[-1] if points.kind == "file" else CHUNKS_READ * plan.chunk
+    """Gram matrices of one block, read some features at a time: of a file as many as the memory holds."""
+    step = CHUNKS_READ * plan.chunk
+    if points.kind == "file":
+        window = math.prod(axis.columns.shape[-1] for axis in plan.axes)
+        step = features_read(window, np.dtype(points.dtype).itemsize, plan.chunk)
     total: Any = None
-    for start in range(0, window.shape[-1], step):
-        part = jnp.asarray(points.read(window, slice(start, start + step)))
+    for start in range(0, points.features, step):
+        chosen = slice(start, start + step)
+        window = _host_window(points.values, plan, block, chosen.start, chosen.stop)
+        part = jnp.asarray(points.read(window, chosen))
         jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
         piece = _feature_sums(part, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)

@@ -28,6 +28,7 @@ Source = Any
 OFFSET = 4.0  # length of points over their distances from which it is subtracted: two bits of every number
 MISSING = ("refuse", "mask")  # what is done with points that are not finite
 PROBED = 16  # points from which that is told, and whether the ends of an axis are one point
+PROBED_NUMBERS = 2**22  # numbers of these points, at most
 SAME = 1e-3  # distance of points that are one, over that of neighbours
 RENDERED = 256  # points that are rendered at once: enough for all cores, few enough for large images
 
@@ -152,10 +153,10 @@ class Points:
         return self.kind in ("host", "file")
 
     def read(self, part: np.ndarray, features: slice = slice(None)) -> np.ndarray:
-        """Some features of stored points ``(..., f)`` in the type of the computation, less the centre."""
+        """Some features ``(..., f)`` of stored points in the type of the computation, less the centre."""
         if self.stand_in is not None:
-            part = np.where(np.isfinite(part), part, self.stand_in.astype(part.dtype))
-        part, centre = single(part[..., features]), 0.0 if self.centre is None else self.centre[features]
+            part = np.where(np.isfinite(part), part, self.stand_in[features].astype(part.dtype))
+        part, centre = single(part), 0.0 if self.centre is None else self.centre[features]
         if self.centre is None and part.dtype == self.dtype:
             return part
         with np.errstate(over="ignore"):  # infinite from here on
@@ -282,7 +283,8 @@ def _centred(points: Points) -> Points:
     """Points on the host, with a centre where the type of the computation would lose digits without one."""
     if np.can_cast(points.values.dtype, points.dtype):
         return points
-    places = np.linspace(0, points.grid.size - 1, min(PROBED, points.grid.size)).round().astype(int)
+    count = min(probed(points), points.grid.size)
+    places = np.linspace(0, points.grid.size - 1, count).round().astype(int)
     probes = points.at(places).astype(np.float64)
     if points.stand_in is not None:
         probes = np.where(np.isfinite(probes).all(axis=-1, keepdims=True), probes, points.stand_in)
@@ -295,13 +297,19 @@ def _centred(points: Points) -> Points:
     return replace(points, centre=centre, offset=float(share * length))
 
 
+def probed(points: Points) -> int:
+    """How many points are looked at before all of them are read: fewer where one is large."""
+    return max(1, min(PROBED, PROBED_NUMBERS // points.features))
+
+
 def _refuse_doubled_ends(points: Points) -> None:
     """Raise ValueError if a periodic axis was sampled at both ends, which are one point.
 
     A fold has equal ends too, its samples come back the way they went; and coarsely rounded samples repeat.
     """
     grid = points.grid
-    places = np.stack(np.unravel_index(np.linspace(0, grid.size - 1, PROBED).round().astype(int), grid.shape))
+    chosen = np.linspace(0, grid.size - 1, probed(points)).round().astype(int)
+    places = np.stack(np.unravel_index(chosen, grid.shape))
     for k, axis in enumerate(grid.axes):
         if not axis.wraps or axis.size < 5:
             continue

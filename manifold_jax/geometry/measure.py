@@ -29,7 +29,7 @@ from manifold_jax.geometry.missing import shrunk_quantities
 from manifold_jax.geometry.noise import NoiseModel, difference_orders
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
-from manifold_jax.geometry.sources import Stored
+from manifold_jax.geometry.sources import Stored, file_of
 from manifold_jax.geometry.stencil import Stencil, reaches, stencil_of
 from manifold_jax.geometry.windows import BatchPlan, BlockPlan, plan_batches, plan_blocks
 
@@ -161,6 +161,9 @@ def _fingerprint(points: Points, *parts: Any) -> str:
         coordinates = np.asarray(grid.coordinates(points.dtype)).reshape(-1, grid.ndim)[places]
         probe = evaluate_points(values, coordinates, points.dtype)
         return fingerprint(None, digest_function(values, point), probe.tobytes(), grid, *parts)
+    file = file_of(values.values) if isinstance(values, Stored) else None
+    if file is not None:
+        return fingerprint(None, file, points.at(places).tobytes(), str(points.dtype), grid, *parts)
     if isinstance(values, Stored):
         return fingerprint(None, *map(digest_arrays, values.slabs()), str(points.dtype), grid, *parts)
     return fingerprint(values, points.at(places).tobytes(), str(points.dtype), grid, *parts)

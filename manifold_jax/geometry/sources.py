@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -30,14 +32,22 @@ class Stored:
     dtype: np.dtype
     flipped: tuple[int, ...] = ()
 
-    def take(self, index: Sequence[np.ndarray]) -> np.ndarray:
-        """Samples ``(n_1, ..., n_d, f)`` at indices along every axis; only what lies together is read."""
-        sizes = [len(i) for i in index]
-        taken = np.empty((*sizes, self.shape[-1]), self.dtype)
+    def take(self, index: Sequence[np.ndarray], start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Samples ``(n_1, ..., n_d, f)`` at indices along every axis; only what lies together is read.
+
+        Of the features those from ``start`` to ``stop`` are read, with the rows of the first feature axis
+        that they lie in.
+        """
+        sizes, features = [len(i) for i in index], self.values.shape[len(index) :]
+        stop = self.shape[-1] if stop is None else min(stop, self.shape[-1])
+        row = math.prod(features[1:])
+        rows = (slice(start // row, -(-stop // row)),) if features else ()
+        taken = np.empty((*sizes, stop - start), self.dtype)
         for runs in product(*map(self._runs, range(len(index)), index)):
             places, parts, steps = zip(*runs, strict=True)
-            block = np.asarray(self.values[parts]).reshape(*(p.stop - p.start for p in parts), -1)
-            taken[places] = block[steps]
+            block = np.asarray(self.values[(*parts, *rows)]).reshape(*(p.stop - p.start for p in parts), -1)
+            first = start - start // row * row
+            taken[places] = block[(*steps, slice(first, first + stop - start))]
         return taken
 
     def _runs(self, axis: int, index: np.ndarray) -> list[tuple[slice, slice, slice]]:
@@ -61,6 +71,16 @@ class Stored:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of it."""
         return self.take([np.arange(n) for n in self.shape[:-1]]).astype(dtype or self.dtype, copy=False)
+
+
+def file_of(values: Any) -> tuple[Any, ...] | None:
+    """Name, size and time of the last change of the one file that holds an array, and where it lies in it."""
+    place = getattr(getattr(values, "file", None), "filename", None)  # of h5py
+    place = place or getattr(values, "encoding", {}).get("source")
+    if not isinstance(place, str) or not os.path.isfile(place):
+        return None
+    status = os.stat(place)
+    return os.path.realpath(place), status.st_size, status.st_mtime_ns, str(values.name)
 
 
 def is_labelled(values: Any) -> bool:

@@ -28,6 +28,7 @@ MEMORY = 256 * 2**20  # bytes that the temporaries of one block may take when no
 CHUNK = 128  # features contracted at a time: long enough for the matrix products, short enough for the cache
 LENGTH = 256  # most output samples of a block along one axis: its derivative matrix is dense
 WHOLE_COPIES = 2  # windows of all features held at once: what was read, and a copy in another layout
+OFTEN = 4.0  # times that a number of a file is read, from which windows are read some features at a time
 CHUNK_COPIES = 3  # chunks of a window, its jets and their Gram held at once: what goes in and out, the sum
 SHAPING = 3  # first fields of an AxisPlan, which shape a program; the others are its data
 CACHED_POINTS = 16, 12, 9, 8  # points whose jets fill the cache of a CPU core: the first that divides a block
@@ -143,6 +144,11 @@ def longest_block(axis: Axis, spectral: bool) -> int:
     return axis.size if spectral else -(-axis.size // -(-axis.size // LENGTH))
 
 
+def features_read(window: int, itemsize: int, chunk: int) -> int:
+    """Features of a window of a file that are read at once, in whole chunks."""
+    return max(1, MEMORY // (WHOLE_COPIES * window * itemsize * chunk)) * chunk
+
+
 def plan_blocks(
     points: Points,
     stencils: Sequence[Stencil],
@@ -153,7 +159,8 @@ def plan_blocks(
 
     Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
     blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut. If
-    given, ``block_size`` is the largest number of output points per block.
+    given, ``block_size`` is the largest number of output points per block. A window of a file is read
+    at once, unless numbers would be read too often.
     """
     optional(whole, points.caller, "block_size", block_size)
     grid, evaluated, features = points.grid, points.evaluated, points.features
@@ -164,32 +171,36 @@ def plan_blocks(
     longest = [longest_block(axis, full) for axis, full in zip(grid.axes, spectral, strict=True)]
     chunk = min(features, CHUNK)
 
-    def cost(block: Sequence[int]) -> tuple[float, float]:
+    def cost(block: Sequence[int], whole_windows: bool) -> tuple[float, float]:
         """Window points per output point, and bytes held."""
         window = math.prod(
             n if full or (n < b + 2 * h and not evaluated) else b + 2 * h
             for b, h, n, full in zip(block, halos, grid.shape, spectral, strict=True)
         )
         size = math.prod(block)
-        whole_windows = evaluated or points.kind == "file"  # all features of a window are there at once
         held = WHOLE_COPIES * window * features if whole_windows else CHUNK_COPIES * window * chunk
         held += CHUNK_COPIES * (vectors * size * chunk + len(stencils) * size * vectors**2)
         return window / size, held * np.dtype(points.dtype).itemsize
 
-    # Rendering a window costs more than differentiating it: fewer, larger windows there.
-    room = 2 * MEMORY if evaluated else MEMORY
-    block = [1] * grid.ndim
-    while True:
-        options = []
-        for axis, n in enumerate(longest):
-            larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
-            ratio, held = cost(larger)
-            fits = math.prod(larger) <= block_size if block_size else held <= room
-            if block[axis] < n and fits:
-                options.append((ratio if evaluated else -axis, larger))
-        if not options:
-            break
-        block = min(options)[1]
+    def grow(whole_windows: bool) -> list[int]:
+        """The largest block; with all features of its window there at once, or a few."""
+        # Rendering a window costs more than differentiating it: fewer, larger windows there.
+        room, block = 2 * MEMORY if evaluated else MEMORY, [1] * grid.ndim
+        while True:
+            options = []
+            for axis, n in enumerate(longest):
+                larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
+                ratio, held = cost(larger, whole_windows)
+                fits = math.prod(larger) <= block_size if block_size else held <= room
+                if block[axis] < n and fits:
+                    options.append((ratio if evaluated else -axis, larger))
+            if not options:
+                return block
+            block = min(options)[1]
+
+    block = grow(evaluated or points.kind == "file")
+    if points.kind == "file" and cost(block, True)[0] > OFTEN:
+        block = grow(False)
     return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk, differences)
 
 

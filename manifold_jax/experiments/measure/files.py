@@ -49,6 +49,8 @@ class _Moved:
     def __init__(self, values: Any, order: Sequence[int], flipped: Collection[int] = ()) -> None:
         self.values, self.order, self.flipped, self.dtype = values, order, flipped, values.dtype
         self.shape = tuple(values.shape[k] for k in order)
+        self.name, self.file = getattr(values, "name", ""), getattr(values, "file", None)
+        self.encoding = getattr(values, "encoding", {})
 
     def __getitem__(self, index: Any) -> np.ndarray:
         given = index if isinstance(index, tuple) else (index,)

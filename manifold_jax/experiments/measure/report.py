@@ -187,7 +187,8 @@ def _open_signs(geometry: Geometry) -> list[str]:
     value, error, _ = (np.asarray(part) for part in geometry.scalar_curvature)
     defined = np.isfinite(value)
     share = float(np.mean(np.abs(value[defined]) <= error[defined])) if defined.any() else 0.0
-    remedy = "" if geometry.exact else " A finer grid (--samples) or --exact narrows the bars."
+    finer = "(--samples) or --exact narrows" if "source" not in dict(geometry.attributes) else "narrows"
+    remedy = "" if geometry.exact else f" A finer grid {finer} the bars."
     at = f"The bar of the scalar curvature includes 0 at {share:.0%} of the points"
     return [f"{at}: its sign is open.{remedy}"] if share > 0.5 else []
 
