@@ -31,7 +31,7 @@ SAVE_EVERY = 10.0
 """Seconds between two saves of a partial result."""
 
 _DIGEST = hashlib.sha256().digest_size
-"""Bytes at the end of a partial result that tell whether it is whole."""
+"""Bytes at the start of a partial result that tell whether it is whole."""
 
 _ENGINES = {".nc": ("h5netcdf", "report"), ".zarr": ("zarr", "zarr")}
 """The engine that reads and writes data sets of this suffix, and the extra that installs it."""
@@ -88,6 +88,8 @@ def remove_leftovers(folder: Path, of: Path | None = None) -> None:
 
 
 def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # there signal 0 would be Ctrl-C
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -339,14 +341,9 @@ class PartialResult:
         """Leaves of what is done, and how many items that is; nothing if the file is missing or damaged."""
         try:
             with self.path.open("rb") as file:
-                length = file.seek(0, os.SEEK_END) - _DIGEST
-                file.seek(0)
-                digest = hashlib.sha256()
-                while left := max(0, length - file.tell()):
-                    digest.update(file.read(min(left, 2**20)))
-                if file.read() != digest.digest():
+                if file.read(_DIGEST) != hashlib.file_digest(file, "sha256").digest():
                     return [], 0
-                file.seek(0)
+                file.seek(_DIGEST)
                 with np.load(file, allow_pickle=False) as data:
                     return [[data[f"leaf{k}"] for k in range(len(data.files) - 1)]], int(data["done"])
         except OSError:
@@ -360,11 +357,13 @@ class PartialResult:
         leaves[:] = [merged]
         named: dict[str, Any] = {f"leaf{k}": leaf for k, leaf in enumerate(merged)}
         try:
-            with replacing(self.path) as aside:
-                np.savez(aside, done=done, **named)
-                with aside.open("rb+") as file:
-                    digest = hashlib.file_digest(file, "sha256").digest()
-                    file.write(digest)
+            with replacing(self.path) as aside, aside.open("wb+") as file:
+                file.write(bytes(_DIGEST))
+                np.savez(file, done=done, **named)
+                file.seek(_DIGEST)
+                digest = hashlib.file_digest(file, "sha256").digest()
+                file.seek(0)
+                file.write(digest)
         except ValueError as error:  # a full disk costs what is kept, not what is measured
             warnings.warn(f"{error} The work goes on, without being kept.", stacklevel=2)
         self.saved = time.monotonic()

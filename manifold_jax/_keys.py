@@ -18,6 +18,9 @@ import numpy as np
 _SEAL = ".manifold_jax.sha256"
 """File in a folder that holds the digest of all others."""
 
+_VIEWED = {".DS_Store", "desktop.ini", "Thumbs.db"}
+"""What a desktop leaves in a folder that it shows."""
+
 
 def file_digest(path: Path) -> str:
     """Hexadecimal digest of a file."""
@@ -26,7 +29,9 @@ def file_digest(path: Path) -> str:
 
 
 def _digest_folder(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
+    files = sorted(
+        path for path in folder.rglob("*") if path.name not in {_SEAL, *_VIEWED} and path.is_file()
+    )
     lines = (f"{file_digest(path)} {path.relative_to(folder).as_posix()}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -105,7 +110,7 @@ def fingerprint(points: Any, *parts: Any) -> str:
     their :func:`digest_function`. ``parts`` is everything else that matters, with a stable ``repr``.
     """
     digest = hashlib.sha256(repr((package_version(), parts)).encode())
-    if isinstance(points, np.memmap):
+    if isinstance(points, np.memmap) and points.filename:
         status = os.stat(str(points.filename))
         digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
     elif points is not None:

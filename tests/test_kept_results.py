@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -231,6 +232,29 @@ def test_results_of_other_work_and_files_of_the_user_stay(tmp_path):
     remove_others(tmp_path, "a", [])
     assert names(tmp_path) == [MANIFEST, "one-2.txt", "two.txt"]
     assert (tmp_path / "two.txt").read_text() == "by hand"
+
+
+def test_a_link_to_what_is_away_is_no_free_name(tmp_path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "away" / "a.txt")
+    written: list[Path] = []
+    with publishing(tmp_path, "key", written) as folder:
+        (folder / "a.txt").write_text("new")
+    assert (tmp_path / "a.txt").is_symlink()
+    assert [path.name for path in written] == ["a-2.txt"]
+
+
+def test_a_folder_that_was_looked_at_is_still_whole(geometry, tmp_path):
+    place = geometry.save(tmp_path / "a.zarr")
+    (place / ".DS_Store").write_bytes(b"view")
+    assert load_geometry(place) == geometry
+
+
+def test_a_map_without_a_name_is_known_by_its_numbers(tmp_path):
+    with tempfile.TemporaryFile(dir=tmp_path) as file:
+        points = np.memmap(file, np.float32, "w+", shape=(*GRID.shape, 2))
+        points[:] = np.asarray(jax.vmap(ring)(GRID.coordinates()))
+        volume = measure(points, GRID, checkpoint=tmp_path).total_volume.value
+    np.testing.assert_allclose(volume, 2 * np.pi, rtol=1e-2)
 
 
 def test_a_command_removes_nothing_of_the_user(tmp_path):

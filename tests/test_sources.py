@@ -12,6 +12,7 @@ import xarray as xr
 import zarr
 
 from manifold_jax import Axis, Grid, jet_from_grid, measure, reach
+from manifold_jax.geometry.sources import Stored
 
 TURN = 2 * np.pi
 GRID = Grid((Axis("angle", 0.0, TURN, 24, periodic=True), Axis("height", 0.0, 2.0, 16)))
@@ -244,3 +245,17 @@ def test_a_file_may_be_measured_under_jit(tmp_path, expected):
     stored = hdf5(cylinder(), tmp_path)
     volume = jax.jit(lambda: measure(stored, GRID).total_volume.value)()
     np.testing.assert_allclose(volume, expected.total_volume.value, rtol=1e-5)
+
+
+def test_a_labelled_array_takes_the_order_of_the_grid_that_is_given(expected):
+    array = xr.DataArray(cylinder(), dims=("angle", "height", "xyz")).transpose("height", "xyz", "angle")
+    volume = measure(array, GRID).total_volume.value
+    np.testing.assert_allclose(volume, expected.total_volume.value, rtol=1e-6)
+
+
+def test_stored_samples_are_read_in_any_order():
+    values = np.arange(12.0).reshape(4, 3)
+    for flipped in ((), (0,)):
+        stored = Stored(values, values.shape, values.dtype, flipped)
+        index = np.array([0, 1, 0, 3, 2])
+        np.testing.assert_array_equal(stored.take([index]), (values[::-1] if flipped else values)[index])

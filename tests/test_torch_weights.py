@@ -66,6 +66,28 @@ def in_torch_layout(state, image):
     return w["10.weight"] @ np.maximum(w["5.weight"] @ x + w["5.bias"], 0)
 
 
+LAYOUT = {"conv": "0", "norm": "1", "inner": "5", "outer": "10"}
+
+
+class Parameter:
+    """What PyTorch has: a tensor with gradients, which NumPy does not read."""
+
+    def __init__(self, values):
+        self.values, self.dtype = values, values.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("requires grad")
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def numpy(self):
+        return self.values
+
+
 def stored(tmp_path, suffix, state=STATE):
     path = tmp_path / f"weights{suffix}"
     if suffix == ".npz":
@@ -76,9 +98,12 @@ def stored(tmp_path, suffix, state=STATE):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", "in memory"])
-def test_a_network_gives_what_numpy_gives_in_the_layout_of_torch(tmp_path, suffix):
+def test_a_network_gives_what_numpy_gives_in_the_layout_of_torch(tmp_path, suffix, monkeypatch):
     module = network()
-    weights = STATE if suffix == "in memory" else stored(tmp_path, suffix)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights = {name: Parameter(array) for name, array in STATE.items()}
+    if suffix != "in memory":
+        weights = f"~/{stored(tmp_path, suffix).name}"
     loaded = load_torch_weights(weights, module)
     got = pure(loaded)(jnp.moveaxis(jnp.asarray(IMAGE, jnp.float32), 0, -1))
     np.testing.assert_allclose(got, in_torch_layout(STATE, IMAGE), rtol=2e-5, atol=2e-6)
@@ -87,7 +112,7 @@ def test_a_network_gives_what_numpy_gives_in_the_layout_of_torch(tmp_path, suffi
 
 def test_a_layout_tells_which_layer_is_which():
     renamed = {name.replace("5.", "last.").replace("10.", "first."): array for name, array in STATE.items()}
-    layout = {"conv": "0", "norm": "1", "inner": "last", "outer": "first"}
+    layout = LAYOUT | {"inner": "last", "outer": "first"}
     swapped = {name: renamed[name] for name in reversed(renamed)}
     expected, loaded = load_torch_weights(STATE, network()), load_torch_weights(swapped, network(), layout)
     jax.tree.map(
@@ -173,6 +198,8 @@ class Transposed(nnx.Module):
         ("network.pth", {}, "is a pickle, which can run any program: write it in PyTorch, safetensors"),
         ("network.onnx", {}, r"must be a .safetensors or .npz file, got network.onnx"),
         ("none.npz", {}, "there is no file none.npz"),
+        ({"0.weight": [[1], [2, 3]]}, {}, "weights must be arrays of numbers, got list"),
+        (STATE | {"5.weight": draw(5)}, {"layout": LAYOUT}, r"kernel of 5 becomes \(5,\), inner takes"),
         (without("10.weight"), {}, r"must hold 2 linear layers \(inner, outer\), got 1 \(5\)"),
         (without("0.bias"), {}, "conv takes bias, kernel, 0 has weight: build"),
         (STATE | {"5.weight": draw(5, 12)}, {}, r"kernel of 5 becomes \(12, 5\), inner takes \(18, 5\)"),

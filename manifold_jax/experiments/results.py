@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def publishing(out: Path, key: str, written: list[Path]) -> Iterator[Path]:
             return [out / f"{file.stem}{mark}{file.suffix}" for file in files]
 
         def is_free(paths: list[Path]) -> bool:
-            return all(_is_own(path, key, listed) or not path.exists() for path in paths)
+            return all(_is_own(path, key, listed) or not os.path.lexists(path) for path in paths)
 
         paths = next(filter(is_free, map(numbered, itertools.count(1))))
         moves = list(zip(files, paths, strict=True))

@@ -93,8 +93,10 @@ def handle_signals() -> None:
     """From now on Ctrl-C and SIGTERM end this process in one sentence, also while compiled code runs.
 
     The first one interrupts Python, as soon as compiled code returns; after some seconds, and at a second
-    one, a thread ends the process.
+    one, a thread ends the process. On Windows Python's own handling of Ctrl-C remains.
     """
+    if os.name == "nt":
+        return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 

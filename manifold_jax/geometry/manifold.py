@@ -199,18 +199,19 @@ def as_points(
     """
     if isinstance(points, Manifold):
         points, grid = points.embedding, grid or points.grid
-    if grid is None and is_labelled(points):
-        grid = Grid.from_xarray(points)
-        points = points.transpose(*grid.names, ...)
+    if is_labelled(points):
+        grid = Grid.from_xarray(points) if grid is None else grid
+        if isinstance(grid, Grid) and set(grid.names) <= set(points.dims):
+            points = points.transpose(*grid.names, ...)
     if not isinstance(grid, Grid):
         raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
-    points = as_function(points)
+    points, masked = as_function(points), choice(caller, "missing", missing, MISSING) == "mask"
     flipped = [k for k, axis in enumerate(grid.axes) if axis.descending]
     grid = Grid(tuple(replace(axis, descending=False) for axis in grid.axes)) if flipped else grid
     if callable(points):
         dtype = jnp.result_type(float)
         function = frozen_embedding(points, grid.ndim, dtype)
-        if choice(caller, "missing", missing, MISSING) == "mask":
+        if masked:
             raise ValueError(f"{caller}: missing='mask' is for arrays of points, a function has them all.")
         traced = _is_staged() or is_traced(function)
         if any(axis.nodes for axis in grid.axes) and not exact:  # known at its samples alone
@@ -218,7 +219,6 @@ def as_points(
         return Points("function", function, grid, result_of(function).shape, dtype, traced, caller)
     if exact:
         raise ValueError(f"{caller}: exact=True needs a function or a Manifold, got an array of points.")
-    masked = choice(caller, "missing", missing, MISSING) == "mask"
     return _array_points(caller, points, grid, flipped, masked)
 
 

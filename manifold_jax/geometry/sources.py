@@ -15,6 +15,8 @@ import numpy as np
 
 from manifold_jax._checks import is_traced
 
+POINTS = "points must be an array of numbers, or a function of one chart point"
+
 
 @dataclass(frozen=True, eq=False)
 class Stored:
@@ -52,15 +54,11 @@ class Stored:
 
     def _runs(self, axis: int, index: np.ndarray) -> list[tuple[slice, slice, slice]]:
         """Runs of neighbours: their places in the result, what is read for them, and the order of that."""
-        if axis in self.flipped:
-            index = self.shape[axis] - 1 - index
-        runs = []
-        for places in np.split(np.arange(len(index)), np.flatnonzero(np.abs(np.diff(index)) != 1) + 1):
-            first, last = int(index[places[0]]), int(index[places[-1]])
-            part = slice(min(first, last), max(first, last) + 1)
-            runs.append(
-                (slice(places[0], places[-1] + 1), part, slice(None, None, -1 if last < first else 1))
-            )
+        runs, n, turned = [], self.shape[axis], axis in self.flipped
+        for places in np.split(np.arange(len(index)), np.flatnonzero(np.diff(index) != 1) + 1):
+            first, stop = int(index[places[0]]), int(index[places[-1]]) + 1
+            part = slice(n - stop, n - first) if turned else slice(first, stop)
+            runs.append((slice(places[0], places[-1] + 1), part, slice(None, None, -1 if turned else 1)))
         return runs
 
     def slabs(self) -> Any:
@@ -107,7 +105,7 @@ def as_real_array(
             values = np.where(mask, np.nan, values.astype(np.promote_types(values.dtype, np.float16)))
     file = _is_file(values)
     if not file:
-        values = _in_memory(caller, values)
+        values = in_memory(caller, values)
     dtype = np.dtype(values.dtype).newbyteorder("=") if not is_traced(values) else values.dtype
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
         remedy = "convert with .astype(float)"
@@ -132,7 +130,7 @@ def _is_file(values: Any) -> bool:
     return hasattr(values, "chunks") or hasattr(values, "chunking")
 
 
-def _in_memory(caller: str, values: Any) -> Any:
+def in_memory(caller: str, values: Any, wanted: str = POINTS) -> Any:
     """An array of NumPy or JAX."""
     if isinstance(values, np.ndarray | jax.Array) or is_traced(values):
         return values
@@ -145,5 +143,4 @@ def _in_memory(caller: str, values: Any) -> Any:
             return np.from_dlpack(values)
         return np.asarray(values)
     except (TypeError, ValueError, BufferError) as error:
-        wanted = "points must be an array of numbers, or a function of one chart point"
         raise ValueError(f"{caller}: {wanted}, got {type(values).__name__}: {error}.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ import numpy as np
 from flax import nnx
 
 from manifold_jax._checks import choice, instance, require
+from manifold_jax._files import user_path
 from manifold_jax._programs import first_line
+from manifold_jax.geometry.sources import in_memory
 
 _KINDS = {
     "convolutions": nnx.Conv,
@@ -99,8 +101,9 @@ def load_torch_weights(
 def _read(weights: Any) -> tuple[str, dict[str, np.ndarray], bool]:
     """A name for messages, the arrays by name, and whether they are in the order of the layers."""
     if isinstance(weights, Mapping):
-        return "the dictionary", {str(name): np.asarray(array) for name, array in weights.items()}, True
-    path = Path(weights)
+        held = partial(in_memory, "load_torch_weights", wanted="weights must be arrays of numbers")
+        return "the dictionary", {str(name): np.asarray(held(a)) for name, a in weights.items()}, True
+    path = user_path(weights)
     if path.suffix in _PICKLES:
         remedy = (
             'write it in PyTorch, safetensors.torch.save_file(network.state_dict(), "weights.safetensors")'
@@ -221,7 +224,7 @@ def _fill(layer: Any, name: str, entries: dict[str, np.ndarray], stored: str, ch
         raise ValueError(f"load_torch_weights: {has}: build the network that was trained.")
     for key, variable in wanted.items():
         array = np.asarray(given[key])
-        if key == "kernel":
+        if key == "kernel" and array.ndim > 1:
             inputs = array.shape[1]
             if isinstance(layer, nnx.Linear) and channels and inputs % channels == 0 and array.ndim == 2:
                 array = array.reshape(-1, channels, inputs // channels).swapaxes(1, 2).reshape(-1, inputs)
