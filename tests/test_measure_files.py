@@ -334,6 +334,8 @@ COMMANDS = [
     (["x.npy", *CYLINDER_AXES, "--samples", "a=1"], "--samples does not apply to x.npy"),
     (["x.npy", *CYLINDER_AXES, "--exact"], "--exact needs a function"),
     (["x.npy", *CYLINDER_AXES, "--accuracy", "spectral"], "needs a periodic axis"),
+    (["x.npy", *CYLINDER_AXES, "--missing", "drop"], "--missing must be one of"),
+    (["torus", "--missing", "mask"], "--missing does not apply to torus"),
     (["torus", "--axis", "u=0:1"], "--axis does not apply to torus"),
     (["torus", "--cloud"], "--cloud does not apply to torus"),
     (["o.npy", "--axis", "a=0:1"], "o.npy cannot be read"),
@@ -382,6 +384,7 @@ def test_options_are_read():
 
 def test_measure_a_file(tmp_path):
     np.save(tmp_path / "x.npy", CYLINDER[:, 0, :2])
+    assert "it looks periodic" in text(run("inspect", tmp_path / "x.npy"))
     options = ("--axis", f"angle=0:{TURN}:rad", "--periodic", "angle", "--no-plots", "--no-reach")
     result = run("measure", tmp_path / "x.npy", *options, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -501,7 +504,7 @@ def test_inspect_sees_noise_ends_and_what_is_not_finite(tmp_path):
     points[3] = np.nan
     np.save(tmp_path / "x.npy", points)
     lines = described(tmp_path / "x.npy")
-    assert "not finite: NaN or infinite values in 1 of 65 points; measure refuses them" in lines
+    assert "not finite: NaN or infinite values in 1 of 65 points: --missing mask leaves them out" in lines
 
 
 def test_inspect_a_folder(folder):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifold_jax._checks import choice
+from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import ORDERS, Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points
 from manifold_jax.geometry.measure import measure
@@ -81,8 +82,10 @@ def suggest_stencil(
         if smooth and (accuracy == "spectral" or smooth < int(accuracy) // 2 + 2):
             continue
         stencil = stencil_of("suggest_stencil", checked.grid, accuracy, stride, smooth)
-        sizes = [fewest_samples(axis, *spec) for axis, spec in zip(checked.grid.axes, stencil, strict=True)]
-        if any(n > axis.size for n, axis in zip(sizes, checked.grid.axes, strict=True)):
+        comparison = comparison_stencil(stencil, checked.grid, evaluated=checked.evaluated)
+        needed = (stencil,) if checked.evaluated else (stencil, comparison)
+        columns = [zip(checked.grid.axes, one, strict=True) for one in needed]
+        if any(fewest_samples(axis, *spec) > axis.size for pairs in columns for axis, spec in pairs):
             continue
         geometry = measure(
             points_or_manifold, grid, accuracy=accuracy, stride=stride, smooth=smooth, **options

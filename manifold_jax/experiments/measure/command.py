@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from rich.console import RenderableType
 
-from manifold_jax._checks import fits_in_memory, optional, positive
+from manifold_jax._checks import choice, fits_in_memory, optional, positive
 from manifold_jax._files import Progress, user_path
 from manifold_jax._keys import digest_function, fingerprint
 from manifold_jax.experiments.experiment import given_options, say_where
@@ -94,6 +94,9 @@ def measure_command(
         float | None,
         typer.Option(min=0, help="Standard deviation of the noise of every pixel or coordinate."),
     ] = None,
+    missing: Annotated[
+        str, typer.Option(help="Points of a file that are not finite: refuse, or mask to leave them out.")
+    ] = "refuse",
     tolerance: Annotated[float, typer.Option(help="Relative error that counts as resolved.")] = 0.1,
     block_size: Annotated[int | None, typer.Option(min=1, help="Points differentiated at once.")] = None,
     exact: Annotated[
@@ -136,10 +139,11 @@ def measure_command(
             raise ValueError("--noise is that of samples, and --exact differentiates a function: give one.")
         options = {"accuracy": orders, "stride": stride, "smooth": smooth, "noise": noise}
         options |= {"tolerance": tolerance, "block_size": block_size}
+        choice("measure", "--missing", missing, ("refuse", "mask"))
         with contextlib.ExitStack() as files:
             manifolds = _sources(dataset, given, files)
             if isinstance(manifolds, Cloud):
-                _refuse_for_clouds(options | {"exact": exact})
+                _refuse_for_clouds(options | {"exact": exact, "missing": missing})
                 chosen = {"noise": noise, "tolerance": tolerance, "with_reach": with_reach is not False}
                 with results_folder(folder):
                     _measure_cloud(manifolds, folder, chosen, plots, arguments)
@@ -148,7 +152,10 @@ def measure_command(
                 stencil_of("measure", manifold.grid, orders, stride, smooth)
                 if exact and isinstance(manifold, Samples):
                     raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
-            with_reach, note = _decide_on_reach(manifolds, with_reach)
+                if missing != "refuse" and not isinstance(manifold, Samples):
+                    raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
+            options |= {"missing": missing} if missing != "refuse" else {}
+            with_reach, note = _decide_on_reach(manifolds, with_reach, missing)
             with results_folder(folder):
                 parts, finished = _measure_parts(manifolds, folder, options, exact)
                 tables, written = _write(parts, folder, options if with_reach else None, plots, arguments)
@@ -172,7 +179,9 @@ def _sources(
     return source if isinstance(source, Cloud) else (source,)
 
 
-def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | None) -> tuple[bool, str]:
+def _decide_on_reach(
+    manifolds: Sequence[Manifold | Samples], wanted: bool | None, missing: str
+) -> tuple[bool, str]:
     """Whether the reach is searched, which needs all points in memory, and a note if it is left out."""
     size = sum(
         POINT_COPIES * jax.numpy.dtype(float).itemsize * math.prod(manifold.points.shape)
@@ -182,6 +191,8 @@ def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | Non
     if wanted is False:
         return False, ""
     try:
+        if missing == "mask":
+            raise ValueError("reach: its search needs all points, and --missing mask leaves some out.")
         fits_in_memory("reach", "all points together", size)
     except ValueError as error:
         if wanted:
@@ -193,6 +204,7 @@ def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | Non
 def _refuse_for_clouds(options: dict[str, Any]) -> None:
     """Raise ValueError for an option that would do nothing for a cloud."""
     usual = {"accuracy": 4, "stride": 1, "smooth": 0, "block_size": None, "exact": False}
+    usual |= {"missing": "refuse"}
     for name, value in usual.items():
         if options[name] != value:
             raise ValueError(f"--{name.replace('_', '-')} is for points on a grid: leave it out for a cloud.")

@@ -6,7 +6,6 @@ import contextlib
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +25,6 @@ from manifold_jax.experiments.measure.files import (
 )
 from manifold_jax.experiments.measure.formats import Content, kind_of, opened
 from manifold_jax.experiments.terminal import console, plain_errors, words
-from manifold_jax.geometry import Grid
 from manifold_jax.geometry.manifold import Points, as_points
 from manifold_jax.geometry.noise import BEYOND, DECAY
 
@@ -148,7 +146,7 @@ def _describe_array(path: Path, content: Content, given: dict[str, Any]) -> Iter
         yield f"axes: the file names none; {what}: give them names, ranges and units"
         more = [word for o in options for word in ("--axis", f"{o.name}=0:1")]
     values, grid = place_on_grid(content, given.get("axes"), options, {})
-    periodic = yield from _points(as_points("inspect", values, _open(grid)))
+    periodic = yield from _points(as_points("inspect", values, grid))
     rest = {k: v for k, v in given.items() if k != "axis"}
     yield _command(path, rest, *more, *periodic)
 
@@ -158,16 +156,6 @@ def _features(shape: Sequence[int]) -> int:
     if len(shape) > 3 and shape[-1] in (3, 4):
         return 3
     return 2 if len(shape) > 2 and min(shape[-2:]) > 4 else 1
-
-
-def _open(grid: Grid) -> Grid:
-    """The same samples without periods."""
-    return Grid(
-        tuple(
-            replace(axis, stop=axis.samples()[-1], periodic=False) if axis.periodic else axis
-            for axis in grid.axes
-        )
-    )
 
 
 def _points(points: Points) -> Iterator[str]:
@@ -204,7 +192,8 @@ def _values(values: np.ndarray, count: int) -> Iterator[str]:
     yield f"values: {seen.min():g} … {seen.max():g}{of}" if seen.size else f"values: none is finite{of}"
     if not good.all():
         bad = int((~good.reshape(len(values), -1).all(axis=1)).sum())
-        yield f"not finite: NaN or infinite values in {bad} of {len(values)} points; measure refuses them"
+        where = f"NaN or infinite values in {bad} of {len(values)} points"
+        yield f"not finite: {where}: --missing mask leaves them out"
 
 
 def _lines(points: Points, k: int, count: int) -> np.ndarray:
