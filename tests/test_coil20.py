@@ -236,7 +236,7 @@ def test_refuses_a_truncated_or_corrupted_zip(archive):
 
 def test_names_the_missing_package(archive, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(ImportError, match=r'Reading COIL-20 needs PIL: pip install "manifold_jax\[data'):
+    with pytest.raises(ImportError, match=r'Reading images needs PIL: pip install "manifold_jax\[data'):
         read_coil20(archive, 3)
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(ImportError, match=r"Downloading coil-20-proc.zip .*needs pooch: pip install"):

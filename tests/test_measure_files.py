@@ -155,6 +155,9 @@ def truth():
 
 
 def test_a_table_in_any_order(folder):
+    (folder / "._factors.csv").write_bytes(b"what macOS leaves")
+    with (folder / "factors.csv").open("a") as table:
+        table.write("\n,,,,\n")  # what spreadsheets leave
     pictures = image_folder(folder, periodic={"angle": math.pi}, factors=("angle", "shift"))
     np.testing.assert_allclose(pictures.points, truth(), rtol=1e-6)
     assert pictures.points.dtype == np.float32
@@ -260,6 +263,9 @@ FOLDERS = {
     "no number": (rewrite("7_0.png,0.0", "7_0.png,?"), {}, "got '?' for 7_0.png"),
     "not finite": (rewrite("7_0.png,0.0", "7_0.png,nan"), {}, "must be finite numbers"),
     "short row": (rewrite("7_0.png,0.0", "7_0.png"), {}, "has 4 cells, not 5"),
+    "same heading": (rewrite("shift", "angle [rad]"), {}, "two columns are called 'angle [rad]'"),
+    "same factor": (rewrite("shift", "angle"), {}, "must have one column, got two of angle"),
+    "no rows": (lambda f: (f / "factors.csv").write_text(""), {}, "factors.csv has no rows"),
     "no files": (rewrite(".png", ".exe"), {}, "files do not exist"),
     "size": (replace_image(np.zeros((16, 15), np.uint8)), {}, "one size and kind, got"),
     "kind": (replace_image(np.zeros((16, 16, 3), np.uint8)), {}, "16 x 16 pixels, RGB"),

@@ -7,16 +7,14 @@ and "(COIL-100)", CUCS-006-96, Columbia University, 1996: objects on a turntable
 
 from __future__ import annotations
 
-import io
-import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 import manifold_jax.datasets.archives as archives
-from manifold_jax._checks import require, whole
-from manifold_jax.datasets.folders import check_chunks
+from manifold_jax._checks import whole
+from manifold_jax.datasets.folders import opened_image
 from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 
@@ -142,17 +140,15 @@ def _read(source: Source, caller: str, path: archives.Place, object_id: int) -> 
 
 
 def _decode(source: Source, content: bytes | bytearray, label: str) -> np.ndarray:
-    Image = require("PIL.Image", "data", f"Reading {source.title}")
     colour = "grey" if source.mode == "L" else source.mode
     expected = (
         f"expected a {FRAME}x{FRAME} {colour} PNG as in {source.archive}.zip; take that from {source.url}."
     )
     try:
-        check_chunks(content)
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        with opened_image(content, ["PNG"]) as image:
             kind = (image.width, image.height, image.mode)
             pixels = np.asarray(image) if kind == (FRAME, FRAME, source.mode) else None
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+    except ValueError as error:
         raise ValueError(f"{label} is truncated or damaged: {expected}") from error
     if pixels is None:
         raise ValueError(f"{label} is {kind[0]}x{kind[1]} pixels of mode {kind[2]}: {expected}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -12,7 +13,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def list_images(
 
 
 def _only_table(folder: Path) -> Path:
-    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in TABLES and file.is_file())
+    tables = sorted(file for file in folder.iterdir() if _ends_with(file, TABLES) and file.is_file())
     if len(tables) == 1:
         return tables[0]
     pictures = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if _is_image(f))
@@ -113,8 +114,13 @@ def _only_table(folder: Path) -> Path:
     raise ValueError(f"image_folder: {folder} holds {many}: give one (CSV or JSON), {names}.")
 
 
+def _ends_with(path: Path, suffixes: Sequence[str]) -> bool:
+    """Whether a file has one of the suffixes and is not hidden, as what systems leave beside others."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return _ends_with(path, SUFFIXES)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -137,9 +143,13 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _csv_rows(text: str) -> list[Row]:
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line.strip("\t;, ")]
     delimiter = delimiter_of(lines[0]) if lines else ","
-    header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter) if row]
+    table = csv.reader(lines, delimiter=delimiter)
+    header, *rows = [[cell.strip() for cell in row] for row in table] or [[]]
+    double = next((heading for heading in header if heading and header.count(heading) > 1), None)
+    if double:
+        raise ValueError(f"two columns are called {double!r}")
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"the row {delimiter.join(row)!r} has {len(row)} cells, not {len(header)}")
@@ -239,6 +249,8 @@ def lattice_of(
     for heading, values in columns.items():
         match = _UNIT.fullmatch(heading)
         name = match[1] if match else heading
+        if name in named:
+            raise ValueError(f"image_folder: a factor must have one column, got two of {name}.")
         named[name], unit_of[name] = values, match[2] if match else ""
     known = f"the factors are {', '.join(named) or 'none'}"
     chosen = list(named if factors is None else factors)
@@ -328,23 +340,30 @@ def read_image(path: Path) -> tuple[str, Float[np.ndarray, "height width *channe
         ValueError: It is damaged, not a PNG, JPEG or TIFF image, or of a kind that would lose something.
         ImportError: Pillow is not installed.
     """
+    try:
+        with opened_image(archives.read_file(path), ["PNG", "JPEG", "TIFF"]) as image:
+            mode, pixels, reason = _pixels(image)
+    except (ValueError, OSError, archives.zipfile.BadZipFile) as error:
+        what = "is damaged or not a PNG, JPEG or TIFF image that Pillow reads"
+        raise ValueError(f"{path} {what} ({error}).") from error
+    if pixels is None:
+        raise ValueError(f"{path} {reason}.")
+    return mode, pixels
+
+
+@contextlib.contextmanager
+def opened_image(content: bytes | bytearray, formats: Sequence[str]) -> Iterator[Any]:
+    """An image of Pillow; whatever it says of a damaged file in this block is a ValueError."""
     Image = require("PIL.Image", "data", "Reading images")
     damage = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError)
     damage += (zlib.error, struct.error, Image.DecompressionBombError, Warning)
     try:
-        content = archives.read_file(path)
         if content[:8] == b"\x89PNG\r\n\x1a\n":
-            check_chunks(content)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "TIFF"]) as image:
-                mode, pixels, reason = _pixels(image)
-    except (*damage, archives.zipfile.BadZipFile) as error:
-        what = "is damaged or not a PNG, JPEG or TIFF image that Pillow reads"
-        raise ValueError(f"{path} {what} ({str(error)[:100] or type(error).__name__}).") from error
-    if pixels is None:
-        raise ValueError(f"{path} {reason}.")
-    return mode, pixels
+            _check_chunks(content)
+        with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(content), "r", formats) as image:
+            yield image
+    except damage as error:
+        raise ValueError(str(error)[:100] or type(error).__name__) from error
 
 
 def _pixels(image: Any) -> tuple[str, np.ndarray | None, str]:
@@ -370,7 +389,7 @@ def _pixels(image: Any) -> tuple[str, np.ndarray | None, str]:
     return mode, pixels / np.float32(LEVELS[mode]), ""
 
 
-def check_chunks(content: bytes | bytearray) -> None:
+def _check_chunks(content: bytes | bytearray) -> None:
     """Raise ValueError unless all chunks of a PNG file are whole, with their checksums, up to its end."""
     at, last = 8, b""
     while at < len(content) and last != b"IEND":
