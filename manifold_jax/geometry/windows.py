@@ -26,7 +26,7 @@ from manifold_jax.geometry.tensors import derivative_indices
 
 MEMORY = 256 * 2**20  # bytes that the temporaries of one block may take when no block size is given
 CHUNK = 128  # features contracted at a time: long enough for the matrix products, short enough for the cache
-LENGTH = 256  # most output samples of a block along one axis: its derivative matrix is dense
+LENGTH = 64  # most output samples of a block along an axis: its matrix is dense, the stencil a narrow band
 WHOLE_COPIES = 2  # windows of all features held at once: what was read, and a copy in another layout
 OFTEN = 4.0  # times that a number of a file is read, from which windows are read some features at a time
 CHUNK_COPIES = 3  # chunks of a window, its jets and their Gram held at once: what goes in and out, the sum
