@@ -236,6 +236,10 @@ def test_a_doubled_end_is_refused_and_a_fold_is_not(held):
     ellipse = np.stack([2 * np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
     with pytest.raises(ValueError, match="coincide"):
         measure(held(ellipse), Grid((axis,)))
+    cylinder = np.stack([np.c_[ellipse, np.full(axis.size, height)] for height in range(5)])
+    cylinder[0, 0] = np.nan
+    with pytest.raises(ValueError, match="coincide"):
+        measure(held(cylinder), Grid((Axis("height", 0, 4, 5), axis)), missing="mask")
     middle = axis.samples() + axis.spacing / 2
     fold = np.stack([np.cos(middle), np.cos(2 * middle)], axis=-1).astype(np.float32)
     assert np.isfinite(measure(held(fold), Grid((axis,))).total_volume.value)

@@ -302,28 +302,42 @@ def probed(points: Points) -> int:
     return max(1, min(PROBED, PROBED_NUMBERS // points.features))
 
 
-def _refuse_doubled_ends(points: Points) -> None:
-    """Raise ValueError if a periodic axis was sampled at both ends, which are one point.
+def end_distances(points: Points, axis: int) -> np.ndarray:
+    """Distances ``(4, n)`` along lines of an axis: of the two ends, of the samples next to them, and of each
+    end from the one next to it. Lines with a missing sample are left out.
+    """
+    shape, size, there = points.grid.shape, points.grid.size, points.there
+    places = np.stack(np.unravel_index(np.linspace(0, size - 1, probed(points)).round().astype(int), shape))
+
+    def sample(index: int) -> np.ndarray:
+        places[axis] = index
+        flat = np.asarray(np.ravel_multi_index(tuple(places), shape))
+        values = points.at(flat).astype(np.float64)
+        return (
+            values if there is None else np.where(np.asarray(there).reshape(-1)[flat, None], values, np.nan)
+        )
+
+    first, second, before, last = map(sample, (0, 1, shape[axis] - 2, shape[axis] - 1))
+    pairs = (first, last), (second, before), (first, second), (before, last)
+    with np.errstate(invalid="ignore"):
+        distances = np.stack([np.abs(x - y).max(axis=-1) for x, y in pairs])
+    return distances[:, np.isfinite(distances).all(axis=0)]
+
+
+def ends_coincide(distances: np.ndarray) -> bool:
+    """Whether the ends of an axis are one point, from :func:`end_distances`.
 
     A fold has equal ends too, its samples come back the way they went; and coarsely rounded samples repeat.
     """
-    grid = points.grid
-    chosen = np.linspace(0, grid.size - 1, probed(points)).round().astype(int)
-    places = np.stack(np.unravel_index(chosen, grid.shape))
-    for k, axis in enumerate(grid.axes):
-        if not axis.wraps or axis.size < 5:
-            continue
+    ends, next_to_them, *steps = distances
+    step = np.minimum(*steps)
+    return bool((ends <= SAME * step).all() and ((next_to_them > SAME * step) & (step > 0)).any())
 
-        def sample(index: int, k: int = k) -> np.ndarray:
-            there = places.copy()
-            there[k] = index
-            return points.at(np.asarray(np.ravel_multi_index(tuple(there), grid.shape))).astype(np.float64)
 
-        first, second, before, last = (sample(index) for index in (0, 1, axis.size - 2, axis.size - 1))
-        pairs = (first, last), (second, before), (first, second), (before, last)
-        ends, next_to_them, *steps = (np.abs(x - y).max(axis=-1) for x, y in pairs)
-        step = np.minimum(*steps)
-        if (ends <= SAME * step).all() and ((next_to_them > SAME * step) & (step > 0)).any():
+def _refuse_doubled_ends(points: Points) -> None:
+    """Raise ValueError if a periodic axis was sampled at both ends, which are one point."""
+    for k, axis in enumerate(points.grid.axes):
+        if axis.wraps and axis.size >= 5 and ends_coincide(end_distances(points, k)):
             what = f"first and last samples of the periodic axis {axis.name!r} coincide"
             remedy = "leave the last one out, whose place is that of the first"
             raise ValueError(f"{points.caller}: {what}: {remedy}.")

@@ -25,12 +25,12 @@ from manifold_jax.experiments.measure.files import (
 )
 from manifold_jax.experiments.measure.formats import Content, kind_of, opened
 from manifold_jax.experiments.terminal import console, plain_errors, words
-from manifold_jax.geometry.manifold import Points, as_points
+from manifold_jax.geometry.manifold import Points, as_points, end_distances, ends_coincide
 from manifold_jax.geometry.noise import BEYOND, DECAY
 
 NUMBERS = 2**25  # that are read to look at values, and along every axis
-LINES, ENDS = 8, 16  # along every axis on which noise and ends are looked at
-SAME, NEAR = 1e-3, 1.5  # distance of two ends that are one, or a step apart, over that of neighbours
+LINES = 8  # along every axis on which noise is looked at
+NEAR = 1.5  # distance of two ends that are a step apart, over that of neighbours
 
 
 def inspect_command(
@@ -168,7 +168,7 @@ def _points(points: Points) -> Iterator[str]:
     periodic: list[str] = []
     levels: list[tuple[float, bool]] = []
     for k, axis in enumerate(grid.axes):
-        ends = _ends(points, k, max(1, min(ENDS, most // 4)))
+        ends = _ends(points, k)
         if ends == "same":
             what = "first and last sample coincide: without the last one it is periodic"
             yield f"ends of {axis.name}: {what}"
@@ -205,19 +205,15 @@ def _lines(points: Points, k: int, count: int) -> np.ndarray:
     return np.ravel_multi_index(index, grid.shape)
 
 
-def _ends(points: Points, k: int, count: int) -> str:
+def _ends(points: Points, k: int) -> str:
     """Whether the ends of an axis are the "same" or "near", a step apart; else empty."""
     if points.grid.shape[k] < 5:
         return ""
-    rows = _lines(points, k, count)[:, [0, 1, -2, -1]]
-    first, second, before, last = (points.at(column).astype(float) for column in rows.T)
-    gap = np.linalg.norm(first - last, axis=1)
-    steps = np.stack([np.linalg.norm(second - first, axis=1), np.linalg.norm(last - before, axis=1)])
-    if not np.isfinite(steps).all() or not (steps > 0).any():
-        return ""
-    if (gap <= SAME * np.minimum(steps.min(axis=0), np.linalg.norm(second - before, axis=1))).all():
+    distances = end_distances(points, k)
+    if ends_coincide(distances):
         return "same"
-    return "near" if (gap <= NEAR * steps.max(axis=0)).all() else ""
+    steps = distances[2:].max(axis=0)
+    return "near" if steps.any() and (distances[0] <= NEAR * steps).all() else ""
 
 
 def _noise(points: Points, k: int, count: int) -> list[tuple[float, bool]]:
