@@ -55,6 +55,10 @@ def test_npy(tmp_path, loaded):
     assert isinstance(samples.points, np.memmap)
     np.save(tmp_path / "fortran.npy", np.asfortranarray(CYLINDER))
     is_cylinder(loaded(tmp_path / "fortran.npy", **AXES))
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, CYLINDER)
+    with pytest.raises(ValueError, match=r"archive.npy cannot be read"):
+        loaded(tmp_path / "archive.npy", **AXES)
 
 
 def test_npz_names_its_axes_by_the_arrays_that_fit(tmp_path, loaded):
@@ -88,7 +92,7 @@ def test_hdf5(tmp_path, loaded):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["deep/points"] = CYLINDER
         file["deep/angle"], file["deep/height"] = ANGLE, HEIGHT
-        file["deep/angle"].attrs["units"] = "rad"
+        file["deep/angle"].attrs["units"] = np.array(["rad"], "S3")
         file["other"] = np.zeros((3, 3))
     is_cylinder(loaded(tmp_path / "x.h5", variable="deep/points", periodic=["angle"]))
 

@@ -303,8 +303,9 @@ def probed(points: Points) -> int:
 
 
 def end_distances(points: Points, axis: int) -> np.ndarray:
-    """Distances ``(4, n)`` along lines of an axis: of the two ends, of the samples next to them, and of each
-    end from the one next to it. Lines with a missing sample are left out.
+    """Distances ``(4, n)`` on lines along an axis: of its ends, of the samples next to them, of the end steps.
+
+    Lines with a missing sample are left out.
     """
     shape, size, there = points.grid.shape, points.grid.size, points.there
     places = np.stack(np.unravel_index(np.linspace(0, size - 1, probed(points)).round().astype(int), shape))

@@ -115,7 +115,7 @@ def _choose(shapes: Mapping[str, tuple[tuple[int, ...], Any]], variable: str | N
 
 
 def _read_npy(path: Path, _: str | None, __: contextlib.ExitStack) -> Content:
-    return Content(path.name, np.load(path, mmap_mode="r", allow_pickle=False), ())
+    return Content(path.name, np.lib.format.open_memmap(path, mode="r"), ())
 
 
 def _read_npz(path: Path, variable: str | None, files: contextlib.ExitStack) -> Content:
@@ -151,7 +151,7 @@ def _read_netcdf(path: Path, variable: str | None, files: contextlib.ExitStack) 
     names = tuple(map(str, array.dims))
     numeric = {n: c for n in names if n in data.variables and (c := data[n]).ndim == 1}
     vectors = {n: np.asarray(c) for n, c in numeric.items() if c.dtype.kind in "iuf"}
-    units = {n: str(c.attrs["units"]) for n, c in numeric.items() if "units" in c.attrs}
+    units = _units(numeric)
     return Content(f"{path.name}: {chosen}", array, names, vectors, units)
 
 
@@ -166,7 +166,7 @@ def _read_hdf5(path: Path, variable: str | None, files: contextlib.ExitStack) ->
 
     file.visititems(visit)
     chosen = _choose({name: (item.shape or (), item.dtype) for name, item in found.items()}, variable)
-    array, names, units = found[chosen], [], {}
+    array, names = found[chosen], []
     near = {n: item for n, item in found.items() if n.rpartition("/")[0] == chosen.rpartition("/")[0]}
     vectors = {n.rpartition("/")[2]: v for n, v in near.items() if _is_vector(v)}
     for dimension in array.dims:
@@ -174,13 +174,19 @@ def _read_hdf5(path: Path, variable: str | None, files: contextlib.ExitStack) ->
         name = scales[0].name.rpartition("/")[2] if scales else dimension.label
         vectors |= dict.fromkeys([name], scales[0]) if scales else {}
         names.append(name)
-    for name, item in vectors.items():
-        units |= {name: str(item.attrs["units"])} if "units" in item.attrs else {}
+    units = _units(vectors)
     read = {name: item[()] for name, item in vectors.items()}
     label = f"{path.name}: {chosen}"
     if any(names):
         return Content(label, array, tuple(names), read, units)
     return _with_vectors(label, array, read)._replace(units=units)
+
+
+def _units(items: Mapping[str, Any]) -> dict[str, str]:
+    """Attributes ``units``, which other programs write as bytes or arrays of one entry."""
+    given = {name: np.ravel(item.attrs.get("units", ())).tolist() for name, item in items.items()}
+    words = {name: units[0] for name, units in given.items() if units}
+    return {n: w.decode(errors="replace") if isinstance(w, bytes) else str(w) for n, w in words.items()}
 
 
 def _is_vector(item: Any) -> bool:
@@ -196,7 +202,7 @@ def _read_zarr(path: Path, variable: str | None, _: contextlib.ExitStack) -> Con
     chosen = _choose({name: (item.shape, item.dtype) for name, item in found.items()}, variable)
     near = {n: item for n, item in found.items() if n.rpartition("/")[0] == chosen.rpartition("/")[0]}
     vectors = {n.rpartition("/")[2]: item for n, item in near.items() if _is_vector(item)}
-    units = {n: str(item.attrs["units"]) for n, item in vectors.items() if "units" in item.attrs}
+    units = _units(vectors)
     read = {name: np.asarray(item[:]) for name, item in vectors.items()}
     label, names = f"{path.name}: {chosen}", _zarr_names(found[chosen])
     if names:
