@@ -303,7 +303,7 @@ def probed(points: Points) -> int:
 
 
 def end_distances(points: Points, axis: int) -> np.ndarray:
-    """Distances ``(4, n)`` on lines along an axis: of its ends, of the samples next to them, of the end steps.
+    """Distances ``(4, n)`` on lines along an axis: of its ends, the samples next to them, the end steps.
 
     Lines with a missing sample are left out.
     """
