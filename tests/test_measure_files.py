@@ -511,6 +511,10 @@ def test_inspect_sees_noise_ends_and_what_is_not_finite(tmp_path):
     (noise,) = (line for line in lines if line.startswith("noise"))
     assert float(noise.split()[-1]) == pytest.approx(1e-3, rel=0.3)
     assert lines[-1] == f"run: manifold-jax measure {tmp_path / 'x.nc'}"
+    exact = CYLINDER.astype(float)
+    exact[..., 2] = HEIGHT
+    labelled(exact).to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
+    assert "noise of a number: none beyond rounding" in described(tmp_path / "c.nc")
     points[3] = np.nan
     np.save(tmp_path / "x.npy", points)
     lines = described(tmp_path / "x.npy")

@@ -164,7 +164,10 @@ def _points(points: Points) -> Iterator[str]:
     lattice = " x ".join(f"{axis.size} {axis.name}" for axis in grid.axes)
     yield f"grid: {grid.size} points ({lattice}) with {points.features} features {points.feature_shape}"
     places = np.unique(np.linspace(0, grid.size - 1, min(most, grid.size)).round().astype(int))
-    yield from _values(points.at(places), grid.size)
+    values = points.at(places)
+    yield from _values(values, grid.size)
+    largest = float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0))
+    rounding = 4 * largest * np.finfo(values.dtype).eps if values.dtype.kind == "f" else 0.0
     periodic: list[str] = []
     levels: list[tuple[float, bool]] = []
     for k, axis in enumerate(grid.axes):
@@ -179,6 +182,7 @@ def _points(points: Points) -> Iterator[str]:
     if levels:
         level, certain = min(levels)
         about = f"about {level:.2g}" if certain else f"below {level:.2g}"
+        about = "none beyond rounding" if level <= rounding else about
         whole = points.values.dtype.kind in "iu"
         yield f"noise of a number: {about}" + (", of which rounding makes 0.29" if whole and certain else "")
     return periodic
