@@ -16,6 +16,7 @@ from manifold_jax.datasets import image_folder
 from manifold_jax.experiments import cli
 from manifold_jax.experiments.measure import inspect
 from manifold_jax.experiments.measure.files import Cloud, load, parse_axis, parse_periodic
+from manifold_jax.experiments.measure.formats import read_cloud
 from manifold_jax.geometry import sources, windows
 
 TURN = 2 * math.pi
@@ -445,6 +446,14 @@ def test_measure_a_cloud(circle, tmp_path):
     along = np.abs(np.sum(tangents * (circle - [100, 100, 0]), axis=1))
     assert np.max(along) < 0.1
     assert {"cloud.png", "summary.txt"} <= {path.name for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "text", ["x,y\n1.5,2\n3,4\n", "# by me\n\n# x y\n1.5 2\n3 4\n", "1,5;2\n3;4,0\n", "x\ty\n1.5\t2\n\n3\t4"]
+)
+def test_tables_of_points(text, tmp_path):
+    (tmp_path / "c.csv").write_text(text)
+    np.testing.assert_array_equal(read_cloud(tmp_path / "c.csv"), [[1.5, 2], [3, 4]])
 
 
 def test_clouds_of_other_files(circle, tmp_path, loaded):

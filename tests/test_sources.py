@@ -150,6 +150,16 @@ def test_a_labelled_array_has_its_grid(expected):
     np.testing.assert_allclose(geometry.total_volume.value, expected.total_volume.value, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("said", "periodic"), [("false", False), (np.int8(0), False), (1, True), ("yes", True)]
+)
+def test_what_an_attribute_says_of_a_period(said, periodic):
+    array = xr.DataArray(np.zeros((4, 2)), dims=("time", "xy"), coords={"time": np.arange(4)})
+    assert Grid.from_xarray(array, "time").periodic == (True,)
+    array["time"].attrs.update(periodic=said, units=None)
+    assert Grid.from_xarray(array).axes == (Axis("time", 0, 3 + periodic, 4, periodic),)
+
+
 @pytest.mark.parametrize("holder", ["NumPy", "JAX", "HDF5", "Zarr", "xarray"])
 def test_descending_axes_are_turned_around(holder, expected, tmp_path):
     """Against samples that were turned around by hand."""
@@ -171,6 +181,7 @@ def test_descending_axes_are_turned_around(holder, expected, tmp_path):
         (np.linspace(0, 1, 5), False, Axis("t", 0.0, 1.0, 5)),
         (np.linspace(0, 1, 5, dtype=np.float32), False, Axis("t", 0.0, 1.0, 5)),
         (range(4), True, Axis("t", 0.0, 4.0, 4, periodic=True)),
+        (range(4), jnp.array(True), Axis("t", 0.0, 4.0, 4, periodic=True)),
         ([np.float32(3), 2, 1], False, Axis("t", 1.0, 3.0, 3, descending=True)),
         ([0, 1, 2, 4], False, Axis("t", 0.0, 4.0, 4, nodes=(0, 1, 2, 4))),
         ([5, 3, 0], 6, Axis("t", 0.0, 6.0, 3, True, nodes=(0, 3, 5), descending=True)),

@@ -24,7 +24,7 @@ import manifold_jax.datasets.archives as archives
 from manifold_jax._checks import fits_in_memory, require
 from manifold_jax._files import Progress, user_path
 from manifold_jax.datasets.dsprites import ImageLattice
-from manifold_jax.geometry.grid import Axis, Grid
+from manifold_jax.geometry.grid import Axis, Grid, named_periods
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 TABLES = (".csv", ".tsv", ".json")
@@ -159,8 +159,8 @@ def _csv_rows(text: str) -> list[Row]:
 
 
 def delimiter_of(line: str) -> str:
-    """What separates the cells of a line: the most frequent of tabs, semicolons and commas."""
-    return max("\t;,", key=line.count)
+    """What separates the cells of a line: tabs, or else semicolons, or else commas."""
+    return next((mark for mark in "\t;" if mark in line), ",")
 
 
 def _json_rows(content: Any) -> list[Row]:
@@ -253,8 +253,8 @@ def lattice_of(
             raise ValueError(f"image_folder: a factor must have one column, got two of {name}.")
         named[name], unit_of[name] = values, match[2] if match else ""
     known = f"the factors are {', '.join(named) or 'none'}"
-    chosen = list(named if factors is None else factors)
-    periods = dict(periodic) if isinstance(periodic, Mapping) else dict.fromkeys(periodic, True)
+    chosen = [factors] if isinstance(factors, str) else list(named if factors is None else factors)
+    periods = named_periods(periodic)
     for argument, asked in {"factors": chosen, "periodic": periods}.items():
         wrong = [name for name in asked if name not in named]
         if wrong or len(set(asked)) < len(asked):

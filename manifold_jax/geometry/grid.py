@@ -23,6 +23,7 @@ DType = Any
 ORDERS = (2, 4, 6, 8)
 
 UNEQUAL = 1e-6  # of a step, by which equal steps may differ
+NO = ("", "0", "false", "no", "none")  # what an attribute says of an axis that is not periodic
 GAP = 4.0  # of the largest step, from which samples do not fill a period
 
 
@@ -130,7 +131,7 @@ class Axis:
         step = (samples[-1] - samples[0]) / steps.size
         tolerance = rounding * np.abs(samples).max() + UNEQUAL * step
         unequal = bool((np.abs(steps - step) > 2 * tolerance).any())
-        given = not isinstance(periodic, bool | np.bool_)
+        given = not isinstance(periodic, bool) and getattr(periodic, "dtype", None) != np.dtype(bool)
         period = positive(caller, "periodic", periodic) if given else step * samples.size
         left = period - (samples[-1] - samples[0])
         if given and abs(left) < steps.min() / 2:
@@ -220,8 +221,7 @@ class Grid:
             >>> mj.Grid.from_xarray(array, periodic=["angle"]).periodic
             (True,)
         """
-        given = periodic if isinstance(periodic, Mapping) else {}
-        periods: dict[Any, Any] = dict.fromkeys(periodic, True) | dict(given)
+        periods = named_periods(periodic)
         names = [
             name
             for name in array.dims
@@ -236,8 +236,9 @@ class Grid:
 
         def axis(name: Any) -> Axis:
             coordinate = array.coords[name]
-            said = coordinate.attrs.get("period", bool(coordinate.attrs.get("periodic", False)))
-            unit = str(coordinate.attrs.get("units", ""))
+            words = str(coordinate.attrs.get("periodic", "")).strip().lower()  # NetCDF has no True and False
+            said = coordinate.attrs.get("period", words not in NO)
+            unit = str(coordinate.attrs.get("units") or "")
             return Axis.from_samples(str(name), coordinate.values, periods.get(name, said), unit)
 
         return cls(tuple(map(axis, names)))
@@ -288,6 +289,13 @@ class Grid:
         """
         columns = map(axis_weights, self.axes, accuracies("weights", accuracy, self))
         return outer_product(columns, dtype or jnp.result_type(float))
+
+
+def named_periods(periodic: Mapping[str, bool | float] | Iterable[str]) -> dict[Any, Any]:
+    """Periods, or True, by name of the axis: from a dictionary, some names, or one."""
+    if isinstance(periodic, Mapping):
+        return dict(periodic)
+    return dict.fromkeys([periodic] if isinstance(periodic, str) else periodic, True)
 
 
 def skeleton(grid: Grid) -> Grid:

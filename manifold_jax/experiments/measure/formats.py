@@ -247,11 +247,15 @@ def read_cloud(path: Path) -> np.ndarray:
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
-            first = file.readline()
+            rows = ((k, line) for k, line in enumerate(file) if line.strip() and line.lstrip()[0] != "#")
+            skipped, first = next(rows, (0, ""))
         delimiter = delimiter_of(first) if any(c in first for c in ",;\t") else None
-        header = not all(_is_number(cell) for cell in first.split(delimiter))
+        header = not all(_is_number(cell.replace(",", ".")) for cell in first.split(delimiter))
         fits_in_memory("measure", str(path), 2 * path.stat().st_size)
-        points = np.loadtxt(path, delimiter=delimiter, skiprows=int(header), ndmin=2, encoding="utf-8-sig")
+        form = {"delimiter": delimiter, "skiprows": skipped + header, "ndmin": 2, "encoding": "utf-8-sig"}
+        if delimiter == ";":  # as spreadsheets write it where numbers have decimal commas
+            form["converters"] = lambda cell: float(cell.replace(",", "."))
+        points = np.loadtxt(path, **form)
     except (ValueError, OSError, UnicodeError) as error:
         remedy = "a cloud of points has a point in every row, and numbers only"
         raise ValueError(f"{path} cannot be read as a cloud ({_short(error)}): {remedy}.") from None
