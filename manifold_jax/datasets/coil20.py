@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 import manifold_jax.datasets.archives as archives
 from manifold_jax._checks import whole
-from manifold_jax.datasets.folders import opened_image
+from manifold_jax.datasets.pictures import opened_image
 from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 

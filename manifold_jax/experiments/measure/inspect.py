@@ -13,7 +13,8 @@ import numpy as np
 import typer
 
 from manifold_jax._files import user_path
-from manifold_jax.datasets.folders import image_folder, lattice_of, list_images, read_image
+from manifold_jax.datasets.folders import image_folder, lattice_of, list_images
+from manifold_jax.datasets.pictures import read_image
 from manifold_jax.experiments.experiment import given_options
 from manifold_jax.experiments.measure.files import (
     AXIS_FORM,
