@@ -106,6 +106,27 @@ def forget_unfinished() -> None:
 
 
 @contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A hidden name next to a path, for this block only."""
+    aside = temporary(path)
+    _ASIDE.add(aside)
+    try:
+        yield aside
+    finally:
+        remove(aside)
+        _ASIDE.discard(aside)
+
+
+@contextlib.contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Say in one sentence that a place cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"Cannot write {place}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A name to write to, next to ``path``; what is there takes the name ``path`` when the block ends well.
 
@@ -113,9 +134,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     ValueError if the place cannot be written.
     """
     path = user_path(path)
-    aside = temporary(path)
-    _ASIDE.add(aside)
-    try:
+    with writing(path), _aside(path) as aside:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, of=path)
         yield aside
@@ -123,26 +142,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
             _replace_folder(aside, path)
         else:
             aside.replace(path)
-    except OSError as error:
-        raise ValueError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        remove(aside)
-        _ASIDE.discard(aside)
 
 
 @contextlib.contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """A hidden new folder in a folder, for this block only."""
-    scratch = temporary(folder / "results")
-    _ASIDE.add(scratch)
-    try:
+    with writing(f"to the folder {folder}"), _aside(folder / "results") as scratch:
         scratch.mkdir()
         yield scratch
-    except OSError as error:
-        raise ValueError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from error
-    finally:
-        remove(scratch)
-        _ASIDE.discard(scratch)
 
 
 def check_folder(folder: Path) -> None:
@@ -155,12 +162,10 @@ def check_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make sure that there is such a folder, and that files can be written to it."""
-    try:
+    with writing(f"to the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise ValueError(f"Cannot write to the folder {folder}: {error.strerror or error}.") from None
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from manifold_jax._files import make_folder, user_path
+from manifold_jax._files import make_folder, user_path, writing
 from manifold_jax._keys import package_version
 
 VERSION = 3
@@ -37,15 +37,12 @@ class Cells(dict[str, Values]):
         """Keep a finished cell."""
         self[cell] = values
         line = _line(cell, values)
-        try:
-            make_folder(self.path.parent)
-            with self.path.open("ab+") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(0, end - 1))
-                whole = file.read(1) in (b"", b"\n")  # else a process was ended while it wrote
-                file.write(line if whole else b"\n" + line)
-        except OSError as error:
-            raise ValueError(f"Cannot write {self.path}: {error.strerror or error}.") from error
+        make_folder(self.path.parent)
+        with writing(self.path), self.path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            whole = file.read(1) in (b"", b"\n")  # else a process was ended while it wrote
+            file.write(line if whole else b"\n" + line)
 
 
 def _line(cell: str, values: Values) -> bytes:

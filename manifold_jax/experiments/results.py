@@ -49,12 +49,9 @@ def publishing(out: Path, key: str, written: list[Path]) -> Iterator[Path]:
 
         paths = next(filter(is_free, map(numbered, itertools.count(1))))
         moves = list(zip(files, paths, strict=True))
-        try:
-            with (out / MANIFEST).open("a", encoding="utf-8") as manifest:
-                manifest.writelines(f"{file_digest(file)} {key} {path.name}\n" for file, path in moves)
-            written += [file.replace(path) for file, path in moves]
-        except OSError as error:
-            raise ValueError(f"Cannot write to the folder {out}: {error.strerror or error}.") from error
+        with (out / MANIFEST).open("a", encoding="utf-8") as manifest:
+            manifest.writelines(f"{file_digest(file)} {key} {path.name}\n" for file, path in moves)
+        written += [file.replace(path) for file, path in moves]
 
 
 def remove_others(out: Path, key: str, keep: Sequence[Path]) -> None:

@@ -180,7 +180,7 @@ class Geometry:
             ImportError: xarray is not installed.
         """
         grid, names = self.grid, FIELDS + TOTALS
-        labels = safe_labels(grid.names, _variables())
+        labels = safe_labels(grid.names, [*_variables(), "measure_name", "axis_name"])
         data: dict[str, Any] = {}
         for name in names:
             estimate, dimensions = getattr(self, name), labels if name in FIELDS else ()
@@ -245,18 +245,16 @@ def coordinates_of(grid: Grid, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _variables() -> list[str]:
-    """Names of all variables in a data set but the axes, in order."""
+    """Names of all variables in a data set, in order."""
     parts = [[name, f"{name}_error", f"{name}_resolved"] for name in FIELDS + TOTALS]
     parts += [[f"{name}_rounding", f"{name}_noise"] for name in FIELDS]
-    extras = ["noise", "axis_sensitivity", "measure_name", "axis_name"]
-    return [*itertools.chain(*parts), *extras, "reach", "reach_error", "reach_resolved"]
+    return [*itertools.chain(*parts), "noise", "axis_sensitivity"]
 
 
 def _digest(static: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Digest of everything that makes a Geometry: a damaged file is told by it."""
     text = json.dumps([str(static[name]) for name in ("name", "axes", "stencil", "tolerance", "attributes")])
-    ordered = [values[name] for name in _variables() if name in values and "reach" not in name]
-    return digest_arrays(np.frombuffer(text.encode(), np.uint8), *ordered)
+    return digest_arrays(np.frombuffer(text.encode(), np.uint8), *(values[name] for name in _variables()))
 
 
 def geometry_from_xarray(dataset: Any) -> Geometry:
@@ -289,14 +287,13 @@ def _read_geometry(dataset: Any) -> Geometry:
     static = dict(dataset.attrs)
     grid = Grid(tuple(Axis(**axis) for axis in json.loads(static["axes"])))
     stencil, attributes = json.loads(static["stencil"]), json.loads(static["attributes"])
-    values = {name: dataset[name].values for name in _variables() if name in dataset}
+    values = {name: dataset[name].values for name in _variables()}
     shapes = {name: () if name.startswith("total") else grid.shape for name in values}
     shapes |= {"noise": (*grid.shape, grid.ndim), "axis_sensitivity": (len(FIELDS), grid.ndim)}
-    for name in set(values) - {"measure_name", "axis_name"}:
-        if values[name].shape != shapes[name] and "reach" not in name:
-            raise ValueError(f"{name} has the shape {values[name].shape}, not {shapes[name]}.")
-    numbers = {name: part for name, part in values.items() if name not in ("measure_name", "axis_name")}
-    if "digest" in static and static["digest"] != _digest(static, numbers):
+    for name, part in values.items():
+        if part.shape != shapes[name]:
+            raise ValueError(f"{name} has the shape {part.shape}, not {shapes[name]}.")
+    if "digest" in static and static["digest"] != _digest(static, values):
         raise ValueError("its numbers are not those that were measured.")
 
     def estimate(name: str) -> Estimate:
@@ -309,7 +306,7 @@ def _read_geometry(dataset: Any) -> Geometry:
         rounding=Fields(*(jnp.asarray(values[f"{name}_rounding"]) for name in FIELDS)),
         noise=jnp.asarray(values["noise"]),
         noise_bars=Fields(*(jnp.asarray(values[f"{name}_noise"]) for name in FIELDS)),
-        name=json.loads(static["name"]) if "name" in static else static["title"],
+        name=json.loads(static["name"]),
         grid=grid,
         stencil=tuple(map(tuple, stencil)) if stencil else None,
         tolerance=float(static["tolerance"]),
