@@ -71,18 +71,7 @@ class _Source(NamedTuple):
     archive: str = ""
 
 
-_CLOTHES = (
-    "T-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
+_CLOTHES = "T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
 _MNIST, _FASHION, _KMNIST, _EMNIST = (
     _Source(
         "MNIST",
@@ -96,7 +85,7 @@ _MNIST, _FASHION, _KMNIST, _EMNIST = (
         "fashion_mnist",
         ("fashion-mnist", "FashionMNIST/raw", "FashionMNIST", "fashion_mnist"),
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        _CLOTHES,
+        tuple(_CLOTHES.split(",")),
     ),
     _Source(
         "KMNIST",

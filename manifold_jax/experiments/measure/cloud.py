@@ -17,7 +17,14 @@ from manifold_jax._checks import optional, require, whole
 from manifold_jax._files import Progress, write_dataset, write_text
 from manifold_jax.experiments.experiment import write_json
 from manifold_jax.experiments.measure.files import Cloud
-from manifold_jax.experiments.measure.report import machine, new_table, reach_table, with_bar
+from manifold_jax.experiments.measure.report import (
+    QUANTILES,
+    machine,
+    new_table,
+    reach_entry,
+    reach_table,
+    with_bar,
+)
 from manifold_jax.experiments.terminal import as_text
 from manifold_jax.fitting import IntrinsicDimension, intrinsic_dimension
 from manifold_jax.geometry import Reach, reach_from_samples
@@ -136,9 +143,9 @@ def cloud_record(result: CloudGeometry, arguments: dict[str, Any]) -> dict[str, 
     cloud["intrinsic_dimension"] = {name: getattr(result.intrinsic, name) for name in names}
     if result.scales is not None:
         scales = result.scales
-        levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+        values = np.quantile(scales.curvature, QUANTILES)
         cloud["normal_curvature"] = {
-            "quantiles": dict(zip(map(str, levels), np.quantile(scales.curvature, levels), strict=True)),
+            "quantiles": dict(zip(map(str, QUANTILES), values, strict=True)),
             "median_error": np.median(scales.error),
             "largest": scales.largest_curvature,
         }
@@ -146,10 +153,7 @@ def cloud_record(result: CloudGeometry, arguments: dict[str, Any]) -> dict[str, 
         cloud["noise"] = scales.noise
     record["cloud"] = cloud | {"note": result.note}
     if result.reach is not None:
-        reach = result.reach
-        names = ("value", "error", "resolved", "case", "local", "local_error", "bottleneck")
-        record["reach"] = {name: getattr(reach, name) for name in (*names, "bottleneck_error")}
-        record["reach"]["sentence"] = reach.sentence()
+        record["reach"] = reach_entry(result.reach)
     return record
 
 

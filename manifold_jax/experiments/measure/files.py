@@ -35,11 +35,6 @@ class Samples(NamedTuple):
     attributes: Mapping[str, Any]
     key: str
 
-    @property
-    def known(self) -> Mapping[str, float]:
-        """Nothing is known in closed form."""
-        return {}
-
 
 class _Moved:
     """An array in a file with its axes in another order, and some of them turned around."""

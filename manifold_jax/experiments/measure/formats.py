@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,17 +43,6 @@ class Content(NamedTuple):
     units: Mapping[str, str] = NOTHING
 
 
-KINDS = {
-    ".npy": "array",
-    ".npz": "variables",
-    **dict.fromkeys((".nc", ".nc4", ".cdf", ".netcdf"), "variables"),
-    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".he5"), "variables"),
-    ".zarr": "variables",
-    **dict.fromkeys((".csv", ".tsv", ".txt"), "cloud"),
-}
-"""What is in a file, by its suffix."""
-
-
 def kind_of(path: Path) -> str:
     """Whether a path holds an array, variables, images or a cloud of points.
 
@@ -62,7 +51,7 @@ def kind_of(path: Path) -> str:
     """
     if path.is_dir():
         return "variables" if any((path / mark).exists() for mark in _MARKS) else "folder"
-    kind = KINDS.get(path.suffix.lower())
+    kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         remedy = "a single image is one point: give the folder of all of them"
         raise ValueError(
@@ -134,7 +123,7 @@ def _read_npz(path: Path, variable: str | None, files: contextlib.ExitStack) -> 
         with archives.open_member(archive, members[name]) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
 
-    return _with_vectors(f"{path.name}: {chosen}", read(chosen), {name: read(name) for name in vectors})
+    return _content(path, chosen, read(chosen), (), {name: read(name) for name in vectors})
 
 
 def _read_netcdf(path: Path, variable: str | None, files: contextlib.ExitStack) -> Content:
@@ -167,30 +156,31 @@ def _read_hdf5(path: Path, variable: str | None, files: contextlib.ExitStack) ->
     file.visititems(visit)
     chosen = _choose({name: (item.shape or (), item.dtype) for name, item in found.items()}, variable)
     array, names = found[chosen], []
-    near = {n: item for n, item in found.items() if n.rpartition("/")[0] == chosen.rpartition("/")[0]}
-    vectors = {n.rpartition("/")[2]: v for n, v in near.items() if _is_vector(v)}
+    vectors = _vectors_near(chosen, found)
     for dimension in array.dims:
         scales = [scale for scale in dimension.values() if _is_vector(scale)]
         name = scales[0].name.rpartition("/")[2] if scales else dimension.label
         vectors |= dict.fromkeys([name], scales[0]) if scales else {}
         names.append(name)
-    units = _units(vectors)
-    read = {name: item[()] for name, item in vectors.items()}
-    label = f"{path.name}: {chosen}"
-    if any(names):
-        return Content(label, array, tuple(names), read, units)
-    return _with_vectors(label, array, read)._replace(units=units)
+    return _content(path, chosen, array, names, vectors)
 
 
 def _units(items: Mapping[str, Any]) -> dict[str, str]:
     """Attributes ``units``, which other programs write as bytes or arrays of one entry."""
-    given = {name: np.ravel(item.attrs.get("units", ())).tolist() for name, item in items.items()}
+    attributes = {name: getattr(item, "attrs", {}) for name, item in items.items()}
+    given = {name: np.ravel(about.get("units", ())).tolist() for name, about in attributes.items()}
     words = {name: units[0] for name, units in given.items() if units}
     return {n: w.decode(errors="replace") if isinstance(w, bytes) else str(w) for n, w in words.items()}
 
 
 def _is_vector(item: Any) -> bool:
     return len(item.shape or ()) == 1 and item.dtype.kind in "iuf" and item.size > 1
+
+
+def _vectors_near(chosen: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Vectors in the group of an array, by their names in it."""
+    places = {name: name.rpartition("/") for name, item in found.items() if _is_vector(item)}
+    return {own: found[n] for n, (group, _, own) in places.items() if group == chosen.rpartition("/")[0]}
 
 
 def _read_zarr(path: Path, variable: str | None, _: contextlib.ExitStack) -> Content:
@@ -200,14 +190,7 @@ def _read_zarr(path: Path, variable: str | None, _: contextlib.ExitStack) -> Con
         return Content(path.name, top, _zarr_names(top))
     found = {name: item for name, item in top.members(max_depth=None) if isinstance(item, zarr.Array)}
     chosen = _choose({name: (item.shape, item.dtype) for name, item in found.items()}, variable)
-    near = {n: item for n, item in found.items() if n.rpartition("/")[0] == chosen.rpartition("/")[0]}
-    vectors = {n.rpartition("/")[2]: item for n, item in near.items() if _is_vector(item)}
-    units = _units(vectors)
-    read = {name: np.asarray(item[:]) for name, item in vectors.items()}
-    label, names = f"{path.name}: {chosen}", _zarr_names(found[chosen])
-    if names:
-        return Content(label, found[chosen], names, read, units)
-    return _with_vectors(label, found[chosen], read)._replace(units=units)
+    return _content(path, chosen, found[chosen], _zarr_names(found[chosen]), _vectors_near(chosen, found))
 
 
 def _zarr_names(array: Any) -> tuple[str, ...]:
@@ -217,26 +200,32 @@ def _zarr_names(array: Any) -> tuple[str, ...]:
 
 
 _READERS: dict[str, Callable[..., Content]] = {
-    ".npy": _read_npy,
     ".npz": _read_npz,
     ".zarr": _read_zarr,
     **dict.fromkeys((".nc", ".nc4", ".cdf", ".netcdf"), _read_netcdf),
     **dict.fromkeys((".h5", ".hdf5", ".hdf", ".he5"), _read_hdf5),
 }
+_KINDS = dict.fromkeys(_READERS, "variables") | dict.fromkeys((".csv", ".tsv", ".txt"), "cloud")
+_KINDS[".npy"], _READERS[".npy"] = "array", _read_npy
+"""What is in a file, by its suffix."""
 
 
-def _with_vectors(label: str, values: Any, vectors: Vectors) -> Content:
-    """An array without names: leading dimensions are named by the only vector of samples that fits each."""
-    names: list[str] = []
-    steps = {n: np.diff(v.astype(float)) for n, v in vectors.items() if v.dtype.kind in "iuf"}
-    ordered = {n for n, step in steps.items() if len(step) and ((step > 0).all() or (step < 0).all())}
-    for size in values.shape:
-        fitting = [name for name in ordered if len(vectors[name]) == size and name not in names]
+def _content(
+    path: Path, chosen: str, values: Any, names: Sequence[str], vectors: Mapping[str, Any]
+) -> Content:
+    """An array; where it has no names, leading dimensions take those of the only vector that fits each."""
+    read = {name: np.asarray(item[:]) for name, item in vectors.items()}
+    steps = {n: np.diff(v.astype(float)) for n, v in read.items() if v.dtype.kind in "iuf"}
+    ordered = [n for n, step in steps.items() if len(step) and ((step > 0).all() or (step < 0).all())]
+    named = [*names] if any(names) else []
+    for size in () if named else values.shape:
+        fitting = [name for name in ordered if len(read[name]) == size and name not in named]
         if len(fitting) != 1 or values.shape.count(size) > 1:
             break
-        names += fitting
-    rest = ("",) * (len(values.shape) - len(names))
-    return Content(label, values, (*names, *rest) if names else (), vectors)
+        named += fitting
+    if named:
+        named += [""] * (len(values.shape) - len(named))
+    return Content(f"{path.name}: {chosen}", values, tuple(named), read, _units(vectors))
 
 
 def read_cloud(path: Path) -> np.ndarray:

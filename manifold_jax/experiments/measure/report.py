@@ -90,7 +90,7 @@ def _share(quantity: str, verdict: Verdict) -> str:
 def summary_table(part: Part) -> RenderableType:
     """Totals and fields with error bars, units and verdicts, for 80 columns."""
     geometry, verdicts = part.geometry, part.geometry.verdicts()
-    known = {k: float(v) for k, v in part.manifold.known.items() if k in TOTALS and not callable(v)}
+    known = getattr(part.manifold, "known", {})  # of samples nothing is
     quantiles = geometry.quantiles((0.05, 0.5, 0.95))
     table = new_table("quantity", "value", "5 % … 95 %", "unit", "resolved")
 
@@ -102,7 +102,7 @@ def summary_table(part: Part) -> RenderableType:
 
     for quantity in TOTALS:
         estimate = getattr(geometry, quantity)
-        truth = f"truth: {known[quantity]:.5g}" if quantity in known else ""
+        truth = f"truth: {float(known[quantity]):.5g}" if quantity in known else ""
         add(quantity, float(estimate.value), float(estimate.error), truth)
     table.add_section()
     for quantity in FIELDS:
@@ -251,10 +251,11 @@ def _part_entry(part: Part) -> dict[str, Any]:
     return entry
 
 
-def _reach_entry(reach: Reach, seconds: float) -> dict[str, Any]:
+def reach_entry(reach: Reach) -> dict[str, Any]:
+    """What ``summary.json`` holds of a reach."""
     names = (*SCALARS, "searched", "pruned", "local_bounds", "case", "resolved", "coincident")
     entry = {name: getattr(reach, name) for name in names} | {"sentence": reach.sentence()}
-    return entry | {"seconds": round(seconds, 3), "unit": "ℓ", "pair": reach.ends}
+    return entry | {"unit": "ℓ", "pair": reach.ends}
 
 
 def machine() -> dict[str, Any]:
@@ -275,7 +276,9 @@ def summary(
     record = machine()
     record |= {"dtype": str(parts[0].geometry.volume_element.value.dtype), "arguments": arguments}
     record["manifolds"] = [_part_entry(part) for part in parts]
-    return record if reach is None else record | {"reach": _reach_entry(reach, seconds)}
+    if reach is not None:
+        record["reach"] = reach_entry(reach) | {"seconds": round(seconds, 3)}
+    return record
 
 
 def write_results(
