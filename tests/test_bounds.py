@@ -213,7 +213,7 @@ def test_bound_is_monotone_in_every_argument(x64):
     assert np.all(np.diff(epsilon(delta=np.linspace(0.01, 0.99, 20))) < 0)
 
 
-@pytest.mark.parametrize("d", [1, 2, 4])
+@pytest.mark.parametrize("d", [2, *(pytest.param(d, marks=pytest.mark.slow) for d in (1, 4))])
 def test_bound_tends_to_its_rate(d, x64):
     """d log eps / d log s is -2/(d+4) with the correction of log^4, at any number of samples."""
     s = 1e60
@@ -226,6 +226,7 @@ def test_bound_tends_to_its_rate(d, x64):
     assert abs(local + 2 / (d + 4)) > 0.02 * 2 / (d + 4)  # the logarithm is still seen
 
 
+@pytest.mark.slow
 def test_gradients_of_the_bound_by_finite_differences(x64):
     def epsilon(arguments):
         samples, volume, reach, radius, constant, delta = arguments

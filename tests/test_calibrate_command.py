@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("skdim", reason="needs the extra estimators")
 
+from manifold_jax.datasets import circle
 from manifold_jax.experiments import calibrate as command
 from manifold_jax.experiments.calibrate import EXACT, GRID, calibrate_command, ellipses, measure_on_grid
 from manifold_jax.fitting import builtin_estimators
@@ -62,6 +63,7 @@ def test_a_tiny_run_writes_its_tables_and_goes_on(tmp_path, monkeypatch):
     few = [one for one in builtin_estimators() if one.quantity == "volume" or one.name == "TwoNN"]
     fewer = {name: command.CURVATURES[name] for name in ("scalar_curvature", "second_form_norm")}
     monkeypatch.setattr(command, "CURVATURES", fewer)
+    monkeypatch.setitem(command.PLACES, "sphere2", circle)  # a curve: less to compile
     monkeypatch.setattr(command, "builtin_estimators", lambda **_: few)
     assert {row["quantity"] for row in check_run([100], tmp_path, monkeypatch)} == {"volume", "dimension"}
 

@@ -37,7 +37,10 @@ def test_pointwise_values_are_unbiased(x64):
 
 
 @pytest.mark.parametrize("method", ["MLE", "TwoNN"])
-@pytest.mark.parametrize(("cloud", "d"), [(cube, 1), (cube, 3), (sphere, 2)])
+@pytest.mark.parametrize(
+    ("cloud", "d"),
+    [(cube, 3), *(pytest.param(*at, marks=pytest.mark.slow) for at in ((cube, 1), (sphere, 2)))],
+)
 def test_bars_cover(method, cloud, d):
     for seed in range(10):
         estimate = intrinsic_dimension(cloud(500, d, seed).astype(np.float32), method=method)

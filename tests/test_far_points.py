@@ -103,6 +103,7 @@ def test_images_of_whole_numbers_are_measured_as_they_are():
         measure(images > 100, CURVE)
 
 
+@pytest.mark.slow
 def test_a_memory_map_is_centred_block_by_block(tmp_path):
     np.save(tmp_path / "points.npy", torus() + 4e6)
     stored = np.load(tmp_path / "points.npy", mmap_mode="r")
@@ -126,10 +127,15 @@ def test_points_near_0_are_left_as_they_are():
         measure(broken, SURFACE)
 
 
-def test_derivatives_and_constants_of_a_program():
+def test_derivatives():
     points = circle() + 4e6
     np.testing.assert_allclose(gram_from_grid(points, CURVE).metric[..., 0, 0], 1.0, rtol=1e-4)
     jet = jet_from_grid(points, CURVE)
     np.testing.assert_allclose(jet.first[:, 0], circle()[:, ::-1] * [-1, 1], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_constants_of_a_program():
+    points = circle() + 4e6
     within = jax.jit(lambda scale: scale * measure(points, CURVE).total_volume.value)(2.0)
     np.testing.assert_allclose(within, 2 * TURN, rtol=1e-5)

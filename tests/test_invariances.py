@@ -155,7 +155,7 @@ def total_curvature(manifold, accuracy):
     return total()
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("exact", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gauss_bonnet_on_the_torus(exact, x64):
     manifold = datasets.warped(datasets.torus(2.0, 0.5, size=48))
     if exact:
@@ -166,7 +166,7 @@ def test_gauss_bonnet_on_the_torus(exact, x64):
     assert abs(float(total)) <= (1e-10 if exact else 1e-5)
 
 
-@pytest.mark.parametrize("name", ["sphere", "ellipsoid"])
+@pytest.mark.parametrize("name", ["sphere", pytest.param("ellipsoid", marks=pytest.mark.slow)])
 def test_gauss_bonnet_with_poles_on_the_grid(name, x64):
     # 4 pi chi = 8 pi, from exact jets: the poles have no area and count 0.
     manifold = datasets.sphere(2, 1.3, size=49) if name == "sphere" else datasets.ellipsoid(size=(49, 64))

@@ -81,7 +81,11 @@ def equal(first, second, rtol=1e-11):
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "bound"), [(2, 6e-3), (4, 2e-5), (6, 5e-8), (8, 1e-9), ("spectral", 1e-9)]
+    ("accuracy", "bound"),
+    [
+        *((4, 2e-5), (8, 1e-9), ("spectral", 1e-9)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 6e-3), (6, 5e-8))),
+    ],
 )
 def test_torus_of_64_by_64(accuracy, bound, x64):
     grid = torus_grid(64)
@@ -98,7 +102,13 @@ def test_float32_floor_of_the_torus():
     assert relative(value, curvature) <= 1e-3
 
 
-@pytest.mark.parametrize(("accuracy", "sizes"), [(2, (48, 96)), (4, (48, 96)), (6, (48, 80)), (8, (64, 96))])
+@pytest.mark.parametrize(
+    ("accuracy", "sizes"),
+    [
+        *((4, (48, 96)), (8, (64, 96))),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, (48, 96)), (6, (48, 80)))),
+    ],
+)
 def test_order_on_a_warped_torus(accuracy, sizes, x64):
     errors = []
     for n in sizes:
@@ -133,10 +143,10 @@ SMALL_S3 = ((0.7, 0.9, 0.2), (1.3, 1.5, 1.0))
 @pytest.mark.parametrize(
     ("accuracy", "box", "sizes"),
     [
-        (2, ((0.4, 0.2), (2.0, 2.2)), (49, 97)),
+        pytest.param(2, ((0.4, 0.2), (2.0, 2.2)), (49, 97), marks=pytest.mark.slow),
         (4, ((0.4, 0.2), (2.0, 2.2)), (65, 97)),
         (2, SMALL_S3, (17, 33)),
-        (4, SMALL_S3, (25, 33)),
+        pytest.param(4, SMALL_S3, (25, 33), marks=pytest.mark.slow),
     ],
 )
 def test_order_at_the_border_of_a_warped_sphere_patch(accuracy, box, sizes, x64):
@@ -162,7 +172,9 @@ def end_error(function, grid, accuracy, curvature):
 # amplify the rounding of the samples themselves to a few 1e-10.
 
 
-@pytest.mark.parametrize(("accuracy", "sizes"), [(6, (49, 65)), (8, (25, 29))])
+@pytest.mark.parametrize(
+    ("accuracy", "sizes"), [pytest.param(6, (49, 65), marks=pytest.mark.slow), (8, (25, 29))]
+)
 def test_order_at_the_border_of_a_warped_sphere_zone(accuracy, sizes, x64):
     errors = []
     for n in sizes:
@@ -184,8 +196,11 @@ def test_order_at_the_border_of_a_warped_zone_of_the_three_sphere(accuracy, x64)
 @pytest.mark.parametrize(
     ("accuracy", "sizes"),
     [
-        *((8, (33, 49)), (2, (33, 65))),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((4, (129, 193)), (6, (49, 65)))),
+        (8, (33, 49)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((2, (33, 65)), (4, (129, 193)), (6, (49, 65)))
+        ),
     ],
 )
 def test_order_of_totals_on_open_axes(accuracy, sizes, x64):
@@ -215,6 +230,7 @@ def test_order_of_totals_on_open_axes(accuracy, sizes, x64):
         assert measured >= accuracy - 0.2, (pair, measured)
 
 
+@pytest.mark.slow
 def test_stride_lowers_the_rounding_error_of_float32():
     grid = torus_grid(512, 64)
     points, curvature, _ = torus_samples(grid)
@@ -264,14 +280,16 @@ def test_every_array_source_and_block_size_agrees(features, x64, tmp_path):
         equal(gram_from_grid(stored, grid, block_size=block_size), expected)
 
 
-@pytest.mark.parametrize("block_size", [1, 3, 26, 142, 1000])
+@pytest.mark.parametrize(
+    "block_size", [3, 142, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 26, 1000))]
+)
 def test_odd_block_sizes(block_size, x64):
     grid = mixed_grid()
     points = jnp.asarray(torus_samples(grid)[0])
     equal(grid_gram(points, grid, block_size=block_size), grid_gram(points, grid))
 
 
-@pytest.mark.parametrize("block_size", [None, 9])
+@pytest.mark.parametrize("block_size", [None, pytest.param(9, marks=pytest.mark.slow)])
 def test_function_source_equals_array_on_periodic_axes(block_size, x64):
     grid = torus_grid(13, 11)
     points = jnp.asarray(torus_samples(grid)[0])
@@ -312,7 +330,7 @@ def test_image_features_are_flattened(x64):
     equal(grid_gram(images, grid), grid_gram(jnp.asarray(points), grid), 1e-13)
 
 
-@pytest.mark.parametrize("source", ["array", "function"])
+@pytest.mark.parametrize("source", ["array", pytest.param("function", marks=pytest.mark.slow)])
 def test_memory_follows_the_block_size(source):
     grid = torus_grid(64)
 
@@ -345,7 +363,7 @@ def test_jets_of_the_torus_equal_hand_written_ones(x64):
     equal(gram_from_function(torus, jnp.asarray(u)), oracle.inner(expected), 1e-14)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 30, 64])
+@pytest.mark.parametrize("batch_size", [1, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (30, 64))])
 def test_batches_do_not_matter(batch_size, x64):
     u = jnp.asarray(np.random.default_rng(3).uniform(0, TURN, (6, 5, 2)))
     equal(gram_from_function(torus, u, batch_size=batch_size), gram_from_function(torus, u), 1e-13)
@@ -441,8 +459,13 @@ def every_result(points, coordinates, grid):
     ]
 
 
-@pytest.mark.parametrize("flag", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("dtype", "flag"),
+    [
+        *((np.float32, True), (np.float64, False)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((np.float32, False), (np.float64, True))),
+    ],
+)
 def test_the_dtype_of_the_input_is_kept(dtype, flag):
     grid = torus_grid(16)
     points = torus_samples(grid)[0].astype(dtype)
@@ -489,6 +512,7 @@ def test_the_second_call_does_not_trace_again():
     equal(second, [4 * x for x in first], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_of_more_than_32768_points_equals_an_unbatched_loop(x64):
     # jax issue 39103: jax 0.10.2 miscompiled batched matrix-vector products on the CPU.
     rng = np.random.default_rng(6)

@@ -42,7 +42,7 @@ def network(activation):
 # --- jets --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", [jnp.tanh, nnx.softplus])
+@pytest.mark.parametrize("activation", [jnp.tanh, pytest.param(nnx.softplus, marks=pytest.mark.slow)])
 def test_jets_pushed_through_layers_are_those_of_the_composition(x64, activation):
     surface = sphere(size=(6, 5))
     layers = network(activation)

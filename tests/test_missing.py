@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import zarr
 
-from manifold_jax import Axis, Grid, measure
+from manifold_jax import (
+    Axis,
+    Grid,
+    gram_from_grid,
+    mean_curvature,
+    measure,
+    scalar_curvature,
+    second_form_norm,
+    volume_element,
+)
+from manifold_jax.geometry.quantities import FIELDS
 
 TURN = 2 * np.pi
 GRID = Grid((Axis("angle", 0.0, TURN, 24, periodic=True), Axis("height", -1.0, 1.0, 20)))
@@ -41,11 +51,16 @@ def geometry():
 
 def test_every_point_has_the_highest_order_whose_samples_are_there(geometry):
     """Against measurements of the whole surface at both orders; order p is compared with order p + 2."""
-    fourth, second = (measure(barrel(), GRID, accuracy=order) for order in (4, 2))
+
+    @jax.jit
+    def fields(gram):
+        return volume_element(gram), scalar_curvature(gram), mean_curvature(gram), second_form_norm(gram)
+
+    whole = [fields(gram_from_grid(barrel(), GRID, accuracy=order)) for order in (4, 2)]
     near, nearer = beside(3), beside(2)
     assert near.sum() > nearer.sum() > 0
-    for name in ("volume_element", "scalar_curvature", "mean_curvature", "second_form_norm"):
-        value, by_4, by_2 = (np.asarray(getattr(g, name).value) for g in (geometry, fourth, second))
+    for name, by_4, by_2 in zip(FIELDS, *whole, strict=False):
+        value, by_4, by_2 = map(np.asarray, (getattr(geometry, name).value, by_4, by_2))
         np.testing.assert_array_equal(np.isnan(value), nearer)
         expected = np.where(near, by_2, by_4)[~nearer]
         np.testing.assert_allclose(value[~nearer], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
@@ -66,11 +81,14 @@ def test_holes_are_no_kinks(geometry):
 @pytest.mark.parametrize(
     "hold",
     [
-        jnp.asarray,
+        pytest.param(jnp.asarray, marks=pytest.mark.slow),
         lambda points: np.ma.masked_array(barrel(), np.repeat(HOLES[..., None], 3, -1)),
         lambda points: np.where(np.isnan(points), np.inf, points),
         lambda points: zarr.array(points, chunks=(8, 20, 3)),
-        lambda points: jnp.asarray(points).at[..., 1:].set(jnp.asarray(barrel())[..., 1:]),
+        pytest.param(
+            lambda points: jnp.asarray(points).at[..., 1:].set(jnp.asarray(barrel())[..., 1:]),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["JAX", "masked", "infinite", "file", "one feature"],
 )
@@ -81,6 +99,7 @@ def test_holders_of_holes(hold, geometry):
         np.testing.assert_array_equal(np.isnan(a.value), np.isnan(b.value))
 
 
+@pytest.mark.slow
 def test_under_jit(geometry):
     value = jax.jit(lambda x: measure(x, GRID, accuracy=4, missing="mask").second_form_norm.value)(
         with_holes()

@@ -50,7 +50,7 @@ def noisy_torus(sigma, seed=0, dtype="float64"):
     points = torus_points()
     points = points + sigma * np.random.default_rng(seed).normal(size=points.shape)
     with jax.enable_x64(True):
-        return jax.device_get(measure(jnp.asarray(points, dtype), torus_grid()))
+        return jax.device_get(measure(points.astype(dtype), torus_grid()))
 
 
 @cache
@@ -98,7 +98,7 @@ def test_the_level_of_white_noise(sigma):
 def test_the_level_of_rounded_samples(x64):
     step = 1 / 256
     points = np.round(torus_points() / step) * step
-    level = np.median(measure(jnp.asarray(points), torus_grid()).noise, axis=(0, 1))
+    level = np.median(measure(points, torus_grid()).noise, axis=(0, 1))
     np.testing.assert_allclose(level, step * (3 / 12) ** 0.5, rtol=0.2)
 
 
@@ -262,18 +262,19 @@ def ridged_torus(u):
     return jnp.stack([ring * jnp.cos(s), ring * jnp.sin(s), MINOR * jnp.sin(t), ridge])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("surface", "sigma", "accuracy"),
     [
         (kinked_torus, 0.0, 4),
-        pytest.param(ridged_torus, 1e-5, 4, marks=pytest.mark.slow),
-        pytest.param(kinked_torus, 0.0, 8, marks=pytest.mark.slow),
-        pytest.param(kinked_torus, 1e-5, 8, marks=pytest.mark.slow),
-        pytest.param(ridged_torus, 1e-5, 8, marks=pytest.mark.slow),
+        (ridged_torus, 1e-5, 4),
+        (kinked_torus, 0.0, 8),
+        (kinked_torus, 1e-5, 8),
+        (ridged_torus, 1e-5, 8),
     ],
 )
 def test_bars_beside_kinks_and_ridges_cover(x64, surface, sigma, accuracy):
-    points = jax.vmap(jax.vmap(surface))(torus_grid().coordinates(jnp.float64))
+    points = np.asarray(jax.vmap(jax.vmap(surface))(torus_grid().coordinates(jnp.float64)))
     points = points + sigma * np.random.default_rng(1).normal(size=points.shape)
     geometry, exact = (
         measure(points, torus_grid(), accuracy=accuracy),

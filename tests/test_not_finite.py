@@ -26,10 +26,11 @@ def torus(u):
 
 
 def spoilt(embedding, grid, factor, everywhere):
-    place = grid.axes[0].samples()[PLACE]
+    # Arrays are data of a program: one serves for all factors.
+    factor, everywhere, place = map(jnp.asarray, (factor, everywhere, grid.axes[0].samples()[PLACE]))
 
     def function(u):
-        here = jnp.asarray(True) if everywhere else jnp.abs(u[0] - place) < 0.01
+        here = everywhere | (jnp.abs(u[0] - place) < 0.01)
         return embedding(u) * jnp.where(here, factor, 1.0)
 
     return function
@@ -160,10 +161,10 @@ def test_reach_whose_squares_leave_the_range(scale):
     "exponent", [-14, 15, *(pytest.param(k, marks=pytest.mark.slow) for k in (-13, -12, 13, 14))]
 )
 def test_reach_of_the_largest_and_smallest_numbers(exponent):
-    scale, fine = 10.0**exponent, mj.Grid((mj.Axis("u", 0.0, TURN, 200, periodic=True),))
-    samples = np.asarray(points_of(circle, fine)) * np.float32(scale)
+    scale, fine = jnp.float32(10.0**exponent), mj.Grid((mj.Axis("u", 0.0, TURN, 200, periodic=True),))
+    samples = np.asarray(points_of(circle, fine)) * np.float32(scale)  # ``scale`` is data of one program
     for result in (
-        mj.reach(lambda u: jnp.float32(scale) * circle(u), GRID),
+        mj.reach(lambda u: scale * circle(u), GRID),
         mj.reach_from_samples(samples, dimension=1),
     ):
         assert result.resolved
@@ -254,22 +255,17 @@ CURVATURES = (
 )
 
 
-PLAIN = lambda f: f  # noqa: E731
-PROGRAM, MAPPED = (pytest.param(wrap, marks=pytest.mark.slow) for wrap in (jax.jit, jax.vmap))
-
-
-@pytest.mark.parametrize(
-    "factor", [np.nan, *(pytest.param(x, marks=pytest.mark.slow) for x in (np.inf, 1e20))]
-)
-@pytest.mark.parametrize("wrap", [PLAIN, PROGRAM, MAPPED])
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [np.nan, np.inf, 1e20])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.vmap])
 def test_grams(factor, wrap):
     place = jnp.array([1.0, 2.0])
     place = place[None] if wrap is jax.vmap else place
     jet = wrap(lambda u: mj.jet_from_function(lambda v: factor * torus(v), u))(place)
     products = wrap(mj.gram)(jet)
     assert not np.isfinite(products.metric).all()
-    for curvature in CURVATURES:
-        assert not np.isfinite(wrap(curvature)(products)).any()
+    for values in wrap(lambda gram: [curvature(gram) for curvature in CURVATURES])(products):
+        assert not np.isfinite(values).any()
     if factor != 1e20:
         assert not np.isfinite(mj.second_fundamental_form(jet)).any()
     at_one = mj.gram_from_function(spoilt(circle, GRID, factor, False), GRID.coordinates())
@@ -331,7 +327,10 @@ def test_lengths_of_paths_that_end_where_the_network_does():
         assert np.isnan(length(broken, points))
 
 
-@pytest.mark.parametrize("name", LOCAL)
+FEW = ("factor", "spectrum", "defect", "label", "leaf")
+
+
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in LOCAL])
 @pytest.mark.parametrize(
     "place", [p if p == "broken" else pytest.param(p, marks=pytest.mark.slow) for p in WHERE]
 )
@@ -384,8 +383,9 @@ def test_fisher():
     for function in (mj.fisher_trace, mj.fisher_spectrum, mj.fisher_factor):
         with pytest.raises(ValueError, match="log_prob returned NaN for class 0"):
             function(apply, bad, HERE)
-        for leaf in jax.tree.leaves(jax.jit(lambda w, f=function: f(apply, w, HERE))(bad)):
-            assert np.isnan(leaf).all()
+    functions = (mj.fisher_trace, mj.fisher_spectrum, mj.fisher_factor)
+    for leaf in jax.tree.leaves(jax.jit(lambda w: [f(apply, w, HERE) for f in functions])(bad)):
+        assert np.isnan(leaf).all()
     half = jnp.log(jnp.array([0.5, 0.5]))
     for entry in (jnp.nan, jnp.inf):
         assert np.isnan(mj.fisher_rao_distance(jnp.array([entry, 0.0]), half))

@@ -271,6 +271,7 @@ def test_a_key_draws_one_direction(x64):
     assert np.abs(other - want).max() > 0.01
 
 
+@pytest.mark.slow
 def test_without_a_vertical_direction_the_walk_stalls(x64):
     full = linear(np.random.default_rng(0).normal(size=(4, 2)))
     walk = mj.vertical_walk(full, X[:2], V[:2], steps=5)
@@ -361,6 +362,7 @@ def test_leaf_projection_of_a_point_on_the_leaf_and_without_steps(x64):
     assert np.isnan(float(mj.leaf_distance(linear(w), X, Y, max_steps=2)))
 
 
+@pytest.mark.slow
 def test_sliding_along_a_kink_is_recorded_as_drift(x64):
     # Two linear regions, x < 1/2 and x > 1/2, whose leaves are wedges y = |x - 1/2| / 3 + const.
     # Steps back and forth across the kink carry the path down the wedge, off its leaf.

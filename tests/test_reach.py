@@ -230,6 +230,7 @@ def similar(embedding, scale, matrix, shift, u):
     return scale * (matrix @ embedding(u)) + shift
 
 
+@pytest.mark.slow
 def test_scaling_and_isometry(x64):
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))[0][:, :3]
     manifold = D.helix(1.0, 2.0, size=80)
@@ -296,7 +297,9 @@ def twofold():
 
 
 def test_undeclared_copies_are_reported_and_do_not_spoil_the_value(x64):
-    result = reach(twofold())
+    seen = []
+    result = reach(twofold(), tile_size=32, progress=lambda *counts: seen.append(counts))
+    assert seen == [(32, 96), (64, 96), (96, 96)]
     assert result.coincident == 96
     assert "coincide" in result.sentence()
     assert result.value == pytest.approx(0.5, rel=1e-9)
@@ -382,6 +385,7 @@ def test_a_given_geometry_saves_the_measurement(x64):
     assert reach(manifold, geometry=geometry).value == pytest.approx(0.5, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_progress_reaches_the_end(x64):
     seen = []
     reach(D.ellipse(size=64), tile_size=16, progress=lambda done, total: seen.append((done, total)))
@@ -392,6 +396,7 @@ def test_progress_reaches_the_end(x64):
 # --- refusals ----------------------------------------------------------------------------------------------
 
 CIRCLE = Grid((Axis("u", 0.0, TURN, 16, periodic=True),))
+FINER = Grid((Axis("u", 0.0, TURN, 64, periodic=True),))  # measured in other tests too: compiled once
 ROUND = np.stack([np.cos(CIRCLE.axes[0].samples()), np.sin(CIRCLE.axes[0].samples())], -1)
 
 
@@ -430,7 +435,7 @@ def spoilt():
         (lambda: reach([1, 2]), "non-empty sequence of Manifolds"),
         (lambda: reach(ROUND[:8], CIRCLE), "ask for a leading shape"),
         (lambda: reach(spoilt(), CIRCLE), "NaN or infinite"),
-        (lambda: reach(np.ones((16, 2)), CIRCLE), "one place|degenerate"),
+        (lambda: reach(np.ones((64, 2), np.float32), FINER), "one place|degenerate"),
         (lambda: reach(ROUND, CIRCLE, exact=True), "needs a function or a Manifold"),
         (lambda: reach(ROUND, CIRCLE, tile_size=0), "tile_size must be a whole number"),
         (lambda: reach(ROUND, CIRCLE, tile_size=100_000), "from 1 to 16384"),
@@ -438,7 +443,10 @@ def spoilt():
         (lambda: reach(ROUND, CIRCLE, longest=-1.0), "longest must be a positive"),
         (lambda: reach(ROUND, CIRCLE, copies={"v": 2}), "copies may hold 'u', got 'v'"),
         (lambda: reach(ROUND, CIRCLE, copies={"u": 3}), "must divide its 16 samples"),
-        (lambda: reach(ROUND, CIRCLE, geometry=measure(D.circle(size=32))), "on the same grid"),
+        (
+            lambda: reach(ROUND, CIRCLE, geometry=measure(np.ones((64, 2), np.float32), FINER)),
+            "on the same grid",
+        ),
         (lambda: reach((D.circle(), D.helix())), "must share their features"),
         (lambda: jax.jit(lambda p: reach(p, CIRCLE).value)(jnp.asarray(ROUND)), "cannot be traced"),
     ],

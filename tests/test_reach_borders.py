@@ -32,11 +32,10 @@ def covered(result, true, relative):
     ("opening", "exact"),
     [
         *((opening, True) for opening in (1e-3, 1.5, 4.0)),
-        (0.1, False),
         *(pytest.param(opening, True, marks=pytest.mark.slow) for opening in (0.02, 0.1, 0.5, 3.0, 6.0)),
         *(
             pytest.param(opening, False, marks=pytest.mark.slow)
-            for opening in (1e-3, 0.02, 0.5, 1.5, 3.0, 4.0, 6.0)
+            for opening in (1e-3, 0.02, 0.1, 0.5, 1.5, 3.0, 4.0, 6.0)
         ),
     ],
 )
@@ -79,15 +78,10 @@ def hook(u):
     return jnp.stack([(2 + 0.05 * u[0]) * jnp.cos(u[0]), jnp.sin(u[0]), 0.02 * u[0] ** 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "length"),
-    [
-        (2.0, 7.0),
-        *(
-            pytest.param(*at, marks=pytest.mark.slow)
-            for at in ((0.1, 1.0), (0.2, 6.0), (1.0, 6.2), (1.5, 5.5), (0.7, 4.5))
-        ),
-    ],
+    [(2.0, 7.0), (0.1, 1.0), (0.2, 6.0), (1.0, 6.2), (1.5, 5.5), (0.7, 4.5)],
 )
 def test_hooks_against_the_formula(start, length, x64):
     grid = Grid((Axis("u", start, start + length, 120),))
@@ -165,6 +159,7 @@ def test_a_solid_ring_has_the_reach_of_its_hole(x64):
     assert result.resolved
 
 
+@pytest.mark.slow
 def test_a_corner_that_faces_a_corner(x64):
     (embedding, grid), true = SURFACES["bent square"]
     result = reach(embedding, grid)
@@ -210,14 +205,14 @@ def test_an_end_that_points_at_a_surface(x64):
 
 
 def test_a_closed_axis_sampled_at_both_ends_has_no_border(x64):
-    result = reach(ring, Grid((Axis("angle", 0.0, TURN, 49),)))
+    result = reach(ring, Grid((Axis("angle", 0.0, TURN, 65),)))  # as long as the arcs: compiled once
     assert not result.border.any()
     assert covered(result, 1.0, 1e-12)
 
 
 def test_charts_side_by_side_have_no_border_where_they_meet(x64):
     halves = [
-        Manifold(f"half {k}", ring, Grid((Axis("angle", k * math.pi, (k + 1) * math.pi, 33),)), {})
+        Manifold(f"half {k}", ring, Grid((Axis("angle", k * math.pi, (k + 1) * math.pi, 65),)), {})
         for k in (0, 1)
     ]
     result = reach(halves)

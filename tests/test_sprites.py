@@ -95,7 +95,7 @@ def render(shape, f, size=64, free="x", dtype=jnp.float64):
     others = {name: value for name, value in f.items() if name != free}
     outline = OUTLINES[shape] if isinstance(shape, str) else shape
     manifold = sprite(outline, factors=(free,), fixed=others, size=size)
-    return np.asarray(manifold.embedding(jnp.array([f[free]], dtype)))
+    return np.asarray(jax.jit(manifold.embedding)(jnp.array([f[free]], dtype)))  # one program, not many
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_total_mass_is_the_area(shape):
     np.testing.assert_allclose(render(shape, f).sum(), area, rtol=1e-11)
 
 
-@pytest.mark.parametrize("blur", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("blur", [1.0, *(pytest.param(b, marks=pytest.mark.slow) for b in (0.5, 2.0))])
 def test_square_closed_form_is_the_polygon(blur):
     f = FACTORS | {"shear": 0.0, "blur": blur}
     corners = 9.5 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
@@ -144,9 +144,8 @@ def test_square_closed_form_is_the_polygon(blur):
     )
     assert square.embedding.half_side > 0 == polygon.embedding.half_side
     u = jnp.linspace(0.0, 3.0, 7)[:, None]
-    np.testing.assert_allclose(
-        jax.vmap(square.embedding)(u), jax.vmap(polygon.embedding)(u), rtol=0, atol=1e-12
-    )
+    images = [jax.jit(jax.vmap(one.embedding))(u) for one in (square, polygon)]
+    np.testing.assert_allclose(*images, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -200,7 +199,7 @@ def test_direction_of_a_curve_does_not_matter():
     np.testing.assert_allclose(render("polygon", FACTORS), render(ARROW[::-1], FACTORS), atol=1e-14)
 
 
-@pytest.mark.parametrize("shape", ["heart", "square"])
+@pytest.mark.parametrize("shape", ["heart", pytest.param("square", marks=pytest.mark.slow)])
 def test_smooth_in_every_factor(shape):
     """Fourth-order central differences converge at order 4 to autodiff: no rasterisation anywhere."""
     manifold = sprite(shape, factors=ALL)
@@ -227,9 +226,14 @@ def test_smooth_in_every_factor(shape):
     [
         ("square", ("orientation", "x"), {}, math.pi / 2, 4),
         ("square", ("orientation", "aspect"), {}, math.pi, 2),
-        ("square", ("orientation", "shear"), {}, math.pi, 2),
-        ("square", ("orientation", "x"), {"aspect": 1.2}, math.pi, 2),
-        ("square", ("orientation", "x"), {"shear": 0.1}, math.pi, 2),
+        *(
+            pytest.param("square", *case, math.pi, 2, marks=pytest.mark.slow)
+            for case in (
+                (("orientation", "shear"), {}),
+                (("orientation", "x"), {"aspect": 1.2}),
+                (("orientation", "x"), {"shear": 0.1}),
+            )
+        ),
         ("ellipse", ("orientation", "x"), {}, math.pi, 2),
         ("heart", ("orientation", "x"), {}, 2 * math.pi, 1),
         ("curve", ("orientation", "x"), {}, 2 * math.pi, 1),
@@ -243,9 +247,8 @@ def test_orientation_runs_over_the_fundamental_domain(shape, factors, fixed, per
     assert axis.stop == pytest.approx(period)
     assert manifold.attributes["cover"] == 1
     other = 0.5 * (manifold.grid.axes[1].start + manifold.grid.axes[1].stop) + 0.1
-    first, last, half = (
-        manifold.embedding(jnp.array([v, other])) for v in (0.1, 0.1 + period, 0.1 + period / 2)
-    )
+    places = jnp.array([[v, other] for v in (0.1, 0.1 + period, 0.1 + period / 2)])
+    first, last, half = np.asarray(jax.jit(jax.vmap(manifold.embedding))(places))
     np.testing.assert_allclose(first, last, atol=1e-13)
     assert np.abs(first - half).max() > 0.05
     full = sprite(OUTLINES[shape], factors=factors, fixed=fixed, full_turn=True)

@@ -182,13 +182,14 @@ def fit_distances(
     options["block_size"] = block_size
     test_points = floating("fit_distances", "test_points", test_points)
     finite("fit_distances", "test_points", test_points)
+    fitted = _images(project, test_points)  # a fit that cannot be is refused before anything is searched
     if true_points is None:
         true_points = nearest_points(manifold, test_points, **options).points
     else:
         true_points = floating("fit_distances", "true_points", true_points)
         finite("fit_distances", "true_points", true_points)
     images = _images(project, true_points)
-    fitted = jnp.concatenate([_images(project, test_points), images])
+    fitted = jnp.concatenate([fitted, images])
     forward = distances_to_manifold(manifold, fitted, **options)
     # A true point whose own image failed still has a nearest fitted point.
     backward = _one_sided(true_points, fitted, block_size)
