@@ -289,6 +289,24 @@ def test_bars_beside_kinks_and_ridges_cover(x64, surface, sigma, accuracy):
         assert np.quantile(geometry.noise, 0.25) < 5 * sigma * 2  # away from it
 
 
+def test_bars_beside_kinks_of_a_curve_cover_at_order_8(x64):
+    """A plane curve r(t) of smoothness C^1, of known curvature; sizes and order as in test_nodes."""
+    t = RING.axes[0].samples()
+    bump = np.maximum(np.sin(t + 0.7), 0.0)
+    r, slope = 1 + 0.3 * bump**2, 0.6 * bump * np.cos(t + 0.7)
+    speed, bend = np.hypot(r, slope), np.where(bump > 0, 0.6 * np.cos(2 * (t + 0.7)), 0.0)
+    curvature = np.abs(r**2 + 2 * slope**2 - r * bend) / speed**3
+    geometry = measure(r[:, None] * np.stack([np.cos(t), np.sin(t)], axis=-1), RING, accuracy=8)
+    for name, exact in (
+        ("volume_element", speed),
+        ("mean_curvature", curvature),
+        ("second_form_norm", curvature),
+    ):
+        value, error, resolved = map(np.asarray, getattr(geometry, name))
+        assert (np.abs(value - exact) <= error)[resolved].all(), name
+    assert np.mean(geometry.volume_element.resolved) > 0.3
+
+
 @pytest.mark.parametrize("derivative", [1, 2])
 @pytest.mark.parametrize("shift", [0, 3, -5])
 def test_smoothing_weights_are_exact_on_polynomials_and_pass_least_noise(derivative, shift):
