@@ -210,7 +210,7 @@ def test_all_leaves_out_what_a_classifier_lacks():
 
 
 def test_the_command_trains_and_writes(tmp_path, monkeypatch):
-    tiny = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=16)
+    tiny = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=6)  # six pictures too
     monkeypatch.setitem(EXPERIMENTS, "evolution", EXPERIMENTS["evolution"]._replace(reduced=tiny))
     options = ["--steps", 2, "--seeds", 1, "--images", 12, "--factors", 1]
     result = run("latents", *options, "--out", tmp_path)
