@@ -103,7 +103,7 @@ WRONG = {
     ),
     "spectral on an open axis": (
         lambda: gram_from_grid(POINTS, GRID, accuracy="spectral"),
-        r"'spectral' needs a periodic axis; axis 'height'",
+        r"'spectral' needs a periodic axis with equal steps; axis 'height'",
     ),
     "zero stride": (
         lambda: gram_from_grid(POINTS, GRID, stride=0),
