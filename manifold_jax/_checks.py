@@ -24,25 +24,42 @@ Held = TypeVar("Held", Array, np.ndarray)
 """An array where it is held: by JAX or by NumPy."""
 
 
+LARGEST = 2**63 - 1  # whole numbers beyond have no type in JAX
+
+
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer, so that its values cannot be looked at."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def shown(value: Any) -> str:
+    """A value as a message gives it: arrays by type and shape, everything else in a line of 80 characters."""
+    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _number(value: Any, kinds: str) -> Any:
     """The value as a Python number, or None if it is not a number of these NumPy kinds."""
     if value is None or isinstance(value, bool | str | bytes) or is_traced(value):
         return None
-    array = np.asarray(value)
+    if isinstance(value, int):
+        return value if abs(value) < 2**1000 else None
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return None
     return array.item() if array.ndim == 0 and array.dtype.kind in kinds else None
 
 
 def whole(caller: str, name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """A whole number between ``least`` and ``most``, as a Python int."""
     entry = _number(value, "iu")
-    if entry is None or entry < least or (most is not None and entry > most):
+    if entry is None or not least <= entry <= (LARGEST if most is None else most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{caller}: {name} must be a whole number, {limits}, got {value!r}.")
+        limits += f" and at most {LARGEST}" if most is None and entry is not None and entry > LARGEST else ""
+        raise ValueError(f"{caller}: {name} must be a whole number, {limits}, got {shown(value)}.")
     return entry
 
 
@@ -54,7 +71,7 @@ def positive(caller: str, name: str, value: Any, *, zero: bool = False, below: f
     if entry is None or not (0 < entry < below or (zero and entry == 0)):
         kind = "finite number, at least 0" if zero else "positive finite number"
         limit = "" if below == math.inf else f" below {below:g}"
-        raise ValueError(f"{caller}: {name} must be a {kind}{limit}, got {value!r}.")
+        raise ValueError(f"{caller}: {name} must be a {kind}{limit}, got {shown(value)}.")
     return value
 
 
@@ -62,34 +79,71 @@ def number(caller: str, name: str, value: Any) -> float:
     """A finite number as a Python float."""
     entry = _number(value, "iuf")
     if entry is None or not math.isfinite(entry):
-        raise ValueError(f"{caller}: {name} must be a finite number, got {value!r}.")
+        raise ValueError(f"{caller}: {name} must be a finite number, got {shown(value)}.")
     return float(entry)
 
 
 def flag(caller: str, name: str, value: Any) -> bool:
     """True or False as a Python bool, from one of Python, NumPy or JAX."""
-    array = None if is_traced(value) else np.asarray(value)
-    if array is None or array.ndim or array.dtype != bool:
-        raise ValueError(f"{caller}: {name} must be True or False, got {value!r}.")
-    return bool(array)
+    scalar = isinstance(value, bool | np.bool_ | np.ndarray | jax.Array) and not is_traced(value)
+    if not scalar or np.ndim(value) or np.asarray(value).dtype != bool:
+        raise ValueError(f"{caller}: {name} must be True or False, got {shown(value)}.")
+    return bool(value)
 
 
 def numbers(caller: str, name: str, values: Any, count: int) -> tuple[float, ...]:
     """So many finite numbers, as Python floats."""
-    try:
-        entries = tuple(number(caller, name, value) for value in values)
-    except (TypeError, ValueError):
-        entries = ()
-    if len(entries) != count:
-        raise ValueError(f"{caller}: {name} must be {count} finite numbers, got {values!r}.")
-    return entries
+    entries = tuple(_number(value, "iuf") for value in values) if _is_listed(values) else ()
+    if len(entries) != count or not all(entry is not None and math.isfinite(entry) for entry in entries):
+        raise ValueError(f"{caller}: {name} must be {count} finite numbers, got {shown(values)}.")
+    return tuple(map(float, entries))
+
+
+def _is_listed(values: Any) -> bool:
+    """Whether something is a list, a tuple or an array with an axis."""
+    return isinstance(values, list | tuple) or (hasattr(values, "dtype") and np.ndim(values) > 0)
+
+
+def interval(caller: str, name: str, values: Any) -> tuple[float, float]:
+    """Two finite numbers, low < high, as Python floats."""
+    ends = [_number(end, "iuf") for end in values] if _is_listed(values) else []
+    if len(ends) != 2 or None in ends or not -math.inf < ends[0] < ends[1] < math.inf:
+        wanted = "a pair of finite numbers (low, high) with low < high"
+        raise ValueError(f"{caller}: {name} must be {wanted}, got {shown(values)}.")
+    return float(ends[0]), float(ends[1])
+
+
+def text(caller: str, name: str, value: Any) -> str:
+    """Text, as a Python string."""
+    if not isinstance(value, str):
+        raise ValueError(f"{caller}: {name} must be text, got {shown(value)}.")
+    return str(value)
+
+
+def checked_function(caller: str, name: str, value: Any, of: str = "") -> Any:
+    """A function, or what can be called like one, as it came."""
+    if not callable(value):
+        kind = f"a function of {of}" if of else "a function"
+        raise ValueError(f"{caller}: {name} must be {kind}, got {shown(value)}.")
+    return value
+
+
+def random_key(caller: str, name: str, value: Any) -> Any:
+    """One random key of JAX, as it came."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not typed and not (dtype == jnp.uint32 and shape == (2,)):
+        raise ValueError(f"{caller}: {name} must be one random key, jax.random.key(0), got {shown(value)}.")
+    return value
 
 
 def instance(caller: str, name: str, value: Any, kind: type, remedy: str = "") -> None:
     """Refuse a value of another type; the message ends with how to mend it."""
     if not isinstance(value, kind):
         hint = f": {remedy}" if remedy else ""
-        raise ValueError(f"{caller}: {name} must be a {kind.__name__}, got {type(value).__name__}{hint}.")
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        got = type(value).__name__
+        raise ValueError(f"{caller}: {name} must be {article} {kind.__name__}, got {got}{hint}.")
 
 
 def optional(check: Callable[..., Any], caller: str, name: str, value: Any, *limits: Any) -> Any:
@@ -98,25 +152,42 @@ def optional(check: Callable[..., Any], caller: str, name: str, value: Any, *lim
 
 
 def choice(caller: str, name: str, value: Any, known: Iterable[Any]) -> Any:
-    """One of the known values, as it came; True is not 1 here."""
+    """The one of the known words or numbers that a value is; True is not 1 here."""
     options = list(known)
-    if not any(type(value) is type(option) and value == option for option in options):
-        listed = ", ".join(map(repr, options))
-        raise ValueError(f"{caller}: {name} must be one of {listed}, got {value!r}.")
-    return value
+    entry = str(value) if isinstance(value, str) else _number(value, "iuf")
+    for option in options:
+        if option is value or (entry is not None and type(entry) is type(option) and entry == option):
+            return option
+    listed = ", ".join(map(repr, options))
+    raise ValueError(f"{caller}: {name} must be one of {listed}, got {shown(value)}.")
 
 
 def keys(caller: str, name: str, given: Collection[Any] | None, known: Collection[Any]) -> None:
-    """Refuse keys that nothing would be done with."""
+    """Refuse keys that nothing would be done with, and what has no keys."""
+    if isinstance(given, str) or not isinstance(given, Collection | None):
+        raise ValueError(f"{caller}: {name} must be a dictionary, got {shown(given)}.")
     for key in given or ():
         if key not in known:
             listed = ", ".join(map(repr, known)) or "nothing"
-            raise ValueError(f"{caller}: {name} may hold {listed}, got {key!r}.")
+            raise ValueError(f"{caller}: {name} may hold {listed}, got {shown(key)}.")
+
+
+def real(caller: str, name: str, values: Any, library: Any = jnp) -> Any:
+    """Real numbers as an array of JAX, or of NumPy, which keeps float64."""
+    try:
+        array = library.asarray(values)
+    except (TypeError, ValueError, OverflowError):
+        array = None
+    kinds = (jnp.integer, jnp.floating)
+    if values is None or array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        got = shown(values) if array is None else shown(array)
+        raise ValueError(f"{caller}: {name} must be an array of real numbers, got {got}.")
+    return array
 
 
 def floating(caller: str, name: str, values: Any, least_ndim: int = 2) -> Array:
     """A floating-point array, at least float32, not empty; by default points ``(n, *features)``."""
-    array = jnp.asarray(values)
+    array = real(caller, name, values)
     if array.ndim < least_ndim or array.size == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
         shape = " of shape (n, *features)" if least_ndim == 2 else ""
         wanted = f"a floating-point array{shape} that is not empty"
@@ -154,7 +225,7 @@ def below(caller: str, dimension: Any, rows: Array) -> int:
     entry, features = whole(caller, "dimension", dimension), rows.shape[1]
     if entry >= features:
         limit = f"below the {features} feature(s) of a point"
-        raise ValueError(f"{caller}: dimension must be {limit}, got {dimension}.")
+        raise ValueError(f"{caller}: dimension must be {limit}, got {shown(dimension)}.")
     return entry
 
 
@@ -168,27 +239,33 @@ def flat_points(caller: str, points: Any, dimension: Any) -> Float[Array, "n f"]
 
 def query_rows(caller: str, points: Any, features: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
     """Rows ``(q, f)`` of points ``(*batch, *features)`` or ``(q, f)``, and the batch shape they had."""
-    points = jnp.asarray(points)
-    if not jnp.issubdtype(points.dtype, jnp.floating):
-        raise ValueError(f"{caller}: points must be floating-point numbers, got {points.dtype}.")
+    points = floating(caller, "points", points, 0)
     size, count = math.prod(features), len(features)
     if points.ndim >= count and points.shape[points.ndim - count :] == features:
-        return single(points).reshape(-1, size), points.shape[: points.ndim - count]
+        return points.reshape(-1, size), points.shape[: points.ndim - count]
     if points.ndim == 2 and points.shape[1] == size:
-        return single(points), points.shape[:1]
+        return points, points.shape[:1]
     wanted = f"(*batch, {', '.join(map(str, features))})"
     raise ValueError(f"{caller}: points must have shape {wanted} as the samples have, got {points.shape}.")
 
 
-def fits_in_memory(caller: str, what: str, size: float) -> None:
-    """Refuse so many bytes if the machine says that it has fewer left."""
-    left = math.inf
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # elsewhere than on Linux it is not known
+def memory_left() -> float:
+    """Bytes that the machine, or the limit of this process, has left; infinite where that is not known."""
+    limits = {math.inf}
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # elsewhere than on Linux
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        left = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+        limits.add(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with contextlib.suppress(OSError, ValueError):
+        limits.add(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(limits)
+
+
+def fits_in_memory(caller: str, what: str, size: float, remedy: str = "take fewer") -> None:
+    """Refuse what takes more bytes than are left."""
+    left = memory_left()
     if size > left:
         need, have = (f"{number / 2**30:.3g} GB" for number in (size, left))
-        raise ValueError(f"{caller}: {what} take {need} of memory, and {have} are left.")
+        raise ValueError(f"{caller}: {what} take {need} of memory, and {have} are left: {remedy}.")
 
 
 def require(module: str, extra: str, purpose: str = "this") -> Any:

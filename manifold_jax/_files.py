@@ -47,12 +47,13 @@ _ASIDE: set[Path] = set()
 """What this process is writing aside right now."""
 
 
-def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path as the user means it: ``~`` is the home folder."""
+def user_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """A path as the user means it: ``~`` is the home folder; ``name`` is that of the argument."""
     try:
         return Path(path).expanduser()
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"A path must be text or a Path, with ~ for a known home, got {path!r}.") from error
+        wanted = f"{name} must be text or a Path, with ~ for a known home"
+        raise ValueError(f"{wanted}, got {path!r}.") from error
 
 
 def temporary(path: Path, kind: str = "tmp") -> Path:
@@ -338,7 +339,7 @@ class PartialResult:
     """
 
     def __init__(self, folder: str | Path, key: str) -> None:
-        self.path = user_path(folder) / f"partial-{key}.npz"
+        self.path = user_path(folder, "checkpoint") / f"partial-{key}.npz"
         self.saved = time.monotonic()
         make_folder(self.path.parent)
 

@@ -24,7 +24,7 @@ BLOCK_NUMBERS = 2**22
 
 def block_rows(numbers_per_row: int, block_size: int | None = None, most: int = 1024) -> int:
     """Rows of a block: as asked, or as many as keep its temporaries within :data:`BLOCK_NUMBERS`."""
-    return block_size or max(1, min(most, BLOCK_NUMBERS // max(1, numbers_per_row)))
+    return int(block_size or 0) or max(1, min(most, BLOCK_NUMBERS // max(1, numbers_per_row)))
 
 
 def map_blocks(function: Callable[..., Any], block: int, *arguments: Any) -> Any:

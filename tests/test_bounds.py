@@ -473,7 +473,7 @@ def samples(epsilon=0.1, volume=6.0, reach=0.5, dimension=2, constant=1.0, delta
         (lambda: bound(reach=-0.5), "reach must be finite and positive, got -0.5"),
         (lambda: bound(radius=0.0), "radius must be finite and positive, got 0"),
         (lambda: bound(delta=0.0), "delta must be positive and below 1, got 0"),
-        (lambda: bound(dimension=0), "unit_ball: dimension must be a whole number, at least 1, got 0"),
+        (lambda: bound(dimension=0), "dimension must be a whole number, at least 1, got 0"),
         (
             lambda: explicit(RATE, 2, constant=-1.0),
             "explicit: constant must be a positive finite number, got -1",
@@ -517,7 +517,7 @@ def samples(epsilon=0.1, volume=6.0, reach=0.5, dimension=2, constant=1.0, delta
         (lambda: effective_slope(RATE, 100.0, 2), r"at least 2 numbers, got shape \(\)"),
         (
             lambda: compare_rates(Slope(-1.0, -1.1, -0.9, 0.95, TWO), 2, loss="rms"),
-            "no rate has the loss 'rms'; known are 'Hausdorff distance'",
+            "loss must be that of a rate, 'Hausdorff distance', .*, got 'rms'",
         ),
     ],
 )

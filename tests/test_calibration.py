@@ -611,7 +611,7 @@ VOLUME = ("volume", lambda x, dimension: 1.0)
         (lambda: scalar_curvature_from_balls(dimension=2, distances=CLOUD), r"shape \(n, n\)"),
         (
             lambda: scalar_curvature_from_balls(CLOUD, dimension=2, neighbours=5, radii=(1, 0.5)),
-            "must increase",
+            "radii must be a pair of finite numbers",
         ),
         (
             lambda: scalar_curvature_from_balls(CLOUD, dimension=2, neighbours=5, bandwidth=0),
@@ -628,10 +628,13 @@ VOLUME = ("volume", lambda x, dimension: 1.0)
             "estimator 'e': needs may hold 'dimension', 'key', got 'seed'",
         ),
         (lambda: builtin_estimators("torsion"), "quantities may hold"),
-        (lambda: one([], CIRCLE), "give at least one estimator"),
-        (lambda: one([len], CIRCLE), "an estimator is an Estimator or a pair"),
+        (lambda: one([], CIRCLE), "estimators must be at least one, got none"),
+        (lambda: one([len], CIRCLE), "estimators must be Estimators or pairs"),
         (lambda: one([VOLUME, VOLUME], CIRCLE), "two estimators of 'volume' have the name '<lambda>'"),
-        (lambda: one(VOLUME, "sphere"), "calibrate needs a Manifold or a sequence of them, got str"),
+        (
+            lambda: one(VOLUME, "sphere"),
+            "calibrate: manifold must be a Manifold or a sequence of them, got 'sphere'",
+        ),
         (lambda: one(VOLUME, [CIRCLE, CIRCLE]), "manifolds need different names"),
         (lambda: one(VOLUME, [(CIRCLE, sphere())]), "the parts of a union need one feature shape"),
         (lambda: one(VOLUME, CIRCLE, 1), "every one of sizes must be a whole number, at least 2"),

@@ -86,7 +86,7 @@ WRONG = {
     "sizes for axes": (lambda: Grid((8, 8)), r"one Axis or more, got \(8, 8\)"),
     "a number for axes": (lambda: Grid(8), r"Axis.*got.*8"),
     "repeated name": (lambda: Grid((OPEN, OPEN)), r"distinct names, got \('height', 'height'\)"),
-    "unknown accuracy of weights": (lambda: GRID.weights(3), r"accuracy must be 2, 4, 6, 8.*got 3"),
+    "unknown accuracy of weights": (lambda: GRID.weights(3), r"accuracy must be one of 2, 4, 6, 8.*got 3"),
     # manifolds
     "points as embedding": (
         lambda: Manifold("m", POINTS, GRID),
@@ -94,7 +94,10 @@ WRONG = {
     ),
     "shape as grid": (lambda: Manifold("m", flat, (9, 12)), r"'m': grid must be a Grid, got tuple"),
     # stencils
-    "odd accuracy": (lambda: gram_from_grid(POINTS, GRID, accuracy=5), r"accuracy must be 2, 4, 6, 8.*got 5"),
+    "odd accuracy": (
+        lambda: gram_from_grid(POINTS, GRID, accuracy=5),
+        r"accuracy must be one of 2, 4, 6, 8.*got 5",
+    ),
     "accuracy by name": (lambda: gram_from_grid(POINTS, GRID, accuracy="best"), r"accuracy must be.*'best'"),
     "boolean accuracy": (lambda: gram_from_grid(POINTS, GRID, accuracy=True), r"accuracy must be.*got True"),
     "accuracies of another grid": (
@@ -172,7 +175,7 @@ WRONG = {
     ),
     "vector of another dimension": (
         lambda: sectional_curvature(surface(), jnp.ones(2), jnp.ones(3)),
-        r"v needs 2 chart components.*\(3,\)",
+        r"v must have 2 chart components.*\(3,\)",
     ),
     "integral of another grid": (
         lambda: integrate(jnp.ones((3, 3)), jnp.ones((9, 12)), GRID),

@@ -450,7 +450,7 @@ log_softmax, A, B = jax.nn.log_softmax, np.float32([0.1, 0.2]), np.float32([0.8,
         ),
         (lambda: mj.horizontal_path(log_softmax, A, B, error_tolerance=0), "error_tolerance must be"),
         (lambda: mj.horizontal_path(log_softmax, A, B, clip=(1, 0)), "pair .* with low < high"),
-        (lambda: mj.horizontal_path(log_softmax, A, B, clip=True), "clip must be None or a pair"),
+        (lambda: mj.horizontal_path(log_softmax, A, B, clip=True), "clip must be a pair of finite numbers"),
         (
             lambda: mj.horizontal_path(log_softmax, A, 9 * B, clip=(0, 1)),
             "destination must lie inside clip .* from 7",

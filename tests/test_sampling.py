@@ -278,7 +278,10 @@ KEY = jax.random.PRNGKey(0)
             lambda: train_test_split(KEY, 1),
             "train_test_split: count must be .*, at least 2, got 1",
         ),
-        (lambda: train_test_split(KEY, 10, 1.0), "some of the 10 points on both sides, got 1.0"),
+        (
+            lambda: train_test_split(KEY, 10, 1.0),
+            "test_fraction must be a positive finite number below 1, got 1.0",
+        ),
         (lambda: train_test_split(KEY, 10, 0.01), "some of the 10 points on both sides, got 0.01"),
     ],
 )

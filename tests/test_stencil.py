@@ -159,7 +159,12 @@ def test_fewest_samples(order, stride, periodic):
     short = Axis("narrow", 0, 1, needed - 1, periodic)
     with pytest.raises(ValueError, match=rf"'narrow' has {needed - 1} samples.*at least {needed}"):
         axis_plan(short, ((order, stride),), needed - 1, evaluated=False)
-    axis_plan(short, ((order, stride),), needed - 1, evaluated=True)  # a function has samples beyond
+    # A function has samples beyond an open end, but the stencil must not be wider than the axis.
+    wide = Axis("wide", 0, 1, order * stride + 1, periodic)
+    axis_plan(wide, ((order, stride), (order + 2, stride)), wide.size, evaluated=True)
+    short = Axis("narrow", 0, 1, order * stride, periodic)
+    with pytest.raises(ValueError, match=rf"'narrow' has {short.size} samples.*at least {wide.size}"):
+        axis_plan(short, ((order, stride),), short.size, evaluated=True)
 
 
 def test_halo():

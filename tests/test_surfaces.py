@@ -382,7 +382,7 @@ def test_sizes_and_defaults():
         (lambda: circle("wide"), "circle: radius must be a positive finite number, got 'wide'"),
         (lambda: circle(math.nan), "circle: radius must be a positive finite number, got nan"),
         (lambda: circle(size=(3, 4)), r"circle: size must be one whole number or 1 of them, got \(3, 4\)"),
-        (lambda: circle(size=1), "Axis 'angle': size must be a whole number, at least 2, got 1"),
+        (lambda: circle(size=1), "circle: size must be a whole number, at least 2, got 1"),
         (lambda: ellipse((1.0, -2.0)), r"ellipse: semi_axes\[1\] must be a positive finite number, got -2"),
         (
             lambda: ellipse((1.0, 2.0, 3.0)),
@@ -410,7 +410,7 @@ def test_sizes_and_defaults():
         (lambda: product(), "product needs at least one Manifold"),
         (
             lambda: product(circle(), two_moons()),
-            "product: every factor must be a Manifold, got tuple",
+            "product: every one of manifolds must be a Manifold, got tuple",
         ),
         (lambda: warped(two_moons()), "warped: manifold must be a Manifold, got tuple: warp the members"),
         (lambda: warped(circle(), 1.0), "warped: strength must lie between -1 and 1, got 1"),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 import manifold_jax.datasets.archives as archives
-from manifold_jax._checks import flag
+from manifold_jax._checks import choice, flag, shown
 from manifold_jax.datasets.idx import LabelledImages
 from manifold_jax.datasets.plain_pickle import read_plain_pickle
 
@@ -98,8 +98,9 @@ def cifar10(
         >>> objects.images.shape, objects.names[objects.labels[0]]  # doctest: +SKIP
         ((10000, 32, 32, 3), 'cat')
     """
-    if not isinstance(batches, Sequence) or not batches or any(batch not in _BATCHES for batch in batches):
-        raise ValueError(f"cifar10: batches must be some of {_BATCHES}, got {batches!r}.")
+    if not isinstance(batches, list | tuple) or not batches:
+        raise ValueError(f"cifar10: batches must be some of {_BATCHES}, got {shown(batches)}.")
+    batches = [choice("cifar10", "every one of batches", batch, _BATCHES) for batch in batches]
     names = (
         [f"data_batch_{batch}" for batch in batches] if flag("cifar10", "train", train) else ["test_batch"]
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import numbers, positive
+from manifold_jax._checks import numbers, positive, shown, whole
 from manifold_jax.geometry.grid import Axis
 
 Field = Callable[[jax.Array], Any]
@@ -45,10 +45,12 @@ def grid_sizes(surface: str, size: Size, dimension: int) -> tuple[int, ...]:
     """The ``size`` argument as one number per axis; the default shrinks with the dimension."""
     if size is None:
         return (DEFAULT_SIZES.get(dimension, 8),) * dimension
-    if not isinstance(size, tuple | list) and hasattr(size, "__index__"):  # numbers of NumPy and JAX too
-        return (operator.index(size),) * dimension
+    if np.ndim(size) == 0:
+        return (whole(surface, "size", size, 2),) * dimension
     if not isinstance(size, tuple | list) or len(size) != dimension:
-        raise ValueError(f"{surface}: size must be one whole number or {dimension} of them, got {size!r}.")
+        raise ValueError(
+            f"{surface}: size must be one whole number or {dimension} of them, got {shown(size)}."
+        )
     return tuple(size)
 
 

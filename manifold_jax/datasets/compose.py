@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import instance
+from manifold_jax._checks import instance, number
 from manifold_jax.datasets.closed_forms import Field, curvature_forms
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
@@ -45,7 +45,13 @@ def product(*manifolds: Manifold) -> Manifold:
     if not manifolds:
         raise ValueError("product needs at least one Manifold, got none.")
     for factor in manifolds:
-        instance("product", "every factor", factor, Manifold, "multiply the members of a union one by one")
+        instance(
+            "product",
+            "every one of manifolds",
+            factor,
+            Manifold,
+            "multiply the members of a union one by one",
+        )
     ends = np.cumsum([factor.grid.ndim for factor in manifolds])[:-1]
 
     def split(u):
@@ -131,7 +137,7 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
         1.0
     """
     instance("warped", "manifold", manifold, Manifold, "warp the members of a union one by one")
-    strength = float(strength)
+    strength = number("warped", "strength", strength)
     if not abs(strength) < 1.0:
         raise ValueError(f"warped: strength must lie between -1 and 1, got {strength:g}; a larger one folds.")
     axes = manifold.grid.axes

@@ -89,10 +89,11 @@ def dsprites(
         >>> points, grid, notes = dsprites("data", "ellipse", factors=("scale", "x"))  # doctest: +SKIP
         >>> points.shape, mj.measure(points, grid).total_volume.value  # doctest: +SKIP
     """
-    _checks.choice("dsprites", "shape", shape, SHAPES)
+    shape = _checks.choice("dsprites", "shape", shape, SHAPES)
+    full_turn = _checks.flag("dsprites", "full_turn", full_turn)
     names = chosen_factors("dsprites", factors, _FACTORS)
     _checks.keys("dsprites", "fixed", fixed, [name for name in _FACTORS if name not in names])
-    target = None if file is None else user_path(file)
+    target = None if file is None else user_path(file, "file")
     if target is not None and (target.suffix != ".npy" or target.exists()):
         raise ValueError(f"dsprites: file must be a new .npy file, got {target}.")
     remedy = f"take {FILE} from {URL}."
@@ -104,7 +105,7 @@ def dsprites(
     with archives.whole_archive(place, remedy):
         lattice = _lattice(values, classes)
         size = _frame(place, len(classes))
-    turn = 1 if _checks.flag("dsprites", "full_turn", full_turn) else SHAPES[shape]
+    turn = 1 if full_turn else SHAPES[shape]
     factor_of = {
         name: _factor(name, column, turn, size[0]) for name, column in lattice.items() if name in _FACTORS
     }

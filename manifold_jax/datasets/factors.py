@@ -15,6 +15,8 @@ POSITIVE = ("scale", "aspect", "blur", "contrast", "zoom")
 
 def chosen_factors(caller: str, factors: str | Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     """The factors that vary: at least one, each of them known and named once."""
+    if not isinstance(factors, str | list | tuple):
+        raise ValueError(f"{caller}: factors must be a sequence of names, got {_checks.shown(factors)}.")
     names = (factors,) if isinstance(factors, str) else tuple(factors)
     for name in names:
         _checks.choice(caller, "a factor", name, known)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import manifold_jax.datasets.archives as archives
-from manifold_jax._checks import fits_in_memory
+from manifold_jax._checks import checked_function, fits_in_memory, optional, shown, text
 from manifold_jax._files import Progress, user_path
 from manifold_jax.datasets.dsprites import ImageLattice
 from manifold_jax.datasets.pictures import read_image
@@ -75,6 +75,7 @@ def image_folder(
         >>> pictures.points.shape, pictures.grid.axes[0].stop
         ((12, 8, 8), 360.0)
     """
+    optional(checked_function, "image_folder", "progress", progress)
     folder = user_path(path)
     files, columns, notes = list_images(folder, table, pattern)
     grid, order, more = lattice_of(files, columns, factors, periodic)
@@ -88,11 +89,12 @@ def list_images(
     """Files, the columns of numbers that belong to them, and what was left out; see :func:`image_folder`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"image_folder: path must be a folder, there is none at {folder}.")
+    optional(text, "image_folder", "pattern", pattern)
     if table is not None and pattern is not None:
         raise ValueError("image_folder: table and pattern both tell the factors: give one of them.")
     if pattern is not None:
         return _match(folder, pattern)
-    return _read_table(folder, _only_table(folder) if table is None else user_path(table))
+    return _read_table(folder, _only_table(folder) if table is None else user_path(table, "table"))
 
 
 def _only_table(folder: Path) -> Path:
@@ -246,6 +248,8 @@ def lattice_of(
             raise ValueError(f"image_folder: a factor must have one column, got two of {name}.")
         named[name], unit_of[name] = values, match[2] if match else ""
     known = f"the factors are {', '.join(named) or 'none'}"
+    if not isinstance(factors, str | list | tuple | None):
+        raise ValueError(f"image_folder: factors must be a sequence of names, got {shown(factors)}.")
     chosen = [factors] if isinstance(factors, str) else list(named if factors is None else factors)
     periods = named_periods(periodic)
     for argument, asked in {"factors": chosen, "periodic": periods}.items():

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax._checks import choice, floating, positive
+from manifold_jax._checks import choice, floating, instance, positive, random_key, real
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets.sampling import map_points
 from manifold_jax.geometry.grid import Grid
@@ -31,6 +31,7 @@ def ambient_noise(
         >>> ambient_noise(jax.random.key(0), jnp.zeros((3, 2)), 0.1).shape
         (3, 2)
     """
+    random_key("ambient_noise", "key", key)
     points = floating("ambient_noise", "points", points, least_ndim=0)
     positive("ambient_noise", "scale", scale, zero=True)
     noise = jax.random.normal(key, points.shape, points.dtype)
@@ -78,7 +79,9 @@ def normal_noise(
     """
     choice("normal_noise", "kind", kind, ("gaussian", "uniform"))
     positive("normal_noise", "scale", scale, zero=True)
-    coordinates, d = jnp.asarray(coordinates), manifold.grid.ndim
+    random_key("normal_noise", "key", key)
+    instance("normal_noise", "manifold", manifold, Manifold, "move the members of a union one by one")
+    coordinates, d = real("normal_noise", "coordinates", coordinates), manifold.grid.ndim
     coordinates = coordinates.astype(jnp.result_type(coordinates, float))
     if coordinates.ndim != 2 or coordinates.shape[1] != d:
         raise ValueError(f"normal_noise: coordinates must have shape (n, {d}), got {coordinates.shape}.")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import choice
+from manifold_jax._checks import choice, real
 
 Outline = str | Callable[[Any], Any] | Any
 """Name of a built-in shape, a closed curve t -> (x, y) with period 2 pi, or polygon vertices (k, 2)."""
@@ -98,7 +98,7 @@ def _curve_jet(curve: Callable[[Any], Any], t: jax.Array) -> tuple[np.ndarray, n
 
 def _polygon_nodes(vertices: Any, stretch: float) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre nodes on every edge."""
-    vertices = np.asarray(vertices, dtype=float)
+    vertices = real("sprite", "shape", vertices, np).astype(float)
     if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
         raise ValueError(f"polygon vertices must have shape (k >= 3, 2), got {vertices.shape}.")
     if not np.isfinite(vertices).all():

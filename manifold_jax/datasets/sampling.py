@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from manifold_jax._checks import instance, whole
+from manifold_jax._checks import fits_in_memory, instance, positive, random_key, real, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold, frozen_embedding
@@ -79,10 +79,13 @@ def sample_uniform(key: PRNGKeyArray, manifold: Manifold, count: int, *, max_rou
         >>> samples.points.shape, bool(samples.accepted.all())
         ((100, 3), True)
     """
+    random_key("sample_uniform", "key", key)
     count = whole("sample_uniform", "count", count)
     max_rounds = whole("sample_uniform", "max_rounds", max_rounds)
     instance("sample_uniform", "manifold", manifold, Manifold, "sample the members of a union one by one")
     embedding = frozen_embedding(manifold.embedding, manifold.grid.ndim, jnp.result_type(float))
+    size = 8 * count * (math.prod(manifold.feature_shape) + manifold.grid.ndim)
+    fits_in_memory("sample_uniform", f"count={count} points", size)
     return _rejection(key, embedding, manifold.grid, count, max_rounds)
 
 
@@ -169,7 +172,10 @@ def sample_grid(key: PRNGKeyArray, volume_element: Float[Array, "*shape"], count
         >>> sorted(sample_grid(jax.random.key(0), jnp.array([0.0, 1.0, 2.0]), 2).tolist())
         [1, 2]
     """
-    weights = jnp.ravel(jnp.asarray(volume_element))
+    random_key("sample_grid", "key", key)
+    weights = jnp.ravel(real("sample_grid", "volume_element", volume_element))
+    if not weights.size:
+        raise ValueError("sample_grid: volume_element must hold the weights of a grid, got none.")
     count = whole("sample_grid", "count", count, 1, weights.size)
     usable = (weights > 0) & jnp.isfinite(weights)
     logits = jnp.log(jnp.where(usable, weights, 1.0))
@@ -199,7 +205,7 @@ def farthest_points(
         >>> farthest_points(jnp.array([[0.0], [1.0], [2.0], [9.0]]), 3).tolist()
         [0, 3, 2]
     """
-    points = jnp.asarray(points)
+    points = real("farthest_points", "points", points)
     if points.ndim < 1 or points.size == 0:
         raise ValueError(f"farthest_points: points must have shape (n, *features), got {points.shape}.")
     n = points.shape[0]
@@ -239,7 +245,8 @@ def train_test_split(key: PRNGKeyArray, count: int, test_fraction: float = 0.2) 
         (7, 3)
     """
     count = whole("train_test_split", "count", count, 2)
-    tests = round(count * test_fraction) if 0.0 < test_fraction < 1.0 else 0
+    random_key("train_test_split", "key", key)
+    tests = round(count * positive("train_test_split", "test_fraction", test_fraction, below=1))
     if not 0 < tests < count:
         wanted = f"leave some of the {count} points on both sides"
         raise ValueError(f"train_test_split: test_fraction must {wanted}, got {test_fraction!r}.")

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, whole
+from manifold_jax._checks import choice, flag, whole
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets.factors import chosen_factors, factor_axes, fixed_values
 from manifold_jax.datasets.outlines import SQUARE_HALF_SIDE, Nodes, Outline, outline_nodes, signed_area
@@ -167,6 +167,7 @@ def sprite(
     """
     size = whole("sprite", "size", size, 8)
     choice("sprite", "layout", layout, LAYOUTS)
+    full_turn = flag("sprite", "full_turn", full_turn)
     centre = (size - 1) / 2
     defaults = {"scale": 1.0, "orientation": 0.0, "y": centre, "x": centre, "aspect": 1.0, "shear": 0.0}
     defaults |= {"blur": blur, "contrast": 1.0}

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 import manifold_jax.datasets.closed_forms as forms
@@ -133,7 +134,7 @@ def flat_torus(dimension: int = 2, radii: float | tuple[float, ...] = 1.0, *, si
         (6,)
     """
     dimension = whole("flat_torus", "dimension", dimension)
-    given = (radii,) * dimension if isinstance(radii, int | float) else radii
+    given = radii if isinstance(radii, list | tuple) or np.ndim(radii) else (radii,) * dimension
     chosen = forms.lengths("flat_torus", "radii", given, dimension)
     sizes = forms.grid_sizes("flat_torus", size, dimension)
     parts = product(*(circle(r, size=k) for r, k in zip(chosen, sizes, strict=True)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from manifold_jax._checks import choice, finite, positive, whole
+from manifold_jax._checks import choice, finite, positive, real, whole
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets.factors import chosen_factors, factor_axes, fixed_values
 from manifold_jax.datasets.resample import INTERPOLATIONS, Ring, prepare_ring, render
@@ -144,7 +144,7 @@ def _image(kind: str, centred: bool) -> Callable[..., Array]:
 
 def _check_views(views: Shaped[np.ndarray | Array, "n frame frame"]) -> Float[np.ndarray, "n frame frame"]:
     """The views as floating-point frames."""
-    given = np.asarray(views)
+    given = real("turntable", "views", views, np)
     if given.ndim != 3 or given.shape[1] != given.shape[2] or min(given.shape) < 8:
         wanted = "at least 8 square frames (n, frame, frame) of at least 8x8 pixels"
         raise ValueError(f"turntable: views must be {wanted}, got shape {given.shape}.")

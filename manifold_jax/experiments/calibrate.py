@@ -282,6 +282,7 @@ def calibrate_command(
     """
     arguments = registry.given_options(locals())
     with plain_errors():
+        registry.check_options(arguments)
         folder = prepare(out)
         changes = {"manifolds": tuple(manifolds or ()) or None, "sizes": tuple(sizes or ()) or None}
         settings = registry.settings_for(EXPERIMENTS, "calibrate", preset, changes | {"seeds": seeds})

@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from manifold_jax._checks import number, whole
 from manifold_jax._files import write_dataset, write_text
 from manifold_jax._keys import fingerprint, package_version
 from manifold_jax.experiments.results import publishing
@@ -122,6 +123,23 @@ def settings_for(
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a command for the record: those that were given."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+_SPELLED = {"ranges": "range", "object_id": "object", "manifolds": "manifold"}
+"""Options that are called otherwise than their arguments."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what no option of any command takes: empty texts, numbers that are infinite or huge."""
+    for name, value in options.items():
+        option = f"--{_SPELLED.get(name, name).replace('_', '-')}"
+        for entry in value if isinstance(value, list) else [value]:
+            if entry == "":
+                raise ValueError(f"{option} must not be empty: leave it out, or give it a value.")
+            if isinstance(entry, float):
+                number("manifold-jax", option, entry)
+            elif isinstance(entry, int):
+                whole("manifold-jax", option, int(entry), -(2**31), 2**31 - 1)
 
 
 def run_experiments(

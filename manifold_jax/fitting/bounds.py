@@ -80,7 +80,7 @@ def unit_ball(volume: Any, reach: Any, dimension: int, *, radius: Any) -> UnitBa
         >>> print(f"{volume:.3f} {reach:.3f}")
         3.142 0.500
     """
-    whole("unit_ball", "dimension", dimension)
+    dimension = whole("unit_ball", "dimension", dimension)
     volume, reach, radius = _positive("unit_ball", volume=volume, reach=reach, radius=radius)
     return UnitBall(jnp.exp(jnp.log(volume) - dimension * jnp.log(radius)), reach / radius)
 
@@ -110,7 +110,7 @@ def agnostic_sample_complexity(
         2.511e+06
     """
     name = "agnostic_sample_complexity"
-    whole(name, "dimension", dimension)
+    dimension = whole(name, "dimension", dimension)
     volume, reach, constant = _positive(name, volume=volume, reach=reach, constant=constant)
     epsilon, delta = reals(name, "epsilon", epsilon, 0, 1), reals(name, "delta", delta, 0, 1)
     return jnp.exp(_log_samples(jnp.log(epsilon), volume, reach, constant, delta, dimension))
@@ -144,6 +144,7 @@ def agnostic_mean_squared_bound(
         [True, False, False] ['inf', '0.69', '0.36']
     """
     name = "agnostic_mean_squared_bound"
+    dimension = whole(name, "dimension", dimension)
     ball = unit_ball(volume, reach, dimension, radius=radius)
     samples, delta = reals(name, "samples", samples, 2), reals(name, "delta", delta, 0, 1)
     radius, constant = _positive(name, radius=radius, constant=constant)

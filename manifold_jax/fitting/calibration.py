@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from manifold_jax._checks import choice, positive, whole
+from manifold_jax._checks import checked_function, choice, flag, optional, positive, random_key, shown, whole
 from manifold_jax.fitting.calibration_table import Calibration, Row
 from manifold_jax.fitting.estimators import Estimator
 from manifold_jax.fitting.nearest_points import components
@@ -78,7 +78,9 @@ def calibrate(
     tried, places = _estimators(estimators), _places(manifolds)
     sizes, seeds = _whole_numbers("sizes", sizes, 2), _whole_numbers("seeds", seeds, 0)
     choice("calibrate", "on_error", on_error, ("raise", "record"))
-    label = _noise_label(noise)
+    label, warm_up = _noise_label(noise), flag("calibrate", "warm_up", warm_up)
+    random_key("calibrate", "key", key)
+    optional(checked_function, "calibrate", "progress", progress)
     quantities = {estimator.quantity for estimator in tried}
     rows: list[Row] = []
     for place, parts in places.items():
@@ -179,7 +181,7 @@ def _listed(kind: str, given: Any, single: bool) -> list[Any]:
     """The entries of a sequence, or the one that is given; there must be some."""
     entries = [given] if single or not isinstance(given, Sequence) else list(given)
     if not entries:
-        raise ValueError(f"calibrate: give at least one {kind}.")
+        raise ValueError(f"calibrate: {kind}s must be at least one, got none.")
     return entries
 
 
@@ -199,7 +201,8 @@ def _estimator(entry: Any) -> Estimator:
     if isinstance(entry, tuple) and len(entry) == 2:
         return Estimator(getattr(entry[1], "__name__", repr(entry[1])), *entry)
     got = type(entry).__name__
-    raise ValueError(f"calibrate: an estimator is an Estimator or a pair (quantity, function), got {got}.")
+    wanted = "Estimators or pairs (quantity, function)"
+    raise ValueError(f"calibrate: estimators must be {wanted}, got {got}.")
 
 
 def _places(given: Any) -> dict[str, tuple[Manifold, ...]]:
@@ -218,7 +221,7 @@ def _whole_numbers(name: str, values: Any, least: int) -> tuple[int, ...]:
     given = tuple(values) if isinstance(values, Sequence | np.ndarray) else (values,)
     numbers = tuple(whole("calibrate", f"every one of {name}", value, least) for value in given)
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"calibrate: {name} must be different whole numbers, got {values!r}.")
+        raise ValueError(f"calibrate: {name} must be different whole numbers, got {shown(values)}.")
     return numbers
 
 
@@ -228,6 +231,6 @@ def _noise_label(noise: Any) -> str:
     if callable(noise):
         return getattr(noise, "__name__", "noise")
     if not isinstance(noise, tuple) or len(noise) != 2:
-        raise ValueError(f"calibrate: noise must be a function or a pair (kind, scale), got {noise!r}.")
+        raise ValueError(f"calibrate: noise must be a function or a pair (kind, scale), got {shown(noise)}.")
     kind = choice("calibrate", "kind of noise", noise[0], NOISES)
     return f"{kind} {positive('calibrate', 'scale of the noise', noise[1], zero=True):g}"

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from manifold_jax._checks import instance
+
 
 class Row(NamedTuple):
     """One call of an estimator on one sample. Errors are relative to ``scale``."""
@@ -86,6 +88,7 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
         >>> mj.fitting.ranking(table)[0].estimator
         'quadratic regression'
     """
+    instance("ranking", "calibration", calibration, Calibration, "see calibrate")
     # Late: JAX itself installs SciPy, but its statistics take long to import.
     from scipy.stats import rankdata
 
@@ -116,6 +119,7 @@ def error_curves(calibration: Calibration) -> tuple[ErrorCurve, ...]:
         >>> mj.fitting.error_curves(table)[0].slope < -0.5
         True
     """
+    instance("error_curves", "calibration", calibration, Calibration, "see calibrate")
     curves = []
     for group in _grouped(calibration.rows, ("quantity", "manifold", "noise", "estimator")):
         finished = [row for row in group if np.isfinite(row.rmse)]

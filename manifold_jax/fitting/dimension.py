@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax._checks import choice, flat_points, require, whole
+from manifold_jax._checks import choice, flat_points, optional, random_key, require, whole
 from manifold_jax.geometry.neighbours import nearest_neighbours
 from manifold_jax.geometry.quantities import Estimate
 
@@ -92,7 +92,8 @@ def intrinsic_dimension(
         2.0 True
     """
     name = "intrinsic_dimension"
-    choice(name, "method", method, (*OWN, *OTHERS))
+    method = choice(name, "method", method, (*OWN, *OTHERS))
+    optional(random_key, name, "key", key)
     everyone = np.asarray(flat_points(name, points, 1))
     _, first, place = np.unique(everyone, axis=0, return_index=True, return_inverse=True)
     rows, repeats = everyone[first], len(everyone) - len(first)

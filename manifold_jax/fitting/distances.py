@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import finite, flat, floating, optional, whole
+from manifold_jax._checks import checked_function, finite, flat, floating, optional, whole
 from manifold_jax._linalg import norm, safe_sqrt
 from manifold_jax.fitting.nearest_points import components, nearest_points
 from manifold_jax.geometry.manifold import Manifold
@@ -179,6 +179,7 @@ def fit_distances(
         0.100 0.100 0.100
     """
     components("fit_distances", manifold)
+    checked_function("fit_distances", "project", project, "points")
     options["block_size"] = block_size
     test_points = floating("fit_distances", "test_points", test_points)
     finite("fit_distances", "test_points", test_points)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._checks import choice, flat_points, keys, whole
-from manifold_jax.fitting.dimension import intrinsic_dimension
+from manifold_jax.fitting.dimension import OTHERS, OWN, intrinsic_dimension
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
 from manifold_jax.geometry import reach_from_samples
 from manifold_jax.geometry.local_fit import (
@@ -138,6 +138,8 @@ def builtin_estimators(
         ['local PCA', 'quadratic regression']
     """
     keys("builtin_estimators", "quantities", quantities, QUANTITIES)
+    for name in [dimensions] if not isinstance(dimensions, list | tuple) else dimensions:
+        choice("builtin_estimators", "every one of dimensions", name, (*OWN, *OTHERS))
     curvatures = {name: partial(curvature_from_samples, quantity=name) for name in CURVATURES}
     methods = {name: partial(_dimension, method=name) for name in dimensions}
     every = (

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from manifold_jax._checks import flat_points, positive, whole
+from manifold_jax._checks import flat_points, interval, positive, real, whole
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
 MOST_POINTS = 5000  # points up to which an n x n matrix of distances is held unless more are allowed
@@ -118,14 +118,14 @@ def scalar_curvature_from_balls(
         1.1
     """
     name = "scalar_curvature_from_balls"
+    most, dimension = whole(name, "most", most), whole(name, "dimension", dimension)
     if distances is None and points is None:
         raise ValueError(f"{name}: give points or a matrix of distances.")
     if distances is None:
         cloud = flat_points(name, points, dimension)
         lengths, components = graph_distances(cloud, neighbours=neighbours, most=most)
     else:
-        whole(name, "dimension", dimension)
-        lengths, components = np.asarray(distances, np.float64), 1
+        lengths, components = real(name, "distances", distances, np).astype(np.float64), 1
         if lengths.ndim != 2 or lengths.shape[0] != lengths.shape[1]:
             raise ValueError(f"{name}: distances must have shape (n, n), got {lengths.shape}.")
         _check_many(name, len(lengths), most)
@@ -133,7 +133,7 @@ def scalar_curvature_from_balls(
     r = _radii(name, lengths, n ** (8 / (d + 8)), radii, components)
     h = math.nan
     if density is not None:
-        rho = np.asarray(density, np.float64)
+        rho = real(name, "density", density, np).astype(np.float64)
         if rho.shape != (n,):
             raise ValueError(f"{name}: density must have shape ({n},), got {rho.shape}.")
     else:
@@ -159,7 +159,7 @@ def _radii(
     name: str, lengths: np.ndarray, place: float, given: tuple[float, float] | None, components: int
 ) -> np.ndarray:
     largest = _median_radius(lengths, place)
-    smallest, largest = (largest / 4, largest) if given is None else map(float, given)
+    smallest, largest = (largest / 4, largest) if given is None else interval(name, "radii", given)
     if given is None and not largest < math.inf:
         raise ValueError(
             f"{name}: most points reach too few others, in {components} components: take more neighbours, "

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from manifold_jax._checks import optional, positive, query_rows, whole
+from manifold_jax._checks import optional, positive, query_rows, shown, whole
 from manifold_jax._linalg import block_rows, damping_matrix, map_blocks, matmul, norm, safe_sqrt
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold, frozen_embedding, is_union
@@ -89,8 +89,8 @@ def nearest_points(
     starts, max_steps = whole(name, "starts", starts), whole(name, "max_steps", max_steps)
     optional(positive, name, "tolerance", tolerance)
     options = (starts, max_steps, tolerance, optional(whole, name, "block_size", block_size))
-    shape = jnp.shape(points)
     rows, _ = query_rows(name, points, parts[0].feature_shape)
+    shape = jnp.shape(points)
     if len(shape) < 2 or len(rows) != shape[0]:
         raise ValueError(f"{name}: points must have shape (q, *features), got {shape}.")
     embeddings = [frozen_embedding(part.embedding, part.grid.ndim, rows.dtype) for part in parts]
@@ -104,7 +104,8 @@ def components(caller: str, manifold: Any) -> tuple[Manifold, ...]:
     if isinstance(manifold, Manifold):
         return (manifold,)
     if not is_union(manifold):
-        raise ValueError(f"{caller} needs a Manifold or a sequence of them, got {type(manifold).__name__}.")
+        wanted = "manifold must be a Manifold or a sequence of them"
+        raise ValueError(f"{caller}: {wanted}, got {shown(manifold)}.")
     shapes = {part.feature_shape for part in manifold}
     if len(shapes) > 1:
         raise ValueError(f"{caller}: the parts of a union need one feature shape, got {sorted(shapes)}.")

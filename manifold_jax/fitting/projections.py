@@ -12,7 +12,18 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import below, choice, flat, floating, optional, positive, query_rows, whole
+from manifold_jax._checks import (
+    below,
+    choice,
+    flat,
+    floating,
+    optional,
+    positive,
+    query_rows,
+    real,
+    shown,
+    whole,
+)
 from manifold_jax._linalg import block_rows, map_blocks, matmul, principal_plane, safe_sqrt
 from manifold_jax.geometry.neighbours import neighbour_indices
 
@@ -92,13 +103,15 @@ def project_with_status(
     """
     if not isinstance(project, Partial) or project.func is not _project:
         needed = "what local_pca_projection or moving_least_squares returned"
-        raise ValueError(f"project_with_status needs {needed}, got {type(project).__name__}.")
+        raise ValueError(f"project_with_status: project must be {needed}, got {shown(project)}.")
     fit = project.args[0]
     rows, batch = query_rows("project", points, fit.features)
     wanted = (len(rows), fit.candidates)
-    if indices is not None and jnp.shape(indices) != wanted:
-        raise ValueError(f"project_with_status: indices must have shape {wanted}, got {jnp.shape(indices)}.")
-    projection = _fit_queries(fit, rows, None if indices is None else jnp.asarray(indices))
+    indices = optional(real, "project_with_status", "indices", indices)
+    if indices is not None and (indices.shape != wanted or not jnp.issubdtype(indices.dtype, jnp.integer)):
+        got = shown(indices)
+        raise ValueError(f"project_with_status: indices must be whole numbers of shape {wanted}, got {got}.")
+    projection = _fit_queries(fit, rows, indices)
     return Projection(
         projection.points.reshape(jnp.shape(points)), *(x.reshape(batch) for x in projection[1:])
     )

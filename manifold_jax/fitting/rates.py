@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, is_traced, whole
+from manifold_jax._checks import choice, is_traced, real, whole
 
 Side = Literal["lower", "upper"]
 Evidence = Literal["paper", "quoted", "summary", "memory"]
@@ -29,7 +29,8 @@ def reals(caller: str, name: str, values: Any, least: float, below: float = math
 
     Traced values pass. A Python number stays weakly typed: its type follows the arrays that it meets.
     """
-    array = jnp.asarray(float(values) if isinstance(values, int | float) else values)
+    given_number = isinstance(values, int | float) and not isinstance(values, bool)
+    array = jnp.asarray(float(values)) if given_number else real(caller, name, values)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(float)
     if is_traced(array):
@@ -98,7 +99,7 @@ class Rate:
 
     def log(self, n: Any, dimension: int) -> Float[Array, "*shape"]:
         """Logarithm of the rate, -a log n + b log log n."""
-        whole(self.name, "dimension", dimension)
+        dimension = whole(self.name, "dimension", dimension)
         n = reals(self.name, "number of samples", n, 2)
         a, b = self.exponent(dimension), self.log_exponent(dimension)
         log_n = jnp.log(jnp.maximum(n, 2))
@@ -115,7 +116,7 @@ class Rate:
 
     def decreases_from(self, dimension: int) -> float:
         """The n from which the rate decreases, exp(b / a), at least 2."""
-        whole(self.name, "dimension", dimension)
+        dimension = whole(self.name, "dimension", dimension)
         a, b = self.exponent(dimension), self.log_exponent(dimension)
         return max(2.0, math.exp(b / a)) if a > 0 else 2.0
 
@@ -211,7 +212,7 @@ def smooth_rate(what: SmoothLoss, k: int, side: Side) -> Rate:
         "curvature": ("operator norm of the error of the second fundamental form", 2),
     }
     choice("smooth_rate", "what", what, losses)
-    choice("smooth_rate", "side", side, ("lower", "upper"))
+    side = choice("smooth_rate", "side", side, ("lower", "upper"))
     loss, derivative = losses[what]
     power = Power(whole("smooth_rate", "k", k, max(2, derivative + 1)) - derivative)
     quoted = "Tang & Yang (Ann. Statist. 51, 2023, section 1) quote n^(-k/d) as its minimax rate."

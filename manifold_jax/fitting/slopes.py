@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax._checks import choice, is_traced, positive, whole
+from manifold_jax._checks import choice, instance, is_traced, number, positive, random_key, shown, whole
 from manifold_jax.fitting.rates import RATES, Rate, reals
 
 BATCH = 128  # bootstrap samples computed at once
@@ -86,7 +86,9 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
     """
     sizes, errors = _checked_errors("slope", sizes, errors, 2)
     if errors.shape[1] < 2:
-        raise ValueError("slope: errors must hold at least 2 seeds, (sizes, seeds): an interval needs them.")
+        wanted = "hold at least 2 seeds, (sizes, seeds), which an interval needs"
+        raise ValueError(f"slope: errors must {wanted}, got {errors.shape[1]}.")
+    random_key("slope", "key", key)
     resamples = whole("slope", "resamples", resamples, 2)
     positive("slope", "level", level, below=1)
     value, lower, upper = _bootstrap(sizes, errors, key, resamples, level)
@@ -147,6 +149,7 @@ def effective_slope(rate: Rate, sizes: Any, dimension: int) -> Float[Array, ""]:
         >>> print(f"{mj.fitting.effective_slope(rate, sizes, 2):.2f}")
         -0.85
     """
+    instance("effective_slope", "rate", rate, Rate, "see RATES")
     sizes = _checked_sizes("effective_slope", sizes, 2)
     return jnp.sum(_weights(jnp.log(sizes)) * rate.log(sizes, dimension))
 
@@ -164,6 +167,9 @@ def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
         >>> support.supported, support.asymptotic_supported
         (True, False)
     """
+    instance("supports", "measured", measured, Slope, "see slope")
+    instance("supports", "rate", rate, Rate, "see RATES")
+    dimension = whole("supports", "dimension", dimension)
     slopes = -float(rate.exponent(dimension)), float(effective_slope(rate, measured.sizes, dimension))
     low, high = float(measured.lower), float(measured.upper)
     asymptotic, effective = (low <= value <= high for value in slopes)
@@ -190,11 +196,13 @@ def compare_rates(
         >>> [row.rate.name for row in rows if row.supported]
         ['noiseless_hausdorff_lower', 'clutter_hausdorff_lower']
     """
+    instance("compare_rates", "measured", measured, Slope, "see slope")
+    dimension = whole("compare_rates", "dimension", dimension)
     known = tuple(RATES.values() if rates is None else rates)
     rows = [supports(measured, rate, dimension) for rate in known if rate.loss == loss]
     if not rows:
         losses = ", ".join(sorted({repr(rate.loss) for rate in known}))
-        raise ValueError(f"compare_rates: no rate has the loss {loss!r}; known are {losses}.")
+        raise ValueError(f"compare_rates: loss must be that of a rate, {losses}, got {shown(loss)}.")
     return tuple(sorted(rows, key=lambda row: abs(row.effective - float(measured.value))))
 
 
@@ -234,8 +242,9 @@ def explicit(rate: Rate, dimension: int, *, constant: float) -> Curve:
         >>> print(mj.fitting.explicit(rate, 2, constant=3.0).label)
         perpendicular_hausdorff_lower, d = 2, C = 3 (explicit)
     """
+    instance("explicit", "rate", rate, Rate, "see RATES")
     positive("explicit", "constant", constant)
-    whole("explicit", "dimension", dimension)
+    dimension = whole("explicit", "dimension", dimension)
     return Curve(rate, dimension, float(constant), "explicit")
 
 
@@ -269,13 +278,15 @@ def fit_constant(
         >>> print(mj.fitting.fit_constant(sizes, 5.0 / sizes, rate, 2).label)
         noiseless_hausdorff_lower, d = 2, C = 5 (fitted by least squares)
     """
+    instance("fit_constant", "rate", rate, Rate, "see RATES")
     sizes, errors = _checked_errors("fit_constant", sizes, errors, 1)
+    level = number("fit_constant", "level", level)
+    if not 0 <= level <= 1:
+        raise ValueError(f"fit_constant: level must lie in [0, 1], got {level}.")
     choice("fit_constant", "kind", kind, ("least squares", "quantile"))
     ratio = jnp.log(errors) - rate.log(sizes, dimension)[:, None]
     if kind == "least squares":
         return Curve(rate, dimension, float(jnp.exp(jnp.mean(ratio))), "fitted by least squares")
-    if not 0 <= level <= 1:
-        raise ValueError(f"fit_constant: level must lie in [0, 1], got {level}.")
     return Curve(rate, dimension, float(jnp.quantile(jnp.exp(ratio), level)), f"fitted {level:g} quantile")
 
 

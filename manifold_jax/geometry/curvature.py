@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, single
+from manifold_jax._checks import choice, floating, instance, real
 from manifold_jax._linalg import matmul, safe_sqrt
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import Jet
@@ -27,6 +27,11 @@ from manifold_jax.geometry.tensors import (
 DEPENDENT = 8  # roundings of |u|^2 |v|^2 below which the area of two tangent vectors counts as 0
 
 
+def _gram(caller: str, gram: JetGram) -> JetGram:
+    instance(caller, "gram", gram, JetGram, "use gram(jet)")
+    return gram
+
+
 def metric(gram: JetGram) -> Float[Array, "*batch d d"]:
     """Induced metric (first fundamental form) g_ij = <X_i, X_j>.
 
@@ -40,7 +45,7 @@ def metric(gram: JetGram) -> Float[Array, "*batch d d"]:
         >>> mj.metric(mj.gram_from_function(lambda u: 3.0 * u, jnp.zeros(2)))
         Array([[9., 0.], [0., 9.]], dtype=float32)
     """
-    return gram.metric
+    return _gram("metric", gram).metric
 
 
 def volume_element(gram: JetGram) -> Float[Array, "*batch"]:
@@ -79,7 +84,7 @@ def christoffel(gram: JetGram, *, kind: int = 2) -> Float[Array, "*batch d d d"]
         -2.0 0.5
     """
     if choice("christoffel", "kind", kind, (1, 2)) == 1:
-        return gram.mixed
+        return _gram("christoffel", gram).mixed
     return pointwise(_symbols, gram)
 
 
@@ -227,13 +232,16 @@ def sectional_curvature(
         >>> print(mj.sectional_curvature(gram, jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0])))
         -1.0
     """
-    d = gram.metric.shape[-1]
-    u, v = jnp.asarray(u), jnp.asarray(v)
+    d = _gram("sectional_curvature", gram).metric.shape[-1]
+    u, v = (real("sectional_curvature", name, vector) for name, vector in (("u", u), ("v", v)))
     if d < 2:
         raise ValueError("sectional_curvature needs a manifold of dimension 2 or more, got d = 1.")
     for name, vector in (("u", u), ("v", v)):
-        if vector.shape[-1:] != (d,):
-            raise ValueError(f"{name} needs {d} chart components in its last axis, got shape {vector.shape}.")
+        batch, fewer = gram.metric.shape[:-2], vector.shape[:-1]
+        pairs = zip(fewer[::-1], batch[::-1], strict=False)
+        if vector.shape[-1:] != (d,) or len(fewer) > len(batch) or any(a not in (1, b) for a, b in pairs):
+            wanted = f"{d} chart components in its last axis, and broadcast over {batch} points"
+            raise ValueError(f"sectional_curvature: {name} must have {wanted}, got shape {vector.shape}.")
 
     return pointwise(_sectional, gram, u, v)
 
@@ -261,6 +269,7 @@ def second_fundamental_form(jet: Jet) -> Float[Array, "*batch d d f"]:
         >>> mj.second_fundamental_form(mj.jet_from_function(circle, jnp.zeros(1)))[0, 0]
         Array([-2., -0.], dtype=float32)
     """
+    instance("second_fundamental_form", "jet", jet, Jet, "see jet_from_function")
     *batch, d, f = jet.first.shape
 
     def normal_part(first: Array, second: Array) -> Array:
@@ -299,8 +308,9 @@ def integrate(
         >>> print(f"{mj.integrate(1.0, jnp.sin(grid.coordinates()[..., 0]), grid):.3f}")  # 4 pi
         12.566
     """
-    volume_element = single(jnp.asarray(volume_element))
-    values = jnp.asarray(values, volume_element.dtype)
+    instance("integrate", "grid", grid, Grid)
+    volume_element = floating("integrate", "volume_element", volume_element, 0)
+    values = real("integrate", "values", values).astype(volume_element.dtype)
     if volume_element.shape != grid.shape or values.shape not in ((), grid.shape):
         got = f"{values.shape} and {volume_element.shape}"
         raise ValueError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import flag, keys, number, positive, whole
+from manifold_jax._checks import choice, flag, keys, number, positive, shown, whole
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
@@ -67,7 +67,7 @@ class Axis:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"Axis needs a non-empty name, got {self.name!r}.")
+            raise ValueError(f"Axis needs a non-empty name, got {shown(self.name)}.")
         caller = f"Axis {self.name!r}"
         object.__setattr__(self, "name", str(self.name))
         if not isinstance(self.unit, str | None):
@@ -196,7 +196,7 @@ class Grid:
     def __post_init__(self) -> None:
         axes = (self.axes,) if isinstance(self.axes, Axis) else self.axes
         if not isinstance(axes, list | tuple) or not axes or not all(isinstance(a, Axis) for a in axes):
-            raise ValueError(f"Grid: axes must be one Axis or more, got {self.axes!r}.")
+            raise ValueError(f"Grid: axes must be one Axis or more, got {shown(self.axes)}.")
         object.__setattr__(self, "axes", tuple(axes))
         if len(set(self.names)) != len(axes):
             raise ValueError(f"Grid axes need distinct names, got {self.names}.")
@@ -310,23 +310,22 @@ def skeleton(grid: Grid) -> Grid:
 
 def per_axis(caller: str, name: str, value: Any, grid: Grid) -> tuple[Any, ...]:
     """One value for each axis of a grid, from one for all of them or a tuple."""
-    values = value if isinstance(value, tuple) else (value,) * grid.ndim
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * grid.ndim
     if len(values) != grid.ndim:
-        raise ValueError(f"{caller}: {name} must be one, or one per axis {grid.names}, got {value!r}.")
+        raise ValueError(f"{caller}: {name} must be one, or one per axis {grid.names}, got {shown(value)}.")
     return values
 
 
 def accuracies(caller: str, accuracy: Any, grid: Grid) -> tuple[Accuracy, ...]:
     """Check orders of accuracy, 2, 4, 6, 8 or ``"spectral"``, and give one to every axis of a grid."""
     orders = per_axis(caller, "accuracy", accuracy, grid)
+    orders = tuple(choice(caller, "accuracy", order, (*ORDERS, "spectral")) for order in orders)
     for order, axis in zip(orders, grid.axes, strict=True):
-        if isinstance(order, bool) or order not in (*ORDERS, "spectral"):
-            raise ValueError(f"{caller}: accuracy must be 2, 4, 6, 8 or 'spectral', got {order!r}.")
         if order == "spectral" and (not axis.wraps or axis.nodes):
             reason = f"axis {axis.name!r} is not one"
             wanted = "a periodic axis with equal steps"
             raise ValueError(f"{caller}: accuracy='spectral' needs {wanted}; {reason}.")
-    return tuple(order if order == "spectral" else int(order) for order in orders)
+    return orders
 
 
 def mesh(columns: Sequence[Any]) -> Any:

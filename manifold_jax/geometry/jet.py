@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import optional, single, whole
+from manifold_jax._checks import checked_function, finite, instance, optional, real, single, whole
 from manifold_jax._linalg import map_blocks
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -69,6 +69,7 @@ def gram(jet: Jet) -> JetGram:
         >>> mj.gram(mj.jet_from_function(parabola, jnp.array([1.0]))).metric
         Array([[5.]], dtype=float32)
     """
+    instance("gram", "jet", jet, Jet, "see jet_from_function and jet_from_grid")
     d = jet.first.shape[-2]
     i, j = np.triu_indices(d)
     vectors = jnp.concatenate([jet.first, jet.second[..., i, j, :]], axis=-2)
@@ -76,12 +77,13 @@ def gram(jet: Jet) -> JetGram:
 
 
 def _check_coordinates(caller: str, coordinates: Array) -> Array:
-    coordinates = jnp.asarray(coordinates)
-    if coordinates.ndim < 1 or not jnp.issubdtype(coordinates.dtype, jnp.floating):
+    coordinates = real(caller, "coordinates", coordinates)
+    if not coordinates.size or coordinates.ndim < 1 or not jnp.issubdtype(coordinates.dtype, jnp.floating):
         got = f"{coordinates.dtype} of shape {coordinates.shape}"
         raise ValueError(
             f"{caller}: coordinates must be a floating-point array of shape (..., d), got {got}."
         )
+    finite(caller, "coordinates", coordinates, axes=coordinates.ndim - 1)
     return single(coordinates)
 
 
@@ -117,6 +119,7 @@ def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"
         >>> jet.first.shape, jet.second.shape
         ((5, 2, 2), (5, 2, 2, 2))
     """
+    checked_function("jet_from_function", "embedding", embedding, "one chart point")
     coordinates = _check_coordinates("jet_from_function", coordinates)
     d = coordinates.shape[-1]
     feature_size(embedding, d, coordinates.dtype)
@@ -147,8 +150,9 @@ def gram_from_function(
         >>> print(mj.scalar_curvature(mj.gram_from_function(bowl, jnp.zeros(3))))
         6.0
     """
+    checked_function("gram_from_function", "embedding", embedding, "one chart point")
     coordinates = _check_coordinates("gram_from_function", coordinates)
-    optional(whole, "gram_from_function", "batch_size", batch_size)
+    batch_size = optional(whole, "gram_from_function", "batch_size", batch_size)
     d = coordinates.shape[-1]
     features = feature_size(embedding, d, coordinates.dtype)
     vectors = d * (d + 3) // 2

@@ -21,7 +21,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import optional, positive, single, whole
+from manifold_jax._checks import checked_function, finite, floating, optional, positive, single, whole
 from manifold_jax._files import Progress
 from manifold_jax._programs import as_function, first_line, frozen, result_of
 from manifold_jax.geometry.blocks import run_blocks
@@ -125,9 +125,27 @@ def layer_jets(
         >>> print(before.vectors[0].tolist(), after.vectors[0].tolist())
         [[1.0, 2.0], [0.0, 2.0]] [[3.0, 6.0], [0.0, 6.0]]
     """
-    coordinates = single(jnp.asarray(coordinates))
+    coordinates = floating("layer_jets", "coordinates", coordinates)
+    finite("layer_jets", "coordinates", coordinates)
+    functions = _listed("layer_jets", functions)
     chart = coordinates.shape[1], coordinates.dtype
-    jets = _start(frozen_embedding(as_function(embedding), *chart), coordinates)
+    given = checked_function("layer_jets", "embedding", as_function(embedding), "one chart point")
+    return _layer_jets(frozen_embedding(given, *chart), functions, coordinates)
+
+
+def _listed(caller: str, functions: Any) -> list[Layer]:
+    """The layers of a network, looked at."""
+    listed = isinstance(functions, Sequence) and not isinstance(functions, str)
+    layers: list[Any] = list(functions) if listed else [None]
+    for layer in layers:
+        checked_function(caller, "every one of functions", as_function(layer), "one activation")
+    return layers
+
+
+def _layer_jets(
+    embedding: Any, functions: Sequence[Layer], coordinates: Float[Array, "n d"]
+) -> Iterator[LayerJets]:
+    jets = _start(embedding, coordinates)
     yield jets
     for function in functions:
         activation = jax.ShapeDtypeStruct(jets.points.shape[1:], jets.points.dtype)
@@ -179,11 +197,13 @@ def measure_layers(
         ['input 6.28', 'three times 18.85']
     """
     positive("measure_layers", "tolerance", tolerance, below=1)
+    functions = _listed("measure_layers", functions)
+    optional(checked_function, "measure_layers", "progress", progress)
     names = tuple(names or map(str, range(1, len(functions) + 1)))
     if len(names) != len(functions):
         got = f"{len(names)} for {len(functions)} layers"
         raise ValueError(f"measure_layers: names must be one for each layer, got {got}.")
-    optional(whole, "measure_layers", "batch_size", batch_size)
+    batch_size = optional(whole, "measure_layers", "batch_size", batch_size)
     points = as_points("measure_layers", manifold)
     start = jax.ShapeDtypeStruct(points.feature_shape, points.dtype)
     functions = check_chain(functions, start, names)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from manifold_jax._checks import choice, flat_points, optional, whole
+from manifold_jax._checks import choice, flag, flat_points, is_traced, optional, real, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, norm, principal_plane, safe_sqrt
 from manifold_jax.geometry.curvature import mean_curvature, scalar_curvature, second_form_norm
 from manifold_jax.geometry.jet import Jet, JetGram, gram
@@ -84,6 +84,7 @@ def local_pca_tangents(
     """
     name = "local_pca_tangents"
     cloud = flat_points(name, points, dimension)
+    dimension = whole(name, "dimension", dimension)
     count = _neighbours(name, neighbours, cloud, dimension, dimension)
     block_size = optional(whole, name, "block_size", block_size)
     return _map_neighbourhoods(_principal_frame, dimension, cloud, [], count, block_size)
@@ -139,18 +140,22 @@ def local_quadratic_fit(
     choice(name, "weights", weights, ("uniform", "tricube"))
     block_size = optional(whole, name, "block_size", block_size)
     cloud = flat_points(name, points, dimension)
+    dimension = whole(name, "dimension", dimension)
     n, f = cloud.shape
     count = _neighbours(name, neighbours, cloud, math.comb(dimension + 2, 2), dimension)
-    limit = jnp.inf if radius is None else radius
-    if jnp.shape(limit) not in ((), (n,)):
-        raise ValueError(f"{name}: radius must be one number or {n} of them, got shape {jnp.shape(limit)}.")
+    limit = jnp.asarray(jnp.inf) if radius is None else real(name, "radius", radius)
+    if limit.shape not in ((), (n,)):
+        raise ValueError(f"{name}: radius must be one number or {n} of them, got shape {limit.shape}.")
+    if not is_traced(limit) and not bool((limit > 0).all()):
+        raise ValueError(f"{name}: radius must be positive, got {float(limit.min()):g}.")
     extra = [jnp.broadcast_to(jnp.asarray(limit, cloud.dtype), (n,))]
     if tangents is not None:
         shape = (n, dimension, f)
-        if jnp.shape(tangents) != shape:
-            raise ValueError(f"{name}: tangents must have shape {shape}, got {jnp.shape(tangents)}.")
-        extra.append(jnp.asarray(tangents, cloud.dtype))
-    settings = (dimension, weights, intercept)
+        frames = real(name, "tangents", tangents)
+        if frames.shape != shape:
+            raise ValueError(f"{name}: tangents must have shape {shape}, got {frames.shape}.")
+        extra.append(frames.astype(cloud.dtype))
+    settings = (dimension, weights, flag(name, "intercept", intercept))
     return _map_neighbourhoods(_quadratic_graph, settings, cloud, extra, count, block_size)
 
 

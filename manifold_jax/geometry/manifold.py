@@ -198,7 +198,10 @@ def as_points(
     from 0, one of the points is subtracted first, block by block: geometry is invariant under translations.
     """
     if isinstance(points, Manifold):
-        points, grid = points.embedding, grid or points.grid
+        if isinstance(grid, Grid) and grid.ndim != points.grid.ndim:
+            axes = f"{points.grid.ndim} axes as {points.name!r} has"
+            raise ValueError(f"{caller}: grid must have {axes}, {points.grid.names}, got {grid.names}.")
+        points, grid = points.embedding, points.grid if grid is None else grid
     if is_labelled(points):
         grid = Grid.from_xarray(points) if grid is None else grid
         if isinstance(grid, Grid) and set(grid.names) <= set(points.dims):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax._checks import optional, positive, whole
+from manifold_jax._checks import checked_function, fits_in_memory, flag, optional, positive, whole
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax._keys import digest_arrays, digest_function, fingerprint
 from manifold_jax.geometry.blocks import run_blocks
@@ -32,6 +32,8 @@ from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.sources import Stored, file_of
 from manifold_jax.geometry.stencil import Stencil, reaches, stencil_of
 from manifold_jax.geometry.windows import BatchPlan, BlockPlan, plan_batches, plan_blocks
+
+RESULTS = 24  # numbers of a point in a result: values, bars, rounding and noise of six fields
 
 
 def measure(
@@ -96,12 +98,17 @@ def measure(
             "pass the sequence to reach."
         )
     positive("measure", "tolerance", tolerance, below=1)
+    exact = flag("measure", "exact", exact)
+    optional(checked_function, "measure", "progress", progress)
     points = as_points("measure", points_or_manifold, grid, exact=exact, missing=missing)
     stencil = stencil_of("measure", points.grid, accuracy, stride, smooth)
     optional(partial(positive, zero=True), "measure", "noise", noise)
     if exact and noise:
         raise ValueError("measure: noise is that of samples, exact=True differentiates a function: give one.")
     manifold = points_or_manifold if isinstance(points_or_manifold, Manifold) else None
+    numbers = (RESULTS + points.grid.ndim) * points.grid.size * points.dtype.itemsize
+    remedy = "measure a part, or take fewer samples of an axis"
+    fits_in_memory("measure", f"the results on {points.grid.size} points", numbers, remedy)
     title = name or (manifold.name if manifold else "manifold")
     attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
     kept = None
@@ -111,7 +118,7 @@ def measure(
     run = partial(run_blocks, points, progress=progress, checkpoint=kept)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
     if exact:
-        optional(whole, "measure", "block_size", block_size)
+        block_size = optional(whole, "measure", "block_size", block_size)
         ranges = chart_ranges(points.grid, points.dtype)
 
         def job(coordinates: Array, _: BatchPlan) -> PointQuantities:

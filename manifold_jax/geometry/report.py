@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, is_traced, number, require
+from manifold_jax._checks import choice, is_traced, number, require, shown
 from manifold_jax._files import printable, read_dataset, safe_labels, user_path, write_dataset
 from manifold_jax._keys import digest_arrays
 from manifold_jax.geometry.grid import Axis, Grid
@@ -274,6 +274,9 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
         >>> mj.geometry_from_xarray(geometry.to_xarray()) == geometry
         True
     """
+    if not hasattr(dataset, "attrs"):
+        got = shown(dataset)
+        raise ValueError(f"geometry_from_xarray: dataset must be an xarray.Dataset, got {got}.")
     if "axes" not in dataset.attrs or "volume_element" not in dataset:
         raise ValueError("This data set was not written by Geometry.to_xarray: it has no 'axes' attribute.")
     try:

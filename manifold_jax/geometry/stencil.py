@@ -217,9 +217,11 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
             f"a spectral derivative is a dense matrix for {SPECTRAL_SIZE} at most: take accuracy=8 or fewer"
         )
         raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit}.")
-    for accuracy, stride, *smooth in specs:
-        needed = fewest_samples(axis, accuracy, stride, *smooth)
-        if n < needed and not evaluated:
+    for k, (accuracy, stride, *smooth) in enumerate(specs):
+        # Where points are evaluated the comparison may reach beyond the axis, the stencil itself may not.
+        width = 2 * halo(accuracy, stride, *smooth) + 1
+        needed = (width if k == 0 else 0) if evaluated else fewest_samples(axis, accuracy, stride, *smooth)
+        if n < needed:
             limit = f"order {accuracy} at stride {stride}" + "".join(f" and smooth={w}" for w in smooth)
             remedy = f"take more samples or a lower {'smooth' if smooth else 'accuracy'}"
             raise ValueError(

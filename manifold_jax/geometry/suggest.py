@@ -75,7 +75,7 @@ def suggest_stencil(
         >>> best.stride, best.resolved > 0.9
         (4, True)
     """
-    choice("suggest_stencil", "quantity", quantity, FIELDS)
+    quantity = choice("suggest_stencil", "quantity", quantity, FIELDS)
     checked = as_points("suggest_stencil", points_or_manifold, grid)
     rows = []
     for accuracy, stride, smooth in product(accuracies, strides, smooths):

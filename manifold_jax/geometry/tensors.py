@@ -84,7 +84,8 @@ def map_grams(kernel: Callable[..., Any], *arguments: Any) -> Any:
 def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
     """Apply a one-point function of a module over the batch axes of a Gram."""
     if not isinstance(gram, JetGram):
-        raise ValueError(f"Curvatures are functions of a JetGram, got {type(gram).__name__}: use gram(jet).")
+        got = type(gram).__name__
+        raise ValueError(f"Curvatures: gram must be a JetGram, got {got}: use gram(jet).")
     batch, d = gram.metric.shape[:-2], gram.metric.shape[-1]
     rows = JetGram(*(leaf.reshape(-1, *leaf.shape[len(batch) :]) for leaf in gram))
     arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]

@@ -162,7 +162,7 @@ def plan_blocks(
     given, ``block_size`` is the largest number of output points per block. A window of a file is read
     at once, unless numbers would be read too often.
     """
-    optional(whole, points.caller, "block_size", block_size)
+    block_size = optional(whole, points.caller, "block_size", block_size)
     grid, evaluated, features = points.grid, points.evaluated, points.features
     vectors = grid.ndim * (grid.ndim + 3) // 2
     halos = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]

@@ -22,6 +22,7 @@ from manifold_jax.information.log_prob import (
     LogProb,
     centred,
     checked_input,
+    checked_label,
     checked_params,
     checked_vector,
     scores,
@@ -167,6 +168,7 @@ def label_keeping_projection(
     log_prob, x = checked_input("label_keeping_projection", log_prob, x, rtol=rtol)
     v = checked_vector("label_keeping_projection", v, x)
     log_p, rows = scores(log_prob, x)
+    label = checked_label("label_keeping_projection", label, len(log_p))
     basis = span(rows, rank_tolerances(rtol, log_prob, x)[0])
     return keep_label(log_p, rows, basis, label, jnp.ravel(v)).reshape(x.shape)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import optional, single, whole
+from manifold_jax._checks import floating, optional, single, whole
 from manifold_jax._linalg import block_rows, map_blocks, norm
 from manifold_jax._programs import as_function
 from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
@@ -25,7 +25,7 @@ def _checked_points(
 ) -> tuple[LogProb, Array, int]:
     """A function and points of a path, checked together, and how many of them to take at once."""
     points = as_input(caller, points, "points")
-    if points.ndim < 1 or points.shape[0] < 2:
+    if points.ndim < 2 or points.shape[0] < 2:
         raise ValueError(f"{caller}: points must be at least two inputs (k, *shape), got {points.shape}.")
     log_prob = as_function(log_prob)
     check_log_prob(log_prob, points[0])
@@ -107,7 +107,13 @@ def fisher_rao_distance(
         >>> print(f"{mj.fisher_rao_distance(jnp.log(p), jnp.log(q)):.4f}")
         0.6435
     """
-    chord = norm(jnp.exp(single(log_p) / 2) - jnp.exp(single(log_q) / 2))
+    caller = "fisher_rao_distance"
+    p, q = (floating(caller, name, one, 1) for name, one in (("log_p", log_p), ("log_q", log_q)))
+    if p.shape[-1] != q.shape[-1]:
+        raise ValueError(
+            f"{caller}: log_p and log_q must be of as many classes, got {p.shape} and {q.shape}."
+        )
+    chord = norm(jnp.exp(p / 2) - jnp.exp(q / 2))
     length = 4 * jnp.arcsin(jnp.minimum(chord / 2, 2**-0.5))
     return jnp.where(jnp.isfinite(chord), length, jnp.nan)
 

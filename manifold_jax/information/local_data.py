@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from manifold_jax._checks import fits_in_memory
 from manifold_jax._linalg import matmul
 from manifold_jax.information.log_prob import (
     Apply,
@@ -121,6 +122,10 @@ def local_data_matrix(
         [[ 0.25 -0.25]
          [-0.25  0.25]]
     """
+    log_prob, x = checked_input("local_data_matrix", log_prob, x, batch_size=batch_size)
+    what = f"the numbers of a matrix {x.size} x {x.size}"
+    remedy = "take local_data_spectrum or local_data_matvec"
+    fits_in_memory("local_data_matrix", what, x.size**2 * x.dtype.itemsize, remedy)
     factor = local_data_factor(log_prob, x, batch_size=batch_size)
     return matmul(factor.T, factor)
 

@@ -6,6 +6,7 @@ As a function of its parameters it is checked and differentiated in the same way
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import is_traced, optional, positive, single, whole
+from manifold_jax._checks import checked_function, is_traced, optional, positive, real, single, whole
 from manifold_jax._linalg import block_rows, map_blocks
 from manifold_jax._programs import as_function, first_line
 from manifold_jax.information.precision import promoted
@@ -25,7 +26,7 @@ Apply = Callable[[Any, Any], Array]
 
 def as_input(caller: str, x: Any, name: str = "x") -> Array:
     """One input as a floating-point array with finite values."""
-    x = jnp.asarray(x)
+    x = real(caller, name, x)
     if x.size == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"{caller}: {name} must be a floating-point array that is not empty, got {x.dtype} of shape "
@@ -61,8 +62,7 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
         preferably jax.nn.log_softmax(logits).
     """
     log_prob = as_function(log_prob)
-    if not callable(log_prob):
-        raise ValueError(f"log_prob must be a function of one input, got {type(log_prob).__name__}.")
+    checked_function("check_log_prob", "log_prob", log_prob, "one input")
     try:
         values = jax.eval_shape(lambda z: log_prob(z), x) if is_traced(x) else log_prob(x)
     except Exception as error:  # whatever a network of the user raises
@@ -128,7 +128,8 @@ def checked_params(
 ) -> tuple[LogProb, Any]:
     """Log-probabilities as a function of the parameters, and the parameters, checked like an input."""
     x = single(as_input(caller, x))
-    params = jax.tree.map(lambda leaf: single(jnp.asarray(leaf)), params)
+    checked_function(caller, "apply", apply, "parameters and one input")
+    params = jax.tree.map(lambda leaf: single(real(caller, "params", leaf)), params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"{caller}: params must hold an array, got none: nothing to differentiate.")
@@ -146,7 +147,7 @@ def checked_params(
 
 def checked_vector(caller: str, v: Any, at: Any, *, name: str = "v", of: str = "x") -> Any:
     """A vector in the structure, shapes and dtypes of an input or of parameters."""
-    v = jnp.asarray(v) if isinstance(at, jax.Array) else v
+    v = real(caller, name, v) if isinstance(at, jax.Array) else jax.tree.map(partial(real, caller, name), v)
     leaves, likes = jax.tree.leaves(v), jax.tree.leaves(at)
     fits = jax.tree.structure(v) == jax.tree.structure(at) and all(
         jnp.shape(leaf) == like.shape and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
@@ -159,6 +160,11 @@ def checked_vector(caller: str, v: Any, at: Any, *, name: str = "v", of: str = "
             f"got {described}."
         )
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), v, at)
+
+
+def checked_label(caller: str, label: Any, classes: int) -> Any:
+    """A class of a classifier."""
+    return label if is_traced(label) else whole(caller, "label", label, 0, classes - 1)
 
 
 def score_cotangent(log_p: Float[Array, "C"], y: Int[Array, ""]) -> Float[Array, "C"]:

@@ -7,6 +7,7 @@ the paths share, options and errors, is described at :func:`horizontal_path`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import choice, is_traced, positive, whole
+from manifold_jax._checks import choice, fits_in_memory, interval, is_traced, positive, real, whole
 from manifold_jax._linalg import norm
-from manifold_jax.information.log_prob import LogProb, as_input, checked_input, checked_vector
+from manifold_jax.information.log_prob import LogProb, as_input, checked_input, checked_label, checked_vector
 from manifold_jax.information.walker import STEPS, Options, Path, PathStatus, Step, follow
 
 _VERTICAL = 1e-3  # horizontal share of a chord at which it counts as vertical
@@ -30,9 +31,7 @@ _LOST_DIGITS = 100  # a vertical part below this many machine epsilons is roundi
 
 def _checked_clip(caller: str, clip: Any, points: dict[str, Array]) -> tuple[float, float]:
     """The ends of the clip; points outside of it are refused."""
-    if not isinstance(clip, tuple | list) or len(clip) != 2 or not clip[0] < clip[1]:
-        raise ValueError(f"{caller}: clip must be None or a pair (low, high) with low < high, got {clip!r}.")
-    low, high = float(clip[0]), float(clip[1])
+    low, high = interval(caller, "clip", clip)
     for name, x in points.items():
         if not is_traced(x) and (np.min(x) < low or np.max(x) > high):
             raise ValueError(
@@ -56,6 +55,9 @@ def _walk(caller: str, log_prob: LogProb, points: dict[str, Array], goal: Array,
     }
     choice(caller, "step", options.step, STEPS)
     counts = {name: whole(caller, name, getattr(options, name)) for name in ("max_steps", "save_every")}
+    saved = 2 + counts["max_steps"] // counts["save_every"]
+    what, remedy = f"{saved} saved points", f"raise save_every={counts['save_every']}"
+    fits_in_memory(caller, what, saved * source.size * source.dtype.itemsize, remedy)
     scalars = jax.tree.map(lambda value: jnp.asarray(value, source.dtype), scalars)
     return follow(log_prob, source, goal, replace(options, **scalars, **counts))
 
@@ -70,7 +72,7 @@ def _walk_to(
     dtype = jnp.promote_types(a.dtype, b.dtype)
     log_prob, a = checked_input(caller, log_prob, a.astype(dtype), name=first, rtol=options.rtol)
     b = b.astype(a.dtype)
-    tolerance = positive(caller, "tolerance", options.tolerance)
+    tolerance = positive(caller, "tolerance", options.tolerance, below=1.0 if relative else math.inf)
     stationarity = positive(caller, "stationarity", options.stationarity)
     if relative:
         tolerance = tolerance * norm(jnp.ravel(b - a))
@@ -84,12 +86,16 @@ def _walk_along(caller: str, log_prob: LogProb, x: Any, direction: Any, options:
     """A walk along a vector in the shape of x, or along a Gaussian one drawn from a key."""
     log_prob, x = checked_input(caller, log_prob, x, rtol=options.rtol)
     whole(caller, "steps", options.max_steps)
-    w = direction if hasattr(direction, "dtype") else jnp.asarray(direction)
+    if options.field == "label-keeping":
+        classes = jax.eval_shape(log_prob, x).shape[0]
+        options = replace(options, label=checked_label(caller, options.label, classes))
+    name = "direction (a vector or a key)"
+    w = direction if hasattr(direction, "dtype") else real(caller, name, direction)
     legacy_key = w.dtype == jnp.uint32 and w.shape == (2,)
     if legacy_key or jnp.issubdtype(w.dtype, jax.dtypes.prng_key):
         w = jax.random.normal(w, x.shape, x.dtype)
     else:
-        w = checked_vector(caller, w, x, name="direction (a vector or a key)")
+        w = checked_vector(caller, w, x, name=name)
     options = replace(options, stationarity=_LOST_DIGITS * float(jnp.finfo(x.dtype).eps))
     return _walk(caller, log_prob, {"x": x}, w, options)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import single
+from manifold_jax._checks import checked_function, real, single
 from manifold_jax._linalg import matmul, norm, scale_of
 from manifold_jax.information.log_prob import LogProb
 from manifold_jax.information.row_factors import orthonormal_rows, singular_rows
@@ -19,7 +19,7 @@ def _checked_pair(
     caller: str, tangents: Any, rows: Any, name: str
 ) -> tuple[Float[Array, "d n"], Float[Array, "C n"]]:
     """Two floating-point matrices with rows in one space."""
-    pair = {"tangents": jnp.asarray(tangents), name: jnp.asarray(rows)}
+    pair = {label: real(caller, label, a) for label, a in (("tangents", tangents), (name, rows))}
     for label, a in pair.items():
         if a.ndim != 2 or a.size == 0 or not jnp.issubdtype(a.dtype, jnp.floating):
             raise ValueError(
@@ -135,7 +135,5 @@ def pulled_back(log_prob: LogProb, embedding: Callable[[Any], Array]) -> Callabl
         [[1.]]
     """
     for name, function in (("log_prob", log_prob), ("embedding", embedding)):
-        if not callable(function):
-            kind = type(function).__name__
-            raise ValueError(f"pulled_back: {name} must be a function of one point, got {kind}.")
+        checked_function("pulled_back", name, function, "one point")
     return lambda u: 2 * jnp.exp(single(log_prob(embedding(u))) / 2)

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, positive, whole
+from manifold_jax._checks import choice, instance, positive, shown, whole
 from manifold_jax.models.classifiers import Activation, as_batch, pixels
 from manifold_jax.models.primitives import Layer, apply_layers, convolve, convolve_transposed
 from manifold_jax.models.pure import Apply
@@ -224,7 +224,6 @@ _LIKELIHOODS = {
 _DEFAULT = Objective()
 
 
-@lru_cache(maxsize=32)
 def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
     """Negative evidence lower bound with a weight (Higgins 2017) or a capacity (Burgess 2018) for the KL.
 
@@ -251,11 +250,19 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
         (3,)
     """
     caller = "beta_vae_loss"
+    instance(caller, "objective", objective, Objective)
     choice(caller, "kind", objective.kind, _VARIANTS)
     choice(caller, "likelihood", objective.likelihood, _LIKELIHOODS)
     for name in ("beta", "gamma", "capacity"):
         positive(caller, name, getattr(objective, name), zero=True)
     whole(caller, "capacity_steps", objective.capacity_steps)
+    if not hasattr(apply, "of"):
+        raise ValueError(f"{caller}: apply must be that of pure(network), got {shown(apply)}.")
+    return _beta_vae_loss(apply, objective)
+
+
+@lru_cache(maxsize=32)
+def _beta_vae_loss(apply: Apply, objective: Objective) -> Loss:
     encode, decode = apply.of("encode"), apply.of("decode")
     errors = _LIKELIHOODS[objective.likelihood]
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import optional, whole
 from manifold_jax._files import remove, remove_leftovers, replacing, user_path
 from manifold_jax._keys import is_whole, seal
 
@@ -24,7 +24,7 @@ Folder = str | os.PathLike[str]
 
 def _place(folder: Folder, step: int) -> str:
     """Where a checkpoint is, absolute as Orbax wants it."""
-    return os.path.abspath(user_path(folder) / str(whole("checkpoint", "step", step, 0)))
+    return os.path.abspath(user_path(folder, "folder") / str(whole("checkpoint", "step", step, 0)))
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def checkpoint_steps(folder: Folder) -> list[int]:
         []
     """
     # Orbax writes aside, and gives a folder its number when all is written.
-    complete = (mark.parent.name for mark in user_path(folder).glob("*/_CHECKPOINT_METADATA"))
+    complete = (mark.parent.name for mark in user_path(folder, "folder").glob("*/_CHECKPOINT_METADATA"))
     return sorted(int(name) for name in complete if name.isdigit())
 
 
@@ -173,6 +173,7 @@ def load_params(folder: Folder, like: Any, step: int | None = None) -> Any:
         ...     print(mj.models.load_params(folder, {"w": jnp.zeros(3)})["w"])
         [1. 1. 1.]
     """
+    step = optional(whole, "load_params", "step", step, 0)
     steps = checkpoint_steps(folder)
     if step is None and not steps:
         raise FileNotFoundError(f"{folder} holds no checkpoint: train the network first.")

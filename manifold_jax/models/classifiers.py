@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from manifold_jax._checks import choice, whole
+from manifold_jax._checks import checked_function, choice, real, whole
+from manifold_jax._programs import first_line
 from manifold_jax.models.primitives import Layer, apply_layers, convolve, max_pool
 from manifold_jax.models.training import Loss
 
@@ -239,11 +240,10 @@ def pixels(images: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
         >>> print(mj.models.pixels(jnp.array([0, 255], "uint8")))
         [0. 1.]
     """
-    images = jnp.asarray(images)
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    pictures = real("pixels", "images", images)
+    return pictures.astype(jnp.float32) / 255 if pictures.dtype == jnp.uint8 else pictures
 
 
-@lru_cache(maxsize=32)
 def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
     """Mean negative log-likelihood of batches (images, labels), with the accuracy as a metric.
 
@@ -260,7 +260,12 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
         >>> print(f"{value:.3f}")
         1.099
     """
+    checked_function("classification_loss", "apply", apply, "parameters and one input")
+    return _classification_loss(apply)
 
+
+@lru_cache(maxsize=32)
+def _classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
     def loss(params: Any, batch: Any, _key: Array, _step: Array) -> tuple[Array, dict[str, Array]]:
         images, labels = batch
         log_p = jax.vmap(apply, (None, 0))(params, pixels(images))
@@ -293,7 +298,10 @@ def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, label
             ...
         ValueError: labelled: labels must lie between 0 and 2, the network has 3 classes, got 0 to 3.
     """
-    pictures, numbers = np.asarray(images), np.asarray(labels)
+    checked_function("labelled", "apply", apply, "parameters and one input")
+    pictures, numbers = real("labelled", "images", images, np), np.asarray(labels)
+    if pictures.ndim < 2 or not pictures.size:
+        raise ValueError(f"labelled: images must have shape (n, *shape), got {pictures.shape}.")
     one_each = numbers.ndim == 1 and len(numbers) == len(pictures) > 0
     if not one_each or numbers.dtype.kind not in "iu":
         wanted = f"whole numbers, one for each of {len(pictures)} images"
@@ -302,7 +310,13 @@ def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, label
         given = f"{pictures.dtype} from {pictures.min():.3g} to {pictures.max():.3g}"
         remedy = "scale them, as in images / 255"
         raise ValueError(f"labelled: images must be bytes or have pixels in [0, 1], got {given}: {remedy}.")
-    classes = jax.eval_shape(apply, params, pixels(pictures[0])).shape[0]
+    try:
+        classes = jax.eval_shape(apply, params, pixels(pictures[0])).shape[0]
+    except Exception as error:  # whatever a function of the user raises
+        got = f"images of shape {pictures.shape}"
+        raise ValueError(
+            f"labelled: apply must accept params and one image, got {got}: {first_line(error)}"
+        ) from error
     if numbers.min() < 0 or numbers.max() >= classes:
         wanted = f"lie between 0 and {classes - 1}, the network has {classes} classes"
         raise ValueError(f"labelled: labels must {wanted}, got {numbers.min()} to {numbers.max()}.")

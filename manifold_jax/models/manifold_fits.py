@@ -18,7 +18,19 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax._checks import below, finite, flat, floating, optional, positive, query_rows, whole
+from manifold_jax._checks import (
+    below,
+    checked_function,
+    finite,
+    flat,
+    floating,
+    instance,
+    optional,
+    positive,
+    query_rows,
+    random_key,
+    whole,
+)
 from manifold_jax._files import Progress
 from manifold_jax.models.autoencoders import BetaVAE, Objective, PointAutoencoder, beta_vae_loss
 from manifold_jax.models.pure import Apply, pure
@@ -140,6 +152,8 @@ def variational_autoencoder(
         >>> project(circle).shape
         (64, 2)
     """
+    if objective is not None:
+        instance("variational_autoencoder", "objective", objective, Objective)
 
     def task(apply: Apply, rows: Array) -> tuple[Loss, Any]:
         if _are_images(rows.shape[1:]):
@@ -196,6 +210,8 @@ def _fit(
     progress: Progress | None,
 ) -> Partial:
     """Train a network for the samples, with the loss and the data that ``task`` makes of them."""
+    random_key(caller, "key", key)
+    optional(checked_function, caller, "progress", progress)
     for name in ("width", "channels", "steps", "batch_size"):
         whole(caller, name, options[name])
     positive(caller, "learning_rate", options["learning_rate"])

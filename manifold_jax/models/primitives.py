@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import choice, floating, shown, whole
+
 Layer = Callable[[Array], Array]
 
 
@@ -85,6 +87,15 @@ def convolve(
         [[9. 9.]
          [9. 9.]]
     """
+    for name, array in (("x", x), ("kernel", kernel)):
+        floating("convolve", name, array, 3)
+    if len(window_strides := tuple(window_strides if np.ndim(window_strides) else ())) != len(x.shape) - 2:
+        raise ValueError(f"convolve: window_strides must be one for each axis, got {shown(window_strides)}.")
+    window_strides = tuple(whole("convolve", "every one of window_strides", s) for s in window_strides)
+    if isinstance(padding, str) or not isinstance(padding, Sequence):
+        padding = choice("convolve", "padding", padding, ("SAME", "VALID", "SAME_LOWER"))
+    elif not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in padding):
+        raise ValueError(f"convolve: padding must be 'SAME', 'VALID' or pairs, got {shown(padding)}.")
     options.setdefault("dimension_numbers", _LAYOUT)
     common = {"window_strides": window_strides, "padding": padding, "precision": precision}
     library = partial(jax.lax.conv_general_dilated, **common, **options)
@@ -114,6 +125,7 @@ def convolve_transposed(
         [[1. 2. 2. 1.]
          [1. 2. 2. 1.]]
     """
+    x, kernel = (floating("convolve_transposed", n, a, 4) for n, a in (("x", x), ("kernel", kernel)))
     if kernel.shape[:2] != (4, 4):
         raise ValueError(f"kernel must be 4 x 4, got {kernel.shape[0]} x {kernel.shape[1]}.")
     batch, high, wide, inputs = x.shape
@@ -145,6 +157,7 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
         [[ 5.  7.]
          [13. 15.]]
     """
+    x = floating("max_pool", "x", x, 4)
     high, wide = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     first, second = (_larger(x[:, i:high:2, 0:wide:2], x[:, i:high:2, 1:wide:2]) for i in (0, 1))
     return _larger(first, second)

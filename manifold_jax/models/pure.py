@@ -13,6 +13,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from manifold_jax._checks import instance, random_key, shown, whole
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.layers import check_chain
 
@@ -136,11 +137,17 @@ def torch_initial(params: Any, key: Array) -> Any:
         >>> bool(abs(params["second"]["kernel"]).max() <= (9 * 32) ** -0.5)
         True
     """
+    if not isinstance(params, Mapping) or not params:
+        raise ValueError(f"torch_initial: params must be those of pure(network), got {shown(params)}.")
+    return _drawn(params, random_key("torch_initial", "key", key))
+
+
+def _drawn(params: Any, key: Array) -> Any:
     if not isinstance(params, Mapping) or "scale" in params:  # normalisation begins with 1 and 0 there too
         return params
     keys = dict(zip(params, jax.random.split(key, len(params)), strict=True))
     if "kernel" not in params:
-        return {name: torch_initial(layer, keys[name]) for name, layer in params.items()}
+        return {name: _drawn(layer, keys[name]) for name, layer in params.items()}
     bound = (params["kernel"].size // params["kernel"].shape[-1]) ** -0.5
     draw = partial(jax.random.uniform, minval=-bound, maxval=bound)
     return {name: draw(keys[name], leaf.shape, leaf.dtype) for name, leaf in params.items()}
@@ -209,6 +216,7 @@ def network_layers(network: Pure) -> Layers:
         >>> [f"{n} {a.shape}" for n, a in zip(layers.names, layers.activations(jnp.zeros((28, 28))))][2:]
         ['pool (12, 12, 64)', 'hidden (128,)', 'logits (10,)', 'log-probabilities (10,)']
     """
+    instance("network_layers", "network", network, Pure, "see pure")
     graphdef, variables = network.apply.graphdef, (network.params, network.apply.state)
     names = tuple(_stages(nnx.merge(graphdef, *variables)))
     return Layers(names, tuple(Partial(_Layer(graphdef, k), *variables) for k in range(len(names))))
@@ -233,6 +241,11 @@ def chain(
         >>> [activation.shape for activation in layers.activations(jnp.ones((3, 2)))]
         [(3, 2), (2,)]
     """
+    if not isinstance(functions, Mapping):
+        raise ValueError(f"chain: functions must be a dictionary of layers by name, got {shown(functions)}.")
+    if isinstance(shape, str) or not isinstance(shape, Sequence):
+        raise ValueError(f"chain: shape must be a sequence of whole numbers, got {shown(shape)}.")
+    shape = tuple(whole("chain", "every one of shape", size) for size in shape)
     if not functions:
         raise ValueError("chain: functions must hold at least one layer, got none.")
     given = [as_function(function) for function in functions.values()]

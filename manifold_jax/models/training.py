@@ -15,7 +15,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import whole
+from manifold_jax._checks import checked_function, finite, instance, optional, random_key, real, shown, whole
 from manifold_jax._files import Progress
 from manifold_jax._keys import digest_arrays, digest_function
 from manifold_jax._programs import frozen, result_of
@@ -213,10 +213,19 @@ def train(
         >>> print(run.params.round(2))
         [0.95 0.95]
     """
+    checked_function("train", "loss", loss, "params, batch, key and step")
+    random_key("train", "key", key)
+    for name, call in (("callback", callback), ("progress", progress)):
+        optional(checked_function, "train", name, call)
+    if optimizer is not None:
+        instance("train", "optimizer", optimizer, optax.GradientTransformation, "an optimizer of optax")
+    _check_arrays("params", params)
+    _check_arrays("data", data)
     size = _size(data)
     steps, chunk = whole("train", "steps", steps), whole("train", "chunk", chunk)
     batch_size = whole("train", "batch_size", batch_size, most=size)
-    marks = {steps} if folder is None else _marks(steps, save_at, save_every)
+    marks = _marks(steps, save_at, save_every)
+    marks = {steps} if folder is None else marks
     optimizer = _SGD if optimizer is None else optimizer
     order_key, loss_key = jax.random.split(key)
     # The scan takes the buffers over: an optimizer may keep those of the parameters.
@@ -258,8 +267,22 @@ def train(
     return Trained(state[0], metrics, done, finite)
 
 
+def _check_arrays(name: str, tree: Any) -> None:
+    """Refuse leaves that are no arrays of finite numbers to train with."""
+    for leaf in jax.tree.leaves(tree) or [None]:
+        array = leaf if isinstance(leaf, np.ndarray | jax.Array) else real("train", name, leaf)
+        floats = jnp.issubdtype(array.dtype, jnp.floating)
+        numbers = floats or (name == "data" and jnp.issubdtype(array.dtype, jnp.integer))
+        if not array.size or not (numbers or (name == "data" and array.dtype == bool)):
+            raise ValueError(f"train: {name} must be arrays of numbers to train with, got {shown(array)}.")
+        if floats:
+            finite("train", name, array, axes=min(1, array.ndim))
+
+
 def _marks(steps: int, save_at: Sequence[int], save_every: int | None) -> set[int]:
     """Steps after which a checkpoint is written."""
+    if not isinstance(save_at, list | tuple | set | frozenset | range | np.ndarray):
+        raise ValueError(f"train: save_at must be a sequence of steps, got {shown(save_at)}.")
     marks = {whole("train", "save_at", step, 0) for step in save_at} | {steps}
     if save_every is not None:
         every = whole("train", "save_every", save_every)
@@ -267,7 +290,6 @@ def _marks(steps: int, save_at: Sequence[int], save_every: int | None) -> set[in
     return {step for step in marks if step <= steps}
 
 
-@lru_cache(maxsize=32)
 def over_seeds(loss: Loss, count: int) -> Loss:
     """The sum of a loss over ``count`` independent runs whose parameters are stacked, for :func:`train`.
 
@@ -292,7 +314,13 @@ def over_seeds(loss: Loss, count: int) -> Loss:
         >>> print(value, metrics["run_loss"])
         1.0 [1. 0.]
     """
+    checked_function("over_seeds", "loss", loss, "params, batch, key and step")
+    count = whole("over_seeds", "count", count)
+    return _over_seeds(loss, count)
 
+
+@lru_cache(maxsize=32)
+def _over_seeds(loss: Loss, count: int) -> Loss:
     def total(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
         stacked = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
         if stacked != {count}:

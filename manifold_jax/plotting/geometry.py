@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import manifold_jax.plotting.style as style
-from manifold_jax._files import replacing
+from manifold_jax._checks import shown, whole
+from manifold_jax._files import replacing, user_path
 from manifold_jax.geometry import Geometry
 from manifold_jax.plotting.style import COLOURS, Comparison
 
@@ -28,7 +29,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     It is written aside and renamed, so that a half-written picture never takes the name; if it
     cannot be written, there is a ValueError.
     """
-    path = Path(path)
+    path = user_path(path)
+    if not hasattr(figure, "savefig"):
+        raise ValueError(f"save_figure: figure must be a Figure of matplotlib, got {shown(figure)}.")
     with replacing(path) as aside:
         figure.savefig(aside)
     return path
@@ -36,6 +39,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 def plot_histograms(geometry: Geometry) -> Figure:
     """Histogram of every field, with its median and the median error bar."""
+    style.checked_geometry("plot_histograms", "geometry", geometry)
     title = f"{geometry.name}: {geometry.grid.size} points"
     figure, panels = style.quantity_panels(title, style.shown(geometry, bounds=True), (4.4, 3.3))
     for axes, quantity in panels:
@@ -60,6 +64,7 @@ def plot_histograms(geometry: Geometry) -> Figure:
 
 def plot_pairs(geometry: Geometry) -> Figure:
     """Scatter plot of every field against every other one, rank correlations above the diagonal."""
+    style.checked_geometry("plot_pairs", "geometry", geometry)
     names = style.shown(geometry)
     n = len(names)
     fields = {name: style.values_of(geometry, name).ravel() for name in names}
@@ -119,6 +124,8 @@ def plot_maps(geometry: Geometry, *, pairs: int = 6) -> Figure:
 
     At most ``pairs`` pairs are drawn, those of the longest axes first.
     """
+    style.checked_geometry("plot_maps", "geometry", geometry)
+    pairs = whole("plot_maps", "pairs", pairs)
     if geometry.grid.ndim == 1:
         return _curve_maps(geometry)
     chosen = _axis_pairs(geometry.grid.shape, pairs)

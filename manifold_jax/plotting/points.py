@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import manifold_jax.plotting.style as style
+from manifold_jax._checks import finite, real, shown, whole
 from manifold_jax.geometry import Axis, Geometry, Grid, Manifold
 from manifold_jax.geometry.manifold import as_points, evaluate_points
 from manifold_jax.plotting.images import image_grid
@@ -57,12 +58,23 @@ def grid_coordinates(grid: Grid, index: Any) -> np.ndarray:
     return np.stack([axis.samples()[i] for axis, i in zip(grid.axes, places, strict=True)], axis=-1)
 
 
+def checked_cloud(caller: str, points: Any) -> np.ndarray:
+    """Finite points ``(n, f)`` in double precision."""
+    points = real(caller, "points", points, np)
+    if points.ndim != 2 or not points.size:
+        raise ValueError(f"{caller}: points must have shape (n, f), got {shown(points)}.")
+    finite(caller, "points", points)
+    return points.astype(float)
+
+
 def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``(n, count)`` of points ``(n, f)`` on the first principal components, and shares of variance.
 
     There are fewer than ``count`` components if f or n is smaller.
     """
-    centred = points.astype(float) - points.mean(axis=0)
+    points = checked_cloud("principal_components", points)
+    count = whole("principal_components", "count", count)
+    centred = points - points.mean(axis=0)
     wide = centred.shape[1] > len(centred)
     power, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     power, vectors = np.maximum(power[::-1], 0.0), vectors[:, ::-1][:, :count]
@@ -73,7 +85,7 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
 
 def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     """A Manifold, or its points ``(*grid.shape, *features)``, on three principal components, by field."""
-    grid = geometry.grid
+    grid = style.checked_geometry("plot_pca", "geometry", geometry).grid
     chosen = style.subset(grid.size, _most(manifold, grid))
     points = render(manifold, grid, grid_coordinates(grid, chosen))
     scores, shares = principal_components(points)
@@ -88,8 +100,12 @@ def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
 
 def plot_cloud(points: np.ndarray, values: np.ndarray, name: str, label: str) -> Figure:
     """A cloud of points ``(n, f)``, on principal components where f > 3, coloured by ``values (n,)``."""
+    points, values = checked_cloud("plot_cloud", points), real("plot_cloud", "values", values, np)
+    if values.shape != (len(points),):
+        wanted = f"one number for each of {len(points)} points"
+        raise ValueError(f"plot_cloud: values must be {wanted}, got {shown(values)}.")
     chosen = style.subset(len(points), min(4 * MAX_POINTS, max(1, NUMBERS // points.shape[1])))
-    drawn, colour = points[chosen].astype(float), values[chosen]
+    drawn, colour = points[chosen], values[chosen]
     names, note = [f"{letter} [{LENGTH}]" for letter in "xyz"], ""
     if drawn.shape[1] > 3:
         drawn, shares = principal_components(drawn)
@@ -98,8 +114,8 @@ def plot_cloud(points: np.ndarray, values: np.ndarray, name: str, label: str) ->
     figure = style.new_figure(7.0, 5.8, f"{name}: {len(points)} points{note}")
     axes = figure.add_subplot(projection="3d" if drawn.shape[1] == 3 else None)
     limits = style.value_range(colour[np.isfinite(colour)], 0.0)
-    shown: Any = {"c": colour, "vmin": limits[0], "vmax": limits[1], "s": 8, "lw": 0, "cmap": "viridis"}
-    mappable = axes.scatter(*drawn.T, **shown)
+    drawing: Any = {"c": colour, "vmin": limits[0], "vmax": limits[1], "s": 8, "lw": 0, "cmap": "viridis"}
+    mappable = axes.scatter(*drawn.T, **drawing)
     figure.colorbar(mappable, ax=axes, label=label, extend="both", shrink=0.7, pad=0.12)
     _equal_scales(axes, drawn)
     style.name_axes(axes, *names[: drawn.shape[1]])
@@ -112,13 +128,18 @@ def _plane(points: np.ndarray) -> np.ndarray:
 
 
 def _draw_field(
-    axes: Any, points: np.ndarray, chosen: np.ndarray, geometry: Geometry, quantity: str, whole: bool = False
+    axes: Any,
+    points: np.ndarray,
+    chosen: np.ndarray,
+    geometry: Geometry,
+    quantity: str,
+    surface: bool = False,
 ) -> None:
     """Chosen points of a grid in two or three dimensions, or the whole surface, coloured by a field."""
     values = style.values_of(geometry, quantity).ravel()[chosen]
     norm, cmap = style.colours(values, geometry, quantity)
     mappable = style.matplotlib("cm").ScalarMappable(norm, cmap)
-    if whole:
+    if surface:
         _draw_surface(axes, points, values, geometry.grid, mappable)
     else:
         keep = np.isfinite(values)
@@ -162,10 +183,11 @@ def plot_samples(manifold: Manifold | Any, geometry: Geometry | None = None, *, 
     A curve or surface is coloured by its curvature if the geometry that was measured is given, as it must be
     for an array of points ``(*grid.shape, *features)``.
     """
-    whole = manifold if isinstance(manifold, Manifold) else geometry
-    if whole is None:
-        raise ValueError("plot_samples: an array of points needs the geometry that was measured.")
-    grid, name = whole.grid, whole.name
+    if geometry is not None or not isinstance(manifold, Manifold):
+        style.checked_geometry("plot_samples", "geometry", geometry)
+    columns = whole("plot_samples", "columns", columns)
+    measured: Any = manifold if isinstance(manifold, Manifold) else geometry
+    grid, name = measured.grid, measured.name
     if len(feature_shape(manifold, grid)) in (2, 3):
         return _image_rows(manifold, grid, name, columns)
     chosen = style.subset(grid.size, _most(manifold, grid, 4 * MAX_POINTS))
@@ -181,8 +203,8 @@ def plot_samples(manifold: Manifold | Any, geometry: Geometry | None = None, *, 
         axes.scatter(*points.T, s=8, color=COLOURS[0])
         _equal_scales(axes, points)
     else:
-        whole = features == 3 and grid.ndim == 2 and len(chosen) == grid.size
-        _draw_field(axes, points, chosen, geometry, _telling(geometry), whole)
+        surface = features == 3 and grid.ndim == 2 and len(chosen) == grid.size
+        _draw_field(axes, points, chosen, geometry, _telling(geometry), surface)
     style.name_axes(axes, *names[:features], size=9 if note else None)
     return figure
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from manifold_jax._checks import instance
 from manifold_jax.geometry import Grid, Reach
 from manifold_jax.geometry.manifold import is_union
 from manifold_jax.geometry.reach.result import ComponentReach
@@ -35,6 +36,7 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
         tangent balls that a far point stops; else the points coloured by tau(x) with the deciding chord.
         Below, a histogram of tau(x).
     """
+    instance("plot_reach", "result", result, Reach, "see reach")
     sources = list(manifolds) if is_union(manifolds) else [manifolds]
     parts = [_Part(*pair) for pair in zip(sources, map(_grid_of, result.components), strict=True)]
     names = " and ".join(dict.fromkeys(component.name for component in result.components))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from manifold_jax._checks import require
+from manifold_jax._checks import choice, instance, require
 from manifold_jax.geometry import Geometry, quantities
 from manifold_jax.geometry.quantities import FIELDS, LABELS, Fields, finite_median, natural_scales
 from manifold_jax.geometry.quantities import LENGTH as LENGTH
@@ -63,6 +63,12 @@ def quantity_panels(
     return figure, zip(panels(figure, len(quantities), columns, **options), quantities, strict=True)
 
 
+def checked_geometry(caller: str, name: str, geometry: Any) -> Geometry:
+    """A result of :func:`manifold_jax.measure`."""
+    instance(caller, name, geometry, Geometry, "see measure")
+    return geometry
+
+
 def subset(count: int, largest: int = MAX_POINTS) -> np.ndarray:
     """Indices of all points, or of a random subset that is the same every time."""
     if count <= largest:
@@ -80,7 +86,8 @@ def unit_of(geometry: Geometry, quantity: str) -> str:
 
     Totals over an axis on which only the metric repeats (``wrap=False``) are per unit of that axis.
     """
-    return quantities.unit_of(quantity, geometry.grid)
+    checked_geometry("unit_of", "geometry", geometry)
+    return quantities.unit_of(choice("unit_of", "quantity", quantity, LABELS), geometry.grid)
 
 
 def label(geometry: Geometry, quantity: str) -> str:
@@ -162,6 +169,8 @@ def compare(stencil: Geometry, exact: Geometry) -> dict[str, Comparison]:
     Errors are relative to the natural scale: the value itself for the volume element, |II|^2 for the scalar
     curvature, |II| for the other curvatures. Different grids are a ValueError.
     """
+    checked_geometry("compare", "stencil", stencil)
+    checked_geometry("compare", "exact", exact)
     if stencil.grid != exact.grid:
         raise ValueError(f"Results on different grids: {stencil.grid.shape} and {exact.grid.shape}.")
     return {quantity: _compare(stencil, exact, quantity) for quantity in FIELDS}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from manifold_jax._checks import choice
 from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
@@ -75,6 +76,7 @@ def leaf_command(
     """
     arguments = registry.given_options(locals())
     with terminal.plain_errors():
+        registry.check_options(arguments)
         names = registry.select(EXPERIMENTS, experiment, "train")
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
@@ -86,6 +88,8 @@ def leaf_command(
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}
         _refuse_unused(experiment, given, registry.given_options(changes))
         data, init, path = data or "digits", init or "flax", path and user_path(path)
+        choice("leaf", "--data", data, READERS)
+        choice("leaf", "--init", init, ("flax", "torch"))
         options = {"letters": letters and user_path(letters), "path": path}
         folder = terminal.prepare(out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}")
         with terminal.results_folder(folder):

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from manifold_jax._files import user_path
-from manifold_jax.experiments.experiment import describe, given_options, run_experiments, select, settings_for
+from manifold_jax.experiments.experiment import (
+    check_options,
+    describe,
+    given_options,
+    run_experiments,
+    select,
+    settings_for,
+)
 from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.samples import NOISES
 from manifold_jax.experiments.fits.studies import EXPERIMENTS, FACTORS
@@ -60,6 +67,7 @@ def bounds_command(
     """
     arguments = given_options(locals())
     with plain_errors():
+        check_options(arguments)
         folder = prepare(out or Path("runs") / "bounds")
         path = path and user_path(path)
         if path is not None and data is not None and "coil20" not in data:

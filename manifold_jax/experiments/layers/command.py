@@ -61,6 +61,7 @@ def layers_command(
     """
     arguments = registry.given_options(locals())
     with terminal.plain_errors():
+        registry.check_options(arguments)
         names = select_for(experiment, network)
         if variant is not None and network != "vae":
             raise ValueError("--variant is for the beta-VAE: leave it out, or take --network vae.")

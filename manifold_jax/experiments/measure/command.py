@@ -19,7 +19,7 @@ from rich.console import RenderableType
 from manifold_jax._checks import choice, fits_in_memory, optional, positive
 from manifold_jax._files import Progress, user_path
 from manifold_jax._keys import digest_function, fingerprint
-from manifold_jax.experiments.experiment import given_options, say_where
+from manifold_jax.experiments.experiment import check_options, given_options, say_where
 from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.cloud import (
     cloud_record,
@@ -121,6 +121,7 @@ def measure_command(
     """
     arguments = given_options(locals())
     with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
+        check_options(arguments)
         given: dict[str, Any] = {"shape": shape, "layout": layout, "axes": words(axes), "size": size}
         given |= {"blur": blur, "object": object_id, "data": data and user_path(data)}
         given["samples"] = parse_pairs(samples, "--samples", int)
@@ -193,7 +194,7 @@ def _decide_on_reach(
     try:
         if missing == "mask":
             raise ValueError("reach: its search needs all points, and --missing mask leaves some out.")
-        fits_in_memory("reach", "all points together", size)
+        fits_in_memory("reach", "all points together", size, "take fewer samples")
     except ValueError as error:
         if wanted:
             raise ValueError(f"{error} --no-reach leaves it out.") from None

@@ -212,14 +212,8 @@ class Cloud(NamedTuple):
     dimension: int | None
 
 
-def load(
-    path: Path, options: Mapping[str, Any], files: contextlib.ExitStack, progress: Any = None
-) -> Samples | Cloud:
-    """What a file or folder holds, by the options of the command line; files stay open as long as the stack.
-
-    Raises:
-        ValueError: It cannot be read, or the options do not fit what it holds.
-    """
+def check_file_options(path: Path, options: Mapping[str, Any]) -> str:
+    """What kind of file or folder it is; options that it does not take are refused."""
     kind = kind_of(path)
     known = FILE_OPTIONS[kind]
     if options.get("cloud"):
@@ -229,6 +223,18 @@ def load(
     for option in options:
         if option not in known or (option == "cloud" and kind == "folder"):
             raise ValueError(f"--{option} does not apply to {path}, which takes --{', --'.join(known)}.")
+    return kind
+
+
+def load(
+    path: Path, options: Mapping[str, Any], files: contextlib.ExitStack, progress: Any = None
+) -> Samples | Cloud:
+    """What a file or folder holds, by the options of the command line; files stay open as long as the stack.
+
+    Raises:
+        ValueError: It cannot be read, or the options do not fit what it holds.
+    """
+    kind = check_file_options(path, options)
     if kind == "cloud":
         return Cloud(path.name, read_cloud(path), options.get("dimension"))
     periods = parse_periodic(options.get("periodic", ()))

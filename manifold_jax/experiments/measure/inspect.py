@@ -20,11 +20,12 @@ from manifold_jax.experiments.measure.files import (
     AXIS_FORM,
     AxisOption,
     Cloud,
+    check_file_options,
     load,
     parse_axis,
     place_on_grid,
 )
-from manifold_jax.experiments.measure.formats import Content, kind_of, opened
+from manifold_jax.experiments.measure.formats import Content, opened
 from manifold_jax.experiments.terminal import console, plain_errors, words
 from manifold_jax.geometry.manifold import Points, as_points, end_distances, ends_coincide
 from manifold_jax.geometry.noise import BEYOND, DECAY
@@ -64,7 +65,7 @@ def describe(path: Path, given: dict[str, Any]) -> Iterator[str]:
     Raises:
         ValueError: It cannot be read.
     """
-    kind = kind_of(path)
+    kind = check_file_options(path, given)
     if kind == "cloud" or given.get("cloud"):
         yield from _describe_cloud(path, given)
     elif kind == "folder":

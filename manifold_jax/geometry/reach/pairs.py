@@ -62,7 +62,7 @@ def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
     # Short points want large tiles, for speed; long ones small tiles, whose rows share few candidates.
     rows, columns = (256, 4096) if cloud.short else (32, 2048)
     if tile_size:
-        rows, columns = tile_size, min(columns, 16 * tile_size)
+        rows, columns = int(tile_size), min(columns, 16 * int(tile_size))
     # A power of two for small clouds: few shapes, few compilations.
     return rows, min(columns, 1 << max(5, (len(cloud.points) - 1).bit_length()))
 

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, finite, flat_points, is_traced, optional, positive, whole
+from manifold_jax._checks import (
+    checked_function,
+    choice,
+    finite,
+    flat_points,
+    is_traced,
+    optional,
+    positive,
+    real,
+    whole,
+)
 from manifold_jax._files import Progress
 from manifold_jax._linalg import norm
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
@@ -46,7 +56,14 @@ def tangent_ball_radius(
         >>> print(mj.tangent_ball_radius(x, y, jnp.array([[0.0, 1.0]])))
         1.0
     """
-    v = jnp.ravel(y) - jnp.ravel(x)
+    x, y = (jnp.ravel(real("tangent_ball_radius", name, one)) for name, one in (("x", x), ("y", y)))
+    frame = real("tangent_ball_radius", "frame", frame)
+    for name, ends in (("y", y.shape), ("frame", frame.shape[1:])):
+        if ends != x.shape or (name == "frame" and frame.ndim != 2):
+            got = f"{y.shape}" if name == "y" else f"{frame.shape}"
+            wanted = f"{x.size} coordinates as x has"
+            raise ValueError(f"tangent_ball_radius: {name} must have {wanted}, got shape {got}.")
+    v = y - x
     along = jnp.sum(frame * v, axis=-1)
     height = norm(v - jnp.sum(frame * along[:, None], axis=0))
     flat = height == 0
@@ -115,10 +132,14 @@ def reach_from_samples(
     check_options(name, tile_size, tolerance)
     optional(partial(positive, zero=True), name, "separation", separation)
     optional(partial(positive, zero=True), name, "noise", noise)
+    optional(checked_function, name, "progress", progress)
     choice(name, "method", method, ("plug-in", "curvature"))
     if is_traced(points):
         raise ValueError(f"{name}: the search runs on the host and cannot be traced; call it outside of jit.")
-    everyone = np.asarray(flat_points(name, points, dimension))
+    everyone, dimension = (
+        np.asarray(flat_points(name, points, dimension)),
+        whole(name, "dimension", dimension),
+    )
     if len(everyone) < 3:
         raise ValueError(f"{name}: points must be at least 3, got {len(everyone)}.")
     rounding = float(np.finfo(everyone.dtype).eps) * lengths(everyone)
@@ -126,7 +147,7 @@ def reach_from_samples(
     least = dimension * (dimension + 3) // 2 + 2
     count = dimension * (dimension + 3) + 4 if neighbours is None else neighbours
     if tangents is None or neighbours is not None:
-        whole(name, "neighbours, of the smallest local fit,", count, least, len(everyone) - 1)
+        count = whole(name, "neighbours, of the smallest local fit,", count, least, len(everyone) - 1)
     frames = None if tangents is None else _given_tangents(name, tangents, everyone, dimension)
     first, place = _distinct(everyone)
     rows, frames = everyone[first], None if frames is None else frames[first]
@@ -184,7 +205,7 @@ def _distinct(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _given_tangents(caller: str, tangents: Any, rows: np.ndarray, dimension: int) -> np.ndarray:
     """Orthonormal frames from spanning vectors."""
-    vectors, (n, f) = np.asarray(tangents), rows.shape
+    vectors, (n, f) = real(caller, "tangents", tangents, np), rows.shape
     if vectors.ndim < 3 or vectors.shape[:2] != (n, dimension) or vectors[0, 0].size != f:
         raise ValueError(f"{caller}: tangents must have shape ({n}, {dimension}, {f}), got {vectors.shape}.")
     vectors = vectors.reshape(n, dimension, f).astype(np.float64)

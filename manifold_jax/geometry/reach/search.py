@@ -21,7 +21,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from manifold_jax._checks import finite, keys, whole
+from manifold_jax._checks import (
+    checked_function,
+    finite,
+    fits_in_memory,
+    flag,
+    keys,
+    optional,
+    positive,
+    shown,
+    whole,
+)
 from manifold_jax._files import Progress
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -94,15 +104,16 @@ def reach(
         local 0.5000
     """
     check_options("reach", tile_size, tolerance)
-    whole("reach", "periods", periods, least=0)
-    if longest is not None and not longest > 0:
-        raise ValueError(f"reach: longest must be a positive length, got {longest!r}.")
+    periods = whole("reach", "periods", periods, least=0)
+    if longest != math.inf:
+        optional(positive, "reach", "longest", longest)
+    optional(flag, "reach", "exact", exact)
+    optional(checked_function, "reach", "progress", progress)
     union = is_union(points_or_manifold)
     manifolds = list(points_or_manifold) if union else [as_function(points_or_manifold)]
     if isinstance(manifolds[0], Sequence) and not callable(manifolds[0]):
-        raise ValueError(
-            "reach: points must be a Manifold, a non-empty sequence of Manifolds, an array or an embedding."
-        )
+        wanted = "a Manifold, a non-empty sequence of Manifolds, an array or an embedding"
+        raise ValueError(f"reach: points must be {wanted}, got {shown(manifolds[0])}.")
     known = list(geometry) if isinstance(geometry, (tuple, list)) else [geometry] * len(manifolds)
     if len(known) != len(manifolds):
         raise ValueError(
@@ -158,11 +169,14 @@ def _component(
                 f"reach: copies of axis {axis.name!r} must divide its {axis.size} samples, and the axis be "
                 f"periodic, got {times!r}."
             )
+    what, size = f"its {grid.size} points together", grid.size * source.features * source.dtype.itemsize
+    fits_in_memory("reach", what, size, "take fewer samples of an axis")
     exact = source.evaluated if exact is None else exact
     if geometry is None:
         geometry = measure(points, grid, exact=exact, block_size=block_size, **stencil)
     if not isinstance(geometry, Geometry) or geometry.grid != grid:
-        raise ValueError("reach: geometry must be the result of measure on the same grid.")
+        got = f"that of a grid {geometry.grid.shape}" if isinstance(geometry, Geometry) else shown(geometry)
+        raise ValueError(f"reach: geometry must be the result of measure on the same grid, got {got}.")
     chosen = None if exact else stencil_of("reach", grid, **stencil)
     lattice = extend(grid, periods) if source.evaluated else grid
     return Component(source, grid, lattice, geometry, chosen, copies, *start)
