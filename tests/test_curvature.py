@@ -82,7 +82,7 @@ def scale_of(value):
     ("d", "dtype"),
     [
         (3, np.float64),
-        (2, np.float32),
+        pytest.param(2, np.float32, marks=pytest.mark.slow),
         *(pytest.param(d, np.float64, marks=pytest.mark.slow) for d in DIMENSIONS if d != 3),
         pytest.param(4, np.float32, marks=pytest.mark.slow),
     ],

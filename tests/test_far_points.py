@@ -51,9 +51,8 @@ def test_circle(offset):
     assert abs(result.value - 1) <= result.error < 0.01
 
 
-@pytest.mark.parametrize(
-    "offset", [FARTHER[-1], *(pytest.param(x, marks=pytest.mark.slow) for x in FARTHER[:-1])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", FARTHER)
 def test_torus(offset):
     geometry = measure(torus() + offset, SURFACE)
     covers(geometry.total_volume, AREA)

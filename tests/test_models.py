@@ -237,6 +237,7 @@ def test_initial_weights_as_in_torch_leave_normalisations_alone():
     assert not np.array_equal(drawn["linear"]["kernel"], params["linear"]["kernel"])
 
 
+@pytest.mark.slow
 def test_networks_of_one_architecture_are_compiled_once():
     traces = []
 
