@@ -140,7 +140,7 @@ def test_wrong_arguments(archive, arguments, message):
         ({"imgs": np.zeros((612, 8, 8))}, "images of float64"),
         ({"latents_values": np.zeros((612, 5))}, "latents of shapes"),
         ({"latents_values": np.random.default_rng(0).normal(size=(612, 6))}, "do not follow its classes"),
-        ({"latents_classes": np.zeros((612, 6), int)}, "612 rows of latents that are no lattice"),
+        ({"latents_classes": np.zeros((612, 6), int)}, "612 rows of latents that do not form a lattice"),
         ({"latents_classes": np.array([None])}, "latents_classes.npy holds an array of object"),
     ],
 )

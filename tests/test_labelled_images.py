@@ -392,7 +392,7 @@ def test_protocols_of_plain_pickles():
         (b"(S'touch pwned'\nios\nsystem\n.", "the opcode INST"),
         (b"\x80\2cnumpy\ndtype\nU\1O\x85R.", "an array of object, expected numbers"),
         (b"\x80\2cnumpy\ndtype\ncnumpy\nndarray\n\x85R.", "a damaged pickle"),
-        (b"\x80\2U\1xU\1y\x85R.", "a call of what is no name"),
+        (b"\x80\2U\1xU\1y\x85R.", "a call of something that is not a name"),
         (b"\x80\2}U\1xU\1ab.", "a damaged pickle"),
         (b"\x80\2}q\1h\1h\1s.", "a damaged pickle"),
         (b"\x80\2]q\1h\1a.", "a pickled list, expected a dict"),

@@ -147,3 +147,8 @@ def test_refusals(options, words):
 def test_spectral_stencils_need_equal_steps():
     with pytest.raises(ValueError, match="equal steps"):
         measure(np.zeros((16, 2)), Grid((smooth_axis(16, True),)), accuracy="spectral")
+
+
+def test_the_nearest_sample_may_lie_around_the_period():
+    axis = Axis("t", 0.0, 10.0, 3, True, nodes=(0.0, 4.0, 5.0))
+    np.testing.assert_array_equal(axis.nearest([1.9, 4.6, 7.0, 9.0]) % axis.size, [0, 2, 2, 0])

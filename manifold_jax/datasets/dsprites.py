@@ -167,7 +167,7 @@ def _lattice(values: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
         not np.array_equal(column, index)
         for column, index in zip(classes.T, np.unravel_index(np.arange(len(classes)), sizes), strict=True)
     ):
-        raise ValueError(f"{len(classes)} rows of latents that are no lattice of {sizes} in order")
+        raise ValueError(f"{len(classes)} rows of latents that do not form a lattice of {sizes} in order")
     columns = {}
     for name, column, index, size in zip(_COLUMNS, values.T, classes.T, sizes, strict=True):
         stride = int(np.argmax(index == 1)) if size > 1 else 1

@@ -110,7 +110,7 @@ def _only_table(folder: Path) -> Path:
 
 
 def _ends_with(path: Path, suffixes: Sequence[str]) -> bool:
-    """Whether a file has one of the suffixes and is not hidden, as what systems leave beside others."""
+    """Whether a file has one of the suffixes and is not hidden, as systems leave them next to others."""
     return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
@@ -185,8 +185,8 @@ def _read_table(folder: Path, table: Path) -> tuple[list[Path], dict[str, np.nda
     rows = read_rows(table)
     names = [str(name) for name in rows[0]]
     by_ending = [n for n in names if all(str(row.get(n)).lower().endswith(SUFFIXES) for row in rows)]
-    said = [name for name in names if name.strip().lower() in _FILE]
-    file_column = next(iter([*(n for n in said if n in by_ending), *by_ending, *said]), None)
+    by_name = [name for name in names if name.strip().lower() in _FILE]
+    file_column = next(iter([*(n for n in by_name if n in by_ending), *by_ending, *by_name]), None)
     if file_column is None:
         expected = "a column called file with the names of the images"
         raise ValueError(f"image_folder: {table} must have {expected}, its columns are {', '.join(names)}.")

@@ -124,7 +124,7 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
 def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
     """An array or type without its state yet, or bytes."""
     if not isinstance(function, _Name):
-        raise ValueError("a call of what is no name")
+        raise ValueError("a call of something that is not a name")
     if function == "bytes":
         text, encoding = arguments
         if encoding != "latin1":

@@ -163,7 +163,9 @@ class Axis:
     def nearest(self, coordinate: Any) -> Any:
         """Index of the nearest sample, as if equal steps went on beyond the ends; integers like the input."""
         index = (np.asarray(coordinate) - self.start) / self.spacing
-        index = np.interp(coordinate, self.nodes, np.arange(self.size)) if self.nodes else index
+        if self.nodes:
+            nodes = (*self.nodes, self.stop) if self.periodic else self.nodes
+            index = np.interp(coordinate, nodes, np.arange(len(nodes)))
         return np.rint(index).astype(int)
 
     def positions(self, index: np.ndarray) -> np.ndarray:
@@ -237,9 +239,9 @@ class Grid:
         def axis(name: Any) -> Axis:
             coordinate = array.coords[name]
             words = str(coordinate.attrs.get("periodic", "")).strip().lower()  # NetCDF has no True and False
-            said = coordinate.attrs.get("period", words not in NO)
+            period = coordinate.attrs.get("period", words not in NO)
             unit = str(coordinate.attrs.get("units") or "")
-            return Axis.from_samples(str(name), coordinate.values, periods.get(name, said), unit)
+            return Axis.from_samples(str(name), coordinate.values, periods.get(name, period), unit)
 
         return cls(tuple(map(axis, names)))
 

@@ -69,7 +69,7 @@ def measure(
         exact: Differentiate the embedding automatically instead; errors are then rounding alone.
         missing: ``"mask"`` where points of an array that are masked, NaN or infinite are missing: every other
             point takes the highest order, ``accuracy`` or below, whose samples are all there, and is
-            undefined where even order 2 has not got its own. By default such arrays are refused.
+            undefined where samples are missing even for order 2. By default such arrays are refused.
         tolerance: Error relative to the natural scale of a quantity (itself for volumes, |II| for curvatures,
             |II|^2 for the scalar curvature) up to which it counts as resolved.
         block_size: Points differentiated at once; by default set by memory.

@@ -27,7 +27,7 @@ class Apply:
 
     Attributes:
         graphdef: The architecture.
-        state: What is kept beside the parameters, such as the statistics of batch normalisation; data.
+        state: What is kept next to the parameters, such as the statistics of batch normalisation; data.
         method: Name of the method of the module; by default its call.
     """
 
@@ -87,8 +87,8 @@ class Pure(NamedTuple):
 def pure(module: nnx.Module) -> Pure:
     """Split a module that maps batches to batches into ``(apply, params)``; ``apply`` takes one input.
 
-    What is no parameter, such as the statistics of batch normalisation or keys of random numbers, is kept as
-    it is now, as data beside the parameters: only these are differentiated.
+    Everything but the parameters, such as statistics of batch normalisation or keys of random numbers, is
+    kept as it is now, as data next to them: only the parameters are differentiated.
 
     Args:
         module: A module that is not in training; its call takes ``(batch, *shape)``.

@@ -10,7 +10,7 @@ import numpy as np
 
 import manifold_jax.plotting.style as style
 from manifold_jax._checks import finite, real, shown, whole
-from manifold_jax.geometry import Axis, Geometry, Grid, Manifold
+from manifold_jax.geometry import Geometry, Grid, Manifold
 from manifold_jax.geometry.manifold import as_points, evaluate_points
 from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS
@@ -31,13 +31,6 @@ def render(source: Manifold | Any, grid: Grid, coordinates: np.ndarray) -> np.nd
     index = [axis.nearest(x) % axis.size for axis, x in columns]
     places = np.asarray(np.ravel_multi_index(index, grid.shape))
     return as_points("plot", source, grid).at(places).astype(float)
-
-
-def _nearest(axis: Axis, x: np.ndarray) -> np.ndarray:
-    """Which samples of an axis are nearest, around the period."""
-    distance = np.abs(x[:, None] - axis.samples())
-    period = axis.stop - axis.start
-    return np.argmin(np.minimum(distance, period - distance) if axis.periodic else distance, axis=1)
 
 
 def feature_shape(source: Manifold | Any, grid: Grid) -> tuple[int, ...]:

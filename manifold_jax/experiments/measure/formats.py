@@ -147,16 +147,16 @@ def _read_netcdf(path: Path, variable: str | None, files: contextlib.ExitStack) 
 def _read_hdf5(path: Path, variable: str | None, files: contextlib.ExitStack) -> Content:
     h5py = require("h5py", "report", "An HDF5 file")
     file = files.enter_context(h5py.File(path, "r"))
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = item
+            arrays[name] = item
 
     file.visititems(visit)
-    chosen = _choose({name: (item.shape or (), item.dtype) for name, item in found.items()}, variable)
-    array, names = found[chosen], []
-    vectors = _vectors_near(chosen, found)
+    chosen = _choose({name: (item.shape or (), item.dtype) for name, item in arrays.items()}, variable)
+    array, names = arrays[chosen], []
+    vectors = _vectors_near(chosen, arrays)
     for dimension in array.dims:
         scales = [scale for scale in dimension.values() if _is_vector(scale)]
         name = scales[0].name.rpartition("/")[2] if scales else dimension.label
@@ -177,10 +177,10 @@ def _is_vector(item: Any) -> bool:
     return len(item.shape or ()) == 1 and item.dtype.kind in "iuf" and item.size > 1
 
 
-def _vectors_near(chosen: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _vectors_near(chosen: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Vectors in the group of an array, by their names in it."""
-    places = {name: name.rpartition("/") for name, item in found.items() if _is_vector(item)}
-    return {own: found[n] for n, (group, _, own) in places.items() if group == chosen.rpartition("/")[0]}
+    places = {name: name.rpartition("/") for name, item in arrays.items() if _is_vector(item)}
+    return {own: arrays[n] for n, (group, _, own) in places.items() if group == chosen.rpartition("/")[0]}
 
 
 def _read_zarr(path: Path, variable: str | None, _: contextlib.ExitStack) -> Content:
@@ -188,9 +188,9 @@ def _read_zarr(path: Path, variable: str | None, _: contextlib.ExitStack) -> Con
     top = zarr.open(path, mode="r")
     if isinstance(top, zarr.Array):
         return Content(path.name, top, _zarr_names(top))
-    found = {name: item for name, item in top.members(max_depth=None) if isinstance(item, zarr.Array)}
-    chosen = _choose({name: (item.shape, item.dtype) for name, item in found.items()}, variable)
-    return _content(path, chosen, found[chosen], _zarr_names(found[chosen]), _vectors_near(chosen, found))
+    arrays = {name: item for name, item in top.members(max_depth=None) if isinstance(item, zarr.Array)}
+    chosen = _choose({name: (item.shape, item.dtype) for name, item in arrays.items()}, variable)
+    return _content(path, chosen, arrays[chosen], _zarr_names(arrays[chosen]), _vectors_near(chosen, arrays))
 
 
 def _zarr_names(array: Any) -> tuple[str, ...]:

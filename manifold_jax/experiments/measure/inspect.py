@@ -141,7 +141,7 @@ def _describe_array(path: Path, content: Content, given: dict[str, Any]) -> Iter
         features = _features(shape)
         count = len(shape) - features
         if not count:
-            yield "axes: none is left beside the features; one point has no geometry"
+            yield "axes: none is left besides the features, and one point has no geometry"
             return
         options = [AxisOption(f"axis{k}", 0.0, 1.0) for k in range(1, count + 1)]
         what = f"the first {count} of the dimensions look like axes, and the rest like a point"
