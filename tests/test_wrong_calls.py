@@ -636,6 +636,9 @@ RIGHT = [
     (fitting.smooth_rate, {"what": "hausdorff", "k": 3, "side": "lower"}),
     (models.train, TRAIN | {"chunk": 2, "save_at": (1,), "save_every": 1}),
     (models.LeNet, {"classes": 4, "rngs": nnx.Rngs(0)}),
+    (models.BetaVAE, {"size": 16, "latent": 2, "width": 2, "hidden": 4, "rngs": nnx.Rngs(0)}),
+    (fitting.local_quadratic_fit, SAMPLES | {"radius": 8.0, "intercept": True}),
+    (mj.reach_from_samples, SAMPLES),
 ]
 CONVERSIONS = {
     "NumPy": {int: np.uint8, float: np.float32, bool: np.bool_, str: np.str_},

@@ -103,6 +103,7 @@ def turntable(
     held = fixed_values("turntable", fixed, names, FIXED)
     zoom = next((axis for axis in grid.axes if axis.name == "zoom"), None)
     largest_zoom = zoom.stop + GHOSTS * zoom.spacing if zoom else held["zoom"]
+    size = whole("turntable", "size", size, 8)
     _check_resolution(size, blur, frames.shape[-1], largest_zoom)
     centred = held.get("y") == held.get("x") == 0.0 and size % 2 == 0
     embedding = jax.tree_util.Partial(
@@ -155,7 +156,6 @@ def _check_views(views: Shaped[np.ndarray | Array, "n frame frame"]) -> Float[np
 
 def _check_resolution(size: int, blur: float, frame: int, largest_zoom: float) -> None:
     """Refuse a blur that shows the pixels of the frames."""
-    whole("turntable", "size", size, 8)
     positive("turntable", "blur", blur)
     finest = 0.5 * largest_zoom * size / frame
     if blur < finest:

@@ -82,9 +82,10 @@ class BetaVAE(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         choice("BetaVAE", "variant", variant, _VARIANTS)
-        for name, value in {"channels": channels, "latent": latent, "width": width, "hidden": hidden}.items():
-            whole("BetaVAE", name, value)
-        if whole("BetaVAE", "size", size, 16) % 16:
+        sizes = {"channels": channels, "latent": latent, "width": width, "hidden": hidden}
+        channels, latent, width, hidden = (whole("BetaVAE", name, value) for name, value in sizes.items())
+        size = whole("BetaVAE", "size", size, 16)
+        if size % 16:
             raise ValueError(f"BetaVAE: size must be a multiple of 16, four strides halve it, got {size}.")
         factors, depth = _VARIANTS[variant]
         widths = [channels, *(width * factor for factor in factors)]

@@ -213,7 +213,7 @@ def _fit(
     random_key(caller, "key", key)
     optional(checked_function, caller, "progress", progress)
     for name in ("width", "channels", "steps", "batch_size"):
-        whole(caller, name, options[name])
+        options[name] = whole(caller, name, options[name])
     positive(caller, "learning_rate", options["learning_rate"])
     samples = floating(caller, "samples", samples)
     if len(samples) < 2:
