@@ -514,7 +514,7 @@ def test_a_truncated_gzip_file_is_refused_by_name(tmp_path):
 def test_wrong_arguments(read, tmp_path):
     with pytest.raises(ValueError, match=rf"{read.__name__}: train must be .*, got 'test'"):
         read(tmp_path, train="test")
-    with pytest.raises(TypeError, match="path must be a file or folder name or None, got 3"):
+    with pytest.raises(ValueError, match=r"path must be text or a Path, .* got 3"):
         read(3)
     for name in ("a" * 5000, "a\0b"):
         with pytest.raises(FileNotFoundError, match="which does not exist"):

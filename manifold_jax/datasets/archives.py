@@ -70,13 +70,11 @@ def find(
         deep: Files in folders of ``path`` will do as well: no other data set has files of these names.
 
     Raises:
-        TypeError: ``path`` is not a path.
+        ValueError: ``path`` is not a path.
         FileNotFoundError: The place does not exist, or ``path`` holds neither archive nor folder.
     """
-    if not isinstance(path, str | os.PathLike | None):
-        raise TypeError(f"path must be a file or folder name or None, got {path!r}.")
     source, text = (VARIABLE, os.environ.get(VARIABLE, "")) if path is None else ("path", path)
-    if not text:
+    if text == "":
         return None
     place = user_path(text)
     if not os.path.exists(place):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import choice, is_traced, number, require, shown
 from manifold_jax._files import printable, read_dataset, safe_labels, user_path, write_dataset
 from manifold_jax._keys import digest_arrays
+from manifold_jax._programs import first_line
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.quantities import (
     FIELDS,
@@ -282,7 +283,7 @@ def geometry_from_xarray(dataset: Any) -> Geometry:
     try:
         return _read_geometry(dataset)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[0] if isinstance(error, ValueError) else "parts are missing"
+        reason = first_line(error) if isinstance(error, ValueError) else "parts are missing"
         raise ValueError(f"This data set is not a whole Geometry: {reason}") from error
 
 

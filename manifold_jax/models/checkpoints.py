@@ -18,6 +18,7 @@ import numpy as np
 from manifold_jax._checks import optional, whole
 from manifold_jax._files import remove, remove_leftovers, replacing, user_path
 from manifold_jax._keys import is_whole, seal
+from manifold_jax._programs import first_line
 
 Folder = str | os.PathLike[str]
 
@@ -89,7 +90,7 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
         if str(error).startswith("Cannot write"):
             raise
         reason = re.search(r": ([^:]+) \[os_error_code", str(error))
-        reason = reason[1] if reason else str(error).splitlines()[0]
+        reason = reason[1] if reason else first_line(error)
         raise ValueError(f"Cannot write the checkpoint {place}: {reason}.") from error
     return place
 
@@ -122,10 +123,8 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
     if step not in steps:
         there = ", ".join(map(str, steps)) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}, there are: {there}.")
-    place, like = (
-        _place(folder, step),
-        jax.tree.map(lambda x: x if hasattr(x, "dtype") else np.asarray(x), like),
-    )
+    place = _place(folder, step)
+    like = jax.tree.map(lambda x: x if hasattr(x, "dtype") else np.asarray(x), like)
     remedy = "delete this folder, and the training goes on from the checkpoint before it"
     damaged = f"the checkpoint {place} is damaged, its arrays cannot be read: {remedy}."
     if is_whole(Path(place)) is False:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifold_jax._checks import fits_in_memory, require
+from manifold_jax._programs import first_line
 from manifold_jax.datasets import archives
 from manifold_jax.datasets.folders import delimiter_of
 
@@ -75,13 +76,8 @@ def opened(path: Path, variable: str | None = None) -> Iterator[Content]:
         except _Choice as choice:
             raise ValueError(f"{path} {choice}.") from None
         except _DAMAGE as error:
-            raise ValueError(f"{path} cannot be read ({_short(error)}).") from error
+            raise ValueError(f"{path} cannot be read ({first_line(error)[:150]}).") from error
         yield content
-
-
-def _short(error: BaseException) -> str:
-    """The first sentence of what a library says."""
-    return " ".join(str(error).split())[:150] or type(error).__name__
 
 
 class _Choice(Exception):
@@ -247,7 +243,7 @@ def read_cloud(path: Path) -> np.ndarray:
         points = np.loadtxt(path, **form)
     except (ValueError, OSError, UnicodeError) as error:
         remedy = "a cloud of points has a point in every row, and numbers only"
-        raise ValueError(f"{path} cannot be read as a cloud ({_short(error)}): {remedy}.") from None
+        raise ValueError(f"{path} cannot be read as a cloud ({first_line(error)[:150]}): {remedy}.") from None
     if points.size == 0:
         raise ValueError(f"{path} holds no points.")
     return points
