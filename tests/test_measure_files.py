@@ -407,6 +407,14 @@ def test_measure_a_file(tmp_path):
 
 
 @pytest.mark.slow
+def test_points_in_one_place_have_no_reach_and_cost_no_results(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((9, 3), np.float32))
+    result = run("measure", tmp_path / "x.npy", "--axis", "u=0:1", "--no-plots", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "The reach is left out: all points lie in one place" in text(result)
+    assert (tmp_path / "out" / "geometry.nc").is_file()
+
+
 def test_measure_a_folder_with_reach_and_plots(tmp_path):
     for angle in range(0, 180, 20):
         for shift in range(6):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import typer
 from rich.console import RenderableType
+from rich.text import Text
 
 from manifold_jax._checks import choice, fits_in_memory, optional, positive
 from manifold_jax._files import Progress, user_path
@@ -292,9 +293,12 @@ def _write(
     tables = report.tables_of(parts)
     result, began = None, time.perf_counter()
     if options is not None:
-        with progress_bar("reach, all pairs") as advance:
-            result = _search_reach(parts, options, advance)
-        tables.append(report.reach_table(result))
+        try:
+            with progress_bar("reach, all pairs") as advance:
+                result = _search_reach(parts, options, advance)
+            tables.append(report.reach_table(result))
+        except ValueError as error:  # points that have none cost no measurement
+            tables.append(Text(f"\nThe reach is left out: {str(error).partition(': ')[2]}"))
     record = report.summary(parts, arguments, result, time.perf_counter() - began)
     written: list[Path] = []
     with publishing(out, _KEY, written) as folder:

@@ -87,7 +87,9 @@ class _Choice(Exception):
 def _choose(shapes: Mapping[str, tuple[tuple[int, ...], Any]], variable: str | None) -> str:
     """The variable that is asked for, or the only one with more than one dimension."""
     numbers = {n: s for n, (s, dtype) in shapes.items() if np.dtype(dtype).kind in "biuf" and s}
-    listed = ", ".join(f"{n} {s}" for n, s in list(numbers.items())[:20]) or "no array of numbers"
+    if not numbers:
+        raise _Choice("holds no array of numbers")
+    listed = ", ".join(f"{n} {s}" for n, s in list(numbers.items())[:20])
     if variable is not None:
         chosen = variable if variable in numbers else variable.strip("/")
         if chosen not in numbers:

@@ -123,9 +123,9 @@ def _samples(samples: np.ndarray) -> str:
     if len(samples) < 2:
         return f"{samples[0]:g} everywhere"
     steps = np.diff(samples.astype(float))
-    even = f"step {steps.mean():g}" if np.ptp(steps) < 1e-4 * abs(steps.mean()) else "uneven steps, "
-    even += "" if even.startswith("step") else f"{steps.min():g} … {steps.max():g}"
-    return f"{len(samples)} samples, {samples[0]:g} … {samples[-1]:g}, {even}"
+    even = np.ptp(steps) < 1e-4 * abs(steps.mean())
+    spacing = f"step {steps.mean():g}" if even else f"uneven steps, {steps.min():g} … {steps.max():g}"
+    return f"{len(samples)} samples, {samples[0]:g} … {samples[-1]:g}, {spacing}"
 
 
 def _describe_array(path: Path, content: Content, given: dict[str, Any]) -> Iterator[str]:
@@ -140,11 +140,14 @@ def _describe_array(path: Path, content: Content, given: dict[str, Any]) -> Iter
     if not options and "axes" not in given and not set(content.names) & set(content.vectors):
         features = _features(shape)
         count = len(shape) - features
-        if not count:
+        if count < 1:
             yield "axes: none is left besides the features, and one point has no geometry"
             return
         options = [AxisOption(f"axis{k}", 0.0, 1.0) for k in range(1, count + 1)]
-        what = f"the first {count} of the dimensions look like axes, and the rest like a point"
+        first = (
+            f"first {count} dimensions look like axes" if count > 1 else "first dimension looks like an axis"
+        )
+        what = f"the {first}, and the rest like a point"
         yield f"axes: the file names none; {what}: give them names, ranges and units"
         more = [word for o in options for word in ("--axis", f"{o.name}=0:1")]
     values, grid = place_on_grid(content, given.get("axes"), options, {})
