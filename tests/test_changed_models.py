@@ -156,8 +156,14 @@ def global_weights(function):
     return (lambda x: function(state["weights"], x)), double
 
 
+def jitted(function):
+    """A function that its owner compiled, with the weights of that moment."""
+    f, double = global_weights(function)
+    return jax.jit(f), double
+
+
 LIBRARIES = [in_nnx, method, closure, in_linen, in_equinox, in_flax_struct, in_frozen_dataclass, in_numpy]
-LIBRARIES += [pair, partial, jax_partial, global_weights]
+LIBRARIES += [pair, partial, jax_partial, global_weights, jitted]
 
 
 @pytest.fixture
