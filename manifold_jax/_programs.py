@@ -105,8 +105,8 @@ def frozen(function: Callable[..., Any], *at: Any) -> Partial:
     known = program_of(function)
     if known is not None and known.fits(at):
         return function  # type: ignore[return-value]
-    while hasattr(function, "lower") and hasattr(function, "__wrapped__"):
-        function = function.__wrapped__  # inside jax.jit arrays would be part of the program
+    while hasattr(function, "lower") and (inside := getattr(function, "__wrapped__", None)) is not None:
+        function = inside  # under jax.jit arrays would be part of the program
     arguments = jax.tree.map(_shape_of, at)
     held, rebuild = _arrays(function)
 

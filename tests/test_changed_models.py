@@ -163,7 +163,7 @@ def jitted(function):
 
 
 LIBRARIES = [in_nnx, method, closure, in_linen, in_equinox, in_flax_struct, in_frozen_dataclass, in_numpy]
-LIBRARIES += [pair, partial, jax_partial, global_weights, jitted]
+LIBRARIES += [pair, partial, jax_partial, global_weights]
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def compilations():
     jax.monitoring.unregister_event_duration_listener(listener)
 
 
-@pytest.mark.parametrize("build", LIBRARIES)
+@pytest.mark.parametrize("build", [*LIBRARIES, jitted])
 def test_measure_sees_new_weights_and_compiles_nothing_for_them(build, compilations):
     network, double = build(ring)
     lengths = [float(measure(network, GRID, exact=True).total_volume.value)]
