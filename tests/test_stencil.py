@@ -1,6 +1,7 @@
 """Stencil weights, ghost layers, spectral derivatives; all NumPy float64."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,10 +160,13 @@ def test_fewest_samples(order, stride, periodic):
     short = Axis("narrow", 0, 1, needed - 1, periodic)
     with pytest.raises(ValueError, match=rf"'narrow' has {needed - 1} samples.*at least {needed}"):
         axis_plan(short, ((order, stride),), needed - 1, evaluated=False)
-    # A function has samples beyond an open end, but the stencil must not be wider than the axis.
-    wide = Axis("wide", 0, 1, order * stride + 1, periodic)
+    # A function has samples beyond an open end, but a stencil must not go around a period.
+    open_axis = Axis("open", 0, 1, 2)
+    axis_plan(open_axis, ((order, stride),), 2, evaluated=True)
+    axis_plan(replace(open_axis, periodic=True, wrap=False), ((order, stride),), 2, evaluated=True)
+    wide = Axis("wide", 0, 1, order * stride + 1, True)
     axis_plan(wide, ((order, stride), (order + 2, stride)), wide.size, evaluated=True)
-    short = Axis("narrow", 0, 1, order * stride, periodic)
+    short = Axis("narrow", 0, 1, order * stride, True)
     with pytest.raises(ValueError, match=rf"'narrow' has {short.size} samples.*at least {wide.size}"):
         axis_plan(short, ((order, stride),), short.size, evaluated=True)
 

@@ -218,9 +218,9 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
         )
         raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit}.")
     for k, (accuracy, stride, *smooth) in enumerate(specs):
-        # Where points are evaluated the comparison may reach beyond the axis, the stencil itself may not.
-        width = 2 * halo(accuracy, stride, *smooth) + 1
-        needed = (width if k == 0 else 0) if evaluated else fewest_samples(axis, accuracy, stride, *smooth)
+        # Where points are evaluated they exist beyond the ends, but a stencil must not go around a period.
+        turn = 2 * halo(accuracy, stride, *smooth) + 1 if k == 0 and axis.wraps else 0
+        needed = turn if evaluated else fewest_samples(axis, accuracy, stride, *smooth)
         if n < needed:
             limit = f"order {accuracy} at stride {stride}" + "".join(f" and smooth={w}" for w in smooth)
             remedy = f"take more samples or a lower {'smooth' if smooth else 'accuracy'}"
