@@ -86,9 +86,8 @@ def digest_function(function: Callable[..., Any], *arguments: Any) -> str:
         if isinstance(part, tuple | list):
             for inner in part:
                 add(inner)
-        elif hasattr(part, "jaxpr"):
-            add([*part.consts, part.jaxpr])
-        elif hasattr(part, "eqns"):
+        elif hasattr(part, "eqns"):  # a jaxpr, closed or not; in newer JAX they are one
+            add(list(getattr(part, "consts", ())))
             for equation in part.eqns:
                 add([getattr(v, "val", None) for v in equation.invars])
                 add(equation.params)
