@@ -186,8 +186,8 @@ def test_tangents_are_looked_at():
     tangents[PLACE] = np.inf
     with pytest.raises(ValueError, match=r"tangents must be finite.*first at index \(5\)"):
         mj.reach_from_samples(CURVE, tangents, dimension=1)
-    x, y = jnp.array([[jnp.nan, 1.0]]), jnp.array([[1.0, 0.0]])
-    assert np.isnan(mj.tangent_ball_radius(x, y, jnp.array([[[0.0, 1.0]]]))).all()
+    x, y = jnp.array([jnp.nan, 1.0]), jnp.array([1.0, 0.0])
+    assert np.isnan(mj.tangent_ball_radius(x, y, jnp.array([[0.0, 1.0]])))
 
 
 # --- layers, integrals, Grams ------------------------------------------------------------------------------
