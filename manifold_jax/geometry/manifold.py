@@ -313,15 +313,15 @@ def end_distances(points: Points, axis: int) -> np.ndarray:
     shape, size, there = points.grid.shape, points.grid.size, points.there
     places = np.stack(np.unravel_index(np.linspace(0, size - 1, probed(points)).round().astype(int), shape))
 
-    def sample(index: int) -> np.ndarray:
+    columns = []
+    for index in (0, 1, shape[axis] - 2, shape[axis] - 1):
         places[axis] = index
-        flat = np.asarray(np.ravel_multi_index(tuple(places), shape))
-        values = points.at(flat).astype(np.float64)
-        return (
-            values if there is None else np.where(np.asarray(there).reshape(-1)[flat, None], values, np.nan)
-        )
-
-    first, second, before, last = map(sample, (0, 1, shape[axis] - 2, shape[axis] - 1))
+        columns.append(np.ravel_multi_index(tuple(places), shape))
+    flat = np.concatenate(columns)
+    values = points.at(flat).astype(np.float64)  # all at once: every look at a device takes its time
+    if there is not None:
+        values = np.where(np.asarray(there).reshape(-1)[flat, None], values, np.nan)
+    first, second, before, last = np.split(values, 4)
     pairs = (first, last), (second, before), (first, second), (before, last)
     with np.errstate(invalid="ignore"):
         distances = np.stack([np.abs(x - y).max(axis=-1) for x, y in pairs])
