@@ -213,7 +213,7 @@ class Grid:
             periodic: Names of periodic axes, or their periods by name; before the attributes.
 
         Raises:
-            ValueError: No dimension has numeric coordinates, or those are not evenly spaced.
+            ValueError: No dimension has numeric coordinates, or :meth:`Axis.from_samples` refuses them.
 
         Example:
             >>> import xarray
@@ -375,13 +375,14 @@ def cell_lengths(axis: Axis) -> np.ndarray:
 def _node_weights(axis: Axis, order: int) -> np.ndarray:
     """Weights at unequal steps: every cell integrates the polynomial through ``order`` samples around it."""
     n, weights = axis.size, np.zeros(axis.size)
-    for cell in range(n if axis.periodic else n - 1):
-        first = cell + 1 - order // 2
-        around = (first if axis.periodic else min(max(first, 0), n - order)) + np.arange(order)
-        ends = axis.positions(np.array([cell, cell + 1]))
-        scale = np.ptp(axis.positions(around))
-        powers = np.vander((axis.positions(around) - ends[0]) / scale, increasing=True)
-        exponents = 1 + np.arange(order)
-        moments = scale * ((ends[1] - ends[0]) / scale) ** exponents / exponents
-        np.add.at(weights, around % n, np.linalg.solve(powers.T, moments))
+    cells = np.arange(n if axis.periodic else n - 1)
+    first = cells + 1 - order // 2
+    first = first if axis.periodic else np.clip(first, 0, n - order)
+    around = first[:, None] + np.arange(order)
+    places, starts = axis.positions(around), axis.positions(cells)
+    scale, exponents = np.ptp(places, axis=1), 1 + np.arange(order)
+    powers = ((places - starts[:, None]) / scale[:, None])[:, None, :] ** np.arange(order)[:, None]
+    lengths = (axis.positions(cells + 1) - starts) / scale
+    moments = scale[:, None] * lengths[:, None] ** exponents / exponents
+    np.add.at(weights, around % n, np.linalg.solve(powers, moments[..., None])[..., 0])
     return weights

@@ -8,7 +8,7 @@ Everything here is NumPy float64 and runs once, at trace time.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from manifold_jax._checks import whole
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axis
 
 BELOW = 4  # orders that the second difference lies below the first: they agree on noise, not on a signal
+PLANS = 16  # axes whose plans are kept for the next call
 SPECTRAL_SIZE = 8192  # most samples of a spectral axis, whose matrix is dense: 512 MiB in float64
 
 Spec = tuple[Any, ...]
@@ -72,7 +73,7 @@ def central_weights(derivative: int, order: int) -> np.ndarray:
     return weights
 
 
-@cache
+@lru_cache(maxsize=4096)  # at unequal steps every sample has its own
 def local_polynomial_weights(offsets: tuple[float, ...], degree: int, derivative: int) -> np.ndarray:
     """Weights of a derivative at 0 of the polynomial that fits samples at ``offsets`` best, for unit spacing.
 
@@ -200,6 +201,7 @@ def difference_weights(order: int) -> np.ndarray:
     return np.array(signed, float) / math.sqrt(math.comb(2 * order, order))
 
 
+@lru_cache(maxsize=PLANS)
 def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, difference: int = 0) -> AxisPlan:
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
@@ -287,7 +289,8 @@ def _node_differences(
     axis: Axis, targets: np.ndarray, matrix: np.ndarray, first: int, whole_period: bool
 ) -> np.ndarray:
     """Rows of divided differences of norm 1, weights 1 / prod_i (x_j - x_i), added to a matrix."""
-    positions = axis.positions(targets) / (np.ptp(axis.positions(targets), axis=1, keepdims=True) / 4)
+    positions = axis.positions(targets)
+    positions = positions / (np.ptp(positions, axis=1, keepdims=True) / 4)
     gaps = positions[:, :, None] - positions[:, None, :] + np.eye(targets.shape[1])
     weights = 1 / np.prod(gaps, axis=2)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
@@ -306,31 +309,24 @@ def _local_matrix(
     order, n, first = int(accuracy), axis.size, columns[0]
     matrix = np.zeros((len(rows), len(columns)))
     whole_period = free and len(columns) == n and first == 0
-    if axis.nodes and derivative:
+    if derivative and (smooth or axis.nodes):
         steps = np.arange(-smooth[0], smooth[0] + 1) if smooth else np.arange(order + 2) - order // 2
-        for k, row in enumerate(rows):
-            targets = row + stride * steps
-            if not free:
-                targets += max(0, -targets[0]) - max(0, targets[-1] - (n - 1))
-            positions = axis.positions(targets) - axis.positions(np.array(row))
-            weights = (
-                local_polynomial_weights(tuple(positions), order + 1, derivative)
-                if smooth
-                else node_weights(positions, derivative)
-            )
-            np.add.at(matrix[k], (targets % n if whole_period else targets) - first, weights)
-        return matrix
-    if smooth and derivative:
-        half = smooth[0] * stride
-        steps = stride * np.arange(-smooth[0], smooth[0] + 1)
-        for k, row in enumerate(rows):
-            # Near an open end the samples lie to one side, and one more degree keeps the order.
-            shift = 0 if free else int(np.clip(row, half, n - 1 - half)) - row
-            degree = order + (shift != 0)
-            weights = local_polynomial_weights(tuple((steps + shift).tolist()), degree, derivative)
-            targets = row + shift + steps
-            np.add.at(matrix[k], (targets % n if whole_period else targets) - first, weights)
-        return matrix / axis.spacing**derivative
+        targets = rows[:, None] + stride * steps
+        # Near an open end the samples lie to one side, and one more degree keeps the order.
+        beyond = np.maximum(-targets[:, 0], 0) - np.maximum(targets[:, -1] - (n - 1), 0)
+        shifts = np.zeros_like(beyond) if free else beyond
+        targets += shifts[:, None]
+        offsets = (
+            axis.positions(targets) - axis.positions(rows)[:, None] if axis.nodes else targets - rows[:, None]
+        )
+        degrees = order + ((shifts != 0) | bool(axis.nodes))
+        for k, (place, degree) in enumerate(zip(offsets, degrees.tolist(), strict=True)):
+            if smooth:
+                weights = local_polynomial_weights(tuple(place.tolist()), degree, derivative)
+            else:
+                weights = node_weights(place, derivative)
+            np.add.at(matrix[k], (targets[k] % n if whole_period else targets[k]) - first, weights)
+        return matrix if axis.nodes else matrix / axis.spacing**derivative
     for offset, weight in enumerate(central_weights(derivative, order), -(order // 2)):
         if weight == 0.0:
             continue
