@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interrupt import Interrupted, interrupt_after
 from typer.testing import CliRunner
 
 from manifold_jax import Axis, Grid, Manifold, _files, load_geometry, measure, reach
@@ -184,18 +185,6 @@ def test_manifolds_are_copied_and_say_why_they_are_not_sent(build):
 # --- keys ---------------------------------------------------------------------------------------------------
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_after(count):
-    def progress(done, _):
-        if done >= count:
-            raise Stop
-
-    return progress
-
-
 def test_a_function_is_known_by_its_constants_and_not_by_some_points(tmp_path, monkeypatch):
     monkeypatch.setattr(_files, "SAVE_EVERY", 0.0)
     grid = Grid((Axis("t", 0.0, 1.0, 33),))
@@ -206,8 +195,8 @@ def test_a_function_is_known_by_its_constants_and_not_by_some_points(tmp_path, m
     flat = np.zeros(17)
     bump = flat.copy()
     bump[2] = 1.0  # 0 at the five points that were looked at
-    with pytest.raises(Stop):
-        measure(curve(flat), grid, checkpoint=tmp_path, block_size=4, progress=stop_after(20))
+    with pytest.raises(Interrupted):
+        measure(curve(flat), grid, checkpoint=tmp_path, block_size=4, progress=interrupt_after(20))
     assert any(tmp_path.glob("partial-*"))
     options = {"checkpoint": tmp_path, "block_size": 4}
     assert measure(curve(bump), grid, **options) == measure(curve(bump), grid, block_size=4)

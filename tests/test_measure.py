@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from interrupt import Interrupted, interrupt_after
 
 from manifold_jax import (
     Axis,
@@ -190,25 +191,13 @@ def test_progress_counts_points():
 # --- interruption ----------------------------------------------------------------------------------------
 
 
-class InterruptedError_(Exception):
-    pass
-
-
-def interrupt_after(points):
-    def progress(done, total):
-        if done >= points:
-            raise InterruptedError_
-
-    return progress
-
-
 @pytest.fixture
 def eager_saves(monkeypatch):
     monkeypatch.setattr(_files, "SAVE_EVERY", 0.0)
 
 
 def interrupted(points, folder, **options):
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(Interrupted):
         measure(points, GRID, checkpoint=folder, progress=interrupt_after(250), **options)
     assert len(list(folder.glob("partial-*.npz"))) == 1
 
@@ -269,7 +258,7 @@ def test_an_embedding_made_anew_goes_on_too(tmp_path, eager_saves):
     def make():
         return Manifold("torus", lambda u: torus(u), GRID, {}, {"major": 2.0, "minor": 0.5})
 
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(Interrupted):
         measure(make(), checkpoint=tmp_path, block_size=48, progress=interrupt_after(250))
     seen = []
     measure(make(), checkpoint=tmp_path, block_size=48, progress=lambda done, _: seen.append(done))

@@ -209,7 +209,7 @@ def read_file(path: Path) -> bytearray:
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     """A member of a zip archive, to be read in chunks; not of methods that may expand at once to anything."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError(f"{info.filename} is compressed by method {info.compress_type}")
+        raise zipfile.BadZipFile(f"{info.filename} is compressed by method {info.compress_type}")
     if info.file_size > _EXPANSION * info.compress_size + _CHUNK:
         raise zipfile.BadZipFile(f"{info.filename} cannot have {info.file_size} bytes")
     return archive.open(info)
