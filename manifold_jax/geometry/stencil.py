@@ -17,7 +17,6 @@ from manifold_jax._checks import whole
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axis
 
 BELOW = 4  # orders that the second difference lies below the first: they agree on noise, not on a signal
-PLANS = 16  # axes whose plans are kept for the next call
 SPECTRAL_SIZE = 8192  # most samples of a spectral axis, whose matrix is dense: 512 MiB in float64
 
 Spec = tuple[Any, ...]
@@ -201,7 +200,6 @@ def difference_weights(order: int) -> np.ndarray:
     return np.array(signed, float) / math.sqrt(math.comb(2 * order, order))
 
 
-@lru_cache(maxsize=PLANS)
 def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, difference: int = 0) -> AxisPlan:
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
