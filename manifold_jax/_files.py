@@ -273,7 +273,20 @@ for array in arrays:
 _NOT_READY = 3  # status of that program where it has not the packages of this process
 
 _READ_SECONDS, _READ_RATE = 2, 50e6  # seconds to read any file, and bytes a second on top of them
-_READ_ROOM, _READ_RATIO = 2**29, 100  # bytes for any file, and bytes for each one on disk on top of them
+
+LEAN = {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Environment of a process whose memory is limited, so that it does not reserve what it does not need."""
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def reading_room(size: int) -> int:
+    """Bytes that reading a file may take: half a gigabyte, and 100 for each byte on disk."""
+    return 2**29 + 100 * size
 
 
 def read_dataset(path: str | Path) -> Any:
@@ -293,15 +306,13 @@ def read_dataset(path: str | Path) -> Any:
     whole = is_whole(path)
     if whole is False:
         raise ValueError(f"{damaged}, its files were changed: {remedy}.")
-    files = path.rglob("*") if path.is_dir() else (path,)
-    size = sum(file.stat().st_size for file in files if file.is_file())
-    seconds, room = _READ_SECONDS + int(size / _READ_RATE), _READ_ROOM + _READ_RATIO * size
+    size = size_on_disk(path)
+    seconds, room = _READ_SECONDS + int(size / _READ_RATE), reading_room(size)
     code = _READING.format(engine=engine, seconds=seconds, room=room)
     if sys.executable and not whole:
-        environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-c", code, str(path.absolute())]
         try:
-            status = subprocess.run(command, env=environment, capture_output=True, timeout=4 * seconds)
+            status = subprocess.run(command, env=os.environ | LEAN, capture_output=True, timeout=4 * seconds)
         except subprocess.TimeoutExpired:
             raise ValueError(f"{damaged}, reading it did not end in {4 * seconds} s: {remedy}.") from None
         if status.returncode not in (0, _NOT_READY):

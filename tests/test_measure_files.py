@@ -2,6 +2,7 @@ import contextlib
 import json
 import math
 import zipfile
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,10 +12,10 @@ import zarr
 from PIL import Image
 from typer.testing import CliRunner
 
-from manifold_jax import Axis, Grid, load_geometry, measure
+from manifold_jax import Axis, Grid, load_geometry, measure, suggest_stencil
 from manifold_jax.datasets import image_folder
 from manifold_jax.experiments import cli
-from manifold_jax.experiments.measure import inspect
+from manifold_jax.experiments.measure import command, formats, inspect
 from manifold_jax.experiments.measure.files import Cloud, load, parse_axis, parse_periodic
 from manifold_jax.experiments.measure.formats import read_cloud
 from manifold_jax.geometry import sources, windows
@@ -96,6 +97,23 @@ def test_hdf5(tmp_path, loaded):
         file["deep/angle"].attrs["units"] = np.array(["rad"], "S3")
         file["other"] = np.zeros((3, 3))
     is_cylinder(loaded(tmp_path / "x.h5", variable="deep/points", periodic=["angle"]))
+
+
+READERS = {"crashes": "import os; os.abort()", "loops": "while True: pass", "stops": "print('{}')"}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_that_does_not_answer_costs_a_sentence(name, tmp_path, monkeypatch):
+    labelled().to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    about = {"name": "x", "shape": [12, 7, 3], "dtype": "<f4", "names": [], "vectors": [], "units": {}}
+    program = f"import json; print(json.dumps({about}), flush=True); input(); {READERS[name]}"
+    (tmp_path / "reader.py").write_text(program.replace("; while", "\nwhile"))
+    monkeypatch.setattr(formats.reader, "__file__", str(tmp_path / "reader.py"))
+    monkeypatch.setattr(formats, "SECONDS", 0.1)
+    with formats.opened(tmp_path / "x.nc") as content:
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"x.nc cannot be read: it is damaged, or takes more than"):
+                content.values[:2]
 
 
 def test_axes_in_any_order_and_direction(tmp_path, loaded):
@@ -404,6 +422,22 @@ def test_measure_a_file(tmp_path):
     assert abs(geometry.total_volume.value - TURN) <= geometry.total_volume.error
     assert geometry.grid.axes[0].unit == "rad"
     assert "ℓ: that of the numbers in the file (float32)" in text(result)
+
+
+def test_accuracy_is_chosen_where_noise_dominates(tmp_path, monkeypatch):
+    t = np.arange(64) * TURN / 64
+    noise = np.random.default_rng(0).normal(scale=1e-4, size=(64, 2))
+    np.save(tmp_path / "x.npy", (np.stack([np.cos(t), np.sin(t)], axis=-1) + noise).astype(np.float32))
+    few = partial(suggest_stencil, accuracies=(4,), strides=(1, 4), smooths=(0,))
+    monkeypatch.setattr(command, "suggest_stencil", few)
+    options = ["--axis", f"angle=0:{TURN}:rad", "--periodic", "angle", "--no-plots", "--no-reach"]
+    options += ["--out", tmp_path / "out"]
+    assert "dominates, try --accuracy auto" in text(run("measure", tmp_path / "x.npy", *options))
+    result = run("measure", tmp_path / "x.npy", *options, "--accuracy", "auto")
+    assert "stencils of order 4 (stride 4)" in text(result)
+    assert "dominates" not in text(result)
+    result = run("measure", tmp_path / "x.npy", *options, "--accuracy", "auto", "--stride", "2")
+    assert "leave out --stride and --smooth" in text(result)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import zarr
 
 from manifold_jax import Axis, Grid, jet_from_grid, measure, reach
 from manifold_jax.geometry.manifold import as_points
-from manifold_jax.geometry.sources import Stored
+from manifold_jax.geometry.sources import Rearranged, Stored
 
 TURN = 2 * np.pi
 # Of the same sizes as in test_measure and test_missing: compiled once.
@@ -284,6 +284,6 @@ def test_a_labelled_array_takes_the_order_of_the_grid_that_is_given(expected):
 def test_stored_samples_are_read_in_any_order():
     values = np.arange(12.0).reshape(4, 3)
     for flipped in ((), (0,)):
-        stored = Stored(values, values.shape, values.dtype, flipped)
+        stored = Stored(Rearranged(values, (0, 1), flipped), values.shape, values.dtype)
         index = np.array([0, 1, 0, 3, 2])
         np.testing.assert_array_equal(stored.take([index]), (values[::-1] if flipped else values)[index])

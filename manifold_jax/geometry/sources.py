@@ -26,13 +26,11 @@ class Stored:
         values: What a tuple of slices reads: a dataset of h5py, Zarr, netCDF or dask, a DataArray of xarray.
         shape: Shape with flattened features.
         dtype: Native type of NumPy of what is read.
-        flipped: Axes whose samples are stored in descending order.
     """
 
     values: Any
     shape: tuple[int, ...]
     dtype: np.dtype
-    flipped: tuple[int, ...] = ()
 
     def take(self, index: Sequence[np.ndarray], start: int = 0, stop: int | None = None) -> np.ndarray:
         """Samples ``(n_1, ..., n_d, f)`` at indices along every axis; only what lies together is read.
@@ -45,21 +43,12 @@ class Stored:
         row = math.prod(features[1:])
         rows = (slice(start // row, -(-stop // row)),) if features else ()
         taken = np.empty((*sizes, stop - start), self.dtype)
-        for runs in product(*map(self._runs, range(len(index)), index)):
-            places, parts, steps = zip(*runs, strict=True)
+        for runs in product(*map(_runs, index)):
+            places, parts = zip(*runs, strict=True)
             block = np.asarray(self.values[(*parts, *rows)]).reshape(*(p.stop - p.start for p in parts), -1)
             first = start - start // row * row
-            taken[places] = block[(*steps, slice(first, first + stop - start))]
+            taken[places] = block[..., first : first + stop - start]
         return taken
-
-    def _runs(self, axis: int, index: np.ndarray) -> list[tuple[slice, slice, slice]]:
-        """Runs of neighbours: their places in the result, what is read for them, and the order of that."""
-        runs, n, turned = [], self.shape[axis], axis in self.flipped
-        for places in np.split(np.arange(len(index)), np.flatnonzero(np.diff(index) != 1) + 1):
-            first, stop = int(index[places[0]]), int(index[places[-1]]) + 1
-            part = slice(n - stop, n - first) if turned else slice(first, stop)
-            runs.append((slice(places[0], places[-1] + 1), part, slice(None, None, -1 if turned else 1)))
-        return runs
 
     def slabs(self) -> Any:
         """One sample of the first axis after the other, ``(1, ..., f)``."""
@@ -69,6 +58,40 @@ class Stored:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of it."""
         return self.take([np.arange(n) for n in self.shape[:-1]]).astype(dtype or self.dtype, copy=False)
+
+
+def _runs(index: np.ndarray) -> list[tuple[slice, slice]]:
+    """Runs of neighbours: their places in the result, and what is read for them."""
+    runs = np.split(np.arange(len(index)), np.flatnonzero(np.diff(index) != 1) + 1)
+    return [(slice(r[0], r[-1] + 1), slice(int(index[r[0]]), int(index[r[-1]]) + 1)) for r in runs]
+
+
+class Rearranged:
+    """An array in a file with its axes in another order, and some of them turned around."""
+
+    chunks = None  # it is read slice by slice
+
+    def __init__(self, values: Any, order: Sequence[int], flipped: Sequence[int] = ()) -> None:
+        self.values, self.order, self.flipped, self.dtype = values, order, flipped, values.dtype
+        self.shape = tuple(values.shape[k] for k in order)
+        self.name, self.file = getattr(values, "name", ""), getattr(values, "file", None)
+        self.encoding = getattr(values, "encoding", {})
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        places: list[Any] = [slice(None)] * len(self.shape)
+        for k, part in enumerate(ranges(index, self.shape)):
+            n, turned = self.shape[k], k in self.flipped
+            start, stop = (n - part.stop, n - part.start) if turned else (part.start, part.stop)
+            places[self.order[k]] = slice(start, stop)
+        read = np.transpose(np.asarray(self.values[tuple(places)]), self.order)
+        return np.flip(read, tuple(self.flipped))
+
+
+def ranges(index: Any, shape: Sequence[int]) -> list[range]:
+    """What slices take of every axis; those that are not named are taken whole."""
+    given = index if isinstance(index, tuple) else (index,)
+    parts = [range(n)[part] for n, part in zip(shape, given, strict=False)]
+    return parts + [range(n) for n in shape[len(parts) :]]
 
 
 def file_of(values: Any) -> tuple[Any, ...] | None:
@@ -113,7 +136,8 @@ def as_real_array(
     feature_shape = tuple(values.shape[dimension:])
     flat = (*values.shape[:dimension], int(np.prod(feature_shape, dtype=np.int64)))
     if file or (isinstance(values, np.memmap) and dtype != values.dtype):
-        return Stored(values, flat, dtype, tuple(flipped)), feature_shape
+        values = Rearranged(values, range(len(values.shape)), flipped) if flipped else values
+        return Stored(values, flat, dtype), feature_shape
     if isinstance(values, np.ndarray):
         # A longdouble has no counterpart in JAX.
         values = values.astype(np.float64 if dtype.itemsize > 8 else dtype, copy=False)

@@ -25,6 +25,9 @@ HELD = 0.8  # share of the failing points that must lie there
 SPECTRAL_ORDER = 10  # order of convergence expected of a spectral axis, for the advice how far to refine
 REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less changes nothing, more is a guess
 
+SMOOTHER = "take a larger stride, a lower accuracy or smooth= (suggest_stencil tries them)"
+"""What is advised where noise dominates."""
+
 
 class Verdict(NamedTuple):
     """Whether a quantity can be trusted on this grid.
@@ -88,8 +91,7 @@ def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
         if certain or rough:
             return axes, cause
     if noise > max(NOISY, rounding) and not uneven:
-        remedy = "take a larger stride, a lower accuracy or smooth= (suggest_stencil tries them)"
-        return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {remedy}"
+        return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {SMOOTHER}"
     if rounding > max(NOISY, noise):
         single = error.dtype == np.float32
         return (), f"rounding dominates, {'measure in float64' if single else 'take a larger stride'}"

@@ -41,7 +41,7 @@ from manifold_jax.experiments.terminal import (
     results_folder,
     words,
 )
-from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach
+from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach, suggest_stencil
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.manifold import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
@@ -85,7 +85,11 @@ def measure_command(
     object_id: Annotated[int | None, typer.Option("--object", help="COIL-20 object, 1 to 20.")] = None,
     data: Annotated[Path | None, typer.Option(help="COIL-20 zip or folder.")] = None,
     accuracy: Annotated[
-        str, typer.Option(help="Order of the stencils: 2, 4, 6, 8 or spectral; or one per axis, 4,spectral.")
+        str,
+        typer.Option(
+            help="Order of the stencils: 2, 4, 6, 8 or spectral; one per axis, 4,spectral; or auto, which "
+            "tries orders, strides and smoothing."
+        ),
     ] = "4",
     stride: Annotated[int, typer.Option(min=1, help="Spacing of the stencils in samples.")] = 1,
     smooth: Annotated[
@@ -139,6 +143,10 @@ def measure_command(
         optional(partial(positive, zero=True), "measure", "--noise", noise)
         if exact and noise:
             raise ValueError("--noise is that of samples, and --exact differentiates a function: give one.")
+        if orders == "auto" and (stride, smooth) != (1, 0):
+            raise ValueError(
+                "--accuracy auto tries strides and smoothing too: leave out --stride and --smooth."
+            )
         options = {"accuracy": orders, "stride": stride, "smooth": smooth, "noise": noise}
         options |= {"tolerance": tolerance, "block_size": block_size}
         choice("measure", "--missing", missing, ("refuse", "mask"))
@@ -151,7 +159,7 @@ def measure_command(
                     _measure_cloud(manifolds, folder, chosen, plots, arguments)
                 return
             for manifold in manifolds:  # refused before anything is computed
-                stencil_of("measure", manifold.grid, orders, stride, smooth)
+                stencil_of("measure", manifold.grid, 2 if orders == "auto" else orders, stride, smooth)
                 if exact and isinstance(manifold, Samples):
                     raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
                 if missing != "refuse" and not isinstance(manifold, Samples):
@@ -159,6 +167,7 @@ def measure_command(
             options |= {"missing": missing} if missing != "refuse" else {}
             with_reach, note = _decide_on_reach(manifolds, with_reach, missing)
             with results_folder(folder):
+                options |= _suggest(manifolds[0], options) if orders == "auto" else {}
                 parts, finished = _measure_parts(manifolds, folder, options, exact)
                 tables, written = _write(parts, folder, options if with_reach else None, plots, arguments)
                 for path in finished:
@@ -232,6 +241,15 @@ def _measure_cloud(
 def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
     orders = tuple(int(word) if word.isdigit() else word for word in map(str.strip, text.split(",")))
     return orders[0] if len(orders) == 1 else orders
+
+
+def _suggest(manifold: Manifold | Samples, options: dict[str, Any]) -> dict[str, Any]:
+    """Order, stride and smoothing with the smallest bars; a union has those of its first component."""
+    points = manifold.points if isinstance(manifold, Samples) else manifold
+    others = {name: value for name, value in options.items() if name not in ("accuracy", "stride", "smooth")}
+    with progress_bar(f"{manifold.name}, orders, strides and smoothing"):
+        best = suggest_stencil(points, manifold.grid, **others)[0]
+    return {"accuracy": best.accuracy, "stride": best.stride, "smooth": best.smooth}
 
 
 def _measure_parts(

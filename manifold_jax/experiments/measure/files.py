@@ -16,6 +16,7 @@ from manifold_jax._keys import digest_arrays
 from manifold_jax.datasets.folders import image_folder
 from manifold_jax.experiments.measure.formats import Content, kind_of, opened, read_cloud
 from manifold_jax.geometry.grid import Axis, Grid
+from manifold_jax.geometry.sources import Rearranged
 
 
 class Samples(NamedTuple):
@@ -34,30 +35,6 @@ class Samples(NamedTuple):
     grid: Grid
     attributes: Mapping[str, Any]
     key: str
-
-
-class _Moved:
-    """An array in a file with its axes in another order, and some of them turned around."""
-
-    chunks = None  # it is read slice by slice
-
-    def __init__(self, values: Any, order: Sequence[int], flipped: Collection[int] = ()) -> None:
-        self.values, self.order, self.flipped, self.dtype = values, order, flipped, values.dtype
-        self.shape = tuple(values.shape[k] for k in order)
-        self.name, self.file = getattr(values, "name", ""), getattr(values, "file", None)
-        self.encoding = getattr(values, "encoding", {})
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        given = index if isinstance(index, tuple) else (index,)
-        parts = [range(n)[part] for n, part in zip(self.shape, given, strict=False)]
-        parts += [range(n) for n in self.shape[len(parts) :]]
-        places: list[Any] = [slice(None)] * len(self.shape)
-        for k, part in enumerate(parts):
-            n, turned = self.shape[k], k in self.flipped
-            start, stop = (n - part.stop, n - part.start) if turned else (part.start, part.stop)
-            places[self.order[k]] = slice(start, stop)
-        read = np.transpose(np.asarray(self.values[tuple(places)]), self.order)
-        return np.flip(read, tuple(self.flipped))
 
 
 AXIS_FORM = "NAME=START:STOP[:UNIT]"
@@ -172,7 +149,7 @@ def place_on_grid(
     # What is mapped in the order of Fortran would be copied as a whole.
     mapped = isinstance(content.values, np.memmap) and not content.values.flags.c_contiguous
     if flipped or mapped or order != sorted(order):
-        return _Moved(content.values, order, flipped), grid
+        return Rearranged(content.values, order, flipped), grid
     return content.values, grid
 
 
@@ -185,17 +162,21 @@ def _known(option: str, asked: Collection[str], names: Sequence[str], label: str
 def _axis(content: Content, option: AxisOption | None, name: str, size: int, period: bool | float) -> Axis:
     unit = option.unit if option and option.unit else content.units.get(name, "")
     if option is None or option.start is None or option.stop is None:
-        vector = content.vectors.get(name, np.zeros(0))
-        if len(vector) != size:
-            got = f"{len(vector)} samples" if len(vector) else "none"
+        samples = content.vectors.get(name, np.zeros(0))
+        if len(samples) != size:
+            got = f"{len(samples)} samples" if len(samples) else "none"
             remedy = f"give --axis {name}=start:stop"
             raise ValueError(f"{content.label} has {got} for the {size} points of the axis {name}: {remedy}.")
-        return Axis.from_samples(name, vector, period, unit)
-    length = abs(option.stop - option.start)
-    # The end of a period is the first sample again, and no sample of its own.
-    closed = period is True or (period and math.isclose(period, length))
-    samples = np.linspace(option.start, option.stop, size, endpoint=not closed)
-    return Axis.from_samples(name, samples, length if closed else period, unit)
+    else:
+        length = abs(option.stop - option.start)
+        # The end of a period is the first sample again, and no sample of its own.
+        closed = period is True or (period and math.isclose(period, length))
+        samples = np.linspace(option.start, option.stop, size, endpoint=not closed)
+        period = length if closed else period
+    try:
+        return Axis.from_samples(name, samples, period, unit)
+    except ValueError as error:
+        raise ValueError(f"{content.label}: {error}") from None
 
 
 class Cloud(NamedTuple):
@@ -248,7 +229,7 @@ def load(
     content = files.enter_context(opened(path, options.get("variable")))
     if options.get("cloud"):
         fits_in_memory("measure", content.label, 8 * math.prod(content.values.shape))
-        points = np.asarray(content.values[...])
+        points = np.asarray(content.values[:])
         return Cloud(content.label, points.reshape(len(points), -1), options.get("dimension"))
     points, grid = place_on_grid(
         content, options.get("axes"), [parse_axis(text) for text in options.get("axis", ())], periods

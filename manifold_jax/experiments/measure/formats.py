@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,13 +18,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifold_jax._checks import fits_in_memory, require
+from manifold_jax._files import LEAN, printable, reading_room, size_on_disk
 from manifold_jax._programs import first_line
 from manifold_jax.datasets import archives
 from manifold_jax.datasets.folders import delimiter_of
+from manifold_jax.experiments.measure import reader
+from manifold_jax.geometry.sources import ranges
 
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, NotImplementedError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error)
 """What libraries raise for files that are damaged or of another kind."""
+
+SECONDS, RATE = 5, 10e6  # seconds that reading any file may take, and bytes of it a second on top of them
+PATIENCE = 4  # times that, by the clock: other programs run too
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray")  # one of these lies in every Zarr folder
 
@@ -73,32 +85,11 @@ def opened(path: Path, variable: str | None = None) -> Iterator[Content]:
     with contextlib.ExitStack() as files:
         try:
             content = _READERS[suffix](path, variable, files)
-        except _Choice as choice:
+        except reader.Choice as choice:
             raise ValueError(f"{path} {choice}.") from None
         except _DAMAGE as error:
             raise ValueError(f"{path} cannot be read ({first_line(error)[:150]}).") from error
         yield content
-
-
-class _Choice(Exception):
-    """The variable that is meant is not told."""
-
-
-def _choose(shapes: Mapping[str, tuple[tuple[int, ...], Any]], variable: str | None) -> str:
-    """The variable that is asked for, or the only one with more than one dimension."""
-    numbers = {n: s for n, (s, dtype) in shapes.items() if np.dtype(dtype).kind in "biuf" and s}
-    if not numbers:
-        raise _Choice("holds no array of numbers")
-    listed = ", ".join(f"{n} {s}" for n, s in list(numbers.items())[:20])
-    if variable is not None:
-        chosen = variable if variable in numbers else variable.strip("/")
-        if chosen not in numbers:
-            raise _Choice(f"has no array of numbers {variable!r}, it holds {listed}")
-        return chosen
-    wide = [name for name, shape in numbers.items() if len(shape) > 1]
-    if len(wide) != 1:
-        raise _Choice(f"holds {listed}: choose one with --variable")
-    return wide[0]
 
 
 def _read_npy(path: Path, _: str | None, __: contextlib.ExitStack) -> Content:
@@ -113,7 +104,7 @@ def _read_npz(path: Path, variable: str | None, files: contextlib.ExitStack) -> 
         with contextlib.suppress(ValueError), archives.open_member(archive, info) as member:
             shape, _, dtype, _ = archives.npy_header(member.read(2**16))
             shapes[name] = (shape, dtype)
-    chosen = _choose(shapes, variable)
+    chosen = reader.choose(shapes, variable)
     vectors = [name for name, (shape, _) in shapes.items() if len(shape) == 1 and name != chosen]
 
     def read(name: str) -> np.ndarray:
@@ -124,84 +115,101 @@ def _read_npz(path: Path, variable: str | None, files: contextlib.ExitStack) -> 
     return _content(path, chosen, read(chosen), (), {name: read(name) for name in vectors})
 
 
-def _read_netcdf(path: Path, variable: str | None, files: contextlib.ExitStack) -> Content:
-    xarray = require("xarray", "report", "A NetCDF file")
-    with path.open("rb") as file:
-        classic = file.read(3) == b"CDF"
-    require("scipy" if classic else "h5netcdf", "report", "A NetCDF file")
-    engine = "scipy" if classic else "h5netcdf"
-    # Times are numbers here, and slices are not kept.
-    data = xarray.open_dataset(path, engine=engine, decode_times=False, decode_timedelta=False, cache=False)
-    files.callback(data.close)
-    chosen = _choose({str(n): (a.shape, a.dtype) for n, a in data.data_vars.items()}, variable)
-    array = data[chosen]
-    names = tuple(map(str, array.dims))
-    numeric = {n: c for n in names if n in data.variables and (c := data[n]).ndim == 1}
-    vectors = {n: np.asarray(c) for n, c in numeric.items() if c.dtype.kind in "iuf"}
-    units = _units(numeric)
-    return Content(f"{path.name}: {chosen}", array, names, vectors, units)
+class StoredArray:
+    """An array in a file that another process reads: a damaged file may end that one, never this.
+
+    That process has 5 s for an answer (and 1 s for every 10 MB of the file and 50 MB that are read), and as
+    much memory as :func:`read_dataset` allows; what takes more is a ValueError that names the file.
+    """
+
+    chunks = None  # it is read slice by slice
+
+    def __init__(self, path: Path, kind: str, variable: str | None, files: contextlib.ExitStack) -> None:
+        size = size_on_disk(path)
+        self.path, self.seconds, self.room = path, SECONDS + size / RATE, reading_room(size)
+        arguments = [kind, str(path.absolute()), json.dumps(variable), str(self.seconds), str(self.room)]
+        self.process = files.enter_context(start_reader(arguments))
+        files.callback(self.process.kill)
+        with self._in_time():
+            about = self._answer(kind)
+            self.vectors = {
+                name: self._numbers((count,), np.dtype(dtype)) for name, dtype, count in about["vectors"]
+            }
+        self.shape, self.dtype = tuple(about["shape"]), np.dtype(about["dtype"])
+        self.name, self.names, self.units = about["name"], about["names"], about["units"]
+        self.encoding = {"source": str(path)}
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        parts = ranges(index, self.shape)
+        shape = tuple(map(len, parts))
+        size = math.prod(shape) * self.dtype.itemsize
+        fits_in_memory("measure", f"numbers of {self.path}", size)
+        with self._in_time(size):
+            request = json.dumps([(part.start, part.stop) for part in parts])
+            with contextlib.suppress(BrokenPipeError):  # it ended, and has no answer
+                os.write(self.process.stdin.fileno(), f"{request}\n".encode())
+            self._answer()
+            return self._numbers(shape, self.dtype)
+
+    @contextlib.contextmanager
+    def _in_time(self, size: int = 0) -> Iterator[None]:
+        """End the process if it takes too long, or if its answer is not read to the end."""
+        timer = threading.Timer(PATIENCE * (self.seconds + size / reader.RATE), self.process.kill)
+        timer.start()
+        try:
+            yield
+        except BaseException:
+            self.process.kill()
+            raise
+        finally:
+            timer.cancel()
+
+    def _answer(self, kind: str = "") -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        answer = json.loads(line)
+        if "missing" in answer:
+            require(answer["missing"], "zarr" if kind == "Zarr" else "report", f"A {kind} file")
+        if "error" in answer:
+            raise ValueError(printable(f"{self.path} {answer['error']}."))
+        return answer
+
+    def _numbers(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        numbers = np.empty(shape, dtype)
+        rest: Any = numbers.reshape(-1).view(np.uint8).data
+        while rest:
+            count = self.process.stdout.readinto(rest)
+            if not count:
+                raise self._ended()
+            rest = rest[count:]
+        return numbers
+
+    def _ended(self) -> ValueError:
+        limits = f"takes more than {self.seconds:.0f} s or {self.room >> 20} MiB"
+        return ValueError(f"{self.path} cannot be read: it is damaged, or {limits}.")
 
 
-def _read_hdf5(path: Path, variable: str | None, files: contextlib.ExitStack) -> Content:
-    h5py = require("h5py", "report", "An HDF5 file")
-    file = files.enter_context(h5py.File(path, "r"))
-    arrays: dict[str, Any] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item
-
-    file.visititems(visit)
-    chosen = _choose({name: (item.shape or (), item.dtype) for name, item in arrays.items()}, variable)
-    array, names = arrays[chosen], []
-    vectors = _vectors_near(chosen, arrays)
-    for dimension in array.dims:
-        scales = [scale for scale in dimension.values() if _is_vector(scale)]
-        name = scales[0].name.rpartition("/")[2] if scales else dimension.label
-        vectors |= dict.fromkeys([name], scales[0]) if scales else {}
-        names.append(name)
-    return _content(path, chosen, array, names, vectors)
+def start_reader(arguments: Sequence[str]) -> Any:
+    """A process that answers requests for an array in a file; signals of the terminal do not reach it."""
+    command, pipe = [sys.executable, "-P", reader.__file__, *arguments], subprocess.PIPE
+    options: dict[str, Any] = {"pipesize": 2**20, "start_new_session": True, "env": os.environ | LEAN}
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, **options)
 
 
-def _units(items: Mapping[str, Any]) -> dict[str, str]:
-    """Attributes ``units``, which other programs write as bytes or arrays of one entry."""
-    attributes = {name: getattr(item, "attrs", {}) for name, item in items.items()}
-    given = {name: np.ravel(about.get("units", ())).tolist() for name, about in attributes.items()}
-    words = {name: units[0] for name, units in given.items() if units}
-    return {n: w.decode(errors="replace") if isinstance(w, bytes) else str(w) for n, w in words.items()}
+def _read_apart(kind: str) -> Callable[..., Content]:
+    def read(path: Path, variable: str | None, files: contextlib.ExitStack) -> Content:
+        array = StoredArray(path, kind, variable, files)
+        return _content(path, array.name, array, array.names, array.vectors, array.units)
 
-
-def _is_vector(item: Any) -> bool:
-    return len(item.shape or ()) == 1 and item.dtype.kind in "iuf" and item.size > 1
-
-
-def _vectors_near(chosen: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Vectors in the group of an array, by their names in it."""
-    places = {name: name.rpartition("/") for name, item in arrays.items() if _is_vector(item)}
-    return {own: arrays[n] for n, (group, _, own) in places.items() if group == chosen.rpartition("/")[0]}
-
-
-def _read_zarr(path: Path, variable: str | None, _: contextlib.ExitStack) -> Content:
-    zarr = require("zarr", "zarr", "A Zarr folder")
-    top = zarr.open(path, mode="r")
-    if isinstance(top, zarr.Array):
-        return Content(path.name, top, _zarr_names(top))
-    arrays = {name: item for name, item in top.members(max_depth=None) if isinstance(item, zarr.Array)}
-    chosen = _choose({name: (item.shape, item.dtype) for name, item in arrays.items()}, variable)
-    return _content(path, chosen, arrays[chosen], _zarr_names(arrays[chosen]), _vectors_near(chosen, arrays))
-
-
-def _zarr_names(array: Any) -> tuple[str, ...]:
-    """Names of dimensions as xarray writes them, in format 2 or 3."""
-    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS") or ()
-    return tuple(str(name or "") for name in names)
+    return read
 
 
 _READERS: dict[str, Callable[..., Content]] = {
     ".npz": _read_npz,
-    ".zarr": _read_zarr,
-    **dict.fromkeys((".nc", ".nc4", ".cdf", ".netcdf"), _read_netcdf),
-    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".he5"), _read_hdf5),
+    ".zarr": _read_apart("Zarr"),
+    **dict.fromkeys((".nc", ".nc4", ".cdf", ".netcdf"), _read_apart("NetCDF")),
+    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".he5"), _read_apart("HDF5")),
 }
 _KINDS = dict.fromkeys(_READERS, "variables") | dict.fromkeys((".csv", ".tsv", ".txt"), "cloud")
 _KINDS[".npy"], _READERS[".npy"] = "array", _read_npy
@@ -209,21 +217,26 @@ _KINDS[".npy"], _READERS[".npy"] = "array", _read_npy
 
 
 def _content(
-    path: Path, chosen: str, values: Any, names: Sequence[str], vectors: Mapping[str, Any]
+    path: Path,
+    chosen: str,
+    values: Any,
+    names: Sequence[str],
+    vectors: Vectors,
+    units: Mapping[str, str] = NOTHING,
 ) -> Content:
     """An array; where it has no names, leading dimensions take those of the only vector that fits each."""
-    read = {name: np.asarray(item[:]) for name, item in vectors.items()}
-    steps = {n: np.diff(v.astype(float)) for n, v in read.items() if v.dtype.kind in "iuf"}
+    steps = {n: np.diff(v.astype(float)) for n, v in vectors.items() if v.dtype.kind in "iuf"}
     ordered = [n for n, step in steps.items() if len(step) and ((step > 0).all() or (step < 0).all())]
     named = [*names] if any(names) else []
     for size in () if named else values.shape:
-        fitting = [name for name in ordered if len(read[name]) == size and name not in named]
+        fitting = [name for name in ordered if len(vectors[name]) == size and name not in named]
         if len(fitting) != 1 or values.shape.count(size) > 1:
             break
         named += fitting
     if named:
         named += [""] * (len(values.shape) - len(named))
-    return Content(f"{path.name}: {chosen}", values, tuple(named), read, _units(vectors))
+    label = printable(f"{path.name}: {chosen}" if chosen else path.name)
+    return Content(label, values, tuple(named), vectors, units)
 
 
 def read_cloud(path: Path) -> np.ndarray:

@@ -25,7 +25,7 @@ from manifold_jax.experiments.terminal import as_text, bars
 from manifold_jax.geometry import Geometry, Manifold, Reach
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
 from manifold_jax.geometry.reach.result import SCALARS
-from manifold_jax.geometry.verdict import Verdict
+from manifold_jax.geometry.verdict import SMOOTHER, Verdict
 from manifold_jax.plotting.style import compare
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -131,7 +131,8 @@ def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
     """One coloured line for every different verdict."""
     groups: dict[tuple[str, str], list[str]] = {}
     for quantity, verdict in verdicts.items():
-        groups.setdefault((verdict.sentence, _colour(verdict)), []).append(_name(quantity).strip("- "))
+        sentence = verdict.sentence.replace(SMOOTHER, "try --accuracy auto, which takes the smallest bars")
+        groups.setdefault((sentence, _colour(verdict)), []).append(_name(quantity).strip("- "))
     if len(groups) == 1 and all(verdict.resolved for verdict in verdicts.values()):
         groups = {key: ["Every quantity"] for key in groups}
     return [Text(f"{', '.join(names)}: {sentence}", colour) for (sentence, colour), names in groups.items()]
