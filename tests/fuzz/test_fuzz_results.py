@@ -1,13 +1,14 @@
 """Damaged results: the right data, a sentence that names the file, or work that begins again."""
 
-import itertools
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from fuzz.mutate import trial
+from fuzz.warm import Warm
 
-from manifold_jax import Axis, Grid, load_geometry, measure
+from manifold_jax import Axis, Grid, _files, load_geometry, measure
 from manifold_jax._files import PartialResult
 from manifold_jax.experiments.cells import Cells
 from manifold_jax.models import load_params, save_checkpoint
@@ -79,15 +80,23 @@ def run(kind, folder, count, seed):
     return total
 
 
+@pytest.fixture(scope="module", autouse=True)
+def readers():
+    """Readers of damaged files come from a warm process."""
+    with Warm() as warm, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_files, "subprocess", SimpleNamespace(run=warm.run, TimeoutExpired=TimeoutError))
+        yield
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_damaged_results(kind, tmp_path):
-    total = run(kind, tmp_path, 12 if kind == "nc" else 48, 0)
+    total = run(kind, tmp_path, 48, 0)
     assert total["refused"] + total["right"] == sum(total.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "part"), list(itertools.product((*KINDS, "unsealed.zarr"), range(4))))
-def test_many_damaged_results(kind, part, tmp_path):
-    total = run(kind, tmp_path, 500, 1 + part)
+@pytest.mark.parametrize("kind", [*KINDS, "unsealed.zarr"])
+def test_many_damaged_results(kind, tmp_path):
+    total = run(kind, tmp_path, 2000, 1)
     print(f"{kind}: {total}")
-    assert total["refused"] + total["right"] == 500
+    assert total["refused"] + total["right"] == 2000
