@@ -23,12 +23,16 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from manifold_jax._checks import require
 from manifold_jax._files import user_path
 
 Place = str | os.PathLike[str] | None
 """A file or folder, or None for what MANIFOLD_JAX_DATA names."""
+
+Content = bytes | bytearray
+"""What is in a file."""
 
 VARIABLE = "MANIFOLD_JAX_DATA"
 """Environment variable that names the folder (or file) in which data are looked for."""
@@ -121,9 +125,7 @@ def _option(options: Sequence[str], known: Listing) -> str | None:
     return next((n for option in options for n in (option, f"{option}.gz") if n in known), None)
 
 
-def read_members(
-    place: Path, wanted: Sequence[Sequence[str]], remedy: str
-) -> list[tuple[str, bytes | bytearray]]:
+def read_members(place: Path, wanted: Sequence[Sequence[str]], remedy: str) -> list[tuple[str, Content]]:
     """Labels and contents of files in a folder, or anywhere in a zip or tar archive.
 
     Args:
@@ -225,14 +227,14 @@ def _read_taped(tape: tarfile.TarFile, member: tarfile.TarInfo) -> bytearray:
     return bytearray() if file is None else _read(file)
 
 
-def _gunzip(content: bytes | bytearray) -> bytes | bytearray:
+def _gunzip(content: Content) -> Content:
     if content[:2] != b"\x1f\x8b":
         return content
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         return _read(file)
 
 
-def gunzip(content: bytes | bytearray, label: str, remedy: str) -> bytes | bytearray:
+def gunzip(content: Content, label: str, remedy: str) -> Content:
     """What a gzipped file holds, whatever its name is; other contents are returned as they are.
 
     Raises:
@@ -242,7 +244,7 @@ def gunzip(content: bytes | bytearray, label: str, remedy: str) -> bytes | bytea
         return _gunzip(content)
 
 
-def npy_header(start: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def npy_header(start: Content) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, order (whether Fortran's), type and length of the header of an ``.npy`` file.
 
     Raises:
@@ -250,10 +252,8 @@ def npy_header(start: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtyp
     """
     stream = io.BytesIO(start[: 2**16])
     try:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         with warnings.catch_warnings(action="ignore"):  # a damaged header may be dubious Python
             shape, fortran, dtype = read(stream)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, KeyError) as error:
@@ -263,7 +263,7 @@ def npy_header(start: bytes | bytearray) -> tuple[tuple[int, ...], bool, np.dtyp
     return shape, fortran, dtype, stream.tell()
 
 
-def parse_npy(content: bytes | bytearray, label: str, remedy: str) -> np.ndarray:
+def parse_npy(content: Content, label: str, remedy: str) -> np.ndarray:
     """The array of numbers in an ``.npy`` file.
 
     Raises:

@@ -43,15 +43,15 @@ class _Source(NamedTuple):
     names: tuple[str, ...]
 
 
+_Part = tuple[np.ndarray, np.ndarray]
+"""Labels ``(n,)`` and planes ``(n, 3072)``."""
+
+
 def _folders(stem: str, extra: str = "") -> tuple[str, ...]:
     """As Toronto, torchvision and Keras call the folders and archives of the two versions."""
     names = (f"{stem}{extra}-bin", f"{stem}-binary", f"{stem}{extra}-py", f"{stem}-python")
-    return (
-        *names,
-        *(f"{name}.tar.gz" for name in names),
-        f"{stem}{extra}-py-target",
-        f"{stem}-python-target",
-    )
+    packed = (f"{name}.tar.gz" for name in names)
+    return *names, *packed, f"{stem}{extra}-py-target", f"{stem}-python-target"
 
 
 _CIFAR10, _CIFAR100 = (
@@ -79,16 +79,13 @@ _CIFAR10, _CIFAR100 = (
 def cifar10(
     path: archives.Place = None, *, train: bool = True, batches: Sequence[int] = _BATCHES
 ) -> LabelledImages:
-    """CIFAR-10: 50 000 training or 10 000 test images of objects, 32x32 in colour.
+    """CIFAR-10: 50 000 training or 10 000 test images of objects, 32x32 in colour, channels last.
 
     Args:
         path: The archive of the binary or the Python version, the folder it unpacks to, or a folder that
             holds either, as torchvision and Keras leave it; by default as for :func:`mnist` (162 MB).
         train: The training set; else the test set.
         batches: Which of the five training batches to read.
-
-    Returns:
-        The images, channels last.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: As :func:`mnist`.
@@ -101,9 +98,8 @@ def cifar10(
     if not isinstance(batches, list | tuple) or not batches:
         raise ValueError(f"cifar10: batches must be some of {_BATCHES}, got {shown(batches)}.")
     batches = [choice("cifar10", "every one of batches", batch, _BATCHES) for batch in batches]
-    names = (
-        [f"data_batch_{batch}" for batch in batches] if flag("cifar10", "train", train) else ["test_batch"]
-    )
+    training = [f"data_batch_{batch}" for batch in batches]
+    names = training if flag("cifar10", "train", train) else ["test_batch"]
     return _read(_CIFAR10, path, names, ", or read some of the training batches with batches=(1,).")
 
 
@@ -130,40 +126,29 @@ def _read(source: _Source, path: archives.Place, names: Sequence[str], end: str)
     return LabelledImages(images, labels.astype(np.uint8), source.names)
 
 
-def _records(
-    source: _Source, content: bytes | bytearray, label: str, remedy: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels ``(n,)`` and planes ``(n, 3072)`` of one file of the binary version."""
+def _records(source: _Source, content: archives.Content, label: str, remedy: str) -> _Part:
+    """What is in one file of the binary version."""
     size = source.bytes + _PIXELS
     if not content or len(content) % size:
-        raise ValueError(
-            f"{label} has {len(content)} bytes, not a multiple of the {size} of a record: it is truncated "
-            f"or not of {source.title}; {remedy}"
-        )
+        got = f"{len(content)} bytes, not a multiple of the {size} of a record"
+        raise ValueError(f"{label} has {got}: it is truncated or not of {source.title}; {remedy}")
     records = np.frombuffer(content, np.uint8).reshape(-1, size)
     return _checked(source, records[:, source.bytes - 1], label, remedy), records[:, source.bytes :]
 
 
-def _pickled(
-    source: _Source, content: bytes | bytearray, label: str, remedy: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same of one file of the Python version."""
+def _pickled(source: _Source, content: archives.Content, label: str, remedy: str) -> _Part:
+    """What is in one file of the Python version."""
+    wrong = f"not of {source.title}; {remedy}"
     try:
         batch = read_plain_pickle(content)
     except ValueError as error:
-        raise ValueError(
-            f"{label} holds {error}: it is damaged or not of {source.title}; {remedy}"
-        ) from error
+        raise ValueError(f"{label} holds {error}: it is damaged or {wrong}") from error
     planes, labels = batch.get("data"), batch.get(source.key)
     if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.shape[1:] != (_PIXELS,):
-        raise ValueError(
-            f"{label} holds no bytes 'data' (n, {_PIXELS}): it is not of {source.title}; {remedy}"
-        )
+        raise ValueError(f"{label} holds no bytes 'data' (n, {_PIXELS}): it is {wrong}")
     entries = labels if isinstance(labels, list) else []
     if not entries or len(entries) != len(planes) or any(type(entry) is not int for entry in entries):
-        raise ValueError(
-            f"{label} holds no {source.key!r} for all images: it is not of {source.title}; {remedy}"
-        )
+        raise ValueError(f"{label} holds no {source.key!r} for all images: it is {wrong}")
     return _checked(source, entries, label, remedy), planes
 
 
@@ -173,8 +158,6 @@ def _checked(source: _Source, labels: Sequence[int] | np.ndarray, label: str, re
     for extreme in (min(labels), max(labels)):
         if not 0 <= extreme <= last:
             other = "CIFAR-100" if source is _CIFAR10 else "CIFAR-10"
-            raise ValueError(
-                f"{label} holds the label {extreme}, expected 0 to {last}: it is damaged, or "
-                f"of {other}; {remedy}"
-            )
+            got = f"the label {extreme}, expected 0 to {last}"
+            raise ValueError(f"{label} holds {got}: it is damaged, or of {other}; {remedy}")
     return np.asarray(labels)

@@ -48,9 +48,8 @@ def grid_sizes(surface: str, size: Size, dimension: int) -> tuple[int, ...]:
     if np.ndim(size) == 0:
         return (whole(surface, "size", size, 2),) * dimension
     if not isinstance(size, tuple | list) or len(size) != dimension:
-        raise ValueError(
-            f"{surface}: size must be one whole number or {dimension} of them, got {shown(size)}."
-        )
+        wanted = f"one whole number or {dimension} of them"
+        raise ValueError(f"{surface}: size must be {wanted}, got {shown(size)}.")
     return tuple(size)
 
 

@@ -83,9 +83,6 @@ def coil100(path: archives.Place = None, object_id: int = 1, **options: Any) -> 
         object_id: 1 ... 100.
         options: As for :func:`turntable`, except ``name``.
 
-    Returns:
-        The manifold, as of :func:`coil20`.
-
     Raises:
         ValueError, FileNotFoundError, ImportError: As :func:`read_coil100` and :func:`turntable`.
     """
@@ -139,11 +136,10 @@ def _read(source: Source, caller: str, path: archives.Place, object_id: int) -> 
     return np.stack([_decode(source, content, label) for label, content in members])
 
 
-def _decode(source: Source, content: bytes | bytearray, label: str) -> np.ndarray:
+def _decode(source: Source, content: archives.Content, label: str) -> np.ndarray:
     colour = "grey" if source.mode == "L" else source.mode
-    expected = (
-        f"expected a {FRAME}x{FRAME} {colour} PNG as in {source.archive}.zip; take that from {source.url}."
-    )
+    picture = f"a {FRAME}x{FRAME} {colour} PNG as in {source.archive}.zip"
+    expected = f"expected {picture}; take that from {source.url}."
     try:
         with opened_image(content, ["PNG"]) as image:
             kind = (image.width, image.height, image.mode)

@@ -45,13 +45,8 @@ def product(*manifolds: Manifold) -> Manifold:
     if not manifolds:
         raise ValueError("product needs at least one Manifold, got none.")
     for factor in manifolds:
-        instance(
-            "product",
-            "every one of manifolds",
-            factor,
-            Manifold,
-            "multiply the members of a union one by one",
-        )
+        remedy = "multiply the members of a union one by one"
+        instance("product", "every one of manifolds", factor, Manifold, remedy)
     ends = np.cumsum([factor.grid.ndim for factor in manifolds])[:-1]
 
     def split(u):

@@ -60,7 +60,7 @@ def dsprites(
     full_turn: bool = False,
     file: str | os.PathLike[str] | None = None,
 ) -> ImageLattice:
-    """The images of one shape of the genuine dSprites on their lattice.
+    """The images, 0 and 1, of one shape of the genuine dSprites with their lattice.
 
     Orientations 0 and 2 pi are the same image, of which one is kept. A square repeats after a quarter turn
     and an ellipse after half a turn: their orientations, taken modulo the symmetry, are sorted into one
@@ -77,9 +77,6 @@ def dsprites(
         full_turn: Keep the whole turn of a square or ellipse, a multiple cover.
         file: A new ``.npy`` file to which the images are written and from which they are memory-mapped, so
             that they never lie in memory together (all of one shape are 1 GB).
-
-    Returns:
-        The images, 0 and 1, with their grid.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -106,19 +103,14 @@ def dsprites(
         lattice = _lattice(values, classes)
         size = _frame(place, len(classes))
     turn = 1 if full_turn else SHAPES[shape]
-    factor_of = {
-        name: _factor(name, column, turn, size[0]) for name, column in lattice.items() if name in _FACTORS
-    }
+    factor_of = {name: _factor(name, lattice[name], turn, size[0]) for name in _FACTORS}
     notes = tuple(note.format(shape=shape) for factor in factor_of.values() for note in factor.notes)
     for name in _FACTORS:
         if name not in names:
             factor_of[name] = _held(name, factor_of[name], (fixed or {}).get(name))
     grid = Grid(tuple(factor_of[name].axis(name) for name in names))
-    indices = [
-        np.zeros(1, int),
-        np.array([list(SHAPES).index(shape)]),
-        *(factor_of[name].indices for name in _FACTORS),
-    ]
+    colour, shapes = np.zeros(1, int), np.array([list(SHAPES).index(shape)])
+    indices = (colour, shapes, *(factor_of[name].indices for name in _FACTORS))
     flat = np.ravel_multi_index(np.ix_(*indices), [len(column) for column in lattice.values()])
     order = [_COLUMNS.index(name) for name in names]
     order += [axis for axis in range(len(_COLUMNS)) if axis not in order]
@@ -175,9 +167,8 @@ def _lattice(values: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
         if not np.isfinite(column).all() or not np.array_equal(columns[name][index], column):
             raise ValueError(f"values of {name} that do not follow its classes")
     if len(columns["shape"]) != len(SHAPES) or len(columns["color"]) != 1:
-        raise ValueError(
-            f"{len(columns['shape'])} shapes and {len(columns['color'])} colours, expected 3 and 1"
-        )
+        counts = f"{len(columns['shape'])} shapes and {len(columns['color'])} colours"
+        raise ValueError(f"{counts}, expected 3 and 1")
     return columns
 
 
@@ -229,9 +220,8 @@ def _frame(place: Path, count: int) -> tuple[int, int]:
     with zipfile.ZipFile(place) as archive, archives.open_member(archive, _member(archive)) as stream:
         shape, fortran, dtype, offset = archives.npy_header(stream.read(_BLOCK))
         if fortran or dtype != np.uint8 or len(shape) != 3 or shape[0] != count or 0 in shape:
-            raise ValueError(
-                f"images of {dtype} of shape {shape}, expected ({count}, height, width) of uint8"
-            )
+            wanted = f"({count}, height, width) of uint8"
+            raise ValueError(f"images of {dtype} of shape {shape}, expected {wanted}")
         if offset + math.prod(shape) != _member(archive).file_size:
             raise ValueError(f"{_member(archive).file_size} bytes of images where their header says {shape}")
         return shape[1], shape[2]

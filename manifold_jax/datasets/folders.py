@@ -41,7 +41,7 @@ def image_folder(
     periodic: Mapping[str, bool | float] | Iterable[str] = (),
     progress: Progress | None = None,
 ) -> ImageLattice:
-    """Read images whose factors take every combination of their values once.
+    """Read images whose factors take every combination of their values once, in float32.
 
     PNG, JPEG and TIFF are read: grey or RGB of 8 bits, palettes (as RGB), black and white, grey of 16 bits,
     and grey floats, which stay as they are; of all others white is 1. Opaque alpha channels are dropped.
@@ -55,9 +55,6 @@ def image_folder(
         factors: Those that vary, in the order of the axes; by default all, in the order of the table.
         periodic: Names of periodic factors, or their periods by name.
         progress: Called as ``progress(images read, images)``.
-
-    Returns:
-        The images in float32.
 
     Raises:
         FileNotFoundError: There is no such folder or table, or a file that the table names.
@@ -319,10 +316,8 @@ def _read_images(files: Sequence[Path], grid: Grid, progress: Progress | None) -
             images = np.empty(shape, np.float32)
         if (mode, picture.shape) != first:
             got, wanted = (f"{s[1]} x {s[0]} pixels, {m}" for m, s in ((mode, picture.shape), first))
-            raise ValueError(
-                f"image_folder: all images must have one size and kind, got {file} ({got}) and "
-                f"{files[0].name} ({wanted})."
-            )
+            pair = f"{file} ({got}) and {files[0].name} ({wanted})"
+            raise ValueError(f"image_folder: all images must have one size and kind, got {pair}.")
         images[k] = picture
         if progress is not None:
             progress(k + 1, len(files))

@@ -27,21 +27,18 @@ SIDE = 28
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 """Third byte of an idx file to the type of its entries."""
 
-_DIMENSIONS = 32
-"""Most dimensions of an idx file."""
+_DIMENSIONS = 32  # of an idx file, at most
 
-_MERGED = set("cijklmopsuvwxyz")
-"""Small letters that EMNIST does not tell from capitals in its merged splits."""
+Names = tuple[str, ...]
+"""What one file may be called."""
 
-_LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
-SPLITS = {
-    "byclass": tuple(_LETTERS),
-    "bymerge": tuple(letter for letter in _LETTERS if letter not in _MERGED),
-    "balanced": tuple(letter for letter in _LETTERS if letter not in _MERGED),
-    "letters": tuple(string.ascii_lowercase),
-    "digits": tuple(string.digits),
-    "mnist": tuple(string.digits),
-}
+_SMALL, _DIGITS = tuple(string.ascii_lowercase), tuple(string.digits)
+_EVERY = (*_DIGITS, *string.ascii_uppercase, *_SMALL)
+_MERGED = tuple(letter for letter in _EVERY if letter not in "cijklmopsuvwxyz")
+"""Without the small letters that EMNIST does not tell from capitals in its merged splits."""
+
+SPLITS = {"byclass": _EVERY, "bymerge": _MERGED, "balanced": _MERGED, "letters": _SMALL}
+SPLITS |= {"digits": _DIGITS, "mnist": _DIGITS}
 """Splits of EMNIST and their classes."""
 
 
@@ -117,9 +114,6 @@ def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
             MANIFOLD_JAX_DATA says, else downloaded into the user's cache (once, with a checksum).
         train: The training set; else the test set.
 
-    Returns:
-        The images.
-
     Raises:
         ValueError: A file is truncated, damaged or not an idx file, images and labels do not belong together,
             or a checksum tells that they are of another data set.
@@ -163,16 +157,12 @@ def emnist(path: archives.Place = None, split: str = "balanced", *, train: bool 
             ``"digits"`` or ``"mnist"`` (10).
         train: The training set; else the test set.
 
-    Returns:
-        The images.
-
     Raises:
         ValueError, FileNotFoundError, ImportError: As :func:`mnist`.
     """
     names = _names("emnist", train, f"emnist-{choice('emnist', 'split', split, SPLITS)}-", "test")
-    images, labels, classes = _read(
-        _EMNIST._replace(names=SPLITS[split]), path, names, int(split == "letters")
-    )
+    source = _EMNIST._replace(names=SPLITS[split])
+    images, labels, classes = _read(source, path, names, int(split == "letters"))
     return LabelledImages(np.ascontiguousarray(images.swapaxes(1, 2)), labels, classes)
 
 
@@ -206,22 +196,16 @@ def read_idx(path: str | os.PathLike[str]) -> Num[np.ndarray, "*shape"]:
     return parse_idx(content, None, str(file), again)
 
 
-def _names(caller: str, train: bool, prefix: str = "", test: str = "t10k") -> list[tuple[str, ...]]:
+def _names(caller: str, train: bool, prefix: str = "", test: str = "t10k") -> list[Names]:
     """What the file of images and that of labels may be called."""
     part, keras = ("train", "train") if flag(caller, "train", train) else (test, "test")
     return [
-        (
-            f"{prefix}{part}-{kind}-idx{n}-ubyte",
-            f"{prefix}{part}-{kind}.idx{n}-ubyte",
-            f"{letter}_{keras}.npy",
-        )
+        (*(f"{prefix}{part}-{kind}{mark}idx{n}-ubyte" for mark in "-."), f"{letter}_{keras}.npy")
         for kind, n, letter in (("images", 3, "x"), ("labels", 1, "y"))
     ]
 
 
-def _read(
-    source: _Source, path: archives.Place, wanted: Sequence[tuple[str, ...]], first: int = 0
-) -> LabelledImages:
+def _read(source: _Source, path: archives.Place, wanted: Sequence[Names], first: int = 0) -> LabelledImages:
     """Images and labels, which count from ``first`` in the file."""
     again = f"take it from {source.url}."
     place = archives.find(path, source.folders, wanted, source.title, source.url)
@@ -244,9 +228,7 @@ def _read(
     return LabelledImages(images, labels - np.uint8(first), source.names)
 
 
-def _downloads(
-    source: _Source, wanted: Sequence[tuple[str, ...]], remedy: str
-) -> list[tuple[str, bytes | bytearray]]:
+def _downloads(source: _Source, wanted: Sequence[Names], remedy: str) -> list[tuple[str, archives.Content]]:
     """Contents of downloaded files; in the cache their names begin with that of the data set."""
     contents = []
     for name, *_ in wanted:
@@ -257,7 +239,7 @@ def _downloads(
 
 
 def _array(
-    source: _Source, label: str, content: bytes | bytearray, name: str, dimensions: int, remedy: str
+    source: _Source, label: str, content: archives.Content, name: str, dimensions: int, remedy: str
 ) -> UInt8[np.ndarray, "*shape"]:
     """Unsigned bytes of an idx or .npy file, unless a checksum says that it is another file than ``name``."""
     known = KNOWN.get(hashlib.md5(content).hexdigest())
@@ -266,9 +248,8 @@ def _array(
         values = archives.parse_npy(content, label, remedy)
         if values.dtype != np.uint8 or values.ndim != dimensions:
             wanted = f"unsigned bytes in {dimensions} dimension(s)"
-            raise ValueError(
-                f"{label} holds {values.dtype} of shape {values.shape}, expected {wanted}: {remedy}"
-            )
+            got = f"{values.dtype} of shape {values.shape}"
+            raise ValueError(f"{label} holds {got}, expected {wanted}: {remedy}")
     else:
         values = parse_idx(content, dimensions, label, remedy)
     digest = hashlib.md5(bytes([0, 0, 8, dimensions]) + np.array(values.shape, ">u4").tobytes())
@@ -277,14 +258,13 @@ def _array(
     if known != (source.title, name):
         title, file = known
         hint = "take the right one" if title == source.title else f"call {_READERS[title]}"
-        raise ValueError(
-            f"{label} is {file} of {title} by its checksum, not {name} of {source.title}: {hint}, or {remedy}"
-        )
+        got = f"{file} of {title} by its checksum, not {name} of {source.title}"
+        raise ValueError(f"{label} is {got}: {hint}, or {remedy}")
     return values
 
 
 def parse_idx(
-    content: bytes | bytearray, dimensions: int | None, label: str, remedy: str
+    content: archives.Content, dimensions: int | None, label: str, remedy: str
 ) -> Num[np.ndarray, "*shape"]:
     """The array in an idx file: of unsigned bytes and so many dimensions, or of anything for None.
 

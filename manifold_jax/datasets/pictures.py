@@ -40,16 +40,17 @@ def read_image(path: Path) -> tuple[str, Float[np.ndarray, "height width *channe
 
 
 @contextlib.contextmanager
-def opened_image(content: bytes | bytearray, formats: Sequence[str]) -> Iterator[Any]:
+def opened_image(content: archives.Content, formats: Sequence[str]) -> Iterator[Any]:
     """An image of Pillow; whatever it says of a damaged file in this block is a ValueError."""
     Image = require("PIL.Image", "data", "Reading images")
     damage = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError)
     damage += (zlib.error, struct.error, Image.DecompressionBombError, Warning)
     try:
-        if content[:8] == b"\x89PNG\r\n\x1a\n":
-            _check_chunks(content)
-        with warnings.catch_warnings(action="error"), Image.open(io.BytesIO(content), "r", formats) as image:
-            yield image
+        with warnings.catch_warnings(action="error"):
+            with Image.open(io.BytesIO(content), "r", formats) as image:
+                image.verify()  # the checksums of a PNG file, up to its end
+            with Image.open(io.BytesIO(content), "r", formats) as image:
+                yield image
     except damage as error:
         raise ValueError(str(error)[:100] or type(error).__name__) from error
 
@@ -75,16 +76,3 @@ def _pixels(image: Any) -> tuple[str, np.ndarray | None, str]:
         return mode, None, f"is of the kind {mode}, expected one of {', '.join(LEVELS)}: {remedy}"
     pixels = np.asarray(turned.convert("RGB") if mode == "P" else turned, np.float32)
     return mode, pixels / np.float32(LEVELS[mode]), ""
-
-
-def _check_chunks(content: bytes | bytearray) -> None:
-    """Raise ValueError unless all chunks of a PNG file are whole, with their checksums, up to its end."""
-    at, last = 8, b""
-    while at < len(content) and last != b"IEND":
-        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        last, checksum = bytes(content[at + 4 : at + 8]), int.from_bytes(content[end - 4 : end], "big")
-        if end > len(content) or zlib.crc32(content[at + 4 : end - 4]) != checksum:
-            raise ValueError("a chunk is damaged")
-        at = end
-    if last != b"IEND":
-        raise ValueError("it ends early")

@@ -100,9 +100,7 @@ def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> N
         if argument > PROTOCOL:
             raise ValueError(f"a pickle of protocol {argument}, expected at most {PROTOCOL}")
     elif name != "STOP":
-        raise ValueError(
-            f"the opcode {name} of a pickle, which arrays, strings, lists and numbers do not need"
-        )
+        raise ValueError(f"the opcode {name}, which pickled arrays, strings, lists and numbers do not need")
 
 
 def _above_mark(stack: list[Any]) -> list[Any]:

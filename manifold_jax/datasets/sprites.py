@@ -256,10 +256,8 @@ def _refuse_redundant(renderer: SpriteRenderer, axes: tuple[Axis, ...], shape: O
         rank = max(rank, int(np.sum(singular > 1e-6)))
     if rank < len(geometric):
         names = tuple(renderer.factors[k] for k in geometric)
-        raise ValueError(
-            f"sprite: factors {names} are redundant for shape {shape!r}: the motions of the outline have "
-            f"rank {rank}, not {len(geometric)}. Leave one of them out."
-        )
+        motions = f"the motions of the outline have rank {rank}, not {len(geometric)}. Leave one of them out"
+        raise ValueError(f"sprite: factors {names} are redundant for shape {shape!r}: {motions}.")
 
 
 def _normal_velocity(renderer: SpriteRenderer, u: np.ndarray, k: int, nodes: np.ndarray) -> np.ndarray:

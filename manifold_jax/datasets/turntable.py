@@ -159,7 +159,7 @@ def _check_resolution(size: int, blur: float, frame: int, largest_zoom: float) -
     positive("turntable", "blur", blur)
     finest = 0.5 * largest_zoom * size / frame
     if blur < finest:
-        raise ValueError(
-            f"turntable: blur {blur:g} px shows the pixels of the {frame}x{frame} frames at size {size} and "
-            f"zoom {largest_zoom:g} ({GHOSTS} steps past the range): take {finest:.3g}, or less size or zoom."
-        )
+        place = f"at size {size} and zoom {largest_zoom:g} ({GHOSTS} steps past the range)"
+        pixels = f"the pixels of the {frame}x{frame} frames {place}"
+        remedy = f"take {finest:.3g}, or less size or zoom"
+        raise ValueError(f"turntable: blur {blur:g} px shows {pixels}: {remedy}.")

@@ -116,10 +116,8 @@ def _score(estimator: Estimator, sample: Sample, truth: Truth, row: Row, call: _
     if estimator.most is not None and row.size > estimator.most:
         return row._replace(status=f"left out: takes up to {estimator.most} points")
     if not np.isfinite(truth.scale):
-        sentence = (
-            f"the exact {row.quantity} of {row.manifold!r} is {truth.scale}: there is no error to measure"
-        )
-        return _failed(row, f"{sentence}.", call.on_error)
+        exact = f"the exact {row.quantity} of {row.manifold!r} is {truth.scale}"
+        return _failed(row, f"{exact}: there is no error to measure.", call.on_error)
     where = f"{row.size} samples of {row.manifold!r}"
     try:
         if call.again:
@@ -170,10 +168,8 @@ def _checked_value(estimator: Estimator, value: Any, shapes: tuple[tuple[int, ..
     except ValueError:
         values, given = np.empty(0, bool), f"a {type(value).__name__}, which is not an array"
     if values.shape not in shapes or not np.issubdtype(values.dtype, np.number):
-        wanted = f"{' or '.join(map(str, shapes))} for {estimator.quantity!r}"
-        raise ValueError(
-            f"calibrate: estimator {estimator.name!r} must return numbers of shape {wanted}, got {given}."
-        )
+        wanted = f"numbers of shape {' or '.join(map(str, shapes))} for {estimator.quantity!r}"
+        raise ValueError(f"calibrate: estimator {estimator.name!r} must return {wanted}, got {given}.")
     return values
 
 
@@ -200,9 +196,8 @@ def _estimator(entry: Any) -> Estimator:
         return entry
     if isinstance(entry, tuple) and len(entry) == 2:
         return Estimator(getattr(entry[1], "__name__", repr(entry[1])), *entry)
-    got = type(entry).__name__
     wanted = "Estimators or pairs (quantity, function)"
-    raise ValueError(f"calibrate: estimators must be {wanted}, got {got}.")
+    raise ValueError(f"calibrate: estimators must be {wanted}, got {type(entry).__name__}.")
 
 
 def _places(given: Any) -> dict[str, tuple[Manifold, ...]]:

@@ -149,10 +149,9 @@ def scalar_curvature_from_balls(
 
 def _check_many(caller: str, n: int, most: int) -> None:
     if not 2 * _LEAST <= n <= most:
-        raise ValueError(
-            f"{caller} holds an n x n matrix, 8 n^2 bytes: it needs at least {2 * _LEAST} points and takes "
-            f"up to {most} points, got {n}; thin the samples or raise most."
-        )
+        limits = f"it needs at least {2 * _LEAST} points and takes up to {most} points, got {n}"
+        remedy = "thin the samples or raise most"
+        raise ValueError(f"{caller} holds an n x n matrix, 8 n^2 bytes: {limits}; {remedy}.")
 
 
 def _radii(
@@ -161,10 +160,8 @@ def _radii(
     largest = _median_radius(lengths, place)
     smallest, largest = (largest / 4, largest) if given is None else interval(name, "radii", given)
     if given is None and not largest < math.inf:
-        raise ValueError(
-            f"{name}: most points reach too few others, in {components} components: take more neighbours, "
-            "give radii, or measure each component by itself."
-        )
+        remedy = "take more neighbours, give radii, or measure each component by itself"
+        raise ValueError(f"{name}: most points reach too few others, in {components} components: {remedy}.")
     if not 0 < smallest < largest < math.inf:
         raise ValueError(f"{name}: radii must increase and be positive, got {smallest:g} and {largest:g}.")
     return np.linspace(smallest, largest, _RADII)

@@ -12,18 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._checks import (
-    below,
-    choice,
-    flat,
-    floating,
-    optional,
-    positive,
-    query_rows,
-    real,
-    shown,
-    whole,
-)
+from manifold_jax import _checks
+from manifold_jax._checks import flat, floating, optional, query_rows, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, principal_plane, safe_sqrt
 from manifold_jax.geometry.neighbours import neighbour_indices
 
@@ -103,18 +93,16 @@ def project_with_status(
     """
     if not isinstance(project, Partial) or project.func is not _project:
         needed = "what local_pca_projection or moving_least_squares returned"
-        raise ValueError(f"project_with_status: project must be {needed}, got {shown(project)}.")
+        raise ValueError(f"project_with_status: project must be {needed}, got {_checks.shown(project)}.")
     fit = project.args[0]
     rows, batch = query_rows("project", points, fit.features)
     wanted = (len(rows), fit.candidates)
-    indices = optional(real, "project_with_status", "indices", indices)
+    indices = optional(_checks.real, "project_with_status", "indices", indices)
     if indices is not None and (indices.shape != wanted or not jnp.issubdtype(indices.dtype, jnp.integer)):
-        got = shown(indices)
+        got = _checks.shown(indices)
         raise ValueError(f"project_with_status: indices must be whole numbers of shape {wanted}, got {got}.")
-    projection = _fit_queries(fit, rows, indices)
-    return Projection(
-        projection.points.reshape(jnp.shape(points)), *(x.reshape(batch) for x in projection[1:])
-    )
+    images, *others = _fit_queries(fit, rows, indices)
+    return Projection(images.reshape(jnp.shape(points)), *(x.reshape(batch) for x in others))
 
 
 def _project(fit: LocalFit, points: Any) -> Array:
@@ -194,11 +182,11 @@ def local_pca_projection(
     name = "local_pca_projection"
     samples = floating(name, "samples", samples)
     rows = flat(samples)
-    dimension = below(name, dimension, rows)
+    dimension = _checks.below(name, dimension, rows)
     count = max(6, 2 * 2**dimension) if neighbours is None else neighbours
     count = whole(name, "neighbours", count, dimension + 1, len(rows))
-    choice(name, "weights", weights, WEIGHTS)
-    optional(positive, name, "sigma", sigma)
+    _checks.choice(name, "weights", weights, WEIGHTS)
+    optional(_checks.positive, name, "sigma", sigma)
     block_size = optional(whole, name, "block_size", block_size)
     width = jnp.asarray(1.0 if sigma is None else sigma, rows.dtype)
     settings = _Settings(dimension, weights, adaptive=sigma is None and weights == "gaussian")

@@ -110,9 +110,8 @@ def fisher_rao_distance(
     caller = "fisher_rao_distance"
     p, q = (floating(caller, name, one, 1) for name, one in (("log_p", log_p), ("log_q", log_q)))
     if p.shape[-1] != q.shape[-1]:
-        raise ValueError(
-            f"{caller}: log_p and log_q must be of as many classes, got {p.shape} and {q.shape}."
-        )
+        shapes = f"{p.shape} and {q.shape}"
+        raise ValueError(f"{caller}: log_p and log_q must be of as many classes, got {shapes}.")
     chord = norm(jnp.exp(p / 2) - jnp.exp(q / 2))
     length = 4 * jnp.arcsin(jnp.minimum(chord / 2, 2**-0.5))
     return jnp.where(jnp.isfinite(chord), length, jnp.nan)

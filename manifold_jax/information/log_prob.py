@@ -28,10 +28,9 @@ def as_input(caller: str, x: Any, name: str = "x") -> Array:
     """One input as a floating-point array with finite values."""
     x = real(caller, name, x)
     if x.size == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"{caller}: {name} must be a floating-point array that is not empty, got {x.dtype} of shape "
-            f"{x.shape}: scale integer images to [0, 1], as in image / 255."
-        )
+        wanted = "a floating-point array that is not empty"
+        remedy = "scale integer images to [0, 1], as in image / 255"
+        raise ValueError(f"{caller}: {name} must be {wanted}, got {x.dtype} of shape {x.shape}: {remedy}.")
     if not is_traced(x) and not np.isfinite(np.asarray(x)).all():
         raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values.")
     return x
@@ -70,11 +69,10 @@ def check_log_prob(log_prob: LogProb, x: Any) -> None:
         raise ValueError(f"log_prob does not accept {kind}: {first_line(error)}") from error
     shape = getattr(values, "shape", None)
     if shape is None or len(shape) != 1 or shape[0] < 2:
-        raise ValueError(
-            f"log_prob must return (C,) log-probabilities of one input, C at least 2, got "
-            f"{type(values).__name__ if shape is None else f'shape {shape}'}: wrap a network of batches as "
-            "lambda x: network(x[None])[0]."
-        )
+        got = type(values).__name__ if shape is None else f"shape {shape}"
+        wanted = "(C,) log-probabilities of one input, C at least 2"
+        remedy = "wrap a network of batches as lambda x: network(x[None])[0]"
+        raise ValueError(f"log_prob must return {wanted}, got {got}: {remedy}.")
     dtype = values.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"log_prob must return floating-point log-probabilities, got {dtype}.")
@@ -88,22 +86,17 @@ def _check_values(values: Float[np.ndarray, "C"], dtype: Any) -> None:
     if np.isnan(values).any():
         raise ValueError(f"log_prob returned NaN for class {np.argmax(np.isnan(values))}: check the network.")
     if np.isinf(values).any():
-        raise ValueError(
-            f"log_prob is infinite for class {np.argmax(np.isinf(values))}, and has no gradient there: do "
-            f"not take the logarithm of a softmax, {advice}."
-        )
+        where = f"infinite for class {np.argmax(np.isinf(values))}, and has no gradient there"
+        raise ValueError(f"log_prob is {where}: do not take the logarithm of a softmax, {advice}.")
     tolerance = max(1e-3, 16 * float(jnp.finfo(dtype).eps))
     total = values.max() + np.log(np.sum(np.exp(values - values.max())))
     if abs(total) <= tolerance:
         return
     if values.min() >= 0 and abs(values.sum() - 1) <= tolerance:
-        raise ValueError(
-            f"log_prob returned probabilities (they sum to 1): return log-probabilities, {advice}."
-        )
-    raise ValueError(
-        f"log_prob returned what looks like logits (their log-sum-exp is {total:.3g}, not 0): return "
-        f"log-probabilities, {advice}."
-    )
+        got = "probabilities (they sum to 1)"
+    else:
+        got = f"what looks like logits (their log-sum-exp is {total:.3g}, not 0)"
+    raise ValueError(f"log_prob returned {got}: return log-probabilities, {advice}.")
 
 
 def _check_options(caller: str, batch_size: Any, rtol: Any) -> None:
@@ -135,10 +128,9 @@ def checked_params(
         raise ValueError(f"{caller}: params must hold an array, got none: nothing to differentiate.")
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"{caller}: params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}: "
-                "leave counters and keys out of params."
-            )
+            name = f"params{jax.tree_util.keystr(path)}"
+            got = f"{leaf.dtype}: leave counters and keys out of params"
+            raise ValueError(f"{caller}: {name} must be floating-point, got {got}.")
     function = lambda w: apply(w, x)  # noqa: E731
     check_log_prob(function, params)
     _check_options(caller, batch_size, rtol)
@@ -155,10 +147,8 @@ def checked_vector(caller: str, v: Any, at: Any, *, name: str = "v", of: str = "
     )
     if not fits:
         described = ", ".join(f"{jnp.result_type(leaf)} of shape {jnp.shape(leaf)}" for leaf in leaves)
-        raise ValueError(
-            f"{caller}: {name} must be floating-point, in the shape {jax.tree.map(jnp.shape, at)} of {of}, "
-            f"got {described}."
-        )
+        wanted = f"floating-point, in the shape {jax.tree.map(jnp.shape, at)} of {of}"
+        raise ValueError(f"{caller}: {name} must be {wanted}, got {described}.")
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), v, at)
 
 

@@ -34,10 +34,9 @@ def _checked_clip(caller: str, clip: Any, points: dict[str, Array]) -> tuple[flo
     low, high = interval(caller, "clip", clip)
     for name, x in points.items():
         if not is_traced(x) and (np.min(x) < low or np.max(x) > high):
-            raise ValueError(
-                f"{caller}: {name} must lie inside clip = ({low:g}, {high:g}), got values from "
-                f"{float(np.min(x)):.3g} to {float(np.max(x)):.3g}: scale the images or widen the clip."
-            )
+            got = f"values from {float(np.min(x)):.3g} to {float(np.max(x)):.3g}"
+            wanted, remedy = f"inside clip = ({low:g}, {high:g})", "scale the images or widen the clip"
+            raise ValueError(f"{caller}: {name} must lie {wanted}, got {got}: {remedy}.")
     return low, high
 
 

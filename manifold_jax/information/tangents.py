@@ -22,16 +22,13 @@ def _checked_pair(
     pair = {label: real(caller, label, a) for label, a in (("tangents", tangents), (name, rows))}
     for label, a in pair.items():
         if a.ndim != 2 or a.size == 0 or not jnp.issubdtype(a.dtype, jnp.floating):
-            raise ValueError(
-                f"{caller}: {label} must be a floating-point matrix, vectors as rows, got {a.dtype} of shape "
-                f"{a.shape}: flatten the axes of an image, and map over points with jax.vmap."
-            )
+            wanted, got = "a floating-point matrix, vectors as rows", f"{a.dtype} of shape {a.shape}"
+            remedy = "flatten the axes of an image, and map over points with jax.vmap"
+            raise ValueError(f"{caller}: {label} must be {wanted}, got {got}: {remedy}.")
     first, second = pair.values()
     if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"{caller}: tangents and {name} must have rows of one length, got {first.shape[1]} and "
-            f"{second.shape[1]}."
-        )
+        lengths = f"{first.shape[1]} and {second.shape[1]}"
+        raise ValueError(f"{caller}: tangents and {name} must have rows of one length, got {lengths}.")
     dtype = jnp.promote_types(first.dtype, second.dtype)
     return single(first.astype(dtype)), single(second.astype(dtype))
 

@@ -139,10 +139,9 @@ def _load(folder: Folder, step: int, name: str, like: Any) -> Any:
         for leaf in sorted(stored.keys() | wanted.keys()):
             has, wants = (kinds.get(leaf, "no such array") for kinds in (stored, wanted))
             if has != wants:
-                raise ValueError(
-                    f"the checkpoint {place} is of another architecture: at {leaf} it has {has}, the network "
-                    f"has {wants}; choose another folder, or build the network that was trained."
-                )
+                other = f"of another architecture: at {leaf} it has {has}, the network has {wants}"
+                remedy = "choose another folder, or build the network that was trained"
+                raise ValueError(f"the checkpoint {place} is {other}; {remedy}.")
         abstract = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         try:
             return ocp.load(place, abstract, checkpointable_name=name)

@@ -313,10 +313,8 @@ def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, label
     try:
         classes = jax.eval_shape(apply, params, pixels(pictures[0])).shape[0]
     except Exception as error:  # whatever a function of the user raises
-        got = f"images of shape {pictures.shape}"
-        raise ValueError(
-            f"labelled: apply must accept params and one image, got {got}: {first_line(error)}"
-        ) from error
+        got = f"images of shape {pictures.shape}: {first_line(error)}"
+        raise ValueError(f"labelled: apply must accept params and one image, got {got}") from error
     if numbers.min() < 0 or numbers.max() >= classes:
         wanted = f"lie between 0 and {classes - 1}, the network has {classes} classes"
         raise ValueError(f"labelled: labels must {wanted}, got {numbers.min()} to {numbers.max()}.")

@@ -18,19 +18,8 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from manifold_jax._checks import (
-    below,
-    checked_function,
-    finite,
-    flat,
-    floating,
-    instance,
-    optional,
-    positive,
-    query_rows,
-    random_key,
-    whole,
-)
+from manifold_jax import _checks
+from manifold_jax._checks import flat, instance, optional, positive, query_rows, whole
 from manifold_jax._files import Progress
 from manifold_jax.models.autoencoders import BetaVAE, Objective, PointAutoencoder, beta_vae_loss
 from manifold_jax.models.pure import Apply, pure
@@ -210,16 +199,16 @@ def _fit(
     progress: Progress | None,
 ) -> Partial:
     """Train a network for the samples, with the loss and the data that ``task`` makes of them."""
-    random_key(caller, "key", key)
-    optional(checked_function, caller, "progress", progress)
+    _checks.random_key(caller, "key", key)
+    optional(_checks.checked_function, caller, "progress", progress)
     for name in ("width", "channels", "steps", "batch_size"):
         options[name] = whole(caller, name, options[name])
     positive(caller, "learning_rate", options["learning_rate"])
-    samples = floating(caller, "samples", samples)
+    samples = _checks.floating(caller, "samples", samples)
     if len(samples) < 2:
         raise ValueError(f"{caller}: samples must be at least 2 points, got {len(samples)}.")
-    finite(caller, "samples", samples)
-    dimension = below(caller, dimension, flat(samples))
+    _checks.finite(caller, "samples", samples)
+    dimension = _checks.below(caller, dimension, flat(samples))
     latent = optional(whole, caller, "latent", options["latent"], dimension) or dimension + 1
     features, samples = samples.shape[1:], samples.astype(jnp.float32)
     images = _are_images(features)

@@ -105,9 +105,7 @@ def _read(weights: Any) -> tuple[str, dict[str, np.ndarray], bool]:
         return "the dictionary", {str(name): np.asarray(held(a)) for name, a in weights.items()}, True
     path = user_path(weights)
     if path.suffix in _PICKLES:
-        remedy = (
-            'write it in PyTorch, safetensors.torch.save_file(network.state_dict(), "weights.safetensors")'
-        )
+        remedy = 'write safetensors.torch.save_file(network.state_dict(), "weights.safetensors") in PyTorch'
         raise ValueError(f"load_torch_weights: {path} is a pickle, which can run any program: {remedy}.")
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"load_torch_weights: weights must be a .safetensors or .npz file, got {path}.")
@@ -153,9 +151,8 @@ def _layers(module: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
     for key, part in _parts(module):
         if isinstance(part, nnx.Param):
             kinds = f"{', '.join(_KINDS)} (batch, layer)"
-            raise ValueError(
-                f"load_torch_weights: module may hold {kinds}, got {type(module).__name__} {name}."
-            )
+            got = f"{type(module).__name__} {name}"
+            raise ValueError(f"load_torch_weights: module may hold {kinds}, got {got}.")
         if isinstance(part, (nnx.Module, nnx.List, list, tuple)):
             yield from _layers(part, (*path, key))
 
@@ -184,9 +181,8 @@ def _in_order(
         theirs = {n: w.shape for n, w in weights.items() if kinds.get(w.ndim, "convolutions") == kind}
         if len(mine) != len(theirs):
             counts = f"{len(mine)} {kind} ({', '.join(mine)}), got {len(theirs)} ({', '.join(theirs)})"
-            raise ValueError(
-                f"load_torch_weights: {source} must hold {counts}: build the network of the file."
-            )
+            remedy = "build the network of the file"
+            raise ValueError(f"load_torch_weights: {source} must hold {counts}: {remedy}.")
         distinct = len(set(theirs.values())) == len(theirs)  # a wrong order does not fit
         sequences = []
         for where, names, ordered in zip(("the module", source), (mine, theirs), known, strict=True):
@@ -209,9 +205,8 @@ def _check_layout(
                 raise ValueError(f"load_torch_weights: layout may name {listed} in {where}, got {name!r}.")
     for name in layers:
         if name not in layout:
-            raise ValueError(
-                f"load_torch_weights: layout must name every layer of the module, {name!r} is missing."
-            )
+            wanted = f"every layer of the module, {name!r} is missing"
+            raise ValueError(f"load_torch_weights: layout must name {wanted}.")
 
 
 def _fill(layer: Any, name: str, entries: dict[str, np.ndarray], stored: str, channels: int | None) -> None:

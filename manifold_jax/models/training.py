@@ -117,11 +117,9 @@ def _program(
 ) -> int:
     """A number that tells what a step computes from anything else."""
     params, inner = state
-    parts = (
-        digest_function(loss, params, rows, key, 0),
-        digest_function(optimizer.update, params, inner, params),
-    )
-    return int(hashlib.sha256("".join(parts).encode()).hexdigest()[:15], 16)
+    of_loss = digest_function(loss, params, rows, key, 0)
+    of_optimizer = digest_function(optimizer.update, params, inner, params)
+    return int(hashlib.sha256(f"{of_loss}{of_optimizer}".encode()).hexdigest()[:15], 16)
 
 
 def _rest(state: _State, key: Array, run: Sequence[int], metrics: dict[str, np.ndarray]) -> Any:
@@ -145,18 +143,11 @@ def _resume(
     params = load_params(folder, start[0], step)
     rest = load_rest(folder, wanted, step)
     if not np.array_equal(rest["key"], wanted["key"]) or not np.array_equal(rest["run"], wanted["run"]):
-        raise ValueError(
-            f"{folder} holds a run with another key, batch_size, data or initial parameters, or another "
-            f"loss or optimizer (it has batch_size {rest['run'][1]} and {rest['run'][0]} data): "
-            "choose another folder."
-        )
+        other = "another key, batch_size, data or initial parameters, or another loss or optimizer"
+        its_own = f"it has batch_size {rest['run'][1]} and {rest['run'][0]} data"
+        raise ValueError(f"{folder} holds a run with {other} ({its_own}): choose another folder.")
     metrics = {name: values[:-1] for name, values in rest["metrics"].items()}
     return jax.tree.map(jnp.asarray, (params, rest["optimizer"])), metrics
-
-
-def _batch(data: Any, batch_size: int) -> Any:
-    """Shapes and types of a batch."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
 
 
 def _no_metrics(loss: Partial) -> dict[str, np.ndarray]:
@@ -233,7 +224,7 @@ def train(
     run: tuple[int, ...] = ()
     digests = () if folder is None else (_digest(params), _digest(data))
     data = jax.tree.map(jnp.asarray, data)
-    rows = _batch(data, batch_size)
+    rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
     # As it is now; tracing it once shows its mistakes before anything starts.
     function = frozen(loss, state[0], rows, loss_key, jax.ShapeDtypeStruct((), jnp.int32))
     metrics = _no_metrics(function)
