@@ -10,15 +10,13 @@ import typer
 from typer.testing import CliRunner
 
 from manifold_jax.datasets import circle, ellipse
-from manifold_jax.experiments.cells import Cells
 from manifold_jax.experiments.fits import runner, studies
 from manifold_jax.experiments.fits.command import bounds_command
-from manifold_jax.experiments.fits.fits import FITS, fit_samples
 from manifold_jax.experiments.fits.report import rate_of, trend_of, usable
-from manifold_jax.experiments.fits.runner import Plan, Series, list_jobs, run_cells
+from manifold_jax.experiments.fits.runner import FITS, Plan, Series, fit_samples, list_jobs, run_cells
 from manifold_jax.experiments.fits.samples import add_noise, known_setting, probe_points, training_samples
 from manifold_jax.experiments.fits.studies import EXPERIMENTS
-from manifold_jax.experiments.results import MANIFEST
+from manifold_jax.experiments.results import MANIFEST, Cells
 from manifold_jax.fitting import smooth_rate, supports
 from manifold_jax.geometry import Manifold
 

@@ -25,8 +25,7 @@ from typer.testing import CliRunner
 from manifold_jax import Axis, Grid, Manifold, _files, load_geometry, measure, reach
 from manifold_jax.datasets import circle, product, torus, warped
 from manifold_jax.experiments import cli, terminal
-from manifold_jax.experiments.cells import Cells
-from manifold_jax.experiments.results import MANIFEST, publishing, remove_others
+from manifold_jax.experiments.results import MANIFEST, Cells, publishing, remove_others
 from manifold_jax.fitting import RATES
 from manifold_jax.models import checkpoint_steps, load_params, save_checkpoint
 

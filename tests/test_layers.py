@@ -13,11 +13,13 @@ from jax.tree_util import Partial
 from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, measure, measure_layers
 from manifold_jax.datasets import sphere, torus, warped
 from manifold_jax.experiments.layers.checks import circle_of, spacing_of
-from manifold_jax.experiments.layers.claims import check_claims, parts_of, rank_correlation
 from manifold_jax.experiments.layers.latents import explained_share, mutual_information_gap
 from manifold_jax.experiments.layers.quantities import (
+    check_claims,
+    depth_correlation,
     distances,
     measure_union,
+    parts_of,
     scale_to_unit_volume,
     spectrum,
     two_nn,
@@ -288,10 +290,10 @@ def test_samples_of_a_plane_suggest_two_dimensions():
 def test_rank_correlations_are_spearmans():
     values = np.array([1.0, 3.0, 3.0, 2.0, 8.0, 3.0])
     expected = scipy.stats.spearmanr(np.arange(6), values).statistic
-    assert rank_correlation(values) == pytest.approx(expected)
-    assert rank_correlation(np.array([1.0, np.nan, 2.0, 3.0])) == pytest.approx(1)
-    assert rank_correlation(np.array([3.0, 2.0, 1.0, np.inf])) == pytest.approx(0.2)
-    assert np.isnan(rank_correlation(np.ones(5)))
+    assert depth_correlation(values) == pytest.approx(expected)
+    assert depth_correlation(np.array([1.0, np.nan, 2.0, 3.0])) == pytest.approx(1)
+    assert depth_correlation(np.array([3.0, 2.0, 1.0, np.inf])) == pytest.approx(0.2)
+    assert np.isnan(depth_correlation(np.ones(5)))
 
 
 def test_a_claim_counts_the_runs_in_which_it_holds():

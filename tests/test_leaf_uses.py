@@ -22,7 +22,6 @@ from manifold_jax.experiments.classifier.baselines import (
     nearest,
     principal_subspace,
     psnr,
-    rank_correlation,
     split,
 )
 from manifold_jax.experiments.classifier.generate import CLASS, CLASS_LINE, KEPT, RANDOM, RANDOM_LINE
@@ -39,6 +38,7 @@ from manifold_jax.experiments.classifier.walks import (
 from manifold_jax.experiments.experiment import table, write
 from manifold_jax.information import label_keeping_projection, leaf_projection
 from manifold_jax.models import VGG11, LeNet, pure
+from manifold_jax.plotting.geometry import rank_correlation
 from manifold_jax.plotting.images import image_grid
 
 SHAPE = (3, 4)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ from manifold_jax._checks import choice, require
 from manifold_jax._files import Progress
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
 from manifold_jax.experiments import experiment as registry
-from manifold_jax.experiments.cells import Cells, cell_name
 from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
+from manifold_jax.experiments.results import Cells, cell_name
 from manifold_jax.experiments.sprites import FACTORS
 from manifold_jax.experiments.terminal import Preset, Seed, plain_errors, prepare, results_folder
 from manifold_jax.fitting import Calibration, builtin_estimators, calibrate, error_curves, ranking
@@ -27,10 +27,7 @@ from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
 from manifold_jax.geometry.quantities import LABELS
-from manifold_jax.plotting.style import PALETTE, quantity_panels
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from manifold_jax.plotting.style import PALETTE, Figure, quantity_panels
 
 GRID, EXACT = "grid, order 4", "autodiff"
 FAST = ("TwoNN", "MLE")  # estimators of the intrinsic dimension that are not slow

@@ -43,9 +43,8 @@ def main() -> None:
 
         from manifold_jax.experiments import terminal
     except ImportError:
-        print(
-            'Error: the command line needs typer and rich: pip install "manifold_jax[cli]"', file=sys.stderr
-        )
+        remedy = 'pip install "manifold_jax[cli]"'
+        print(f"Error: the command line needs typer and rich: {remedy}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,9 +19,7 @@ from manifold_jax._keys import fingerprint, package_version
 from manifold_jax.experiments.results import publishing
 from manifold_jax.experiments.terminal import as_text, console, progress_bar
 from manifold_jax.plotting.geometry import save_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from manifold_jax.plotting.style import Figure
 
 Row = dict[str, Any]
 
@@ -118,6 +116,15 @@ def settings_for(
             raise ValueError(f"--{option.replace('_', '-')} does not belong to {name}: leave it out.")
     experiment.check(settings)
     return settings
+
+
+def all_settings(
+    experiments: Experiments, asked: str, preset: str, changes: Mapping[str, Any], *others: str
+) -> dict[str, Any]:
+    """Settings by name of what is asked for, see :func:`select`; ``all`` takes the options that it has."""
+    strict = asked != "all"
+    names = select(experiments, asked, *others)
+    return {name: settings_for(experiments, name, preset, changes, strict=strict) for name in names}
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""Results get their names in a folder when all are whole; what this package did not write there stays."""
+"""What is kept of experiments: finished cells, and results that get their names when all are whole."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from manifold_jax._files import scratch_folder
-from manifold_jax._keys import file_digest
+from manifold_jax._files import make_folder, scratch_folder, user_path, writing
+from manifold_jax._keys import file_digest, package_version
 
 MANIFEST = ".manifold_jax.sha256"
 """File in a folder of results: a line for each of them with its digest, the key of the work, and its name."""
@@ -61,3 +64,58 @@ def remove_others(out: Path, key: str, keep: Sequence[Path]) -> None:
         path = out / name
         if Path(name).name == name and path not in keep and _is_own(path, key, listed):
             path.unlink(missing_ok=True)
+
+
+VERSION = 3
+"""Part of every cell's name: raise it when a fit, an estimator or the defaults of one change."""
+
+Values = Any
+"""Anything that JSON knows."""
+
+
+class Cells(dict[str, Values]):
+    """Values of finished cells by name: all that the values of a cell depend on.
+
+    The file has a line of JSON with a checksum for each cell, and only ever grows, so that several processes
+    may add to it; a line that is not whole does not count. Floats are read back bit by bit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = user_path(path)
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        super().__init__(entry for entry in map(_read_line, lines) if entry is not None)
+        if lines and not self and not lines[0].startswith(b'{"cell": '):
+            remedy = "remove it, or choose another folder"
+            raise ValueError(f"{path} is not a file of finished cells: {remedy}.")
+
+    def put(self, cell: str, values: Values) -> None:
+        """Keep a finished cell."""
+        self[cell] = values
+        line = _line(cell, values)
+        make_folder(self.path.parent)
+        with writing(self.path), self.path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            whole = file.read(1) in (b"", b"\n")  # else a process was ended while it wrote
+            file.write(line if whole else b"\n" + line)
+
+
+def _line(cell: str, values: Values) -> bytes:
+    entry = json.dumps({"cell": cell, "values": values})
+    return f'{entry[:-1]}, "check": {zlib.crc32(entry.encode())}}}\n'.encode()
+
+
+def _read_line(line: bytes) -> tuple[str, Values] | None:
+    """Name and values of a cell, or None where the line is not whole."""
+    try:
+        entry = json.loads(line)
+        cell, values = entry["cell"], entry["values"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return (cell, values) if isinstance(cell, str) and _line(cell, values) == line + b"\n" else None
+
+
+def cell_name(**parts: Any) -> str:
+    """Everything that a cell depends on, as text."""
+    versions = {"version": VERSION, "package": package_version()}
+    return json.dumps(parts | versions, sort_keys=True, default=str)

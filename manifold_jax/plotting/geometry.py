@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,7 @@ import manifold_jax.plotting.style as style
 from manifold_jax._checks import shown, whole
 from manifold_jax._files import replacing, user_path
 from manifold_jax.geometry import Geometry
-from manifold_jax.plotting.style import COLOURS, Comparison
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from manifold_jax.plotting.style import COLOURS, Comparison, Figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -110,13 +107,18 @@ def _correlation(axes: Any, geometry: Geometry, pair: dict[str, np.ndarray]) -> 
         len(values) > 2 and np.ptp(np.percentile(values, (5, 95))) > 2 * style.median_bar(geometry, name)
         for name, values in pair.items()
     )
-    text = "constant\nwithin bars"
-    if varies:
-        # Late: JAX itself installs SciPy, but its statistics take long to import.
-        from scipy.stats import rankdata
-
-        text = f"{np.corrcoef(rankdata(list(pair.values()), axis=1))[0, 1]:+.2f}"
+    text = f"{rank_correlation(*pair.values()):+.2f}" if varies else "constant\nwithin bars"
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=13 if varies else 9, color="0.3")
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; NaN where one of the two is constant."""
+    # Late: JAX itself installs SciPy, but its statistics take long to import.
+    from scipy.stats import rankdata
+
+    if (a == a[0]).all() or (b == b[0]).all():
+        return math.nan
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def plot_maps(geometry: Geometry, *, pairs: int = 6) -> Figure:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifold_jax.plotting.style import PALETTE as PALETTE
-from manifold_jax.plotting.style import new_figure, panels
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+from manifold_jax.plotting.style import PALETTE, Figure, new_figure, panels
 
 _LETTERS = 10  # of a title, per inch
 

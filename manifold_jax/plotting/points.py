@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +13,7 @@ from manifold_jax._checks import finite, real, shown, whole
 from manifold_jax.geometry import Geometry, Grid, Manifold
 from manifold_jax.geometry.manifold import as_points, evaluate_points
 from manifold_jax.plotting.images import image_grid
-from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure
 
 NUMBERS = 2**26
 """Numbers of stored points that are read for a picture."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,7 @@ from manifold_jax.geometry.manifold import is_union
 from manifold_jax.geometry.reach.result import ComponentReach
 from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.points import feature_shape, grid_coordinates, render
-from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, matplotlib, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure, matplotlib, new_figure
 
 _EXTRA = 3
 """Pairs drawn below the deciding one."""

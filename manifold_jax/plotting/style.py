@@ -15,6 +15,8 @@ from manifold_jax.geometry.quantities import LENGTH as LENGTH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = Any  # matplotlib is imported late
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from fuzz.warm import Warm
 
 from manifold_jax import Axis, Grid, _files, load_geometry, measure
 from manifold_jax._files import PartialResult
-from manifold_jax.experiments.cells import Cells
+from manifold_jax.experiments.results import Cells
 from manifold_jax.models import load_params, save_checkpoint
 
 GRID = Grid((Axis("angle", 0.0, 2 * np.pi, 16, periodic=True),))

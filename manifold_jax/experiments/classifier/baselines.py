@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 from manifold_jax._checks import choice, flat, require, whole
 from manifold_jax._files import Progress
@@ -190,10 +189,3 @@ def auroc(inside: Float[np.ndarray, "n"], outside: Float[np.ndarray, "m"]) -> tu
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     square = area * (1 - area) + (m - 1) * (first - area**2) + (n - 1) * (second - area**2)
     return area, max(square / (n * m), 0.0) ** 0.5
-
-
-def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-    """Spearman's; NaN for a constant."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])

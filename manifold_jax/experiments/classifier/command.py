@@ -77,14 +77,10 @@ def leaf_command(
     arguments = registry.given_options(locals())
     with terminal.plain_errors():
         registry.check_options(arguments)
-        names = registry.select(EXPERIMENTS, experiment, "train")
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
         changes = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
-        settings = {
-            name: registry.settings_for(EXPERIMENTS, name, preset, changes, strict=experiment != "all")
-            for name in names
-        }
+        settings = registry.all_settings(EXPERIMENTS, experiment, preset, changes, "train")
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}
         _refuse_unused(experiment, given, registry.given_options(changes))
         data, init, path = data or "digits", init or "flax", path and user_path(path)
@@ -93,13 +89,12 @@ def leaf_command(
         options = {"letters": letters and user_path(letters), "path": path}
         folder = terminal.prepare(out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}")
         with terminal.results_folder(folder):
-            own = {name: settings.pop(name) for name in names if name == "sprites"}
+            own = {"sprites": settings.pop("sprites")} if "sprites" in settings else {}
             if experiment != "sprites":
                 task = make_task(data, path, seed=seed, width=width or 16, init=init)
                 if options["letters"] is not None:
-                    read_images(
-                        options["letters"], task.train.images.shape[1:]
-                    )  # refused before the training
+                    # Refused before the training.
+                    read_images(options["letters"], task.train.images.shape[1:])
                 arguments["training images"] = len(task.train.labels)
                 with terminal.progress_bar(f"training, {task.name}") as advance:
                     count = steps or steps_of_preset

@@ -19,8 +19,8 @@ from manifold_jax.experiments.classifier.task import Images, Task, Trial, predic
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.information import Path
-from manifold_jax.plotting.images import PALETTE, image_grid
-from manifold_jax.plotting.style import new_figure
+from manifold_jax.plotting.images import image_grid
+from manifold_jax.plotting.style import PALETTE, new_figure
 
 _COLUMNS = {"noisy image": "noisy", "principal components": "PCA", "total variation": "total\nvariation"}
 _COLUMNS |= {f"anchor: {name}": f"anchor:\n{SHORT[kind]}" for kind, name in ANCHORS.items()}

@@ -17,8 +17,8 @@ from manifold_jax.experiments.classifier.task import READERS, Task, Trial, layer
 from manifold_jax.experiments.classifier.walks import LEAF, LEAF_REDUCED, PathOptions, norms
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.models import pixels
-from manifold_jax.plotting.images import PALETTE
-from manifold_jax.plotting.style import new_figure
+from manifold_jax.plotting.geometry import rank_correlation
+from manifold_jax.plotting.style import PALETTE, new_figure
 
 _NEAREST = "nearest training image"
 
@@ -124,7 +124,7 @@ def run(trial: Trial, settings: Settings, progress: Progress | None = None, **pl
         pooled[f"leaf distance ({SHORT[kind]})"] = p.distance
         # 1 where an image is its own anchor: nothing shortens a chord of length 0.
         pooled[f"leaf ratio ({SHORT[kind]})"] = p.distance / np.where(before > 0, before, 1.0)
-        correlation = baselines.rank_correlation(np.asarray(p.distance), others[_NEAREST])
+        correlation = rank_correlation(np.asarray(p.distance), others[_NEAREST])
         notes.append(
             f"{baselines.describe_projections(kind, p, settings.path)}; rank correlation of leaf distance "
             f"and distance to the {_NEAREST}: {correlation:.3f}."

@@ -21,8 +21,8 @@ from manifold_jax.experiments.classifier.task import Images, Task, Trial, predic
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.information import Path, PathStatus, horizontal_path, label_keeping_walk
 from manifold_jax.models import pixels
-from manifold_jax.plotting.images import PALETTE, image_grid
-from manifold_jax.plotting.style import new_figure
+from manifold_jax.plotting.images import image_grid
+from manifold_jax.plotting.style import PALETTE, new_figure
 
 CLASS, CLASS_LINE = "leaf, same class", "line, same class"
 RANDOM, RANDOM_LINE = "leaf, random", "line, random"
@@ -78,10 +78,8 @@ def _starts(trial: Trial, settings: Settings) -> tuple[Starts, LabelledImages]:
     rows = rng.permutation(len(test.labels))[: 2 * settings.images + 20]
     right = predictions(trial.log_prob, test.images[rows]) == test.labels[rows]
     if right.sum() < settings.images:
-        raise ValueError(
-            f"only {right.sum()} of {len(right)} test images are classified as labelled, {settings.images} "
-            "are needed: take fewer, or train longer."
-        )
+        known = f"only {right.sum()} of {len(right)} test images are classified as labelled"
+        raise ValueError(f"{known}, {settings.images} are needed: take fewer, or train longer.")
     rows = rows[right][: settings.images]
     labels, data = test.labels[rows], trial.task.train
     training = training_images(data, rng.permutation(len(data.labels))[: settings.training])

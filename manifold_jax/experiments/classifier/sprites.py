@@ -59,10 +59,9 @@ def check(settings: Settings) -> None:
     whole("sprites", "shapes times sizes", len(settings.shapes) * settings.sizes, least=len(FACTORS) + 1)
     scales, turns = settings.map_sizes
     if scales < 9 or turns < 8 or scales % 2 == 0 or turns % 2:
-        raise ValueError(
-            "sprites: map_sizes must be an odd number from 9 and an even one from 8, got "
-            f"{settings.map_sizes}: every second sample gives the error of the volume."
-        )
+        wanted = f"an odd number from 9 and an even one from 8, got {settings.map_sizes}"
+        reason = "every second sample gives the error of the volume"
+        raise ValueError(f"sprites: map_sizes must be {wanted}: {reason}.")
 
 
 class Meeting(NamedTuple):

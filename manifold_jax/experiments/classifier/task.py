@@ -220,8 +220,6 @@ def read_images(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(str(error)) from None
     images = archives.parse_npy(content, label, remedy)
     if images.shape[1:] != shape or images.dtype != np.uint8 or not len(images):
-        raise ValueError(
-            f"the images in {path} must be uint8 of shape (n, {', '.join(map(str, shape))}), got "
-            f"{images.dtype} {images.shape}."
-        )
+        wanted = f"uint8 of shape (n, {', '.join(map(str, shape))})"
+        raise ValueError(f"the images in {path} must be {wanted}, got {images.dtype} {images.shape}.")
     return images

@@ -8,31 +8,16 @@ from typing import Annotated
 import typer
 
 from manifold_jax._files import user_path
-from manifold_jax.experiments.experiment import (
-    check_options,
-    describe,
-    given_options,
-    run_experiments,
-    select,
-    settings_for,
-)
-from manifold_jax.experiments.fits.fits import FITS
+from manifold_jax.experiments import experiment as registry
+from manifold_jax.experiments import terminal
+from manifold_jax.experiments.fits.runner import FITS
 from manifold_jax.experiments.fits.samples import NOISES
 from manifold_jax.experiments.fits.studies import EXPERIMENTS, FACTORS
-from manifold_jax.experiments.terminal import (
-    Coil20,
-    Out,
-    Preset,
-    Seed,
-    plain_errors,
-    prepare,
-    results_folder,
-    words,
-)
+from manifold_jax.experiments.terminal import Coil20, Out, Preset, Seed, words
 
 
 def bounds_command(
-    experiment: Annotated[str, typer.Argument(help=describe(EXPERIMENTS))],
+    experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS))],
     preset: Preset = "reduced",
     fits: Annotated[
         str | None,
@@ -65,10 +50,10 @@ def bounds_command(
 
     Interrupted and called again with the same --out, it goes on where it was, cell by cell.
     """
-    arguments = given_options(locals())
-    with plain_errors():
-        check_options(arguments)
-        folder = prepare(out or Path("runs") / "bounds")
+    arguments = registry.given_options(locals())
+    with terminal.plain_errors():
+        registry.check_options(arguments)
+        folder = terminal.prepare(out or Path("runs") / "bounds")
         path = path and user_path(path)
         if path is not None and data is not None and "coil20" not in data:
             raise ValueError("--path is where COIL-20 is: leave it out, or put coil20 among --data.")
@@ -76,10 +61,9 @@ def bounds_command(
         changes |= {"fits": words(fits), "noises": words(noises), "data": words(data)}
         changes["sizes"] = _numbers("sizes", sizes)
         changes["dimensions"] = dimensions and dict.fromkeys(FACTORS, _numbers("dimensions", dimensions))
-        names, strict = select(EXPERIMENTS, experiment), experiment != "all"
-        plans = {name: settings_for(EXPERIMENTS, name, preset, changes, strict=strict) for name in names}
-        with results_folder(folder):
-            run_experiments(EXPERIMENTS, plans, (folder, seed), folder, arguments)
+        plans = registry.all_settings(EXPERIMENTS, experiment, preset, changes)
+        with terminal.results_folder(folder):
+            registry.run_experiments(EXPERIMENTS, plans, (folder, seed), folder, arguments)
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:

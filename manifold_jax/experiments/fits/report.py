@@ -11,8 +11,7 @@ import numpy as np
 
 from manifold_jax import fitting
 from manifold_jax.experiments.experiment import Row
-from manifold_jax.experiments.fits.fits import FITS
-from manifold_jax.experiments.fits.runner import Plan, Series
+from manifold_jax.experiments.fits.runner import FITS, Plan, Series
 from manifold_jax.experiments.fits.samples import Setting
 
 LOST = 0.01  # sizes at which a fit has no point for a larger share of the test points count for no slope

@@ -20,13 +20,12 @@ from manifold_jax._files import Progress
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets import circle, coil20, sample_uniform, sphere, torus, two_moons
 from manifold_jax.datasets.sampling import map_points, volume_elements
-from manifold_jax.experiments.cells import Cells
 from manifold_jax.experiments.experiment import Experiment, Outcome
-from manifold_jax.experiments.fits.fits import FITS
 from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, show_reach, show_slopes
 from manifold_jax.experiments.fits.report import Results, trend_of
-from manifold_jax.experiments.fits.runner import SHARES, Plan, run_cells
+from manifold_jax.experiments.fits.runner import FITS, SHARES, Plan, run_cells
 from manifold_jax.experiments.fits.samples import NOISES, Setting, add_noise, known_setting
+from manifold_jax.experiments.results import Cells
 from manifold_jax.experiments.sprites import draw, ends, sprite_charts
 from manifold_jax.geometry import Axis, Grid, Manifold, reach_from_samples
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,11 @@ from jaxtyping import Float
 
 from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.experiments.layers.data import Settings
-from manifold_jax.experiments.layers.trial import Trial, layer_arrays, learn, prepare
+from manifold_jax.experiments.layers.trial import Settings, Trial, layer_arrays, learn, prepare
 from manifold_jax.experiments.sprites import ends
 from manifold_jax.geometry import Grid, Manifold, jet_from_grid, measure_layers, second_fundamental_form
 from manifold_jax.models import Layers
-from manifold_jax.plotting.style import PALETTE, compare, quantity_panels
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from manifold_jax.plotting.style import PALETTE, Figure, compare, quantity_panels
 
 _STANDING = 1e-12  # share of the largest speed below which a curve stands still in float64
 

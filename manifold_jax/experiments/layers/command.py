@@ -12,11 +12,19 @@ from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
 from manifold_jax.experiments.experiment import Experiment, run_experiments
 from manifold_jax.experiments.layers.checks import spacing, stencils
-from manifold_jax.experiments.layers.data import DATA, FULL, REDUCED, Settings
 from manifold_jax.experiments.layers.evolution import evolution
-from manifold_jax.experiments.layers.latents import latents
-from manifold_jax.experiments.layers.sampled import sampled
-from manifold_jax.experiments.layers.trial import ACTIVATIONS, NETWORKS, check, learn, prepare
+from manifold_jax.experiments.layers.latents import latents, sampled
+from manifold_jax.experiments.layers.trial import (
+    ACTIVATIONS,
+    DATA,
+    FULL,
+    NETWORKS,
+    REDUCED,
+    Settings,
+    check,
+    learn,
+    prepare,
+)
 
 _ABOUT = {
     evolution: "volume, curvature, reach, class distances of every layer, run and checkpoint",

@@ -13,18 +13,15 @@ from manifold_jax._checks import require
 from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.layers import quantities
-from manifold_jax.experiments.layers.claims import as_sentence, check_claims, parts_of
-from manifold_jax.experiments.layers.data import Settings
-from manifold_jax.experiments.layers.quantities import Quantities
-from manifold_jax.experiments.layers.trial import Trial, layer_arrays
+from manifold_jax.experiments.layers.quantities import Quantities, as_sentence, check_claims, parts_of
+from manifold_jax.experiments.layers.trial import Settings, Trial, layer_arrays
 from manifold_jax.experiments.sprites import draw
 from manifold_jax.geometry import Manifold
 from manifold_jax.models import Layers
-from manifold_jax.plotting.style import PALETTE, quantity_panels
+from manifold_jax.plotting.style import PALETTE, Figure, quantity_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 LABELS = {
     "volume": "volume",

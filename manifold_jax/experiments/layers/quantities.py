@@ -1,4 +1,4 @@
-"""Geometry of a union of manifolds in every layer of one network."""
+"""Geometry of a union of manifolds in every layer of one network, and claims about depth that it tests."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._checks import flat
+from manifold_jax.experiments.experiment import Row
 from manifold_jax.fitting import intrinsic_dimension
 from manifold_jax.geometry import Geometry, Grid, LayerJets, Manifold, integrate, reach_from_samples
 from manifold_jax.geometry.error_bars import report_on
 from manifold_jax.geometry.layers import jet_quantities, layer_jets
 from manifold_jax.geometry.quantities import chart_ranges
 from manifold_jax.models import Layers
+from manifold_jax.plotting.geometry import rank_correlation
 
 _TOLERANCE = 0.1  # relative error up to which a normal curvature counts as resolved
 _RANK = 1e-4  # eigenvalues of the metric above this share of the largest count for its rank
-_POINTLIKE = (
-    1e-6  # mean distance over the coordinates, below which a class is a point up to rounding in float32
-)
+_POINTLIKE = 1e-6  # mean distance over the coordinates below which a class is a point to float32's rounding
 _FEWEST = 20  # distinct points that an estimate of the dimension needs at least
 
 Numbers = Float[np.ndarray, "*layers"]
@@ -181,3 +181,50 @@ def measure_union(charts: Sequence[Manifold], layers: Layers) -> Quantities:
     streams = [layer_jets(m.embedding, layers.functions, u) for m, u in zip(charts, places, strict=True)]
     rows = zip(("input", *layers.names), *streams, strict=True)
     return stack([_measure_layer(jets, grids, name) for name, *jets in rows])
+
+
+CLAIMS = {"curvature grows with depth": ("second_form_norm", 1), "reach falls with depth": ("reach", -1)}
+"""Claims of Koulakis & Seibold (ICML 2026): quantity at unit volume, and sign of its rank correlation."""
+
+
+def depth_correlation(values: Float[np.ndarray, "n"]) -> float:
+    """Spearman's correlation of values with their order, without NaN; of three different values at least."""
+    kept = values[~np.isnan(values)]
+    return rank_correlation(np.arange(len(kept)), kept) if len(kept) > 2 else np.nan
+
+
+def parts_of(names: tuple[str, ...]) -> dict[str, slice]:
+    """The whole network; for an autoencoder its two halves too, which share the latent."""
+    whole = {"all": slice(0, len(names))}
+    if "latent" not in names:
+        return whole
+    middle = names.index("latent")
+    return whole | {"encoder": slice(0, middle + 1), "decoder": slice(middle, len(names))}
+
+
+def check_claims(quantities: Quantities, parts: dict[str, slice], when: str) -> list[Row]:
+    """How many runs bear out each of ``CLAIMS`` in each part of the network.
+
+    The quantities ``(runs, layers)`` are those of one checkpoint with unit volume; ``when`` names it.
+    """
+    rows = []
+    for claim, (quantity, sign) in CLAIMS.items():
+        for part, layers in parts.items():
+            runs = getattr(quantities, quantity)[:, layers]
+            correlations = np.array([depth_correlation(run) for run in runs])
+            defined = correlations[np.isfinite(correlations)]
+            row: Row = {"claim": f"{claim}, {when}", "layers": part, "runs": len(runs)}
+            row["undefined in"] = len(runs) - len(defined)
+            row["holds in"] = int(np.sum(np.sign(defined) == sign))
+            row["rank correlation, mean"] = float(defined.mean()) if defined.size else np.nan
+            row |= {"least": float(defined.min(initial=np.inf)), "most": float(defined.max(initial=-np.inf))}
+            rows.append(row)
+    return rows
+
+
+def as_sentence(row: Row) -> str:
+    """A row of :func:`check_claims` for people."""
+    lost = f", undefined in {row['undefined in']}" if row["undefined in"] else ""
+    share = f"in {row['holds in']} of {row['runs']} runs{lost}"
+    correlation = f"{row['rank correlation, mean']:.2f} ({row['least']:.2f} to {row['most']:.2f})"
+    return f"{row['claim']}, {row['layers']}: {share}, rank correlation {correlation}."
