@@ -47,6 +47,10 @@ _ASIDE: set[Path] = set()
 """What this process is writing aside right now."""
 
 
+def silent(_done: int, _total: int) -> None:
+    """Progress that nobody wants to know."""
+
+
 def user_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     """A path as the user means it: ``~`` is the home folder; ``name`` is that of the argument."""
     try:

@@ -34,6 +34,9 @@ Place = str | os.PathLike[str] | None
 Content = bytes | bytearray
 """What is in a file."""
 
+Names = Sequence[str]
+"""What one file may be called."""
+
 VARIABLE = "MANIFOLD_JAX_DATA"
 """Environment variable that names the folder (or file) in which data are looked for."""
 
@@ -55,13 +58,7 @@ _DAMAGE = (
 
 
 def find(
-    path: Place,
-    names: Sequence[str],
-    wanted: Sequence[Sequence[str]],
-    title: str,
-    url: str,
-    *,
-    deep: bool = False,
+    path: Place, names: Names, wanted: Sequence[Names], title: str, url: str, *, deep: bool = False
 ) -> Path | None:
     """An archive, or the folder of what is in it; None if no place is named or MANIFOLD_JAX_DATA lacks it.
 
@@ -111,7 +108,7 @@ def _levels(place: Path) -> Iterator[list[Path]]:
         level = inner[:_FOLDERS]
 
 
-def _holds(place: Path, wanted: Sequence[Sequence[str]], inside: bool) -> bool:
+def _holds(place: Path, wanted: Sequence[Names], inside: bool) -> bool:
     """Whether there is an archive or folder with one of the files, there or in folders inside."""
     with contextlib.suppress(*_DAMAGE), contextlib.ExitStack() as opened:
         flat = os.path.isdir(place) and not inside
@@ -120,12 +117,12 @@ def _holds(place: Path, wanted: Sequence[Sequence[str]], inside: bool) -> bool:
     return False
 
 
-def _option(options: Sequence[str], known: Listing) -> str | None:
+def _option(options: Names, known: Listing) -> str | None:
     """The first of some names, gzipped or not, that a file bears."""
     return next((n for option in options for n in (option, f"{option}.gz") if n in known), None)
 
 
-def read_members(place: Path, wanted: Sequence[Sequence[str]], remedy: str) -> list[tuple[str, Content]]:
+def read_members(place: Path, wanted: Sequence[Names], remedy: str) -> list[tuple[str, Content]]:
     """Labels and contents of files in a folder, or anywhere in a zip or tar archive.
 
     Args:

@@ -43,8 +43,7 @@ class _Source(NamedTuple):
     names: tuple[str, ...]
 
 
-_Part = tuple[np.ndarray, np.ndarray]
-"""Labels ``(n,)`` and planes ``(n, 3072)``."""
+_Part = tuple[np.ndarray, np.ndarray]  # labels ``(n,)`` and planes ``(n, 3072)``
 
 
 def _folders(stem: str, extra: str = "") -> tuple[str, ...]:

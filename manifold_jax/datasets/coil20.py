@@ -19,8 +19,7 @@ from manifold_jax.datasets.turntable import turntable
 from manifold_jax.geometry.manifold import Manifold
 
 VIEWS, FRAME = 72, 128
-LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in grey, ITU-R BT.601."""
+LUMA = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey, ITU-R BT.601
 
 
 class Source(NamedTuple):

@@ -9,8 +9,7 @@ from dataclasses import replace
 from manifold_jax import _checks
 from manifold_jax.geometry.grid import Axis
 
-POSITIVE = ("scale", "aspect", "blur", "contrast", "zoom")
-"""Factors without a meaning at and below 0."""
+POSITIVE = ("scale", "aspect", "blur", "contrast", "zoom")  # factors without a meaning at and below 0
 
 
 def chosen_factors(caller: str, factors: str | Sequence[str], known: Collection[str]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from jaxtyping import Num, UInt8
 import manifold_jax.datasets.archives as archives
 from manifold_jax._checks import choice, flag
 from manifold_jax._files import user_path
+from manifold_jax.datasets.archives import Content, Names
 from manifold_jax.datasets.known_files import KNOWN, PUBLISHED
 
 SIDE = 28
@@ -28,9 +29,6 @@ _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 """Third byte of an idx file to the type of its entries."""
 
 _DIMENSIONS = 32  # of an idx file, at most
-
-Names = tuple[str, ...]
-"""What one file may be called."""
 
 _SMALL, _DIGITS = tuple(string.ascii_lowercase), tuple(string.digits)
 _EVERY = (*_DIGITS, *string.ascii_uppercase, *_SMALL)
@@ -228,7 +226,7 @@ def _read(source: _Source, path: archives.Place, wanted: Sequence[Names], first:
     return LabelledImages(images, labels - np.uint8(first), source.names)
 
 
-def _downloads(source: _Source, wanted: Sequence[Names], remedy: str) -> list[tuple[str, archives.Content]]:
+def _downloads(source: _Source, wanted: Sequence[Names], remedy: str) -> list[tuple[str, Content]]:
     """Contents of downloaded files; in the cache their names begin with that of the data set."""
     contents = []
     for name, *_ in wanted:
@@ -239,7 +237,7 @@ def _downloads(source: _Source, wanted: Sequence[Names], remedy: str) -> list[tu
 
 
 def _array(
-    source: _Source, label: str, content: archives.Content, name: str, dimensions: int, remedy: str
+    source: _Source, label: str, content: Content, name: str, dimensions: int, remedy: str
 ) -> UInt8[np.ndarray, "*shape"]:
     """Unsigned bytes of an idx or .npy file, unless a checksum says that it is another file than ``name``."""
     known = KNOWN.get(hashlib.md5(content).hexdigest())
@@ -263,9 +261,7 @@ def _array(
     return values
 
 
-def parse_idx(
-    content: archives.Content, dimensions: int | None, label: str, remedy: str
-) -> Num[np.ndarray, "*shape"]:
+def parse_idx(content: Content, dimensions: int | None, label: str, remedy: str) -> Num[np.ndarray, "*shape"]:
     """The array in an idx file: of unsigned bytes and so many dimensions, or of anything for None.
 
     Raises:

@@ -14,8 +14,7 @@ from manifold_jax._checks import choice, real
 Outline = str | Callable[[Any], Any] | Any
 """Name of a built-in shape, a closed curve t -> (x, y) with period 2 pi, or polygon vertices (k, 2)."""
 
-SQUARE_HALF_SIDE = 9.5
-"""Of the square at scale 1, pixels."""
+SQUARE_HALF_SIDE = 9.5  # of the square at scale 1, pixels
 
 
 class Nodes(NamedTuple):

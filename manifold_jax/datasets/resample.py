@@ -33,14 +33,9 @@ from jaxtyping import Array, Float
 
 from manifold_jax._linalg import HIGHEST, matmul
 
-SHARE = 0.9
-"""Part of the blur that is spent on the frame (sigma_1), at the largest zoom."""
-
-CUTOFF = 4.3
-"""The expansion reaches frequency CUTOFF / sigma_1, where the frame's blur leaves 1e-4."""
-
-MARGIN = 6.0
-"""The expansion extends MARGIN * sigma_1 beyond the frame's corners."""
+SHARE = 0.9  # part of the blur that is spent on the frame (sigma_1), at the largest zoom
+CUTOFF = 4.3  # the expansion reaches frequency CUTOFF / sigma_1, where the frame's blur leaves 1e-4
+MARGIN = 6.0  # the expansion extends MARGIN * sigma_1 beyond the frame's corners
 
 
 class Ring(NamedTuple):

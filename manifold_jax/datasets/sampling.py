@@ -20,8 +20,7 @@ from manifold_jax._linalg import block_rows, map_blocks, matmul
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Manifold, frozen_embedding
 
-PROBES = 1024
-"""Grid points, at most, from which the first bound on the volume element is taken."""
+PROBES = 1024  # grid points, at most, from which the first bound on the volume element is taken
 
 
 class Samples(NamedTuple):

@@ -34,18 +34,10 @@ from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
 LAYOUTS = ("dense", "balanced", "original")
-_ORIGINAL = {"scale": 6, "orientation": 40, "y": 32, "x": 32}
-"""Samples of dSprites."""
-
-_DENSE_STEP = 0.6
-"""Largest displacement of the outline per sample of the dense layout, in blur widths."""
-
-_FARTHEST = 13.4
-"""Largest distance of a built-in outline from its centre at scale 1, pixels."""
-
-_SHARPEST = 0.8
-"""Least blur where the blur is a factor, pixels."""
-
+_ORIGINAL = {"scale": 6, "orientation": 40, "y": 32, "x": 32}  # samples of dSprites
+_DENSE_STEP = 0.6  # largest displacement of the outline per sample of the dense layout, in blur widths
+_FARTHEST = 13.4  # largest distance of a built-in outline from its centre at scale 1, pixels
+_SHARPEST = 0.8  # least blur where the blur is a factor, pixels
 _PROBES = (0.23, 0.61, 0.87)
 """Chart points, as shares of the axes, at which factors are compared; no symmetry holds there."""
 

@@ -32,8 +32,7 @@ AXES = (
 """Axis of every factor in the layout ``"views"`` (for 72 views), and its samples in ``"dense"``."""
 
 LAYOUTS = ("views", "balanced", "dense")
-GHOSTS = 4
-"""Zoom steps beyond the end of the axis that can still be rendered."""
+GHOSTS = 4  # zoom steps beyond the end of the axis that can still be rendered
 
 
 def turntable(

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from manifold_jax._checks import choice, require
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
@@ -76,7 +76,7 @@ def check(settings: Settings) -> None:
         require("skdim", "estimators", "intrinsic dimension")
 
 
-def run(context: tuple[Cells, int], settings: Settings, progress: Progress | None = None) -> Outcome:
+def run(context: tuple[Cells, int], settings: Settings, progress: Progress = silent) -> Outcome:
     """Relative RMS errors by quantity, manifold, method and size.
 
     The context is the finished parts, one for each manifold, size and cloud, and the seed of the samples.
@@ -95,8 +95,7 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress | Non
             sample = _run_estimators(settings, whole(place), size, number, seed)
             cells.put(name, sample.to_dicts())
         rows += [Row(**row) for row in cells[name]]
-        if progress is not None:
-            progress(done, len(parts))
+        progress(done, len(parts))
     ranks, others = ranking(Calibration(tuple(rows))), list[Row]()
     for place in places:
         others += [row for size in settings.sizes for row in measure_on_grid(place, size)]

@@ -23,8 +23,7 @@ from manifold_jax.plotting.style import Figure
 
 Row = dict[str, Any]
 
-_WIDTH = 200
-"""Characters a line of the text files."""
+_WIDTH = 200  # characters a line of the text files
 
 
 class Outcome(NamedTuple):

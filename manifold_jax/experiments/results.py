@@ -66,11 +66,8 @@ def remove_others(out: Path, key: str, keep: Sequence[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-VERSION = 3
-"""Part of every cell's name: raise it when a fit, an estimator or the defaults of one change."""
-
-Values = Any
-"""Anything that JSON knows."""
+VERSION = 3  # part of every cell's name: raise it when a fit, an estimator or the defaults of one change
+Values = Any  # anything that JSON knows
 
 
 class Cells(dict[str, Values]):

@@ -19,15 +19,8 @@ import typer
 from rich import progress
 from rich.console import Console, RenderableType
 
+from manifold_jax import _files
 from manifold_jax._checks import require
-from manifold_jax._files import (
-    check_folder,
-    forget_unfinished,
-    locked,
-    make_folder,
-    remove_leftovers,
-    user_path,
-)
 
 
 class _Console(Console):
@@ -122,7 +115,7 @@ def handle_signals() -> None:
 
 def leave(status: int) -> NoReturn:
     """End the process at once: its interpreter would crash while compiled code still runs."""
-    forget_unfinished()
+    _files.forget_unfinished()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             if stream.isatty():
@@ -157,17 +150,17 @@ def prepare(out: Path, *, plots: bool = True) -> Path:
     """The folder of the results, after asking for all that writing them needs; nothing is made yet."""
     for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
         require(module, "cli", "This command")
-    folder = user_path(out)
-    check_folder(folder)
+    folder = _files.user_path(out)
+    _files.check_folder(folder)
     return folder
 
 
 @contextlib.contextmanager
 def results_folder(out: Path) -> Iterator[None]:
     """Hold the folder of the results: it can be written, and no other process writes to it."""
-    make_folder(out)
-    with locked(out):
-        remove_leftovers(out)
+    _files.make_folder(out)
+    with _files.locked(out):
+        _files.remove_leftovers(out)
         command = shlex.join(["manifold-jax", *sys.argv[1:]])
         kept = f"What is done is kept in {out}; the same command goes on:"
         _interrupted[0] = f"Interrupted. {kept}\n  {command}"

@@ -15,16 +15,10 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import choice, flat_points, keys, whole
 from manifold_jax.fitting.dimension import OTHERS, OWN, intrinsic_dimension
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
-from manifold_jax.geometry import reach_from_samples
-from manifold_jax.geometry.local_fit import (
-    CURVATURES,
-    curvature_from_samples,
-    local_pca_tangents,
-    local_quadratic_fit,
-)
+from manifold_jax.geometry import local_fit, reach_from_samples
 from manifold_jax.geometry.neighbours import nearest_neighbours
 
-QUANTITIES = ("tangent", *CURVATURES, "volume", "reach", "dimension", "fit")
+QUANTITIES = ("tangent", *local_fit.CURVATURES, "volume", "reach", "dimension", "fit")
 """What an estimator can estimate."""
 
 
@@ -118,7 +112,7 @@ def _ball_curvature(points: Any, **options: Any) -> np.ndarray:
 
 
 def _quadratic_tangents(points: Any, **options: Any) -> Array:
-    return local_quadratic_fit(points, **options).tangents
+    return local_fit.local_quadratic_fit(points, **options).tangents
 
 
 def builtin_estimators(
@@ -140,10 +134,11 @@ def builtin_estimators(
     keys("builtin_estimators", "quantities", quantities, QUANTITIES)
     for name in [dimensions] if not isinstance(dimensions, list | tuple) else dimensions:
         choice("builtin_estimators", "every one of dimensions", name, (*OWN, *OTHERS))
-    curvatures = {name: partial(curvature_from_samples, quantity=name) for name in CURVATURES}
+    curvature = local_fit.curvature_from_samples
+    curvatures = {name: partial(curvature, quantity=name) for name in local_fit.CURVATURES}
     methods = {name: partial(_dimension, method=name) for name in dimensions}
     every = (
-        Estimator("local PCA", "tangent", local_pca_tangents),
+        Estimator("local PCA", "tangent", local_fit.local_pca_tangents),
         Estimator("quadratic regression", "tangent", _quadratic_tangents),
         *(Estimator("quadratic regression", name, function) for name, function in curvatures.items()),
         Estimator("geodesic balls", "scalar_curvature", _ball_curvature, most=MOST_POINTS),

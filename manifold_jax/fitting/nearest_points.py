@@ -204,10 +204,8 @@ def _lattice_steps(lattice: Array, grid: Grid) -> Float[Array, "n d"]:
     return jnp.stack(columns, axis=1)
 
 
-def _lowest(
-    lattice: Array, singular: Array, queries: Array, grid: Grid, starts: int
-) -> Int[Array, "q starts"]:
-    """Flat indices of the lowest local minima of the distance on the lattice, the smallest value first."""
+def _lowest(lattice: Array, singular: Array, queries: Array, grid: Grid, starts: int) -> Array:
+    """Flat indices ``(q, starts)`` of the lowest local minima of the distance on the lattice, ascending."""
     direct = lattice.shape[1] <= DIRECT_FEATURES
     squares = direct_squares(lattice, queries) if direct else product_squares(0.0, lattice, queries)
     squares = jnp.where(jnp.isnan(squares) | singular, jnp.inf, squares)

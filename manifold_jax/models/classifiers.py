@@ -24,9 +24,7 @@ _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 _DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Convolutions before each max pool of a VGG, by its depth (configurations A, B, D and E)."""
 
-_WIDTHS = (1, 2, 4, 8, 8)
-"""Their channels, relative to ``width``."""
-
+_WIDTHS = (1, 2, 4, 8, 8)  # their channels, relative to ``width``
 _convolution = partial(nnx.Conv, kernel_size=(3, 3), conv_general_dilated=convolve)
 
 

@@ -117,8 +117,7 @@ def pure(module: nnx.Module) -> Pure:
     return Pure(Apply(graphdef, nnx.to_pure_dict(state)), nnx.to_pure_dict(params))
 
 
-_TRAINING = ("use_running_average", "deterministic")
-"""What is False in Flax's layers while they train."""
+_TRAINING = ("use_running_average", "deterministic")  # what is False in Flax's layers while they train
 
 
 def torch_initial(params: Any, key: Array) -> Any:

@@ -16,11 +16,8 @@ from manifold_jax._files import user_path
 from manifold_jax._programs import first_line
 from manifold_jax.geometry.sources import in_memory
 
-_KINDS = {
-    "convolutions": nnx.Conv,
-    "linear layers": nnx.Linear,
-    "normalisations": nnx.BatchNorm | nnx.LayerNorm,
-}
+_KINDS = {"convolutions": nnx.Conv, "linear layers": nnx.Linear}
+_KINDS |= {"normalisations": nnx.BatchNorm | nnx.LayerNorm}
 _ASK = "give layout, the name of every layer of the module to that in the file"
 _ORDERS = ("channels first", "channels last")
 _NAMES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}

@@ -24,11 +24,8 @@ from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_param
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
 """``loss(params, batch, key, step) -> (scalar, metrics)``, metrics by name, of any shape."""
 
-_State = tuple[Any, Any]
-"""What a step changes: the parameters, and the state of the optimizer."""
-
-_SGD = optax.sgd(0.01)
-"""The optimizer of Grementieri & Fioresi; one object, so that it is compiled once."""
+_State = tuple[Any, Any]  # what a step changes: the parameters, and the state of the optimizer
+_SGD = optax.sgd(0.01)  # the optimizer of Grementieri & Fioresi; one object, so that it is compiled once
 
 
 class Trained(NamedTuple):
@@ -86,10 +83,8 @@ def _scan(
     return jax.lax.scan(one, state, (jnp.arange(order.shape[0]), order))
 
 
-def _orders(
-    key: Array, steps: range, size: int, batch_size: int, chunk: int
-) -> Int[np.ndarray, "chunk batch"]:
-    """Rows of the data for every step. Each epoch in an order of its own, its remainder left out."""
+def _orders(key: Array, steps: range, size: int, batch_size: int, chunk: int) -> np.ndarray:
+    """Rows ``(chunk, batch)`` of the data. Each epoch in an order of its own, its remainder left out."""
     per_epoch = size // batch_size
     epochs = range(steps.start // per_epoch, (steps.stop - 1) // per_epoch + 1)
     shuffled = [jax.random.permutation(jax.random.fold_in(key, epoch), size) for epoch in epochs]
@@ -112,9 +107,7 @@ def _digest(*trees: Any) -> int:
     return int(digest_arrays(*jax.tree.leaves(trees))[:15], 16)
 
 
-def _program(
-    loss: Loss, optimizer: optax.GradientTransformation, state: _State, rows: Any, key: Array
-) -> int:
+def _program(loss: Loss, optimizer: Any, state: _State, rows: Any, key: Array) -> int:
     """A number that tells what a step computes from anything else."""
     params, inner = state
     of_loss = digest_function(loss, params, rows, key, 0)

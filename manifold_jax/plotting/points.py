@@ -15,8 +15,7 @@ from manifold_jax.geometry.manifold import as_points, evaluate_points
 from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure
 
-NUMBERS = 2**26
-"""Numbers of stored points that are read for a picture."""
+NUMBERS = 2**26  # numbers of stored points that are read for a picture
 
 
 def render(source: Manifold | Any, grid: Grid, coordinates: np.ndarray) -> np.ndarray:
@@ -82,7 +81,7 @@ def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     projection = "3d" if scores.shape[1] == 3 else None
     figure, panels = style.quantity_panels(title, style.shown(geometry), (4.8, 3.8), projection=projection)
     for axes, quantity in panels:
-        _draw_field(axes, _plane(scores), chosen, geometry, quantity)
+        _draw_field(axes, _plane(scores), chosen, geometry, quantity, surface=False)
         style.name_axes(axes, *_component_names(shares))
     return figure
 
@@ -117,12 +116,7 @@ def _plane(points: np.ndarray) -> np.ndarray:
 
 
 def _draw_field(
-    axes: Any,
-    points: np.ndarray,
-    chosen: np.ndarray,
-    geometry: Geometry,
-    quantity: str,
-    surface: bool = False,
+    axes: Any, points: np.ndarray, chosen: np.ndarray, geometry: Geometry, quantity: str, surface: bool
 ) -> None:
     """Chosen points of a grid in two or three dimensions, or the whole surface, coloured by a field."""
     values = style.values_of(geometry, quantity).ravel()[chosen]

@@ -15,9 +15,7 @@ from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.points import feature_shape, grid_coordinates, render
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure, matplotlib, new_figure
 
-_EXTRA = 3
-"""Pairs drawn below the deciding one."""
-
+_EXTRA = 3  # pairs drawn below the deciding one
 _CASES = {"local": "local (curvature)", "global": "global (two points)", "tie": "local and global tie"}
 
 

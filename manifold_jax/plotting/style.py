@@ -23,11 +23,8 @@ T = TypeVar("T")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Colours told apart by colour-blind readers (Okabe & Ito, 2008), and grey."""
 
-COLOURS = PALETTE[:3]
-"""Marks, highlights and a third colour."""
-
-MAX_POINTS = 2000
-"""Points drawn in a scatter plot, and images held to find principal components."""
+COLOURS = PALETTE[:3]  # marks, highlights and a third colour
+MAX_POINTS = 2000  # points drawn in a scatter plot, and images held to find principal components
 
 
 def matplotlib(module: str) -> Any:

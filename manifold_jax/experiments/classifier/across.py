@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax._linalg import map_blocks, norm
 from manifold_jax.experiments.classifier.task import Trial, sample, stage
 from manifold_jax.experiments.classifier.walks import PathOptions, Walks, confidence, name_classes, walk_all
@@ -93,7 +93,7 @@ def _draw_strips(title: str, walks: Walks, rows: list[str], names: Any) -> Any:
     )
 
 
-def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Walk across the leaves from test images, clamped and not; compare with the sign-gradient attack."""
     log_prob, names = trial.log_prob, trial.task.test.names
     images, labels = sample(trial.task.test, settings.images, trial.seed)

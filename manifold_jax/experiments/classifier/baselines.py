@@ -25,11 +25,8 @@ ANCHORS = {
 SHORT = {"class": "nearest of class", "any": "nearest image", "mean": "class mean"}
 """Anchors in figures and tables."""
 
-_COLUMNS = 10_000
-"""Training images whose distances are held at once."""
-
-_LEAST_ERROR = 1e-10
-"""Mean squared error of 100 dB, the largest ratio that is reported."""
+_COLUMNS = 10_000  # training images whose distances are held at once
+_LEAST_ERROR = 1e-10  # mean squared error of 100 dB, the largest ratio that is reported
 
 
 def training_images(data: LabelledImages, rows: Any = slice(None)) -> LabelledImages:
@@ -92,7 +89,7 @@ def require_anchors(caller: str, kinds: Sequence[str]) -> None:
 
 
 def project_from_anchors(
-    log_prob: Partial, images: Images, training: LabelledImages, settings: Any, progress: Progress | None
+    log_prob: Partial, images: Images, training: LabelledImages, settings: Any, progress: Progress
 ) -> dict[str, Path]:
     """Project images onto the leaves of their anchors, for every kind in ``settings.anchors``."""
     predicted, projections = predictions(log_prob, images), {}

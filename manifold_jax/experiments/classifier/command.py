@@ -42,8 +42,7 @@ EXPERIMENTS = {
     "generate": _of(generate, generate.run, "images of the same label along a leaf"),
     "sprites": _of(sprites, sprites.run, _SPRITES),
 }
-_LONG = ("history", "sweep", "train")
-"""What needs a long history of checkpoints."""
+_LONG = ("history", "sweep", "train")  # what needs a long history of checkpoints
 
 
 def leaf_command(
@@ -112,12 +111,10 @@ def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, 
     if experiment == "sprites" and given:
         named = ", ".join(f"--{name}" for name in sorted(given))
         raise ValueError(f"sprites has a data set and a network of its own: leave out {named}.")
-    takes = EXPERIMENTS[experiment].options if experiment in EXPERIMENTS else ("letters", "path")
+    takes = {option for name, e in EXPERIMENTS.items() if experiment in (name, "all") for option in e.options}
     if "letters" in given and "letters" not in takes:
         raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
-    if "path" in given and data == "digits" and (experiment == "train" or "path" not in takes):
+    if "path" in given and data == "digits" and "path" not in takes:
         raise ValueError("--path does nothing for digits, which come with scikit-learn: leave it out.")
     if "width" in given and data != "cifar10":
         raise ValueError(f"--width is that of the network for cifar10: leave it out for {data}.")
-    if experiment == "train" and "letters" in given:
-        raise ValueError("--letters does not belong to train: it is for letters and detect.")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._checks import positive, whole
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.experiments.classifier import baselines
 from manifold_jax.experiments.classifier.baselines import ANCHORS, SHORT, denoise_tv, psnr
 from manifold_jax.experiments.classifier.task import Images, Task, Trial, predictions, sample
@@ -76,7 +76,7 @@ def _choose(
     return [(best(counts, subspace.project, p), best(settings.weights, denoise_tv, p)) for p in parts]
 
 
-def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Denoise test images by leaf projection and by baselines; estimates are clipped to [0, 1] at the end."""
     check(settings)
     task, levels, rng = trial.task, settings.levels, np.random.default_rng(trial.seed)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from manifold_jax._checks import positive, whole
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier import baselines
 from manifold_jax.experiments.classifier.baselines import SHORT, nearest, training_images
@@ -22,8 +22,7 @@ from manifold_jax.plotting.style import PALETTE, new_figure
 
 _NEAREST = "nearest training image"
 
-Areas = dict[str, dict[str, tuple[float, float]]]
-"""Score to set to area and standard error."""
+Areas = dict[str, dict[str, tuple[float, float]]]  # score to set to area and standard error
 
 
 class Settings(NamedTuple):
@@ -110,7 +109,7 @@ def _other_scores(
     }
 
 
-def run(trial: Trial, settings: Settings, progress: Progress | None = None, **places: Any) -> Outcome:
+def run(trial: Trial, settings: Settings, progress: Progress = silent, **places: Any) -> Outcome:
     """Tell test images from others by several scores; ``places`` are those of :func:`image_sets`."""
     check(settings)
     task, log_prob = trial.task, trial.log_prob

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Int
 
 from manifold_jax._checks import whole
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier import walks
 from manifold_jax.experiments.classifier.baselines import nearest, require_classes, training_images
@@ -31,9 +31,7 @@ KEPT = "leaf, random, label kept"
 _FAR = 1000.0
 """Distance of a destination that stands for a direction: the walk goes along the part of it in D_x."""
 
-_VISIBLE = 1 / 255
-"""A grey level."""
-
+_VISIBLE = 1 / 255  # a grey level
 _SHARES = ("label kept", "kept all along", "out of range", "stalled")
 _GRID = ((CLASS, CLASS_LINE, "same class"), (RANDOM, RANDOM_LINE, "random"), (KEPT, "", "kept"))
 _COLUMNS = ("test image", "1/3", "2/3", "end of walk", "end - start", "straight,\nas far", "destination")
@@ -91,7 +89,7 @@ def _starts(trial: Trial, settings: Settings) -> tuple[Starts, LabelledImages]:
 
 
 def walk_all_kinds(
-    log_prob: Partial, starts: Starts, options: walks.PathOptions, progress: Progress | None = None
+    log_prob: Partial, starts: Starts, options: walks.PathOptions, progress: Progress = silent
 ) -> dict[str, Path]:
     """Horizontal walks to destinations and along directions, and straight ones that move as far, by kind."""
     sources, labels, destinations, directions = starts
@@ -133,7 +131,7 @@ def _measure(path: Path, labels: Int[Any, "n"], training: LabelledImages) -> tup
     return summary, dict(zip(_CURVES, curves, strict=True))
 
 
-def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Walk from test images along their leaves and look at labels and grey levels on the way."""
     check(settings)
     task = trial.task

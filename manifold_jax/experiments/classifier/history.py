@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import Trial, predictions, sample, stage
 from manifold_jax.experiments.experiment import Outcome, Row
@@ -54,7 +54,7 @@ def fisher_traces(log_prob: Partial, images: Array) -> Array:
     return jax.lax.map(partial(fisher_trace, log_prob.func, *log_prob.args), images)
 
 
-def compare_ranks(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def compare_ranks(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Rank of G and of the distribution: before and after training, and with a head of 100 classes."""
     images, _ = sample(trial.task.test, settings.images, trial.seed)
     networks = {
@@ -95,7 +95,7 @@ def _draw_ranks(title: str, rows: list[Row], data: dict[str, LocalDataRank]) -> 
     return figure
 
 
-def follow_training(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def follow_training(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Mean trace and rank of G, and trace of F, at every checkpoint; where a trace is back where it began."""
     test, steps = trial.task.test, trial.checkpoints
     images, _ = sample(test, settings.images, trial.seed)

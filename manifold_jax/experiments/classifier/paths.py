@@ -16,7 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.experiments.classifier.task import Task, Trial, different_pairs, read_images, stage
 from manifold_jax.experiments.classifier.walks import PathOptions, Walks, confidence, name_classes, walk_all
 from manifold_jax.experiments.experiment import Outcome, Row
@@ -67,7 +67,7 @@ def _draw_pairs(trial: Trial, count: int) -> tuple[Array, Array]:
 
 
 def _walk_kinds(
-    task: Task, log_prob: Partial, kinds: Kinds, settings: Settings, progress: Progress | None = None
+    task: Task, log_prob: Partial, kinds: Kinds, settings: Settings, progress: Progress = silent
 ) -> Iterator[Walks]:
     """Walk between all kinds of pairs, in all ways."""
     cells = [(kind, options) for kind in kinds for options in VARIANTS[: settings.ways]]
@@ -146,13 +146,13 @@ def _compare(
     return Outcome(title, rows, data, figures, [_NOTE, *notes])
 
 
-def between_classes(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def between_classes(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Paths between test images of different classes, at one checkpoint, with and without the clamp."""
     kinds = {"other class": _draw_pairs(trial, settings.pairs)}
     return _compare(trial, kinds, settings, progress, "paths", "between test images of different classes")
 
 
-def sweep(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def sweep(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """The same at every checkpoint up to ``step``, with the paper's step, with and without the clamp."""
     kinds = {"other class": _draw_pairs(trial, settings.pairs)}
     steps = [step for step in trial.checkpoints if step == trial.step or step in _SWEPT]
@@ -174,7 +174,7 @@ def sweep(trial: Trial, settings: Settings, progress: Progress | None = None) ->
 
 
 def to_other_symbols(
-    trial: Trial, settings: Settings, progress: Progress | None = None, *, letters: Path | None = None
+    trial: Trial, settings: Settings, progress: Progress = silent, *, letters: Path | None = None
 ) -> Outcome:
     """Paths from digits to symbols that the network never saw: mirrored digits, and letters if given."""
     sources, others = _draw_pairs(trial, settings.pairs)
@@ -189,7 +189,7 @@ def to_other_symbols(
     return _compare(trial, kinds, settings, progress, "letters", about, *notes)
 
 
-def from_noise(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def from_noise(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Paths from a noisy leaf to a valid image and back, and between two images of one level of noise.
 
     The noise is a walk across the leaves; the paper finds no way back within 10 000 steps.

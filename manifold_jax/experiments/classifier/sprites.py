@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax import geometry, information
 from manifold_jax._checks import whole
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import predictions, stage
 from manifold_jax.experiments.experiment import Outcome, Row
@@ -118,7 +118,7 @@ def _labelled(key: Array, settings: Settings, count: int) -> tuple[Float[Array, 
 
 
 def learn(
-    settings: Settings, key: Array, folder: Path | None = None, progress: Progress | None = None
+    settings: Settings, key: Array, folder: Path | None = None, progress: Progress = silent
 ) -> tuple[Pure, Pure, Float[np.ndarray, "steps"]]:
     """The network before and after the training, and the losses."""
     data_key, weights_key, order_key = jax.random.split(key, 3)
@@ -195,7 +195,7 @@ def factor_map(settings: Settings, shape: str, network: Pure) -> FactorMap:
 
 
 def measure_sprites(
-    settings: Settings, key: Array, folder: Path | None = None, progress: Progress | None = None
+    settings: Settings, key: Array, folder: Path | None = None, progress: Progress = silent
 ) -> Result:
     """Train the network, or go on from its checkpoints in ``folder``, and measure: in one to five minutes."""
     check(settings)
@@ -220,7 +220,7 @@ def measure_sprites(
     return Result(settings, loss, accuracy, shapes, untrained, trained, tuple(maps))
 
 
-def run(start: tuple[Path, int], settings: Settings, progress: Progress | None = None) -> Outcome:
+def run(start: tuple[Path, int], settings: Settings, progress: Progress = silent) -> Outcome:
     """The tangents of sprites next to a distribution; ``start`` is the folder of checkpoints and the seed."""
     folder, seed = start
     result = measure_sprites(settings, jax.random.key(seed), folder, progress)

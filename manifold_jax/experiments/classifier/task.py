@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Num
 
 from manifold_jax import models
 from manifold_jax._checks import choice, require, whole
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import LabelledImages, archives, cifar10, fashion_mnist, mnist
 from manifold_jax.information import check_log_prob
 from manifold_jax.models import VGG11, LeNet, Pure, pixels
@@ -70,10 +70,9 @@ class Trial(NamedTuple):
         return f"{self.task.name}, checkpoint {self.step}"
 
 
-def stage(progress: Progress | None, k: int, count: int) -> Progress:
+def stage(progress: Progress, k: int, count: int) -> Progress:
     """Progress of the k-th of so many equal parts."""
-    tell = progress or (lambda done, total: None)
-    return lambda done, total: tell(k * total + done, count * total)
+    return lambda done, total: progress(k * total + done, count * total)
 
 
 def _read_cifar10(path: Path | None, *, train: bool) -> LabelledImages:
@@ -133,13 +132,7 @@ def make_task(
 
 
 def learn(
-    task: Task,
-    folder: Path,
-    steps: int,
-    *,
-    seed: int = 0,
-    marks: Sequence[int] = MARKS,
-    progress: Progress | None = None,
+    task: Task, folder: Path, steps: int, *, seed: int = 0, marks: Any = MARKS, progress: Progress = silent
 ) -> Trial:
     """Train up to ``steps``, going on from what the folder holds; SGD 0.01, batches of 60, as in the paper.
 

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import flat, whole
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
 from manifold_jax.information import Path, PathStatus, horizontal_path, leaf_projection
@@ -87,9 +87,7 @@ class Walks(NamedTuple):
         } | {name: getattr(path, name) / unit for name in ("length", "drift", "clipped")}
 
 
-def in_blocks(
-    function: Callable[..., Any], *arrays: Any, block: int, progress: Progress | None = None
-) -> Any:
+def in_blocks(function: Callable[..., Any], *arrays: Any, block: int, progress: Progress = silent) -> Any:
     """A compiled function on blocks of equal length, the last one filled up; NumPy arrays of all rows."""
     total = len(arrays[0])
     size = min(whole("in_blocks", "block", block), whole("in_blocks", "the number of rows", total))
@@ -98,8 +96,7 @@ def in_blocks(
         rows = np.minimum(np.arange(begin, begin + size), total - 1)
         result = function(*(jnp.asarray(array[rows]) for array in arrays))
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: total - begin], result))  # noqa: B023
-        if progress is not None:
-            progress(min(begin + size, total), total)
+        progress(min(begin + size, total), total)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -112,7 +109,7 @@ def _walk_block(
 
 
 def walk_all(
-    walk: Any, log_prob: Partial, ends: Sequence[Any], options: PathOptions, progress: Progress | None = None
+    walk: Any, log_prob: Partial, ends: Sequence[Any], options: PathOptions, progress: Progress = silent
 ) -> Path:
     """Make a walk of the package from many images.
 

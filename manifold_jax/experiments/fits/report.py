@@ -214,13 +214,9 @@ def _facts(setting: Setting, sizes: Sequence[int]) -> dict[str, Any]:
 
 def _slope_numbers(trend: Trend, measured: fitting.Slope) -> dict[str, Any]:
     value, lower, upper, level, sizes = measured
-    numbers = {
-        "slope": float(value),
-        "interval": [float(lower), float(upper)],
-        "level": level,
-        "sizes": sizes,
-    }
-    numbers |= {"theory": trend.rate and trend.rate.name, "theory slope": trend.theory and trend.theory[1]}
+    numbers = {"slope": float(value), "interval": [float(lower), float(upper)], "level": level}
+    numbers |= {"sizes": sizes, "theory": trend.rate and trend.rate.name}
+    numbers |= {"theory slope": trend.theory and trend.theory[1]}
     numbers["fitted curve"] = trend.curve and trend.curve.label
     return numbers | {"rates": [_support_numbers(support) for support in trend.supports]}
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.experiments.fits.samples import Setting, key_of, probe_points, training_samples
 from manifold_jax.experiments.results import Cells, Values, cell_name
 from manifold_jax.fitting import fit_distances, local_pca_projection, moving_least_squares
@@ -182,7 +182,7 @@ class Series(NamedTuple):
 
 
 def run_cells(
-    settings: Sequence[Setting], plan: Plan, cells: Cells, *, seed: int, progress: Progress | None = None
+    settings: Sequence[Setting], plan: Plan, cells: Cells, *, seed: int, progress: Progress = silent
 ) -> list[Series]:
     """Compute the cells that are not there yet, keep each one, and sort all by setting and fit."""
     jobs = list_jobs(settings, plan)
@@ -196,8 +196,7 @@ def run_cells(
                 samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
             cells.put(name, errors_of(job, samples, plan, seed))
         tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
-        if progress is not None:
-            progress(done, len(jobs))
+        progress(done, len(jobs))
     every = []
     for setting, fit in itertools.product(settings, plan.fits):
         sizes, rows = zip(*tables[setting, fit].items(), strict=True)

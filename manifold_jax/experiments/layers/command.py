@@ -11,20 +11,10 @@ from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
 from manifold_jax.experiments.experiment import Experiment, run_experiments
+from manifold_jax.experiments.layers import trial as training
 from manifold_jax.experiments.layers.checks import spacing, stencils
 from manifold_jax.experiments.layers.evolution import evolution
 from manifold_jax.experiments.layers.latents import latents, sampled
-from manifold_jax.experiments.layers.trial import (
-    ACTIVATIONS,
-    DATA,
-    FULL,
-    NETWORKS,
-    REDUCED,
-    Settings,
-    check,
-    learn,
-    prepare,
-)
 
 _ABOUT = {
     evolution: "volume, curvature, reach, class distances of every layer, run and checkpoint",
@@ -33,17 +23,18 @@ _ABOUT = {
     spacing: "what stencils call curvature after the ReLU, against the spacing",
     sampled: "the decoder after a sampled latent, and z = mu",
 }
-EXPERIMENTS = {run.__name__: Experiment(about, FULL, REDUCED, run, check) for run, about in _ABOUT.items()}
+_SETTINGS = (training.FULL, training.REDUCED)
+EXPERIMENTS = {f.__name__: Experiment(about, *_SETTINGS, f, training.check) for f, about in _ABOUT.items()}
 
 
 def layers_command(
     experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS, train="only train"))],
-    data: Annotated[str, typer.Option(help=f"One of {', '.join(DATA)}.")] = "sprites",
-    network: Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")] = "vae",
+    data: Annotated[str, typer.Option(help=f"One of {', '.join(training.DATA)}.")] = "sprites",
+    network: Annotated[str, typer.Option(help=f"One of {', '.join(training.NETWORKS)}.")] = "vae",
     variant: Annotated[
         str | None, typer.Option(help="Variant of the beta-VAE, B or H (default: B; coil20 H).")
     ] = None,
-    activation: Annotated[str, typer.Option(help=f"One of {', '.join(ACTIVATIONS)}.")] = "silu",
+    activation: Annotated[str, typer.Option(help=f"One of {', '.join(training.ACTIVATIONS)}.")] = "silu",
     path: terminal.Coil20 = None,
     preset: terminal.Preset = "reduced",
     steps: terminal.Steps = None,
@@ -83,13 +74,13 @@ def layers_command(
             raise ValueError("--factors are those that are measured, and train only trains: leave it out.")
         folder = terminal.prepare(out or Path("runs") / f"layers-{data}-{network}-{activation}")
         arguments |= {"path": user_path(path)} if path else {}
-        changes = {name: arguments.get(name) for name in Settings._fields} | {"variant": chosen}
+        changes = {name: arguments.get(name) for name in training.Settings._fields} | {"variant": chosen}
         # All experiments have the same settings.
         settings = registry.settings_for(EXPERIMENTS, "evolution", preset, changes)
-        trial = prepare(settings, folder / "checkpoints")
+        trial = training.prepare(settings, folder / "checkpoints")
         with terminal.results_folder(folder):
             with terminal.progress_bar(f"training {settings.seeds} runs, {trial.name}") as advance:
-                trial = learn(trial, advance)
+                trial = training.learn(trial, advance)
             run_experiments(EXPERIMENTS, dict.fromkeys(names, settings), trial, folder, arguments)
 
 

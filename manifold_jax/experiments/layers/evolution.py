@@ -41,8 +41,7 @@ _COLUMNS = {"second_form_norm": "|II|", "scalar_curvature": "S", "reach": "reach
 _COLUMNS |= {"separation": "apart", "dimension": "dim"}
 _OF_A_CLASS = ("second_form_norm", "reach", "dimension")
 
-Parts = dict[str, Quantities]
-"""Quantities by class."""
+Parts = dict[str, Quantities]  # quantities by class
 
 
 def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
@@ -113,9 +112,7 @@ def _two_nn(charts: Sequence[Manifold], layers: Layers, settings: Settings) -> l
     return [quantities.two_nn([np.asarray(part) for part in parts]) for parts in zip(*streams, strict=True)]
 
 
-def _dataset(
-    steps: list[int], raw: Quantities, unit: Quantities, alone: Parts, names: tuple[str, ...]
-) -> Any:
+def _dataset(steps: list[int], raw: Quantities, unit: Quantities, alone: Parts, names: Sequence[str]) -> Any:
     """All numbers with names: as they are, with unit volume, and of every class at the last checkpoint."""
     axes, of_class = ("step", "run", "layer"), ("class", "run", "layer")
     classes = quantities.stack(list(alone.values()))
