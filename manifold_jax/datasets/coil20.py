@@ -35,15 +35,8 @@ class Source(NamedTuple):
 
 
 _CAVE = "https://www.cs.columbia.edu/CAVE/databases/SLAM_coil-20_coil-100"
-COIL20 = Source(
-    "COIL-20",
-    "coil-20-proc",
-    20,
-    1,
-    "L",
-    f"{_CAVE}/coil-20/coil-20-proc.zip",
-    "md5:464dec76a6abfcd00e8de6cf1e7d0acc",  # of Columbia's own file, as DeepMind's NEVIS records it
-)
+_SUM = "md5:464dec76a6abfcd00e8de6cf1e7d0acc"  # of Columbia's own file, as DeepMind's NEVIS records it
+COIL20 = Source("COIL-20", "coil-20-proc", 20, 1, "L", f"{_CAVE}/coil-20/coil-20-proc.zip", _SUM)
 COIL100 = Source("COIL-100", "coil-100", 100, 5, "RGB", f"{_CAVE}/coil-100/coil-100.zip", "")
 
 

@@ -59,46 +59,26 @@ class _Source(NamedTuple):
     """A data set of idx files: where it lies, where it is served (as one archive, if that has a name)."""
 
     title: str
-    reader: str
-    folders: tuple[str, ...]
     url: str
     names: tuple[str, ...]  # of the classes
+    others: tuple[str, ...] = ()  # names of folders and archives next to those of torchvision
     archive: str = ""
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """What its folder or archive may be called."""
+        plain = self.title.replace("-", "")
+        return self.title.lower(), f"{plain}/raw", plain, *self.others
 
+
+_MNIST = _Source("MNIST", "https://storage.googleapis.com/cvdf-datasets/mnist/", _DIGITS, ("mnist.npz",))
 _CLOTHES = "T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
-_MNIST, _FASHION, _KMNIST, _EMNIST = (
-    _Source(
-        "MNIST",
-        "mnist",
-        ("mnist", "MNIST/raw", "MNIST", "mnist.npz"),
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        tuple(string.digits),
-    ),
-    _Source(
-        "Fashion-MNIST",
-        "fashion_mnist",
-        ("fashion-mnist", "FashionMNIST/raw", "FashionMNIST", "fashion_mnist"),
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        tuple(_CLOTHES.split(",")),
-    ),
-    _Source(
-        "KMNIST",
-        "kmnist",
-        ("kmnist", "KMNIST/raw", "KMNIST"),
-        "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
-        ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    ),
-    _Source(
-        "EMNIST",
-        "emnist",
-        ("emnist", "EMNIST/raw", "EMNIST", "emnist-gzip.zip", "gzip.zip", "emnist.zip", "gzip"),
-        "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
-        (),
-        "emnist-gzip.zip",
-    ),
-)
-_READERS = {source.title: source.reader for source in (_MNIST, _FASHION, _KMNIST, _EMNIST)}
+_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_FASHION = _Source("Fashion-MNIST", _FASHION_URL, tuple(_CLOTHES.split(",")), ("fashion_mnist",))
+_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+_KMNIST = _Source("KMNIST", "http://codh.rois.ac.jp/kmnist/dataset/kmnist/", _KANA)
+_ZIPS = ("emnist-gzip.zip", "gzip.zip", "emnist.zip", "gzip")
+_EMNIST = _Source("EMNIST", "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip", (), _ZIPS, _ZIPS[0])
 _EMNIST_CHECKSUM = "md5:58c8d27c78d21e728a6bc7b3cc06412e"  # of gzip.zip, as torchvision records it
 
 
@@ -123,7 +103,7 @@ def mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
         >>> digits.images.shape, digits.labels[:3]  # doctest: +SKIP
         ((10000, 28, 28), array([7, 2, 1], dtype=uint8))
     """
-    return _read(_MNIST, path, _names(_MNIST.reader, train))
+    return _read(_MNIST, path, _names("mnist", train))
 
 
 def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
@@ -131,7 +111,7 @@ def fashion_mnist(path: archives.Place = None, *, train: bool = True) -> Labelle
 
     All else is as for :func:`mnist`, with the folder ``fashion-mnist`` or ``FashionMNIST/raw``.
     """
-    return _read(_FASHION, path, _names(_FASHION.reader, train))
+    return _read(_FASHION, path, _names("fashion_mnist", train))
 
 
 def kmnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages:
@@ -139,7 +119,7 @@ def kmnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages
 
     All else is as for :func:`mnist`, with the folder ``kmnist`` or ``KMNIST/raw``.
     """
-    return _read(_KMNIST, path, _names(_KMNIST.reader, train))
+    return _read(_KMNIST, path, _names("kmnist", train))
 
 
 def emnist(path: archives.Place = None, split: str = "balanced", *, train: bool = True) -> LabelledImages:
@@ -255,7 +235,8 @@ def _array(
     known = known or KNOWN.get(digest.hexdigest(), (source.title, name))
     if known != (source.title, name):
         title, file = known
-        hint = "take the right one" if title == source.title else f"call {_READERS[title]}"
+        reader = title.lower().replace("-", "_")
+        hint = "take the right one" if title == source.title else f"call {reader}"
         got = f"{file} of {title} by its checksum, not {name} of {source.title}"
         raise ValueError(f"{label} is {got}: {hint}, or {remedy}")
     return values

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._linalg import block_rows, map_blocks, matmul, norm, safe_sqrt, unit
 from manifold_jax.information.log_prob import (
     Apply,
+    Input,
     LogProb,
     centred,
     checked_input,
@@ -66,7 +67,7 @@ def keep_label(
 
 
 def horizontal_basis(
-    log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
+    log_prob: LogProb, x: Input, *, rtol: float | None = None, batch_size: int | None = None
 ) -> Float[Array, "C n"]:
     """Orthonormal basis of the distribution D_x = span of grad_x log p_y.
 
@@ -96,9 +97,7 @@ def horizontal_basis(
     return _basis(log_prob, x, rtol, batch_size)
 
 
-def horizontal_projection(
-    log_prob: LogProb, x: Float[Array, "*shape"], v: Float[Array, "*shape"], *, rtol: float | None = None
-) -> Float[Array, "*shape"]:
+def horizontal_projection(log_prob: LogProb, x: Input, v: Input, *, rtol: float | None = None) -> Input:
     """The part of v in D_x.
 
     Args:
@@ -119,9 +118,7 @@ def horizontal_projection(
     return project(_basis(log_prob, x, rtol), jnp.ravel(v)).reshape(x.shape)
 
 
-def vertical_projection(
-    log_prob: LogProb, x: Float[Array, "*shape"], v: Float[Array, "*shape"], *, rtol: float | None = None
-) -> Float[Array, "*shape"]:
+def vertical_projection(log_prob: LogProb, x: Input, v: Input, *, rtol: float | None = None) -> Input:
     """The part of v orthogonal to D_x: along it p does not change to first order.
 
     Args:
@@ -144,7 +141,7 @@ def vertical_projection(
 
 def label_keeping_projection(
     log_prob: LogProb, x: Array, v: Array, label: Int[Array, ""] | int, *, rtol: float | None = None
-) -> Float[Array, "*shape"]:
+) -> Input:
     """The part of v in D_x, less what would lower log p of a label to first order.
 
     u = P_x(v), then u - min(0, <u, s>) s / |s|^2, where s = grad log p_label lies in D_x. It is along
@@ -198,7 +195,7 @@ def _defect(log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_s
 
 
 def involutivity_defect(
-    log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
+    log_prob: LogProb, x: Input, *, rtol: float | None = None, batch_size: int | None = None
 ) -> Float[Array, ""]:
     """How far the distribution is from involutive: |vertical part| / |all| of the brackets of the scores.
 

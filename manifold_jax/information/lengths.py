@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import floating, optional, single, whole
 from manifold_jax._linalg import block_rows, map_blocks, norm
 from manifold_jax._programs import as_function
-from manifold_jax.information.log_prob import LogProb, as_input, check_log_prob
+from manifold_jax.information.log_prob import Input, LogProb, as_input, check_log_prob
 from manifold_jax.information.paths import leaf_projection
 from manifold_jax.information.precision import promoted
 from manifold_jax.information.walker import PathStatus
@@ -117,9 +117,7 @@ def fisher_rao_distance(
     return jnp.where(jnp.isfinite(chord), length, jnp.nan)
 
 
-def leaf_distance(
-    log_prob: LogProb, anchor: Float[Array, "*shape"], x: Float[Array, "*shape"], **options: Any
-) -> Float[Array, ""]:
+def leaf_distance(log_prob: LogProb, anchor: Input, x: Input, **options: Any) -> Float[Array, ""]:
     """Distance of x to the leaf of an anchor, from :func:`leaf_projection`.
 
     Args:

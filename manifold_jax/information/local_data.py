@@ -22,6 +22,7 @@ from manifold_jax._checks import fits_in_memory
 from manifold_jax._linalg import matmul
 from manifold_jax.information.log_prob import (
     Apply,
+    Input,
     LogProb,
     centred,
     checked_input,
@@ -76,9 +77,7 @@ def _spectrum(function: LogProb, at: Any, batch_size: int | None) -> tuple[Array
     return values**2, vectors
 
 
-def local_data_factor(
-    log_prob: LogProb, x: Float[Array, "*shape"], *, batch_size: int | None = None
-) -> Float[Array, "C n"]:
+def local_data_factor(log_prob: LogProb, x: Input, *, batch_size: int | None = None) -> Float[Array, "C n"]:
     """The factor A of the local data matrix, G = A^T A: rows sqrt(p_y) grad_x log p_y.
 
     Args:
@@ -100,13 +99,10 @@ def local_data_factor(
          [-0.354  0.354]]
     """
     log_prob, x = checked_input("local_data_factor", log_prob, x, batch_size=batch_size)
-    rows = map_scores(log_prob, x, batch_size, _weighted)[1]
-    return rows.reshape(rows.shape[0], -1)
+    return map_scores(log_prob, x, batch_size, _weighted)[1].reshape(-1, x.size)
 
 
-def local_data_matrix(
-    log_prob: LogProb, x: Float[Array, "*shape"], *, batch_size: int | None = None
-) -> Float[Array, "n n"]:
+def local_data_matrix(log_prob: LogProb, x: Input, *, batch_size: int | None = None) -> Float[Array, "n n"]:
     """The local data matrix G = sum_y p_y grad log p_y grad log p_y^T itself, n x n: for small n.
 
     Args:
@@ -126,13 +122,11 @@ def local_data_matrix(
     what = f"the numbers of a matrix {x.size} x {x.size}"
     remedy = "take local_data_spectrum or local_data_matvec"
     fits_in_memory("local_data_matrix", what, x.size**2 * x.dtype.itemsize, remedy)
-    factor = local_data_factor(log_prob, x, batch_size=batch_size)
+    factor = map_scores(log_prob, x, batch_size, _weighted)[1].reshape(-1, x.size)
     return matmul(factor.T, factor)
 
 
-def local_data_matvec(
-    log_prob: LogProb, x: Float[Array, "*shape"], v: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+def local_data_matvec(log_prob: LogProb, x: Input, v: Input) -> Input:
     """G v without a matrix: one push-forward and one pull-back, whatever the number of classes.
 
     Args:
@@ -151,9 +145,7 @@ def local_data_matvec(
     return _product(log_prob, x, checked_vector("local_data_matvec", v, x))
 
 
-def local_data_trace(
-    log_prob: LogProb, x: Float[Array, "*shape"], *, batch_size: int | None = None
-) -> Float[Array, ""]:
+def local_data_trace(log_prob: LogProb, x: Input, *, batch_size: int | None = None) -> Float[Array, ""]:
     """Tr G = sum_y p_y |grad log p_y|^2, in the memory of ``batch_size`` gradients.
 
     Args:
@@ -173,7 +165,7 @@ def local_data_trace(
 
 
 def local_data_spectrum(
-    log_prob: LogProb, x: Float[Array, "*shape"], *, batch_size: int | None = None
+    log_prob: LogProb, x: Input, *, batch_size: int | None = None
 ) -> tuple[Float[Array, "C"], Float[Array, "C n"]]:
     """The C largest eigenvalues of G (all others are 0) and their eigenvectors, from the C x n factor.
 
@@ -199,7 +191,7 @@ def local_data_spectrum(
 
 
 def local_data_rank(
-    log_prob: LogProb, x: Float[Array, "*shape"], *, rtol: float | None = None, batch_size: int | None = None
+    log_prob: LogProb, x: Input, *, rtol: float | None = None, batch_size: int | None = None
 ) -> LocalDataRank:
     """Numerical rank of G, and the dimension of the distribution D_x.
 
@@ -232,9 +224,7 @@ def local_data_rank(
     return LocalDataRank(*(jnp.where(finite, rank, -1) for rank in ranks))
 
 
-def fisher_factor(
-    apply: Apply, params: Any, x: Float[Array, "*shape"], *, batch_size: int | None = None
-) -> Any:
+def fisher_factor(apply: Apply, params: Any, x: Input, *, batch_size: int | None = None) -> Any:
     """The factor of the local Fisher matrix: sqrt(p_y) grad_w log p_y for every class y.
 
     Args:
@@ -261,7 +251,7 @@ def fisher_factor(
     return map_scores(function, params, batch_size, _weighted)[1]
 
 
-def fisher_matvec(apply: Apply, params: Any, x: Float[Array, "*shape"], v: Any) -> Any:
+def fisher_matvec(apply: Apply, params: Any, x: Input, v: Any) -> Any:
     """F v without a matrix: one push-forward and one pull-back.
 
     Args:
@@ -283,9 +273,7 @@ def fisher_matvec(apply: Apply, params: Any, x: Float[Array, "*shape"], v: Any) 
     return _product(function, params, checked_vector("fisher_matvec", v, params, of="params"))
 
 
-def fisher_trace(
-    apply: Apply, params: Any, x: Float[Array, "*shape"], *, batch_size: int | None = None
-) -> Float[Array, ""]:
+def fisher_trace(apply: Apply, params: Any, x: Input, *, batch_size: int | None = None) -> Float[Array, ""]:
     """Tr F = sum_y p_y |grad_w log p_y|^2, in the memory of ``batch_size`` gradients.
 
     Args:
@@ -307,7 +295,7 @@ def fisher_trace(
 
 
 def fisher_spectrum(
-    apply: Apply, params: Any, x: Float[Array, "*shape"], *, batch_size: int | None = None
+    apply: Apply, params: Any, x: Input, *, batch_size: int | None = None
 ) -> tuple[Float[Array, "C"], Any]:
     """The C largest eigenvalues of F (all others are 0) and their eigenvectors; never |w| x |w|.
 

@@ -22,6 +22,7 @@ from manifold_jax.information.precision import promoted
 
 LogProb = Callable[[Any], Array]
 Apply = Callable[[Any, Any], Array]
+Input = Float[Array, "*shape"]  # one input, or a vector in its shape
 
 
 def as_input(caller: str, x: Any, name: str = "x") -> Array:
