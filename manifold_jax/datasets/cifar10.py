@@ -35,44 +35,31 @@ class _Source(NamedTuple):
     """A data set: where it lies and is served, bytes of labels in a record, names of labels, and classes."""
 
     title: str
-    folders: tuple[str, ...]
-    url: str
+    batches: str  # what follows the name in that of the folder
     checksum: str  # as the page of the data set gives it
     bytes: int
     key: str
     names: tuple[str, ...]
 
+    @property
+    def url(self) -> str:
+        """Where the archive of the binary version is served."""
+        return f"https://www.cs.toronto.edu/~kriz/{self.title.lower()}-binary.tar.gz"
 
-_Part = tuple[np.ndarray, np.ndarray]  # labels ``(n,)`` and planes ``(n, 3072)``
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """As Toronto, torchvision and Keras call the folders and archives of the two versions."""
+        stem, long = self.title.lower(), f"{self.title.lower()}{self.batches}"
+        names = (f"{long}-bin", f"{stem}-binary", f"{long}-py", f"{stem}-python")
+        return *names, *(f"{name}.tar.gz" for name in names), f"{long}-py-target", f"{stem}-python-target"
 
 
-def _folders(stem: str, extra: str = "") -> tuple[str, ...]:
-    """As Toronto, torchvision and Keras call the folders and archives of the two versions."""
-    names = (f"{stem}{extra}-bin", f"{stem}-binary", f"{stem}{extra}-py", f"{stem}-python")
-    packed = (f"{name}.tar.gz" for name in names)
-    return *names, *packed, f"{stem}{extra}-py-target", f"{stem}-python-target"
-
-
-_CIFAR10, _CIFAR100 = (
-    _Source(
-        "CIFAR-10",
-        _folders("cifar-10", "-batches"),
-        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        "md5:c32a1d4ab5d03f1284b67883e8d87530",
-        1,
-        "labels",
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    ),
-    _Source(
-        "CIFAR-100",
-        _folders("cifar-100"),
-        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        "md5:03b5dce01913d631647c71ecec9e9cb8",
-        2,
-        "fine_labels",
-        tuple(_FINE.split()),
-    ),
+_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR10 = _Source("CIFAR-10", "-batches", "md5:c32a1d4ab5d03f1284b67883e8d87530", 1, "labels", _THINGS)
+_CIFAR100 = _Source(
+    "CIFAR-100", "", "md5:03b5dce01913d631647c71ecec9e9cb8", 2, "fine_labels", tuple(_FINE.split())
 )
+_Part = tuple[np.ndarray, np.ndarray]  # labels ``(n,)`` and planes ``(n, 3072)``
 
 
 def cifar10(
