@@ -44,29 +44,20 @@ class Fit(NamedTuple):
         return 2 if self.neighbours is None else self.neighbours(dimension, images)
 
 
+def _moving(degree: int) -> Fit:
+    """Moving least squares; twice the terms of a polynomial, and some neighbours for the plane."""
+    make = partial(moving_least_squares, degree=degree)
+    neighbours = lambda d, images: 2 * math.comb(d + degree, degree) + 2 * d  # noqa: E731
+    return Fit(f"manifold moving least squares of degree {degree}", make, degree + 1, neighbours)
+
+
+_PCA = "local PCA, Gaussian weights, the larger of 6 and 2 * 2^d neighbours"
+_REF = "local PCA as in manifold-microscope: exp(-distance / 2), 5 neighbours (images 2 * 2^d)"
+_exponential = partial(local_pca_projection, weights="exponential", sigma=1.0)
 FITS: dict[str, Fit] = {
-    "pca": Fit(
-        "local PCA, Gaussian weights, the larger of 6 and 2 * 2^d neighbours",
-        local_pca_projection,
-        2,
-        lambda dimension, images: max(6, 2 * 2**dimension),
-    ),
-    "ref": Fit(
-        "local PCA as in manifold-microscope: exp(-distance / 2), 5 neighbours (images 2 * 2^d)",
-        partial(local_pca_projection, weights="exponential", sigma=1.0),
-        2,
-        lambda dimension, images: 2 * 2**dimension if images else 5,
-    ),
-    **{
-        f"mmls{m}": Fit(
-            f"manifold moving least squares of degree {m}",
-            partial(moving_least_squares, degree=m),
-            m + 1,
-            # Twice the terms of a polynomial, and some for the plane.
-            lambda dimension, images, m=m: 2 * math.comb(dimension + m, m) + 2 * dimension,
-        )
-        for m in (1, 2, 3)
-    },
+    "pca": Fit(_PCA, local_pca_projection, 2, lambda d, images: max(6, 2 * 2**d)),
+    "ref": Fit(_REF, _exponential, 2, lambda d, images: 2 * 2**d if images else 5),
+    **{f"mmls{degree}": _moving(degree) for degree in (1, 2, 3)},
     "dae": Fit("denoising autoencoder", denoising_autoencoder),
     "vae": Fit("beta-VAE, decoded means", variational_autoencoder),
 }

@@ -201,34 +201,15 @@ _RADII = (0.1, 0.147, 0.215, 0.316, 0.464, 0.681, 1.0)
 _TOYS = Plan(
     tuple(FITS), _QUARTERS, network_sizes=(20, 100, 500, 1000, 5000), noises=NOISES, with_noise=tuple(TOYS)
 )
-_FEW_TOYS = _TOYS._replace(
-    sizes=(20, 39, 75, 144, 278, 537, 1036, 2000),
-    seeds=4,
-    tests=100,
-    steps=1000,
-    network_sizes=(20, 200, 2000),
-    network_seeds=2,
-    with_noise=("circle",),
-)
-_IMAGES = Plan(
-    tuple(FITS),
-    (500, 1000, 2500, 5000, 10_000, 25_000, 50_000),
-    seeds=3,
-    steps=20_000,
-    network_sizes=(500, 5000, 50_000),
-    data=tuple(FACTORS),
-    dimensions={data: tuple(range(1, len(factors) + 1)) for data, factors in FACTORS.items()},
-)
-_FEW_IMAGES = _IMAGES._replace(
-    fits=("pca", "ref", "mmls1", "mmls2", "dae"),
-    sizes=(50, 100, 300, 1000),
-    tests=100,
-    steps=150,
-    network_sizes=(100, 1000),
-    data=("sprites",),
-    dimensions={"sprites": (1, 2), "coil20": (1,)},
-    pixels=16,
-)
+_FEW_TOYS = _TOYS._replace(seeds=4, tests=100, steps=1000, network_sizes=(20, 200, 2000), network_seeds=2)
+_FEW_TOYS = _FEW_TOYS._replace(sizes=(20, 39, 75, 144, 278, 537, 1036, 2000), with_noise=("circle",))
+_EVERY = {data: tuple(range(1, len(factors) + 1)) for data, factors in FACTORS.items()}
+_MANY = (500, 1000, 2500, 5000, 10_000, 25_000, 50_000)
+_IMAGES = Plan(tuple(FITS), _MANY, 3, steps=20_000, network_sizes=(500, 5000, 50_000), data=tuple(FACTORS))
+_IMAGES = _IMAGES._replace(dimensions=_EVERY)
+_FEW_IMAGES = _IMAGES._replace(fits=("pca", "ref", "mmls1", "mmls2", "dae"), sizes=(50, 100, 300, 1000))
+_FEW_IMAGES = _FEW_IMAGES._replace(tests=100, steps=150, network_sizes=(100, 1000), pixels=16)
+_FEW_IMAGES = _FEW_IMAGES._replace(data=("sprites",), dimensions={"sprites": (1, 2), "coil20": (1,)})
 _REACH = Plan((*_LOCAL, "dae"), _DOUBLING, values=_RADII)
 _FEW_REACH = Plan(_LOCAL[:3], (250, 1000, 4000), 3, 100, values=(0.1, 0.215, 0.464, 1.0))
 _AMBIENT = Plan(_LOCAL, (500, 2000), values=(3, 10, 30, 100, 300, 1000))

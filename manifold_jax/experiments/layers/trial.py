@@ -65,19 +65,9 @@ class Settings(NamedTuple):
 
 
 FULL = Settings()
-REDUCED = Settings(
-    size=32,
-    width=16,
-    hidden=64,
-    images=6000,
-    steps=2000,
-    batch_size=32,
-    samples=(9, 16, 6, 6),
-    fine=(25, 64, 6, 6),
-    curve=(64, 128, 256, 512),
-    points=600,
-    learning_rate=1e-3,
-)
+REDUCED = Settings(size=32, width=16, hidden=64, images=6000, steps=2000, batch_size=32, points=600)
+REDUCED = REDUCED._replace(samples=(9, 16, 6, 6), fine=(25, 64, 6, 6), curve=(64, 128, 256, 512))
+REDUCED = REDUCED._replace(learning_rate=1e-3)
 
 
 class Charts(NamedTuple):
