@@ -24,6 +24,8 @@ Size = int | tuple[int, ...] | None
 Vector = Callable[[jax.Array], Float[Array, "d"]]
 """One chart point ``(d,)`` to one number for each direction."""
 
+Known = dict[str, Field | float]  # closed forms and totals by name
+
 TURN = 2.0 * math.pi
 
 DEFAULT_SIZES = {1: 128, 2: 64, 3: 24, 4: 16}
@@ -61,7 +63,7 @@ def angles(surface: str, size: Size, **stops: float) -> tuple[Axis, ...]:
 
 def known_quantities(
     scales: Vector, principal: Vector | None, dimension: int, totals: Mapping[str, float]
-) -> dict[str, Field | float]:
+) -> Known:
     """Closed forms of a hypersurface (or of a curve) in an orthogonal chart, and totals as they are given.
 
     The metric is diag(|X_i|^2), with the lengths |X_i| of the coordinate vectors from ``scales``. Without

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import instance, number
-from manifold_jax.datasets.closed_forms import Field, curvature_forms
+from manifold_jax.datasets.closed_forms import Field, Known, curvature_forms
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
@@ -73,9 +73,7 @@ def _distinct(axes: list[Axis]) -> tuple[Axis, ...]:
     return tuple(renamed)
 
 
-def _product_known(
-    manifolds: tuple[Manifold, ...], split: Callable[[jax.Array], list[jax.Array]]
-) -> dict[str, Field | float]:
+def _product_known(manifolds: tuple[Manifold, ...], split: Callable[[jax.Array], list[jax.Array]]) -> Known:
     """What is known of a product because it is known of every factor."""
     dimensions = [factor.grid.ndim for factor in manifolds]
 
@@ -152,7 +150,7 @@ def warped(manifold: Manifold, strength: float = 0.3) -> Manifold:
         return lambda u: form(warp(u))
 
     given = manifold.known
-    known: dict[str, Field | float] = {name: form for name, form in given.items() if not callable(form)}
+    known: Known = {name: form for name, form in given.items() if not callable(form)}
     known |= {name: composed(given[name]) for name in INVARIANTS if name in given}
     metric, volume = given.get("metric"), given.get("volume_element")
     if callable(metric):

@@ -16,6 +16,8 @@ from manifold_jax.datasets.closed_forms import TURN, Field, Size, Vector
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.manifold import Manifold
 
+Pair = tuple[Manifold, Manifold]
+
 
 def _vector(value: Field | float) -> Vector:
     """A function or a constant as a function with values ``(1,)``."""
@@ -162,9 +164,7 @@ def _helix_reach(r: float, c: float, stop: float) -> float:
     return min(local, 0.5 * math.hypot(2.0 * r * math.sin(t / 2.0), c * t))
 
 
-def two_moons(
-    radius: float = 1.0, offset: tuple[float, float] = (1.0, 0.5), *, size: Size = None
-) -> tuple[Manifold, Manifold]:
+def two_moons(radius: float = 1.0, offset: tuple[float, float] = (1.0, 0.5), *, size: Size = None) -> Pair:
     """Two interleaving half circles, r (cos u, sin u) and r (-cos u, -sin u) + r offset, 0 <= u <= pi.
 
     The default is scikit-learn's ``make_moons``. Known for each arc: curvature 1/r, length pi r, reach r.
@@ -197,9 +197,7 @@ def two_moons(
     return _arc("upper moon", upper, axis, r, attributes), _arc("lower moon", lower, axis, r, attributes)
 
 
-def parallel_circles(
-    radius: float = 1.0, gap: float = 1.0, *, size: Size = None
-) -> tuple[Manifold, Manifold]:
+def parallel_circles(radius: float = 1.0, gap: float = 1.0, *, size: Size = None) -> Pair:
     """Two circles of radius r on one axis, in parallel planes at distance h: r (cos u, sin u, 0 or h/r).
 
     Known for each: curvature 1/r, length 2 pi r, reach r. The union is the product of a circle with two

@@ -39,31 +39,18 @@ MARGIN = 6.0  # the expansion extends MARGIN * sigma_1 beyond the frame's corner
 
 
 class Ring(NamedTuple):
-    """A ring of views, expanded and ready to be rendered; rows = N/2 and columns = N/2 + 1.
+    """A ring of views, expanded and ready to be rendered; rows = N/2 and columns = N/2 + 1."""
 
-    Attributes:
-        coefficients: Modes (cosine, sine) of each view basis function.
-        blocks: Mode to Hermite coefficients, for even and for odd y-orders.
-        orders: Angular order m of each mode.
-        mask: 1 where row n = 0 ... N-1 of the unfolded blocks has an entry.
-        nodes: Quadrature nodes >= 0 in frame pixels; the others are their mirror images.
-        hermite: Even and odd Hermite functions at the nodes times the quadrature weight over sqrt(2 pi).
-        pixels: Pixel positions of one side relative to its centre; if centred, those > 0.
-        pitch: h, output pixels per frame pixel.
-        blur: sigma, in output pixels.
-        frame_blur: sigma_1, in frame pixels.
-    """
-
-    coefficients: Float[Array, "n 2 rows columns"]
-    blocks: Float[Array, "2 rows columns columns"]
-    orders: Float[Array, "rows columns"]
-    mask: Float[Array, "columns N"]
-    nodes: Float[Array, " L"]
-    hermite: Float[Array, "2 L rows"]
-    pixels: Float[Array, " pixels"]
-    pitch: Float[Array, ""]
-    blur: Float[Array, ""]
-    frame_blur: Float[Array, ""]
+    coefficients: Float[Array, "n 2 rows columns"]  # modes (cosine, sine) of each view basis function
+    blocks: Float[Array, "2 rows columns columns"]  # modes to Hermite coefficients of even and odd y-orders
+    orders: Float[Array, "rows columns"]  # angular order m of each mode
+    mask: Float[Array, "columns N"]  # 1 where row n = 0 ... N-1 of the unfolded blocks has an entry
+    nodes: Float[Array, " L"]  # of the quadrature, >= 0, in frame pixels; the others are their mirror images
+    hermite: Float[Array, "2 L rows"]  # even and odd Hermite functions there, times weight over sqrt(2 pi)
+    pixels: Float[Array, " pixels"]  # places on one side relative to its centre; if centred, those > 0
+    pitch: Float[Array, ""]  # h, output pixels per frame pixel
+    blur: Float[Array, ""]  # sigma, in output pixels
+    frame_blur: Float[Array, ""]  # sigma_1, in frame pixels
 
 
 def bandlimited_basis(angle: Float[Array, ""], count: int) -> Float[Array, " count"]:

@@ -44,21 +44,13 @@ _PROBES = (0.23, 0.61, 0.87)
 
 @dataclass(frozen=True)
 class SpriteRenderer:
-    """Renders one sprite; hashable and compared by value, so that equal renderers compile once.
+    """Renders one sprite; hashable and compared by value, so that equal renderers compile once."""
 
-    Attributes:
-        factors: Names of the chart coordinates, in order.
-        fixed: ``(name, value)`` of every other factor.
-        size: Pixels per side.
-        nodes: Quadrature nodes of the outline.
-        half_side: Half side of a square in pixels, for its closed form; 0 for other shapes.
-    """
-
-    factors: tuple[str, ...]
-    fixed: tuple[tuple[str, float], ...]
-    size: int
-    nodes: Nodes
-    half_side: float = 0.0
+    factors: tuple[str, ...]  # names of the chart coordinates, in order
+    fixed: tuple[tuple[str, float], ...]  # name and value of every other factor
+    size: int  # pixels per side
+    nodes: Nodes  # of the quadrature on the outline
+    half_side: float = 0.0  # half side of a square in pixels, for its closed form; 0 for other shapes
 
     def __call__(self, u: Float[Array, "d"]) -> Float[Array, "size size"]:
         """Image of one chart point, row index y first, in the dtype of ``u``."""

@@ -49,24 +49,17 @@ def replace_field(settings: Any, option: str, value: Any) -> Any:
 class Experiment(NamedTuple):
     """One experiment of a command.
 
-    Attributes:
-        about: One line of ``--help``.
-        full: Settings, a NamedTuple, as in the paper.
-        reduced: Settings that take minutes on two cores.
-        run: Called with the context of the command (what was trained, a folder, ...), the settings,
-            ``progress=`` and the options below; returns an :class:`Outcome`.
-        check: Raises ValueError for settings that make no sense, before anything starts.
-        options: Options of the command that ``run`` takes besides its settings.
-        change: Settings with one option of the command line put in, or None where they have no such option.
+    ``run`` is called with the context of the command (what was trained, a folder, ...), the settings,
+    ``progress=`` and the options below.
     """
 
-    about: str
-    full: Any
-    reduced: Any
+    about: str  # one line of --help
+    full: Any  # settings, a NamedTuple, as in the paper
+    reduced: Any  # settings that take minutes on two cores
     run: Callable[..., Outcome]
-    check: Callable[[Any], None] = lambda _: None
-    options: tuple[str, ...] = ()
-    change: Callable[[Any, str, Any], Any] = replace_field
+    check: Callable[[Any], None] = lambda _: None  # raises ValueError for settings that make no sense
+    options: tuple[str, ...] = ()  # options of the command that ``run`` takes besides its settings
+    change: Callable[[Any, str, Any], Any] = replace_field  # puts one option in, None where there is none
 
 
 Experiments = Mapping[str, Experiment]

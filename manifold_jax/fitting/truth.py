@@ -154,12 +154,10 @@ def truth_of(quantity: str, sample: Sample, totals: dict[str, float]) -> Truth:
     return Truth(shapes, errors, abs(total), "exact value")
 
 
-def field_scale(
-    name: str, exact: np.ndarray, second_form_norm: np.ndarray, weight: np.ndarray
-) -> tuple[float, str]:
+def field_scale(name: str, exact: np.ndarray, norm: np.ndarray, weight: np.ndarray) -> tuple[float, str]:
     """What errors of a curvature are divided by, in words too: weighted RMS of the field, or of |II|."""
     power = 2 if name == "scalar_curvature" else 1
-    scale, natural = _rms(exact, weight), _rms(second_form_norm**power, weight)
+    scale, natural = _rms(exact, weight), _rms(norm**power, weight)
     if scale >= FLAT * natural and scale > 0:
         return scale, "RMS of the exact field"
     if natural > 0:

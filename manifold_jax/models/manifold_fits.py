@@ -32,21 +32,13 @@ _CHUNK = 500  # steps that are compiled together, at most
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NetworkFit:
-    """A trained autoencoder with the scaling of its inputs; a pytree whose leaves are arrays.
+    """A trained autoencoder with the scaling of its inputs; a pytree whose leaves are arrays."""
 
-    Attributes:
-        params: Parameters of the network.
-        shift: Subtracted from points, ``(*features)`` or a number.
-        scale: Points are divided by it; one number, so that angles and ratios of lengths stay.
-        apply: The network, one standardised point to another.
-        features: Feature shape of a point.
-    """
-
-    params: Any
-    shift: Float[Array, "*features"]
-    scale: Float[Array, ""]
-    apply: Apply = field(metadata={"static": True})
-    features: tuple[int, ...] = field(metadata={"static": True})
+    params: Any  # of the network
+    shift: Float[Array, "*features"]  # subtracted from points; for images one number
+    scale: Float[Array, ""]  # divides points; one number, so that angles and ratios of lengths stay
+    apply: Apply = field(metadata={"static": True})  # one standardised point to another
+    features: tuple[int, ...] = field(metadata={"static": True})  # shape of a point
 
 
 def denoising_autoencoder(

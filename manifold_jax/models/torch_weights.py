@@ -19,6 +19,7 @@ from manifold_jax.geometry.sources import in_memory
 _KINDS = {"convolutions": nnx.Conv, "linear layers": nnx.Linear}
 _KINDS |= {"normalisations": nnx.BatchNorm | nnx.LayerNorm}
 _ASK = "give layout, the name of every layer of the module to that in the file"
+_Named = dict[str, Any]  # by the names of layers
 _ORDERS = ("channels first", "channels last")
 _NAMES = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -166,9 +167,7 @@ def _keeps_order(module: Any) -> bool:
     return inside and (listed or not many or names != sorted(names))
 
 
-def _in_order(
-    source: str, stored: dict[str, Any], layers: dict[str, Any], known: tuple[bool, bool]
-) -> dict[str, str]:
+def _in_order(source: str, stored: _Named, layers: _Named, known: tuple[bool, bool]) -> dict[str, str]:
     """Layers of the module to layers of the file, each kind in order."""
     pairs: dict[str, str] = {}
     weights = {name: entries.get("weight", np.zeros(1)) for name, entries in stored.items()}
@@ -191,9 +190,7 @@ def _in_order(
     return pairs
 
 
-def _check_layout(
-    source: str, stored: dict[str, Any], layers: dict[str, Any], layout: Mapping[str, str]
-) -> None:
+def _check_layout(source: str, stored: _Named, layers: _Named, layout: Mapping[str, str]) -> None:
     """Refuse a layout that names what is not there, or does not name every layer of the module."""
     for where, given, known in (("the module", layout, layers), (source, layout.values(), stored)):
         for name in given:
