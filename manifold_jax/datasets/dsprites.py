@@ -40,8 +40,7 @@ class ImageLattice(NamedTuple):
     """Images on a grid, ready for ``measure(points, grid)``.
 
     Attributes:
-        points: Pixels ``(*grid.shape, height, width)``, or with a last axis for red, green and blue; in
-            memory or memory-mapped.
+        points: Pixels ``(*grid.shape, height, width)``, or with a last axis for colours; maybe mapped.
         grid: The lattice.
         notes: What was left out or put in order, in sentences.
     """

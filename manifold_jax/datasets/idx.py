@@ -125,12 +125,10 @@ def kmnist(path: archives.Place = None, *, train: bool = True) -> LabelledImages
 def emnist(path: archives.Place = None, split: str = "balanced", *, train: bool = True) -> LabelledImages:
     """EMNIST: handwritten digits and letters in the format of MNIST, 28x28.
 
-    The files hold transposed images and count letters from 1; here images are upright and ``names[label]`` is
-    the letter in every split.
+    The files hold transposed images and count letters from 1; here images are upright, labels count from 0.
 
     Args:
-        path: As for :func:`mnist`, with the folder ``emnist`` or ``EMNIST/raw`` or the archive ``gzip.zip``
-            (562 MB).
+        path: As for :func:`mnist`, with the folder ``emnist`` or ``EMNIST/raw`` or ``gzip.zip`` (562 MB).
         split: ``"byclass"`` (62 classes), ``"bymerge"`` and ``"balanced"`` (47), ``"letters"`` (26),
             ``"digits"`` or ``"mnist"`` (10).
         train: The training set; else the test set.

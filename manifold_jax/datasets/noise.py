@@ -54,8 +54,7 @@ def normal_noise(
     1263-1291; the radius is scale * U^(1/m), U uniform in (0, 1). If ``scale`` is below the reach, the
     nearest point of the manifold is the point that was moved.
 
-    The normal part of a Gaussian vector z is z - Q Q^T z, taken twice, with Q from the QR factorisation of
-    the Jacobian (f, d).
+    The normal part of a Gaussian vector z is z - Q Q^T z, taken twice, Q from the QR of the Jacobian (f, d).
 
     Args:
         key: Random key.

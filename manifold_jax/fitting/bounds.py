@@ -122,8 +122,7 @@ def agnostic_mean_squared_bound(
     """Excess mean squared distance that a number of samples guarantees, whatever the law; not verified.
 
     Inverts :func:`agnostic_sample_complexity` by bisection in log eps. For many samples eps behaves as
-    (C V tau^(-d/2) log^4 / s)^(2/(d+4)). ``jit``, ``vmap`` and ``grad`` work, the latter by the implicit
-    function theorem.
+    (C V tau^(-d/2) log^4 / s)^(2/(d+4)). ``jit``, ``vmap`` and (implicit) ``grad`` work.
 
     Args:
         samples: Numbers of samples, at least 2.

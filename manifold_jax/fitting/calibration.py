@@ -45,8 +45,7 @@ def calibrate(
     a volume, reach or dimension the exact value; for a tangent space 1, its error being the sine of the
     largest principal angle; for a fit the RMS distance of the samples from their centroid. A fit is judged on
     500 further points x of the manifold, without noise: the error at x is the larger of the distances from
-    its image to the manifold and from x to the nearest image, so that ``largest`` is a two-sided Hausdorff
-    distance.
+    its image to the manifold and from x to the nearest image, so that ``largest`` is a Hausdorff distance.
 
     Args:
         estimators: One :class:`Estimator`, a pair ``(quantity, function)``, or a sequence of these; the
@@ -58,8 +57,7 @@ def calibrate(
         noise: ``("ambient", s)`` Gaussian of standard deviation s in every feature, ``("normal", s)`` the
             same in normal directions, ``("normal-uniform", s)`` uniform in normal balls of radius s; or a
             function of a key, the manifold, chart coordinates ``(n, d)`` and points ``(n, *features)``.
-        warm_up: Whether to call everything once before the clock runs, so that ``seconds`` does not include
-            compilation.
+        warm_up: Whether to call everything once before the clock runs: ``seconds`` is without compilation.
         on_error: Whether an estimator that raises, or returns NaN everywhere, is a ValueError (``"raise"``)
             or a row with a status (``"record"``).
         progress: Called with every row.

@@ -79,8 +79,7 @@ def ranking(calibration: Calibration) -> tuple[Rank, ...]:
     """Estimators of the same quantity on the same manifold, the best first.
 
     At every size they are ranked by the median over seeds of the penalised error, in which a failed point
-    counts as an error of 1 and a missing result as infinite; the mean of these ranks decides. The groups are
-    in the order of the table.
+    counts as an error of 1 and a missing result as infinite; the mean of these ranks decides.
 
     Example:
         >>> tangents = mj.fitting.builtin_estimators("tangent")

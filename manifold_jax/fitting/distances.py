@@ -168,8 +168,7 @@ def fit_distances(
         **options: As in :func:`nearest_points`.
 
     Raises:
-        ValueError: The fit does not keep the shape of its input, shapes do not fit, or points hold NaN or
-            infinite values.
+        ValueError: The fit does not keep shapes, shapes do not fit, or points are not finite.
 
     Example:
         >>> truth = mj.datasets.circle()

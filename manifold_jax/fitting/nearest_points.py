@@ -27,8 +27,7 @@ class NearestPoints(NamedTuple):
     """Nearest points of a manifold.
 
     Attributes:
-        coordinates: Chart coordinates of the feet ``(q, d)``; in a union of different dimensions, NaN beyond
-            those of the component.
+        coordinates: Chart coordinates of the feet ``(q, d)``; in a union, NaN beyond the component's.
         points: The feet, of the shape of the queries.
         distances: Distance of every query to its foot ``(q,)``; an upper bound where it did not converge.
         converged: Whether the part of (query - foot) that is tangential, along axes that are free to move, is

@@ -32,8 +32,7 @@ class Projection(NamedTuple):
         points: Points on the fitted manifold, of the shape of the queries; meaningless where status is not 0.
         status: For each query, an index into ``STATUS``.
         amplification: For each query, the sum of |a_i| of the combination sum a_i r_i of samples that gives
-            the point (the Lebesgue constant of the fit): noise of the samples may grow by so much. NaN for
-            local PCA.
+            the point (the Lebesgue constant of the fit): noise may grow by so much. NaN for local PCA.
         iterations: For each query, iterations of the search for the plane; 0 for local PCA.
     """
 

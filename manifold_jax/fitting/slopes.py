@@ -74,8 +74,7 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
         level: Level of the interval, in (0, 1).
 
     Raises:
-        ValueError: Shapes do not fit, errors are not positive and finite (NaN under ``jit``), or an option
-            is out of range.
+        ValueError: Shapes do not fit, errors are not positive (NaN in ``jit``), or an option is out of range.
 
     Example:
         >>> sizes = jnp.array([100.0, 200.0, 400.0, 800.0])
@@ -158,8 +157,7 @@ def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
     """Whether a measured slope agrees with a rate over the same sizes.
 
     A slope steeper than that of a lower bound is no contradiction, for lower bounds speak of the worst
-    manifold of a class; nor does a shallower one contradict an upper bound, which speaks of another
-    estimator.
+    manifold of a class; nor a shallower one an upper bound, which speaks of another estimator.
 
     Example:
         >>> measured = mj.fitting.Slope(-0.85, -0.9, -0.8, 0.95, jnp.geomspace(100, 10_000, 9))

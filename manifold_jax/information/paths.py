@@ -119,8 +119,7 @@ def horizontal_path(
     x <- x + h P_x(d - x) / |P_x(d - x)|, where P_x projects on D_x, the span of the scores grad_x log p_y at
     x (:func:`horizontal_basis`); the leaf of x is what can be reached from it along D_x. This is Algorithm 1
     of Grementieri & Fioresi, the normalised gradient flow of |x - d|^2 / 2 on the leaf. It ends near d or
-    where d - x is vertical. Unless it is ``"full"``, a step is never longer than |P_x(d - x)|, so that every
-    step comes closer to d.
+    where d - x is vertical. Unless it is ``"full"``, a step is at most |P_x(d - x)| long: all come closer.
 
     For a batch of pairs use ``jax.vmap``: one loop, which ends with its last path; those that have ended stay
     where they are. A network is compiled once for all its weights.

@@ -48,8 +48,7 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
 
     Args:
         tangents: Vectors as rows; their lengths do not matter, dependent ones count once.
-        basis: Vectors as rows, orthonormal or not; zero rows, such as those of :func:`horizontal_basis` past
-            the rank, span nothing.
+        basis: Vectors as rows, orthonormal or not; zero rows, as of :func:`horizontal_basis`, span nothing.
 
     Returns:
         ``(min(d, C),)``, in radians, ascending. Only as many angles exist as the smaller of the two ranks;

@@ -232,8 +232,7 @@ def beta_vae_loss(apply: Apply, objective: Objective = _DEFAULT) -> Loss:
     the batch, a tuple whose first entry holds the inputs.
 
     Args:
-        apply: An autoencoder with the methods ``encode`` and ``decode``, such as :class:`BetaVAE`, made
-            pure by :func:`pure`.
+        apply: An autoencoder with methods ``encode`` and ``decode``, as :class:`BetaVAE`, by :func:`pure`.
         objective: Kind and weights of the loss.
 
     Returns:

@@ -54,8 +54,7 @@ def save_checkpoint(folder: Folder, step: int, params: Any, rest: Any = None) ->
         The folder of the checkpoint.
 
     Raises:
-        ValueError: There is nothing to save, something is not an array of numbers, or the folder cannot be
-            written.
+        ValueError: Nothing to save, something is not an array of numbers, or the folder cannot be written.
 
     Example:
         >>> import tempfile

@@ -286,8 +286,7 @@ def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, label
         labels: ``(n,)``, whole numbers from 0 to C - 1.
 
     Raises:
-        ValueError: Lengths or types do not fit, pixels lie outside [0, 1], or a label is not a class
-            of the network.
+        ValueError: Lengths or types do not fit, pixels lie outside [0, 1], or a label is no class.
 
     Example:
         >>> apply = lambda w, x: jax.nn.log_softmax(w @ x)

@@ -60,8 +60,7 @@ def denoising_autoencoder(
     Minimises E |r(x + e) - x|^2 for noise e of standard deviation sigma. It tends to E[x | x + e] (Alain &
     Bengio, JMLR 15, 2014): on a curve of curvature kappa that lies inside by about kappa sigma^2 / 2, an
     error that more samples do not reduce. Points are standardised by their mean and one common scale, images
-    (square, of a side that is a multiple of 16) by their smallest and largest pixel; these travel with the
-    result.
+    (square, of a side that is a multiple of 16) by their extreme pixels; these travel with the result.
 
     Args:
         samples: n points of any feature shape. Such images go through the convolutions of :class:`BetaVAE`,
@@ -123,8 +122,7 @@ def variational_autoencoder(
     Arguments, result and errors are those of :func:`denoising_autoencoder`, but that ``objective`` takes the
     place of ``noise``. By default it is H with beta = 0.005, a decoder noise of 0.05 in standardised units;
     for images B with gamma = 100 and a capacity of 20 nats reached at the last step, cross-entropy of pixels
-    (Koulakis & Seibold, ICML 2026). The noise of the latent blurs the fit: its error too has a part that more
-    samples do not reduce.
+    (Koulakis & Seibold, ICML 2026). The noise of the latent blurs the fit, whatever the samples.
 
     Example:
         >>> t = jnp.linspace(0.0, 2 * jnp.pi, 64, endpoint=False)

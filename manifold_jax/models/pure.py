@@ -55,8 +55,7 @@ class Apply:
     def of(self, method: str) -> Apply:
         """Another method of the same network, such as ``"logits"`` or ``"features"`` of a classifier.
 
-        Like the call of the module it maps a batch. A network without such a method is refused when it is
-        called.
+        Like the call of the module it maps a batch. One that is not there is refused when it is called.
 
         Example:
             >>> apply, params = mj.models.pure(mj.models.LeNet(rngs=nnx.Rngs(0)))

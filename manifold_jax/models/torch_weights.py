@@ -54,8 +54,7 @@ def load_torch_weights(
         layout: Name of a layer of the module (``"convolutions.0"``) to that in the file (``"features.0"``),
             for every layer, in the order of the network. By default the layers of each kind correspond in
             order; where neither shapes nor names tell which is which, there is a sentence that says so.
-        flatten: ``"channels last"`` where the first linear layer after convolutions reads its inputs in the
-            same order in both.
+        flatten: ``"channels last"`` where the first linear layer after convolutions has one order in both.
 
     Raises:
         ValueError: The file is not readable, is a pickle, or its layers are not those of the module.
@@ -103,8 +102,9 @@ def _read(weights: Any) -> tuple[str, dict[str, np.ndarray], bool]:
         return "the dictionary", {str(name): np.asarray(held(a)) for name, a in weights.items()}, True
     path = user_path(weights)
     if path.suffix in _PICKLES:
-        remedy = 'write safetensors.torch.save_file(network.state_dict(), "weights.safetensors") in PyTorch'
-        raise ValueError(f"load_torch_weights: {path} is a pickle, which can run any program: {remedy}.")
+        call = 'safetensors.torch.save_file(network.state_dict(), "weights.safetensors")'
+        remedy = f"which can run any program: write it in PyTorch, {call}"
+        raise ValueError(f"load_torch_weights: {path} is a pickle, {remedy}.")
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"load_torch_weights: weights must be a .safetensors or .npz file, got {path}.")
     if not path.is_file():
