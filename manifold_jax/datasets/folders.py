@@ -305,21 +305,17 @@ def _order(
 
 
 def _read_images(files: Sequence[Path], grid: Grid, progress: Progress | None) -> np.ndarray:
-    images: np.ndarray | None = None
-    first: Any = None
+    first, picture = read_image(files[0])
+    fits_in_memory("image_folder", f"{len(files)} images", 4 * len(files) * picture.size)
+    images = np.empty((len(files), *picture.shape), np.float32)
     for k, file in enumerate(files):
         mode, picture = read_image(file)
-        if images is None:
-            first = (mode, picture.shape)
-            shape = (len(files), *picture.shape)
-            fits_in_memory("image_folder", f"{len(files)} images", 4 * math.prod(shape))
-            images = np.empty(shape, np.float32)
-        if (mode, picture.shape) != first:
-            got, wanted = (f"{s[1]} x {s[0]} pixels, {m}" for m, s in ((mode, picture.shape), first))
+        kinds: Any = ((mode, picture.shape), (first, images.shape[1:]))
+        if kinds[0] != kinds[1]:
+            got, wanted = (f"{shape[1]} x {shape[0]} pixels, {mode}" for mode, shape in kinds)
             pair = f"{file} ({got}) and {files[0].name} ({wanted})"
             raise ValueError(f"image_folder: all images must have one size and kind, got {pair}.")
         images[k] = picture
         if progress is not None:
             progress(k + 1, len(files))
-    assert images is not None
     return images.reshape(*grid.shape, *images.shape[1:])
