@@ -12,7 +12,8 @@ from flax import nnx
 from typer.testing import CliRunner
 
 from manifold_jax.experiments.cli import application
-from manifold_jax.experiments.layers.command import EXPERIMENTS, REDUCED, select_for
+from manifold_jax.experiments.layers.command import EXPERIMENTS, select_for
+from manifold_jax.experiments.layers.trial import REDUCED
 from manifold_jax.models import (
     BetaVAE,
     Objective,
