@@ -67,6 +67,17 @@ def circles(rng: np.random.Generator, n: int, gap: float) -> Cloud:
     return curve(points, np.stack([-np.sin(t), np.cos(t)], -1))
 
 
+def blobs(rng: np.random.Generator, n: int, neck: float) -> Cloud:
+    """Two blobs and a neck, half of which is the reach; the radius of curvature is at least 0.4."""
+
+    def velocity(t: np.ndarray) -> np.ndarray:
+        return np.stack([-2 * np.sin(t), np.cos(t) * (neck + (1 - neck) * (1 - 3 * np.sin(t) ** 2))], -1)
+
+    t = chosen(rng, n, lambda t: np.linalg.norm(velocity(t), axis=1), 2.5)
+    points = np.stack([2 * np.cos(t), np.sin(t) * (neck + (1 - neck) * np.cos(t) ** 2)], -1)
+    return curve(points, velocity(t))
+
+
 def ball(rng: np.random.Generator, n: int) -> Cloud:
     """The unit sphere in R^3."""
     x = rng.normal(size=(n, 3))
@@ -79,6 +90,7 @@ MANIFOLDS: dict[str, tuple[Callable[[np.random.Generator, int], Cloud], float]] 
     "ellipse 10:1": (lambda rng, n: ellipse(rng, n, 10.0), 0.1),
     "torus 2:0.5": (lambda rng, n: torus(rng, n, 2.0, 0.5), 0.5),
     "torus 2:1.5": (lambda rng, n: torus(rng, n, 2.0, 1.5), 0.5),
+    "two blobs": (lambda rng, n: blobs(rng, n, 0.3), 0.3),
     "circles 0.4 apart": (lambda rng, n: circles(rng, n, 0.4), 0.2),
     "sphere": (ball, 1.0),
 }

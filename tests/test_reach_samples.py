@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from manifold_jax import reach_from_samples, tangent_ball_radius
+from manifold_jax import distortion_radius, reach_from_samples, tangent_ball_radius
 from manifold_jax.datasets import ellipse as ellipse_manifold
 from manifold_jax.datasets import torus
 from manifold_jax.fitting.truth import draw, exact_field
@@ -270,6 +270,82 @@ def test_repeats_are_taken_once_and_counted(x64):
     np.testing.assert_array_equal(points[order][copies.witness][met], points[single.witness[order]][met])
 
 
+# --- shortest paths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_chords_and_arcs_of_a_circle_give_its_radius(dtype, x64):
+    half = np.array([0.01, 0.3, 0.8, 1.2, 1.5, 1.57, 2.0, 3.0], dtype)
+    chord, arc = 6 * np.sin(np.minimum(half, math.pi / 2)), 6 * half
+    radius = jax.vmap(distortion_radius)(chord, arc)
+    assert radius.dtype == dtype
+    # An arc is longer than its chord by the share half^2 / 6, which holds the rounding of both.
+    rounding = 4 * np.finfo(dtype).eps / (half**2 / 6)
+    assert np.all(np.abs(radius / 3 - 1) <= rounding)
+    assert distortion_radius(1.0, 1.0) == distortion_radius(1.0, 0.5) == np.inf
+    assert distortion_radius(1.0, jnp.inf) == 0.5
+    assert all(jnp.isnan(distortion_radius(*ends)) for ends in ((jnp.nan, 1.0), (1.0, jnp.nan)))
+
+
+def test_the_radius_of_an_arc_can_be_differentiated(x64):
+    # c = 2 r sin(s / 2 r), so that along constant s dc = 2 (sin t - t cos t) dr with t = s / 2 r.
+    t, r = 0.7, 3.0
+    slope = jax.grad(distortion_radius)(2 * r * math.sin(t), 2 * r * t)
+    assert float(slope) == pytest.approx(1 / (2 * (math.sin(t) - t * math.cos(t))), rel=1e-9)
+    assert jax.grad(distortion_radius)(1.0, 9.0) == 0.5
+
+
+def blobs(n, seed=0, neck=0.3):
+    """Two blobs with a neck between them, half of which is the reach; radii of curvature are above 0.4."""
+    rng = np.random.default_rng(seed)
+    t = rng.uniform(0, TURN, 8 * n)
+    speed = np.hypot(2 * np.sin(t), np.cos(t) * (neck + (1 - neck) * (1 - 3 * np.sin(t) ** 2)))
+    t = t[rng.uniform(0, 2.5, 8 * n) < speed][:n]
+    return np.stack([2 * np.cos(t), np.sin(t) * (neck + (1 - neck) * np.cos(t) ** 2)], -1), rng
+
+
+def test_paths_and_curvature_give_the_reach(x64):
+    circle = ellipse(400)[0] * [0.5, 1.0]
+    for points, true, error, case in ((circle, 1.0, 3e-3, "tie"), (ellipse(400)[0], 0.5, 0.05, "local")):
+        estimate = reach_from_samples(points, dimension=1, method="distortion")
+        assert abs(estimate.value - true) <= estimate.error <= error
+        assert (estimate.case, estimate.resolved) == (case, True)
+        assert estimate.bottleneck >= true - estimate.bottleneck_error
+
+
+def test_paths_see_a_neck_through_noise(x64):
+    points, rng = blobs(600)
+    noisy = points + 0.01 * rng.normal(size=points.shape)
+    plug_in, paths = (reach_from_samples(noisy, dimension=1, method=m) for m in ("plug-in", "distortion"))
+    assert not plug_in.resolved
+    assert (paths.resolved, paths.case) == (True, "global")
+    assert abs(paths.value - 0.3) <= paths.error
+    assert np.max(np.abs(np.abs(paths.pair) - [0.0, 0.3])) < 0.15
+
+
+def test_paths_are_invariant(x64):
+    points = blobs(600)[0]
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    first, turned = (
+        reach_from_samples(x, dimension=1, method="distortion")
+        for x in (points, np.repeat(1e3 * points @ turn + 7, 2, axis=0))
+    )
+    assert (first.resolved, turned.resolved) == (True, True)
+    assert turned.value == pytest.approx(1e3 * first.value, rel=1e-6)
+    assert turned.error == pytest.approx(1e3 * first.error, rel=1e-3)
+    assert turned.coincident == 600 * 2
+    assert turned.pointwise.shape == (1200,)
+
+
+@pytest.mark.parametrize("gap", [0.02, 0.4])
+def test_a_gap_below_the_spacing_is_not_resolved(gap, x64):
+    angle = np.random.default_rng(0).uniform(0, TURN, 400)
+    points = np.stack([np.cos(angle) + (2 + gap) * (np.arange(400) % 2), np.sin(angle)], -1)
+    estimate = reach_from_samples(points, dimension=1, method="distortion")
+    assert estimate.resolved == (gap == 0.4)
+    assert abs(estimate.value - gap / 2) <= estimate.error
+
+
 def test_few_points_tell_nothing(x64):
     points, tangents = ellipse(12)
     estimate = reach_from_samples(points, tangents, dimension=1)
@@ -305,6 +381,10 @@ POINTS, TANGENTS = ellipse(20)
             "neighbours, of the smallest local fit, must be",
         ),
         (lambda: reach_from_samples(POINTS, TANGENTS, dimension=1, tile_size=0), "tile_size"),
+        (
+            lambda: reach_from_samples(np.ones((5001, 2)), dimension=1, method="distortion"),
+            "n x n distances, for up to 5000 points, got 5001; thin the samples",
+        ),
         (lambda: jax.jit(lambda p: reach_from_samples(p, dimension=1).value)(POINTS), "cannot be traced"),
     ],
 )

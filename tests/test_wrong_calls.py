@@ -81,6 +81,7 @@ WRONG = {
     "share": (*NO_NUMBER, None, NAN, math.inf, 0, -0.5, 1.5),
     "number": (*NO_NUMBER, None, NAN, math.inf),
     "reals": ("no", 1j, {}, None, NAN, math.inf, 0, -0.5, True, object()),
+    "real numbers": ("no", 1j, {}, None, True, object()),
     "flag": (None, "no", 1, 2.5, NAN, [True]),
     "choice": (None, "unknown", 7, True, ["unknown"]),
     "sizes": ("no", 1j * SIZES, None, 3, [], [10.0], SIZES * NAN, -SIZES, [1.0, 2.0]),
@@ -257,6 +258,11 @@ CALLS = [
     (mj.measure_layers, {"manifold": CIRCLE, "functions": [jnp.tanh]}, {"functions": "mapping"}),
     (mj.load_geometry, {"path": "geometry.nc"}, {}),
     (mj.geometry_from_xarray, {"dataset": None}, {"dataset": "geometry"}),
+    (
+        mj.distortion_radius,
+        {"chord": 1.0, "arc": 1.5},
+        dict.fromkeys(["chord", "arc"], "real numbers"),
+    ),
     (
         mj.tangent_ball_radius,
         {"x": X, "y": X + 1, "frame": np.eye(1, 3, dtype=np.float32)},

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from manifold_jax._checks import flat_points, interval, positive, real, whole
 from manifold_jax.geometry.neighbours import nearest_neighbours
+from manifold_jax.geometry.reach.distortion import shortest_paths
 
 MOST_POINTS = 5000  # points up to which an n x n matrix of distances is held unless more are allowed
 _RADII = 32  # radii at which volumes are taken
@@ -52,17 +53,12 @@ def graph_distances(
     n = len(cloud)
     _check_many("graph_distances", n, most)
     neighbours = whole("graph_distances", "neighbours", neighbours, 1, n - 1)
-    # Late: JAX itself installs SciPy, but only this needs the two modules.
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import connected_components, dijkstra
-
     near = nearest_neighbours(cloud, cloud, neighbours + 1)
-    columns, lengths = np.asarray(near.indices)[:, 1:], np.asarray(near.distances, np.float64)[:, 1:]
-    # SciPy takes an edge of length exactly zero for none.
-    lengths = np.maximum(lengths, np.finfo(np.float64).tiny)
-    starts = np.arange(0, n * neighbours + 1, neighbours)
-    graph = csr_matrix((lengths.ravel(), columns.ravel(), starts), shape=(n, n))
-    return dijkstra(graph.maximum(graph.T), directed=False), int(connected_components(graph)[0])
+    columns, lengths = (np.asarray(x)[:, 1:].ravel() for x in (near.indices, near.distances))
+    paths = shortest_paths(np.repeat(np.arange(n), neighbours), columns, lengths.astype(np.float64), n)
+    # Every component has one point that is the first within reach of itself.
+    first = np.argmax(np.isfinite(paths), axis=1)
+    return paths, int(np.sum(first == np.arange(n)))
 
 
 def scalar_curvature_from_balls(

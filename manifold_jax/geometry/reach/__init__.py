@@ -1,5 +1,6 @@
 """Reach of manifolds and of samples: the search, and what it returns."""
 
+from manifold_jax.geometry.reach.distortion import distortion_radius as distortion_radius
 from manifold_jax.geometry.reach.result import ComponentReach as ComponentReach
 from manifold_jax.geometry.reach.result import End as End
 from manifold_jax.geometry.reach.result import Reach as Reach

@@ -14,6 +14,7 @@ from manifold_jax._checks import (
     checked_function,
     choice,
     finite,
+    fits_in_memory,
     flat_points,
     is_traced,
     optional,
@@ -25,6 +26,7 @@ from manifold_jax._files import Progress
 from manifold_jax._linalg import norm
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
 from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make_cloud
+from manifold_jax.geometry.reach.distortion import BYTES, MOST_POINTS, Distortion, spherical_distortion
 from manifold_jax.geometry.reach.frames import ROUNDING
 from manifold_jax.geometry.reach.lattice import End
 from manifold_jax.geometry.reach.pairs import PAIRS, RELIABLE, PairSearch, Tile, check_options, tile_shape
@@ -32,6 +34,7 @@ from manifold_jax.geometry.reach.result import ComponentReach, Reach, conclude, 
 from manifold_jax.geometry.reach.scales import Scales, fit_scales
 
 TURNED = 0.2  # bar of the tilt of fitted tangent spaces beyond which samples are too few for any bar
+METHODS = ("plug-in", "curvature", "distortion")
 DEPENDENT = 1e-6  # ratio of the smallest to the largest pivot at which tangent vectors count as dependent
 
 
@@ -93,10 +96,22 @@ def reach_from_samples(
     exact tangents and no noise it can only be too large, for the infimum runs over fewer pairs: by
     O(n^(-1/d)) where a bottleneck decides, and O(n^(-2/(3d-1))) where curvature does (their section 4). Noise
     and the tilt of estimated tangents change the distance to T_i; pairs for which that is more than the
-    tolerance are left out. What sampling costs is seen by local polynomials, as in Aamari, Berenfeld &
-    Levrard (Ann. Statist. 51, 2023): quadratic fits in neighbourhoods of several sizes tell noise, tangents
-    and an interval of the largest curvature, in which the value must lie. What no sample lies near, no bar
-    knows.
+    tolerance are left out. What sampling costs is seen by quadratic fits in neighbourhoods of several sizes:
+    they tell noise, tangents and an interval of the largest curvature, in which the value must lie. What no
+    sample lies near, no bar knows.
+
+    ``method="distortion"`` is the estimator of Aamari, Berenfeld & Levrard (Ann. Statist. 51, 2023), the
+    smaller of two halves,
+
+        tau = min(1 / largest curvature, sdr_delta),
+
+        sdr_delta = sup {r: d_M(x, y) <= 2 r arcsin(|x - y| / 2 r) wherever delta <= |x - y| < 2 r},
+
+    where delta below 2 tau does (see :func:`distortion_radius`). The first half is that of the local fits.
+    For the second, ``bottleneck`` of the result, d_M are shortest paths between the points on the fits, which
+    lie nearer to the manifold than noisy samples do: it needs no tangents, and sees bottlenecks in noise that
+    hides them from the plug-in. Its bar holds what edges are shorter than arcs, the detours of paths from
+    sample to sample, noise, and bottlenecks below delta. Gaps of some 16 samples of a curve are bridged.
 
     Args:
         points: Samples. Those at the same place are taken once and counted in ``coincident``.
@@ -106,8 +121,8 @@ def reach_from_samples(
         separation: Least distance of a pair, by default 0.
         noise: Standard deviation of the points in every direction off the manifold, 0 if they lie on it; by
             default what the local fits and the closest pairs say.
-        method: ``"plug-in"``, or ``"curvature"``: where curvature decides, the largest of the local fits
-            instead of a pair.
+        method: ``"plug-in"``; ``"curvature"``: where curvature decides, the largest of the local fits instead
+            of a pair; or ``"distortion"``: that, and shortest paths, for up to 5000 points.
         tolerance: As in :func:`reach`.
         tile_size: As in :func:`reach`.
         progress: As in :func:`reach`.
@@ -133,7 +148,7 @@ def reach_from_samples(
     optional(partial(positive, zero=True), name, "separation", separation)
     optional(partial(positive, zero=True), name, "noise", noise)
     optional(checked_function, name, "progress", progress)
-    choice(name, "method", method, ("plug-in", "curvature"))
+    choice(name, "method", method, METHODS)
     if is_traced(points):
         raise ValueError(f"{name}: the search runs on the host and cannot be traced; call it outside of jit.")
     everyone, dimension = (
@@ -142,6 +157,13 @@ def reach_from_samples(
     )
     if len(everyone) < 3:
         raise ValueError(f"{name}: points must be at least 3, got {len(everyone)}.")
+    if method == "distortion":
+        if len(everyone) > MOST_POINTS:
+            raise ValueError(
+                f"{name}: method='distortion' holds matrices of n x n distances, for up to {MOST_POINTS} "
+                f"points, got {len(everyone)}; thin the samples, or take another method."
+            )
+        fits_in_memory(name, "n x n distances", BYTES * len(everyone) ** 2, "thin the samples")
     rounding = float(np.finfo(everyone.dtype).eps) * lengths(everyone)
     check_extent(name, everyone, 4 * float(rounding.max()))
     least = dimension * (dimension + 3) // 2 + 2
@@ -163,10 +185,13 @@ def reach_from_samples(
         frames, tilt = known.frames, tilt + share * known.tilt
     cloud = make_cloud(rows, rounding[first] + share * PAIRS * noise / 2**0.5, np.zeros(n))
     search = _compare_all(cloud, frames, tilt, separation or 0.0, tile_size, progress)
-    result = _result(search, known, method, tolerance)
+    paths = None
+    if method == "distortion" and known is not None:
+        paths = spherical_distortion(rows, known, count, rounding[first])
+    result = _result(search, known, method, tolerance, paths)
     # Where tangent spaces are not seen the fits are none; and pairs were left out where they had to be seen.
     limit = TURNED if tangents is not None else min(TURNED, tolerance)
-    if known is not None and float(known.tilt.max()) > limit:
+    if paths is None and known is not None and float(known.tilt.max()) > limit:
         result = result._replace(error=max(result.error, result.value), resolved=False)
     if noise > 0:
         # To the search, points within the noise of each other were in one place.
@@ -238,7 +263,9 @@ def compact_groups(points: np.ndarray, size: int) -> list[np.ndarray]:
     return groups
 
 
-def _result(search: PairSearch, known: Scales | None, method: str, tolerance: float) -> Reach:
+def _result(
+    search: PairSearch, known: Scales | None, method: str, tolerance: float, paths: Distortion | None
+) -> Reach:
     """From pairs and local fits; where there are no fits nothing is known about sampling."""
     points, witness = search.cloud.points, search.witness
     n, centres = len(points), np.flatnonzero(witness >= 0)
@@ -255,6 +282,10 @@ def _result(search: PairSearch, known: Scales | None, method: str, tolerance: fl
     if known is not None:
         curved, shortest = _curved(known, near, points, method)
         facing, closest = _facing(known, far)
+        if paths is not None:
+            first, second = (End(0, points[k]) for k in paths.pair)
+            facing = Candidate(paths.value, paths.error, (first, second))
+            closest = paths.value - paths.error if math.isfinite(paths.error) else -math.inf
         least = min(shortest, closest)
     if search.separation > 0 and not len(centres):
         curved = NONE
@@ -272,7 +303,7 @@ def _curved(known: Scales, near: Candidate, points: np.ndarray, method: str) -> 
     shortest = 1 / high if high > 0 else math.inf
     longest = min(1 / low if low > 0 else math.inf, near.value + near.error)
     shortest, longest = min(shortest, longest), max(shortest, longest)
-    if method == "curvature" or not math.isfinite(near.value):
+    if method != "plug-in" or not math.isfinite(near.value):
         curvature = float(known.curvature[most])
         radius = 1 / curvature if curvature > 0 else math.inf
         place = End(0, points[most])

@@ -39,6 +39,8 @@ class Fit(NamedTuple):
         curvature_gain: Standard error of the curvature, over the noise.
         tilt_gain: Standard error of the sine of the tilt of the tangent space, over the noise.
         radius: Distance of the farthest neighbour, along the tangent space.
+        shift: From the point to the fit.
+        shift_gain: Standard error of the fit there, over the noise.
     """
 
     frames: Float[np.ndarray, "n d f"]
@@ -47,6 +49,8 @@ class Fit(NamedTuple):
     curvature_gain: Float[np.ndarray, "n"]
     tilt_gain: Float[np.ndarray, "n"]
     radius: Float[np.ndarray, "n"]
+    shift: Float[np.ndarray, "n f"]
+    shift_gain: Float[np.ndarray, "n"]
 
 
 class Scales(NamedTuple):
@@ -57,6 +61,8 @@ class Scales(NamedTuple):
         tilt: Bar of the sine of their tilt.
         curvature: Largest normal curvature at every point.
         error: Its bar.
+        feet: The points on the fits ``(n, f)``, or as they came where those are known no better.
+        blur: Bar of their distance from the manifold.
         noise: Standard deviation of the points in one normal direction.
         closest: Root mean square distance, in one normal direction, of the closest points to each other's
             tangent space: at most sqrt(2) times the noise, and what curvature does.
@@ -67,6 +73,8 @@ class Scales(NamedTuple):
     tilt: Float[np.ndarray, "n"]
     curvature: Float[np.ndarray, "n"]
     error: Float[np.ndarray, "n"]
+    feet: Float[np.ndarray, "n f"]
+    blur: Float[np.ndarray, "n"]
     noise: float
     closest: float
     spacing: float
@@ -100,6 +108,7 @@ def fit_scales(
     if sizes[1] < 2 * count:  # too few points for two sizes
         error = error + np.inf
     best, tilt = _tangents(fits, noise)
+    feet, blur = _feet(rows, fits, noise)
     # A bar that is small by chance is not believed: the largest among near points counts.
     together = index[:, : 2 * dimension + 4]
     error, tilt = (np.maximum(x, x[together].max(axis=1)) for x in (error, tilt))
@@ -109,7 +118,7 @@ def fit_scales(
     plane = (best if frames is None else frames)[few]
     normal = chord - np.einsum("pdf,pd->pf", plane, np.einsum("pdf,pf->pd", plane, chord))
     closest = float(np.sqrt(np.mean(np.sum(normal**2, axis=1)) / (f - dimension)))
-    return Scales(best, tilt, curvature, error, noise, closest, spacing)
+    return Scales(best, tilt, curvature, error, feet, blur, noise, closest, spacing)
 
 
 def _fit(rows: np.ndarray, index: Int[np.ndarray, "n k"], d: int, frames: np.ndarray | None) -> Fit:
@@ -151,7 +160,9 @@ def _regress(difference: Float[np.ndarray, "p k f"], frame: np.ndarray) -> tuple
     linear, quadratic = slice(1, 1 + d), slice(1 + d, None)
     coefficients, _, _, radius = _least_squares(difference, frame)
     frame = _orthonormal(frame + coefficients[:, linear] / radius)
-    coefficients, missed, inverse, radius = _least_squares(difference - coefficients[:, :1], frame)
+    shift = coefficients[:, :1]
+    coefficients, missed, inverse, radius = _least_squares(difference - shift, frame)
+    shift = (shift + coefficients[:, :1])[:, 0]
     frame = _orthonormal(frame + coefficients[:, linear] / radius)
     freedom = max(count - coefficients.shape[1], 1) * max(f - d, 1)
     noise = np.sqrt(np.sum(missed**2, axis=(1, 2)) / freedom)
@@ -162,7 +173,7 @@ def _regress(difference: Float[np.ndarray, "p k f"], frame: np.ndarray) -> tuple
     radius = radius[:, 0, 0]
     gain = 2 * np.sqrt(np.linalg.norm(inverse[:, quadratic, quadratic], axis=(1, 2))) / radius**2
     tilt = np.sqrt(np.linalg.norm(inverse[:, linear, linear], axis=(1, 2))) / radius
-    return frame, products, noise, gain, tilt, radius
+    return frame, products, noise, gain, tilt, radius, shift, np.sqrt(inverse[:, 0, 0])
 
 
 def _least_squares(chord: Float[np.ndarray, "p k f"], frame: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -229,6 +240,20 @@ def _tangents(fits: list[Fit], noise: float) -> tuple[np.ndarray, np.ndarray]:
     best = np.argmin(bars, axis=0)
     frames = np.stack([fit.frames for fit in fits[:-1]])
     return frames[best, np.arange(len(best))], np.min(bars, axis=0)
+
+
+def _feet(rows: np.ndarray, fits: list[Fit], noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points on the fits of the size at which their bar is smallest, and that bar.
+
+    It holds the standard error and the step to the next larger size; the points themselves are off by noise.
+    """
+    best, blur = rows.astype(np.float64), np.full(len(rows), SIGMAS * noise)
+    for fit, larger in pairwise(fits):
+        bar = SIGMAS * np.maximum(fit.noise, noise) * fit.shift_gain
+        bar = bar + np.linalg.norm(fit.shift - larger.shift, axis=1)
+        best = np.where((bar < blur)[:, None], rows + fit.shift, best)
+        blur = np.minimum(bar, blur)
+    return best, blur
 
 
 def _angle(frames: Float[np.ndarray, "n d f"], others: Float[np.ndarray, "n d f"]) -> Float[np.ndarray, "n"]:
