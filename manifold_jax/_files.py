@@ -242,8 +242,9 @@ def write_dataset(dataset: Any, path: str | Path) -> Path:
             dataset.to_zarr(aside, mode="w", zarr_format=2)
             seal(aside)
         else:
-            # In memory first: HDF5 crashes where a disk is full.
-            aside.write_bytes(dataset.to_netcdf(None, engine=engine))
+            # In memory first: HDF5 crashes where a disk is full. Nothing but this block may hold the view.
+            with memoryview(dataset.to_netcdf(None, engine=engine)) as content, aside.open("wb") as file:
+                file.write(content)
     return path
 
 

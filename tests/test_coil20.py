@@ -20,6 +20,7 @@ from PIL import Image
 from manifold_jax.datasets.coil20 import coil20, coil100, read_coil20, read_coil100
 from manifold_jax.datasets.resample import hermite_functions, rotation_blocks
 from manifold_jax.datasets.turntable import turntable
+from manifold_jax.experiments.measure.data import build
 
 module = sys.modules["manifold_jax.datasets.coil20"]  # the package re-exports a function of the same name
 
@@ -165,6 +166,8 @@ def test_coil100_in_colour_and_as_grey_frames(tmp_path):
         np.testing.assert_array_equal(read_coil100(place, 7), colour)
     manifold = coil100(tmp_path, 7, size=16, blur=0.8)
     assert (manifold.name, manifold.grid.shape) == ("coil100 object 7", (72, 9, 64))
+    (built,) = build("coil100", {"data": tmp_path, "object": 7, "size": 16, "blur": 0.8})
+    assert (built.name, built.grid) == (manifold.name, manifold.grid)
     expected = direct(colour[7] @ [0.299, 0.587, 0.114] / 255, 16, 0.8, (0.9, 2.0, 0, 0))
     rendered = image(manifold.embedding, jnp.array([7 * STEP, 0.9, 2.0]))
     np.testing.assert_allclose(rendered, expected, atol=3e-5)

@@ -10,6 +10,7 @@ import pytest
 
 import manifold_jax as mj
 from manifold_jax.datasets import archives, dsprites
+from manifold_jax.experiments.measure.data import build, default_folder
 
 SIDE, SIZES, TURNS = 8, (1, 3, 2, 17, 3, 2), (4, 2, 1)
 PHASES = 2 * np.pi * np.arange(SIDE**2).reshape(SIDE, SIDE) / SIDE**2
@@ -80,6 +81,20 @@ def test_the_length_of_a_circle_of_images(archive):
     twice, grid, notes = dsprites(archive, "ellipse", factors=["orientation"], full_turn=True)
     np.testing.assert_array_equal(twice[8:], twice[:8])
     assert (grid.shape, len(notes)) == ((16,), 1)
+
+
+def test_the_command_measures_them(archive):
+    options = {"data": archive, "shape": "ellipse", "axes": ("orientation",), "fixed": {"scale": 0.5}}
+    (part,) = build("dsprites", options)
+    points, grid, notes = dsprites(archive, "ellipse", factors="orientation", fixed={"scale": 0.5})
+    np.testing.assert_array_equal(part.points, points)
+    assert (part.name, part.grid) == ("dsprites ellipse", grid)
+    assert part.attributes["note"] == " ".join(notes)
+    assert default_folder("dsprites", options) == "measure-dsprites-ellipse"
+    with pytest.raises(
+        ValueError, match="--size does not apply to dsprites, which takes --axes, --data, --fixed"
+    ):
+        build("dsprites", {"size": 32})
 
 
 def test_fixed_values_and_a_file(archive, tmp_path, monkeypatch):

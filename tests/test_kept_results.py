@@ -358,11 +358,13 @@ from manifold_jax.experiments import terminal
 from pathlib import Path
 terminal._GRACE = 0.2
 terminal.handle_signals()
+x = jnp.ones(100)
 loop = jax.jit(lambda x: jax.lax.while_loop(lambda x: x[0] >= 0, lambda x: jnp.sin(x) + 1, x))
+loop = loop.lower(x).compile()
 def command():
     with terminal.plain_errors(), terminal.results_folder(Path(sys.argv[1])):
         print("ready", flush=True)
-        loop(jnp.ones(100)).block_until_ready()
+        loop(x).block_until_ready()
 try:
     typer.run(command) if len(sys.argv) < 2 else command()
 except typer.Exit as end:
@@ -389,6 +391,30 @@ def test_a_signal_ends_compiled_code_in_a_sentence(signals, status, tmp_path):
         assert f"Interrupted. What is done is kept in {tmp_path}" in errors
     assert output == ""
     assert names(tmp_path) == []
+
+
+IMPORTING = """
+import os, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            try:
+                os.kill(os.getpid(), int(sys.argv[1]))
+            except BaseException as error:
+                raise ImportError(name) from error
+sys.meta_path.insert(0, Interrupting())
+from manifold_jax.experiments.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_packages_are_imported_ends_in_a_sentence(number, status):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, str(int(number))], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stderr == f"\n{terminal.NOTHING}\n"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from manifold_jax.experiments.classifier import command as leaf_command
 from manifold_jax.experiments.classifier.command import EXPERIMENTS
-from manifold_jax.experiments.classifier.task import MARKS
+from manifold_jax.experiments.classifier.task import MARKS, READERS
 from manifold_jax.experiments.results import MANIFEST
 
 
@@ -30,6 +30,13 @@ def test_every_experiment_has_a_smaller_size():
     assert {0, 10_000, 30_000} < set(MARKS)
 
 
+@pytest.mark.parametrize("name", sorted(set(READERS) - {"digits"}))
+def test_every_data_set_is_read_from_its_folder(name, tmp_path):
+    for train in (True, False):
+        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+            READERS[name](tmp_path, train=train)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -38,7 +45,7 @@ def test_every_experiment_has_a_smaller_size():
         (("rank", "--pairs", 3), "--pairs does not belong to rank: leave it out."),
         (
             ("rank", "--data", "sounds"),
-            "data must be one of 'mnist', 'fashion-mnist', 'cifar10', 'digits', got 'sounds'",
+            "data must be one of 'mnist', 'fashion-mnist', 'kmnist', 'emnist', 'cifar10', 'cifar100',",
         ),
         (("letters", "--letters", "none.npz"), "no file none.npz"),
         (("rank", "--letters", "none.npz"), "--letters does not belong to rank"),

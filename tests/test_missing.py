@@ -12,6 +12,7 @@ from manifold_jax import (
     gram_from_grid,
     mean_curvature,
     measure,
+    reach,
     scalar_curvature,
     second_form_norm,
     volume_element,
@@ -124,3 +125,113 @@ def test_where_nothing_is_missing_nothing_changes():
 def test_refusals(points, options, words):
     with pytest.raises(ValueError, match=words):
         measure(points, GRID, **options)
+
+
+# --- reach --------------------------------------------------------------------------------------------------
+
+
+def curve(function, size=64):
+    grid = Grid((Axis("t", 0, 2 * np.pi, size, periodic=True),))
+    return np.stack(function(grid.axes[0].samples()), axis=-1).astype(np.float32), grid
+
+
+def ring(t):
+    return np.cos(t), np.sin(t)
+
+
+def ellipse(t):
+    return 2 * np.cos(t), np.sin(t)
+
+
+def peanut(t):
+    """Its waist, half as wide as 0.35 twice, is at t = pi / 2 and - pi / 2."""
+    return np.cos(t), np.sin(t) * (0.35 + 0.65 * np.cos(t) ** 2)
+
+
+def doughnut(size=(32, 24)):
+    grid = Grid(tuple(Axis(n, 0, 2 * np.pi, k, periodic=True) for n, k in zip("uv", size, strict=True)))
+    u, v = np.moveaxis(np.asarray(grid.coordinates()), -1, 0)
+    radius = 2 + np.cos(v) / 2
+    return np.stack([radius * np.cos(u), radius * np.sin(u), np.sin(v) / 2], axis=-1), grid
+
+
+def without(points, places):
+    points = points.copy()
+    for place in places:
+        points[place] = np.nan
+    return points
+
+
+@pytest.mark.parametrize(
+    ("shape", "places", "true"),
+    [
+        (lambda: curve(ring), [3, 20, 21], 1.0),
+        (lambda: curve(ellipse), [14, 40], 0.5),  # the vertices are at 0 and 32
+        (lambda: curve(peanut), [5, 40], None),
+        (doughnut, [(3, 5), (20, 12), (21, 12)], 0.5),
+    ],
+    ids=["circle", "ellipse", "peanut", "torus"],
+)
+def test_the_reach_stays_where_a_few_points_are_missing(shape, places, true):
+    points, grid = shape()
+    whole = reach(points, grid)
+    part = reach(without(points, places), grid, missing="mask")
+    true = whole.value if true is None else true
+    assert abs(part.value - true) <= part.error
+    assert part.resolved
+    assert part.case == whole.case
+    assert (part.missing, part.coincident) == (len(places), 0)
+    assert f"on this lattice of which {len(places)} points are missing" in part.sentence()
+    lost = np.zeros(grid.shape, bool)
+    for place in places:
+        lost[place] = True
+    assert np.isnan(part.pointwise[lost]).all()
+    assert (part.witness[lost] == -1).all()
+    assert not np.isin(part.witness, np.flatnonzero(lost)).any()
+    # Nothing changes but for balls that met a missing point, and curvature by stencils of lower order.
+    same = np.isfinite(part.pointwise) & (part.witness == whole.witness)
+    assert same.mean() > 0.6
+    difference = np.abs(part.pointwise - whole.pointwise)[same]
+    assert (difference <= (part.pointwise_error + whole.pointwise_error)[same]).all()
+    balls = np.isfinite(part.pointwise) & ~np.isin(whole.witness, np.flatnonzero(lost))
+    assert (part.pointwise >= whole.pointwise - part.pointwise_error - whole.pointwise_error)[balls].all()
+
+
+@pytest.mark.parametrize(
+    ("function", "places"), [(ellipse, [0, 32]), (ellipse, [63, 0, 1, 31, 32, 33]), (peanut, [16, 48])]
+)
+def test_what_decides_the_reach_may_be_missing(function, places):
+    points, grid = curve(function)
+    true = reach(points, grid).value
+    part = reach(without(points, places), grid, missing="mask")
+    assert abs(part.value - true) <= part.error
+    assert part.value >= true * (1 - 1e-3)
+    if not part.resolved:
+        assert "complete the points" in part.sentence()
+
+
+def test_reach_refuses_missing_points_by_default():
+    points, grid = curve(ring)
+    with pytest.raises(ValueError, match="points must be finite, got NaN or infinite values at 1 of 64"):
+        reach(without(points, [3]), grid)
+    with pytest.raises(ValueError, match="reach: missing='mask' is for arrays of points"):
+        reach(lambda u: u, grid, missing="mask")
+
+
+def test_holders_of_holes_have_one_reach():
+    points, grid = curve(ring)
+    part = reach(without(points, [3]), grid, missing="mask")
+    masked = np.ma.masked_array(points, np.isnan(without(points, [3])))
+    for held in (jnp.asarray(without(points, [3])), masked, zarr.array(without(points, [3]))):
+        assert reach(held, grid, missing="mask").value == pytest.approx(part.value, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_holes_at_an_open_border():
+    """A cap of the unit sphere without some points of its border; the border turns inward."""
+    grid = Grid((Axis("u", 0.5, 1.2, 12), Axis("v", 0, 2 * np.pi, 32, periodic=True)))
+    u, v = np.moveaxis(np.asarray(grid.coordinates()), -1, 0)
+    points = np.stack([np.sin(u) * np.cos(v), np.sin(u) * np.sin(v), np.cos(u)], axis=-1)
+    whole = reach(points, grid)
+    part = reach(without(points, [(0, 4), (11, 20), (5, 9)]), grid, missing="mask")
+    assert part.value == pytest.approx(whole.value, abs=part.error + whole.error)

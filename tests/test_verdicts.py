@@ -179,3 +179,15 @@ def test_too_few_samples_to_tell_noise_are_said_to_be():
     np.testing.assert_allclose(told.noise, 1e-3 * math.sqrt(2), rtol=1e-6)
     assert "1.4e-03" in told.summary()
     assert float(told.noise_bars.second_form_norm.min()) > 0
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_axis_along_which_nothing_changes_is_named(exact):
+    grid = Grid((Axis("angle", 0, 2 * np.pi, 16, periodic=True), Axis("idle", 0, 1, 12)))
+    geometry = measure(lambda u: jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])]), grid, exact=exact)
+    for verdict in geometry.verdicts().values():
+        assert verdict.axes == ("idle",)
+        assert verdict.sentence == "not resolved: nothing changes along idle, leave it out of the grid."
+    points = np.broadcast_to(grid.axes[1].samples()[:, None], (16, 12, 2))
+    assert measure(points, grid).verdict("total_volume").axes == ("angle",)
+    assert "nothing changes" not in measure(np.ones((16, 12, 2)), grid).verdict("total_volume").sentence

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -35,25 +39,41 @@ def application(asked: str | None = None) -> typer.Typer:
     return app
 
 
+def _end(number: int, _: object) -> None:
+    os.write(2, b"\nInterrupted, before there was anything to keep.\n")
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """End the process at a signal: out of an import an exception would come as another, or as a traceback."""
+    usual = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
 def main() -> None:
     """Run the command line; the entry point of ``manifold-jax``."""
-    try:
-        import rich  # noqa: F401
-        import typer  # noqa: F401
+    with _ending_at_once():
+        try:
+            import rich  # noqa: F401
+            import typer  # noqa: F401
 
-        from manifold_jax.experiments import terminal
-    except ImportError:
-        remedy = 'pip install "manifold_jax[cli]"'
-        print(f"Error: the command line needs typer and rich: {remedy}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+            from manifold_jax.experiments import terminal
+        except ImportError:
+            missing = 'the command line needs typer and rich: pip install "manifold_jax[cli]"'
+            print(f"Error: {missing}", file=sys.stderr)
+            raise SystemExit(2) from None
+        app = application(sys.argv[1] if len(sys.argv) > 1 else None)
     try:
         terminal.handle_signals()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # of what the terminal cannot show
-        application(sys.argv[1] if len(sys.argv) > 1 else None)()
+        app()
     except SystemExit as end:
         if end.code in (130, 143):
             terminal.leave(end.code)

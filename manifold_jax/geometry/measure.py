@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -24,7 +26,7 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate_points
+from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate_points, probed
 from manifold_jax.geometry.missing import shrunk_quantities
 from manifold_jax.geometry.noise import NoiseModel, difference_orders
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
@@ -141,7 +143,27 @@ def measure(
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:
         kept.remove()
-    return geometry
+    return geometry if points.traced else _with_idle_axes(geometry, points)
+
+
+def _with_idle_axes(geometry: Geometry, points: Points) -> Geometry:
+    """Where the metric is degenerate on the whole grid, the axes along which nothing changes are marked."""
+    if not np.isnan(np.asarray(geometry.scalar_curvature.value)).all():
+        return geometry
+    grid, d = points.grid, points.grid.ndim
+    places = np.unique(np.linspace(0, grid.size - 1, probed(points)).round().astype(int))
+    here = np.stack(np.unravel_index(places, grid.shape))
+    moved = [(here + step) % np.array(grid.shape)[:, None] for step in np.eye(d, dtype=int)[..., None]]
+    flat = np.asarray(np.ravel_multi_index(np.concatenate([here, *moved], axis=1), grid.shape))
+    if points.evaluated:
+        coordinates = np.asarray(grid.coordinates(points.dtype)).reshape(-1, d)[flat]
+        values = evaluate_points(points.values, coordinates, points.dtype)
+    else:
+        values = points.at(flat)
+    first, *others = np.split(values, d + 1)
+    idle = np.array([np.array_equal(first, other) for other in others])
+    table = np.where(idle, np.nan, np.nan_to_num(np.asarray(geometry.axis_sensitivity), nan=np.inf))
+    return replace(geometry, axis_sensitivity=jnp.asarray(table))
 
 
 def _grid_quantities(points: Points, plan: BlockPlan, run: Any, block_size: int | None) -> PointQuantities:

@@ -57,7 +57,8 @@ class Geometry:
         total_scalar_curvature: Integral of S dV.
         total_positive_curvature: Integral of max(S, 0) dV.
         total_negative_curvature: Integral of min(S, 0) dV.
-        axis_sensitivity: Median relative change ``(quantities, d)`` when one axis takes another stencil.
+        axis_sensitivity: Median relative change ``(quantities, d)`` when one axis takes another stencil; NaN
+            along axes along which nothing changes.
         rounding: Part of each error bar that is rounding.
         noise: Length of the noise of a sample at every point, by every axis ``(*shape, d)``; 0 where rounding
             explains it, NaN where no axis has samples enough to tell. For equal noise in f features it is

@@ -47,6 +47,9 @@ class Verdict(NamedTuple):
 
 def judge(geometry: Any, name: str) -> Verdict:
     """Whether a field or total is resolved, and why not."""
+    if idle := _idle_axes(geometry):
+        why = f"nothing changes along {' and '.join(idle)}, leave it out of the grid"
+        return Verdict(False, 0.0, idle, f"not resolved: {why}.")
     estimate = getattr(geometry, name)
     value, resolved = np.asarray(estimate.value), np.asarray(estimate.resolved)
     defined = ~np.isnan(value)
@@ -72,6 +75,14 @@ def judge(geometry: Any, name: str) -> Verdict:
     axes, cause = _blame(geometry, field)
     where = "not resolved" if share < MOST else f"resolved at only {share:.0%} of the points"
     return Verdict(False, share, axes, f"{where}: {cause}." + note)
+
+
+def _idle_axes(geometry: Any) -> tuple[str, ...]:
+    """Names of the axes along which nothing changes, where that makes the metric degenerate everywhere."""
+    idle = np.isnan(np.asarray(geometry.axis_sensitivity)).all(axis=0)
+    if idle.all() or not np.isnan(np.asarray(geometry.scalar_curvature.value)).all():
+        return ()
+    return tuple(geometry.grid.names[k] for k in np.flatnonzero(idle))
 
 
 def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:

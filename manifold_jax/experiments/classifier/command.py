@@ -60,7 +60,7 @@ def leaf_command(
     ways: Annotated[int | None, typer.Option(min=1, max=5, help="Ways to walk, the paper's first.")] = None,
     width: Annotated[
         int | None,
-        typer.Option(min=1, help="Channels of the first layer of the network for cifar10 (default: 16)."),
+        typer.Option(min=1, help="Channels of the first layer of the network for colour (default: 16)."),
     ] = None,
     init: Annotated[
         str | None, typer.Option(help="Initial weights: flax or torch, the paper's (default: flax).")
@@ -116,5 +116,5 @@ def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, 
         raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
     if "path" in given and data == "digits" and "path" not in takes:
         raise ValueError("--path does nothing for digits, which come with scikit-learn: leave it out.")
-    if "width" in given and data != "cifar10":
-        raise ValueError(f"--width is that of the network for cifar10: leave it out for {data}.")
+    if "width" in given and not data.startswith("cifar"):
+        raise ValueError(f"--width is that of the network for cifar10 and cifar100: leave it out for {data}.")

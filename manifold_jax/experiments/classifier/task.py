@@ -14,10 +14,10 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Float, Int, Num
 
-from manifold_jax import models
+from manifold_jax import datasets, models
 from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress, silent
-from manifold_jax.datasets import LabelledImages, archives, cifar10, fashion_mnist, mnist
+from manifold_jax.datasets import LabelledImages, archives, cifar10
 from manifold_jax.information import check_log_prob
 from manifold_jax.models import VGG11, LeNet, Pure, pixels
 
@@ -92,7 +92,9 @@ def _read_digits(_path: Path | None, *, train: bool) -> LabelledImages:
     return LabelledImages(images, labels[rows].astype(np.uint8), tuple("0123456789"))
 
 
-READERS = {"mnist": mnist, "fashion-mnist": fashion_mnist, "cifar10": _read_cifar10, "digits": _read_digits}
+READERS = {"mnist": datasets.mnist, "fashion-mnist": datasets.fashion_mnist, "kmnist": datasets.kmnist}
+READERS |= {"emnist": datasets.emnist, "cifar10": _read_cifar10, "cifar100": datasets.cifar100}
+READERS |= {"digits": _read_digits}
 """Name of a data set to the function that reads its images, to learn from or for testing."""
 
 

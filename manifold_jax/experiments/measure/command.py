@@ -50,12 +50,12 @@ _KEY = "measure"  # results of another measurement in the same folder are replac
 POINT_COPIES = 3  # of all points, that the search for the reach holds
 SOURCES = f"A file, a folder of images, or a data set: {', '.join(OPTIONS)}."
 AXIS_HELP = "Axis of a file, in the order of its dimensions; repeatable. STOP is the end of a period."
-LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20)."
+LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20, coil100)."
 
 
 def measure_command(
     dataset: Annotated[str, typer.Argument(help=SOURCES, metavar="DATASET|FILE|FOLDER")],
-    shape: Annotated[str | None, typer.Option(help="Sprite: ellipse, square or heart.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Sprite or dSprite: ellipse, square or heart.")] = None,
     layout: Annotated[str | None, typer.Option(help=LAYOUTS)] = None,
     axes: Annotated[
         str | None, typer.Option(help="Factors that vary, in order: scale,orientation,y,x; axes of a file.")
@@ -82,8 +82,8 @@ def measure_command(
     ranges: Annotated[str | None, typer.Option("--range", help="Ranges: scale=0.5:1,x=10:20.")] = None,
     fixed: Annotated[str | None, typer.Option(help="Factors that do not vary: scale=0.8.")] = None,
     blur: Annotated[float | None, typer.Option(help="Gaussian blur in pixels.")] = None,
-    object_id: Annotated[int | None, typer.Option("--object", help="COIL-20 object, 1 to 20.")] = None,
-    data: Annotated[Path | None, typer.Option(help="COIL-20 zip or folder.")] = None,
+    object_id: Annotated[int | None, typer.Option("--object", help="Number of the object of COIL.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Zip or folder of COIL, file of dSprites.")] = None,
     accuracy: Annotated[
         str,
         typer.Option(
@@ -165,7 +165,7 @@ def measure_command(
                 if missing != "refuse" and not isinstance(manifold, Samples):
                     raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
             options |= {"missing": missing} if missing != "refuse" else {}
-            with_reach, note = _decide_on_reach(manifolds, with_reach, missing)
+            with_reach, note = _decide_on_reach(manifolds, with_reach)
             with results_folder(folder):
                 options |= _suggest(manifolds[0], options) if orders == "auto" else {}
                 parts, finished = _measure_parts(manifolds, folder, options, exact)
@@ -190,9 +190,7 @@ def _sources(
     return source if isinstance(source, Cloud) else (source,)
 
 
-def _decide_on_reach(
-    manifolds: Sequence[Manifold | Samples], wanted: bool | None, missing: str
-) -> tuple[bool, str]:
+def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | None) -> tuple[bool, str]:
     """Whether the reach is searched, which needs all points in memory, and a note if it is left out."""
     size = sum(
         POINT_COPIES * jax.numpy.dtype(float).itemsize * math.prod(manifold.points.shape)
@@ -202,8 +200,6 @@ def _decide_on_reach(
     if wanted is False:
         return False, ""
     try:
-        if missing == "mask":
-            raise ValueError("reach: its search needs all points, and --missing mask leaves some out.")
         fits_in_memory("reach", "all points together", size, "take fewer samples")
     except ValueError as error:
         if wanted:
@@ -333,7 +329,8 @@ def _search_reach(parts: list[Part], options: dict[str, Any], progress: Progress
     known: dict[str, Any] = {"tolerance": options["tolerance"], "progress": progress}
     first = parts[0]
     if isinstance(first.manifold, Samples):
-        known |= {name: options[name] for name in ("accuracy", "stride", "block_size")}
+        names = ("accuracy", "stride", "block_size", "missing")
+        known |= {name: options[name] for name in names if name in options}
         return reach(first.points, first.geometry.grid, geometry=first.geometry, **known)
     # By exact tangents.
     return reach([part.manifold for part in parts], geometry=[part.geometry for part in parts], **known)

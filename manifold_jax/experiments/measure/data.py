@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from manifold_jax import datasets
+from manifold_jax._keys import digest_arrays
+from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
 
@@ -16,7 +18,9 @@ SURFACES = tuple(sorted(_CURVES + _OTHERS))
 """Constructors of manifolds with closed forms, by name."""
 
 _IMAGES = ("layout", "axes", "size", "blur", "samples", "range", "fixed")
-OPTIONS = {"sprites": ("shape", *_IMAGES), "coil20": ("object", "data", *_IMAGES)}
+OPTIONS = {"sprites": ("shape", *_IMAGES), "dsprites": ("shape", "data", "axes", "fixed")}
+COIL = ("coil20", "coil100")
+OPTIONS |= dict.fromkeys(COIL, ("object", "data", *_IMAGES))
 OPTIONS |= dict.fromkeys(SURFACES, ("samples",))
 """Options of the command line that each data set takes."""
 
@@ -55,12 +59,13 @@ def parse_range(text: str) -> tuple[float, float]:
 
 def default_folder(name: str, options: Mapping[str, Any]) -> str:
     """Name of the folder of the results where none is given."""
-    detail = {"sprites": options.get("shape", "ellipse"), "coil20": f"object{options.get('object', 1)}"}
+    shape, number = options.get("shape"), f"object{options.get('object', 1)}"
+    detail = {"sprites": shape or "ellipse", "dsprites": shape or "heart"} | dict.fromkeys(COIL, number)
     stem = name if name in OPTIONS else Path(name).resolve().stem
     return f"measure-{name}-{detail[name]}" if name in detail else f"measure-{stem}"
 
 
-def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
+def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold | Samples, ...]:
     """The components to measure, one for everything but unions, from the options that were given.
 
     Example:
@@ -77,8 +82,13 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold, ...]:
     arguments = {_ARGUMENTS.get(option, option): value for option, value in options.items()}
     if name == "sprites":
         return (datasets.sprite(**arguments),)
-    if name == "coil20":
-        return (datasets.coil20(**arguments),)
+    if name in COIL:
+        return (getattr(datasets, name)(**arguments),)
+    if name == "dsprites":
+        images, grid, notes = datasets.dsprites(**arguments)
+        about = {"length": "distance between images, the root of summed squared differences of pixels (0, 1)"}
+        title = f"dsprites {options.get('shape', 'heart')}"
+        return (Samples(title, images, grid, about | {"note": " ".join(notes)}, digest_arrays(images)),)
     return _surface(name, arguments.get("sizes") or {})
 
 

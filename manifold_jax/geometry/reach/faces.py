@@ -116,13 +116,18 @@ def _of_face(
         ]
         main = FaceCurvature(*(np.concatenate(field).astype(float) for field in zip(*parts, strict=True)))
         return main.value, JET_ROUNDING * eps * main.size, main.turning
-    stencil, evaluated = component.stencil, component.source.evaluated
-    stencils = (stencil, comparison_stencil(stencil, component.grid, evaluated=evaluated))
-    noise = float(cloud.noise[component.centres[rows]].max())
-    main, other, gain = _from_stencils(component, stencils, rows, axis, sign)
-    value, turning, size = main.T.astype(np.float64)
-    factor = safety_factor(*stencils)
-    bar = factor * np.abs(main - other)[:, :2].sum(axis=1) + noise * gain + JET_ROUNDING * eps * size
+    value, bar, turning = np.zeros((3, len(rows)))
+    for stencil, mask in component.stencils:
+        here = np.flatnonzero(mask[rows])
+        if not len(here):
+            continue
+        evaluated = component.source.evaluated
+        stencils = (stencil, comparison_stencil(stencil, component.grid, evaluated=evaluated))
+        noise = float(cloud.noise[component.centres[rows[here]]].max())
+        main, other, gain = _from_stencils(component, stencils, rows[here], axis, sign)
+        value[here], turning[here], size = main.T.astype(np.float64)
+        change = safety_factor(*stencils) * np.abs(main - other)[:, :2].sum(axis=1)
+        bar[here] = change + noise * gain + JET_ROUNDING * eps * size
     return value, bar, turning
 
 

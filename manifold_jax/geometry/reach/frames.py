@@ -133,9 +133,28 @@ def _frame_finder(
     component: Component, block: tuple[int, ...]
 ) -> Callable[[int, np.ndarray, float], tuple[Array, ...]]:
     """From the number of a tile, its flat grid indices and the noise of its points to what is above."""
-    grid, source, stencil = component.grid, component.source, component.stencil
-    if stencil is None:
-        return lambda number, flat, noise: _exact_frames(source.values, component.coordinates[flat])
+    if component.stencil is None:
+        embedding = component.source.values
+        return lambda number, flat, noise: _exact_frames(embedding, component.coordinates[flat])
+    finders = [(mask, _by_stencil(component, block, stencil)) for stencil, mask in component.stencils]
+
+    def find(number: int, flat: np.ndarray, noise: float) -> tuple[Array, ...]:
+        result = finders[0][1](number, flat, noise)
+        for mask, finder in finders[1:]:
+            here = mask[flat]
+            if here.any():  # next to missing points
+                both = zip(finder(number, flat, noise), result, strict=True)
+                result = tuple(jnp.where(here.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in both)
+        return result
+
+    return find
+
+
+def _by_stencil(
+    component: Component, block: tuple[int, ...], stencil: Stencil
+) -> Callable[[int, np.ndarray, float], tuple[Array, ...]]:
+    """The same by one stencil, as if no point were missing."""
+    grid, source = component.grid, component.source
     comparison = comparison_stencil(stencil, grid, evaluated=source.evaluated)
     plan = jax.device_put(BlockPlan(grid, (stencil, comparison), block, source.evaluated, source.features))
     factor = safety_factor(stencil, comparison)
@@ -169,10 +188,10 @@ def local_model(
     Without exact tangents this is the Taylor polynomial by the stencil; an embedding misses nothing.
     """
     source, lattice, points = component.source, component.lattice, component.points
-    if component.stencil is None:
-        return source.values, np.zeros((0, source.features))
     index = position - component.offset
-    plan = _point_plan(lattice, component.stencil, source.evaluated, source.features)
+    if (stencil := component.stencil_at(index)) is None:
+        return source.values, np.zeros((0, source.features))
+    plan = _point_plan(lattice, stencil, source.evaluated, source.features)
     window = read_window(source, plan, index).points
     vectors = window_derivatives(window, [m[0] for m in locate(plan, index, window.dtype).matrices])[0]
     u = jnp.asarray(place, window.dtype)
@@ -183,4 +202,4 @@ def local_model(
         points[sides[k, side] - component.offset] - np.asarray(model(u + (2 * side - 1) * steps[k]))
         for k, side in zip(*np.nonzero(sides >= 0), strict=True)
     ]
-    return model, np.stack(missed).astype(np.float64)
+    return model, np.reshape(missed, (-1, source.features)).astype(np.float64)

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Points, evaluate_points
+from manifold_jax.geometry.missing import defined_points, lower_stencils
 from manifold_jax.geometry.reach.cloud import distances
 from manifold_jax.geometry.reach.cones import inward_signs
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.windows import BlockPlan
+
+BLOCK = 64  # samples along every axis in the plans by which it is told what stencils can be used
 
 
 class End(NamedTuple):
@@ -106,16 +112,55 @@ class Component:
         return np.ravel_multi_index(first, self.grid.shape).reshape(-1)
 
     @cached_property
+    def there(self) -> np.ndarray:
+        """Mask of the lattice points that are not missing ``(lattice.size,)``."""
+        there = self.source.there
+        return np.ones(self.lattice.size, bool) if there is None else np.asarray(there).reshape(-1)
+
+    @cached_property
     def wanted(self) -> np.ndarray:
-        """Mask of the grid points that are first copies ``(grid.size,)``."""
-        return self.originals == np.arange(self.grid.size)
+        """Mask of the grid points that are there and first copies ``(grid.size,)``."""
+        first = self.originals == np.arange(self.grid.size)
+        return first if self.source.there is None else first & self.there
+
+    @cached_property
+    def stencils(self) -> list[tuple[Stencil, np.ndarray]]:
+        """Stencils of the tangents, the highest order first, and the grid points ``(grid.size,)`` of each.
+
+        Next to missing points lower orders take over; where not even order 2 has all samples, there is none.
+        """
+        assert self.stencil is not None
+        if self.source.there is None:
+            return [(self.stencil, np.ones(self.grid.size, bool))]
+        left, result, block = self.there, [], tuple(min(n, BLOCK) for n in self.grid.shape)
+        there = jnp.asarray(self.source.there)
+        for stencil in (self.stencil, *lower_stencils(self.stencil)):
+            both = (stencil, comparison_stencil(stencil, self.grid, evaluated=False))
+            plan = BlockPlan(self.grid, both, block, False, self.source.features)
+            mask = np.asarray(defined_points(plan, there)).reshape(-1) & left
+            result.append((stencil, mask))
+            left = left & ~mask
+        return result
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Mask of the grid points at which tangents are known, whatever is missing ``(grid.size,)``."""
+        if self.source.there is None:
+            return np.ones(self.grid.size, bool)
+        return np.any([mask for _, mask in self.stencils], axis=0)
+
+    def stencil_at(self, index: int) -> Stencil | None:
+        """The stencil of a lattice point."""
+        if self.source.there is None:
+            return self.stencil
+        return next(stencil for stencil, mask in self.stencils if mask[index])
 
     @cached_property
     def radii(self) -> CurvatureRadii:
         """Radii of curvature with their bars."""
         estimate = self.geometry.normal_curvature
         value, error = (np.asarray(x, np.float64).reshape(-1) for x in (estimate.value, estimate.error))
-        defined = np.isfinite(value)
+        defined = np.isfinite(value) & self.known
         curvature = np.where(defined, np.maximum(value, 0.0), 0.0)
         radius, bar = inverse_with_bar(curvature, error)
         regular = np.asarray(self.geometry.volume_element.value).reshape(-1) > 0
@@ -144,9 +189,9 @@ class Component:
         return (position >= self.offset) & (position < self.offset + self.lattice.size)
 
     def neighbours(self, position: np.ndarray) -> np.ndarray:
-        """Positions of the neighbours ``(p, d, 2)`` in the lattice, as :func:`neighbours`."""
+        """Positions of the neighbours ``(p, d, 2)`` in the lattice, as :func:`neighbours`; -1 if missing."""
         index = neighbours(self.lattice, position - self.offset)
-        return np.where(index >= 0, index + self.offset, -1)
+        return np.where((index >= 0) & self.there[index], index + self.offset, -1)
 
 
 def locate(components: Sequence[Component], position: int) -> End:
@@ -186,11 +231,12 @@ def neighbours(grid: Grid, position: np.ndarray) -> np.ndarray:
 
 def half_cells(component: Component) -> np.ndarray:
     """Half the sum of the edges of the cell around every lattice point, ``(lattice.size,)``."""
-    lattice = component.lattice
-    here = np.arange(lattice.size)
-    total = np.zeros(lattice.size)
-    for before, after in neighbours(lattice, here).transpose(1, 2, 0):
-        total += distances(component.points, here, np.where(after >= 0, after, before)) / 2
+    here = np.arange(component.lattice.size)
+    total = np.zeros(len(here))
+    sides = component.neighbours(here + component.offset)
+    for before, after in np.where(sides >= 0, sides - component.offset, -1).transpose(1, 2, 0):
+        other = np.where(after >= 0, after, np.where(before >= 0, before, here))
+        total += distances(component.points, here, other) / 2
     return total
 
 
@@ -217,3 +263,37 @@ def drop_on_grid(
     usable = (sides >= 0) & ((np.zeros(grid.ndim) if ends is None else ends) == 0)[None, :, None]
     around = np.where(usable, values[sides], np.nan)
     return float(vertex_drop(np.array([middle]), around)[0])
+
+
+def least_in_holes(grid: Grid, values: np.ndarray, holes: np.ndarray) -> float:
+    """Smallest number that smooth ``values`` ``(grid.size,)`` may take in holes, as far as can be seen.
+
+    Along every axis a convex function lies above the lines through the two samples next to a hole, from both
+    sides; at an open end of the axis there is one side.
+    """
+    here, least = np.arange(grid.size), np.inf
+    known = ~holes & np.isfinite(values)
+    sides = neighbours(grid, here)
+    for k, axis in enumerate(grid.axes):
+        before, after = sides[:, k].T
+
+        def fall(place: np.ndarray, inner: np.ndarray, other: Any = np.nan) -> np.ndarray:
+            usable = (place >= 0) & (inner >= 0) & known[place] & known[inner]
+            return np.where(usable, np.maximum(values[inner] - values[place], 0.0), other)
+
+        for beyond, inner in ((after, before), (before, after)):
+            slope = fall(here, inner)
+            edge = np.flatnonzero(np.isfinite(slope) & (beyond >= 0) & holes[beyond])
+            first, place, width = slope[edge], beyond[edge], np.zeros(len(edge))
+            for _ in range(axis.size):
+                inside = (place >= 0) & holes[place]
+                width += inside
+                place = np.where(inside, beyond[place], place)
+            length = width + 1
+            second, far = fall(place, beyond[place], first), np.where(place >= 0, values[place], -np.inf)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                meet = (values[edge] - far + second * length) / (first + second)
+            meet = np.where(place >= 0, np.clip(np.nan_to_num(meet), 0, length), width)
+            lines = values[edge] - first * meet, far - second * (length - meet)
+            least = min(least, float(np.min(np.fmax(*lines), initial=np.inf)))
+    return least

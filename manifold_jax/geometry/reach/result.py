@@ -22,7 +22,14 @@ from manifold_jax.geometry.reach.bottleneck import (
 from manifold_jax.geometry.reach.cloud import distances
 from manifold_jax.geometry.reach.faces import smallest_border_radius, with_borders
 from manifold_jax.geometry.reach.gaps import narrowest_gap
-from manifold_jax.geometry.reach.lattice import Component, CurvatureRadii, End, drop_on_grid, locate
+from manifold_jax.geometry.reach.lattice import (
+    Component,
+    CurvatureRadii,
+    End,
+    drop_on_grid,
+    least_in_holes,
+    locate,
+)
 from manifold_jax.geometry.reach.pairs import PairSearch
 from manifold_jax.geometry.report import coordinates_of
 
@@ -116,6 +123,8 @@ class Reach(NamedTuple):
         on_lattice: Whether the points are given by an array: what lies between its points is not known.
         narrower: Whether gaps between manifolds that are narrower than the value cannot be excluded, since
             they would be below the spacing; then it is not resolved.
+        missing: Number of points that are missing. It is then an upper bound but for its bar, which holds how
+            far the reach may fall next to them.
     """
 
     value: float
@@ -134,6 +143,7 @@ class Reach(NamedTuple):
     components: tuple[ComponentReach, ...]
     on_lattice: bool = False
     narrower: bool = False
+    missing: int = 0
 
     def __eq__(self, other: object) -> bool:
         return _equal(self, other)
@@ -187,13 +197,14 @@ class Reach(NamedTuple):
         text = f"reach {self.value:.5g} +- {self.error:.1e}: {CASES[self.case]}"
         if self.on_lattice:
             text += ", on this lattice"
+        if self.missing:
+            text += f" of which {self.missing} points are missing"
         if self.narrower:
             text += "; not resolved: narrower gaps, below the spacing, are possible: refine the grid"
         elif not self.resolved:
             sampled = all(component.grid is None for component in self.components)
-            text += "; not resolved: " + (
-                "more samples or less noise are needed" if sampled else "refine the grid"
-            )
+            remedy = "refine the grid, or complete the points" if self.missing else "refine the grid"
+            text += f"; not resolved: {'more samples or less noise are needed' if sampled else remedy}"
         if self.coincident:
             text += f"; {self.coincident} pairs coincide and are left out (a cover? declare copies)"
         return text + "."
@@ -294,6 +305,13 @@ def assemble(
     result = conclude(candidates, balls, search, tolerance)
     if gap.doubtful:
         result = result._replace(error=max(result.error, result.value), resolved=False, narrower=True)
+    missing = sum(int((~c.there).sum()) for c in components)
+    if missing:
+        pairs = zip(components, balls, strict=True)
+        least = min(least_in_holes(c.grid, ball.pointwise.ravel(), ~c.known) for c, ball in pairs)
+        error = max(result.error, result.value - least)
+        known = result.resolved and error <= tolerance * result.value
+        result = result._replace(error=error, resolved=known, missing=missing)
     arrays = any(not c.source.evaluated for c in components)
     return result._replace(local_bounds=(lower, local.value), on_lattice=arrays)
 

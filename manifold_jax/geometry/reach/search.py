@@ -50,13 +50,14 @@ MARGIN = 1.05  # bottlenecks are looked for so far beyond the local part: a tie 
 EVALUATED = 4.0  # rounding error of an evaluated point, in eps of its length; a stored one is rounded once
 
 
-def reach(
+def reach(  # noqa: PLR0913
     points_or_manifold: Any,
     grid: Grid | None = None,
     *,
     accuracy: Accuracy | tuple[Accuracy, ...] = 4,
     stride: int | tuple[int, ...] = 1,
     exact: bool | None = None,
+    missing: str = "refuse",
     geometry: Any = None,
     longest: float | None = None,
     copies: Mapping[str, int] | None = None,
@@ -79,6 +80,10 @@ def reach(
         stride: Their stride.
         exact: Differentiate the embedding automatically; by default wherever there is one. The curvature
             maximum and the bottlenecks are then refined beyond the lattice.
+        missing: As in :func:`measure`, ``"mask"`` where points of an array are missing. They are neither
+            centres nor met by balls; points next to them whose tangents are not known are only met. The bar
+            holds how far the reach may fall in such a hole by the way the balls around it do; a narrow
+            feature that is missing as a whole cannot be known.
         geometry: Result of :func:`measure` on the same grid, one per component of a union, whose normal
             curvature is taken; by default measured here.
         longest: Look for bottlenecks up to this half length; by default a little beyond the local part.
@@ -122,7 +127,7 @@ def reach(
     sizes = [math.prod(m.feature_shape) for m in manifolds] if len(manifolds) > 1 else []
     if len(set(sizes)) > 1:
         raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
-    settings = {"grid": grid, "accuracy": accuracy, "stride": stride, "exact": exact}
+    settings = {"grid": grid, "exact": exact, "missing": missing, "accuracy": accuracy, "stride": stride}
     components: list[Component] = []
     for points, given in zip(manifolds, known, strict=True):
         start = (len(components), sum(c.lattice.size for c in components))
@@ -131,7 +136,8 @@ def reach(
     shortest = min(float(np.min(c.radii.radius)) for c in components)
     rows, columns = tile_shape(cloud, tile_size)
     longest = MARGIN * shortest if longest is None else longest
-    allowed = np.concatenate([c.wanted[c.homes] for c in components]) if copies else None
+    allowed = np.concatenate([c.wanted[c.homes] for c in components])
+    allowed = None if allowed.all() else allowed
     search = PairSearch(cloud, columns, longest, allowed=allowed)
     drop = np.zeros(len(cloud.points))
     done, total = 0, sum(int(c.wanted.sum()) for c in components)
@@ -154,10 +160,11 @@ def _component(
     *,
     grid: Grid | None,
     exact: bool | None,
+    missing: str,
     **stencil: Any,
 ) -> Component:
     """Check one manifold, and measure its curvature where it is not given; accuracy and stride are last."""
-    source = as_points("reach", points, grid, exact=bool(exact))
+    source = as_points("reach", points, grid, exact=bool(exact), missing=missing)
     if source.traced:
         raise ValueError("reach: the search runs on the host and cannot be traced; call it outside of jit.")
     grid = source.grid
@@ -173,7 +180,7 @@ def _component(
     fits_in_memory("reach", what, size, "take fewer samples of an axis")
     exact = source.evaluated if exact is None else exact
     if geometry is None:
-        geometry = measure(points, grid, exact=exact, block_size=block_size, **stencil)
+        geometry = measure(points, grid, exact=exact, missing=missing, block_size=block_size, **stencil)
     if not isinstance(geometry, Geometry) or geometry.grid != grid:
         got = f"that of a grid {geometry.grid.shape}" if isinstance(geometry, Geometry) else shown(geometry)
         raise ValueError(f"reach: geometry must be the result of measure on the same grid, got {got}.")
