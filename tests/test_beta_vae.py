@@ -211,13 +211,14 @@ def test_all_leaves_out_what_a_classifier_lacks():
 
 
 def test_the_command_trains_and_writes(tmp_path, monkeypatch):
-    tiny = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=6)  # six pictures too
+    tiny = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=6)
     monkeypatch.setitem(EXPERIMENTS, "evolution", EXPERIMENTS["evolution"]._replace(reduced=tiny))
-    options = ["--steps", 2, "--seeds", 1, "--images", 12, "--factors", 1]
+    # 18 images are 6 of each class, as many as points and as pictures that are shown: compiled once.
+    options = ["--steps", 2, "--seeds", 1, "--images", 18, "--factors", 1]
     result = run("latents", *options, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "latents.json").read_text())
-    assert record["arguments"]["settings"]["images"] == 12
+    assert record["arguments"]["settings"]["images"] == 18
     assert len(record["rows"]) == 1
     for file in ("latents.txt", "traversals.png", "reconstructions.png"):
         assert (tmp_path / file).stat().st_size > 100

@@ -60,7 +60,7 @@ def test_noise_is_not_taken_for_a_dimension():
 
 
 def test_lattices_say_so_and_are_not_resolved():
-    grid = np.stack(np.meshgrid(*2 * [np.arange(20.0)]), -1).reshape(-1, 2) @ np.eye(2, 4)
+    grid = np.stack(np.meshgrid(*2 * [np.arange(20.0)]), -1).reshape(-1, 2) @ np.eye(2, 5)
     for method in ("MLE", "TwoNN"):
         estimate = intrinsic_dimension(grid, method=method)
         assert not estimate.resolved
@@ -81,7 +81,7 @@ def test_repeats_are_left_out_and_counted(x64):
 
 
 def test_it_says_the_same_every_time():
-    points = jnp.asarray(cube(300, 2))
+    points = jnp.asarray(cube(400, 2))
     assert len({intrinsic_dimension(points, method="TwoNN").value for _ in range(3)}) == 1
 
 

@@ -63,10 +63,10 @@ def spread(geometry, grid):
 
     def shaped(leaf):
         if leaf.shape[:1] == (16,):
-            return jnp.full(grid.shape + (grid.ndim,) * (leaf.ndim - 1), leaf.ravel()[0])
-        return jnp.full((len(leaf), grid.ndim), leaf.ravel()[0]) if leaf.ndim == 2 else leaf
+            return np.full(grid.shape + (grid.ndim,) * (leaf.ndim - 1), leaf.ravel()[0])
+        return np.full((len(leaf), grid.ndim), leaf.ravel()[0]) if leaf.ndim == 2 else leaf
 
-    return dataclasses.replace(jax.tree.map(shaped, geometry), grid=grid)
+    return dataclasses.replace(jax.tree.map(shaped, jax.device_get(geometry)), grid=grid)
 
 
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
@@ -353,9 +353,10 @@ def test_text_is_printed_as_it_is_and_a_closed_pipe_costs_nothing(monkeypatch):
 
 
 LOOP = """
-import jax, jax.numpy as jnp, sys, typer
+import jax, jax.numpy as jnp, signal, sys, typer
 from manifold_jax.experiments import terminal
 from pathlib import Path
+signal.alarm(120)  # an end, should the test itself be killed
 terminal._GRACE = 0.2
 terminal.handle_signals()
 x = jnp.ones(100)

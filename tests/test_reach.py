@@ -269,6 +269,7 @@ def test_the_bottleneck_is_found_beyond_the_local_part_when_asked(x64):
     assert asked.value == pytest.approx(0.5, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_deciding_pair_is_a_bottleneck(x64):
     manifold = D.helix(1.0, 1.0, size=191)
     result = reach(manifold)

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, Manifold, reach
@@ -37,11 +38,15 @@ def beside(big, small, gap, sizes, shift):
     ],
 )
 def test_gaps_below_the_spacing_are_found(big, small, gap, sizes, shift, x64):
-    result = reach(beside(big, small, gap, sizes, shift))
+    parts = beside(big, small, gap, sizes, shift)
+    result = reach(parts)
     assert result.resolved
     assert result.case == "global"
     assert abs(result.value - gap / 2) <= result.error
     assert abs(result.value - gap / 2) <= 1e-9 * gap
+    # The deciding pair is a bottleneck: both ends lie on the line through the centres.
+    ends = [np.asarray(parts[end.component].embedding(end.coordinates)) for end in result.ends]
+    np.testing.assert_allclose(sorted(ends, key=lambda x: x[0]), [[big, 0], [big + gap, 0]], atol=1e-8 * big)
 
 
 @pytest.mark.slow

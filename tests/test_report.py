@@ -95,9 +95,11 @@ def test_round_trip_in_float64_and_with_attributes(suffix, x64, tmp_path):
     assert_equal(load_geometry(measured.save(tmp_path / f"cone.{suffix}")), measured)
 
 
-def test_a_float64_file_is_read_without_x64(tmp_path):
+def test_a_float64_file_is_read_without_x64(geometry, tmp_path):
     with jax.enable_x64(True):
-        path = make(exact=True).save(tmp_path / "cone.nc")
+        double = jax.tree.map(lambda x: x.astype(float) if x.dtype.kind == "f" else x, geometry)
+        path = double.save(tmp_path / "cone.nc")
+        assert load_geometry(path).volume_element.value.dtype == jnp.float64
     assert load_geometry(path).volume_element.value.dtype == jnp.float32
 
 

@@ -53,8 +53,8 @@ def sample(manifold):
 def stencils(name, n, accuracy, dtype):
     manifold = CASES[name](n)
     with jax.enable_x64(True):
-        points = sample(manifold).astype(dtype)
-        # One compilation serves all surfaces with these axes.
+        points = np.asarray(sample(manifold)).astype(dtype)
+        # One compilation serves all surfaces with these axes, here and in test_noise_bars.
         return jax.device_get(measure(points, manifold.grid, accuracy=accuracy))
 
 

@@ -13,7 +13,7 @@ from manifold_jax._files import Progress
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.layers import quantities
 from manifold_jax.experiments.layers.quantities import Quantities, as_sentence, check_claims
-from manifold_jax.experiments.layers.trial import Settings, Trial, forward, split_at_latent
+from manifold_jax.experiments.layers.trial import Settings, Trial, forward, output, split_at_latent
 from manifold_jax.experiments.sprites import draw_images, ends, evaluate
 from manifold_jax.geometry import Grid, measure, reach
 from manifold_jax.models import Layers, Pure, network_layers, pixels
@@ -114,8 +114,7 @@ def _codes(trial: Trial, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
     points, images = draw_images(jax.random.key(settings.seed + 1), sources, settings.points)
     codes, factors = [], []
     for k, (source, part, pictures) in enumerate(zip(sources, points, images, strict=True)):
-        *_, z = forward(encoder.functions, pictures)
-        codes.append(np.asarray(z))
+        codes.append(np.asarray(output(encoder, pictures)))
         # Classes have orientations of their own period: by share of the range.
         low, high = ends(source)
         shares = (np.asarray(part) - low) / (high - low)
@@ -136,7 +135,7 @@ def _reconstructions(trial: Trial, layers: list[Layers], step: int) -> Figure:
     images = pixels(trial.images[chosen])
     rows = {"image": images}
     for run, network in enumerate(layers[:3]):
-        *_, rows[f"run {run}"] = forward(network.functions, images)
+        rows[f"run {run}"] = output(network, images)
     columns = [trial.charts.measured[int(trial.labels[k])].name for k in chosen]
     return _picture_rows(f"{trial.name}: reconstructions, step {step}", rows, columns)
 
@@ -144,12 +143,12 @@ def _reconstructions(trial: Trial, layers: list[Layers], step: int) -> Figure:
 def _traversals(trial: Trial, layers: Layers, step: int, shared: np.ndarray, names: list[str]) -> Figure:
     """One latent at a time moved from an image, first those that say most of a factor."""
     encoder, decoder = split_at_latent(layers)
-    *_, start = forward(encoder.functions, pixels(trial.images[:1]))
+    start = output(encoder, pixels(trial.images[:1]))
     rows = {}
     for k in np.argsort(-shared.max(1)):
         moved = jnp.repeat(start, len(_STEPS), axis=0).at[:, k].set(jnp.asarray(_STEPS, start.dtype))
         factor = int(shared[k].argmax())
-        *_, rows[f"z{k}: {names[factor]} {shared[k, factor]:.2f}"] = forward(decoder.functions, moved)
+        rows[f"z{k}: {names[factor]} {shared[k, factor]:.2f}"] = output(decoder, moved)
     columns = [f"{value:.1f}" for value in _STEPS]
     return _picture_rows(f"{trial.name}: traversals of run 0, step {step}", rows, columns)
 

@@ -261,3 +261,8 @@ def forward(functions: Sequence[Partial], x: Array) -> Iterator[Array]:
     for function in functions:
         x = evaluate(function, x)
         yield x
+
+
+def output(layers: Layers, x: Array) -> Array:
+    """Activations of a batch in the last layer, by one program."""
+    return evaluate(lambda one: layers.activations(one)[-1], x)
