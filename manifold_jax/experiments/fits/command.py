@@ -19,35 +19,22 @@ from manifold_jax.experiments.terminal import Coil20, Out, Preset, Seed, words
 def bounds_command(
     experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS))],
     preset: Preset = "reduced",
-    fits: Annotated[
-        str | None,
-        typer.Option(help=f"Which fits, with commas between: {', '.join(FITS)} (default: the preset's)."),
-    ] = None,
-    sizes: Annotated[
-        str | None, typer.Option(help="Numbers of samples, with commas between (default: the preset's).")
-    ] = None,
+    fits: Annotated[str | None, typer.Option(help=f"Fits: {', '.join(FITS)}.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Numbers of samples.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Independent samples of each size.")] = None,
     tests: Annotated[int | None, typer.Option(help="Test points.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of networks.")] = None,
-    noises: Annotated[
-        str | None, typer.Option(help=f"Noises of toys, with commas between: {', '.join(NOISES)}.")
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option(help="Scale of the noise of toys and ambient over the reach (default: 0.1)."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help=f"Data sets of images, with commas between: {', '.join(FACTORS)}.")
-    ] = None,
-    dimensions: Annotated[
-        str | None, typer.Option(help="Dimensions of the image manifolds, with commas between: 1,2.")
-    ] = None,
+    noises: Annotated[str | None, typer.Option(help=f"Noises of toys: {', '.join(NOISES)}.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Scale of noise over the reach (default: 0.1).")] = None,
+    data: Annotated[str | None, typer.Option(help=f"Data sets of images: {', '.join(FACTORS)}.")] = None,
+    dimensions: Annotated[str | None, typer.Option(help="Of the image manifolds, such as 1,2.")] = None,
     path: Coil20 = None,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
     """Fit manifolds of known geometry from samples, and compare the errors with rates and bounds.
 
+    Several words or numbers have commas between; what is not given is that of the preset.
     Interrupted and called again with the same --out, it goes on where it was, cell by cell.
     """
     arguments = registry.given_options(locals())

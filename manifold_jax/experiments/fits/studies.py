@@ -164,9 +164,9 @@ def embedded_tori(plan: Plan) -> list[Setting]:
     return [*plain, *(add_noise(setting, "ambient", plan.noise) for setting in plain)]
 
 
-def embed_isometrically(manifold: Manifold, dimension: int, seed: int = 0) -> Manifold:
+def embed_isometrically(manifold: Manifold, dimension: int) -> Manifold:
     """A manifold of features ``(f,)`` in R^D, D at least f, by a random map with orthonormal columns."""
-    matrix = np.random.default_rng(seed).standard_normal((dimension, manifold.feature_shape[0]))
+    matrix = np.random.default_rng(0).standard_normal((dimension, manifold.feature_shape[0]))
     columns = jnp.asarray(np.linalg.qr(matrix)[0], float)
     embedding = Partial(_embed, manifold.embedding, columns)
     return Manifold(manifold.name, embedding, manifold.grid, manifold.known, manifold.attributes)
