@@ -31,18 +31,14 @@ def layers_command(
     experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS, train="only train"))],
     data: Annotated[str, typer.Option(help=f"One of {', '.join(training.DATA)}.")] = "sprites",
     network: Annotated[str, typer.Option(help=f"One of {', '.join(training.NETWORKS)}.")] = "vae",
-    variant: Annotated[
-        str | None, typer.Option(help="Variant of the beta-VAE, B or H (default: B; coil20 H).")
-    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Beta-VAE B or H (default: B; coil20 H).")] = None,
     activation: Annotated[str, typer.Option(help=f"One of {', '.join(training.ACTIVATIONS)}.")] = "silu",
     path: terminal.Coil20 = None,
     preset: terminal.Preset = "reduced",
     steps: terminal.Steps = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs (default: 5).")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Images to learn from.")] = None,
-    factors: Annotated[
-        int | None, typer.Option(min=1, max=4, help="Axes of the grid that is measured (default: 2).")
-    ] = None,
+    factors: Annotated[int | None, typer.Option(min=1, max=4, help="Axes measured (default: 2).")] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Learning rate of Adam (default: 1e-3; full 5e-4, coil20 with H 1e-4)."),
