@@ -93,20 +93,20 @@ def flag(caller: str, name: str, value: Any) -> bool:
 
 def numbers(caller: str, name: str, values: Any, count: int) -> tuple[float, ...]:
     """So many finite numbers, as Python floats."""
-    entries = tuple(_number(value, "iuf") for value in values) if _is_listed(values) else ()
+    entries = tuple(_number(value, "iuf") for value in values) if listed(values) else ()
     if len(entries) != count or not all(entry is not None and math.isfinite(entry) for entry in entries):
         raise ValueError(f"{caller}: {name} must be {count} finite numbers, got {shown(values)}.")
     return tuple(map(float, entries))
 
 
-def _is_listed(values: Any) -> bool:
+def listed(values: Any) -> bool:
     """Whether something is a list, a tuple or an array with an axis."""
     return isinstance(values, list | tuple) or (hasattr(values, "dtype") and np.ndim(values) > 0)
 
 
 def interval(caller: str, name: str, values: Any) -> tuple[float, float]:
     """Two finite numbers, low < high, as Python floats."""
-    ends = [_number(end, "iuf") for end in values] if _is_listed(values) else []
+    ends = [_number(end, "iuf") for end in values] if listed(values) else []
     if len(ends) != 2 or None in ends or not -math.inf < ends[0] < ends[1] < math.inf:
         wanted = "a pair of finite numbers (low, high) with low < high"
         raise ValueError(f"{caller}: {name} must be {wanted}, got {shown(values)}.")
@@ -213,6 +213,17 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
         where = f"at {len(bad)} of {good.size} points, first at index ({', '.join(map(str, bad[0]))})"
         remedy = "remove or repair them"
         raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values {where}: {remedy}.")
+
+
+def real_type(caller: str, name: str, value: Any) -> np.dtype:
+    """A floating-point type."""
+    try:
+        kind = None if value is None else np.dtype(value)
+    except TypeError:
+        kind = None
+    if kind is None or not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f"{caller}: {name} must be a floating-point type, got {shown(value)}.")
+    return kind
 
 
 def flat(points: Held) -> Held:

@@ -17,10 +17,14 @@
 # log-probabilities, for `local_data_*` and the paths. There is nothing to register.
 #
 # 1. Flax NNX, with batch normalisation and dropout.
-# 2. Flax Linen, Equinox, a plain function, a class of your own.
-# 3. While it learns: new weights, same program.
-# 4. A decoder as a manifold, and the layers of a network.
-# 5. Weights of PyTorch.
+# 2. Flax Linen.
+# 3. Haiku, and any pair (apply, params).
+# 4. Equinox.
+# 5. flax.struct, dataclasses, a class of your own.
+# 6. Plain functions.
+# 7. While it learns: new weights, same program.
+# 8. A decoder as a manifold, and the layers of a network.
+# 9. Weights of PyTorch; ONNX.
 
 # %%
 import dataclasses
@@ -32,7 +36,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
+from flax import linen, nnx, struct
 
 import manifold_jax as mj
 from manifold_jax.models import load_torch_weights, network_layers, pure
@@ -77,11 +81,10 @@ path = mj.horizontal_path(network, x, y, max_steps=200)
 print(f"path: {mj.PathStatus(int(path.status)).name}, {path.length:.3f} long")
 
 # %% [markdown]
-# ## 2. Other libraries
+# ## 2. Flax Linen
 #
-# - Flax Linen: the pair `(module, variables)`; Haiku and plain functions: `(apply, params)`.
-# - Equinox, `flax.struct`, dataclasses, your own classes: the object itself, if it is callable.
-# - A network that wants a batch: `lambda x: network(x[None])[0]`.
+# The pair `(module, variables)`; other collections than the parameters, such as `batch_stats`, are in the
+# variables too.
 
 
 # %%
@@ -91,11 +94,55 @@ class InLinen(linen.Module):
         return jax.nn.log_softmax(linen.Dense(3)(jnp.tanh(linen.Dense(8)(x))))
 
 
+key = jax.random.key(0)
+variables = InLinen().init(key, x)
+print("trace of G:", mj.local_data_trace((InLinen(), variables), x))
+
+# %% [markdown]
+# ## 3. Haiku, and any pair (apply, params)
+#
+# What maps parameters and one input to the output; of Haiku `(hk.without_apply_rng(hk.transform(f)), params)`.
+# A network that wants a batch: `lambda params, x: apply(params, x[None])[0]`.
+
+
+# %%
+def apply(params, x):
+    return jax.nn.log_softmax(params["out"] @ jnp.tanh(params["in"] @ x))
+
+
+weights = {"in": jax.random.normal(key, (8, 4)), "out": jax.random.normal(key, (3, 8))}
+print("trace of G:", mj.local_data_trace((apply, weights), x))
+
+# %% [markdown]
+# ## 4. Equinox
+#
+# The module itself, if its call takes one input and returns log-probabilities. Dropout and batch normalisation:
+# `eqx.nn.inference_mode(module)`.
+
+
+# %%
 class InEquinox(eqx.Module):
     layers: eqx.nn.MLP
 
     def __call__(self, x):
         return jax.nn.log_softmax(self.layers(x))
+
+
+print("trace of G:", mj.local_data_trace(InEquinox(eqx.nn.MLP(4, 3, 8, 1, key=key)), x))
+
+# %% [markdown]
+# ## 5. flax.struct, dataclasses, a class of your own
+#
+# Any object that can be called.
+
+
+# %%
+@struct.dataclass
+class InStruct:
+    weights: jax.Array
+
+    def __call__(self, x):
+        return jax.nn.log_softmax(self.weights @ x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,24 +153,20 @@ class Mine:
         return jax.nn.log_softmax(self.weights @ x)
 
 
-def apply(params, x):
-    return jax.nn.log_softmax(params["out"] @ jnp.tanh(params["in"] @ x))
-
-
-key = jax.random.key(0)
-weights = {"in": jax.random.normal(key, (8, 4)), "out": jax.random.normal(key, (3, 8))}
-networks = {
-    "Flax Linen": (InLinen(), InLinen().init(key, x)),
-    "Equinox": InEquinox(eqx.nn.MLP(4, 3, 8, 1, key=key)),
-    "a pair": (apply, weights),
-    "a class": Mine(weights["in"][:3]),
-    "a closure": lambda x: apply(weights, x),
-}
-for name, one in networks.items():
-    print(f"{name:10}  trace of G {mj.local_data_trace(one, x):.4f}")
+for kind in (InStruct, Mine):
+    print(f"{kind.__name__:8} trace of G: {mj.local_data_trace(kind(weights['in'][:3]), x):.4f}")
 
 # %% [markdown]
-# ## 3. While it learns
+# ## 6. Plain functions
+#
+# Closures too: arrays that they hold are found, and are data of what is compiled. Python numbers are part of the
+# program; `jax.tree_util.Partial(function, 0.5)` makes them data.
+
+# %%
+print("trace of G:", mj.local_data_trace(lambda x: apply(weights, x), x))
+
+# %% [markdown]
+# ## 7. While it learns
 #
 # A module that is changed in place gives new numbers at the next call, in every function of the package; what
 # was compiled serves all weights. (Inside a `jax.jit` of your own, hand the network over as an argument: JAX
@@ -135,7 +178,7 @@ for epoch in range(3):
     module.inner.kernel[...] = module.inner.kernel[...] ** 3  # a step of your training
 
 # %% [markdown]
-# ## 4. A decoder as a manifold, and the layers of a network
+# ## 8. A decoder as a manifold, and the layers of a network
 #
 # What a decoder makes of its latent space is a parametrised manifold: `measure` and `reach` take the module
 # itself, or any function.
@@ -163,7 +206,7 @@ for part in mj.measure_layers(inputs, layers.functions, layers.names):
     print(f"{part.name:8} length {part.total_volume.value:.3f}")
 
 # %% [markdown]
-# ## 5. Weights of PyTorch
+# ## 9. Weights of PyTorch
 #
 # Write them in PyTorch, never as a pickle:
 #

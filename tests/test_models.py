@@ -437,7 +437,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
         (lambda: LeNet(classes=1, rngs=nnx.Rngs(0)), "classes must be a whole number, at least 2, got 1"),
         (lambda: LeNet(size=5, rngs=nnx.Rngs(0)), "size must be a whole number, at least 6"),
         (lambda: VGG11(size=48, rngs=nnx.Rngs(0)), "multiple of 32"),
-        (lambda: VGG11(mean=(0.5,), rngs=nnx.Rngs(0)), "mean must have one number for each of 3 channels"),
+        (lambda: VGG11(mean=(0.5,), rngs=nnx.Rngs(0)), "mean must be 3 finite numbers"),
         (
             lambda: LeNet(rngs=nnx.Rngs(0))(jnp.zeros((1, 8, 8))),
             r"images of shape \(28, 28, 1\) or \(28, 28\)",

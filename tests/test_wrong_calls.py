@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import typer
+import xarray
 from flax import nnx
 from typer.testing import CliRunner
 
@@ -65,6 +66,14 @@ def identity(x):
 GEOMETRY = mj.measure(RING, GRID)
 REACH = mj.reach(CIRCLE)
 FIT = fitting.local_pca_projection(RING, dimension=1)
+LABELLED = xarray.DataArray(RING, dims=("t", "xy"), coords={"t": T})
+TILE = np.zeros((8, 8), np.float32)
+LENET = models.LeNet(classes=3, size=8, rngs=nnx.Rngs(0))
+VGG = models.VGG(depth=11, width=2, rngs=nnx.Rngs(0))
+VAE = models.BetaVAE(size=16, width=2, hidden=4, latent=2, rngs=nnx.Rngs(0))
+NETWORK = models.pure(LENET)
+LINEAR = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+WEIGHTS = {"weight": np.ones((1, 2), np.float32), "bias": np.ones(1, np.float32)}
 NAN = math.nan
 NO_NUMBER = (True, "no", 1j, [1.0, 2.0], {})
 BAD_ARRAYS = ("no", object(), np.zeros((0, 2), np.float32), 1j * CLOUD)
@@ -120,6 +129,22 @@ WRONG = {
     "path": (3, True, "/dev/null/none", object()),
     "folder": (3, True, object()),
     "params": (None, "no", {}, {"w": np.array([1j, 2])}),
+    "period": ("no", NAN, -1.0, 0.0, math.inf, 1j, [1.0, 2.0], {}, None),
+    "periods": (3, True, "unknown", ["unknown"], {"t": "no"}, {"t": -1.0}, {"t": NAN}, {"unknown": 1.0}),
+    "labelled": (None, "no", 3, RING, LABELLED.drop_vars("t"), LABELLED.assign_coords(t=T * NAN)),
+    "dtype": ("no", 3, object(), int, complex),
+    "levels": ("no", None, 3, (2.0,), (-0.1,), (NAN,), ("a",), ()),
+    "component": (*NO_NUMBER, None, 2.5, -1, 1),
+    "images": (*BAD_ARRAYS, None, 3, np.zeros((2, 5, 5, 1)), np.zeros(3)),
+    "image": (*BAD_ARRAYS, None, 3, np.zeros((5, 5)), np.zeros(3)),
+    "precision": ("no", 3, True, [1]),
+    "rngs": (None, "no", 3, KEY),
+    "per channel": ("no", 3, None, (0.5,), (0.5, 0.5, NAN), ("a", "b", "c"), (1j, 1j, 1j)),
+    "scales": ("no", 3, None, (0.5,), (0.5, 0.5, 0.0), (0.5, 0.5, -1.0), ("a", "b", "c")),
+    "units": ("no", 3, None, (2.5,), (0,), ("a",)),
+    "weights": (None, "no", 3, [1.0], "none.npz", "none.pt", {}, {"weight": "no"}, {"weight": np.ones(3)}),
+    "layout": ("no", 3, ["weight"], {"unknown": ""}, {"Linear": "unknown"}, {"Linear": 3}),
+    "pairs": ("no", 3, [3], ["ab"]),
 }
 """Values by kind of argument; None is left out where it is the default."""
 
@@ -268,6 +293,29 @@ CALLS = [
         {"x": X, "y": X + 1, "frame": np.eye(1, 3, dtype=np.float32)},
         {"y": "reals of R^3", "frame": "reals of R^3", "x": "reals of R^3"},
     ),
+    # methods and constructors
+    (
+        mj.Axis.from_samples,
+        {"name": "t", "values": T},
+        {"name": "text", "periodic": "period", "unit": "text"},
+    ),
+    (
+        mj.Axis,
+        {"name": "t", "start": 0.0, "stop": 2.0, "size": 3, "nodes": (0.0, 0.5, 2.0)},
+        {"start": "", "nodes": "ends", "descending": "flag", "size": "whole"},
+    ),
+    (mj.Grid.from_xarray, {"array": LABELLED}, {"array": "labelled", "periodic": "periods"}),
+    (GRID.coordinates, {}, {"dtype": "dtype"}),
+    (GRID.weights, {}, {"dtype": "dtype"}),
+    (
+        mj.Manifold,
+        {"name": "m", "embedding": circle, "grid": GRID},
+        {"known": "pairs", "attributes": "pairs"},
+    ),
+    (GEOMETRY.verdict, {"name": "total_volume"}, {"name": "choice"}),
+    (GEOMETRY.quantiles, {}, {"levels": "levels"}),
+    (GEOMETRY.save, {"path": "/dev/null/a.nc"}, {}),
+    (REACH.to_xarray, {}, {"component": "component"}),
     # what a classifier sees
     (mj.check_log_prob, INPUT, {"x": ""}),
     *(
@@ -502,7 +550,71 @@ CALLS = [
     (models.checkpoint_steps, {"folder": "/dev/null/none"}, {}),
     (models.denoising_autoencoder, FITTED, {"latent": "whole"}),
     (models.variational_autoencoder, FITTED, {"latent": "whole", "objective": "geometry"}),
-    (models.load_torch_weights, {"weights": {}, "module": None}, {"module": "geometry"}),
+    (
+        models.load_torch_weights,
+        {"weights": WEIGHTS, "module": LINEAR},
+        {"weights": "weights", "layout": "layout", "flatten": "choice", "module": "geometry"},
+    ),
+    (
+        models.LeNet,
+        {"rngs": nnx.Rngs(0)},
+        {
+            "classes": "whole",
+            "mean": "number",
+            "std": "positive",
+            "activation": "call",
+            "precision": "precision",
+            "rngs": "rngs",
+            "size": "whole",
+        },
+    ),
+    (
+        models.VGG,
+        {"rngs": nnx.Rngs(0), "width": 2, "depth": 11},
+        {
+            "depth": "whole",
+            "batch_norm": "flag",
+            "classes": "whole",
+            "hidden": "units",
+            "mean": "per channel",
+            "std": "scales",
+            "activation": "call",
+            "precision": "precision",
+            "rngs": "rngs",
+            "size": "whole",
+        },
+    ),
+    (
+        models.BetaVAE,
+        {"rngs": nnx.Rngs(0), "size": 16, "width": 2, "hidden": 4, "latent": 2},
+        {
+            "variant": "choice",
+            "latent": "whole",
+            "hidden": "whole",
+            "activation": "call",
+            "precision": "precision",
+            "rngs": "rngs",
+            "size": "whole",
+        },
+    ),
+    *(
+        (f, {"images": TILE[None]}, {"images": "images"})
+        for f in (LENET.__call__, LENET.logits, LENET.features)
+    ),
+    *(
+        (f, {"images": np.zeros((1, 32, 32, 3), np.float32)}, {"images": "images"})
+        for f in (VGG.__call__, VGG.logits, VGG.features)
+    ),
+    *(
+        (f, {"images": np.zeros((1, 16, 16), np.float32)}, {"images": "images"})
+        for f in (VAE.__call__, VAE.encode)
+    ),
+    (VAE.decode, {"latents": np.zeros((1, 2), np.float32)}, {"latents": "images"}),
+    (NETWORK.__call__, {"x": TILE}, {"x": "image"}),
+    (NETWORK.apply.__call__, {"params": NETWORK.params, "x": TILE}, {"x": "image"}),
+    (NETWORK.apply.of, {"method": "logits"}, {"method": "text"}),
+    (models.network_layers(NETWORK).activations, {"x": TILE}, {"x": "image"}),
+    (RATE.log, {"n": SIZES, "dimension": 1}, {"n": "reals"}),
     # pictures
     *((f, {"geometry": GEOMETRY}, {}) for f in (plotting.plot_histograms, plotting.plot_pairs)),
     (plotting.plot_maps, {"geometry": GEOMETRY}, {"pairs": "whole"}),
@@ -534,9 +646,14 @@ CALLS = [
 ]
 
 
+def parameters_of(function):
+    """Those of the constructor of a class: modules of Flax have a signature of their own."""
+    return inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters
+
+
 def wrong_calls(function, right, own):
     """Every wrong value of every argument, one at a time."""
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in parameters_of(function).items():
         for value in WRONG.get(own.get(name, KINDS.get(name, "")), ()):
             if value is not None or parameter.default is not None:
                 yield name, value

@@ -248,7 +248,7 @@ def lattice_of(
     if not isinstance(factors, str | list | tuple | None):
         raise ValueError(f"image_folder: factors must be a sequence of names, got {shown(factors)}.")
     chosen = [factors] if isinstance(factors, str) else list(named if factors is None else factors)
-    periods = named_periods(periodic)
+    periods = named_periods("image_folder", periodic)
     for argument, asked in {"factors": chosen, "periodic": periods}.items():
         wrong = [name for name in asked if name not in named]
         if wrong or len(set(asked)) < len(asked):

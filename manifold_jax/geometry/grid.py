@@ -12,7 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, flag, keys, number, positive, shown, whole
+from manifold_jax._checks import (
+    choice,
+    flag,
+    keys,
+    listed,
+    number,
+    optional,
+    positive,
+    real_type,
+    shown,
+    whole,
+)
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
@@ -84,6 +95,8 @@ class Axis:
             raise ValueError(f"{caller} must increase: start {self.start:g} is not below stop {self.stop:g}.")
         if not self.periodic and not self.wrap:
             raise ValueError(f"{caller}: wrap=False only makes sense with periodic=True.")
+        if not listed(self.nodes):
+            raise ValueError(f"{caller}: nodes must be a sequence of numbers, got {shown(self.nodes)}.")
         object.__setattr__(self, "nodes", tuple(number(caller, "nodes", x) for x in self.nodes))
         if self.nodes:
             steps = np.diff([*self.nodes, self.stop] if self.periodic else self.nodes)
@@ -223,7 +236,9 @@ class Grid:
             >>> mj.Grid.from_xarray(array, periodic=["angle"]).periodic
             (True,)
         """
-        periods = named_periods(periodic)
+        if not hasattr(array, "coords"):
+            raise ValueError(f"Grid.from_xarray: array must be a DataArray of xarray, got {shown(array)}.")
+        periods = named_periods("Grid.from_xarray", periodic)
         names = [
             name
             for name in array.dims
@@ -234,7 +249,8 @@ class Grid:
         keys("Grid.from_xarray", "periodic", periods, names)
         if not names:
             remedy = "assign coordinates to the axes of the grid, and none to those of features"
-            raise ValueError(f"Grid.from_xarray: no dimension of {array.dims} has numbers: {remedy}.")
+            wanted = "a dimension with numbers as coordinates"
+            raise ValueError(f"Grid.from_xarray: array must have {wanted}, got {array.dims}: {remedy}.")
 
         def axis(name: Any) -> Axis:
             coordinate = array.coords[name]
@@ -278,6 +294,7 @@ class Grid:
     def coordinates(self, dtype: DType | None = None) -> Float[Array, "*shape d"]:
         """Chart coordinates of every point, by default in the floating type of JAX."""
         samples = mesh([axis.samples() for axis in self.axes])
+        dtype = optional(real_type, "coordinates", "dtype", dtype)
         return jnp.asarray(samples, dtype=dtype or jnp.result_type(float))
 
     def weights(
@@ -290,13 +307,16 @@ class Grid:
         one per axis.
         """
         columns = map(axis_weights, self.axes, accuracies("weights", accuracy, self))
+        dtype = optional(real_type, "weights", "dtype", dtype)
         return outer_product(columns, dtype or jnp.result_type(float))
 
 
-def named_periods(periodic: Mapping[str, bool | float] | Iterable[str]) -> dict[Any, Any]:
+def named_periods(caller: str, periodic: Mapping[str, bool | float] | Iterable[str]) -> dict[Any, Any]:
     """Periods, or True, by name of the axis: from a dictionary, some names, or one."""
     if isinstance(periodic, Mapping):
         return dict(periodic)
+    if not isinstance(periodic, Iterable):
+        raise ValueError(f"{caller}: periodic must be names of axes, or periods by name, got {periodic!r}.")
     return dict.fromkeys([periodic] if isinstance(periodic, str) else periodic, True)
 
 

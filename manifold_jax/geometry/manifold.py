@@ -68,7 +68,8 @@ class Manifold:
         instance(caller, "grid", self.grid, Grid)
         object.__setattr__(self, "name", str(self.name))
         for label in ("known", "attributes"):
-            pairs = dict(getattr(self, label) or {})
+            pairs = getattr(self, label) or {}
+            instance(caller, label, pairs, Mapping)
             object.__setattr__(self, label, {str(key): value for key, value in pairs.items()})
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, is_traced, number, require, shown
+from manifold_jax._checks import choice, is_traced, number, numbers, require, shown
 from manifold_jax._files import printable, read_dataset, safe_labels, user_path, write_dataset
 from manifold_jax._keys import digest_arrays
 from manifold_jax._programs import first_line
@@ -139,7 +139,14 @@ class Geometry:
         return {name: self.verdict(name) for name in FIELDS + TOTALS}
 
     def quantiles(self, levels: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> dict[str, np.ndarray]:
-        """Quantiles ``(len(levels),)`` of every field over the points where it is defined, by name."""
+        """Quantiles ``(len(levels),)`` of every field over the points where it is defined, by name.
+
+        Raises:
+            ValueError: The levels are not numbers from 0 to 1.
+        """
+        levels = tuple(numbers("quantiles", "levels", levels, max(1, np.size(levels))))
+        if not 0 <= min(levels) <= max(levels) <= 1:
+            raise ValueError(f"quantiles: levels must lie between 0 and 1, got {shown(levels)}.")
 
         def quantile(values: np.ndarray) -> np.ndarray:
             if not np.isfinite(values).any():

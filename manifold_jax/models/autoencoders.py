@@ -13,8 +13,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import choice, instance, positive, shown, whole
-from manifold_jax.models.classifiers import Activation, as_batch, pixels
+from manifold_jax._checks import choice, instance, positive, real, shown, whole
+from manifold_jax.models.classifiers import Activation, as_batch, check_network, pixels
 from manifold_jax.models.primitives import Layer, apply_layers, convolve, convolve_transposed
 from manifold_jax.models.pure import Apply
 from manifold_jax.models.training import Loss
@@ -84,6 +84,7 @@ class BetaVAE(nnx.Module):
         choice("BetaVAE", "variant", variant, _VARIANTS)
         sizes = {"channels": channels, "latent": latent, "width": width, "hidden": hidden}
         channels, latent, width, hidden = (whole("BetaVAE", name, value) for name, value in sizes.items())
+        check_network("BetaVAE", activation, precision, rngs)
         size = whole("BetaVAE", "size", size, 16)
         if size % 16:
             raise ValueError(f"BetaVAE: size must be a multiple of 16, four strides halve it, got {size}.")
@@ -142,6 +143,9 @@ class BetaVAE(nnx.Module):
 
     def decode(self, latents: Float[Array, "batch z"]) -> Float[Array, "batch h w c"]:
         """Logits of the pixels."""
+        latents, wanted = real("decode", "latents", latents), self.decoder[0].in_features
+        if latents.ndim != 2 or latents.shape[1] != wanted:
+            raise ValueError(f"decode: latents must have shape (batch, {wanted}), got {latents.shape}.")
         return apply_layers(self.stages(), latents, "logits", after="latent")
 
     def __call__(self, images: Float[Array, "batch h w *c"]) -> Float[Array, "batch h w c"]:

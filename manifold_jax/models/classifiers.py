@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -13,7 +14,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from manifold_jax._checks import checked_function, choice, real, whole
+from manifold_jax._checks import (
+    checked_function,
+    choice,
+    flag,
+    instance,
+    listed,
+    number,
+    numbers,
+    positive,
+    real,
+    shown,
+    whole,
+)
 from manifold_jax._programs import first_line
 from manifold_jax.models.primitives import Layer, apply_layers, convolve, max_pool
 from manifold_jax.models.training import Loss
@@ -28,9 +41,21 @@ _WIDTHS = (1, 2, 4, 8, 8)  # their channels, relative to ``width``
 _convolution = partial(nnx.Conv, kernel_size=(3, 3), conv_general_dilated=convolve)
 
 
+def check_network(caller: str, activation: Any, precision: Any, rngs: Any) -> None:
+    """Refuse arguments that the networks of this package share, before their layers fail."""
+    checked_function(caller, "activation", activation, "activations")
+    instance(caller, "rngs", rngs, nnx.Rngs, "flax.nnx.Rngs(0)")
+    known = precision is None or isinstance(precision, str | jax.lax.Precision)
+    with contextlib.suppress(ValueError):
+        if known and (precision is None or jax.lax.Precision(precision)):
+            return
+    wanted = "None, 'default', 'high' or 'highest'"
+    raise ValueError(f"{caller}: precision must be {wanted}, got {shown(precision)}.")
+
+
 def as_batch(images: Array, shape: Sequence[int]) -> Array:
     """Images (batch, h, w, c), from images with or without an axis of channels."""
-    expected = tuple(shape)
+    expected, images = tuple(shape), real("the network", "images", images)
     batch = images[..., None] if images.ndim == 3 else images
     if batch.shape[1:] != expected:
         plain = f" or {expected[:2]}" if expected[2] == 1 else ""
@@ -77,9 +102,10 @@ class LeNet(nnx.Module):
     ) -> None:
         classes, size = whole("LeNet", "classes", classes, 2), whole("LeNet", "size", size, 6)
         channels = whole("LeNet", "channels", channels)
+        check_network("LeNet", activation, precision, rngs)
         conv = partial(_convolution, padding="VALID", precision=precision, rngs=rngs)
         self.shape = (size, size, channels)
-        self.mean, self.std = float(mean), float(std)
+        self.mean, self.std = number("LeNet", "mean", mean), float(positive("LeNet", "std", std))
         self.activation = activation
         self.first = conv(channels, 32)
         self.second = conv(32, 64)
@@ -159,16 +185,17 @@ class VGG(nnx.Module):
     ) -> None:
         depth = choice("VGG", "depth", whole("VGG", "depth", depth), _DEPTHS)
         classes, width = whole("VGG", "classes", classes, 2), whole("VGG", "width", width)
+        if not listed(hidden):
+            raise ValueError(f"VGG: hidden must be a sequence of whole numbers, got {shown(hidden)}.")
         hidden = [whole("VGG", "hidden", units) for units in hidden]
+        channels, batch_norm = whole("VGG", "channels", channels), flag("VGG", "batch_norm", batch_norm)
+        check_network("VGG", activation, precision, rngs)
         size = whole("VGG", "size", size, 32)
         if size % 32:
             raise ValueError(f"VGG: size must be a multiple of 32, five max pools halve it, got {size}.")
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                needed = f"one number for each of {channels} channels"
-                raise ValueError(f"VGG: {name} must have {needed}, got {values}.")
         self.shape = (size, size, channels)
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.mean, self.std = (numbers("VGG", n, x, channels) for n, x in (("mean", mean), ("std", std)))
+        positive("VGG", "std", min(self.std))
         self.activation = activation
         self.groups = _DEPTHS[depth]
         groups = zip(_WIDTHS, self.groups, strict=True)
@@ -187,8 +214,9 @@ class VGG(nnx.Module):
 
     def _convolved(self, k: int, x: Array) -> Array:
         if k == 0:
+            x = as_batch(x, self.shape)
             mean, std = (jnp.asarray(values, x.dtype) for values in (self.mean, self.std))
-            x = (as_batch(x, self.shape) - mean) / std
+            x = (x - mean) / std
         x = self.convolutions[k](x)
         return self.activation(self.norms[k](x) if hasattr(self, "norms") else x)
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import instance, random_key, shown, whole
+from manifold_jax._checks import instance, random_key, real, shown, text, whole
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.layers import check_chain
 
@@ -46,7 +46,12 @@ class Apply:
 
     def __call__(self, params: Any, x: Float[Array, "*shape"]) -> Any:
         """The output for one input, without a batch axis."""
-        module = nnx.merge(self.graphdef, params, self.state)
+        x = real("the network", "x", x)
+        try:
+            module = nnx.merge(self.graphdef, params, self.state)
+        except ValueError as error:
+            wanted = "those of pure(network), or of one of its architecture"
+            raise ValueError(f"the network: params must be {wanted}, got {shown(params)}.") from error
         if not hasattr(module, self.method):
             raise ValueError(f"{type(module).__name__} has no method {self.method!r}.")
         outputs = getattr(module, self.method)(x[None])
@@ -62,7 +67,7 @@ class Apply:
             >>> apply.of("features")(params, jnp.zeros((28, 28))).shape
             (128,)
         """
-        return dataclasses.replace(self, method=method)
+        return dataclasses.replace(self, method=text("of", "method", method))
 
 
 class Pure(NamedTuple):
@@ -181,7 +186,7 @@ class _Layer:
 
     def __call__(self, params: Any, state: Any, x: Array) -> Array:
         stages = _stages(nnx.merge(self.graphdef, params, state))
-        return list(stages.values())[self.number](x[None])[0]
+        return list(stages.values())[self.number](real("the network", "x", x)[None])[0]
 
 
 def _stages(module: nnx.Module) -> Mapping[str, Callable[[Array], Array]]:

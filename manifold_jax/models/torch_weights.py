@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from manifold_jax._checks import choice, instance, require
+from manifold_jax._checks import choice, instance, optional, require
 from manifold_jax._files import user_path
 from manifold_jax._programs import first_line
 from manifold_jax.geometry.sources import in_memory
@@ -67,6 +67,7 @@ def load_torch_weights(
     """
     instance("load_torch_weights", "module", module, nnx.Module)
     choice("load_torch_weights", "flatten", flatten, _ORDERS)
+    optional(instance, "load_torch_weights", "layout", layout, Mapping)
     copy = nnx.clone(module)
     source, arrays, ordered = _read(weights)
     stored: dict[str, dict[str, np.ndarray]] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from manifold_jax._checks import require
+from manifold_jax._checks import require, whole
 from manifold_jax._files import printable, safe_labels
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.reach.bottleneck import (
@@ -219,6 +219,7 @@ class Reach(NamedTuple):
             {'angle': 32}
         """
         module = require("xarray", "report", "A labelled reach")
+        component = whole("to_xarray", "component", component, 0, len(self.components) - 1)
         part = self.components[component]
         names, coordinates = ("point",), {}
         if part.grid is not None:
