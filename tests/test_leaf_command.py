@@ -72,6 +72,13 @@ def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
             "vertical share",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "algorithm",
+            ("--between", "3:5,7:8", "--ways", 2, "--max-steps", 4),
+            ("algorithm_curves.png", "algorithm_images.png", "algorithm.cells.jsonl"),
+            None,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_leaves_its_files_and_is_not_trained_twice(name, options, figures, key, tmp_path, monkeypatch):

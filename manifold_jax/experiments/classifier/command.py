@@ -11,8 +11,17 @@ from manifold_jax._checks import choice
 from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
-from manifold_jax.experiments.classifier import across, denoise, detect, generate, history, paths, sprites
-from manifold_jax.experiments.classifier.task import READERS, learn, make_task, read_images
+from manifold_jax.experiments.classifier import (
+    across,
+    denoise,
+    detect,
+    generate,
+    history,
+    paths,
+    projections,
+    sprites,
+)
+from manifold_jax.experiments.classifier.task import READERS, Trial, learn, make_task, read_images
 from manifold_jax.experiments.classifier.walks import change_path
 from manifold_jax.experiments.terminal import Out, Preset, Seed, Steps
 
@@ -34,6 +43,7 @@ EXPERIMENTS = {
     "history": _of(history, history.follow_training, "trace and rank of G, trace of F, along the training"),
     "across": _of(across, across.run, "walks across the leaves"),
     "paths": _of(paths, paths.between_classes, "horizontal paths between images of different classes"),
+    "algorithm": _of(projections, projections.run, "Algorithm 1 as its code ran it, and as it is written"),
     "sweep": _of(paths, paths.sweep, "the same over the checkpoints", changes=_TWO_WAYS),
     "letters": _of(paths, paths.to_other_symbols, _LETTERS, "letters", changes=_TWO_WAYS),
     "noisy": _of(paths, paths.from_noise, "horizontal paths from and to noise", changes=_FROM_NOISE),
@@ -43,6 +53,23 @@ EXPERIMENTS = {
     "sprites": _of(sprites, sprites.run, _SPRITES),
 }
 _LONG = ("history", "sweep", "train")  # what needs a long history of checkpoints
+
+_OWN_TRAINING = (*_LONG, "rank", "sprites", "all")  # what needs the network from the beginning
+
+
+def _numbers(between: str | None) -> tuple[tuple[int, int], ...] | None:
+    """Pairs of numbers of test images."""
+    if between is None:
+        return None
+    try:
+        pairs = [
+            (int(first), int(second)) for first, second in (pair.split(":") for pair in between.split(","))
+        ]
+    except ValueError:
+        raise ValueError(
+            f"--between must be pairs of numbers, such as 12:34,5:67, got {between!r}."
+        ) from None
+    return tuple(pairs)
 
 
 def leaf_command(
@@ -62,6 +89,13 @@ def leaf_command(
         int | None,
         typer.Option(min=1, help="Channels of the first layer of the network for colour (default: 16)."),
     ] = None,
+    between: Annotated[
+        str | None, typer.Option(help="Numbers of test images, such as 3898:9709,4185:5874, for algorithm.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="State dict of PyTorch (.npz, .safetensors) of a network for mnist; no training."),
+    ] = None,
     init: Annotated[
         str | None, typer.Option(help="Initial weights: flax or torch, the paper's (default: flax).")
     ] = None,
@@ -78,9 +112,11 @@ def leaf_command(
         registry.check_options(arguments)
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
-        changes = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
+        changes: dict[str, Any] = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
+        changes["between"] = _numbers(between)
         settings = registry.all_settings(EXPERIMENTS, experiment, preset, changes, "train")
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}
+        given["weights"] = weights
         _refuse_unused(experiment, given, registry.given_options(changes))
         data, init, path = data or "digits", init or "flax", path and user_path(path)
         choice("leaf", "--data", data, READERS)
@@ -90,14 +126,28 @@ def leaf_command(
         with terminal.results_folder(folder):
             own = {"sprites": settings.pop("sprites")} if "sprites" in settings else {}
             if experiment != "sprites":
-                task = make_task(data, path, seed=seed, width=width or 16, init=init)
+                task = make_task(
+                    data,
+                    path,
+                    seed=seed,
+                    width=width or 16,
+                    init=init,
+                    weights=weights and user_path(weights),
+                )
                 if options["letters"] is not None:
                     # Refused before the training.
                     read_images(options["letters"], task.train.images.shape[1:])
                 arguments["training images"] = len(task.train.labels)
-                with terminal.progress_bar(f"training, {task.name}") as advance:
-                    count = steps or steps_of_preset
-                    trial = learn(task, folder / "checkpoints", count, seed=seed, progress=advance)
+                most = len(task.test.labels) - 1
+                if any(max(pair) > most for pair in changes["between"] or ()):
+                    raise ValueError(
+                        f"--between must be numbers of test images, 0 to {most}, got {between!r}."
+                    )
+                trial = Trial(task, folder / "checkpoints", 0, seed, weights.name if weights else "")
+                if weights is None:
+                    with terminal.progress_bar(f"training, {task.name}") as advance:
+                        count = steps or steps_of_preset
+                        trial = learn(task, trial.folder, count, seed=seed, progress=advance)
                 registry.run_experiments(EXPERIMENTS, settings, trial, folder, arguments, **options)
             registry.run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
 
@@ -116,5 +166,9 @@ def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, 
         raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
     if "path" in given and data == "digits" and "path" not in takes:
         raise ValueError("--path does nothing for digits, which come with scikit-learn: leave it out.")
+    if "weights" in given and (experiment in _OWN_TRAINING or data != "mnist"):
+        raise ValueError(f"--weights is for --data mnist and experiments on one network, not {experiment}.")
+    if "weights" in given and {"steps", "init"} & set(given):
+        raise ValueError("--weights are not trained any further: leave out --steps and --init.")
     if "width" in given and not data.startswith("cifar"):
         raise ValueError(f"--width is that of the network for cifar10 and cifar100: leave it out for {data}.")

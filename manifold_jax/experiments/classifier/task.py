@@ -18,6 +18,7 @@ from manifold_jax import datasets, models
 from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import LabelledImages, archives, cifar10
+from manifold_jax.experiments.classifier.given import network_with
 from manifold_jax.information import check_log_prob
 from manifold_jax.models import VGG11, LeNet, Pure, pixels
 
@@ -48,9 +49,12 @@ class Trial(NamedTuple):
     folder: Path  # of the checkpoints
     step: int  # of the checkpoint, or of the last one of a history
     seed: int = 0  # of all choices of images and directions
+    weights: str = ""  # name of the file that the parameters of the task's network come from, if any
 
     def log_prob_at(self, step: int) -> Partial:
         """The classifier at a checkpoint; its parameters are the leaves."""
+        if self.weights:
+            return Partial(*self.task.network)
         params = models.load_params(self.folder, self.task.network.params, step)
         return Partial(self.task.network.apply, jax.tree.map(jnp.asarray, params))
 
@@ -67,7 +71,7 @@ class Trial(NamedTuple):
     @property
     def title(self) -> str:
         """How titles of figures and tables begin."""
-        return f"{self.task.name}, checkpoint {self.step}"
+        return f"{self.task.name}, {self.weights or f'checkpoint {self.step}'}"
 
 
 def stage(progress: Progress, k: int, count: int) -> Progress:
@@ -109,14 +113,21 @@ def _module(name: str, images: np.ndarray, width: int, seed: int, classes: int) 
 
 
 def make_task(
-    name: str, path: Path | None = None, *, seed: int = 0, width: int = 16, init: str = "flax"
+    name: str,
+    path: Path | None = None,
+    *,
+    seed: int = 0,
+    width: int = 16,
+    init: str = "flax",
+    weights: Path | None = None,
 ) -> Task:
     """Read a data set, one of ``READERS``, and build the network for it.
 
     ``path`` is the folder of the files, by default ``MANIFOLD_JAX_DATA``, else they are downloaded; ``seed``
     that of the initial weights, ``width`` the channels of the first layer of the VGG11-like network. Initial
-    weights are drawn as ``init`` does, ``flax`` or ``torch``, where the paper's come from. ValueError for an
-    unknown name or a file that is not what it should be, FileNotFoundError if there is no data.
+    weights are drawn as ``init`` does, ``flax`` or ``torch``, where the paper's come from; or they are read
+    from a file of ``weights``, whose network it then is. ValueError for an unknown name or a file that is not
+    what it should be, FileNotFoundError if there is no data.
     """
     choice("leaf", "init", init, ("flax", "torch"))
     read = READERS[choice("leaf", "data", name, READERS)]
@@ -129,6 +140,9 @@ def make_task(
             network = network._replace(params=models.torch_initial(network.params, jax.random.key(seed)))
         return network
 
+    if weights is not None:
+        given = network_with(weights)
+        return Task(name, models.pure(given), learnt, other, given.std, build)
     classes = len(learnt.names)
     return Task(name, build(classes), learnt, other, float(np.mean(module(classes).std)), build)
 

@@ -1,0 +1,202 @@
+"""Algorithm 1 with four ways to project a step, between the same images."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Float
+
+from manifold_jax import models
+from manifold_jax._files import Progress
+from manifold_jax.experiments.classifier.algorithm import algorithm_paths, random_speed
+from manifold_jax.experiments.classifier.task import Trial, different_pairs, stage
+from manifold_jax.experiments.classifier.walks import confidence, name_classes
+from manifold_jax.experiments.experiment import Outcome, Row, plain
+from manifold_jax.experiments.results import Cells, cell_name
+from manifold_jax.plotting.images import Curves, curve_panels, image_grid
+
+
+class Settings(NamedTuple):
+    """Which pairs of test images, by default as many as in the paper, and how many steps of length 0.1."""
+
+    pairs: int = 100
+    max_steps: int = 5000
+    between: tuple[tuple[int, int], ...] = ()  # numbers of test images, instead of pairs drawn at random
+    ways: int = 5  # the first is that of the paper's code, the third what it says
+
+
+REDUCED = Settings(pairs=4, max_steps=200)
+
+_WAYS = (("full rank", "float32"), ("full rank", "float64"))
+_WAYS += tuple((way, "float32") for way in ("rank", "rank and random", "none"))
+_STEP, _REACHED = 0.1, 1.0  # length of a step, distance that counts as reached: in the paper's units
+_SAVED, _BLOCK, _SHOWN, _COLUMNS = 50, 25, 4, 7
+_NOTE = (
+    "Distances in normalised grey levels; 'from' and 'to' hold the median ratio with 95 %. 'vertical': share "
+    "|V(u)|^2 of the direction of a step outside of D_x; 'of it logits': share of that along the one "
+    "direction that the gradients of the logits have besides D_x; 's_C / s_C-1': of the singular values of "
+    "the C gradients; these and the speed (progress of a step) are medians over the second half of the way. "
+    "'noise': standard deviation of white noise at the end, over that of the source."
+)
+
+
+class _Way(NamedTuple):
+    """Paths of one way, as they are kept: an axis of pairs first."""
+
+    way: str
+    dtype: str
+    clip: bool
+    steps: np.ndarray
+    values: dict[str, np.ndarray]
+
+    @property
+    def caption(self) -> str:
+        """For titles."""
+        precision = ", float64" if self.dtype == "float64" else ""
+        return f"{self.way}{precision}, {'clamped' if self.clip else 'not clamped'}"
+
+    @property
+    def ratios(self) -> Float[np.ndarray, "n saved"]:
+        """Distances as shares of those at the start."""
+        distances = self.values["distances"]
+        return distances / distances[:, :1]
+
+
+def _walk(
+    trial: Trial, rows: np.ndarray, way: str, dtype: str, clip: bool, settings: Settings
+) -> dict[str, Any]:
+    """Numbers of the paths between test images, and some of their points."""
+    every = max(1, settings.max_steps // _SAVED)
+    with jax.enable_x64(dtype == "float64"):
+        cast = partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, dtype))
+        log_prob = cast(trial.log_prob)
+        has_logits = hasattr(log_prob.func, "of")
+        logits = Partial(log_prob.func.of("logits"), *log_prob.args) if has_logits else None
+        unit, ends = trial.task.std, (0.0, 1.0) if clip else (-np.inf, np.inf)
+        numbers = cast({"step_size": _STEP * unit, "tolerance": _REACHED * unit, "clip": ends})
+        options = {"way": way, "steps": settings.max_steps, "save_every": every}
+        pairs = [jnp.asarray(models.pixels(trial.task.test.images[column]), dtype) for column in rows.T]
+        keys = jax.random.split(jax.random.key(trial.seed), len(rows))
+        walked = algorithm_paths(log_prob, logits, (pairs[0], pairs[1]), keys, **numbers, **options)
+        values = {name: np.asarray(value) for name, value in walked._asdict().items()}
+    chosen = np.linspace(0, values["distances"].shape[1] - 1, _COLUMNS).astype(int)
+    values["points"] = np.round(255 * np.clip(values["points"][:_SHOWN, chosen], 0, 1)).astype(int)
+    values["distances"] = values["distances"] / trial.task.std
+    return plain(values)
+
+
+def _cells_of(trial: Trial) -> tuple[Cells, str]:
+    """Where finished blocks are kept, and the digest of the network."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(trial.log_prob):
+        digest.update(np.asarray(leaf).tobytes())
+    return Cells(trial.folder.parent / "algorithm.cells.jsonl"), digest.hexdigest()
+
+
+def _pairs(trial: Trial, settings: Settings) -> np.ndarray:
+    """Numbers of test images, sources and destinations."""
+    if settings.between:
+        return np.array(settings.between)
+    return np.stack(different_pairs(trial.task.test.labels, settings.pairs, trial.seed), axis=1)
+
+
+def _summary(walked: _Way, labels: np.ndarray) -> Row:
+    """A row of the table."""
+    from scipy import stats  # slow to import
+
+    values, ends = walked.values, walked.ratios[:, -1]
+    half = slice(walked.ratios.shape[1] // 2, None)
+    found = values["log_probs"].argmax(-1)
+    low, high = stats.quantile_test(ends, p=0.5).confidence_interval(0.95)  # free of any distribution
+
+    def later(name: str) -> float:
+        return float(np.nanmedian(np.nanmedian(values[name][:, half], axis=1)))
+
+    made = np.maximum(values["steps"] - walked.steps[half][0], 1)
+    speed = (values["distances"][:, half][:, 0] - values["distances"][:, -1]) / made
+    return {
+        "way": walked.way,
+        "dtype": walked.dtype,
+        "clamp": walked.clip,
+        "pairs": len(ends),
+        "reached": float(np.mean(values["distances"][:, -1] <= _REACHED)),
+        "ratio": float(np.median(ends)),
+        "from": float(low),
+        "to": float(high),
+        "best": float(ends.min()),
+        "speed": float(np.median(speed)),
+        "vertical": later("vertical"),
+        "of it logits": later("logits"),
+        "s_C / s_C-1": later("singular"),
+        "other label": float(np.mean(found[:, -1] != found[:, 0])),
+        "label of the destination": float(np.mean(found[:, -1] == labels)),
+        "noise": float(np.median(values["noise"][:, -1] / values["noise"][:, 0])),
+        "steps": float(np.median(values["steps"])),
+    }
+
+
+def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+    """Walk between the same pairs in all ways, with the clamp and without; go on from finished blocks."""
+    rows = _pairs(trial, settings)
+    cells, network = _cells_of(trial)
+    jobs = [(way, dtype, clip) for clip in (True, False) for way, dtype in _WAYS[: settings.ways]]
+    blocks = [rows[k : k + _BLOCK] for k in range(0, len(rows), _BLOCK)]
+    sets = []
+    for k, (way, dtype, clip) in enumerate(jobs):
+        parts = []
+        for j, block in enumerate(blocks):
+            about = {"network": network, "pairs": block.tolist(), "steps": settings.max_steps}
+            name = cell_name(way=way, dtype=dtype, clip=clip, data=trial.task.name, seed=trial.seed, **about)
+            if name not in cells:
+                cells.put(name, _walk(trial, block, way, dtype, clip, settings))
+            parts.append(cells[name])
+            stage(progress, k * len(blocks) + j, len(jobs) * len(blocks))(1, 1)
+        values = {key: np.concatenate([np.array(part[key], float) for part in parts]) for key in parts[0]}
+        every = max(1, settings.max_steps // _SAVED)
+        sets.append(_Way(way, dtype, clip, every * np.arange(values["distances"].shape[1]), values))
+    return _outcome(trial, rows, sets)
+
+
+def _outcome(trial: Trial, rows: np.ndarray, sets: list[_Way]) -> Outcome:
+    title = f"{trial.title}: four ways to project a step, {len(rows)} pairs of test images"
+    test = trial.task.test
+    table = [_summary(walked, test.labels[rows[:, 1]]) for walked in sets]
+    y_label = "distance to the destination\n/ at the start"
+    groups = [Curves(walked.caption, walked.steps, walked.ratios, {}) for walked in sets]
+    figures = {"algorithm_curves": curve_panels(title, groups, "step", y_label, ylim=(0, 1.05), columns=5)}
+    figures["algorithm_images"] = _draw_strips(title, trial, rows, sets)
+    features = test.images[0].size
+    note = f"A random direction alone would make {random_speed(_STEP, features):.4f} a step."
+    data = {walked.caption: {"step": walked.steps} | _record(walked) for walked in sets}
+    return Outcome(title, table, {"pairs": rows} | data, figures, [_NOTE, note])
+
+
+def _record(walked: _Way) -> dict[str, Any]:
+    """Numbers of the paths for JSON, without their points."""
+    values = {name: value for name, value in walked.values.items() if name not in ("points", "log_probs")}
+    label, sure = walked.values["log_probs"].argmax(-1), confidence(walked.values["log_probs"])
+    return values | {"label": label, "confidence": sure}
+
+
+def _draw_strips(title: str, trial: Trial, rows: np.ndarray, sets: list[_Way]) -> Any:
+    """Images along the first path of every way with the clamp, and along others of the first way."""
+    test, shown = trial.task.test, [(walked, 0) for walked in sets if walked.clip]
+    shown += [(sets[0], pair) for pair in range(1, min(_SHOWN, len(rows)))]
+    slots = np.linspace(0, len(sets[0].steps) - 1, _COLUMNS).astype(int)
+    images, captions, names = [], [], []
+    for walked, pair in shown:
+        source, destination = rows[pair]
+        classes = name_classes(walked.values["log_probs"][pair, slots], test.names)
+        marks = zip(classes, walked.ratios[pair, slots], strict=True)
+        images.append([*(walked.values["points"][pair] / 255), test.images[destination] / 255])
+        captions.append([*(f"{name}\n{ratio:.2f}" for name, ratio in marks), ""])
+        names.append(f"{source} to {destination}\n{walked.caption.rpartition(', ')[0]}")
+    columns = [*(f"step {step}" for step in sets[0].steps[slots]), "destination"]
+    about = "with the clamp; below: class, distance over that at the start"
+    return image_grid(f"{title}\n{about}", images, rows=names, columns=columns, captions=captions)

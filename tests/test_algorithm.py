@@ -1,0 +1,106 @@
+"""Algorithm 1 as its code ran it, and with three other projections."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from manifold_jax import horizontal_path
+from manifold_jax.experiments.classifier.algorithm import (
+    algorithm_paths,
+    full_rank_projection,
+    noise_level,
+    random_speed,
+)
+from manifold_jax.experiments.classifier.command import _numbers
+
+OPTIONS = {"step_size": 0.1, "tolerance": 0.5, "clip": (-np.inf, np.inf), "steps": 120, "save_every": 60}
+
+
+def linear_logits(weights, bias, x):
+    return weights @ jnp.ravel(x) + bias
+
+
+def linear_log_prob(weights, bias, x):
+    return jax.nn.log_softmax(linear_logits(weights, bias, x))
+
+
+def make_linear(dtype=np.float32, bias=0.0, classes=4, side=5):
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(classes, side**2)) / side
+    source, destination = random.normal(size=(2, side, side))
+    biases = bias * np.eye(classes)[0]
+    return tuple(jnp.asarray(array, dtype) for array in (weights, biases, source, destination))
+
+
+def walk(way, *options):
+    weights, bias, source, destination = make_linear(*options)
+    functions = Partial(linear_log_prob, weights, bias), Partial(linear_logits, weights, bias)
+    ends, keys = (source[None], destination[None]), jax.random.split(jax.random.key(0), 1)
+    walked = algorithm_paths(*functions, ends, keys, way=way, **OPTIONS)
+    return jax.tree.map(lambda a: np.asarray(a[0]), walked)
+
+
+def test_independent_vectors_have_one_projection():
+    random = np.random.default_rng(1)
+    rows, v = random.normal(size=(3, 20)), random.normal(size=20)
+    expected = rows.T @ np.linalg.lstsq(rows.T, v, rcond=None)[0]
+    np.testing.assert_allclose(full_rank_projection(jnp.asarray(rows), jnp.asarray(v)), expected, atol=1e-5)
+
+
+def test_by_rank_it_is_the_horizontal_path():
+    weights, bias, source, destination = make_linear()
+    options = {"step": "full", "step_size": 0.1, "max_steps": 120, "save_every": 60, "tolerance": 0.5}
+    path = horizontal_path(Partial(linear_log_prob, weights, bias), source, destination, **options)
+    walked = walk("rank")
+    np.testing.assert_allclose(walked.points, path.points, atol=1e-4)
+    np.testing.assert_allclose(walked.distances, path.distances, rtol=1e-4)
+    assert np.nanmax(walked.vertical) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
+def test_full_rank_steps_leave_the_distribution(dtype):
+    # Of a linear classifier D_x is the same everywhere, so what is left of the way is vertical in the end.
+    with jax.enable_x64(dtype == np.float64):
+        walked, by_rank = walk("full rank", dtype), walk("rank", dtype)
+    assert walked.distances.dtype == dtype
+    assert walked.singular[-1] < 100 * np.finfo(dtype).eps
+    assert walked.vertical[-1] > 0.1
+    assert walked.distances[-1] < 0.95 * by_rank.distances[-1]
+
+
+def test_a_confident_class_gives_the_gradient_of_its_logit():
+    """1 - p_k has few digits, so that the column of class k keeps a part of the gradient of logit k."""
+    sure = walk("full rank", np.float32, 13.0)
+    assert np.exp(sure.log_probs[-1, 0]) > 0.999
+    assert sure.singular[-1] > 1e-5  # rounding alone leaves 1e-7
+    assert sure.logits[-1] > 0.99
+    assert sure.vertical[-1] > 0.1
+
+
+@pytest.mark.slow
+def test_a_way_without_projection_arrives():
+    walked = walk("none")
+    assert walked.steps == np.ceil((walked.distances[0] - 0.5) / 0.1)
+    assert walked.distances[-1] <= 0.5
+
+
+def test_random_directions_make_the_predicted_progress():
+    random = np.random.default_rng(2)
+    cosines = random.normal(size=(4000, 784))
+    cosines = np.abs(cosines[:, 0]) / np.linalg.norm(cosines, axis=1)
+    assert random_speed(0.1, 784) == pytest.approx(0.1 * cosines.mean(), rel=0.03)
+
+
+def test_noise_is_seen_and_slopes_are_not():
+    ramp = np.add.outer(np.arange(64.0), 3 * np.arange(64.0))
+    noise = np.random.default_rng(3).normal(scale=0.2, size=(64, 64))
+    assert noise_level(jnp.asarray(ramp + noise)) == pytest.approx(0.2, rel=0.05)
+
+
+def test_pairs_are_read():
+    assert _numbers("3898:9709,1:2") == ((3898, 9709), (1, 2))
+    for wrong in ("1", "1:2:3", "a:b", ""):
+        with pytest.raises(ValueError, match=r"--between must be pairs of numbers, such as 12:34"):
+            _numbers(wrong)
