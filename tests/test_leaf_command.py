@@ -52,6 +52,8 @@ def test_every_data_set_is_read_from_its_folder(name, tmp_path):
         (("rank", "--letters", "none.npz"), "--letters does not belong to rank"),
         (("sprites", "--steps", 3), "a network of its own: leave out --steps"),
         (("rank", "--data", "mnist", "--path", "nowhere"), "nowhere"),
+        (("algorithm", "--between", "3"), "--between must be pairs of numbers"),
+        (("paths", "--weights", "w.npz"), "--weights is for --data mnist"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
@@ -70,13 +72,6 @@ def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
             ("--max-steps", 10),
             ("across_clamped.png", "across_free.png", "across_curves.png"),
             "vertical share",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "algorithm",
-            ("--between", "3:5,7:8", "--ways", 2, "--max-steps", 4),
-            ("algorithm_curves.png", "algorithm_images.png", "algorithm.cells.jsonl"),
-            None,
             marks=pytest.mark.slow,
         ),
     ],
@@ -102,3 +97,40 @@ def test_a_run_leaves_its_files_and_is_not_trained_twice(name, options, figures,
     other = run("rank", "--steps", 30, "--seed", 1, "--out", tmp_path)
     assert other.exit_code == 2
     assert "another key, batch_size, data or initial parameters" in text(other)
+
+
+@pytest.mark.slow
+def test_algorithm_goes_on_from_its_cells(tmp_path):
+    asked = (
+        "algorithm",
+        "--steps",
+        5,
+        "--between",
+        "3:5,7:8",
+        "--ways",
+        2,
+        "--max-steps",
+        4,
+        "--out",
+        tmp_path,
+    )
+    for _ in range(2):
+        result = run(*asked)
+        assert result.exit_code == 0, result.output
+    written = {path.name for path in tmp_path.iterdir()}
+    figures = {"algorithm_curves.png", "algorithm_images.png"}
+    assert written == {
+        "checkpoints",
+        "algorithm.json",
+        "algorithm.txt",
+        "algorithm.cells.jsonl",
+        MANIFEST,
+        *figures,
+    }
+    assert len((tmp_path / "algorithm.cells.jsonl").read_text().splitlines()) == 4
+    record = json.loads((tmp_path / "algorithm.json").read_text())
+    assert record["data"]["pairs"] == [[3, 5], [7, 8]]
+    assert [row["way"] for row in record["rows"]] == ["full rank"] * 4
+    result = run(*asked[:3], "--between", "3:100000", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "--between must be numbers of test images, 0 to" in text(result)

@@ -172,8 +172,9 @@ def algorithm_path(
     start = jnp.ravel(source)
     first = record(start, jnp.full(2, jnp.nan, start.dtype), jnp.ones((), start.dtype))
     (_, count), rest = jax.lax.scan(save, (start, jnp.zeros((), int)), keys)
-    points, *others = (jnp.concatenate([a[None], b]) for a, b in zip(first, rest, strict=True))
-    return Walked(points.reshape(-1, *shape), *others, count)
+    columns = [jnp.concatenate([a[None], b]) for a, b in zip(first, rest, strict=True)]
+    merged = Walked._make([*columns, count])
+    return merged._replace(points=merged.points.reshape(-1, *shape))
 
 
 @partial(jax.jit, static_argnames=("way", "steps", "save_every"))

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Float
 
 from manifold_jax import models
-from manifold_jax._files import Progress
+from manifold_jax._files import Progress, silent
 from manifold_jax.experiments.classifier.algorithm import algorithm_paths, random_speed
 from manifold_jax.experiments.classifier.task import Trial, different_pairs, stage
 from manifold_jax.experiments.classifier.walks import confidence, name_classes
@@ -141,7 +141,7 @@ def _summary(walked: _Way, labels: np.ndarray) -> Row:
     }
 
 
-def run(trial: Trial, settings: Settings, progress: Progress | None = None) -> Outcome:
+def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Walk between the same pairs in all ways, with the clamp and without; go on from finished blocks."""
     rows = _pairs(trial, settings)
     cells, network = _cells_of(trial)
