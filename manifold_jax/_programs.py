@@ -102,12 +102,12 @@ def frozen(function: Callable[..., Any], *at: Any) -> Partial:
     Raises:
         ValueError: The callable changes its own state, such as the statistics of a BatchNorm in training.
     """
+    arguments = jax.tree.map(_shape_of, at)
     known = program_of(function)
-    if known is not None and known.fits(at):
+    if known is not None and known.fits(arguments):
         return function  # type: ignore[return-value]
     while hasattr(function, "lower") and (inside := getattr(function, "__wrapped__", None)) is not None:
         function = inside  # under jax.jit arrays would be part of the program
-    arguments = jax.tree.map(_shape_of, at)
     held, rebuild = _arrays(function)
 
     def run(held: Any, *arguments: Any) -> Any:
