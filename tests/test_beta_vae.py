@@ -210,9 +210,11 @@ def test_all_leaves_out_what_a_classifier_lacks():
     assert "latents" not in select_for("all", "classifier")
 
 
+TINY = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=6)
+
+
 def test_the_command_trains_and_writes(tmp_path, monkeypatch):
-    tiny = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=6)
-    monkeypatch.setitem(EXPERIMENTS, "evolution", EXPERIMENTS["evolution"]._replace(reduced=tiny))
+    monkeypatch.setitem(EXPERIMENTS, "evolution", EXPERIMENTS["evolution"]._replace(reduced=TINY))
     # 18 images are 6 of each class, as many as points and as pictures that are shown: compiled once.
     options = ["--steps", 2, "--seeds", 1, "--images", 18, "--factors", 1]
     result = run("latents", *options, "--out", tmp_path)
@@ -228,8 +230,9 @@ def test_the_command_trains_and_writes(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_command_trains_measures_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.delitem(EXPERIMENTS, "spacing")  # trains another network, and compiles it in float64
-    options = ["--steps", 6, "--seeds", 2, "--images", 240, "--factors", 1, "--out", tmp_path]
-    result = run("all", *options)
+    monkeypatch.setitem(EXPERIMENTS, "evolution", EXPERIMENTS["evolution"]._replace(reduced=TINY))
+    options = ["--steps", 6, "--seeds", 2, "--images", 36, "--out", tmp_path]
+    result = run("all", *options, "--factors", 1)
     assert result.exit_code == 0, result.output
     for name in EXPERIMENTS:
         assert (tmp_path / f"{name}.json").exists()
