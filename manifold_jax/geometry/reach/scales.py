@@ -24,6 +24,8 @@ SURE = 2  # of these, beyond which a smaller fit that differs is believed, which
 MOST = 256  # neighbours of the largest fit
 NEIGHBOURS, NUMBERS = 2**21, 2**29  # of all points in the largest fit, and of their differences, at most
 SHAPE = 0.03  # relative error of a curvature k from points within r, over (k r)^2 + (k r)^4, at least
+STRIDE = 3.0  # error of an extrapolation over its length, for each relative change between the two sizes
+TINY = np.finfo(np.float64).tiny
 FOLLOWED = 2.0  # variance of the noise, over that of what the smallest fits miss, at most
 CLOSEST = 10  # pairs of closest points that are looked at, at least
 SINGULAR = 1e-13  # added to the moments of the coordinates, which are of the order of 1
@@ -207,14 +209,15 @@ def _curvature(fits: list[Fit], noise: float, d: int) -> tuple[np.ndarray, np.nd
     """Curvature and its bar, of the size at which the bar is smallest.
 
     What a fit misses grows as the square of its size: so the value is extrapolated from two sizes, and the
-    extrapolation is part of the bar, as are steps from smaller sizes beyond noise.
+    extrapolation is part of the bar, more where it is large, as are steps from smaller sizes beyond noise.
     """
     share = 1 / (4 ** (1 / d) - 1)
     errors = [SIGMAS * np.maximum(fit.noise, noise) * fit.curvature_gain for fit in fits]
     values, bars = [], []
     for k, (fit, larger) in enumerate(pairwise(fits)):
-        step = share * (fit.curvature - larger.curvature)
-        bar = np.abs(step)
+        change = fit.curvature - larger.curvature
+        step = share * change
+        bar = np.abs(step) * (1 + STRIDE * np.abs(change) / np.maximum(fit.curvature, np.abs(change) + TINY))
         for smaller, error in zip(fits[:k], errors[:k], strict=True):
             bar = np.maximum(bar, np.abs(fit.curvature - smaller.curvature) - SURE * error - errors[k])
         turn = (fit.curvature * fit.radius) ** 2
