@@ -1,13 +1,14 @@
 """Do the bars of the reach and of the dimension from samples hold? Simulations on manifolds of known reach.
 
-    python benchmarks/coverage_samples.py                            # about an hour
-    python benchmarks/coverage_samples.py --reduced                  # a few minutes
-    python benchmarks/coverage_samples.py --manifolds torus --sizes 1000 --noises 0 0.001 --repeats 20
+    python benchmarks/coverage_samples.py                            # about five minutes
+    python benchmarks/coverage_samples.py --manifolds "two blobs" --sizes 2000 --noises 0.01 --repeats 12
+    python benchmarks/coverage_samples.py --methods plug-in curvature distortion --tangents given estimated
 
 Samples are uniform by volume, with Gaussian noise in all features, and tangents given (those of the points
 before the noise) or estimated. Of each row: the share of resolved results, the share of these whose bar holds
 the truth (coverage), the same of all results, the median of value / truth, and of bar / error at resolved
-ones. Everything is in float64. Written to ``coverage_samples.json`` and ``coverage_samples.md`` in ``--out``.
+ones. From 1000 points on there are a third of the repeats. Everything is in float64. Written to
+``coverage_samples.json`` and ``coverage_samples.md`` in ``--out``.
 """
 
 from __future__ import annotations
@@ -78,6 +79,22 @@ def blobs(rng: np.random.Generator, n: int, neck: float) -> Cloud:
     return curve(points, velocity(t))
 
 
+WAVES = np.random.default_rng(5).normal(size=(2, 3, 3)) / np.arange(1, 4)[:, None] ** 2
+
+
+def wave(rng: np.random.Generator, n: int) -> Cloud:
+    """A random Fourier curve in R^3; the reach is its smallest radius of curvature, by ``mj.reach``."""
+
+    def velocity(t: np.ndarray) -> np.ndarray:
+        angle = t[:, None] * [1, 2, 3]
+        return -np.sin(angle) * [1, 2, 3] @ WAVES[0] + np.cos(angle) * [1, 2, 3] @ WAVES[1]
+
+    most = float(np.linalg.norm(velocity(np.linspace(0, TURN, 4001)), axis=1).max())
+    t = chosen(rng, n, lambda t: np.linalg.norm(velocity(t), axis=1), 1.01 * most)
+    angle = t[:, None] * [1, 2, 3]
+    return curve(np.cos(angle) @ WAVES[0] + np.sin(angle) @ WAVES[1], velocity(t))
+
+
 def ball(rng: np.random.Generator, n: int) -> Cloud:
     """The unit sphere in R^3."""
     x = rng.normal(size=(n, 3))
@@ -90,6 +107,7 @@ MANIFOLDS: dict[str, tuple[Callable[[np.random.Generator, int], Cloud], float]] 
     "ellipse 10:1": (lambda rng, n: ellipse(rng, n, 10.0), 0.1),
     "torus 2:0.5": (lambda rng, n: torus(rng, n, 2.0, 0.5), 0.5),
     "torus 2:1.5": (lambda rng, n: torus(rng, n, 2.0, 1.5), 0.5),
+    "random curve in R^3": (wave, 0.194631126),
     "two blobs": (lambda rng, n: blobs(rng, n, 0.3), 0.3),
     "circles 0.4 apart": (lambda rng, n: circles(rng, n, 0.4), 0.2),
     "sphere": (ball, 1.0),
@@ -100,13 +118,14 @@ MANIFOLDS: dict[str, tuple[Callable[[np.random.Generator, int], Cloud], float]] 
 def results(options: argparse.Namespace, name: str, n: int, noise: float) -> Iterator[tuple[str, Any, float]]:
     """Estimates and the truth, by what is estimated and how."""
     sampler, reach = MANIFOLDS[name]
-    for repeat in range(options.repeats):
+    for repeat in range(options.repeats if n < 1000 else max(1, options.repeats // 3)):
         rng = np.random.default_rng([repeat, n])
         points, tangents = sampler(rng, n)
         points = points + noise * rng.normal(size=points.shape)
         d = tangents.shape[1]
         for method in options.methods:
-            for label, frames in (("given", tangents), ("estimated", None)):
+            for label in options.tangents:
+                frames = tangents if label == "given" else None
                 estimate = mj.reach_from_samples(
                     points, frames, dimension=d, method=method, tolerance=options.tolerance
                 )
@@ -150,18 +169,61 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
 HEADS = ("resolved", "coverage", "coverage of all", "value / truth", "bar / error")
 
 
+def pooled(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of what is estimated and how, over all rows, weighted by repeats."""
+    lines = ["| | results | resolved | coverage of these | coverage of all | worst row of these |"]
+    lines.append("| --- " * 6 + "|")
+    for what in dict.fromkeys(row["what"] for row in rows):
+        mine = [row for row in rows if row["what"] == what]
+        count = sum(row["repeats"] for row in mine)
+        resolved = sum(row["repeats"] * row["resolved"] for row in mine)
+        known = [row for row in mine if row["coverage"] is not None]
+        held = sum(row["repeats"] * row["resolved"] * row["coverage"] for row in known)
+        every = sum(row["repeats"] * row["coverage of all"] for row in mine)
+        worst = min((row["coverage"] for row in known), default=math.nan)
+        cells = (held / max(resolved, 1), every / count, worst)
+        shares = " | ".join(f"{cell:.3f}" for cell in (resolved / count, *cells))
+        lines.append(f"| {what} | {count} | {shares} |")
+    return [*lines, ""]
+
+
+def side_by_side(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of the methods for the reach next to each other: resolved, coverage, value / truth."""
+    methods = [what for what in dict.fromkeys(row["what"] for row in rows) if what.startswith("reach")]
+    heads = " | ".join(
+        f"{what.removeprefix('reach, ')}: resolved, covered, value / truth" for what in methods
+    )
+    lines = [
+        "## Side by side",
+        "",
+        f"| manifold | n | noise | {heads} |",
+        "| --- " * (3 + len(methods)) + "|",
+    ]
+    places = dict.fromkeys((row["manifold"], row["n"], row["noise"]) for row in rows)
+    for place in places:
+        cells = []
+        for row in rows:
+            if (row["manifold"], row["n"], row["noise"]) == place and row["what"] in methods:
+                covered = "-" if row["coverage"] is None else f"{row['coverage']:.2f}"
+                cells.append(f"{row['resolved']:.2f}, {covered}, {row['value / truth']:.3g}")
+        lines.append(f"| {place[0]} | {place[1]} | {place[2]:g} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
 def markdown(rows: list[dict[str, Any]], origin: dict[str, Any], options: argparse.Namespace) -> str:
     """One table for each quantity."""
     where = f"{origin['machine']['cpu']}, commit {origin['commit']}, {origin['time']}"
     lines = ["# Coverage of the bars of estimates from samples", ""]
     lines += [
-        f"By `benchmarks/coverage_samples.py`, {options.repeats} repeats of each row, float64, tolerance of"
+        f"By `benchmarks/coverage_samples.py`, {options.repeats} repeats of each row (a third",
+        "from n = 1000 on), float64, tolerance of",
     ]
     lines += [f"the reach {options.tolerance:g}, samples uniform by volume. {where}.", ""]
     lines += [
         "Coverage: share of the resolved results whose bar holds the truth; the last two are medians.",
         "",
     ]
+    lines += [*pooled(rows), *side_by_side(rows)]
     for what in dict.fromkeys(row["what"] for row in rows):
         lines += [f"## {what}", "", "| manifold | n | noise | " + " | ".join(HEADS) + " |"]
         lines += ["| --- " * (3 + len(HEADS)) + "|"]
@@ -178,17 +240,15 @@ def main() -> None:
     """Run, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--manifolds", nargs="+", choices=MANIFOLDS, default=list(MANIFOLDS))
-    parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200, 500, 1000, 2000])
-    parser.add_argument("--noises", nargs="+", type=float, default=[0.0, 1e-4, 1e-3, 1e-2])
-    parser.add_argument("--methods", nargs="*", default=["plug-in", "curvature"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[100, 300, 1000])
+    parser.add_argument("--noises", nargs="+", type=float, default=[0.0, 1e-3, 1e-2])
+    parser.add_argument("--methods", nargs="*", default=["plug-in", "distortion"])
+    parser.add_argument("--tangents", nargs="+", choices=("given", "estimated"), default=["estimated"])
     parser.add_argument("--dimensions", nargs="*", default=["MLE", "TwoNN"])
     parser.add_argument("--tolerance", type=float, default=0.1, help="up to which a reach is resolved")
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--reduced", action="store_true", help="fewer sizes, noises and repeats")
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    if options.reduced:
-        options.sizes, options.noises, options.repeats = [200, 1000], [0.0, 1e-3], 10
     jax.config.update("jax_enable_x64", True)
     rows, origin = measured(options), common.provenance()
     facts = {"origin": origin, "repeats": options.repeats, "tolerance": options.tolerance}

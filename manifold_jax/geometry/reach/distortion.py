@@ -15,17 +15,13 @@ from manifold_jax.geometry.reach.scales import Scales
 
 MOST_POINTS = 5000  # up to which matrices of distances are held
 BYTES = 100  # of all matrices, for a pair of points
-NEIGHBOURS = (
-    2  # edges of a point, over the points of the smallest local fit: gaps between samples are bridged
-)
+NEIGHBOURS = 2  # edges of a point, over the points of the smallest local fit: they bridge sparse places
 STEEP = 0.7  # sine of the angle to both tangent spaces beyond which an edge would leave the manifold
 FACING = 0.95  # chord over twice the radius above which the length of the path hardly matters
 SOFT = 0.2  # bar of a chord, over the chord, beyond which it counts for nothing
 SCALES = (0.9, 0.8, 0.7, 0.6, 0.5)  # least chords that are tried, over twice the smallest radius in sight
-NEAR, SHARE = (
-    (2.0, 4.0),
-    0.99,
-)  # chords, in edges, whose paths tell how long detours are, and the share of these
+NEAR = (2.0, 4.0)  # chords, in edges, whose paths tell how long detours are
+SHARES = (0.25, 0.99)  # quantiles of these detours, which long paths make at least and at most
 STEPS = 4  # of Newton's method, from a start that is 1 % off at most
 
 
@@ -90,8 +86,8 @@ def spherical_distortion(
     (c_ij, s_ij) over c_ij >= delta (Aamari, Berenfeld & Levrard, Ann. Statist. 51, 2023). The edges of the
     graph are the nearest neighbours, twice as many as in the smallest local fit, that are not steep to both
     tangent spaces. An edge is shorter than the manifold along it, and gets the length of an arc: of the least
-    curvature near it in one graph, of the largest in the other. Paths of the second are too long, as they
-    lead from sample to sample; those of the first are too by the detours that pairs a few edges apart show.
+    curvature near it in one graph, of the largest in the other. Both make detours from sample to sample: by
+    how much, pairs a few edges apart show, of which the first takes many and the second few.
     """
     n = len(rows)
     k = min(NEIGHBOURS * count, n - 1)
@@ -105,16 +101,16 @@ def spherical_distortion(
     # Normal curvature along an edge is between those at all near points.
     low = np.maximum(known.curvature - known.error, 0.0)[index].min(axis=1)
     high = np.nan_to_num((known.curvature + known.error)[index].max(axis=1))
-    least = _arc(length, np.minimum(low[first], low[second]))
-    most = _arc(length, np.maximum(high[first], high[second])) * (1 + (known.curvature * blur)[first])
-    lower, upper = (shortest_paths(first, second, x, n) for x in (least, most))
+    inner = _arc(length, np.minimum(low[first], low[second]))
+    outer = _arc(length, np.maximum(high[first], high[second])) * (1 + (known.curvature * blur)[first])
+    lower, upper = (shortest_paths(first, second, x, n) for x in (inner, outer))
     step = float(np.median(length))
-    detour = _detour(chords, lower, low, step)
+    least, detour = _detours(chords, lower, low, step)
     # What blurs a point is normal to the manifold, and so to chords along it.
     off = blur[:, None] * np.minimum(sine + known.tilt[:, None], 1.0)
     pairs = np.triu_indices(n, 1)
     off, sine = (off + off.T)[pairs], np.maximum(sine, sine.T)[pairs]
-    chords, lower, upper = chords[pairs], lower[pairs] / (1 + detour), upper[pairs]
+    chords, lower, upper = chords[pairs], lower[pairs] / (1 + detour), upper[pairs] / (1 + least)
     value, largest = _radius(chords, (lower + upper) / 2), _radius(chords + off, lower)
     smallest = _radius(np.maximum(chords - off, 0.0), upper)
     facing = (value * 2 * FACING <= chords) & (off <= SOFT * chords)
@@ -160,14 +156,17 @@ def _arc(chord: np.ndarray, curvature: np.ndarray) -> np.ndarray:
     return chord * np.where(x > 1e-6, np.arcsin(x) / np.maximum(x, 1e-6), 1.0)
 
 
-def _detour(chords: np.ndarray, paths: np.ndarray, curvature: np.ndarray, step: float) -> float:
-    """By what share paths are longer than they should be, from pairs a few edges apart."""
+def _detours(
+    chords: np.ndarray, paths: np.ndarray, curvature: np.ndarray, step: float
+) -> tuple[float, float]:
+    """By what share paths are too long, at least and at most, from pairs a few edges apart."""
     near = (chords >= NEAR[0] * step) & (chords <= NEAR[1] * step) & (paths <= 1.5 * chords)
     if not near.any():
-        return 0.0
+        return 0.0, 0.0
     i, _ = np.nonzero(near)
     ratio = paths[near] / _arc(chords[near], curvature[i])
-    return max(0.0, float(np.quantile(ratio, SHARE)) - 1)
+    few, many = np.maximum(np.quantile(ratio, SHARES) - 1, 0.0)
+    return float(few), float(many)
 
 
 def shortest_paths(
