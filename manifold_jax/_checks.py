@@ -215,10 +215,10 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
         raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values {where}: {remedy}.")
 
 
-def real_type(caller: str, name: str, value: Any) -> np.dtype:
-    """A floating-point type."""
+def real_type(caller: str, name: str, value: Any) -> Any:
+    """A floating-point type; that of JAX for None."""
     try:
-        kind = None if value is None else np.dtype(value)
+        kind = jnp.result_type(float) if value is None else np.dtype(value)
     except TypeError:
         kind = None
     if kind is None or not jnp.issubdtype(kind, jnp.floating):

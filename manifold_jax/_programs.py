@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 
 KEPT = 512  # programs that are known again
 ORDERS = 3  # derivatives by custom rules that are compared: of two jvps and a gradient
+RULES = {"custom_jvp_call": ("jvp_jaxpr_fun",), "custom_vjp_call": ("fwd_jaxpr_thunk", "bwd", "out_trees")}
 STATE = "the function changes its own state when it is called, as BatchNorm and Dropout do in training"
 
 
@@ -195,7 +196,8 @@ def _jaxpr_key(jaxpr: Jaxpr, order: int) -> Any:
 def _parameters_key(jaxpr: Jaxpr, equation: Any, order: int) -> Any:
     """Parameters of an equation; every trace has a new rule of derivatives, which is compared by doing."""
     parameters = dict(equation.params)
-    if equation.primitive.name == "custom_jvp_call" and parameters.pop("jvp_jaxpr_fun", None) is not None:
+    rules = [parameters.pop(name, None) for name in RULES.get(equation.primitive.name, ())]
+    if any(rule is not None for rule in rules):
         parameters["rule"] = _rule_key(jaxpr, equation, order + 1) if order < ORDERS else None
     return tuple((name, _value_key(value, order)) for name, value in sorted(parameters.items()))
 
@@ -213,7 +215,20 @@ def _rule_key(jaxpr: Jaxpr, equation: Any, order: int) -> Any:
         tangents = dict(zip(smooth, vectors, strict=True))
         return jax.jvp(function, point, [tangents.get(k, zero) for k, zero in enumerate(still)])
 
-    return _value_key(jax.make_jaxpr(derivative)(shapes, [shapes[k] for k in smooth]), order)
+    def gradient(point: list[Any], vectors: list[Any]) -> Any:
+        def of_smooth(*values: Any) -> list[Any]:
+            new = dict(zip(smooth, values, strict=True))
+            return [
+                y for y, s in zip(function(*map(new.get, range(len(point)), point)), ends, strict=True) if s
+            ]
+
+        return jax.vjp(of_smooth, *[point[k] for k in smooth])[1](vectors)
+
+    if equation.primitive.name == "custom_jvp_call":
+        return _value_key(jax.make_jaxpr(derivative)(shapes, [shapes[k] for k in smooth]), order)
+    ends = [jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in equation.outvars]
+    cotangents = [_shape_of(v.aval) for v, s in zip(equation.outvars, ends, strict=True) if s]
+    return _value_key(jax.make_jaxpr(gradient)(shapes, cotangents), order)
 
 
 def _value_key(value: Any, order: int) -> Any:

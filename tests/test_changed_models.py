@@ -285,6 +285,28 @@ def test_rules_of_derivatives_count():
     np.testing.assert_allclose(lengths, 2 * math.pi * 2**0.5 * np.array([1, 3, 1]), rtol=1e-5)
 
 
+def test_a_rule_for_gradients_counts_and_is_compiled_once(compilations):
+    def build(slope, weights):
+        @jax.custom_vjp
+        def f(x):
+            return jnp.sum(x)
+
+        f.defvjp(lambda x: (f(x), jnp.zeros_like(x)), lambda zero, vector: (zero + slope * vector,))
+        return lambda x: jax.nn.log_softmax(weights * f(x))
+
+    traces = [float(local_data_trace(build(s, X), X)) for s in (1.0, 3.0, 1.0)]
+    np.testing.assert_allclose(traces, traces[0] * np.array([1, 9, 1]), rtol=1e-5)
+    before = len(compilations)
+    other = float(local_data_trace(build(1.0, 2 * X), X))
+    assert other == pytest.approx(
+        float(local_data_trace(lambda x: jax.nn.log_softmax(2 * X * jnp.sum(x)), X))
+    )
+    horizontal_path(build(1.0, X), X, Y, max_steps=3, save_every=3)
+    before = len(compilations)
+    horizontal_path(build(1.0, 2 * X), X, Y, max_steps=3, save_every=3)
+    assert compilations[before:] == []
+
+
 class Unbound(linen.Module):
     @linen.compact
     def __call__(self, x):

@@ -12,18 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from manifold_jax._checks import (
-    choice,
-    flag,
-    keys,
-    listed,
-    number,
-    optional,
-    positive,
-    real_type,
-    shown,
-    whole,
-)
+from manifold_jax._checks import choice, flag, keys, number, numbers, positive, real_type, shown, whole
 
 Accuracy = int | str
 """Order of accuracy along one axis: 2, 4, 6, 8 or ``"spectral"`` (periodic axes only)."""
@@ -95,9 +84,7 @@ class Axis:
             raise ValueError(f"{caller} must increase: start {self.start:g} is not below stop {self.stop:g}.")
         if not self.periodic and not self.wrap:
             raise ValueError(f"{caller}: wrap=False only makes sense with periodic=True.")
-        if not listed(self.nodes):
-            raise ValueError(f"{caller}: nodes must be a sequence of numbers, got {shown(self.nodes)}.")
-        object.__setattr__(self, "nodes", tuple(number(caller, "nodes", x) for x in self.nodes))
+        object.__setattr__(self, "nodes", numbers(caller, "nodes", self.nodes, np.size(self.nodes)))
         if self.nodes:
             steps = np.diff([*self.nodes, self.stop] if self.periodic else self.nodes)
             ends = self.nodes[0] == self.start and (self.periodic or self.nodes[-1] == self.stop)
@@ -294,8 +281,7 @@ class Grid:
     def coordinates(self, dtype: DType | None = None) -> Float[Array, "*shape d"]:
         """Chart coordinates of every point, by default in the floating type of JAX."""
         samples = mesh([axis.samples() for axis in self.axes])
-        dtype = optional(real_type, "coordinates", "dtype", dtype)
-        return jnp.asarray(samples, dtype=dtype or jnp.result_type(float))
+        return jnp.asarray(samples, dtype=real_type("coordinates", "dtype", dtype))
 
     def weights(
         self, accuracy: Accuracy | tuple[Accuracy, ...] = 4, dtype: DType | None = None
@@ -307,8 +293,7 @@ class Grid:
         one per axis.
         """
         columns = map(axis_weights, self.axes, accuracies("weights", accuracy, self))
-        dtype = optional(real_type, "weights", "dtype", dtype)
-        return outer_product(columns, dtype or jnp.result_type(float))
+        return outer_product(columns, real_type("weights", "dtype", dtype))
 
 
 def named_periods(caller: str, periodic: Mapping[str, bool | float] | Iterable[str]) -> dict[Any, Any]:
