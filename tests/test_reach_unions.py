@@ -70,6 +70,16 @@ def test_well_spaced_unions_stay_resolved(small, gap, true, exact, x64):
     assert abs(result.value - true) <= result.error
 
 
+def test_parallel_circles_have_many_close_pairs(x64):
+    def at(height, shift):
+        grid = Grid((Axis("angle", shift, shift + TURN, 64, True),))
+        return Manifold("circle", lambda u: jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), height]), grid, {})
+
+    result = reach([at(0.0, 0.0), at(0.005, math.pi / 64)])
+    assert result.resolved
+    assert abs(result.value - 0.0025) <= result.error <= 1e-9
+
+
 def test_what_touches_or_crosses_is_not_resolved(x64):
     for parts in (beside(1.0, 0.5, 0.0, (48, 48), 0.05), [circle(1.0, c, 48, 0.05) for c in (0.0, 1.0)]):
         result = reach(parts)
