@@ -71,11 +71,12 @@ def test_well_spaced_unions_stay_resolved(small, gap, true, exact, x64):
 
 
 def test_parallel_circles_have_many_close_pairs(x64):
-    def at(height, shift):
-        grid = Grid((Axis("angle", shift, shift + TURN, 64, True),))
-        return Manifold("circle", lambda u: jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), height]), grid, {})
+    def at(height, u):
+        return jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), height + 0 * u[0]])
 
-    result = reach([at(0.0, 0.0), at(0.005, math.pi / 64)])
+    grids = [Grid((Axis("angle", shift, shift + TURN, 48, True),)) for shift in (0.0, math.pi / 48)]
+    embeddings = [jax.tree_util.Partial(at, height) for height in (0.0, 0.005)]
+    result = reach([Manifold("circle", *both, {}) for both in zip(embeddings, grids, strict=True)])
     assert result.resolved
     assert abs(result.value - 0.0025) <= result.error <= 1e-9
 
