@@ -1,5 +1,6 @@
 """What tests and the examples of docstrings share: the compilation cache, and names that need no import."""
 
+import gc
 import math
 import os
 from pathlib import Path
@@ -24,3 +25,9 @@ import manifold_jax  # noqa: E402
 def names_of_examples(doctest_namespace):
     """``mj``, the package; ``jax``, ``jnp``, ``nnx`` of Flax, ``np`` and ``math``."""
     doctest_namespace.update(mj=manifold_jax, jax=jax, jnp=jnp, nnx=nnx, np=np, math=math)
+
+
+def pytest_collection_finish():
+    """Python's garbage collector leaves alone what stays to the end, and looks at the rest less often."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
