@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zarr
+from matplotlib import pyplot as plt
 
 from manifold_jax import (
     Axis,
@@ -18,6 +19,7 @@ from manifold_jax import (
     volume_element,
 )
 from manifold_jax.geometry.quantities import FIELDS
+from manifold_jax.plotting import plot_maps, plot_pca, plot_reach, plot_samples
 
 TURN = 2 * np.pi
 GRID = Grid((Axis("angle", 0.0, TURN, 24, periodic=True), Axis("height", -1.0, 1.0, 20)))
@@ -235,3 +237,27 @@ def test_holes_at_an_open_border():
     whole = reach(points, grid)
     part = reach(without(points, [(0, 4), (11, 20), (5, 9)]), grid, missing="mask")
     assert part.value == pytest.approx(whole.value, abs=part.error + whole.error)
+
+
+def pictures(t):
+    """Images of 6 x 6 pixels along a circle."""
+    phase = np.arange(36) / 6
+    return [np.cos(t + a) for a in phase]
+
+
+SLOW_SHAPES = (doughnut, lambda: curve(pictures))
+
+
+@pytest.mark.parametrize(
+    "shape", [lambda: curve(ellipse), *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW_SHAPES)]
+)
+def test_pictures_of_what_is_there(shape):
+    points, grid = shape()
+    points = points.reshape(*grid.shape, 6, 6) if points.shape[-1] == 36 else points
+    broken = without(points, [3, 20] if grid.ndim == 1 else [(3, 5), (20, 12)])
+    geometry = measure(broken, grid, missing="mask")
+    result = reach(broken, grid, geometry=geometry, missing="mask")
+    figures = [plot(broken, geometry) for plot in (plot_pca, plot_samples)]
+    for figure in (*figures, plot_maps(geometry), plot_reach(broken, result)):
+        figure.canvas.draw()
+        plt.close(figure)

@@ -71,12 +71,20 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
     return scores, leading / max(power.sum(), np.finfo(float).tiny)
 
 
+def _components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of the points that are there, NaN for those that are missing; and shares."""
+    there = np.isfinite(points).all(axis=1)
+    scores, shares = principal_components(points[there])
+    result = np.full((len(points), scores.shape[1]), np.nan)
+    result[there] = scores
+    return result, shares
+
+
 def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     """A Manifold, or its points ``(*grid.shape, *features)``, on three principal components, by field."""
     grid = style.checked_geometry("plot_pca", "geometry", geometry).grid
     chosen = style.subset(grid.size, _most(manifold, grid))
-    points = render(manifold, grid, grid_coordinates(grid, chosen))
-    scores, shares = principal_components(points)
+    scores, shares = _components(render(manifold, grid, grid_coordinates(grid, chosen)))
     title = f"{geometry.name}: principal components of {len(chosen)} points, in {LENGTH}"
     projection = "3d" if scores.shape[1] == 3 else None
     figure, panels = style.quantity_panels(title, style.shown(geometry), (4.8, 3.8), projection=projection)
@@ -149,7 +157,7 @@ def _equal_scales(axes: Any, points: np.ndarray) -> None:
     """The same length per unit in every direction, but no direction drawn thinner than 0.3 of the longest."""
     axes.locator_params(nbins=4)
     axes.tick_params(labelsize=8)
-    spans = np.ptp(points, axis=0)
+    spans = np.nanmax(points, axis=0) - np.nanmin(points, axis=0)
     if points.shape[1] == 3:
         axes.set_box_aspect(np.maximum(spans, 0.3 * spans.max() or 1.0))
     else:
@@ -177,7 +185,7 @@ def plot_samples(manifold: Manifold | Any, geometry: Geometry | None = None, *, 
     points = render(manifold, grid, grid_coordinates(grid, chosen))
     features, note, names = points.shape[1], "", [f"{letter} [{LENGTH}]" for letter in "xyz"]
     if features > 3:
-        points, shares = principal_components(points)
+        points, shares = _components(points)
         note, names = f", principal components of R^{features}", _component_names(shares)
     points = _plane(points)
     figure = style.new_figure(7.0, 5.8, f"{name}{note}")
@@ -186,7 +194,8 @@ def plot_samples(manifold: Manifold | Any, geometry: Geometry | None = None, *, 
         axes.scatter(*points.T, s=8, color=COLOURS[0])
         _equal_scales(axes, points)
     else:
-        surface = features == 3 and grid.ndim == 2 and len(chosen) == grid.size
+        whole_grid = len(chosen) == grid.size and bool(np.isfinite(points).all())
+        surface = features == 3 and grid.ndim == 2 and whole_grid
         _draw_field(axes, points, chosen, geometry, _telling(geometry), surface)
     style.name_axes(axes, *names[:features], size=9 if note else None)
     return figure
