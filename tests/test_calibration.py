@@ -559,7 +559,7 @@ def test_error_curves_take_medians_and_slopes():
 # --- refusals --------------------------------------------------------------------------------------------
 
 CLOUD = jnp.asarray(on_sphere(20))
-APART = jnp.stack([jnp.repeat(jnp.arange(10.0) * 100, 3) + jnp.tile(jnp.arange(3.0), 10), jnp.zeros(30)], -1)
+APART = jnp.asarray(np.stack([np.add.outer(100.0 * np.arange(10), np.arange(3)).ravel(), np.zeros(30)], -1))
 VOLUME = ("volume", lambda x, dimension: 1.0)
 
 

@@ -63,8 +63,9 @@ def identity(x):
     return x
 
 
-GEOMETRY = mj.measure(RING, GRID)
-REACH = mj.reach(CIRCLE)
+SHAPES = jax.eval_shape(lambda x: mj.measure(x, GRID), RING)  # without compiling anything in every worker
+GEOMETRY = jax.tree.map(lambda one: np.ones(one.shape, one.dtype), SHAPES)
+REACH = mj.reach(RING, GRID)
 FIT = fitting.local_pca_projection(RING, dimension=1)
 LABELLED = xarray.DataArray(RING, dims=("t", "xy"), coords={"t": T})
 TILE = np.zeros((8, 8), np.float32)
