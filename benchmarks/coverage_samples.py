@@ -15,8 +15,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -149,21 +153,25 @@ def row_of(estimates: list[tuple[float, float, bool]], truth: float) -> dict[str
     }
 
 
+def cell(options: argparse.Namespace, name: str, n: int, noise: float) -> list[dict[str, Any]]:
+    """The rows of one manifold, size and noise."""
+    jax.config.update("jax_enable_x64", True)
+    start, found = time.perf_counter(), dict[str, list[Any]]()
+    for what, estimate, truth in results(options, name, n, noise):
+        entry = (float(estimate.value), float(estimate.error), bool(estimate.resolved))
+        found.setdefault(what, []).append((entry, truth))
+    print(f"{name}, n = {n}, noise {noise:g}: {time.perf_counter() - start:.1f} s", flush=True)
+    place = {"manifold": name, "n": n, "noise": noise}
+    return [place | {"what": k} | row_of([e for e, _ in v], v[0][1]) for k, v in found.items()]
+
+
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows."""
-    rows = []
-    for name in options.manifolds:
-        for n in options.sizes:
-            for noise in options.noises:
-                start, found = time.perf_counter(), dict[str, list[Any]]()
-                for what, estimate, truth in results(options, name, n, noise):
-                    entry = (float(estimate.value), float(estimate.error), bool(estimate.resolved))
-                    found.setdefault(what, []).append((entry, truth))
-                for what, entries in found.items():
-                    place = {"manifold": name, "what": what, "n": n, "noise": noise}
-                    rows.append(place | row_of([e for e, _ in entries], entries[0][1]))
-                print(f"{name}, n = {n}, noise {noise:g}: {time.perf_counter() - start:.1f} s", flush=True)
-    return rows
+    cells = zip(*product(options.manifolds, options.sizes, options.noises), strict=True)
+    if options.jobs == 1:
+        return [row for rows in map(partial(cell, options), *cells) for row in rows]
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        return [row for rows in pool.map(partial(cell, options), *cells) for row in rows]
 
 
 HEADS = ("resolved", "coverage", "coverage of all", "value / truth", "bar / error")
@@ -247,9 +255,9 @@ def main() -> None:
     parser.add_argument("--dimensions", nargs="*", default=["MLE", "TwoNN"])
     parser.add_argument("--tolerance", type=float, default=0.1, help="up to which a reach is resolved")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each of which compiles for itself")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
     rows, origin = measured(options), common.provenance()
     facts = {"origin": origin, "repeats": options.repeats, "tolerance": options.tolerance}
     common.write_json(options.out / "coverage_samples.json", facts | {"rows": rows})
