@@ -276,6 +276,8 @@ def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
     if points.kind == "file":
         window = math.prod(axis.columns.shape[-1] for axis in plan.axes)
         step = features_read(window, np.dtype(points.dtype).itemsize, plan.chunk)
+        row = math.prod(points.feature_shape[1:])
+        step -= step % row if step > row else 0  # files are read in whole rows
     total: Any = None
     for start in range(0, points.features, step):
         chosen = slice(start, start + step)

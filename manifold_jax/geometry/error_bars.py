@@ -15,6 +15,7 @@ quantity; since all come from the same jets, a relative bar above the tolerance 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -58,6 +59,7 @@ EXACT_QUADRATURE = 4  # order of the quadrature of exact quantities on open axes
 LEFT_OUT = 3  # least number of the highest modes that the comparison of a spectral axis leaves out
 PROBED_BLOCKS = 6  # blocks from which the sensitivity to each axis is taken: medians need no more
 PROBED_POINTS = 64  # points of each of them at most
+PROBED_BYTES = 2**31  # of their windows: where points are large, one block is as much as can be read twice
 
 
 def comparison_stencil(stencil: Stencil, grid: Grid, *, evaluated: bool) -> Stencil:
@@ -132,9 +134,12 @@ def axis_sensitivity(
     """
     changed = [(*stencil[:k], comparison[k], *stencil[k + 1 :]) for k in range(points.grid.ndim)]
     plan = plan_blocks(points, (stencil, *changed), min(PROBED_POINTS, points.grid.size))
-    chosen = np.unique(np.linspace(0, plan.size - 1, PROBED_BLOCKS).round().astype(int))
+    window = math.prod(axis.columns.shape[-1] for axis in plan.axes)
+    count = PROBED_BYTES // (window * points.features * np.dtype(points.dtype).itemsize)
+    first, last = (0, plan.size - 1) if count > 1 else (plan.size // 2,) * 2
+    chosen = np.linspace(first, last, min(max(count, 1), PROBED_BLOCKS)).round().astype(int)
     function, windows = of_window or stencil_fields, of_window is not None
-    changes = run_blocks(points, plan, function, windows=windows, blocks=chosen, calls=1)
+    changes = run_blocks(points, plan, function, windows=windows, blocks=np.unique(chosen), calls=1)
     return jax.tree.map(_relative_changes, changes)
 
 

@@ -42,12 +42,16 @@ class Stored:
         stop = self.shape[-1] if stop is None else min(stop, self.shape[-1])
         row = math.prod(features[1:])
         rows = (slice(start // row, -(-stop // row)),) if features else ()
+        first = start - start // row * row
         taken = np.empty((*sizes, stop - start), self.dtype)
-        for runs in product(*map(_runs, index)):
-            places, parts = zip(*runs, strict=True)
+        runs = list(product(*map(_runs, index)))
+        for columns in runs:
+            places, parts = zip(*columns, strict=True)
             block = np.asarray(self.values[(*parts, *rows)]).reshape(*(p.stop - p.start for p in parts), -1)
-            first = start - start // row * row
-            taken[places] = block[..., first : first + stop - start]
+            block = block[..., first : first + stop - start]
+            if len(runs) == 1:
+                return block.astype(self.dtype, copy=False)
+            taken[places] = block
         return taken
 
     def slabs(self) -> Any:

@@ -164,6 +164,8 @@ def main(kind: str, path: str, variable: str, seconds: str, room: str) -> None:
     try:
         name, values, names, vectors = found = OPEN[kind](path, json.loads(variable))
         shape, dtype, samples = tuple(map(int, values.shape)), np.dtype(values.dtype), _samples(found)
+        if names and len(names) != len(shape):
+            raise ValueError(f"{len(names)} names of dimensions for the shape {shape}")
         units = {name: unit for name in samples if (unit := _unit(vectors[name]))}
         kept = [(name, array.dtype.str, array.size) for name, array in samples.items()]
         about = {"name": name, "shape": shape, "dtype": dtype.str, "names": names}
