@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +23,6 @@ from manifold_jax.datasets import archives
 from manifold_jax.datasets.folders import delimiter_of
 from manifold_jax.experiments.measure import reader
 from manifold_jax.geometry.sources import ranges
-
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, NotImplementedError)
-_DAMAGE += (zipfile.BadZipFile, zlib.error)
-"""What libraries raise for files that are damaged or of another kind."""
 
 SECONDS, RATE = 5, 10e6  # seconds that reading any file may take, and bytes of it a second on top of them
 PATIENCE = 4  # times that, by the clock: other programs run too
@@ -83,36 +78,43 @@ def opened(path: Path, variable: str | None = None) -> Iterator[Content]:
     """
     suffix = ".zarr" if path.is_dir() else path.suffix.lower()
     with contextlib.ExitStack() as files:
-        try:
-            content = _READERS[suffix](path, variable, files)
-        except reader.Choice as choice:
-            raise ValueError(f"{path} {choice}.") from None
-        except _DAMAGE as error:
-            raise ValueError(f"{path} cannot be read ({first_line(error)[:150]}).") from error
-        yield content
+        yield _READERS[suffix](path, variable, files)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in whatever NumPy and zipfile raise for a damaged one."""
+    try:
+        yield
+    except reader.Choice as choice:
+        raise ValueError(f"{path} {choice}.") from None
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({first_line(error)[:150]}).") from error
 
 
 def _read_npy(path: Path, _: str | None, __: contextlib.ExitStack) -> Content:
-    return Content(path.name, np.lib.format.open_memmap(path, mode="r"), ())
+    with _naming(path):
+        return Content(path.name, np.lib.format.open_memmap(path, mode="r"), ())
 
 
 def _read_npz(path: Path, variable: str | None, files: contextlib.ExitStack) -> Content:
-    archive = files.enter_context(zipfile.ZipFile(path))
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    shapes = {}
-    for name, info in members.items():
-        with contextlib.suppress(ValueError), archives.open_member(archive, info) as member:
-            shape, _, dtype, _ = archives.npy_header(member.read(2**16))
-            shapes[name] = (shape, dtype)
-    chosen = reader.choose(shapes, variable)
-    vectors = [name for name, (shape, _) in shapes.items() if len(shape) == 1 and name != chosen]
+    with _naming(path):
+        archive = files.enter_context(zipfile.ZipFile(path))
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        shapes = {}
+        for name, info in members.items():
+            with contextlib.suppress(ValueError), archives.open_member(archive, info) as member:
+                shape, _, dtype, _ = archives.npy_header(member.read(2**16))
+                shapes[name] = (shape, dtype)
+        chosen = reader.choose(shapes, variable)
+        vectors = [name for name, (shape, _) in shapes.items() if len(shape) == 1 and name != chosen]
 
-    def read(name: str) -> np.ndarray:
-        fits_in_memory("measure", f"{name} in {path}", members[name].file_size)
-        with archives.open_member(archive, members[name]) as member:
-            return np.lib.format.read_array(member, allow_pickle=False)
+        def read(name: str) -> np.ndarray:
+            fits_in_memory("measure", f"{name} in {path}", members[name].file_size)
+            with archives.open_member(archive, members[name]) as member:
+                return np.lib.format.read_array(member, allow_pickle=False)
 
-    return _content(path, chosen, read(chosen), (), {name: read(name) for name in vectors})
+        return _content(path, chosen, read(chosen), (), {name: read(name) for name in vectors})
 
 
 class StoredArray:
