@@ -4,6 +4,7 @@ Import it with ``sys.path``: ``tests`` is on it, so ``from fuzz.mutate import mu
 """
 
 import contextlib
+import os
 import resource
 import signal
 from collections import Counter
@@ -91,6 +92,7 @@ def limits(seconds=SECONDS, size=GIGABYTE):
     def late(*_):
         raise TimeoutError(f"more than {seconds} s")
 
+    seconds *= max(1.0, os.getloadavg()[0] / os.cpu_count())  # other programs run too
     before, held = signal.signal(signal.SIGALRM, late), resource.getrlimit(resource.RLIMIT_AS)
     status = Path("/proc/self/statm")
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,6 +1,7 @@
 """A warm process that forks the readers of files, so that thousands of damaged ones are read in minutes."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ while True:
         for k, file in enumerate(files):
             os.dup2(file, k)
             os.close(file)
-        code, sys.argv = json.loads(message)
+        _, code, sys.argv = json.loads(message)
         try:
             exec(compile(code, sys.argv[0], "exec"), {"__name__": "__main__"})
         except SystemExit as end:
@@ -33,8 +34,9 @@ while True:
         os._exit(0)
     for file in files:
         os.close(file)
-    control.send(b"%d\\n" % process)
-    control.send(b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    number = json.loads(message)[0]
+    control.send(b"%d %d\\n" % (number, process))
+    control.send(b"%d %d\\n" % (number, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])))
 """
 
 
@@ -46,7 +48,7 @@ class Warm:
         command = [sys.executable, "-P", "-c", PROGRAM, str(other.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[other.fileno()], stderr=subprocess.DEVNULL)
         other.close()
-        self.answers = self.control.makefile("rb")
+        self.answers, self.numbers = self.control.makefile("rb"), itertools.count()
         return self
 
     def __exit__(self, *_):
@@ -70,14 +72,23 @@ class Forked:
     """One reader."""
 
     def __init__(self, warm, code, arguments):
-        self.warm, self.args = warm, arguments
+        self.warm, self.number = warm, next(warm.numbers)
         reading, self.stdin = os.pipe()
         stdout, writing = os.pipe()
-        socket.send_fds(warm.control, [json.dumps([code, arguments]).encode()], [reading, writing])
+        request = json.dumps([self.number, code, arguments]).encode()
+        socket.send_fds(warm.control, [request], [reading, writing])
         os.close(reading)
         os.close(writing)
         self.stdin, self.stdout = os.fdopen(self.stdin, "wb"), os.fdopen(stdout, "rb")
-        self.pid = int(warm.answers.readline())
+        self.pid = self.answer()
+
+    def answer(self):
+        """The next answer about this reader: those to earlier ones may lie unread after an interrupt."""
+        for line in self.warm.answers:
+            number, answer = map(int, line.split())
+            if number == self.number:
+                return answer
+        raise EOFError
 
     def kill(self):
         with contextlib.suppress(ProcessLookupError):
@@ -89,4 +100,4 @@ class Forked:
     def __exit__(self, *_):
         self.stdin.close()
         self.stdout.close()
-        self.returncode = int(self.warm.answers.readline())
+        self.returncode = self.answer()
