@@ -77,7 +77,9 @@ class Terminated(KeyboardInterrupt):
 
 
 _GRACE = 3.0  # seconds that compiled code has to return after a signal, before the process ends without it
+_PATIENCE = 10.0  # seconds after which an interrupt that nobody took is raised again
 _signals: list[int] = []  # those that Python has seen
+_taken: list[int] = []  # those that ended a command
 NOTHING = "Interrupted, before there was anything to keep."
 _interrupted = [NOTHING]  # what is said when a signal comes now
 
@@ -86,7 +88,8 @@ def handle_signals() -> None:
     """From now on Ctrl-C and SIGTERM end this process in one sentence, also while compiled code runs.
 
     The first one interrupts Python, as soon as compiled code returns; after some seconds, and at a second
-    one, a thread ends the process. On Windows Python's own handling of Ctrl-C remains.
+    one, a thread ends the process. What JAX calls while it traces may lose an interrupt: it is raised again.
+    On Windows Python's own handling of Ctrl-C remains.
     """
     if os.name == "nt":
         return
@@ -95,16 +98,23 @@ def handle_signals() -> None:
 
     def interrupt(number: int, _: object) -> None:
         _signals.append(number)
-        if len(_signals) == 1:
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    def is_again(seconds: float | None) -> bool:
+        """Whether a signal comes within some seconds."""
+        return bool(select.select([reading], [], [], seconds)[0])
 
     def watch() -> None:
-        number = os.read(reading, 1)[0]
-        again = select.select([reading], [], [], _GRACE)[0]
-        if not again and _signals:
-            os.read(reading, 1)  # Python is at work; a second signal ends it
-        elif not again:
-            print(f"\n{_interrupted[0]}", file=sys.stderr, flush=True)
+        number, sent = os.read(reading, 1)[0], 1
+        while not is_again(_GRACE):
+            if len(_signals) < sent:  # compiled code has not returned
+                print(f"\n{_interrupted[0]}", file=sys.stderr, flush=True)
+                break
+            if is_again(None if _taken else _PATIENCE):  # Python is at work; a second signal ends it
+                break
+            os.kill(os.getpid(), number)
+            os.read(reading, 1)
+            sent += 1
         leave(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -137,6 +147,7 @@ def plain_errors() -> Iterator[None]:
         typer.echo(f"Error: {words}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt as error:
+        _taken.append(status_of(error))
         typer.echo(f"\n{_interrupted[0]}", err=True)
         raise typer.Exit(status_of(error)) from None
 
