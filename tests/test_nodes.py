@@ -136,7 +136,7 @@ def test_reach_of_an_array_at_unequal_steps(x64):
         ({"nodes": (0.0, 0.5)}, "nodes must be 3 increasing numbers"),
         ({"nodes": (0.0, 0.7, 0.5)}, "nodes must be 3 increasing numbers"),
         ({"nodes": (0.1, 0.5, 1.0)}, "from start to stop"),
-        ({"nodes": (0.0, math.nan, 1.0)}, "nodes must be a finite number"),
+        ({"nodes": (0.0, math.nan, 1.0)}, "nodes must be 3 finite numbers"),
     ],
 )
 def test_refusals(options, words):
