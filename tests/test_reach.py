@@ -492,3 +492,16 @@ def test_thick_tori_tie_on_shifted_lattices(shift, big, x64):
     assert result.local_error < 1e-7
     assert abs(result.value - (big - 1.2)) <= result.error
     assert abs(result.local - (big - 1.2)) <= result.local_error
+
+
+@pytest.mark.parametrize("rounding", [0.005, 0.01])
+def test_tangents_that_noise_tilts_leave_the_points_that_they_face(rounding):
+    """A homogeneous curve: every ball meets the opposite point at 1, before that of curvature at 2.1."""
+    grid = Grid(Axis("t", 0, TURN, 64, periodic=True))
+    t = grid.axes[0].samples()
+    points = np.stack([np.cos(t), np.sin(t), 2 * np.cos(2 * t), 2 * np.sin(2 * t)], axis=-1)
+    result = reach(np.round(points / rounding) * rounding, grid, stride=2)
+    assert abs(result.value - 1) <= result.error
+    assert (np.abs(result.pointwise - 1) <= result.pointwise_error).all()
+    assert (result.pointwise_error < 0.05).all()
+    assert (result.witness != np.arange(64)).all()

@@ -189,11 +189,16 @@ def pair_balls(cloud: Cloud, tile: Tile, row: np.ndarray, other: np.ndarray, sla
             outside = squared_distance(cones, along.T, np)
             normal[part] = np.minimum(np.sqrt(normal[part] ** 2 + outside), chord[part])
     noise = cloud.noise[tile.position[row]] + cloud.noise[other]
-    soft = tile.tilt[row] * chord + noise
-    reliable = (soft <= RELIABLE * normal) & (normal > 0)
-    divisor = np.where(reliable, normal, 1.0)
+    # A tilt hardly changes what is normal to the tangent space.
+    tilt, tangent = tile.tilt[row], np.sqrt(np.maximum(chord**2 - normal**2, 0.0))
+    soft = tilt * np.minimum(chord, tangent + tilt * normal) + noise
+    # Where the points face each other a tilt has bars; elsewhere near pairs would be nothing else.
+    facing = (tangent <= STEEP * chord) & (noise <= RELIABLE * normal) & (tilt <= TILTED)
+    reliable = (soft <= RELIABLE * normal) | (facing & (soft < normal / 2))
+    reliable &= normal > 0
+    divisor, least = np.where(reliable, normal, 1.0), np.where(reliable, normal - soft, 1.0)
     radius = np.where(reliable, chord**2 / (2 * divisor), np.inf)
-    error = np.where(reliable, radius * (soft / divisor + slack), np.inf)
+    error = np.where(reliable, radius * (soft / least + slack), np.inf)
     return Balls(chord, normal, noise, radius, error)
 
 
