@@ -32,10 +32,10 @@ def ambient_noise(
         (3, 2)
     """
     random_key("ambient_noise", "key", key)
-    points = floating("ambient_noise", "points", points, least_ndim=0)
+    x = floating("ambient_noise", "points", points, least_ndim=0)
     positive("ambient_noise", "scale", scale, zero=True)
-    noise = jax.random.normal(key, points.shape, points.dtype)
-    return points + jnp.asarray(scale, points.dtype) * noise
+    noise = jax.random.normal(key, x.shape, x.dtype)
+    return (x + jnp.asarray(scale, x.dtype) * noise).astype(jnp.asarray(points).dtype)
 
 
 def normal_noise(

@@ -79,10 +79,9 @@ def gram(jet: Jet) -> JetGram:
 def _check_coordinates(caller: str, coordinates: Array) -> Array:
     coordinates = real(caller, "coordinates", coordinates)
     if not coordinates.size or coordinates.ndim < 1 or not jnp.issubdtype(coordinates.dtype, jnp.floating):
+        wanted = "a floating-point array of shape (..., d) that is not empty"
         got = f"{coordinates.dtype} of shape {coordinates.shape}"
-        raise ValueError(
-            f"{caller}: coordinates must be a floating-point array of shape (..., d), got {got}."
-        )
+        raise ValueError(f"{caller}: coordinates must be {wanted}, got {got}.")
     finite(caller, "coordinates", coordinates, axes=coordinates.ndim - 1)
     return single(coordinates)
 
