@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.monitoring
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,6 +16,16 @@ def x64():
     """Float64 within one test; the package itself never sets the flag."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def compilations():
+    """What is compiled from here on."""
+    seen = []
+    listener = lambda event, _, **__: event.endswith("backend_compile_duration") and seen.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listener)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,6 @@ import math
 import equinox as eqx
 import flax.struct
 import jax
-import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -164,16 +163,6 @@ def jitted(function):
 
 LIBRARIES = [in_nnx, method, closure, in_linen, in_equinox, in_flax_struct, in_frozen_dataclass, in_numpy]
 LIBRARIES += [pair, partial, jax_partial, global_weights]
-
-
-@pytest.fixture
-def compilations():
-    """What is compiled from here on."""
-    seen = []
-    listener = lambda event, _, **__: event.endswith("backend_compile_duration") and seen.append(event)  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listener)
 
 
 @pytest.mark.parametrize("build", [*LIBRARIES, jitted])

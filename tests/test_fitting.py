@@ -562,7 +562,9 @@ def test_given_neighbours_are_used():
     np.testing.assert_allclose(projection.points, project(points), atol=1e-6)
     others = project_with_status(project, points, indices=near[::-1])
     assert np.abs(others.points - projection.points).max() > 0.1
-    with pytest.raises(ValueError, match=r"indices must have shape \(6, 8\), got \(6, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"indices must be whole numbers of shape \(6, 8\), got int32 of shape \(6, 7\)"
+    ):
         project_with_status(project, points, indices=near[:, :7])
 
 

@@ -23,6 +23,7 @@ ROUGH = 10.0  # level of the noise at failing points, over its median, from whic
 LOCAL = 0.5  # largest share of an axis on which failing points count as those of one place
 HELD = 0.8  # share of the failing points that must lie there
 SPECTRAL_ORDER = 10  # order of convergence expected of a spectral axis, for the advice how far to refine
+PER_ORDER = 4  # samples of an axis for each order of convergence that the advice counts on
 REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less changes nothing, more is a guess
 
 SMOOTHER = "take a larger stride, a lower accuracy or smooth= (suggest_stencil tries them)"
@@ -165,7 +166,9 @@ def _too_coarse(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
     excess = max(1.0, _relative_error(geometry, name) / row[worst[0]])
     names, parts = [geometry.grid.names[k] for k in worst], []
     for k, axis in zip(worst, names, strict=True):
-        need = float(np.clip((row[k] * excess / half) ** (1 / min(orders, default=4)), *REFINEMENTS))
+        # A few samples are far from converging at the order of the stencil.
+        order = max(2, min([*orders, geometry.grid.shape[k] // PER_ORDER]))
+        need = float(np.clip((row[k] * excess / half) ** (1 / order), *REFINEMENTS))
         parts.append(f"{axis} axis too coarse: refine {math.ceil(2 * need) / 2:g}x")
     return tuple(names), ", ".join(parts)
 
