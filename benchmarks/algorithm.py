@@ -75,8 +75,13 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["By benchmarks/algorithm.py, which says on what network and which pairs.", ""]
     lines += [f"{machine}; jax {origin['versions']['jax']}; {origin['commit']}; {origin['time']}."]
     for name, part in result["runs"].items():
-        asked = part["arguments"]["settings"]
-        lines += ["", f"## {name}, {asked['max_steps']} steps", "", *table(COLUMNS, part["rows"]), ""]
+        lines += [
+            "",
+            f"## {name}, {part['settings']['max_steps']} steps",
+            "",
+            *table(COLUMNS, part["rows"]),
+            "",
+        ]
         lines += [f"- {note}" for note in part["notes"]]
         lines += ["", *table(tuple(part["pairs"][0]), part["pairs"])]
     return "\n".join(lines) + "\n"
@@ -97,7 +102,9 @@ def main() -> None:
     if options.pairs:
         runs["Pairs drawn at random"] = run("random", options, "--pairs", str(options.pairs))
     kept = {
-        name: {key: record[key] for key in ("arguments", "rows", "notes")} | {"pairs": pairs_of(record)}
+        name: {key: record[key] for key in ("rows", "notes")}
+        | {key: record["arguments"][key] for key in ("settings", "seed", "device", "version")}
+        | {"pairs": pairs_of(record)}
         for name, record in runs.items()
     }
     result = {"provenance": common.provenance(), "runs": kept}
