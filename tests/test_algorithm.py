@@ -49,6 +49,7 @@ def test_independent_vectors_have_one_projection():
     np.testing.assert_allclose(full_rank_projection(jnp.asarray(rows), jnp.asarray(v)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_by_rank_it_is_the_horizontal_path():
     weights, bias, source, destination = make_linear()
     options = {"step": "full", "step_size": 0.1, "max_steps": 120, "save_every": 60, "tolerance": 0.5}

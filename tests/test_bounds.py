@@ -319,6 +319,7 @@ def test_slope_and_interval_against_numpy(seeds, x64):
     assert measured.level == 0.9
 
 
+@pytest.mark.slow
 def test_slopes_do_not_change_with_units_and_seeds_do_not_mix(x64):
     errors = np.random.default_rng(2).lognormal(size=(9, 20)) / SIZES[:, None]
     draw = lambda e: slope(SIZES, e, key=jax.random.key(3), resamples=500)  # noqa: E731

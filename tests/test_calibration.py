@@ -361,7 +361,7 @@ def exact_samples(manifold, size):
         ("tangent", lambda x, dimension: x[:, None], 1.0),
         ("tangent", lambda x, dimension: (x @ jnp.array([[0.0, 1.0], [-1.0, 0.0]]))[:, None], 0.0),
         ("mean_curvature", lambda x, dimension: jnp.full(len(x), 1.5), 0.5),
-        ("fit", lambda x, dimension: lambda y: 1.25 * y, 0.25),
+        pytest.param("fit", lambda x, dimension: lambda y: 1.25 * y, 0.25, marks=pytest.mark.slow),
     ],
 )
 def test_every_quantity_on_the_circle(quantity, function, bias):

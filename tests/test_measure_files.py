@@ -449,6 +449,7 @@ def test_points_in_one_place_have_no_reach_and_cost_no_results(tmp_path):
     assert (tmp_path / "out" / "geometry.nc").is_file()
 
 
+@pytest.mark.slow
 def test_measure_a_folder_with_reach_and_plots(tmp_path):
     for angle in range(0, 180, 9):
         pixels = np.round(255 * blob(math.radians(angle), 0)).astype(np.uint8)

@@ -170,7 +170,7 @@ def without(points, places):
         (lambda: curve(ring), [3, 20, 21], 1.0),
         (lambda: curve(ellipse), [14, 40], 0.5),  # the vertices are at 0 and 32
         (lambda: curve(peanut), [5, 40], None),
-        (doughnut, [(3, 5), (20, 12), (21, 12)], 0.5),
+        pytest.param(doughnut, [(3, 5), (20, 12), (21, 12)], 0.5, marks=pytest.mark.slow),
     ],
     ids=["circle", "ellipse", "peanut", "torus"],
 )

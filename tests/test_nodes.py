@@ -82,7 +82,7 @@ def test_quadrature_is_exact_on_polynomials_and_converges_over_a_period(make, or
     assert abs(errors[1]) < max(abs(errors[0]) * 4.0 ** -(order - 1), 1e-13)
 
 
-@pytest.mark.parametrize("make", [smooth_axis, rough_axis])
+@pytest.mark.parametrize("make", [pytest.param(smooth_axis, marks=pytest.mark.slow), rough_axis])
 def test_the_geometry_of_an_ellipse_does_not_depend_on_its_nodes(make, x64):
     axis = make(96, True)
 

@@ -214,6 +214,7 @@ def test_bars_of_sprites_of_few_grey_levels_cover(levels):
             assert share >= 0.99, (name, accuracy, share, points)
 
 
+@pytest.mark.slow
 def test_known_noise_is_taken_as_it_is(x64):
     """A level that is given bars as much as one that is estimated; a larger one bars more."""
     points = ring_points(1e-4)

@@ -107,7 +107,7 @@ def test_arrays_are_refused(bad, held):
         mj.reach_from_samples(held(points), dimension=1)
 
 
-@pytest.mark.parametrize("scale", [1e20, 1e30])
+@pytest.mark.parametrize("scale", [pytest.param(1e20, marks=pytest.mark.slow), 1e30])
 def test_arrays_whose_squares_overflow(scale):
     nowhere_counts(mj.measure((CURVE * scale).astype(np.float32), GRID))
     nowhere_counts(mj.measure((CURVE + scale).astype(np.float32), GRID), totals=False)  # all in one place

@@ -70,6 +70,7 @@ def test_well_spaced_unions_stay_resolved(small, gap, true, exact, x64):
     assert abs(result.value - true) <= result.error
 
 
+@pytest.mark.slow
 def test_parallel_circles_have_many_close_pairs(x64):
     def at(height, u):
         return jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), height + 0 * u[0]])

@@ -181,13 +181,18 @@ def test_too_few_samples_to_tell_noise_are_said_to_be():
     assert float(told.noise_bars.second_form_norm.min()) > 0
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("exact", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_axis_along_which_nothing_changes_is_named(exact):
     grid = Grid((Axis("angle", 0, 2 * np.pi, 16, periodic=True), Axis("idle", 0, 1, 12)))
     geometry = measure(lambda u: jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])]), grid, exact=exact)
     for verdict in geometry.verdicts().values():
         assert verdict.axes == ("idle",)
         assert verdict.sentence == "not resolved: nothing changes along idle, leave it out of the grid."
+
+
+@pytest.mark.slow
+def test_an_axis_of_an_array_along_which_nothing_changes_is_named():
+    grid = Grid((Axis("angle", 0, 2 * np.pi, 16, periodic=True), Axis("idle", 0, 1, 12)))
     points = np.broadcast_to(grid.axes[1].samples()[:, None], (16, 12, 2))
     assert measure(points, grid).verdict("total_volume").axes == ("angle",)
     assert "nothing changes" not in measure(np.ones((16, 12, 2)), grid).verdict("total_volume").sentence

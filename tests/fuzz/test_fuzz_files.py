@@ -84,6 +84,8 @@ def same(found):
 
 KINDS = ("nc", "classic nc", "h5", "chunked h5", "2 zarr", "3 zarr", "array zarr", "npy", "npz", "csv")
 APART = KINDS[:7]
+QUICK = ("nc", "chunked h5", "3 zarr", "npy", "csv")
+FEW = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def run(kind, folder, count, seed):
     return total
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEW)
 @pytest.mark.filterwarnings("ignore")
 def test_a_few_damaged_files(kind, tmp_path, readers):
     run(kind, tmp_path, 40, 0)
