@@ -11,6 +11,7 @@ from manifold_jax import distortion_radius, reach_from_samples, tangent_ball_rad
 from manifold_jax.datasets import ellipse as ellipse_manifold
 from manifold_jax.datasets import torus
 from manifold_jax.fitting.truth import draw, exact_field
+from manifold_jax.geometry.reach.distortion import widest_gap
 from manifold_jax.geometry.reach.scales import fit_scales
 
 TURN = 2 * math.pi
@@ -344,6 +345,27 @@ def test_a_gap_below_the_spacing_is_not_resolved(gap, x64):
     estimate = reach_from_samples(points, dimension=1, method="distortion")
     assert estimate.resolved == (gap == 0.4)
     assert abs(estimate.value - gap / 2) <= estimate.error
+
+
+def test_paths_do_not_cross_a_gap_that_chance_does_not_leave(x64):
+    # 200 samples of an arc whose ends are 13 mean distances apart: tau = sin(0.2).
+    angle = 0.2 + (TURN - 0.4) * np.random.default_rng(1).uniform(size=200)
+    arc = np.stack([np.cos(angle), np.sin(angle)], -1)
+    estimate = reach_from_samples(arc, dimension=1, method="distortion")
+    assert abs(estimate.value - math.sin(0.2)) <= estimate.error <= 0.1
+
+
+def test_chance_leaves_no_wider_gap_but_rarely():
+    wider = 0
+    for seed in range(100):
+        places = np.sort(np.random.default_rng(seed).uniform(size=300))
+        away = np.abs(places[:, None] - places[None])
+        away = np.minimum(away, 1 - away)  # on a circle
+        index = np.argsort(away, axis=1)[:, 1:17]
+        gap = widest_gap(np.take_along_axis(away, index, axis=1), index, 1)
+        after = np.roll(places, -1) - places
+        wider += np.any(after % 1 > np.maximum(gap, np.roll(gap, -1)))
+    assert wider <= 10
 
 
 def test_few_points_tell_nothing(x64):

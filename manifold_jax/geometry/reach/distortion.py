@@ -16,6 +16,7 @@ from manifold_jax.geometry.reach.scales import Scales
 MOST_POINTS = 5000  # up to which matrices of distances are held
 BYTES = 100  # of all matrices, for a pair of points
 NEIGHBOURS = 2  # edges of a point, over the points of the smallest local fit: they bridge sparse places
+RARE = 3.0  # in 5 % of all clouds chance leaves a wider gap, which then counts as one
 STEEP = 0.7  # sine of the angle to both tangent spaces beyond which an edge would leave the manifold
 FACING = 0.95  # chord over twice the radius above which the length of the path hardly matters
 SOFT = 0.2  # bar of a chord, over the chord, beyond which it counts for nothing
@@ -97,6 +98,8 @@ def spherical_distortion(
     first, second = np.repeat(np.arange(n), k), index.ravel()
     length = chords[first, second]
     kept = np.minimum(sine, sine.T)[first, second] * length <= STEEP * length + blur[first] + blur[second]
+    gap = widest_gap(length.reshape(n, k), index, known.frames.shape[1])
+    kept &= length <= np.maximum(gap[first], gap[second])
     first, second, length = first[kept], second[kept], length[kept]
     # Normal curvature along an edge is between those at all near points.
     low = np.maximum(known.curvature - known.error, 0.0)[index].min(axis=1)
@@ -135,6 +138,21 @@ def spherical_distortion(
             ends = int(pairs[0][place]), int(pairs[1][place])
             result = Distortion(best, error, ends, shortest, detour)
     return result
+
+
+def widest_gap(
+    edges: Float[np.ndarray, "n k"], index: Int[np.ndarray, "n k"], dimension: int
+) -> Float[np.ndarray, "n"]:
+    """Length without a sample that chance leaves somewhere among n independent samples, at most; near each.
+
+    A ball that holds m samples on average is empty with probability e^-m: none of n balls with m = log n +
+    :data:`RARE` is, but for a share e^-RARE of all clouds. The distance to the k-th neighbour is the radius
+    of a ball with m = k; its median over neighbours of neighbours does not see a gap beside the sample.
+    """
+    radius, k = edges.max(axis=1), edges.shape[1]
+    for _ in range(2):
+        radius = np.median(radius[index], axis=1)
+    return 2 * radius * ((math.log(len(edges)) + RARE) / k) ** (1 / dimension)
 
 
 def _chords(

@@ -111,7 +111,8 @@ def reach_from_samples(
     For the second, ``bottleneck`` of the result, d_M are shortest paths between the points on the fits, which
     lie nearer to the manifold than noisy samples do: it needs no tangents, and sees bottlenecks in noise that
     hides them from the plug-in. Its bar holds what edges are shorter than arcs, the detours of paths from
-    sample to sample, noise, and bottlenecks below delta. Gaps of some 16 samples of a curve are bridged.
+    sample to sample, noise, and bottlenecks below delta. Gaps that chance leaves somewhere in so many samples
+    are bridged, on a curve those below log n + 3 mean distances.
 
     Args:
         points: Samples. Those at the same place are taken once and counted in ``coincident``.
