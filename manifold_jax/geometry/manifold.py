@@ -164,7 +164,10 @@ class Points:
             return np.subtract(part, centre, out=np.empty(part.shape, self.dtype), casting="same_kind")
 
     def at(self, places: np.ndarray) -> np.ndarray:
-        """Stored points ``(n, f)`` at flat positions, as they are held."""
+        """Points ``(n, f)`` at flat positions: evaluated, or as they are held."""
+        if self.evaluated:
+            coordinates = np.asarray(self.grid.coordinates(self.dtype)).reshape(-1, self.grid.ndim)
+            return evaluate_points(self.values, coordinates[places], self.dtype)
         if not isinstance(self.values, Stored):
             return np.asarray(self.values[np.unravel_index(places, self.grid.shape)])
         index = zip(*np.unravel_index(places, self.grid.shape), strict=True)
@@ -287,9 +290,7 @@ def _centred(points: Points) -> Points:
     """Points on the host, with a centre where the type of the computation would lose digits without one."""
     if np.can_cast(points.values.dtype, points.dtype):
         return points
-    count = min(probed(points), points.grid.size)
-    places = np.linspace(0, points.grid.size - 1, count).round().astype(int)
-    probes = points.at(places).astype(np.float64)
+    probes = points.at(probed(points)).astype(np.float64)
     if points.stand_in is not None:
         probes = np.where(np.isfinite(probes).all(axis=-1, keepdims=True), probes, points.stand_in)
     centre = probes[len(probes) // 2]
@@ -301,9 +302,10 @@ def _centred(points: Points) -> Points:
     return replace(points, centre=centre, offset=float(share * length))
 
 
-def probed(points: Points) -> int:
-    """How many points are looked at before all of them are read: fewer where one is large."""
-    return max(1, min(PROBED, PROBED_NUMBERS // points.features))
+def probed(points: Points) -> np.ndarray:
+    """Flat positions of the points that are looked at before all are read: fewer where one is large."""
+    count = max(1, min(PROBED, PROBED_NUMBERS // points.features, points.grid.size))
+    return np.linspace(0, points.grid.size - 1, count).round().astype(int)
 
 
 def end_distances(points: Points, axis: int) -> np.ndarray:
@@ -311,8 +313,8 @@ def end_distances(points: Points, axis: int) -> np.ndarray:
 
     Lines with a missing sample are left out.
     """
-    shape, size, there = points.grid.shape, points.grid.size, points.there
-    places = np.stack(np.unravel_index(np.linspace(0, size - 1, probed(points)).round().astype(int), shape))
+    shape, there = points.grid.shape, points.there
+    places = np.stack(np.unravel_index(probed(points), shape))
 
     columns = []
     for index in (0, 1, shape[axis] - 2, shape[axis] - 1):

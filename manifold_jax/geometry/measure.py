@@ -26,7 +26,7 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.manifold import Manifold, Points, as_points, evaluate_points, probed
+from manifold_jax.geometry.manifold import Manifold, Points, as_points, probed
 from manifold_jax.geometry.missing import shrunk_quantities
 from manifold_jax.geometry.noise import NoiseModel, difference_orders
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
@@ -151,16 +151,10 @@ def _with_idle_axes(geometry: Geometry, points: Points) -> Geometry:
     if not np.isnan(np.asarray(geometry.scalar_curvature.value)).all():
         return geometry
     grid, d = points.grid, points.grid.ndim
-    places = np.unique(np.linspace(0, grid.size - 1, probed(points)).round().astype(int))
-    here = np.stack(np.unravel_index(places, grid.shape))
+    here = np.stack(np.unravel_index(probed(points), grid.shape))
     moved = [(here + step) % np.array(grid.shape)[:, None] for step in np.eye(d, dtype=int)[..., None]]
     flat = np.asarray(np.ravel_multi_index(np.concatenate([here, *moved], axis=1), grid.shape))
-    if points.evaluated:
-        coordinates = np.asarray(grid.coordinates(points.dtype)).reshape(-1, d)[flat]
-        values = evaluate_points(points.values, coordinates, points.dtype)
-    else:
-        values = points.at(flat)
-    first, *others = np.split(values, d + 1)
+    first, *others = np.split(points.at(flat), d + 1)
     idle = np.array([np.array_equal(first, other) for other in others])
     table = np.where(idle, np.nan, np.nan_to_num(np.asarray(geometry.axis_sensitivity), nan=np.inf))
     return replace(geometry, axis_sensitivity=jnp.asarray(table))
@@ -187,9 +181,7 @@ def _fingerprint(points: Points, *parts: Any) -> str:
     places = np.linspace(0, grid.size - 1, 5).round().astype(int)
     if points.evaluated:
         point = jax.ShapeDtypeStruct((grid.ndim,), points.dtype)
-        coordinates = np.asarray(grid.coordinates(points.dtype)).reshape(-1, grid.ndim)[places]
-        probe = evaluate_points(values, coordinates, points.dtype)
-        return fingerprint(None, digest_function(values, point), probe.tobytes(), grid, *parts)
+        return fingerprint(None, digest_function(values, point), points.at(places).tobytes(), grid, *parts)
     file = file_of(values.values) if isinstance(values, Stored) else None
     if file is not None:
         return fingerprint(None, file, points.at(places).tobytes(), str(points.dtype), grid, *parts)
