@@ -34,11 +34,11 @@ def make_linear(dtype=np.float32, bias=0.0, classes=4, side=5):
     return tuple(jnp.asarray(array, dtype) for array in (weights, biases, source, destination))
 
 
-def walk(way, *options):
+def walk(way, *options, **changes):
     weights, bias, source, destination = make_linear(*options)
     functions = Partial(linear_log_prob, weights, bias), Partial(linear_logits, weights, bias)
     ends, keys = (source[None], destination[None]), jax.random.split(jax.random.key(0), 1)
-    walked = algorithm_paths(*functions, ends, keys, way=way, **OPTIONS)
+    walked = algorithm_paths(*functions, ends, keys, way=way, **OPTIONS | changes)
     return jax.tree.map(lambda a: np.asarray(a[0]), walked)
 
 
@@ -85,6 +85,13 @@ def test_a_way_without_projection_arrives():
     walked = walk("none")
     assert walked.steps == np.ceil((walked.distances[0] - 0.5) / 0.1)
     assert walked.distances[-1] <= 0.5
+
+
+@pytest.mark.slow
+def test_steps_that_do_not_fill_the_last_record_are_made():
+    walked, one_by_one = walk("rank", steps=7, save_every=3), walk("rank", steps=7, save_every=1)
+    assert walked.steps == one_by_one.steps == 7
+    np.testing.assert_allclose(walked.distances, one_by_one.distances[[0, 3, 6, 7]], rtol=1e-6)
 
 
 def test_random_directions_make_the_predicted_progress():

@@ -38,8 +38,8 @@ class Walked(NamedTuple):
         points: The points, the source first ``(saved, *shape)``.
         distances: Distance to the destination ``(saved,)``.
         vertical: |V(u)|^2, the share outside of D_x of a step's direction u; mean since the last record.
-        logits: Share of V(u) within the span of the gradients of the logits, mean likewise; NaN where the
-            network has none. D_x is spanned by their differences: their mean is the one direction more.
+        logits: Share of V(u) within the span of the gradients of the logits, mean likewise. D_x is spanned by
+            their differences: their mean is the one direction more.
         singular: s_C / s_(C-1) of the C gradients, each of length 1.
         log_probs: Log-probabilities ``(saved, C)``.
         noise: Standard deviation of the noise of the image, see :func:`noise_level`.
@@ -81,14 +81,11 @@ def full_rank_projection(rows: Float[Array, "C n"], v: Float[Array, "n"]) -> Flo
     return columns @ jax.scipy.linalg.solve_triangular(r, q.T @ v)
 
 
-def _step(
-    way: str, log_prob: Any, x: Array, target: Array, rtol: Any, key: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Direction of a step, a basis of D_x, log p and the plain gradients, as autodiff gives them."""
-    log_p, rows = scores(log_prob, x)
-    basis, plain = span(rows, rtol), jax.jacrev(log_prob)(x)
+def _step(way: str, log_prob: Any, x: Array, target: Array, rtol: Any, key: Array) -> tuple[Array, Array]:
+    """Direction of a step, and a basis of D_x."""
+    basis = span(scores(log_prob, x)[1], rtol)
     if way == "full rank":
-        part = full_rank_projection(plain, target)
+        part = full_rank_projection(jax.jacrev(log_prob)(x), target)  # as autodiff gives the gradients
     elif way == "none":
         part = target
     else:
@@ -96,7 +93,7 @@ def _step(
     if way == "rank and random":
         other, _ = unit(reject(basis, jax.random.normal(key, x.shape, x.dtype)))
         part += jnp.sum(other * target) * other
-    return unit(part)[0], basis, log_p, plain
+    return unit(part)[0], basis
 
 
 def algorithm_path(
@@ -117,7 +114,7 @@ def algorithm_path(
 
     Args:
         log_prob: One input to ``(C,)`` log-probabilities.
-        logits: One input to what the softmax is applied to; None if that is not known.
+        logits: One input to what the softmax is applied to.
         source: Where to start.
         destination: Where to go.
         key: Of the random directions.
@@ -141,34 +138,31 @@ def algorithm_path(
 
     def above(x: Array, basis: Array, heading: Array) -> Array:
         """Squared length of the vertical part of the direction, and that of it within the logits' span."""
-        off = reject(basis, heading)
-        if logits is None:
-            return jnp.stack([jnp.sum(off**2), jnp.nan])
-        mean = jnp.mean(jax.jacrev(lambda y: logits(y.reshape(shape)))(x), axis=0)
+        off, mean = reject(basis, heading), jax.grad(lambda y: jnp.mean(logits(y.reshape(shape))))(x)
         other, _ = unit(reject(basis, mean))
         return jnp.stack([jnp.sum(off**2), jnp.sum(other * off) ** 2])
 
     def advance(state: Any, key: Array) -> tuple[Any, None]:
         x, sums, count = state
         target = goal - x
-        heading, basis, *_ = _step(way, flat, x, target, rtol, key)
+        heading, basis = _step(way, flat, x, target, rtol, key)
         moved = jnp.clip(x + step_size * heading, *clip)
-        going = norm(target) > tolerance
+        going = (norm(target) > tolerance) & (count < steps)
         sums = sums + jnp.where(going, above(x, basis, heading), 0.0)
         return (jnp.where(going, moved, x), sums, count + going), None
 
     def record(x: Array, sums: Array, made: Array) -> tuple[Array, ...]:
-        _, _, log_p, plain = _step("none", flat, x, goal - x, rtol, key)
+        plain = jax.jacrev(flat)(x)
         values = jnp.linalg.svd(plain / jnp.linalg.norm(plain, axis=1, keepdims=True), compute_uv=False)
         shares = sums[0] / made, sums[1] / sums[0]
-        return x, norm(goal - x), *shares, values[-1] / values[-2], log_p, noise_level(x.reshape(shape))
+        return x, norm(goal - x), *shares, values[-1] / values[-2], flat(x), noise_level(x.reshape(shape))
 
     def save(state: Any, keys: Array) -> tuple[Any, tuple[Array, ...]]:
         x, count = state
         (x, sums, after), _ = jax.lax.scan(advance, (x, jnp.zeros(2, x.dtype), count), keys)
         return (x, after), record(x, sums, (after - count).astype(x.dtype))
 
-    keys = jax.random.split(key, (steps // save_every, save_every))
+    keys = jax.random.split(key, (-(-steps // save_every), save_every))
     start = jnp.ravel(source)
     first = record(start, jnp.full(2, jnp.nan, start.dtype), jnp.ones((), start.dtype))
     (_, count), rest = jax.lax.scan(save, (start, jnp.zeros((), int)), keys)
@@ -179,7 +173,7 @@ def algorithm_path(
 
 @partial(jax.jit, static_argnames=("way", "steps", "save_every"))
 def algorithm_paths(
-    log_prob: Partial, logits: Partial | None, ends: tuple[Array, Array], keys: Array, **options: Any
+    log_prob: Partial, logits: Partial, ends: tuple[Array, Array], keys: Array, **options: Any
 ) -> Walked:
     """:func:`algorithm_path` between many pairs, each with a key of its own."""
     path = partial(algorithm_path, log_prob, logits, **options)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Float
 
 from manifold_jax import models
 from manifold_jax._files import Progress, silent
+from manifold_jax._keys import digest_arrays
 from manifold_jax.experiments.classifier.algorithm import algorithm_paths, random_speed
-from manifold_jax.experiments.classifier.task import Trial, different_pairs, stage
+from manifold_jax.experiments.classifier.task import Trial, different_pairs, layer, stage
 from manifold_jax.experiments.classifier.walks import confidence, name_classes
 from manifold_jax.experiments.experiment import Outcome, Row, plain
 from manifold_jax.experiments.results import Cells, cell_name
@@ -29,6 +28,11 @@ class Settings(NamedTuple):
     max_steps: int = 5000
     between: tuple[tuple[int, int], ...] = ()  # numbers of test images, instead of pairs drawn at random
     ways: int = 5  # the first is that of the paper's code, the third what it says
+
+    @property
+    def save_every(self) -> int:
+        """Steps from one record to the next."""
+        return max(1, self.max_steps // _SAVED)
 
 
 REDUCED = Settings(pairs=4, max_steps=200)
@@ -72,31 +76,23 @@ def _walk(
     trial: Trial, rows: np.ndarray, way: str, dtype: str, clip: bool, settings: Settings
 ) -> dict[str, Any]:
     """Numbers of the paths between test images, and some of their points."""
-    every = max(1, settings.max_steps // _SAVED)
     with jax.enable_x64(dtype == "float64"):
         cast = partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, dtype))
         log_prob = cast(trial.log_prob)
-        has_logits = hasattr(log_prob.func, "of")
-        logits = Partial(log_prob.func.of("logits"), *log_prob.args) if has_logits else None
         unit, ends = trial.task.std, (0.0, 1.0) if clip else (-np.inf, np.inf)
         numbers = cast({"step_size": _STEP * unit, "tolerance": _REACHED * unit, "clip": ends})
-        options = {"way": way, "steps": settings.max_steps, "save_every": every}
+        options = {"way": way, "steps": settings.max_steps, "save_every": settings.save_every}
         pairs = [jnp.asarray(models.pixels(trial.task.test.images[column]), dtype) for column in rows.T]
-        keys = jax.random.split(jax.random.key(trial.seed), len(rows))
+        # Every pair has random directions of its own, whatever block it is in.
+        key = jax.random.key(trial.seed)
+        keys = jax.vmap(lambda pair: reduce(jax.random.fold_in, pair, key))(jnp.asarray(rows))
+        logits = layer(log_prob, "logits")
         walked = algorithm_paths(log_prob, logits, (pairs[0], pairs[1]), keys, **numbers, **options)
         values = {name: np.asarray(value) for name, value in walked._asdict().items()}
     chosen = np.linspace(0, values["distances"].shape[1] - 1, _COLUMNS).astype(int)
     values["points"] = np.round(255 * np.clip(values["points"][:_SHOWN, chosen], 0, 1)).astype(int)
     values["distances"] = values["distances"] / trial.task.std
     return plain(values)
-
-
-def _cells_of(trial: Trial) -> tuple[Cells, str]:
-    """Where finished blocks are kept, and the digest of the network."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(trial.log_prob):
-        digest.update(np.asarray(leaf).tobytes())
-    return Cells(trial.folder.parent / "algorithm.cells.jsonl"), digest.hexdigest()
 
 
 def _pairs(trial: Trial, settings: Settings) -> np.ndarray:
@@ -144,22 +140,23 @@ def _summary(walked: _Way, labels: np.ndarray) -> Row:
 def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Walk between the same pairs in all ways, with the clamp and without; go on from finished blocks."""
     rows = _pairs(trial, settings)
-    cells, network = _cells_of(trial)
+    cells = Cells(trial.folder.parent / "algorithm.cells.jsonl")
+    network = digest_arrays(*jax.tree.leaves(trial.log_prob))
     jobs = [(way, dtype, clip) for clip in (True, False) for way, dtype in _WAYS[: settings.ways]]
-    blocks = [rows[k : k + _BLOCK] for k in range(0, len(rows), _BLOCK)]
+    blocks = [slice(k, k + _BLOCK) for k in range(0, len(rows), _BLOCK)]
     sets = []
     for k, (way, dtype, clip) in enumerate(jobs):
         parts = []
         for j, block in enumerate(blocks):
-            about = {"network": network, "pairs": block.tolist(), "steps": settings.max_steps}
+            about = {"network": network, "pairs": rows[block].tolist(), "steps": settings.max_steps}
             name = cell_name(way=way, dtype=dtype, clip=clip, data=trial.task.name, seed=trial.seed, **about)
             if name not in cells:
-                cells.put(name, _walk(trial, block, way, dtype, clip, settings))
+                cells.put(name, _walk(trial, rows[block], way, dtype, clip, settings))
             parts.append(cells[name])
             stage(progress, k * len(blocks) + j, len(jobs) * len(blocks))(1, 1)
         values = {key: np.concatenate([np.array(part[key], float) for part in parts]) for key in parts[0]}
-        every = max(1, settings.max_steps // _SAVED)
-        sets.append(_Way(way, dtype, clip, every * np.arange(values["distances"].shape[1]), values))
+        steps = settings.save_every * np.arange(values["distances"].shape[1])
+        sets.append(_Way(way, dtype, clip, np.minimum(steps, settings.max_steps), values))
     return _outcome(trial, rows, sets)
 
 

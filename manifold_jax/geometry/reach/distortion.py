@@ -15,7 +15,9 @@ from manifold_jax.geometry.reach.scales import Scales
 
 MOST_POINTS = 5000  # up to which matrices of distances are held
 BYTES = 100  # of all matrices, for a pair of points
-NEIGHBOURS = 2  # edges of a point, over the points of the smallest local fit: they bridge sparse places
+NEIGHBOURS = (
+    2  # edges of a point, over the points of the smallest local fit: they bridge sparse places up to gaps
+)
 RARE = 3.0  # in 5 % of all clouds chance leaves a wider gap, which then counts as one
 STEEP = 0.7  # sine of the angle to both tangent spaces beyond which an edge would leave the manifold
 FACING = 0.95  # chord over twice the radius above which the length of the path hardly matters
@@ -86,9 +88,10 @@ def spherical_distortion(
     With chords c_ij and paths s_ij between the points on the fits, sdr = min of :func:`distortion_radius` of
     (c_ij, s_ij) over c_ij >= delta (Aamari, Berenfeld & Levrard, Ann. Statist. 51, 2023). The edges of the
     graph are the nearest neighbours, twice as many as in the smallest local fit, that are not steep to both
-    tangent spaces. An edge is shorter than the manifold along it, and gets the length of an arc: of the least
-    curvature near it in one graph, of the largest in the other. Both make detours from sample to sample: by
-    how much, pairs a few edges apart show, of which the first takes many and the second few.
+    tangent spaces and no longer than :func:`widest_gap`. An edge is shorter than the manifold along it, and
+    gets the length of an arc: of the least curvature near it in one graph, of the largest in the other. Both
+    make detours from sample to sample: by how much, pairs a few edges apart show, of which the first takes
+    many and the second few.
     """
     n = len(rows)
     k = min(NEIGHBOURS * count, n - 1)
