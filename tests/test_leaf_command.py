@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from manifold_jax.experiments.classifier import command as leaf_command
-from manifold_jax.experiments.classifier import history
+from manifold_jax.experiments.classifier import ranks
 from manifold_jax.experiments.classifier.command import EXPERIMENTS
 from manifold_jax.experiments.classifier.task import MARKS, READERS
 from manifold_jax.experiments.results import MANIFEST
@@ -77,7 +77,7 @@ def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
     ],
 )
 def test_a_run_leaves_its_files_and_is_not_trained_twice(name, options, figures, key, tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "_MANY_CLASSES", 10)  # one program for all three networks
+    monkeypatch.setattr(ranks, "_MANY_CLASSES", 10)  # one program for all three networks
     trained = run("train", "--steps", 20, "--out", tmp_path)
     assert trained.exit_code == 0, trained.output
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"0", "10", "20"}

@@ -8,12 +8,10 @@ from jax.tree_util import Partial
 
 from manifold_jax import (
     horizontal_path,
-    local_data_rank,
-    local_data_trace,
     vertical_projection,
     vertical_walk,
 )
-from manifold_jax.experiments.classifier import across, history, paths
+from manifold_jax.experiments.classifier import across, paths, ranks
 from manifold_jax.experiments.classifier.task import different_pairs, learn, make_task, read_images, sample
 from manifold_jax.experiments.classifier.walks import PathOptions, Walks, walk_all
 from manifold_jax.experiments.experiment import Outcome, plain, table
@@ -78,34 +76,12 @@ def test_noise_of_a_linear_classifier_changes_no_probability():
 
 
 @pytest.mark.slow
-def test_history_reports_means_over_the_images(trial):
-    settings = history.Settings(images=3, fisher_images=1)
-    images, _ = sample(trial.task.test, 3)
-    told = []
-    outcome = history.follow_training(trial, settings, lambda *at: told.append(at))
-    assert [row["step"] for row in outcome.rows] == [0, 20, 60]
-    assert told == [(1, 3), (2, 3), (3, 3)]
-    log_prob = trial.log_prob
-    expected = np.mean([float(local_data_trace(log_prob, image)) for image in images])
-    np.testing.assert_allclose(outcome.rows[-1]["tr G"], expected, rtol=1e-4)
-    ranks = [int(local_data_rank(log_prob, image).distribution) for image in images]
-    assert outcome.rows[-1]["rank D"] == np.mean(ranks)
-    assert outcome.rows[-1]["test accuracy"] > outcome.rows[0]["test accuracy"] + 0.2
-
-
-@pytest.mark.slow
 def test_a_head_of_100_classes_has_the_rank_of_the_pixels(trial):
-    outcome = history.compare_ranks(trial, history.Settings(images=3))
+    outcome = ranks.run(trial, ranks.Settings(images=3))
     bounds = {row["network"]: row["bound C - 1"] for row in outcome.rows}
     assert bounds == {"untrained": 9, "step 60": 9, "untrained, 100 classes": 99}
     assert all(row["rank G: most"] <= min(row["bound C - 1"], 64) for row in outcome.rows)
     assert set(outcome.figures) == {"rank"}
-
-
-def test_crossings_are_found_where_a_curve_is_back_at_its_first_value():
-    assert history.crossings([0, 10, 20, 30, 40], [2.0, 6.0, 2.0, 4.0, 0.0]) == [20.0, 35.0]
-    assert history.crossings([0, 10, 20], [2.0, 1.0, 3.0]) == [15.0]
-    assert history.crossings([0, 1], [1.0, 2.0]) == []
 
 
 @pytest.mark.slow

@@ -93,6 +93,11 @@ def _orders(key: Array, steps: range, size: int, batch_size: int, chunk: int) ->
     return np.pad(rows, ((0, chunk - len(steps)), (0, 0)))
 
 
+def batch_rows(key: Array, step: int, size: int, batch_size: int = 60) -> Int[np.ndarray, "batch"]:
+    """Rows of ``size`` data that :func:`train` with this key takes after ``step`` steps."""
+    return _orders(jax.random.split(key)[0], range(step, step + 1), size, batch_size, 1)[0]
+
+
 def _size(data: Any) -> int:
     """Length of the common first axis."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]

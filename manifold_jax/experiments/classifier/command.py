@@ -19,9 +19,17 @@ from manifold_jax.experiments.classifier import (
     history,
     paths,
     projections,
+    ranks,
     sprites,
 )
-from manifold_jax.experiments.classifier.task import READERS, Trial, learn, make_task, read_images
+from manifold_jax.experiments.classifier.task import (
+    MARKS,
+    READERS,
+    Trial,
+    learn,
+    make_task,
+    read_images,
+)
 from manifold_jax.experiments.classifier.walks import change_path
 from manifold_jax.experiments.terminal import Out, Preset, Seed, Steps
 
@@ -39,7 +47,7 @@ _LETTERS = "horizontal paths to letters and mirrored digits"
 _DETECT = "out-of-distribution detection by the distance to a leaf"
 _SPRITES = "tangents of sprites next to the distribution; has a network of its own"
 EXPERIMENTS = {
-    "rank": _of(history, history.compare_ranks, "rank of G and of the distribution, next to C - 1"),
+    "rank": _of(ranks, ranks.run, "rank of G and of the distribution, next to C - 1"),
     "history": _of(history, history.follow_training, "trace and rank of G, trace of F, along the training"),
     "across": _of(across, across.run, "walks across the leaves"),
     "paths": _of(paths, paths.between_classes, "horizontal paths between images of different classes"),
@@ -82,7 +90,9 @@ def leaf_command(
     preset: Preset = "reduced",
     steps: Steps = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of images.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Test images.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Test images; for history training images, the reference batch.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a path.")] = None,
     ways: Annotated[int | None, typer.Option(min=1, max=5, help="Ways to walk, the paper's first.")] = None,
     width: Annotated[
@@ -105,7 +115,7 @@ def leaf_command(
     """Look at the manifold that a classifier sees: train it, then run an experiment on its checkpoints.
 
     Training takes 1000 steps; with --preset full 10 000, for history, sweep and train 30 000. Interrupted and
-    called again with the same --out, it goes on where it was.
+    called again with the same --out, it goes on where it was. History keeps a checkpoint every 100 steps.
     """
     arguments = registry.given_options(locals())
     with terminal.plain_errors():
@@ -147,7 +157,8 @@ def leaf_command(
                 if weights is None:
                     with terminal.progress_bar(f"training, {task.name}") as advance:
                         count = steps or steps_of_preset
-                        trial = learn(task, trial.folder, count, seed=seed, progress=advance)
+                        marks = history.marks(count) if "history" in settings else MARKS
+                        trial = learn(task, trial.folder, count, seed=seed, marks=marks, progress=advance)
                 registry.run_experiments(EXPERIMENTS, settings, trial, folder, arguments, **options)
             registry.run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
 

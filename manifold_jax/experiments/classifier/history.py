@@ -1,4 +1,8 @@
-"""Rank of G, and how G and F change while the network learns."""
+"""How G and F change while the network learns: figure 2 of Grementieri & Fioresi, by its own protocol.
+
+Its curves have a value every 100 steps, from step 100 on, at images of the training: at the batch whose
+gradient is taken next, and at a reference batch, the first training images. Here test images are read too.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +10,75 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from manifold_jax._files import Progress, silent
+from manifold_jax._keys import digest_arrays
 from manifold_jax._linalg import map_blocks
-from manifold_jax.experiments.classifier.task import Trial, predictions, sample, stage
-from manifold_jax.experiments.experiment import Outcome, Row
-from manifold_jax.information import LocalDataRank, fisher_trace, local_data_rank, local_data_trace
-from manifold_jax.plotting.style import new_figure, panels
+from manifold_jax.experiments.classifier import returns
+from manifold_jax.experiments.classifier.returns import SMOOTHED, Return, running_mean
+from manifold_jax.experiments.classifier.task import MARKS, Trial, predictions, sample, stage
+from manifold_jax.experiments.experiment import Outcome, Row, plain
+from manifold_jax.experiments.results import Cells, cell_name
+from manifold_jax.information import fisher_trace, local_data_rank
+from manifold_jax.information.log_prob import scores
+from manifold_jax.models import pixels
+from manifold_jax.models.training import batch_rows
+from manifold_jax.plotting.style import COLOURS, new_figure, panels
 
-_MANY_CLASSES = 100
-"""More classes than 8 x 8 images have pixels: the bound on the rank is then that of the pixels."""
+EVERY = 100
+"""Steps from one value of a curve to the next, and before the first one, in the paper's code."""
 
-_PANELS = {
-    "trace of G": {"tr G": "mean", "median tr G": "median"},
-    "trace of F": {"tr F": "mean"},
-    "mean rank": {"rank D": "rank D", "rank G": "rank G"},
-}
-_TRACES = ("tr G", "median tr G", "tr F")
+_STATISTICS = {"mean": np.mean, "median": np.median}
+_SMOOTHINGS = {"raw": 1, "smoothed": SMOOTHED}
 
 
 class Settings(NamedTuple):
-    """Numbers of test images for G and for F, whose gradients are as long as all weights."""
+    """Numbers of images, and steps from one value of a curve to the next."""
 
-    images: int = 250
-    fisher_images: int = 50
+    images: int = 1000  # of the reference batch, the first training images
+    test_images: int = 250
+    fisher_images: int = 50  # test images too: gradients by all weights take long
+    every: int = EVERY
 
 
-REDUCED = Settings(images=64, fisher_images=8)
+REDUCED = Settings(images=200, test_images=64, fisher_images=8)
+
+
+class Reading(NamedTuple):
+    """Trace and ranks of G at many images; an axis of steps first, where there are several.
+
+    Attributes:
+        trace: tr G, in pixels from 0 to 1.
+        jacobian: Numerical rank of the Jacobian of log p, at most C - 1: what the paper draws.
+        matrix: Numerical rank of G.
+        distribution: Dimension of D_x.
+    """
+
+    trace: Float[Any, "*k n"]
+    jacobian: Int[Any, "*k n"]
+    matrix: Int[Any, "*k n"]
+    distribution: Int[Any, "*k n"]
+
+
+def marks(steps: int) -> list[int]:
+    """Steps whose checkpoints are needed."""
+    return sorted({*MARKS, *range(EVERY, steps + 1, EVERY)})
 
 
 @jax.jit
-def ranks_and_traces(log_prob: Any, images: Array) -> tuple[LocalDataRank, Array]:
-    """Rank of G and of the distribution, and trace of G, at every image."""
+def read(log_prob: Any, images: Float[Array, "n *shape"]) -> Reading:
+    """Trace and ranks at every image."""
 
-    def one(image: Array) -> tuple[LocalDataRank, Array]:
-        return local_data_rank(log_prob, image), local_data_trace(log_prob, image)
+    def one(image: Array) -> Reading:
+        log_p, rows = scores(log_prob, image)
+        rank = local_data_rank(log_prob, image)
+        trace = jnp.sum(jnp.exp(log_p)[:, None] * rows**2)
+        jacobian = jnp.minimum(jnp.linalg.matrix_rank(rows), len(rows) - 1)
+        return Reading(trace, jacobian, rank.matrix, rank.distribution)
 
     return map_blocks(jax.vmap(one), 16, images)
 
@@ -54,99 +89,120 @@ def fisher_traces(log_prob: Partial, images: Array) -> Array:
     return jax.lax.map(partial(fisher_trace, log_prob.func, *log_prob.args), images)
 
 
-def compare_ranks(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
-    """Rank of G and of the distribution: before and after training, and with a head of 100 classes."""
-    images, _ = sample(trial.task.test, settings.images, trial.seed)
-    networks = {
-        "untrained": Partial(*trial.task.network),
-        f"step {trial.step}": trial.log_prob,
-        f"untrained, {_MANY_CLASSES} classes": Partial(*trial.task.rebuild(_MANY_CLASSES)),
+def _images(trial: Trial, settings: Settings, step: int) -> dict[str, Array]:
+    """Where trace and rank are read after so many steps."""
+    train, key = trial.task.train, jax.random.key(trial.seed)
+    return {
+        "training batch": pixels(train.images[batch_rows(key, step, len(train.labels))]),
+        "reference batch": pixels(train.images[: settings.images]),
+        "test images": sample(trial.task.test, settings.test_images, trial.seed)[0],
     }
-    rows, data = [], {}
-    for k, (name, log_prob) in enumerate(networks.items()):
-        rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
-        data[name] = rank
-        of_d, of_g, bound = rank.distribution, rank.matrix, jax.eval_shape(log_prob, images[0]).shape[0] - 1
-        row = {"network": name, "pixels": images[0].size, "bound C - 1": bound}
-        row |= {"rank D: least": of_d.min(), "rank D: most": of_d.max(), "rank G: mean": of_g.mean()}
-        row |= {"rank G: least": of_g.min(), "rank G: most": of_g.max(), "tr G": trace.mean()}
-        rows.append(row)
-        stage(progress, k, len(networks))(1, 1)
-    title = f"{trial.task.name}: rank of the local data matrix at {settings.images} test images"
-    notes = [
-        "D is spanned by the scores and does not depend on p; G weighs them by p, and loses rank to rounding "
-        "where p saturates."
-    ]
-    return Outcome(title, rows, data, {"rank": _draw_ranks(title, rows, data)}, notes)
 
 
-def _draw_ranks(title: str, rows: list[Row], data: dict[str, LocalDataRank]) -> Any:
-    """Histograms, a panel for each network."""
-    figure = new_figure(4.0 * len(rows), 3.4, title)
-    for axes, row in zip(panels(figure, len(rows), 3), rows, strict=True):
-        rank, bound = data[row["network"]], row["bound C - 1"]
-        bins = np.arange(bound + 2) - 0.5
-        axes.hist(rank.matrix, bins, label="rank G", alpha=0.7)
-        axes.hist(rank.distribution, bins, label="rank D", histtype="step", lw=2, color="black")
-        axes.axvline(bound, color="tab:red", ls="--", label="C - 1")
-        axes.set(title=row["network"], xlabel="numerical rank")
-        axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel("test images")
-    return figure
+def _read_all(trial: Trial, settings: Settings, steps: list[int], progress: Progress) -> dict[str, Reading]:
+    """Readings at all steps by the name of the images; goes on from those that are there."""
+    cells, records = Cells(trial.folder.parent / "history.cells.jsonl"), []
+    for k, step in enumerate(steps):
+        log_prob = trial.log_prob_at(step)
+        images = _images(trial, settings, step)
+        digest = digest_arrays(*jax.tree.leaves(log_prob), *images.values())
+        name = cell_name(experiment="history", step=step, digest=digest)
+        if name not in cells:
+            cells.put(name, {kind: plain(read(log_prob, batch)) for kind, batch in images.items()})
+        records.append({kind: Reading(**values) for kind, values in cells[name].items()})
+        stage(progress, k, len(steps))(1, 1)
+    return {
+        kind: Reading(*map(np.array, zip(*(r[kind] for r in records), strict=True))) for kind in records[0]
+    }
+
+
+def _judge(steps: list[int], readings: dict[str, Reading], std: float) -> dict[str, Return]:
+    """Whether every curve comes back to its first value; traces in normalised pixels."""
+    results = {}
+    for kind, reading in readings.items():
+        for name, statistic in _STATISTICS.items():
+            traces = std**2 * reading.trace
+            resampled = returns.resample(traces, statistic, shared=kind != "training batch")
+            for smoothing, count in _SMOOTHINGS.items():
+                curve = statistic(traces, axis=1)
+                results[f"{kind}, {name}, {smoothing}"] = returns.judge(steps, curve, resampled, count)
+    return results
+
+
+def _row(trial: Trial, settings: Settings, step: int, readings: dict[str, Reading], k: int) -> Row:
+    """Numbers at one step."""
+    log_prob, test = trial.log_prob_at(step), trial.task.test
+    row: Row = {"step": step}
+    for kind, name in (
+        ("training batch", "batch"),
+        ("reference batch", "reference"),
+        ("test images", "test"),
+    ):
+        traces = readings[kind].trace[k]
+        row |= {f"tr G, {name}": traces.mean(), f"median, {name}": np.median(traces)}
+    reference = readings["reference batch"]
+    row |= {"rank J": reference.jacobian[k].mean(), "rank G": reference.matrix[k].mean()}
+    images = sample(test, settings.test_images, trial.seed)[0]
+    fisher = fisher_traces(log_prob, images[: settings.fisher_images])
+    right = predictions(log_prob, test.images) == test.labels
+    return row | {"tr F": np.asarray(fisher).mean(), "test accuracy": np.mean(right)}
 
 
 def follow_training(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
-    """Mean trace and rank of G, and trace of F, at every checkpoint; where a trace is back where it began."""
-    test, steps = trial.task.test, trial.checkpoints
-    images, _ = sample(test, settings.images, trial.seed)
-    rows = []
-    for k, step in enumerate(steps):
-        log_prob = trial.log_prob_at(step)
-        rank, trace = jax.tree.map(np.asarray, ranks_and_traces(log_prob, images))
-        fisher = fisher_traces(log_prob, images[: settings.fisher_images])
-        row = {"step": step, "tr G": trace.mean(), "median tr G": np.median(trace)}
-        row |= {"rank G": rank.matrix.mean(), "rank D": rank.distribution.mean()}
-        right = predictions(log_prob, test.images) == test.labels
-        rows.append(row | {"tr F": np.asarray(fisher).mean(), "test accuracy": np.mean(right)})
-        stage(progress, k, len(steps))(1, 1)
+    """Trace and rank of G along the training; whether a trace that has risen is back at its first value."""
     title = f"{trial.task.name}: local data matrix and Fisher matrix along the training"
-    data: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-    data["back at the initial value"] = back = {name: crossings(steps, data[name]) for name in _TRACES}
+    every, std = settings.every, trial.task.std
+    steps = [step for step in trial.checkpoints if step < every or step % every == 0]
+    readings = _read_all(trial, settings, steps, progress)
+    kept = [k for k, step in enumerate(steps) if step in MARKS or step == steps[-1]]
+    rows = [_row(trial, settings, steps[k], readings, k) for k in kept]
+    first = sum(step < every for step in steps)
+    curves = {kind: Reading(*(values[first:] for values in reading)) for kind, reading in readings.items()}
+    steps = steps[first:]
     notes = [
-        f"{name} is back at its initial value near step {', '.join(f'{at:.0f}' for at in crossed)}."
-        if crossed
-        else f"{name} is not back at its initial value up to step {trial.step}."
-        for name, crossed in back.items()
+        f"Traces in pixels from 0 to 1; the paper's normalised ones have {std**2:.4f} times as much. rank J: "
+        f"of the Jacobian of log p, at most C - 1, at the reference batch, {settings.images} images."
     ]
-    return Outcome(title, rows, data, {"history": _draw_history(title, data)}, notes)
+    if len(steps) < 2:
+        notes.append(f"Curves begin at step {every}: train for longer.")
+        return Outcome(title, rows, {"step": steps}, {}, notes)
+    results = _judge(steps, curves, std)
+    notes.append(
+        f"Below in normalised pixels. Smoothed: mean of the last {SMOOTHED} values. Intervals: 95 % of "
+        f"{returns.RESAMPLES} draws of the images, of one training."
+    )
+    notes += [returns.sentence(f"tr G, {name}", result, steps[-1]) for name, result in results.items()]
+    data = {"step": steps, "returns": results} | {kind: _means(curve) for kind, curve in curves.items()}
+    return Outcome(title, rows, data, {"history": _draw(title, steps, curves, rows, std)}, notes)
 
 
-def crossings(steps: Any, values: Any) -> list[float]:
-    """Steps at which a curve that has left its first value is back there, interpolated linearly.
-
-    Both are ``(k,)``, the steps ascending; so are those returned.
-
-    Example:
-        >>> crossings([0, 1, 2, 3], [1.0, 5.0, 3.0, 0.0])
-        [2.6666666666666665]
-    """
-    x, y = np.asarray(steps, float), np.asarray(values, float) - float(values[0])
-    before = [k for k in range(1, len(y) - 1) if y[k] * y[k + 1] <= 0 and y[k] != 0]
-    return [float(x[k] + (x[k + 1] - x[k]) * y[k] / (y[k] - y[k + 1])) for k in before]
+def _means(reading: Reading) -> dict[str, Any]:
+    """Curves for JSON, traces in pixels from 0 to 1."""
+    data = {name: statistic(reading.trace, axis=1) for name, statistic in _STATISTICS.items()}
+    return data | {f"rank, {name}": getattr(reading, name).mean(1) for name in Reading._fields[1:]}
 
 
-def _draw_history(title: str, data: dict[str, Any]) -> Any:
-    """Traces and ranks over the steps."""
-    figure = new_figure(12.0, 3.6, title)
-    for axes, (name, curves) in zip(panels(figure, 3, 3), _PANELS.items(), strict=True):
-        is_trace = name.startswith("trace")
-        for (key, label), colour in zip(curves.items(), ("tab:red", "tab:orange"), strict=False):
-            axes.plot(data["step"], data[key], marker=".", label=label)
-            for step in data["back at the initial value"].get(key, ()):
-                axes.axvline(step, color=colour, lw=1, label=f"{label} back at step {step:.0f}")
-        if is_trace:
-            axes.axhline(data[next(iter(curves))][0], color="gray", ls="--", lw=1, label="initial value")
-        axes.set_xscale("symlog", linthresh=10)
-        axes.set(title=name, xlabel="training step", xlim=(0, None), ylim=(0, None))
-        axes.legend(fontsize=8, loc="best" if is_trace else "lower left")
+def _draw(title: str, steps: list[int], readings: dict[str, Reading], rows: list[Row], std: float) -> Any:
+    """Traces, raw and smoothed, in both units; ranks; the trace of F."""
+    figure = new_figure(13.0, 8.0, f"{title}\nthin: each value, thick: mean of the last {SMOOTHED}")
+    *traces, ranks, fisher = panels(figure, 4, 2)
+    for axes, (name, statistic) in zip(traces, _STATISTICS.items(), strict=True):
+        for (kind, reading), colour in zip(readings.items(), COLOURS, strict=True):
+            curve = std**2 * statistic(reading.trace, axis=1)
+            axes.plot(steps, curve, lw=0.7, alpha=0.5, color=colour)
+            axes.plot(steps, running_mean(curve), lw=2, color=colour, label=kind)
+            axes.axhline(curve[0], lw=1, ls="--", color=colour)
+        axes.set(title=f"{name} of tr G (dashed: at step {steps[0]})", ylabel="normalised pixels")
+        axes.set(**({"yscale": "log"} if name == "median" else {"ylim": (0, None)}))
+        other = axes.secondary_yaxis("right", functions=(lambda y: y / std**2, lambda y: y * std**2))
+        other.set_ylabel("pixels from 0 to 1")
+    reference = readings["reference batch"]
+    for name, label in (("jacobian", "Jacobian of log p"), ("distribution", "D"), ("matrix", "G")):
+        ranks.plot(steps, getattr(reference, name).mean(1), label=f"rank of {label}")
+    ranks.set(title="mean rank, reference batch", ylim=(0, None))
+    fisher.plot([row["step"] for row in rows], [row["tr F"] for row in rows], marker=".", label="test images")
+    fisher.set(title="mean of tr F", ylim=(0, None))
+    for axes in (*traces, ranks, fisher):
+        axes.set(xlabel="training step", xlim=(0, None))
+        axes.legend(fontsize=8)
     return figure

@@ -153,22 +153,29 @@ def learn(
     """Train up to ``steps``, going on from what the folder holds; SGD 0.01, batches of 60, as in the paper.
 
     ``seed`` is that of the order of the data and of the trial. A checkpoint is kept after each of ``marks``
-    and after the last step. ValueError if the folder holds another network, or the training diverged.
+    and after the last step, and made up for where an earlier training in the folder kept fewer. ValueError if
+    the folder holds another network, or the training diverged.
     """
     apply, params = task.network
     check_log_prob(Partial(apply, params), jnp.zeros(task.train.images.shape[1:]))
-    models.train(
+    train = partial(
+        models.train,
         models.classification_loss(apply),
         params,
         models.labelled(apply, params, task.train.images, task.train.labels),
         key=jax.random.key(seed),
-        steps=steps,
         chunk=20,
         folder=folder,
         save_at=[mark for mark in marks if mark <= steps],
         save_every=2000,
         progress=progress,
-    ).or_raise("take another seed")
+    )
+    there = models.checkpoint_steps(folder)
+    missing = [
+        mark for mark in marks if there and there[0] < mark < min(steps, there[-1]) and mark not in there
+    ]
+    for last in (*missing, steps):
+        train(steps=last).or_raise("take another seed")
     return Trial(task, folder, steps, seed)
 
 
