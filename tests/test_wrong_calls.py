@@ -146,6 +146,8 @@ WRONG = {
     "weights": (None, "no", 3, [1.0], "none.npz", "none.pt", {}, {"weight": "no"}, {"weight": np.ones(3)}),
     "layout": ("no", 3, ["weight"], {"unknown": ""}, {"Linear": "unknown"}, {"Linear": 3}),
     "pairs": ("no", 3, [3], ["ab"]),
+    "two names": ("no", 3, ["one"], [1, 2]),
+    "geometries": ("no", 3, [GEOMETRY], [3, 4]),
 }
 """Values by kind of argument; None is left out where it is the default."""
 
@@ -235,6 +237,17 @@ CALLS = [
         {"points_or_manifold": "values", "periods": "whole0"},
     ),
     (mj.reach, {"points_or_manifold": circle, "grid": GRID, "exact": True}, {"periods": "whole0"}),
+    (
+        mj.measure_union,
+        {"manifolds": [RING, RING + 3], "grid": GRID},
+        {
+            "manifolds": "values",
+            "names": "two names",
+            "with_reach": "flag",
+            "with_distances": "flag",
+            "geometry": "geometries",
+        },
+    ),
     (mj.reach_from_samples, SAMPLES, {"tangents": "vector", "method": "choice", "separation": "positive0"}),
     (mj.suggest_stencil, {"points_or_manifold": RING, "grid": GRID}, {"points_or_manifold": "values"}),
     (mj.gram_from_grid, {"points": RING, "grid": GRID}, {"points": "values"}),
@@ -640,6 +653,11 @@ CALLS = [
         plotting.plot_reach,
         {"manifolds": CIRCLE, "result": REACH},
         {"manifolds": "manifold_or_points", "result": "geometry"},
+    ),
+    (
+        plotting.plot_union,
+        {"manifolds": [CIRCLE, CIRCLE], "union": None},
+        {"manifolds": "values", "union": "geometry"},
     ),
     (plotting.principal_components, {"points": CLOUD}, {"points": "finite"}),
     (plotting.save_figure, {"figure": None, "path": "a.png"}, {"figure": "geometry", "path": ""}),

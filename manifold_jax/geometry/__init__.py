@@ -38,4 +38,8 @@ from manifold_jax.geometry.report import load_geometry as load_geometry
 from manifold_jax.geometry.suggest import Suggestion as Suggestion
 from manifold_jax.geometry.suggest import suggest_stencil as suggest_stencil
 from manifold_jax.geometry.tensors import JetGram as JetGram
+from manifold_jax.geometry.union import measure_union as measure_union
+from manifold_jax.geometry.union_result import ClassDistance as ClassDistance
+from manifold_jax.geometry.union_result import ClassGeometry as ClassGeometry
+from manifold_jax.geometry.union_result import UnionGeometry as UnionGeometry
 from manifold_jax.geometry.verdict import Verdict as Verdict

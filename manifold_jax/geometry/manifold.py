@@ -101,9 +101,13 @@ class Manifold:
         return tuple(jax.eval_shape(lambda u: self.embedding(u), point).shape)  # remembered by identity
 
 
-def is_union(points: Any) -> bool:
-    """Whether something is a sequence of Manifolds, the components of a union."""
-    return isinstance(points, Sequence) and bool(points) and all(isinstance(p, Manifold) for p in points)
+def is_union(points: Any, grid: Grid | None = None) -> bool:
+    """Whether something is a sequence of Manifolds, or of arrays on one grid: the components of a union."""
+    if not isinstance(points, Sequence) or not points:
+        return False
+    if isinstance(grid, Grid) and all(len(getattr(p, "shape", ())) > grid.ndim for p in points):
+        return True
+    return all(isinstance(p, Manifold) for p in points)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,3 +13,4 @@ from manifold_jax.plotting.reach import plot_reach as plot_reach
 from manifold_jax.plotting.style import Comparison as Comparison
 from manifold_jax.plotting.style import compare as compare
 from manifold_jax.plotting.style import unit_of as unit_of
+from manifold_jax.plotting.union import plot_union as plot_union

@@ -35,7 +35,7 @@ from manifold_jax._checks import (
 from manifold_jax._files import Progress
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import as_points, is_union
+from manifold_jax.geometry.manifold import Manifold, as_points, is_union
 from manifold_jax.geometry.measure import measure
 from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make_cloud
 from manifold_jax.geometry.reach.cones import open_seams
@@ -74,7 +74,8 @@ def reach(  # noqa: PLR0913
     :func:`tangent_ball_radius`.
 
     Args:
-        points_or_manifold: As in :func:`measure`, or a sequence of Manifolds: their union.
+        points_or_manifold: As in :func:`measure`, or a sequence of Manifolds, or of arrays on one
+            ``grid``: their union.
         grid: The lattice; for a Manifold by default its own.
         accuracy: Order of the stencils of tangents and curvature.
         stride: Their stride.
@@ -114,7 +115,7 @@ def reach(  # noqa: PLR0913
         optional(positive, "reach", "longest", longest)
     optional(flag, "reach", "exact", exact)
     optional(checked_function, "reach", "progress", progress)
-    union = is_union(points_or_manifold)
+    union = is_union(points_or_manifold, grid)
     manifolds = list(points_or_manifold) if union else [as_function(points_or_manifold)]
     if isinstance(manifolds[0], Sequence) and not callable(manifolds[0]):
         wanted = "a Manifold, a non-empty sequence of Manifolds, an array or an embedding"
@@ -124,7 +125,7 @@ def reach(  # noqa: PLR0913
         raise ValueError(
             f"reach: geometry must be one result per manifold, {len(manifolds)}, got {len(known)}."
         )
-    sizes = [math.prod(m.feature_shape) for m in manifolds] if len(manifolds) > 1 else []
+    sizes = [_features(m, grid) for m in manifolds] if len(manifolds) > 1 else []
     if len(set(sizes)) > 1:
         raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
     settings = {"grid": grid, "exact": exact, "missing": missing, "accuracy": accuracy, "stride": stride}
@@ -148,6 +149,14 @@ def reach(  # noqa: PLR0913
         if progress is not None:
             progress(min(done, total), total)
     return assemble(components, search, drop, tolerance)
+
+
+def _features(points: Any, grid: Grid | None) -> int:
+    """Numbers of one point of a Manifold, or of an array on a grid."""
+    shape = (
+        points.feature_shape if isinstance(points, Manifold) else points.shape[grid.ndim :] if grid else ()
+    )
+    return math.prod(shape)
 
 
 def _component(
