@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from networks import drawn
 from typer.testing import CliRunner
 
 from manifold_jax.experiments.cli import application
@@ -40,7 +41,8 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_convolution():
 
 
 def small(seed=0):
-    return pure(BetaVAE(size=16, width=4, hidden=6, latent=3, activation=nnx.silu, rngs=nnx.Rngs(seed)))
+    options = {"size": 16, "width": 4, "hidden": 6, "latent": 3, "activation": nnx.silu}
+    return pure(drawn(BetaVAE, seed, gain=2, **options))
 
 
 @jax.jit

@@ -9,6 +9,7 @@ import scipy.special
 import scipy.stats
 from flax import nnx
 from jax.tree_util import Partial
+from networks import drawn
 
 from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, measure, measure_layers
 from manifold_jax.datasets import sphere, torus, warped
@@ -143,7 +144,7 @@ def test_a_batch_as_large_as_the_grid_gives_the_same():
 
 
 def small_vae(**options):
-    return BetaVAE(size=16, width=4, hidden=6, latent=3, rngs=nnx.Rngs(0), **options)
+    return drawn(BetaVAE, size=16, width=4, hidden=6, latent=3, **options)
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ def test_the_layers_of_a_vae_end_in_its_output(variant):
 
 @pytest.mark.slow
 def test_the_layers_of_lenet_and_of_a_sequential_network():
-    layers = network_layers(pure(LeNet(classes=3, size=8, rngs=nnx.Rngs(0))))
+    layers = network_layers(pure(drawn(LeNet, classes=3, size=8)))
     assert layers.names[-1] == "log-probabilities"
     probabilities = jnp.exp(layers.activations(jnp.ones((8, 8)) / 2)[-1])
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
@@ -184,7 +185,7 @@ def test_other_parameters_compile_nothing_anew():
         return layers(x)
 
     for seed in (0, 1):
-        module = BetaVAE(size=16, width=2, hidden=3, latent=2, rngs=nnx.Rngs(seed))
+        module = drawn(BetaVAE, seed, size=16, width=2, hidden=3, latent=2)
         last(network_layers(pure(module)).functions[0], jnp.ones((16, 16)))
     assert len(traces) == 1
 

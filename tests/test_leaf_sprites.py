@@ -157,11 +157,11 @@ def test_tiny_run(tmp_path, x64):
 
 @pytest.mark.slow  # compiles second derivatives of a network
 def test_network_of_the_experiment_has_two_derivatives(x64):
-    from flax import nnx
+    from networks import drawn
 
     from manifold_jax.models import pure
 
-    apply, params = pure(SmoothLeNet(classes=5, size=8, activation=jax.nn.silu, rngs=nnx.Rngs(0)))
+    apply, params = pure(drawn(SmoothLeNet, classes=5, size=8, activation=jax.nn.silu))
     params = jax.tree.map(jnp.float64, params)
     rng = np.random.default_rng(0)
     image, v = rng.uniform(size=(8, 8)), rng.normal(size=(8, 8))

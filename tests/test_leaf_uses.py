@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from classifier import centred_projector, linear
-from flax import nnx
 from jax.tree_util import Partial
+from networks import drawn
 
 from manifold_jax.datasets import LabelledImages
 from manifold_jax.experiments.classifier import denoise, detect, generate
@@ -152,7 +152,7 @@ def test_split_is_disjoint_and_repeats(digits):
     ids=["LeNet", "VGG11"],
 )
 def test_layers_compose_to_the_classifier(module, shape, width):
-    network = module(rngs=nnx.Rngs(0))
+    network = drawn(module)
     apply, params = pure(network)
     log_prob = Partial(apply, params)
     x = jax.random.uniform(jax.random.key(0), shape)

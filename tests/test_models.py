@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 from jax.tree_util import Partial
+from networks import drawn
 from scipy.signal import correlate
 
 from manifold_jax import check_log_prob, local_data_trace
@@ -109,7 +110,7 @@ def numpy_lenet(params, image):
 
 @pytest.mark.slow
 def test_lenet_is_the_network_of_the_paper():
-    apply, params = pure(LeNet(size=12, classes=7, rngs=nnx.Rngs(3)))
+    apply, params = pure(drawn(LeNet, size=12, classes=7))
     image = np.random.default_rng(0).uniform(size=(12, 12)).astype(np.float32)
     np.testing.assert_allclose(apply(params, image), numpy_lenet(params, image), atol=2e-6)
     shapes = jax.eval_shape(lambda: pure(LeNet(rngs=nnx.Rngs(0))).params)
@@ -124,7 +125,7 @@ def test_lenet_is_the_network_of_the_paper():
 
 @pytest.mark.slow
 def test_initial_weights_as_in_torch_are_uniform():
-    params = torch_initial(pure(LeNet(size=12, rngs=nnx.Rngs(0))).params, jax.random.key(0))
+    params = torch_initial(pure(drawn(LeNet, size=12)).params, jax.random.key(0))
     for name, fan_in in (("first", 9), ("second", 288), ("hidden", 1024), ("output", 128)):
         for leaf in params[name].values():
             assert float(jnp.abs(leaf).max()) <= fan_in**-0.5
@@ -135,7 +136,7 @@ def test_initial_weights_as_in_torch_are_uniform():
 
 @pytest.mark.slow
 def test_vgg11_has_the_channels_of_configuration_a():
-    apply, params = pure(VGG11(width=2, rngs=nnx.Rngs(0)))
+    apply, params = pure(drawn(VGG11, width=2))
     kernels = [params["convolutions"][k]["kernel"].shape for k in range(8)]
     assert [k[3] for k in kernels] == [2 * w for w in (1, 2, 4, 4, 8, 8, 8, 8)]
     assert {k[:2] for k in kernels} == {(3, 3)}
@@ -165,9 +166,8 @@ def test_vgg_has_the_parameters_of_the_paper(depth, millions, batch_norm):
 
 
 def small_vgg(**options):
-    network = VGG(
-        **({"depth": 11, "batch_norm": True, "width": 1, "hidden": (5,)} | options), rngs=nnx.Rngs(0)
-    )
+    options = {"depth": 11, "batch_norm": True, "width": 1, "hidden": (5,)} | options
+    network = drawn(VGG, **options)
     network.norms[0].mean[...] = jnp.full(network.norms[0].mean[...].shape, 0.3)
     network.eval()
     return network
@@ -232,9 +232,9 @@ def test_initial_weights_as_in_torch_leave_normalisations_alone():
     module = Normalised()
     module.eval()
     params = pure(module).params
-    drawn = torch_initial(params, jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, drawn["norm"], params["norm"])
-    assert not np.array_equal(drawn["linear"]["kernel"], params["linear"]["kernel"])
+    others = torch_initial(params, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, others["norm"], params["norm"])
+    assert not np.array_equal(others["linear"]["kernel"], params["linear"]["kernel"])
 
 
 @pytest.mark.slow
@@ -247,14 +247,14 @@ def test_networks_of_one_architecture_are_compiled_once():
         return local_data_trace(log_prob, x)
 
     x = jnp.full((8, 8), 0.5)
-    values = [trace(Partial(*pure(LeNet(size=8, rngs=nnx.Rngs(seed)))), x) for seed in (0, 1)]
+    values = [trace(Partial(*pure(drawn(LeNet, seed, size=8))), x) for seed in (0, 1)]
     assert len(traces) == 1
     assert values[0] != values[1]
 
 
 @pytest.mark.slow
 def test_lenet_lowers_for_every_platform():
-    apply, params = pure(LeNet(size=8, rngs=nnx.Rngs(0)))
+    apply, params = pure(drawn(LeNet, size=8))
     shape = jax.ShapeDtypeStruct((8, 8), jnp.float32)
     function = jax.jit(lambda x: jax.jacrev(lambda z: apply(params, z))(x))
     exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(shape)
@@ -439,7 +439,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
         (lambda: VGG11(size=48, rngs=nnx.Rngs(0)), "multiple of 32"),
         (lambda: VGG11(mean=(0.5,), rngs=nnx.Rngs(0)), "mean must be 3 finite numbers"),
         (
-            lambda: LeNet(rngs=nnx.Rngs(0))(jnp.zeros((1, 8, 8))),
+            lambda: drawn(LeNet)(jnp.zeros((1, 8, 8))),
             r"images of shape \(28, 28, 1\) or \(28, 28\)",
         ),
         (lambda: VGG(depth=12, rngs=nnx.Rngs(0)), "depth must be one of 11, 13, 16, 19, got 12"),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import drawn
 from scipy.signal import correlate
 
 from manifold_jax.models import VGG, LeNet, load_torch_weights, max_pool, pure
@@ -22,9 +23,10 @@ class Small(nnx.Module):
     """Convolution, normalisation, pool, two linear layers; the image is not square."""
 
     def __init__(self, rngs):
-        self.conv = nnx.Conv(2, 3, (3, 3), padding="VALID", rngs=rngs)
+        weights = {"kernel_init": nnx.initializers.zeros_init(), "rngs": rngs}
+        self.conv = nnx.Conv(2, 3, (3, 3), padding="VALID", **weights)
         self.norm = nnx.BatchNorm(3, rngs=rngs)
-        self.inner, self.outer = nnx.Linear(18, 5, rngs=rngs), nnx.Linear(5, 4, use_bias=False, rngs=rngs)
+        self.inner, self.outer = nnx.Linear(18, 5, **weights), nnx.Linear(5, 4, use_bias=False, **weights)
 
     def __call__(self, x):
         x = max_pool(nnx.relu(self.norm(self.conv(x))))
@@ -188,8 +190,8 @@ def without(*names):
 
 
 class Transposed(nnx.Module):
-    def __init__(self):
-        self.up = nnx.ConvTranspose(2, 3, (3, 3), rngs=nnx.Rngs(0))
+    def __init__(self, rngs):
+        self.up = nnx.ConvTranspose(2, 3, (3, 3), rngs=rngs)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ class Transposed(nnx.Module):
         (STATE, {"layout": {"conv": "7"}}, "layout may name 0, 1, 5, 10 in the dictionary, got '7'"),
         (STATE, {"flatten": "no"}, "flatten must be one of 'channels first', 'channels last', got 'no'"),
         (STATE, {"module": lambda x: x}, "module must be a Module, got function"),
-        (STATE, {"module": Transposed()}, "got ConvTranspose up"),
+        (STATE, {"module": drawn(Transposed)}, "got ConvTranspose up"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_in_a_sentence(weights, options, message):

@@ -10,6 +10,7 @@ import math
 import re
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -20,11 +21,13 @@ import pytest
 import typer
 import xarray
 from flax import nnx
+from networks import drawn
 from typer.testing import CliRunner
 
 import manifold_jax as mj
 from manifold_jax import _checks, datasets, fitting, models, plotting
 from manifold_jax.experiments import cli, terminal
+from manifold_jax.geometry.reach import ComponentReach
 
 KEY = jax.random.key(0)
 GRID = mj.Grid(mj.Axis("t", 0, 2 * math.pi, 16, periodic=True))
@@ -65,15 +68,17 @@ def identity(x):
 
 SHAPES = jax.eval_shape(lambda x: mj.measure(x, GRID), RING)  # without compiling anything in every worker
 GEOMETRY = jax.tree.map(lambda one: np.ones(one.shape, one.dtype), SHAPES)
-REACH = mj.reach(RING, GRID)
+ONES, ORIGIN = np.ones(16), np.zeros(16, int)
+BALLS = ComponentReach("ring", GRID, ONES, ONES, ORIGIN, ORIGIN > 0)
+REACH = mj.Reach(1.0, 0.1, True, "local", 1.0, 0.1, (1.0, 1.0), math.inf, 0.0, 1.0, (), 0, 0.0, (BALLS,))
 FIT = fitting.local_pca_projection(RING, dimension=1)
 LABELLED = xarray.DataArray(RING, dims=("t", "xy"), coords={"t": T})
 TILE = np.zeros((8, 8), np.float32)
-LENET = models.LeNet(classes=3, size=8, rngs=nnx.Rngs(0))
-VGG = models.VGG(depth=11, width=2, rngs=nnx.Rngs(0))
-VAE = models.BetaVAE(size=16, width=2, hidden=4, latent=2, rngs=nnx.Rngs(0))
+LENET = drawn(models.LeNet, classes=3, size=8)
+VGG = drawn(models.VGG, depth=11, width=2)
+VAE = drawn(models.BetaVAE, size=16, width=2, hidden=4, latent=2)
 NETWORK = models.pure(LENET)
-LINEAR = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+LINEAR = drawn(nnx.Linear, in_features=2, out_features=1)
 WEIGHTS = {"weight": np.ones((1, 2), np.float32), "bias": np.ones(1, np.float32)}
 NAN = math.nan
 NO_NUMBER = (True, "no", 1j, [1.0, 2.0], {})
@@ -777,8 +782,8 @@ RIGHT = [
     (fitting.explicit, {"rate": RATE, "dimension": 2, "constant": 0.5}),
     (fitting.smooth_rate, {"what": "hausdorff", "k": 3, "side": "lower"}),
     (models.train, TRAIN | {"chunk": 2, "save_at": (1,), "save_every": 1}),
-    (models.LeNet, {"classes": 4, "rngs": nnx.Rngs(0)}),
-    (models.BetaVAE, {"size": 16, "latent": 2, "width": 2, "hidden": 4, "rngs": nnx.Rngs(0)}),
+    (models.LeNet, {"classes": 4}),
+    (models.BetaVAE, {"size": 16, "latent": 2, "width": 2, "hidden": 4}),
     (fitting.local_quadratic_fit, SAMPLES | {"radius": 8.0, "intercept": True}),
     (mj.reach_from_samples, SAMPLES),
 ]
@@ -807,11 +812,10 @@ def parts(result):
 @pytest.mark.parametrize("kind", CONVERSIONS)
 @pytest.mark.parametrize(("function", "arguments"), RIGHT, ids=[row[0].__name__ for row in RIGHT])
 def test_numbers_of_other_libraries_give_the_same(function, arguments, kind):
-    if "rngs" in arguments:
-        arguments = arguments | {"rngs": nnx.Rngs(0)}
     given = {name: converted(value, CONVERSIONS[kind]) for name, value in arguments.items()}
-    expected = parts(function(**arguments))
-    result = parts(function(**given | ({"rngs": nnx.Rngs(0)} if "rngs" in given else {})))
+    network = inspect.isclass(function) and issubclass(function, nnx.Module)
+    make = partial(drawn, function) if network else function
+    expected, result = parts(make(**arguments)), parts(make(**given))
     assert jax.tree.structure(result) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
         same = (
