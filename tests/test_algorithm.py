@@ -1,5 +1,6 @@
 """Algorithm 1 as its code ran it, and with three other projections."""
 
+import classifier
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from jax.tree_util import Partial
 
 from manifold_jax import horizontal_path
+from manifold_jax.datasets import LabelledImages
+from manifold_jax.experiments.classifier import projections
 from manifold_jax.experiments.classifier.algorithm import (
     algorithm_paths,
     full_rank_projection,
@@ -14,6 +17,8 @@ from manifold_jax.experiments.classifier.algorithm import (
     random_speed,
 )
 from manifold_jax.experiments.classifier.command import _numbers
+from manifold_jax.experiments.classifier.task import Task, Trial
+from manifold_jax.models import Pure
 
 OPTIONS = {"step_size": 0.1, "tolerance": 0.5, "clip": (-np.inf, np.inf), "steps": 120, "save_every": 60}
 
@@ -64,7 +69,8 @@ def test_by_rank_it_is_the_horizontal_path():
 def test_full_rank_steps_leave_the_distribution(dtype):
     # Of a linear classifier D_x is the same everywhere, so what is left of the way is vertical in the end.
     with jax.enable_x64(dtype == np.float64):
-        walked, by_rank = walk("full rank", dtype), walk("rank", dtype)
+        longer = {"steps": 360, "save_every": 180}  # rounding sets the pace, and differs between machines
+        walked, by_rank = walk("full rank", dtype, **longer), walk("rank", dtype, **longer)
     assert walked.distances.dtype == dtype
     assert walked.singular[-1] < 100 * np.finfo(dtype).eps
     assert walked.vertical[-1] > 0.1
@@ -112,3 +118,43 @@ def test_pairs_are_read():
     for wrong in ("1", "1:2:3", "a:b", ""):
         with pytest.raises(ValueError, match=r"--between must be pairs of numbers, such as 12:34"):
             _numbers(wrong)
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """A small network that is not trained, for noise in four classes, and a file of letters."""
+    random = np.random.default_rng(0)
+    images = random.integers(256, size=(40, 6, 6)).astype(np.uint8)
+    data = LabelledImages(images, (np.arange(40) % 4).astype(np.uint8), tuple("abcd"))
+    network = Pure(classifier.apply, jax.tree.map(jnp.float32, classifier.weights(36, 8, 4)))
+    np.savez(tmp_path / "letters.npz", images=255 - images[:3])
+    task = Task("noise", network, data, data, 0.5, lambda _: network)
+    return Trial(task, tmp_path, 0, weights="none")
+
+
+def test_paths_go_to_mirrored_images_letters_and_noise(trial, tmp_path):
+    images, settings = trial.task.test.images / 255, projections.Settings(pairs=5)
+    valid = projections.draw_pairs(trial, settings, None)
+    assert (valid.labels != trial.task.test.labels[valid.rows[:, 0]]).all()
+    np.testing.assert_allclose(valid.destinations, images[valid.rows[:, 1]], rtol=1e-6)
+    mirrored = projections.draw_pairs(trial, settings._replace(destination="mirrored"), None)
+    np.testing.assert_allclose(mirrored.destinations, valid.destinations[:, :, ::-1], rtol=1e-6)
+    letters = tmp_path / "letters.npz"
+    letter = projections.draw_pairs(trial, settings._replace(destination="letter"), letters)
+    assert letter.labels is None
+    assert letter.rows.shape == (3, 2)
+    np.testing.assert_allclose(letter.destinations, 1 - images[letter.rows[:, 1]], atol=1e-6)
+    noisy = projections.draw_pairs(trial, settings._replace(source="noisy"), None)
+    moved = np.linalg.norm((noisy.sources - valid.sources).reshape(5, -1), axis=1)
+    assert (moved > 10 * 0.1 * 0.5).all()  # much of 250 steps of 0.1, with the clamp
+    np.testing.assert_array_equal(noisy.destinations, valid.destinations)
+
+
+def test_pairs_that_there_are_not_are_refused(trial):
+    settings = projections.Settings(pairs=5, destination="letter")
+    with pytest.raises(ValueError, match="--destination letter needs the file of --letters"):
+        projections.draw_pairs(trial, settings, None)
+    with pytest.raises(ValueError, match="--between names test images"):
+        projections.check(settings._replace(between=((1, 2),)))
+    with pytest.raises(ValueError, match="--source must be one of 'valid', 'noisy', got 'letter'"):
+        projections.check(settings._replace(source="letter"))

@@ -130,7 +130,7 @@ def test_algorithm_goes_on_from_its_cells(tmp_path):
     assert len((tmp_path / "algorithm.cells.jsonl").read_text().splitlines()) == 4
     record = json.loads((tmp_path / "algorithm.json").read_text())
     assert record["data"]["pairs"] == [[3, 5], [7, 8]]
-    assert [row["way"] for row in record["rows"]] == ["full rank"] * 4
+    assert [row["way"] for row in record["rows"]] == ["full rank", "rank"] * 2
     result = run(*asked[:3], "--between", "3:100000", "--out", tmp_path)
     assert result.exit_code == 2
     assert "--between must be numbers of test images, 0 to" in text(result)

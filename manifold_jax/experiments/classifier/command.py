@@ -51,7 +51,9 @@ EXPERIMENTS = {
     "history": _of(history, history.follow_training, "trace and rank of G, trace of F, along the training"),
     "across": _of(across, across.run, "walks across the leaves"),
     "paths": _of(paths, paths.between_classes, "horizontal paths between images of different classes"),
-    "algorithm": _of(projections, projections.run, "Algorithm 1 as its code ran it, and as it is written"),
+    "algorithm": _of(
+        projections, projections.run, "Algorithm 1 as its code ran it, and as it is written", "letters"
+    ),
     "sweep": _of(paths, paths.sweep, "the same over the checkpoints", changes=_TWO_WAYS),
     "letters": _of(paths, paths.to_other_symbols, _LETTERS, "letters", changes=_TWO_WAYS),
     "noisy": _of(paths, paths.from_noise, "horizontal paths from and to noise", changes=_FROM_NOISE),
@@ -102,6 +104,13 @@ def leaf_command(
     between: Annotated[
         str | None, typer.Option(help="Numbers of test images, such as 3898:9709,4185:5874, for algorithm.")
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="valid or noisy, for algorithm (default: valid).")
+    ] = None,
+    destination: Annotated[
+        str | None,
+        typer.Option(help="valid, noisy, mirrored or letter, for algorithm (default: valid)."),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="State dict of PyTorch (.npz, .safetensors) of a network for mnist; no training."),
@@ -123,7 +132,7 @@ def leaf_command(
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
         changes: dict[str, Any] = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
-        changes["between"] = _numbers(between)
+        changes |= {"between": _numbers(between), "source": source, "destination": destination}
         settings = registry.all_settings(EXPERIMENTS, experiment, preset, changes, "train")
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}
         given["weights"] = weights
@@ -174,7 +183,9 @@ def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, 
         raise ValueError(f"sprites has a data set and a network of its own: leave out {named}.")
     takes = {option for name, e in EXPERIMENTS.items() if experiment in (name, "all") for option in e.options}
     if "letters" in given and "letters" not in takes:
-        raise ValueError(f"--letters does not belong to {experiment}: it is for letters and detect.")
+        raise ValueError(
+            f"--letters does not belong to {experiment}: it is for letters, algorithm and detect."
+        )
     if "path" in given and data == "digits" and "path" not in takes:
         raise ValueError("--path does nothing for digits, which come with scikit-learn: leave it out.")
     if "weights" in given and (experiment in _OWN_TRAINING or data != "mnist"):

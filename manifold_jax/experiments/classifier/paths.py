@@ -189,17 +189,23 @@ def to_other_symbols(
     return _compare(trial, kinds, settings, progress, "letters", about, *notes)
 
 
+def add_noise(trial: Trial, images: Array, key: Array, steps: int = Settings().noise_steps) -> Walks:
+    """Walks across the leaves in random directions, clamped: the noise of the paper."""
+    options = _with_steps(VARIANTS[0], steps, trial.task)
+    directions = jax.random.normal(key, images.shape, images.dtype)
+    return Walks(walk_all(vertical_walk, trial.log_prob, (images, directions), options), options)
+
+
 def from_noise(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
     """Paths from a noisy leaf to a valid image and back, and between two images of one level of noise.
 
     The noise is a walk across the leaves; the paper finds no way back within 10 000 steps.
     """
     sources, others = _draw_pairs(trial, settings.pairs)
-    options = _with_steps(VARIANTS[0], settings.noise_steps, trial.task)
-    noise = []
-    for images, key in zip((sources, others), jax.random.split(jax.random.key(trial.seed)), strict=True):
-        directions = jax.random.normal(key, images.shape, images.dtype)
-        noise.append(Walks(walk_all(vertical_walk, trial.log_prob, (images, directions), options), options))
+    keys = jax.random.split(jax.random.key(trial.seed))
+    noise = [
+        add_noise(trial, *ends, settings.noise_steps) for ends in zip((sources, others), keys, strict=True)
+    ]
     level = float(np.median(np.concatenate([walks.distances[:, -1] for walks in noise])))
     noisy, other_noisy = (walks.path.point for walks in noise)
     kinds = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,12 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax import models
+from manifold_jax._checks import choice
 from manifold_jax._files import Progress, silent
 from manifold_jax._keys import digest_arrays
 from manifold_jax.experiments.classifier.algorithm import algorithm_paths, random_speed
-from manifold_jax.experiments.classifier.task import Trial, different_pairs, layer, stage
+from manifold_jax.experiments.classifier.paths import add_noise
+from manifold_jax.experiments.classifier.task import Images, Trial, different_pairs, layer, read_images, stage
 from manifold_jax.experiments.classifier.walks import confidence, name_classes
 from manifold_jax.experiments.experiment import Outcome, Row, plain
 from manifold_jax.experiments.results import Cells, cell_name
@@ -27,7 +30,9 @@ class Settings(NamedTuple):
     pairs: int = 100
     max_steps: int = 5000
     between: tuple[tuple[int, int], ...] = ()  # numbers of test images, instead of pairs drawn at random
-    ways: int = 5  # the first is that of the paper's code, the third what it says
+    ways: int = 5  # the first is that of the paper's code, the second what it says
+    source: str = "valid"  # or noisy
+    destination: str = "valid"  # or noisy, mirrored, letter
 
     @property
     def save_every(self) -> int:
@@ -37,8 +42,8 @@ class Settings(NamedTuple):
 
 REDUCED = Settings(pairs=4, max_steps=200)
 
-_WAYS = (("full rank", "float32"), ("full rank", "float64"))
-_WAYS += tuple((way, "float32") for way in ("rank", "rank and random", "none"))
+_WAYS = tuple((way, "float32") for way in ("full rank", "rank", "rank and random", "none"))
+_WAYS += (("full rank", "float64"),)
 _STEP, _REACHED = 0.1, 1.0  # length of a step, distance that counts as reached: in the paper's units
 _SAVED, _BLOCK, _SHOWN, _COLUMNS = 50, 25, 4, 7
 _NOTE = (
@@ -72,22 +77,44 @@ class _Way(NamedTuple):
         return distances / distances[:, :1]
 
 
+def check(settings: Settings) -> None:
+    """Refuse pairs that there are not."""
+    choice("leaf", "--source", settings.source, ("valid", "noisy"))
+    choice("leaf", "--destination", settings.destination, ("valid", "noisy", "mirrored", "letter"))
+    if settings.between and settings.destination == "letter":
+        raise ValueError("--between names test images: leave it out on the way to letters.")
+
+
+class Pairs(NamedTuple):
+    """What the paths are between."""
+
+    rows: np.ndarray  # numbers of the images, sources and destinations
+    sources: Images
+    destinations: Images
+    labels: np.ndarray | None  # of the destinations, where they have any
+
+    def block(self, rows: slice) -> tuple[Any, Any, Any]:
+        """Some of the numbers, sources and destinations."""
+        return self.rows[rows], self.sources[rows], self.destinations[rows]
+
+
 def _walk(
-    trial: Trial, rows: np.ndarray, way: str, dtype: str, clip: bool, settings: Settings
+    trial: Trial, block: tuple[Any, Any, Any], way: str, dtype: str, clip: bool, settings: Settings
 ) -> dict[str, Any]:
-    """Numbers of the paths between test images, and some of their points."""
+    """Numbers of the paths of some pairs, and some of their points."""
+    rows = block[0]
     with jax.enable_x64(dtype == "float64"):
         cast = partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, dtype))
         log_prob = cast(trial.log_prob)
-        unit, ends = trial.task.std, (0.0, 1.0) if clip else (-np.inf, np.inf)
-        numbers = cast({"step_size": _STEP * unit, "tolerance": _REACHED * unit, "clip": ends})
+        unit, limits = trial.task.std, (0.0, 1.0) if clip else (-np.inf, np.inf)
+        numbers = cast({"step_size": _STEP * unit, "tolerance": _REACHED * unit, "clip": limits})
         options = {"way": way, "steps": settings.max_steps, "save_every": settings.save_every}
-        pairs = [jnp.asarray(models.pixels(trial.task.test.images[column]), dtype) for column in rows.T]
+        ends = tuple(jnp.asarray(images, dtype) for images in block[1:])
         # Every pair has random directions of its own, whatever block it is in.
         key = jax.random.key(trial.seed)
         keys = jax.vmap(lambda pair: reduce(jax.random.fold_in, pair, key))(jnp.asarray(rows))
         logits = layer(log_prob, "logits")
-        walked = algorithm_paths(log_prob, logits, (pairs[0], pairs[1]), keys, **numbers, **options)
+        walked = algorithm_paths(log_prob, logits, ends, keys, **numbers, **options)
         values = {name: np.asarray(value) for name, value in walked._asdict().items()}
     chosen = np.linspace(0, values["distances"].shape[1] - 1, _COLUMNS).astype(int)
     values["points"] = np.round(255 * np.clip(values["points"][:_SHOWN, chosen], 0, 1)).astype(int)
@@ -95,14 +122,31 @@ def _walk(
     return plain(values)
 
 
-def _pairs(trial: Trial, settings: Settings) -> np.ndarray:
-    """Numbers of test images, sources and destinations."""
+def draw_pairs(trial: Trial, settings: Settings, letters: Path | None) -> Pairs:
+    """Test images of different classes, or what is made of them, or letters."""
+    test = trial.task.test
     if settings.between:
-        return np.array(settings.between)
-    return np.stack(different_pairs(trial.task.test.labels, settings.pairs, trial.seed), axis=1)
+        rows = np.array(settings.between)
+    else:
+        rows = np.stack(different_pairs(test.labels, settings.pairs, trial.seed), axis=1)
+    labels, images = test.labels[rows[:, 1]], test.images[rows[:, 1]]
+    if settings.destination == "letter":
+        if letters is None:
+            raise ValueError("--destination letter needs the file of --letters.")
+        drawn = read_images(letters, test.images.shape[1:])
+        order = np.random.default_rng(trial.seed).permutation(len(drawn))[: len(rows)]
+        rows, labels, images = np.stack([rows[: len(order), 0], order], axis=1), None, drawn[order]
+    elif settings.destination == "mirrored":
+        images = images[:, :, ::-1]
+    ends = [models.pixels(test.images[rows[:, 0]]), models.pixels(images)]
+    keys = jax.random.split(jax.random.key(trial.seed))
+    for k, kind in enumerate((settings.source, settings.destination)):
+        if kind == "noisy":
+            ends[k] = add_noise(trial, ends[k], keys[k]).path.point
+    return Pairs(rows, ends[0], ends[1], labels)
 
 
-def _summary(walked: _Way, labels: np.ndarray) -> Row:
+def _summary(walked: _Way, labels: np.ndarray | None) -> Row:
     """A row of the table."""
     from scipy import stats  # slow to import
 
@@ -131,47 +175,49 @@ def _summary(walked: _Way, labels: np.ndarray) -> Row:
         "of it logits": later("logits"),
         "s_C / s_C-1": later("singular"),
         "other label": float(np.mean(found[:, -1] != found[:, 0])),
-        "label of the destination": float(np.mean(found[:, -1] == labels)),
+        "label of the destination": np.nan if labels is None else float(np.mean(found[:, -1] == labels)),
         "noise": float(np.median(values["noise"][:, -1] / values["noise"][:, 0])),
         "steps": float(np.median(values["steps"])),
     }
 
 
-def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
+def run(
+    trial: Trial, settings: Settings, progress: Progress = silent, *, letters: Path | None = None
+) -> Outcome:
     """Walk between the same pairs in all ways, with the clamp and without; go on from finished blocks."""
-    rows = _pairs(trial, settings)
+    pairs = draw_pairs(trial, settings, letters)
     cells = Cells(trial.folder.parent / "algorithm.cells.jsonl")
     network = digest_arrays(*jax.tree.leaves(trial.log_prob))
     jobs = [(way, dtype, clip) for clip in (True, False) for way, dtype in _WAYS[: settings.ways]]
-    blocks = [slice(k, k + _BLOCK) for k in range(0, len(rows), _BLOCK)]
+    blocks = [pairs.block(slice(k, k + _BLOCK)) for k in range(0, len(pairs.rows), _BLOCK)]
     sets = []
     for k, (way, dtype, clip) in enumerate(jobs):
         parts = []
         for j, block in enumerate(blocks):
-            about = {"network": network, "pairs": rows[block].tolist(), "steps": settings.max_steps}
+            about = {"network": network, "pairs": block[0].tolist(), "steps": settings.max_steps}
+            about["ends"] = digest_arrays(*block[1:])
             name = cell_name(way=way, dtype=dtype, clip=clip, data=trial.task.name, seed=trial.seed, **about)
             if name not in cells:
-                cells.put(name, _walk(trial, rows[block], way, dtype, clip, settings))
+                cells.put(name, _walk(trial, block, way, dtype, clip, settings))
             parts.append(cells[name])
             stage(progress, k * len(blocks) + j, len(jobs) * len(blocks))(1, 1)
         values = {key: np.concatenate([np.array(part[key], float) for part in parts]) for key in parts[0]}
         steps = settings.save_every * np.arange(values["distances"].shape[1])
         sets.append(_Way(way, dtype, clip, np.minimum(steps, settings.max_steps), values))
-    return _outcome(trial, rows, sets)
+    kinds = f"{len(pairs.rows)} pairs, {settings.source} to {settings.destination}"
+    return _outcome(f"{trial.title}: four ways to project a step, {kinds}", trial, pairs, sets)
 
 
-def _outcome(trial: Trial, rows: np.ndarray, sets: list[_Way]) -> Outcome:
-    title = f"{trial.title}: four ways to project a step, {len(rows)} pairs of test images"
-    test = trial.task.test
-    table = [_summary(walked, test.labels[rows[:, 1]]) for walked in sets]
+def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Outcome:
+    table = [_summary(walked, pairs.labels) for walked in sets]
     y_label = "distance to the destination\n/ at the start"
     groups = [Curves(walked.caption, walked.steps, walked.ratios, {}) for walked in sets]
     figures = {"algorithm_curves": curve_panels(title, groups, "step", y_label, ylim=(0, 1.05), columns=5)}
-    figures["algorithm_images"] = _draw_strips(title, trial, rows, sets)
-    features = test.images[0].size
+    figures["algorithm_images"] = _draw_strips(title, trial, pairs, sets)
+    features = pairs.sources[0].size
     note = f"A random direction alone would make {random_speed(_STEP, features):.4f} a step."
     data = {walked.caption: {"step": walked.steps} | _record(walked) for walked in sets}
-    return Outcome(title, table, {"pairs": rows} | data, figures, [_NOTE, note])
+    return Outcome(title, table, {"pairs": pairs.rows} | data, figures, [_NOTE, note])
 
 
 def _record(walked: _Way) -> dict[str, Any]:
@@ -181,17 +227,17 @@ def _record(walked: _Way) -> dict[str, Any]:
     return values | {"label": label, "confidence": sure}
 
 
-def _draw_strips(title: str, trial: Trial, rows: np.ndarray, sets: list[_Way]) -> Any:
+def _draw_strips(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Any:
     """Images along the first path of every way with the clamp, and along others of the first way."""
-    test, shown = trial.task.test, [(walked, 0) for walked in sets if walked.clip]
-    shown += [(sets[0], pair) for pair in range(1, min(_SHOWN, len(rows)))]
+    shown = [(walked, 0) for walked in sets if walked.clip]
+    shown += [(sets[0], pair) for pair in range(1, min(_SHOWN, len(pairs.rows)))]
     slots = np.linspace(0, len(sets[0].steps) - 1, _COLUMNS).astype(int)
     images, captions, names = [], [], []
     for walked, pair in shown:
-        source, destination = rows[pair]
-        classes = name_classes(walked.values["log_probs"][pair, slots], test.names)
+        source, destination = pairs.rows[pair]
+        classes = name_classes(walked.values["log_probs"][pair, slots], trial.task.test.names)
         marks = zip(classes, walked.ratios[pair, slots], strict=True)
-        images.append([*(walked.values["points"][pair] / 255), test.images[destination] / 255])
+        images.append([*(walked.values["points"][pair] / 255), pairs.destinations[pair]])
         captions.append([*(f"{name}\n{ratio:.2f}" for name, ratio in marks), ""])
         names.append(f"{source} to {destination}\n{walked.caption.rpartition(', ')[0]}")
     columns = [*(f"step {step}" for step in sets[0].steps[slots]), "destination"]
