@@ -98,6 +98,28 @@ def nearest_points(
     return nearest._replace(points=nearest.points.reshape(shape))
 
 
+def feet_from(
+    manifold: Manifold, points: Float[Array, "q *features"], coordinates: Float[Array, "q d"]
+) -> NearestPoints:
+    """Feet on one manifold, each searched from a chart point that is known to be near: no lattice is needed.
+
+    As :func:`nearest_points` from one start, in the dtype of the points, one query after the other. A search
+    ends in the local minimum that it starts above: distances are upper bounds, and never larger than the
+    distance to the starting point.
+    """
+    embedding = frozen_embedding(manifold.embedding, manifold.grid.ndim, points.dtype)
+    feet = _from_starts(embedding, points.reshape(len(points), -1), coordinates, manifold.grid)
+    return feet._replace(points=feet.points.reshape(points.shape))
+
+
+@partial(jax.jit, static_argnames="grid")
+def _from_starts(embedding: Any, rows: Array, coordinates: Array, grid: Grid) -> NearestPoints:
+    dtype = rows.dtype
+    limit = float(jnp.finfo(dtype).eps) ** 0.5
+    search = partial(_search, embedding, _box(grid, dtype), jnp.zeros(grid.ndim, dtype), 60, limit)
+    return jax.lax.map(lambda pair: search(*pair), (rows, coordinates.astype(dtype)))
+
+
 def components(caller: str, manifold: Any) -> tuple[Manifold, ...]:
     """A Manifold, or those of a union, which must share their feature shape."""
     if isinstance(manifold, Manifold):

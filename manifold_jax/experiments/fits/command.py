@@ -12,7 +12,7 @@ from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
 from manifold_jax.experiments.fits.runner import FITS
 from manifold_jax.experiments.fits.samples import NOISES
-from manifold_jax.experiments.fits.studies import EXPERIMENTS, FACTORS
+from manifold_jax.experiments.fits.studies import DATA, EXPERIMENTS
 from manifold_jax.experiments.terminal import Coil20, Out, Preset, Seed, words
 
 
@@ -26,7 +26,7 @@ def bounds_command(
     steps: Annotated[int | None, typer.Option(help="Training steps of networks.")] = None,
     noises: Annotated[str | None, typer.Option(help=f"Noises of toys: {', '.join(NOISES)}.")] = None,
     noise: Annotated[float | None, typer.Option(help="Scale of noise over the reach (default: 0.1).")] = None,
-    data: Annotated[str | None, typer.Option(help=f"Data sets of images: {', '.join(FACTORS)}.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"Data sets of images: {', '.join(DATA)}.")] = None,
     dimensions: Annotated[str | None, typer.Option(help="Of the image manifolds, such as 1,2.")] = None,
     path: Coil20 = None,
     seed: Seed = 0,
@@ -47,7 +47,7 @@ def bounds_command(
         changes = {"seeds": seeds, "tests": tests, "steps": steps, "noise": noise, "path": path}
         changes |= {"fits": words(fits), "noises": words(noises), "data": words(data)}
         changes["sizes"] = _numbers("sizes", sizes)
-        changes["dimensions"] = dimensions and dict.fromkeys(FACTORS, _numbers("dimensions", dimensions))
+        changes["dimensions"] = dimensions and dict.fromkeys(DATA, _numbers("dimensions", dimensions))
         plans = registry.all_settings(EXPERIMENTS, experiment, preset, changes)
         with terminal.results_folder(folder):
             registry.run_experiments(EXPERIMENTS, plans, (folder, seed), folder, arguments)

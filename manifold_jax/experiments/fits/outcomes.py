@@ -161,7 +161,7 @@ def _bound(setting: Setting, sizes: Sequence[int]) -> list[Theory]:
     return [Theory(label, n[keep], np.asarray(bound.root_mean_square)[keep], {"color": "red", "lw": 2})]
 
 
-def _outcome(
+def outcome_of(
     results: Results, title: str, rows: list[Row], notes: list[str], drawn: dict[str, Figure]
 ) -> Outcome:
     """An outcome with the numbers that all studies have; figures are given by the ends of their names."""
@@ -196,7 +196,7 @@ def show_slopes(results: Results) -> Outcome:
             drawn[f"-{quantity}-{noise}"] = size_figure(title, groups, quantity)
     what = f" of images of {results.plan.pixels} pixels" if results.plan.data else ""
     title = f"Error of fits{what} against n: slopes of the Hausdorff distance"
-    return _outcome(results, title, [trend.row for trend in trends], notes, drawn)
+    return outcome_of(results, title, [trend.row for trend in trends], notes, drawn)
 
 
 def show_reach(results: Results) -> Outcome:
@@ -224,7 +224,7 @@ def show_reach(results: Results) -> Outcome:
     explicit = "Tori of several reach: RMS and the explicit bound"
     drawn = {"": error_figure(title, groups, axis, "Hausdorff distance", columns=3, height=4.2)}
     drawn["-rms"] = size_figure(explicit, setting_panels(results, "rms"), "rms")
-    return _outcome(results, "Error of fits of tori against their reach", rows, notes, drawn)
+    return outcome_of(results, "Error of fits of tori against their reach", rows, notes, drawn)
 
 
 def _row_in_tau(results: Results, fit: str, size: int) -> Row:
@@ -278,7 +278,7 @@ def show_ambient(results: Results) -> Outcome:
         lines.append(Line(f"{fit}, ambient noise", dimensions, noisy, colour, "s--"))
     title, panel = "Torus in R^D", Panel(f"n = {results.plan.sizes[-1]}", lines)
     figure = error_figure(title, [panel], "ambient dimension D", QUANTITIES["rms"], height=4.2)
-    return _outcome(results, "Error of fits of a torus in R^D", rows, notes, {"": figure})
+    return outcome_of(results, "Error of fits of a torus in R^D", rows, notes, {"": figure})
 
 
 def _over_dimensions(results: Results, fit: str, noise: str) -> tuple[np.ndarray, np.ndarray]:
@@ -311,4 +311,4 @@ def show_boundary(results: Results) -> Outcome:
         groups.append(Panel(panel_title(setting), lines))
     title = "RMS of |x - fit(x)|: closed (left), open with its interior and border (right)"
     figure = size_figure(title, groups, "rms", height=4.2)
-    return _outcome(results, "Errors with and without a boundary", rows, notes, {"": figure})
+    return outcome_of(results, "Errors with and without a boundary", rows, notes, {"": figure})

@@ -137,6 +137,10 @@ class Results(NamedTuple):
             and fit in ("", trend.series.fit)
         ]
 
+    def sizes(self, setting: Setting) -> list[int]:
+        """Numbers of samples of any fit of a setting."""
+        return sorted({int(n) for trend in self.of("rms", setting=setting) for n in trend.series.sizes})
+
 
 def explicit_bound(setting: Setting, sizes: Any) -> fitting.MeanSquaredBound | None:
     """The bound of Fefferman, Mitter & Narayanan with C = 1; none for Gaussian noise, which no ball holds."""
@@ -191,8 +195,9 @@ def rate_words(trend: Trend) -> str:
 
 def numbers(results: Results) -> dict[str, Any]:
     """Everything for JSON, by setting, fit and quantity."""
-    sizes = results.plan.sizes
-    data: dict[str, Any] = {one.name: {"setting": _facts(one, sizes)} for one in results.settings}
+    data: dict[str, Any] = {
+        one.name: {"setting": _facts(one, results.sizes(one))} for one in results.settings
+    }
     for trend in results.trends:
         series = trend.series
         start = {"sizes": series.sizes, "errors": series.values, "slopes": {}}

@@ -14,10 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from manifold_jax._checks import flat
 from manifold_jax._files import Progress, silent
+from manifold_jax._linalg import norm
+from manifold_jax.experiments.fits.lattices import draw_rows, feet_of_images, lattice_of, project_among
 from manifold_jax.experiments.fits.samples import Setting, key_of, probe_points, training_samples
 from manifold_jax.experiments.results import Cells, Values, cell_name
-from manifold_jax.fitting import fit_distances, local_pca_projection, moving_least_squares
+from manifold_jax.fitting import (
+    fit_distances,
+    hausdorff_distance,
+    local_pca_projection,
+    moving_least_squares,
+)
 from manifold_jax.fitting.distances import summarise_distances
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 from manifold_jax.models.manifold_fits import denoising_autoencoder, variational_autoencoder
@@ -88,8 +96,10 @@ QUANTITIES = {
     "maximum": "largest |x - fit(x)| at test points",
     "rms": "root mean square of |x - fit(x)|",
     "mean_squared": "mean square of |x - fit(x)|",
+    "foot": "largest distance of fit(x) from the manifold",
 }
-"""Errors of a fit; each region of a setting has a ``"maximum REGION"`` and an ``"rms REGION"`` of its own."""
+"""Errors of a fit, ``"foot"`` on lattices only; each region of a setting has a ``"maximum REGION"`` and an
+``"rms REGION"`` of its own."""
 
 SHARES = ("failed", "unconverged")
 """Shares next to these errors: of test points that a fit failed on, of foot points that did not converge."""
@@ -99,7 +109,7 @@ class Plan(NamedTuple):
     """Size of a study. The fields after ``network_seeds`` belong to some studies only."""
 
     fits: tuple[str, ...]
-    sizes: tuple[int, ...]  # numbers of samples
+    sizes: tuple[int, ...]  # numbers of samples, for settings without a lattice
     seeds: int = 20  # repetitions
     tests: int = 500  # test points on the manifold
     steps: int = 5000  # training steps of networks
@@ -111,12 +121,15 @@ class Plan(NamedTuple):
     values: tuple[float, ...] = ()  # what is swept over: minor radii of tori, or ambient dimensions
     data: tuple[str, ...] = ()  # image data sets
     dimensions: Mapping[str, tuple[int, ...]] = {}  # of their manifolds, by data set
+    shares: tuple[float, ...] = ()  # numbers of samples of a lattice, over the images that are no tests
     pixels: int = 64  # per side of an image
     path: Path | None = None  # where COIL-20 is
 
     def sizes_of(self, fit: str, setting: Setting) -> list[int]:
         """Sizes on which a fit can run."""
         sizes = (self.network_sizes or self.sizes[-1:]) if FITS[fit].network else self.sizes
+        if setting.grids:
+            sizes = sorted({int(share * setting.pool(self.tests)) for share in self.shares})
         least = FITS[fit].least(setting.dimension, setting.images)
         return [size for size in sizes if size >= least]
 
@@ -127,7 +140,7 @@ class Plan(NamedTuple):
     @property
     def largest(self) -> int:
         """Most samples."""
-        return max(*self.sizes, *(self.network_sizes or ()))
+        return max((*self.sizes, *(self.network_sizes or ())), default=0)
 
 
 class Job(NamedTuple):
@@ -146,7 +159,7 @@ class Job(NamedTuple):
             seed=seed,
             tests=plan.tests,
             # How many samples are drawn, and to what size they are filled up, decides the random numbers.
-            largest=plan.largest,
+            largest=None if self.setting.grids else plan.largest,
             steps=plan.steps if FITS[self.fit].network else None,
         )
 
@@ -182,10 +195,13 @@ def run_cells(
     for done, job in enumerate(jobs, start=1):
         name = job.name(plan, seed)
         if name not in cells:
-            if sampled != (job.setting, job.size, job.run):
+            if not job.setting.grids and sampled != (job.setting, job.size, job.run):
                 sampled = (job.setting, job.size, job.run)
                 samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
-            cells.put(name, errors_of(job, samples, plan, seed))
+            lattice = job.setting.grids
+            cells.put(
+                name, lattice_errors(job, plan, seed) if lattice else errors_of(job, samples, plan, seed)
+            )
         tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
         progress(done, len(jobs))
     every = []
@@ -212,4 +228,29 @@ def errors_of(job: Job, samples: np.ndarray, plan: Plan, seed: int) -> Values:
         here = np.asarray(projected.values)[inside]
         part = summarise_distances(jnp.asarray(here if len(here) else np.full(1, np.nan)))
         values |= {f"maximum {name}": part.maximum, f"rms {name}": part.rms}
+    return _as_cell(values)
+
+
+def _as_cell(values: dict[str, Any]) -> Values:
+    """Numbers as a cell keeps them."""
     return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def lattice_errors(job: Job, plan: Plan, seed: int) -> Values:
+    """Errors of one fit of images drawn from a lattice, at its test images; see ``QUANTITIES``."""
+    setting, lattice = job.setting, lattice_of(job.setting, plan.tests)
+    rows = draw_rows(lattice, key_of(seed, setting.stream or setting.name, job.size, job.run), job.size)
+    tests, fit, dimension = lattice.points[lattice.tests], FITS[job.fit], setting.dimension
+    if fit.neighbours is None:
+        key = key_of(seed, setting.name, job.fit, job.size, job.run)
+        samples = np.asarray(lattice.points[rows])
+        images = fit_samples(job.fit, samples, job.size, dimension, key, plan.steps)(tests)
+    else:
+        count = fit.neighbours(dimension, setting.images)
+        images = project_among(lattice, rows, fit.make(lattice.points, dimension=dimension, neighbours=count))
+    feet, unconverged = feet_of_images(setting, lattice, images)
+    projected = summarise_distances(norm(flat(images - tests)))
+    backward = hausdorff_distance(tests, images).forward
+    values = {"hausdorff": np.fmax(backward.maximum, np.nanmax(feet)), "maximum": projected.maximum}
+    values |= {"rms": projected.rms, "mean_squared": float(projected.rms) ** 2, "foot": np.nanmax(feet)}
+    return _as_cell(values | {"failed": int(projected.failed) / len(tests), "unconverged": unconverged})

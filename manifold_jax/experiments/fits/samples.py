@@ -20,7 +20,7 @@ from manifold_jax.datasets import ambient_noise, farthest_points, normal_noise, 
 from manifold_jax.datasets.sampling import map_points
 from manifold_jax.experiments.sprites import ends
 from manifold_jax.fitting.nearest_points import components
-from manifold_jax.geometry import Manifold
+from manifold_jax.geometry import Grid, Manifold
 
 NOISES = ("none", "ambient", "normal")
 
@@ -54,6 +54,8 @@ class Setting:
     stream: str = ""  # name of the random numbers; settings of one stream have the same chart points
     farthest: bool = False  # whether test points are farthest points among many, or uniform by volume
     open_ends: bool = False
+    # Lattices of all parts: then tests and samples are images on them, see lattices.py.
+    grids: tuple[Grid, ...] = ()
 
     @property
     def dimension(self) -> int:
@@ -70,6 +72,14 @@ class Setting:
         """Whether points are images."""
         return len(self.features) > 1
 
+    def tests(self, asked: int) -> int:
+        """Test images of a lattice: as many as asked for, but at most 30 % of all."""
+        return min(asked, int(0.3 * sum(grid.size for grid in self.grids)))
+
+    def pool(self, asked: int) -> int:
+        """Images of a lattice that are no test images."""
+        return sum(grid.size for grid in self.grids) - self.tests(asked)
+
     @property
     def regions(self) -> tuple[str, ...]:
         """Names of the regions in which errors are taken as well as everywhere."""
@@ -82,7 +92,8 @@ class Setting:
         known = (self.volume, self.reach, self.noise, self.scale, self.features)
         points = [jax.ShapeDtypeStruct((part.grid.ndim,), float) for part in self.parts]
         programs = [digest_function(part.embedding, u) for part, u in zip(self.parts, points, strict=True)]
-        return repr((known, axes, programs, sorted(self.regions), *(["edges"] if self.open_ends else [])))
+        others = [*(["edges"] if self.open_ends else []), *self.grids]
+        return repr((known, axes, programs, sorted(self.regions), *others))
 
     @cached_property
     def radius(self) -> float:

@@ -15,12 +15,13 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from manifold_jax._checks import choice, whole
+from manifold_jax._checks import choice, positive, whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets import circle, coil20, sample_uniform, sphere, torus, two_moons
 from manifold_jax.datasets.sampling import map_points, volume_elements
 from manifold_jax.experiments.experiment import Experiment, Outcome
+from manifold_jax.experiments.fits.figures import FEW_FIGURE3, FIGURE3, LATTICES, lattices, show_figure3
 from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, show_reach, show_slopes
 from manifold_jax.experiments.fits.report import Results, trend_of
 from manifold_jax.experiments.fits.runner import FITS, SHARES, Plan, run_cells
@@ -35,11 +36,15 @@ LEAST_TESTS = 8  # fewer test points say nothing about a maximum
 MEASURED = 1000  # images of which volume and reach are measured, at most
 
 
+_FIGURES = ("figure3", "figure4", "figure5")
+"""Studies whose cells are in one file, since some are the same."""
+
 Settings = Callable[[Plan], list[Setting]]
 """What is fitted, for a plan; it raises ValueError for one that makes no sense."""
 
 _OF_ALL = ("fits", "sizes", "seeds", "tests", "steps")
-_OWN = {"toys": ("noises", "noise"), "images": ("data", "dimensions", "path"), "ambient": ("noise",)}
+_FIGURE = ("data", "dimensions", "path")
+_OWN = {"images": _FIGURE, "figure3": _FIGURE, "toys": ("noises", "noise"), "ambient": ("noise",)}
 """Options of the command line that all studies have, and those that only one study has."""
 
 
@@ -49,7 +54,9 @@ def check_plan(settings: Settings, plan: Plan) -> None:
         choice("bounds", "fits", fit, FITS)
     for option, least in (("seeds", 2), ("tests", LEAST_TESTS), ("steps", 1)):
         whole("bounds", option, getattr(plan, option), least)
-    if len(set(plan.sizes)) != len(plan.sizes) or min(plan.sizes) < 2:
+    for share in plan.shares:
+        positive("bounds", "shares", share, below=1.0 + 1e-9)
+    if len(set(plan.sizes)) != len(plan.sizes) or min(plan.sizes, default=2) < 2:
         raise ValueError(f"bounds: sizes must be different whole numbers from 2, got {plan.sizes}.")
     for setting in settings(plan):
         for fit in plan.fits:
@@ -71,14 +78,15 @@ def _study(
         folder, seed = context
         with jax.enable_x64(True):  # errors of h^4 leave single precision early
             measured = [measure_setting(setting, plan, seed) for setting in settings(plan)]
-            series = run_cells(
-                measured, plan, Cells(folder / f"{name}.cells.jsonl"), seed=seed, progress=progress
-            )
+            cells = Cells(folder / f"{'figures' if name in _FIGURES else name}.cells.jsonl")
+            series = run_cells(measured, plan, cells, seed=seed, progress=progress)
             trends = [trend_of(one, of, seed) for one in series for of in one.values if of not in SHARES]
             return show(Results(name, measured, plan, seed, trends))
 
     def change(plan: Plan, option: str, value: Any) -> Plan | None:
         if option not in (*_OF_ALL, *_OWN.get(name, ())):
+            return None
+        if option == "sizes" and not plan.sizes:  # shares of a lattice
             return None
         of_networks = {f"network_{option}": value} if option in ("sizes", "seeds") else {}
         return plan._replace(**{option: value}, **of_networks)
@@ -107,6 +115,10 @@ def toys(plan: Plan) -> list[Setting]:
 
 FACTORS = {"sprites": ("orientation", "scale", "y", "x"), "coil20": ("view", "zoom", "rotation")}
 """Data sets of images, and their factors: a manifold of dimension d has the first d."""
+
+
+DATA = tuple(dict.fromkeys((*FACTORS, *LATTICES)))
+"""Names of all data sets of images."""
 
 
 def images(plan: Plan) -> list[Setting]:
@@ -138,16 +150,18 @@ def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
     """
     if not math.isnan(setting.volume):
         return setting
-    (manifold,) = setting.parts
-    key, count = jax.random.key(seed), min(MEASURED, max(plan.sizes))
-    elements = volume_elements(manifold, draw(key, manifold, count))
-    chart = float(np.prod(np.diff(ends(manifold), axis=0)))
-    samples = sample_uniform(jax.random.fold_in(key, 1), manifold, count)
-    jacobians = map_points(manifold, jax.jacfwd(manifold.embedding), samples.coordinates)
-    tangents = np.moveaxis(np.asarray(jacobians), -1, 1)
-    points = np.asarray(samples.points)
-    reach = reach_from_samples(points, tangents, dimension=setting.dimension, noise=0.0)
-    return replace(setting, volume=float(np.mean(elements)) * chart, reach=float(reach.value))
+    key, count = jax.random.key(seed), min(MEASURED, plan.largest or MEASURED)
+    count, volume, points, tangents = count // len(setting.parts), 0.0, [], []
+    for part in setting.parts:
+        elements = volume_elements(part, draw(key, part, count))
+        volume += float(np.mean(elements)) * float(np.prod(np.diff(ends(part), axis=0)))
+        samples = sample_uniform(jax.random.fold_in(key, 1), part, count)
+        jacobians = map_points(part, jax.jacfwd(part.embedding), samples.coordinates)
+        tangents.append(np.moveaxis(np.asarray(jacobians), -1, 1))
+        points.append(np.asarray(samples.points))
+    every = np.concatenate(points), np.concatenate(tangents)
+    reach = reach_from_samples(*every, dimension=setting.dimension, noise=0.0)
+    return replace(setting, volume=volume, reach=float(reach.value))
 
 
 def tori(plan: Plan) -> list[Setting]:
@@ -225,5 +239,6 @@ EXPERIMENTS = {
         ("reach", "tori of several reach", tori, show_reach, _REACH, _FEW_REACH),
         ("ambient", "a torus in R^D for several D", embedded_tori, show_ambient, _AMBIENT, _FEW_AMBIENT),
         ("boundary", "open against periodic axes", closed_and_open, show_boundary, _BOUNDARY, _FEW_BOUNDARY),
+        ("figure3", "that of arXiv 2606.15760", lattices, show_figure3, FIGURE3, FEW_FIGURE3),
     )
 }
