@@ -9,15 +9,22 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from manifold_jax.datasets import circle, ellipse
+from manifold_jax.datasets import circle, ellipse, sprite
 from manifold_jax.experiments.fits import runner, studies
 from manifold_jax.experiments.fits.command import bounds_command
-from manifold_jax.experiments.fits.report import rate_of, trend_of, usable
+from manifold_jax.experiments.fits.lattices import draw_rows, feet_of_images, lattice_of, project_among
+from manifold_jax.experiments.fits.report import explicit_bound, rate_of, trend_of, usable
 from manifold_jax.experiments.fits.runner import FITS, Plan, Series, fit_samples, list_jobs, run_cells
-from manifold_jax.experiments.fits.samples import add_noise, known_setting, probe_points, training_samples
+from manifold_jax.experiments.fits.samples import (
+    Setting,
+    add_noise,
+    known_setting,
+    probe_points,
+    training_samples,
+)
 from manifold_jax.experiments.fits.studies import EXPERIMENTS
 from manifold_jax.experiments.results import MANIFEST, Cells
-from manifold_jax.fitting import smooth_rate, supports
+from manifold_jax.fitting import local_pca_projection, smooth_rate, supports
 from manifold_jax.geometry import Manifold
 
 
@@ -38,7 +45,10 @@ PLAN = Plan(("pca",), (12, 24, 48), 2, tests=16, steps=10)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("walk",), "no experiment 'walk': choose from toys, images, reach, ambient, boundary, or all."),
+        (
+            ("walk",),
+            "no experiment 'walk': choose from toys, images, reach, ambient, boundary, figure3, or all.",
+        ),
         (("toys", "--preset", "small"), "--preset must be reduced or full, got 'small'."),
         (("toys", "--fits", "pca,splines"), "fits must be one of 'pca', 'ref', 'mmls1'"),
         (("toys", "--sizes", "10,many"), "--sizes takes whole numbers with commas between, got '10,many'."),
@@ -223,7 +233,7 @@ def test_a_slope_is_taken_over_the_upper_half_without_lost_points():
     # (log n / n)^2 is not n^-2: the curve is fitted to the errors that the slope was taken over.
     assert trend.rate.name == "noiseless_hausdorff_upper"
     assert trend.curve.fitted
-    assert "fitted by least squares, exponents not verified" in trend.curve.label
+    assert "(fitted by least squares)" in trend.curve.label
     names = [support.rate.name for support in trend.supports if support.supported]
     assert "noiseless_hausdorff_lower" in names
     assert "perpendicular_hausdorff_lower" not in names
@@ -261,3 +271,40 @@ def test_slopes_of_degree_two_are_those_of_the_fill_distance(x64, tmp_path):
     third, fourth = (supports(slope, smooth_rate("hausdorff", k, "lower"), 1) for k in (3, 4))
     assert fourth.supported
     assert not third.supported
+
+
+SWEPT = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+
+def test_the_constant_of_the_explicit_bound_is_swept(x64):
+    bound = explicit_bound(RING, [100, 10_000])
+    least = np.asarray(bound.least_samples)
+    # s is C times a number that does not depend on C.
+    np.testing.assert_allclose(least / np.array(SWEPT)[:, None], least[2, 0], rtol=1e-12)
+    assert np.all(np.diff(np.asarray(bound.mean_squared)[:, 1]) >= 0)
+    assert np.asarray(bound.vacuous).tolist() == [[n < s for n in (100, 10_000)] for s in least[:, 0]]
+
+
+def test_images_of_a_lattice_are_drawn_apart_from_its_tests_and_projected_as_by_a_fit_of_them_alone():
+    # Growing hearts: among turned ones two neighbours would be equally far.
+    heart = sprite("heart", factors=("scale",), sizes={"scale": 48}, layout="balanced", size=16)
+    setting = Setting("heart", (heart,), grids=(heart.grid,))
+    lattice = lattice_of(setting, 500)
+    images = np.asarray(lattice.points, np.float64).reshape(48, -1)
+    assert len(lattice.tests) == 14  # 30 % of 48
+    exact = ((images[lattice.tests][:, None] - images) ** 2).sum(axis=2)
+    np.testing.assert_allclose(lattice.squares, exact, atol=2e-5)
+    # Each test image was the farthest from those before it; the first is image 0.
+    for k in range(1, 14):
+        assert exact[:k, lattice.tests[k]].min() >= exact[:k].min(axis=0).max() - 1e-4
+    rows = draw_rows(lattice, jax.random.key(0), 20)
+    assert len(set(rows)) == 20
+    assert not set(rows) & set(lattice.tests)
+    fit = partial(local_pca_projection, dimension=1, neighbours=4, weights="exponential", sigma=1.0)
+    tests = lattice.points[lattice.tests]
+    alone = fit(lattice.points[rows])(tests)
+    np.testing.assert_allclose(project_among(lattice, rows, fit(lattice.points)), alone, atol=1e-5)
+    # From a copy of itself a test image does not move; its foot is the image.
+    feet, lost = feet_of_images(setting, lattice, tests)
+    assert feet.max() < 1e-3
+    assert lost == 0.0

@@ -10,10 +10,11 @@ V and reach at least tau. From
 samples, the manifold of G that fits them best has, with probability 1 - delta, a mean squared distance to P
 that is at most eps above the least that G allows.
 
-The class, the law and the loss are in the abstract. The two terms have the shape known for k-means, with the
-number of centres k for N_p (abstract of Narayanan & Mitter, NIPS 2010). N_p itself was not seen in print; its
-size is right, for patches of radius (eps tau)^(1/2) are flat up to eps. So the formula is NOT VERIFIED
-(:data:`VERIFIED`), and its constant is not known: there is no default.
+The class, the law and the loss are in the abstract, and N_p is on page 6 of arXiv 1310.0425v2; its size is
+right, for patches of radius (eps tau)^(1/2) are flat up to eps. How s depends on N_p was not read there: the
+abstract of Narayanan & Mitter (NIPS 2010) has (k / eps^2) min(k, eps^-2 log^4(k / eps)) for k centres, which
+is another power of eps and no evidence for it. So the formula is NOT VERIFIED (:data:`VERIFIED`), and its
+constant is not known: there is no default, and a sweep over it says more than one value.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from manifold_jax._checks import whole
 from manifold_jax.fitting.rates import reals
 
 VERIFIED = False
-"""Whether theorem 1, with its exponents, was read in the paper."""
+"""Whether the sample size s of theorem 1, with its exponents, was read in the paper."""
 
 
 class UnitBall(NamedTuple):

@@ -3,7 +3,7 @@
 Every rate has the form n^-a(d) (log n)^b(d), without its constant: the papers give none that can be computed.
 It is either stated by the caller (:func:`explicit`) or fitted to measured errors (:func:`fit_constant`). A
 rate whose ``verified`` is False has exponents that were found neither in the paper nor in another one that
-quotes it: show it as such.
+quotes it, or is no theorem at all: show it as such.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import choice, is_traced, real, whole
 
 Side = Literal["lower", "upper"]
-Evidence = Literal["paper", "quoted", "summary", "memory"]
+Evidence = Literal["paper", "quoted", "summary", "memory", "drawn"]
 SmoothLoss = Literal["hausdorff", "tangents", "curvature"]
 
 
@@ -74,6 +74,7 @@ class Rate:
         log_exponent: b, a function of d; 0 without a logarithm.
         evidence: Where both exponents were seen: in the ``"paper"``, ``"quoted"`` in another paper, in a
             third-party ``"summary"`` only, or nowhere, from ``"memory"``. The weakest of the parts counts.
+            ``"drawn"``: the curve of a picture, which no theorem of the source states.
         note: Which sentence was seen, and what was not.
 
     Example:
@@ -151,36 +152,36 @@ _PUBLISHED = (
         Power(2, 1, 2), _NO_LOG, "paper",
         "Abstract: 'the optimal rate of convergence is n^(-2/(2+d))'; theorem 1 is the lower bound."),
     Rate("perpendicular_hausdorff_upper", _PERPENDICULAR, _NORMAL, _HAUSDORFF, "upper",
-        Power(2, 1, 2), Power(2, 1, 2), "summary",
-        "The power is in the abstract; the log, C_2 (log n / n)^(2/(2+d)) in theorem 2, was seen only in a "
-        "summary of Koulakis & Seibold (2026)."),
+        Power(2, 1, 2), Power(2, 1, 2), "paper",
+        "Theorem 2: C_2 (log n / n)^(2/(2+d)); the power is in the abstract too."),
     Rate("noiseless_hausdorff_lower", _SINGULAR, _FREE, _HAUSDORFF, "lower",
-        Power(2), _NO_LOG, "quoted",
-        "Its own statement was not seen; it is the case k = 2 of n^(-k/d), which Tang & Yang (2023) quote as "
-        "minimax from Aamari & Levrard."),
+        Power(2), _NO_LOG, "paper",
+        "Noiseless model; also the case k = 2 of n^(-k/d), which Tang & Yang (2023) quote as minimax from "
+        "Aamari & Levrard."),
     Rate("noiseless_hausdorff_upper", _SINGULAR, _FREE, _HAUSDORFF, "upper",
-        Power(2), Power(2), "memory",
-        "The power as for the lower bound; the log was not seen."),
+        Power(2), Power(2), "paper",
+        "Noiseless model, with the log."),
     Rate("clutter_hausdorff_lower", _SINGULAR, _CLUTTER, _HAUSDORFF, "lower",
-        Power(2), _NO_LOG, "memory",
-        "The model (1 - pi) U + pi G was seen in the introduction, the rate (n pi)^(-2/d) was not."),
+        Power(2), _NO_LOG, "paper",
+        "Clutter model (1 - pi) U + pi G, equation 1: (n pi)^(-2/d)."),
     Rate("additive_hausdorff_lower", _SINGULAR, _ADDITIVE, _HAUSDORFF, "lower",
-        Power(0), Power(-1, 0, 1), "quoted",
-        "Tang & Yang (2023), before section 3.1: 'lower bounded by O((log n)^(-1))'. The upper bound was not "
-        "seen, and is left out."),
-    Rate("small_additive_hausdorff_upper", _PUTATIVE, _SMALL, _HAUSDORFF, "upper",
-        Power(1), Power(1), "summary",
-        "A reader's note on the paper: from n = O(sigma^(-d)) samples a distance O(d^7 sigma sqrt(D)), hence "
-        "the power 1/d. H < C (log n / n)^(1/d) was seen in a summary of Koulakis & Seibold (2026)."),
+        Power(0), Power(-1, 0, 1), "paper",
+        "Additive model: 1 / log n; so quoted by Tang & Yang (2023), before section 3.1. The upper bound was "
+        "not seen, and is left out."),
+    Rate("small_additive_hausdorff_upper_as_drawn", _PUTATIVE, _SMALL, _HAUSDORFF, "upper",
+        Power(1), Power(1), "drawn",
+        "No theorem of this source: the curve (log n / n)^(1/d) that Koulakis & Seibold (2026) draw under "
+        "its name. The source has a distance O(d^7 sigma sqrt(D)) from n = O(sigma^(-d)) samples, hence "
+        "sigma like n^(-1/d)."),
     Rate("agnostic_mean_squared_upper", _AGNOSTIC, _ANY, _EXCESS, "upper",
         Power(2, 1, 4), Power(8, 1, 4), "memory",
         "The limit of agnostic_mean_squared_bound for many samples: what is stated there about N_p applies."),
     Rate("noiseless_inverse_reach_upper_global", _REACH, _FRAMES, _BOTTLENECK, "upper",
-        Power(1), _NO_LOG, "summary",
-        "O(n^(-1/d)) in the global regime was seen in a summary of Koulakis & Seibold (2026)."),
+        Power(1), _NO_LOG, "paper",
+        "Global regime, where a bottleneck decides: n^(-1/d)."),
     Rate("noiseless_inverse_reach_upper_local", _REACH, _FRAMES, _LOCAL, "upper",
-        Power(2, 3, -1), _NO_LOG, "quoted",
-        "Berenfeld, Harvey, Hoffmann & Shankar, DCG 67 (2022): 'achieves the rate n^(-2/(3d-1))'."),
+        Power(2, 3, -1), _NO_LOG, "paper",
+        "Local regime: n^(-2/(3d-1)); so quoted by Berenfeld, Harvey, Hoffmann & Shankar, DCG 67 (2022)."),
     Rate("grid_scalar_curvature_upper", _GRID, _REGULAR, _STENCIL, "upper",
         Power(2), _NO_LOG, "summary",
         "O(h^2) = O(n^(-2/d)) was seen in a summary of the paper; the order is that of the differences."),
@@ -215,16 +216,11 @@ def smooth_rate(what: SmoothLoss, k: int, side: Side) -> Rate:
     side = choice("smooth_rate", "side", side, ("lower", "upper"))
     loss, derivative = losses[what]
     power = Power(whole("smooth_rate", "k", k, max(2, derivative + 1)) - derivative)
-    quoted = "Tang & Yang (Ann. Statist. 51, 2023, section 1) quote n^(-k/d) as its minimax rate."
-    summary = "Seen as (log n / n)^(3/d) for C^5 manifolds in a summary of Koulakis & Seibold (2026)."
-    seen: dict[tuple[str, Side], tuple[Evidence, str]] = {
-        ("hausdorff", "lower"): ("quoted", quoted),
-        ("hausdorff", "upper"): ("memory", f"{quoted} The log was not seen."),
-        ("curvature", "upper"): ("summary", summary),
-    }
-    evidence, note = seen.get((what, side), ("memory", f"The power (k-{derivative})/d was not seen."))
+    note = f"Section 3: (log n / n)^((k-{derivative})/d) above, the same power of 1 / n below."
+    if what == "hausdorff":
+        note += " Tang & Yang (Ann. Statist. 51, 2023, section 1) quote n^(-k/d) as its minimax rate."
     log = power if side == "upper" else _NO_LOG
-    return Rate(f"noiseless_{what}_{side}_c{k}", _SMOOTH, _FREE, loss, side, power, log, evidence, note)
+    return Rate(f"noiseless_{what}_{side}_c{k}", _SMOOTH, _FREE, loss, side, power, log, "paper", note)
 
 
 _SMOOTH_ORDERS: dict[SmoothLoss, tuple[int, int]]

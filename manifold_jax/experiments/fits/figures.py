@@ -73,7 +73,7 @@ def _union(data: str, dimension: int, pixels: int, path: Path | None) -> Setting
 _DRAWN = {
     "perpendicular_hausdorff_lower": (0.01, "tab:green"),
     "perpendicular_hausdorff_upper": (0.99, "tab:green"),
-    "small_additive_hausdorff_upper": (0.99, "tab:orange"),
+    "small_additive_hausdorff_upper_as_drawn": (0.99, "tab:orange"),
 }
 """Rates that the paper draws, each through which quantile of the fitted line over the rate."""
 
@@ -118,7 +118,7 @@ def _row(results: Results, trend: Trend) -> Row:
 _SHORT = {
     "perpendicular_hausdorff_lower": "n^(-2/(2+d))",
     "perpendicular_hausdorff_upper": "(log n / n)^(2/(2+d))",
-    "small_additive_hausdorff_upper": "(log n / n)^(1/d)",
+    "small_additive_hausdorff_upper_as_drawn": "(log n / n)^(1/d)",
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.experiments.fits import report
-from manifold_jax.experiments.fits.report import Results, Trend, explicit_bound, usable
+from manifold_jax.experiments.fits.report import CONSTANTS, Results, Trend, explicit_bound, usable
 from manifold_jax.experiments.fits.runner import FITS, QUANTITIES
 from manifold_jax.experiments.fits.samples import Setting
 from manifold_jax.plotting.style import LENGTH, PALETTE, Figure, quantity_panels
@@ -147,18 +147,22 @@ def _rates(trends: Sequence[Trend]) -> list[Theory]:
 
 
 def _bound(setting: Setting, sizes: Sequence[int]) -> list[Theory]:
-    """The explicit bound from the size on at which it says something."""
+    """The explicit bound from the size on at which it says something, for small, medium and large C."""
     n = np.geomspace(min(sizes), max(sizes), 60)
     bound = explicit_bound(setting, n)
     if bound is None:
         return []
-    label = (
-        f"Fefferman-Mitter-Narayanan RMS, V = {setting.volume:.3g}, tau = {setting.reach:.3g}, "
-        f"R = {setting.radius:.3g}, C = 1 (explicit, exponents not verified): vacuous below "
-        f"n = {float(bound.least_samples.max()):.2g}"
-    )
-    keep = ~np.asarray(bound.vacuous)
-    return [Theory(label, n[keep], np.asarray(bound.root_mean_square)[keep], {"color": "red", "lw": 2})]
+    facts = f"V = {setting.volume:.3g}, tau = {setting.reach:.3g}, R = {setting.radius:.3g}"
+    curves = []
+    for k in (0, len(CONSTANTS) // 2, len(CONSTANTS) - 1):
+        label = (
+            f"Fefferman-Mitter-Narayanan RMS, {facts}, C = {CONSTANTS[k]:g} (explicit, exponents not "
+            f"verified): vacuous below n = {float(bound.least_samples[k, 0]):.2g}"
+        )
+        keep, values = ~np.asarray(bound.vacuous[k]), np.asarray(bound.root_mean_square[k])
+        style = {"color": "red", "lw": 1.5, "ls": ("-", "--", ":")[len(curves)]}
+        curves.append(Theory(label, n[keep], values[keep], style))
+    return curves
 
 
 def outcome_of(
