@@ -136,9 +136,33 @@ def test_union(tmp_path):
     assert summary["reach"]["case"] == "global"
     assert summary["reach"]["value"] == pytest.approx(0.25, abs=summary["reach"]["error"])
     assert {end["component"] for end in summary["reach"]["pair"]} == {0, 1}
+    union = summary["union"]
+    assert union["least_reach"]["value"] == pytest.approx(summary["reach"]["value"] * union["scale"])
+    assert len(union["distances"]) == 1
+    assert "in the union" in text(result)
     assert [entry["name"] for entry in summary["manifolds"]] == [
         part.name for part in measure_data.build("two_moons", {})
     ]
+
+
+def test_all_shapes_are_a_union(tmp_path):
+    result = run(*SPRITES, "--shape", "all", "--no-plots", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert {f"geometry_{k}.nc" for k in (1, 2, 3)} <= names(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    union = summary["union"]
+    assert [part["name"] for part in union["classes"]] == [part["name"] for part in summary["manifolds"]]
+    assert sum(part["volume"]["value"] for part in union["classes"]) == pytest.approx(1.0, rel=1e-5)
+    volume = sum(part["totals"]["total_volume"]["value"] for part in summary["manifolds"])
+    assert union["scale"] * volume == pytest.approx(1.0, rel=1e-5)
+    assert union["distances"] == []  # all points would be held
+    assert "volume, share" in text(result)
+
+
+def test_an_object_is_a_number_or_all(tmp_path):
+    result = run("coil20", "--object", "duck", "--out", tmp_path / "new")
+    assert result.exit_code == 2
+    assert "--object must be the number of an object, or all, got 'duck'" in text(result)
 
 
 class Interrupting:

@@ -29,7 +29,14 @@ from manifold_jax.experiments.measure.cloud import (
     measure_cloud,
     write_cloud,
 )
-from manifold_jax.experiments.measure.data import OPTIONS, build, default_folder, parse_pairs, parse_range
+from manifold_jax.experiments.measure.data import (
+    OPTIONS,
+    build,
+    default_folder,
+    parse_object,
+    parse_pairs,
+    parse_range,
+)
 from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, load
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.results import publishing, remove_others
@@ -41,7 +48,17 @@ from manifold_jax.experiments.terminal import (
     results_folder,
     words,
 )
-from manifold_jax.geometry import Geometry, Manifold, Reach, load_geometry, measure, reach, suggest_stencil
+from manifold_jax.geometry import (
+    Geometry,
+    Manifold,
+    Reach,
+    UnionGeometry,
+    load_geometry,
+    measure,
+    measure_union,
+    reach,
+    suggest_stencil,
+)
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.manifold import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
@@ -55,7 +72,9 @@ LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or de
 
 def measure_command(
     dataset: Annotated[str, typer.Argument(help=SOURCES, metavar="DATASET|FILE|FOLDER")],
-    shape: Annotated[str | None, typer.Option(help="Sprite or dSprite: ellipse, square or heart.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Sprite or dSprite: ellipse, square, heart; all (sprites).")
+    ] = None,
     layout: Annotated[str | None, typer.Option(help=LAYOUTS)] = None,
     axes: Annotated[
         str | None, typer.Option(help="Factors that vary, in order: scale,orientation,y,x; axes of a file.")
@@ -82,7 +101,9 @@ def measure_command(
     ranges: Annotated[str | None, typer.Option("--range", help="Ranges: scale=0.5:1,x=10:20.")] = None,
     fixed: Annotated[str | None, typer.Option(help="Factors that do not vary: scale=0.8.")] = None,
     blur: Annotated[float | None, typer.Option(help="Gaussian blur in pixels.")] = None,
-    object_id: Annotated[int | None, typer.Option("--object", help="Number of the object of COIL.")] = None,
+    object_id: Annotated[
+        str | None, typer.Option("--object", help="Number of the object of COIL, or all.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Zip or folder of COIL, file of dSprites.")] = None,
     accuracy: Annotated[
         str,
@@ -128,7 +149,7 @@ def measure_command(
     with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
         check_options(arguments)
         given: dict[str, Any] = {"shape": shape, "layout": layout, "axes": words(axes), "size": size}
-        given |= {"blur": blur, "object": object_id, "data": data and user_path(data)}
+        given |= {"blur": blur, "object": parse_object(object_id), "data": data and user_path(data)}
         given["samples"] = parse_pairs(samples, "--samples", int)
         given["range"] = parse_pairs(ranges, "--range", parse_range)
         given["fixed"] = parse_pairs(fixed, "--fixed", float)
@@ -305,32 +326,45 @@ def _write(
 ) -> tuple[list[RenderableType], list[Path]]:
     """Search the reach if options are given for it; write files and pictures, and give tables to show."""
     tables = report.tables_of(parts)
-    result, began = None, time.perf_counter()
+    result, union, began = None, None, time.perf_counter()
     if options is not None:
         try:
             with progress_bar("reach, all pairs") as advance:
-                result = _search_reach(parts, options, advance)
-            tables.append(report.reach_table(result))
+                if len(parts) > 1:
+                    union = _unite(parts, tolerance=options["tolerance"], progress=advance)
+                    result = union.reach
+                else:
+                    result = _search_reach(parts[0], options, advance)
         except ValueError as error:  # points that have none cost no measurement
             tables.append(Text(f"\nThe reach is left out: {str(error).partition(': ')[2]}"))
+    if len(parts) > 1:
+        union = union or _unite(parts, with_reach=False, with_distances=False)
+        tables += report.union_tables(union)
+    if result is not None:
+        tables.append(report.reach_table(result))
     record = report.summary(parts, arguments, result, time.perf_counter() - began)
+    record |= {"union": report.union_entry(union)} if union else {}
     written: list[Path] = []
     with publishing(out, _KEY, written) as folder:
         report.write_results(parts, folder, record, tables, result)
     if plots:
         with publishing(out, _KEY, written) as folder:
-            report.write_figures(parts, folder, result)
+            report.write_figures(parts, folder, result, union)
     remove_others(out, _KEY, written)
     return tables, written
 
 
-def _search_reach(parts: list[Part], options: dict[str, Any], progress: Progress) -> Reach:
-    """The reach of all components, with the curvature that is known already."""
+def _search_reach(first: Part, options: dict[str, Any], progress: Progress) -> Reach:
+    """The reach of a single component, with the curvature that is known already."""
     known: dict[str, Any] = {"tolerance": options["tolerance"], "progress": progress}
-    first = parts[0]
     if isinstance(first.manifold, Samples):
         names = ("accuracy", "stride", "block_size", "missing")
         known |= {name: options[name] for name in names if name in options}
         return reach(first.points, first.geometry.grid, geometry=first.geometry, **known)
     # By exact tangents.
-    return reach([part.manifold for part in parts], geometry=[part.geometry for part in parts], **known)
+    return reach(first.manifold, geometry=first.geometry, **known)
+
+
+def _unite(parts: Sequence[Part], **options: Any) -> UnionGeometry:
+    """All components scaled to unit volume."""
+    return measure_union([p.manifold for p in parts], geometry=[p.geometry for p in parts], **options)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from manifold_jax import datasets
 from manifold_jax._keys import digest_arrays
+from manifold_jax.datasets.coil20 import COIL20, COIL100
+from manifold_jax.datasets.outlines import SHAPES
 from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
@@ -19,7 +21,7 @@ SURFACES = tuple(sorted(_CURVES + _OTHERS))
 
 _IMAGES = ("layout", "axes", "size", "blur", "samples", "range", "fixed")
 OPTIONS = {"sprites": ("shape", *_IMAGES), "dsprites": ("shape", "data", "axes", "fixed")}
-COIL = ("coil20", "coil100")
+COIL = {"coil20": COIL20.objects, "coil100": COIL100.objects}
 OPTIONS |= dict.fromkeys(COIL, ("object", "data", *_IMAGES))
 OPTIONS |= dict.fromkeys(SURFACES, ("samples",))
 """Options of the command line that each data set takes."""
@@ -49,6 +51,16 @@ def parse_pairs(text: str | None, option: str, convert: Callable[[str], Any]) ->
         except ValueError:
             raise ValueError(f"{option}: cannot read the value {value!r} of {name!r}.") from None
     return pairs
+
+
+def parse_object(text: str | None) -> int | str | None:
+    """Read the number of an object, or ``all``."""
+    if text is None or text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--object must be the number of an object, or all, got {text!r}.") from None
 
 
 def parse_range(text: str) -> tuple[float, float]:
@@ -81,15 +93,24 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold | Samples, ..
             raise ValueError(f"--{option} does not apply to {name}, which takes --{known}.")
     arguments = {_ARGUMENTS.get(option, option): value for option, value in options.items()}
     if name == "sprites":
-        return (datasets.sprite(**arguments),)
+        shapes = _several(arguments, "shape", SHAPES)
+        return tuple(datasets.sprite(**arguments | shape) for shape in shapes)
     if name in COIL:
-        return (getattr(datasets, name)(**arguments),)
+        numbers = _several(arguments, "object_id", range(1, COIL[name] + 1))
+        return tuple(getattr(datasets, name)(**arguments | number) for number in numbers)
     if name == "dsprites":
         images, grid, notes = datasets.dsprites(**arguments)
         about = {"length": "distance between images, the root of summed squared differences of pixels (0, 1)"}
         title = f"dsprites {options.get('shape', 'heart')}"
         return (Samples(title, images, grid, about | {"note": " ".join(notes)}, digest_arrays(images)),)
     return _surface(name, arguments.get("sizes") or {})
+
+
+def _several(arguments: Mapping[str, Any], name: str, known: Iterable[Any]) -> list[dict[str, Any]]:
+    """What an argument is for every component: all that are known, or the one that is given, if any is."""
+    if arguments.get(name) == "all":
+        return [{name: value} for value in known]
+    return [{name: arguments[name]}] if name in arguments else [{}]
 
 
 def _surface(name: str, samples: Mapping[str, int]) -> tuple[Manifold, ...]:

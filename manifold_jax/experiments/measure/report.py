@@ -22,13 +22,14 @@ from manifold_jax._keys import package_version
 from manifold_jax.experiments.experiment import write_json
 from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.experiments.terminal import as_text, bars
-from manifold_jax.geometry import Geometry, Manifold, Reach
+from manifold_jax.geometry import ClassGeometry, Estimate, Geometry, Manifold, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict
 from manifold_jax.plotting.style import compare
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_PAIRS = 10  # of classes that a table shows, the nearest
 
 
 class Part(NamedTuple):
@@ -221,6 +222,56 @@ def reach_table(reach: Reach) -> RenderableType:
     return Group(Text("\nreach", style="bold"), table, Text(reach.sentence(), style=colour))
 
 
+def _estimate_words(estimate: Estimate) -> Text:
+    """An estimate in the colour of its verdict."""
+    value, error, resolved = estimate
+    return Text(with_bar(float(value), float(error)), style="green" if bool(resolved) else "red")
+
+
+def union_tables(union: UnionGeometry) -> list[RenderableType]:
+    """The classes of a union next to each other, and every two of them, scaled to unit volume."""
+    table = new_table("class", "volume, share", "total curvature", "- positive part", "- negative part")
+    for part in (*union.classes, union):
+        totals = [_estimate_words(getattr(part, name)) for name in TOTALS[1:]]
+        table.add_row(*_class_cells(part), *totals)
+    scale = f"Volume of the union {with_bar(float(union.volume.value), float(union.volume.error))}; "
+    note = Text(f"{scale}lengths were multiplied by {union.scale:.5g}.", style="dim")
+    tables: list[RenderableType] = [Group(Text("\nunion, of unit volume", style="bold"), table, note)]
+    if union.reach is not None:
+        table = new_table("class", "reach alone", "in the union", "ball alone", "in the union")
+        for part in union.classes:
+            cells = [part.alone.least, part.together.least, part.alone.mean, part.together.mean]
+            table.add_row(part.name, *map(_estimate_words, cells))
+        least, mean = map(_estimate_words, (union.least_reach, union.mean_reach))
+        table.add_row("union", "", least, "", mean)
+        words = "ball: radius of the largest empty tangent ball, its mean over the volume."
+        tables.append(Group(table, Text(words, style="dim")))
+    if union.distances:
+        table = new_table("distance between", "nearest points", "equal coordinates", "the least")
+        nearest = sorted(union.distances, key=lambda pair: float(pair.nearest.value))[:_PAIRS]
+        for pair in nearest:
+            names = " and ".join(union.classes[k].name for k in (pair.first, pair.second))
+            cells = _estimate_words(pair.nearest), _estimate_words(pair.paired), f"{pair.least_paired:.4g}"
+            table.add_row(names, *cells)
+        more = len(union.distances) - len(nearest)
+        note = f"The mean over the chart, and the least.{f' {more} pairs are farther.' if more else ''}"
+        tables.append(Group(table, Text(note, style="dim")))
+    return tables
+
+
+def _class_cells(part: ClassGeometry | UnionGeometry) -> tuple[str, Text]:
+    """Name and share of the volume of a class, or of all of them."""
+    if isinstance(part, ClassGeometry):
+        return part.name, _estimate_words(part.volume)
+    return "union", Text("1")
+
+
+def union_entry(union: UnionGeometry) -> dict[str, Any]:
+    """What ``summary.json`` holds of a union; the geometry and reach of its classes stand elsewhere."""
+    left_out = ("geometries", "reach")
+    return {name: value for name, value in union._asdict().items() if name not in left_out}
+
+
 def tables_of(parts: Sequence[Part]) -> list[RenderableType]:
     """Tables of all components."""
     both = (table for part in parts for table in (summary_table(part), comparison_table(part)))
@@ -301,7 +352,9 @@ def write_results(
     return [*written, record_file, write_text(out / "summary.txt", as_text(tables))]
 
 
-def write_figures(parts: Sequence[Part], out: Path, reach: Reach | None) -> list[Path]:
+def write_figures(
+    parts: Sequence[Part], out: Path, reach: Reach | None, union: UnionGeometry | None = None
+) -> list[Path]:
     """Draw and save every picture."""
     drawings: dict[str, Callable[[], Any]] = {}
     for part in parts:
@@ -312,6 +365,8 @@ def write_figures(parts: Sequence[Part], out: Path, reach: Reach | None) -> list
     if reach is not None:
         sources = [part.points for part in parts]
         drawings["reach"] = partial(plotting.plot_reach, sources if len(parts) > 1 else sources[0], reach)
+    if union is not None:
+        drawings["union"] = partial(plotting.plot_union, [part.points for part in parts], union)
     written = []
     for stem, draw in drawings.items():
         with bars.status(f"drawing {stem}.png"):
