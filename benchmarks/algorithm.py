@@ -1,11 +1,18 @@
 """Algorithm 1 of Grementieri & Fioresi as its code ran it, on the network and the pairs of its pictures.
 
-    python benchmarks/algorithm.py --data FOLDER_OF_MNIST --weights small_cnn_01.npz --runs FOLDER
+    python benchmarks/algorithm.py --data FOLDER_OF_MNIST --weights FOLDER --runs FOLDER named random
 
-runs ``manifold-jax leaf algorithm`` (parts that the folder of the runs holds are not done again) on the pairs
-of images whose pictures stand in the repository of the paper, and on pairs drawn at random, and writes
-results/algorithm.md, .json and the pictures. The weights are those of the small network in its history
-(commit 4c765df, after epoch 1), saved as an .npz file of the state dict.
+runs ``manifold-jax leaf algorithm`` (what the folder of the runs holds is not done again) and writes
+results/algorithm.md, .json and the pictures; parts that are not asked for stay as they are. The parts:
+
+    named     the pairs of images whose pictures stand in the repository of the paper
+    random    pairs drawn at random
+    epoch2 to epoch5   the named pairs after these epochs
+    noisy-valid, noisy-noisy, valid-mirrored, valid-letter   pairs drawn at random, from and to these
+    lenet     pairs drawn at random, on LeNet as PyTorch initialises it after --train steps
+
+The weights are those of the small network in the history of the repository (4c765df, after epoch 1 unless
+the part says otherwise), saved as .npz files of the state dicts, small_cnn_01.npz to small_cnn_05.npz.
 """
 
 from __future__ import annotations
@@ -27,14 +34,52 @@ COLUMNS += ("of it logits", "s_C / s_C-1", "other label", "label of the destinat
 DETAILED = ("full rank, clamped", "rank, clamped", "rank and random, clamped")
 
 
-def run(name: str, options: argparse.Namespace, *extra: str) -> dict[str, Any]:
+KINDS = ("noisy-valid", "noisy-noisy", "valid-mirrored", "valid-letter")
+PARTS = ("named", "random", *(f"epoch{k}" for k in range(2, 6)), *KINDS, "lenet")
+
+
+def title(part: str, options: argparse.Namespace) -> str:
+    """The heading of a part."""
+    if part == "lenet":
+        return f"LeNet after {options.train} steps, pairs drawn at random"
+    if part in KINDS:
+        return f"{' to '.join(part.split('-'))}, pairs drawn at random"
+    if part.startswith("epoch"):
+        return f"Pairs of the paper's repository, epoch {part[5:]}"
+    return {"named": "Pairs of the paper's repository", "random": "Pairs drawn at random"}[part]
+
+
+def arguments(part: str, options: argparse.Namespace) -> list[Any]:
+    """What the command is given for a part."""
+    if part == "lenet":
+        chosen = ["--init", "torch", "--steps", options.train, "--pairs", options.pairs]
+    else:
+        epoch = int(part[5:]) if part.startswith("epoch") else 1
+        chosen = ["--weights", options.weights / f"small_cnn_{epoch:02d}.npz"]
+        named = part == "named" or part.startswith("epoch")
+        chosen += ["--between", NAMED] if named else ["--pairs", options.pairs]
+    if part in KINDS:
+        source, destination = part.split("-")
+        chosen += ["--source", source, "--destination", destination]
+        chosen += ["--letters", options.letters] if destination == "letter" else []
+    return chosen
+
+
+def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a command wrote."""
-    out = options.runs / name
+    out = options.runs / part
     command = ["leaf", "algorithm", "--data", "mnist", "--path", options.data, "--preset", "full"]
-    command += ["--weights", options.weights, "--max-steps", options.steps, *extra, "--out", out]
+    command += ["--max-steps", options.steps, "--ways", options.ways, *arguments(part, options), "--out", out]
     code = "from manifold_jax.experiments.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *map(str, command)], check=True)
     return json.loads((out / "algorithm.json").read_text())
+
+
+def kept(record: dict[str, Any]) -> dict[str, Any]:
+    """What the results hold of a part."""
+    part = {key: record[key] for key in ("rows", "notes")}
+    part |= {key: record["arguments"][key] for key in ("settings", "seed", "device", "version")}
+    return part | {"pairs": pairs_of(record), "provenance": common.provenance()}
 
 
 def cell(value: Any) -> str:
@@ -69,21 +114,15 @@ def pairs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Both tables of every run."""
-    origin = result["provenance"]
-    machine = f"{origin['machine']['cpu']}, {origin['machine']['cores']} cores"
     lines = ["# Algorithm 1: four ways to project a step", ""]
     lines += ["By benchmarks/algorithm.py, which says on what network and which pairs.", ""]
-    lines += [f"{machine}; jax {origin['versions']['jax']}; {origin['commit']}; {origin['time']}."]
+    lines += [f"- {note}" for note in next(iter(result["runs"].values()))["notes"]]
     for name, part in result["runs"].items():
-        lines += [
-            "",
-            f"## {name}, {part['settings']['max_steps']} steps",
-            "",
-            *table(COLUMNS, part["rows"]),
-            "",
-        ]
-        lines += [f"- {note}" for note in part["notes"]]
-        lines += ["", *table(tuple(part["pairs"][0]), part["pairs"])]
+        origin = part["provenance"]
+        machine = f"{origin['machine']['cpu']}, {origin['machine']['cores']} cores"
+        lines += ["", f"## {name}, {part['settings']['max_steps']} steps", ""]
+        lines += [f"{machine}; jax {origin['versions']['jax']}; {origin['commit']}; {origin['time']}.", ""]
+        lines += [*table(COLUMNS, part["rows"]), "", *table(tuple(part["pairs"][0]), part["pairs"])]
     return "\n".join(lines) + "\n"
 
 
@@ -91,26 +130,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("parts", nargs="+", choices=PARTS, help="what to do, in this order")
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
-    parser.add_argument("--weights", type=Path, required=True, help="state dict of the small network")
+    parser.add_argument("--weights", type=Path, help="folder of the weights of the small network")
+    parser.add_argument("--letters", type=Path, help="file of letters")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=5000, help="steps of every path")
-    parser.add_argument("--pairs", type=int, default=0, help="pairs drawn at random, besides the named ones")
+    parser.add_argument("--pairs", type=int, default=20, help="pairs drawn at random")
+    parser.add_argument("--ways", type=int, default=5, help="ways to project a step, float64 last")
+    parser.add_argument("--train", type=int, default=10_000, help="steps of the training of LeNet")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    runs = {"Pairs of the paper's repository": run("named", options, "--between", NAMED)}
-    if options.pairs:
-        runs["Pairs drawn at random"] = run("random", options, "--pairs", str(options.pairs))
-    kept = {
-        name: {key: record[key] for key in ("rows", "notes")}
-        | {key: record["arguments"][key] for key in ("settings", "seed", "device", "version")}
-        | {"pairs": pairs_of(record)}
-        for name, record in runs.items()
-    }
-    result = {"provenance": common.provenance(), "runs": kept}
-    common.write_json(options.out / "algorithm.json", result)
-    for stem in ("algorithm_curves.png", "algorithm_images.png"):
-        shutil.copy(options.runs / "named" / stem, options.out / stem)
+    place = options.out / "algorithm.json"
+    result = json.loads(place.read_text()) if place.exists() else {"runs": {}}
+    for part in options.parts:
+        result["runs"][title(part, options)] = kept(run(part, options))
+        mark = "" if part == "named" else f"_{part}"
+        for stem in ("curves", "images"):
+            shutil.copy(
+                options.runs / part / f"algorithm_{stem}.png", options.out / f"algorithm{mark}_{stem}.png"
+            )
+    common.write_json(place, result)
     (options.out / "algorithm.md").write_text(markdown(result))
     print(markdown(result))
 
