@@ -94,13 +94,18 @@ def test_the_gradient_is_horizontal_and_its_sign_is_not(trial):
 
 @pytest.mark.slow
 def test_walks_across_are_reported_clamped_and_not(trial):
-    outcome = across.run(trial, across.Settings(images=3, max_steps=100))
+    outcome = across.run(trial, across.Settings(images=3, max_steps=100, directions=2))
     assert [row["clamp"] for row in outcome.rows] == [True] * 3 + [False] * 3
     free = [row for row in outcome.rows if not row["clamp"]]
     assert free[0]["noise level"] == 0
     # The chord of a path of 100 steps of 0.1.
     assert 5 < free[-1]["noise level"] <= 10 * (1 + 1e-5)
     clamped = [row for row in outcome.rows if row["clamp"]]
+    labels = outcome.data["step 0.1 full, clamped"]["label"].reshape(2, 3, -1)
+    kept = (labels[..., -1] == labels[..., 0]).mean(1)
+    last = clamped[-1]
+    assert (last["from"], last["same label"], last["to"]) == (kept.min(), kept.mean(), kept.max())
+    np.testing.assert_array_equal(labels[0, :, 0], labels[1, :, 0])  # the same images
     assert clamped[-1]["noise level"] < free[-1]["noise level"]
     assert set(outcome.figures) == {"across_clamped", "across_free", "across_curves"}
 

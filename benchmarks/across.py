@@ -1,0 +1,66 @@
+"""Walks across the leaves at the size of Grementieri & Fioresi, on the weights in the history of their code.
+
+    python benchmarks/across.py --data FOLDER_OF_MNIST --weights small_cnn_05.npz --runs FOLDER
+
+runs ``manifold-jax leaf across`` and writes results/across.md, .json and the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import algorithm
+import peer_common as common
+
+PICTURES = ("across_clamped", "across_free", "across_curves")
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table."""
+    origin, machine = result["provenance"], result["provenance"]["machine"]
+    lines = [
+        "# Across the leaves",
+        "",
+        f"`manifold-jax {' '.join(result['command'])}` by benchmarks/across.py.",
+    ]
+    lines += [
+        f"{machine['cpu']}, {machine['cores']} cores; jax {origin['versions']['jax']}; {origin['commit']}; "
+    ]
+    lines[-1] += f"{origin['time']}."
+    lines += ["", *algorithm.table(tuple(result["rows"][0]), result["rows"]), ""]
+    lines += [f"- {note}" for note in result["notes"]]
+    return "\n".join([*lines, "", *(f"![{name}]({name}.png)" for name in PICTURES)]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
+    parser.add_argument("--weights", type=Path, required=True, help="weights of the small network")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    asked = ["leaf", "across", "--data", "mnist", "--preset", "full", "--weights"]
+    given = [*asked, options.weights, "--path", options.data, "--out", options.runs]
+    code = "from manifold_jax.experiments.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *map(str, given)], check=True)
+    record = json.loads((options.runs / "across.json").read_text())
+    result = {"provenance": common.provenance(), "command": [*asked, options.weights.name]}
+    result |= {key: record[key] for key in ("rows", "notes")}
+    result |= {key: record["arguments"][key] for key in ("settings", "seed", "device", "version", "seconds")}
+    common.write_json(options.out / "across.json", result)
+    for name in PICTURES:
+        shutil.copy(options.runs / f"{name}.png", options.out / f"{name}.png")
+    (options.out / "across.md").write_text(markdown(result))
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
