@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from manifold_jax.datasets import circle, ellipse, sprite
 from manifold_jax.experiments.fits import runner, studies
 from manifold_jax.experiments.fits.command import bounds_command
+from manifold_jax.experiments.fits.figures import bracket, fitted_line
 from manifold_jax.experiments.fits.lattices import draw_rows, feet_of_images, lattice_of, project_among
-from manifold_jax.experiments.fits.report import explicit_bound, rate_of, trend_of, usable
+from manifold_jax.experiments.fits.report import Trend, explicit_bound, rate_of, trend_of, usable
 from manifold_jax.experiments.fits.runner import FITS, Plan, Series, fit_samples, list_jobs, run_cells
 from manifold_jax.experiments.fits.samples import (
     Setting,
@@ -47,7 +48,7 @@ PLAN = Plan(("pca",), (12, 24, 48), 2, tests=16, steps=10)
     [
         (
             ("walk",),
-            "no experiment 'walk': choose from toys, images, reach, ambient, boundary, figure3, or all.",
+            "no experiment 'walk': choose from toys, images, reach, ambient, boundary, figure3,",
         ),
         (("toys", "--preset", "small"), "--preset must be reduced or full, got 'small'."),
         (("toys", "--fits", "pca,splines"), "fits must be one of 'pca', 'ref', 'mmls1'"),
@@ -87,6 +88,8 @@ def test_every_study_has_a_smaller_size():
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 SLOPES = ["setting", "fit", "slope [95 %]", "theory", "error", "lost"]
+FIGURE = ["setting", "fit", "n", "error", "line", "slope [95 %]", "two-sided", "its slope [95 %]"]
+FIGURE += ["n^(-2/(2+d))", "(log n / n)^(2/(2+d))", "(log n / n)^(1/d)", "(log n / n)^(2/d)"]
 AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]
 
 
@@ -111,6 +114,8 @@ AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]
         ),
         slow("ambient", {"values": (10,)}, [""], AMBIENT, 2 * 2),
         slow("ambient", {"values": (3, 10)}, [""], AMBIENT, 4 * 2),
+        slow("figure3", {"dimensions": {"dsprites": (1,)}, "pixels": 16}, [""], FIGURE, 1),
+        slow("figure5", {}, [""], FIGURE, 1),
         slow("boundary", {}, [""], ["setting", "fit", "where", "slope [95 %]", "RMS", "largest"], 4 + 2 * 2),
     ],
 )
@@ -122,13 +127,16 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
     monkeypatch.setitem(EXPERIMENTS, name, smaller)
     # As many test points are drawn as samples, of images four times more: one program draws both.
     tests = 8 if name == "images" else 32
-    arguments = (name, "--fits", "pca", "--sizes", "16,32", "--seeds", 2, "--tests", tests, "--out", tmp_path)
+    lattice = name == "figure3"  # whose sizes are shares
+    sizes = () if lattice else ("--sizes", "16,32")
+    arguments = (name, "--fits", "pca", *sizes, "--seeds", 2, "--tests", tests, "--out", tmp_path)
+    kept = "figures.cells.jsonl" if "figure" in name else f"{name}.cells.jsonl"
     first = run(*arguments)
     assert first.exit_code == 0, first.output
     images = {f"{name}{end}.png" for end in figures}
     assert {path.name for path in tmp_path.iterdir()} == {
         MANIFEST,
-        f"{name}.cells.jsonl",
+        kept,
         f"{name}.json",
         f"{name}.txt",
         *images,
@@ -137,12 +145,13 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
     assert len(record["rows"]) == rows
     assert list(record["rows"][0]) == columns
     for setting in record["data"].values():
-        assert np.shape(setting["pca"]["errors"]["rms"]) == (2, 2)
+        assert np.shape(setting["pca"]["errors"]["rms"]) == (3 if lattice else 2, 2)
         assert setting["setting"]["reach"] > 0
-    cells, table = ((tmp_path / end).read_text() for end in (f"{name}.cells.jsonl", f"{name}.txt"))
-    monkeypatch.setattr(runner, "errors_of", lambda *_: pytest.fail("was done before"))
+    cells, table = ((tmp_path / end).read_text() for end in (kept, f"{name}.txt"))
+    for errors in ("errors_of", "lattice_errors"):
+        monkeypatch.setattr(runner, errors, lambda *_: pytest.fail("was done before"))
     assert run(*arguments).exit_code == 0
-    assert (tmp_path / f"{name}.cells.jsonl").read_text() == cells
+    assert (tmp_path / kept).read_text() == cells
     assert (tmp_path / f"{name}.txt").read_text() == table
 
 
@@ -283,6 +292,19 @@ def test_the_constant_of_the_explicit_bound_is_swept(x64):
     np.testing.assert_allclose(least / np.array(SWEPT)[:, None], least[2, 0], rtol=1e-12)
     assert np.all(np.diff(np.asarray(bound.mean_squared)[:, 1]) >= 0)
     assert np.asarray(bound.vacuous).tolist() == [[n < s for n in (100, 10_000)] for s in least[:, 0]]
+
+
+def test_line_and_bracket_are_those_of_the_paper():
+    series = synthetic(-0.6)
+    trend = Trend(series, "hausdorff", np.ones(4, bool), None)
+    n, d = series.sizes.astype(float), 1
+    slope, height = np.polyfit(np.log(n), np.log(series.values["hausdorff"].mean(axis=1)), 1)
+    line = np.exp(height) * n**slope
+    assert fitted_line(trend)[0] == pytest.approx(slope, rel=1e-12)
+    np.testing.assert_allclose(fitted_line(trend)[2], line, rtol=1e-12)
+    rates = (n ** (-2 / (2 + d)), (np.log(n) / n) ** (2 / (2 + d)), (np.log(n) / n) ** (1 / d))
+    for curve, rate, level in zip(bracket(trend), rates, (0.01, 0.99, 0.99), strict=True):
+        np.testing.assert_allclose(curve(n), np.quantile(line / rate, level) * rate, rtol=2e-5)
 
 
 def test_images_of_a_lattice_are_drawn_apart_from_its_tests_and_projected_as_by_a_fit_of_them_alone():

@@ -61,6 +61,8 @@ def _moving(degree: int) -> Fit:
 
 _PCA = "local PCA, Gaussian weights, the larger of 6 and 2 * 2^d neighbours"
 _REF = "local PCA as in manifold-microscope: exp(-distance / 2), 5 neighbours (images 2 * 2^d)"
+_VAE_B = "beta-VAE B of the published widths (32 channels, 256 units, 10 latents), SiLU, decoded means"
+_published = partial(variational_autoencoder, channels=32, width=256, latent=10, learning_rate=5e-4)
 _exponential = partial(local_pca_projection, weights="exponential", sigma=1.0)
 FITS: dict[str, Fit] = {
     "pca": Fit(_PCA, local_pca_projection, 2, lambda d, images: max(6, 2 * 2**d)),
@@ -68,6 +70,7 @@ FITS: dict[str, Fit] = {
     **{f"mmls{degree}": _moving(degree) for degree in (1, 2, 3)},
     "dae": Fit("denoising autoencoder", denoising_autoencoder),
     "vae": Fit("beta-VAE, decoded means", variational_autoencoder),
+    "vae-b": Fit(_VAE_B, _published),
 }
 
 

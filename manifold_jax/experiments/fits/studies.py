@@ -21,7 +21,19 @@ from manifold_jax._linalg import matmul
 from manifold_jax.datasets import circle, coil20, sample_uniform, sphere, torus, two_moons
 from manifold_jax.datasets.sampling import map_points, volume_elements
 from manifold_jax.experiments.experiment import Experiment, Outcome
-from manifold_jax.experiments.fits.figures import FEW_FIGURE3, FIGURE3, LATTICES, lattices, show_figure3
+from manifold_jax.experiments.fits.figures import (
+    FEW_FIGURE3,
+    FEW_FIGURE4,
+    FEW_FIGURE5,
+    FIGURE3,
+    FIGURE4,
+    FIGURE5,
+    LATTICES,
+    lattices,
+    show_figure3,
+    show_figure4,
+    show_figure5,
+)
 from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, show_reach, show_slopes
 from manifold_jax.experiments.fits.report import Results, trend_of
 from manifold_jax.experiments.fits.runner import FITS, SHARES, Plan, run_cells
@@ -36,15 +48,13 @@ LEAST_TESTS = 8  # fewer test points say nothing about a maximum
 MEASURED = 1000  # images of which volume and reach are measured, at most
 
 
-_FIGURES = ("figure3", "figure4", "figure5")
-"""Studies whose cells are in one file, since some are the same."""
-
 Settings = Callable[[Plan], list[Setting]]
 """What is fitted, for a plan; it raises ValueError for one that makes no sense."""
 
 _OF_ALL = ("fits", "sizes", "seeds", "tests", "steps")
 _FIGURE = ("data", "dimensions", "path")
-_OWN = {"images": _FIGURE, "figure3": _FIGURE, "toys": ("noises", "noise"), "ambient": ("noise",)}
+_OWN = {"images": _FIGURE, "toys": ("noises", "noise"), "ambient": ("noise",)}
+_OWN |= dict.fromkeys(("figure3", "figure4", "figure5"), _FIGURE)
 """Options of the command line that all studies have, and those that only one study has."""
 
 
@@ -78,7 +88,8 @@ def _study(
         folder, seed = context
         with jax.enable_x64(True):  # errors of h^4 leave single precision early
             measured = [measure_setting(setting, plan, seed) for setting in settings(plan)]
-            cells = Cells(folder / f"{'figures' if name in _FIGURES else name}.cells.jsonl")
+            # Figures share some cells.
+            cells = Cells(folder / f"{'figures' if plan.shares else name}.cells.jsonl")
             series = run_cells(measured, plan, cells, seed=seed, progress=progress)
             trends = [trend_of(one, of, seed) for one in series for of in one.values if of not in SHARES]
             return show(Results(name, measured, plan, seed, trends))
@@ -111,6 +122,11 @@ def toys(plan: Plan) -> list[Setting]:
         for setting in plain
         if noise == "none" or setting.name in plan.with_noise
     ]
+
+
+def toys_and_lattices(plan: Plan) -> list[Setting]:
+    """Toys with test points far apart, and unions of images."""
+    return [*(replace(setting, farthest=True) for setting in toys(plan)), *lattices(plan)]
 
 
 FACTORS = {"sprites": ("orientation", "scale", "y", "x"), "coil20": ("view", "zoom", "rotation")}
@@ -212,14 +228,17 @@ _LOCAL = ("pca", "mmls1", "mmls2", "mmls3")
 _DOUBLING = (125, 250, 500, 1000, 2000, 4000, 8000)
 _QUARTERS = (5, 9, 16, 28, 50, 89, 158, 281, 500, 889, 1581, 2812, 5000)  # four to a factor of ten
 _RADII = (0.1, 0.147, 0.215, 0.316, 0.464, 0.681, 1.0)
+_FIGURE5 = FIGURE5._replace(sizes=_QUARTERS)
+_FEW_FIGURE5 = FEW_FIGURE5._replace(sizes=(20, 75, 278, 1036))
+_USUAL = tuple(name for name in FITS if name != "vae-b")
 _TOYS = Plan(
-    tuple(FITS), _QUARTERS, network_sizes=(20, 100, 500, 1000, 5000), noises=NOISES, with_noise=tuple(TOYS)
+    _USUAL, _QUARTERS, network_sizes=(20, 100, 500, 1000, 5000), noises=NOISES, with_noise=tuple(TOYS)
 )
 _FEW_TOYS = _TOYS._replace(seeds=4, tests=100, steps=1000, network_sizes=(20, 200, 2000), network_seeds=2)
 _FEW_TOYS = _FEW_TOYS._replace(sizes=(20, 39, 75, 144, 278, 537, 1036, 2000), with_noise=("circle",))
 _EVERY = {data: tuple(range(1, len(factors) + 1)) for data, factors in FACTORS.items()}
 _MANY = (500, 1000, 2500, 5000, 10_000, 25_000, 50_000)
-_IMAGES = Plan(tuple(FITS), _MANY, 3, steps=20_000, network_sizes=(500, 5000, 50_000), data=tuple(FACTORS))
+_IMAGES = Plan(_USUAL, _MANY, 3, steps=20_000, network_sizes=(500, 5000, 50_000), data=tuple(FACTORS))
 _IMAGES = _IMAGES._replace(dimensions=_EVERY)
 _FEW_IMAGES = _IMAGES._replace(fits=("pca", "ref", "mmls1", "mmls2", "dae"), sizes=(50, 100, 300, 1000))
 _FEW_IMAGES = _FEW_IMAGES._replace(tests=100, steps=150, network_sizes=(100, 1000), pixels=16)
@@ -239,6 +258,8 @@ EXPERIMENTS = {
         ("reach", "tori of several reach", tori, show_reach, _REACH, _FEW_REACH),
         ("ambient", "a torus in R^D for several D", embedded_tori, show_ambient, _AMBIENT, _FEW_AMBIENT),
         ("boundary", "open against periodic axes", closed_and_open, show_boundary, _BOUNDARY, _FEW_BOUNDARY),
-        ("figure3", "that of arXiv 2606.15760", lattices, show_figure3, FIGURE3, FEW_FIGURE3),
+        ("figure3", "sprites of 1 to 4 factors", lattices, show_figure3, FIGURE3, FEW_FIGURE3),
+        ("figure4", "a beta-VAE on sprites", lattices, show_figure4, FIGURE4, FEW_FIGURE4),
+        ("figure5", "toys, sprites, COIL-20", toys_and_lattices, show_figure5, _FIGURE5, _FEW_FIGURE5),
     )
 }
