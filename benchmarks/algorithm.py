@@ -100,7 +100,7 @@ def pairs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for k, (source, destination) in enumerate(record["data"]["pairs"]):
         row: dict[str, Any] = {"pair": f"{source} to {destination}"}
-        for name in DETAILED:
+        for name in (name for name in DETAILED if name in record["data"]):
             distances = record["data"][name]["distances"][k]
             row[name.removesuffix(", clamped")] = distances[-1] / distances[0]
         first = record["data"][DETAILED[0]]
