@@ -38,7 +38,7 @@ from manifold_jax.experiments.fits.outcomes import show_ambient, show_boundary, 
 from manifold_jax.experiments.fits.report import Results, trend_of
 from manifold_jax.experiments.fits.runner import FITS, SHARES, Plan, run_cells
 from manifold_jax.experiments.fits.samples import NOISES, Setting, add_noise, known_setting
-from manifold_jax.experiments.results import Cells
+from manifold_jax.experiments.results import Cells, cell_name
 from manifold_jax.experiments.sprites import draw, ends, sprite_charts
 from manifold_jax.geometry import Axis, Grid, Manifold, reach_from_samples
 
@@ -87,9 +87,9 @@ def _study(
     def run(context: tuple[Path, int], plan: Plan, progress: Progress) -> Outcome:
         folder, seed = context
         with jax.enable_x64(True):  # errors of h^4 leave single precision early
-            measured = [measure_setting(setting, plan, seed) for setting in settings(plan)]
             # Figures share some cells.
             cells = Cells(folder / f"{'figures' if plan.shares else name}.cells.jsonl")
+            measured = [measure_setting(setting, plan, seed, cells) for setting in settings(plan)]
             series = run_cells(measured, plan, cells, seed=seed, progress=progress)
             trends = [trend_of(one, of, seed) for one in series for of in one.values if of not in SHARES]
             return show(Results(name, measured, plan, seed, trends))
@@ -158,7 +158,7 @@ def _image_manifold(data: str, dimension: int, pixels: int, path: Path | None) -
     return sprite_charts(("ellipse",), pixels, 3.0 * pixels / 32, factors, samples)[0]
 
 
-def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
+def measure_setting(setting: Setting, plan: Plan, seed: int, cells: Cells) -> Setting:
     """With volume and reach, where these are not known in closed form.
 
     The volume is the mean volume element at uniform chart points times the size of the chart; the reach the
@@ -166,8 +166,16 @@ def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
     """
     if not math.isnan(setting.volume):
         return setting
-    key, count = jax.random.key(seed), min(MEASURED, plan.largest or MEASURED)
-    count, volume, points, tangents = count // len(setting.parts), 0.0, [], []
+    count = (MEASURED if setting.grids else min(MEASURED, plan.largest)) // len(setting.parts)
+    name = cell_name(measured=setting.name, identity=setting.identity, seed=seed, count=count)
+    if name not in cells:
+        cells.put(name, _volume_and_reach(setting, count, seed))
+    return replace(setting, **cells[name])
+
+
+def _volume_and_reach(setting: Setting, count: int, seed: int) -> dict[str, float]:
+    """From so many points of every part."""
+    key, volume, points, tangents = jax.random.key(seed), 0.0, [], []
     for part in setting.parts:
         elements = volume_elements(part, draw(key, part, count))
         volume += float(np.mean(elements)) * float(np.prod(np.diff(ends(part), axis=0)))
@@ -177,7 +185,7 @@ def measure_setting(setting: Setting, plan: Plan, seed: int) -> Setting:
         points.append(np.asarray(samples.points))
     every = np.concatenate(points), np.concatenate(tangents)
     reach = reach_from_samples(*every, dimension=setting.dimension, noise=0.0)
-    return replace(setting, volume=volume, reach=float(reach.value))
+    return {"volume": volume, "reach": float(reach.value)}
 
 
 def tori(plan: Plan) -> list[Setting]:
