@@ -45,9 +45,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
     parser.add_argument("--weights", type=Path, required=True, help="weights of the small network")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--images", type=int, default=50, help="test images")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    asked = ["leaf", "across", "--data", "mnist", "--preset", "full", "--weights"]
+    asked = [
+        "leaf",
+        "across",
+        "--data",
+        "mnist",
+        "--preset",
+        "full",
+        "--images",
+        str(options.images),
+        "--weights",
+    ]
     given = [*asked, options.weights, "--path", options.data, "--out", options.runs]
     code = "from manifold_jax.experiments.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *map(str, given)], check=True)
