@@ -206,6 +206,8 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
     if is_traced(points):
         return
     array = points if isinstance(points, np.ndarray) else jnp.asarray(points)
+    if isinstance(array, jax.Array) and all(device.platform == "cpu" for device in array.devices()):
+        array = np.asarray(array)  # without a copy, and without a program for every shape
     features = tuple(range(axes, array.ndim))
     good = np.asarray((np if isinstance(array, np.ndarray) else jnp).isfinite(array).all(axis=features))
     if not good.all():

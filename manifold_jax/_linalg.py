@@ -56,6 +56,7 @@ def matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
+@partial(jax.jit, inline=True)
 def safe_sqrt(x: Array) -> Array:
     """Square root that is 0 with derivative 0 at and below 0, and passes NaN on."""
     positive = x > 0

@@ -15,6 +15,7 @@ Outline = str | Callable[[Any], Any] | Any
 """Name of a built-in shape, a closed curve t -> (x, y) with period 2 pi, or polygon vertices (k, 2)."""
 
 SQUARE_HALF_SIDE = 9.5  # of the square at scale 1, pixels
+BATCH = 512  # nodes at which a curve is evaluated together
 
 
 class Nodes(NamedTuple):
@@ -72,27 +73,31 @@ def outline_nodes(outline: Outline, stretch: float, blur: float, unit: float) ->
 
 def _curve_nodes(curve: Callable[[Any], Any], stretch: float) -> tuple[np.ndarray, np.ndarray]:
     """Trapezoid nodes; ``stretch`` is blur widths per outline unit."""
-    with jax.enable_x64(True):
-        t = jnp.linspace(0.0, 2 * jnp.pi, 512, endpoint=False)
-        points, speed = _curve_jet(curve, t)
-        gap = np.abs(_curve_jet(curve, jnp.array([2 * jnp.pi]))[0][0] - points[0]).max()
-        if gap > 1e-6 * np.ptp(points):
-            raise ValueError(f"shape curve must close: c(0) and c(2 pi) are {gap:.3g} apart.")
-        longest = np.linalg.norm(speed, axis=1).max() * 2 * np.pi * stretch
-        count = max(32, 8 * int(np.ceil(longest / 0.7 / 8)))
-        t = jnp.linspace(0.0, 2 * jnp.pi, count, endpoint=False)
-        points, speed = _curve_jet(curve, t)
+    points, speed = _curve_jet(curve, _turn(BATCH))
+    gap = np.abs(_curve_jet(curve, np.array([2 * np.pi]))[0][0] - points[0]).max()
+    if gap > 1e-6 * np.ptp(points):
+        raise ValueError(f"shape curve must close: c(0) and c(2 pi) are {gap:.3g} apart.")
+    longest = np.linalg.norm(speed, axis=1).max() * 2 * np.pi * stretch
+    count = max(32, 8 * int(np.ceil(longest / 0.7 / 8)))
+    points, speed = _curve_jet(curve, _turn(count))
     return points, speed * (2 * np.pi / count)
 
 
-def _curve_jet(curve: Callable[[Any], Any], t: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Points and velocities (n, 2) of a curve."""
-    points, speed = jax.vmap(lambda s: jax.jvp(lambda r: jnp.asarray(curve(r)), (s,), (jnp.ones_like(s),)))(t)
+def _turn(count: int) -> np.ndarray:
+    return 2 * np.pi / count * np.arange(count)
+
+
+def _curve_jet(curve: Callable[[Any], Any], t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points and velocities (n, 2) of a curve in float64, in whole batches: one compiled shape."""
+    padded = np.pad(t, (0, -len(t) % BATCH), mode="edge")
+    with jax.enable_x64(True):
+        jet = jax.vmap(lambda s: jax.jvp(lambda r: jnp.asarray(curve(r)), (s,), (jnp.ones_like(s),)))
+        points, speed = (np.asarray(part)[: len(t)] for part in jet(jnp.asarray(padded)))
     if points.shape[1:] != (2,):
         raise ValueError(f"shape curve must return (x, y), got an array of shape {points.shape[1:]}.")
-    if not bool(jnp.isfinite(points).all()):
+    if not np.isfinite(points).all():
         raise ValueError("shape curve returns NaN or infinite points.")
-    return np.asarray(points), np.asarray(speed)
+    return points, speed
 
 
 def _polygon_nodes(vertices: Any, stretch: float) -> tuple[np.ndarray, np.ndarray]:

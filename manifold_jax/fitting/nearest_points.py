@@ -144,6 +144,7 @@ def _nearest_component(feet: list[NearestPoints]) -> NearestPoints:
     return _nearest_of(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *padded))
 
 
+@jax.jit
 def _nearest_of(feet: NearestPoints) -> NearestPoints:
     """Along the second axis, the candidate of smallest distance."""
     distances = jnp.where(jnp.isnan(feet.distances), jnp.inf, feet.distances)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -103,9 +104,7 @@ class Rate:
         dimension = whole(self.name, "dimension", dimension)
         n = reals(self.name, "number of samples", n, 2)
         a, b = self.exponent(dimension), self.log_exponent(dimension)
-        log_n = jnp.log(jnp.maximum(n, 2))
-        value = -a * log_n + (b * jnp.log(log_n) if b else 0.0)
-        return jnp.where(n >= 2, value, jnp.nan)
+        return _log_rate(n, float(a), float(b))
 
     def __call__(self, n: Any, dimension: int) -> Float[Array, "*shape"]:
         """The rate, without a constant, of the shape of n; ``jit`` and ``grad`` in n.
@@ -120,6 +119,13 @@ class Rate:
         dimension = whole(self.name, "dimension", dimension)
         a, b = self.exponent(dimension), self.log_exponent(dimension)
         return max(2.0, math.exp(b / a)) if a > 0 else 2.0
+
+
+@jax.jit
+def _log_rate(n: Array, a: float, b: float) -> Float[Array, "*shape"]:
+    log_n = jnp.log(jnp.maximum(n, 2))
+    value = -a * log_n + jnp.where(b == 0, 0.0, b * jnp.log(log_n))
+    return jnp.where(n >= 2, value, jnp.nan)
 
 
 _PERPENDICULAR = "Genovese, Perone-Pacifico, Verdinelli & Wasserman, JMLR 13 (2012), arXiv 1007.0549"

@@ -127,27 +127,22 @@ def _one_block(
     if windows:
         return lambda block: function(read_window(points, plan, block), plan)
     if points.on_host:
-        return lambda block: _finish(_host_grams(points, plan, block), plan, function)
+        return lambda block: _host_block(points, plan, block, function)
 
     def one(block: Any) -> Any:
         grams = _device_grams(points.values, plan, block, points.dtype)
-        return function(_add_offset(points, grams), plan)
+        return function(_add_offset(grams, points.offset), plan)
 
     return one
 
 
-def _add_offset(points: Points, grams: BlockGrams) -> BlockGrams:
+def _add_offset(grams: BlockGrams, offset: float) -> BlockGrams:
     """Grams whose norm counts the rounding of what was subtracted from the points."""
-    return grams._replace(norm=grams.norm + points.offset)
+    return grams._replace(norm=grams.norm + offset)
 
 
 def _stack_one(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[None], tree)
-
-
-@partial(jax.jit, static_argnames="function")
-def _finish(grams: BlockGrams, plan: BlockPlan, function: Job) -> Any:
-    return function(grams, plan)
 
 
 def _in_groups(
@@ -270,8 +265,17 @@ def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int
     return sum_chunks(plan, locate(plan, block, window.dtype), cut_features(window), window.shape[-1])
 
 
-def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
-    """Gram matrices of one block, read some features at a time: of a file as many as the memory holds."""
+@partial(jax.jit, static_argnames="function")
+def _finish(
+    sums: tuple[Array, ...], plan: BlockPlan, block: int, offset: float, function: Job
+) -> tuple[Any, Array]:
+    """The result of a block from its :func:`_feature_sums`, and its norm."""
+    grams = _add_offset(keep_grams(plan, locate(plan, block, sums[0].dtype).rows, *sums), offset)
+    return function(grams, plan), grams.norm
+
+
+def _host_block(points: Points, plan: BlockPlan, block: int, function: Job) -> Any:
+    """The result of one block, read some features at a time: of a file as many as the memory holds."""
     step = CHUNKS_READ * plan.chunk
     if points.kind == "file":
         window = math.prod(axis.columns.shape[-1] for axis in plan.axes)
@@ -286,9 +290,7 @@ def _host_grams(points: Points, plan: BlockPlan, block: int) -> BlockGrams:
         jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
         piece = _feature_sums(part, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
-    index = np.unravel_index(block, plan.counts)
-    rows = tuple(jnp.asarray(axis.rows[i]) for axis, i in zip(plan.axes, index, strict=True))
-    kept = keep_grams(plan, rows, *total)
-    if not bool(jnp.isfinite(kept.norm)):
+    result, norm = _finish(total, plan, block, points.offset, function)
+    if not np.isfinite(norm):
         points.refuse_nonfinite()
-    return _add_offset(points, kept)
+    return result

@@ -5,6 +5,8 @@ Signs: R_1212 > 0 on the sphere. Where the metric is degenerate (dV = 0) curvatu
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -317,5 +319,10 @@ def integrate(
             f"integrate: values and volume_element need the grid's shape {grid.shape}, got {got}."
         )
     weights = grid.weights(accuracy, dtype=volume_element.dtype)
+    return _weighted_sum(weights, volume_element, values)
+
+
+@partial(jax.jit, inline=True)
+def _weighted_sum(weights: Array, volume_element: Array, values: Array) -> Float[Array, ""]:
     null = is_null(volume_element)
     return jnp.sum(weights * jnp.where(null, 0.0, volume_element) * jnp.where(null, 0.0, values))

@@ -70,6 +70,11 @@ def gram(jet: Jet) -> JetGram:
         Array([[5.]], dtype=float32)
     """
     instance("gram", "jet", jet, Jet, "see jet_from_function and jet_from_grid")
+    return _gram(jet)
+
+
+@partial(jax.jit, inline=True)
+def _gram(jet: Jet) -> JetGram:
     d = jet.first.shape[-2]
     i, j = np.triu_indices(d)
     vectors = jnp.concatenate([jet.first, jet.second[..., i, j, :]], axis=-2)

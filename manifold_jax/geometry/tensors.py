@@ -11,6 +11,7 @@ through the Gauss equation (do Carmo, Riemannian Geometry, 1992, chapter 6).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ def pair_positions(dimension: int) -> np.ndarray:
     return positions
 
 
+@partial(jax.jit, static_argnames="dimension", inline=True)
 def unpack_gram(packed: Float[Array, "*batch v v"], dimension: int) -> JetGram:
     """Gram matrix of the v = d + d(d+1)/2 jet vectors to a :class:`JetGram`."""
     d, pairs = dimension, pair_positions(dimension)
@@ -134,6 +136,7 @@ def point_volume_element(gram: JetGram) -> Float[Array, ""]:
     return jnp.where(jnp.isfinite(total), total, jnp.nan)
 
 
+@partial(jax.jit, inline=True)
 def is_null(volume_element: Float[Array, "*shape"]) -> Array:
     """Where the volume element vanishes to rounding: degenerate points, such as the poles of a sphere."""
     largest = jnp.max(jnp.where(jnp.isfinite(volume_element), jnp.abs(volume_element), 0.0))

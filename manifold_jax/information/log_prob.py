@@ -158,6 +158,7 @@ def checked_label(caller: str, label: Any, classes: int) -> Any:
     return label if is_traced(label) else whole(caller, "label", label, 0, classes - 1)
 
 
+@partial(jax.jit, inline=True)
 def score_cotangent(log_p: Float[Array, "C"], y: Int[Array, ""]) -> Float[Array, "C"]:
     """Cotangent whose pull-back is the score grad log p_y.
 

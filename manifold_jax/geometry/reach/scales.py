@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -131,8 +130,8 @@ def _fit(rows: np.ndarray, index: Int[np.ndarray, "n k"], d: int, frames: np.nda
         parts.append(_regress(difference, start))
     tangents, second, *rest = (np.concatenate(field) for field in zip(*parts, strict=True))
     n = len(rows)
-    gram = JetGram(jnp.broadcast_to(jnp.eye(d), (n, d, d)), jnp.zeros((n, d, d, d)), jnp.asarray(second))
-    return Fit(tangents.astype(rows.dtype), np.asarray(normal_curvature(gram), np.float64), *rest)
+    leaves: Any = (np.broadcast_to(np.eye(d), (n, d, d)), np.zeros((n, d, d, d)), second)
+    return Fit(tangents.astype(rows.dtype), np.asarray(normal_curvature(JetGram(*leaves)), np.float64), *rest)
 
 
 def _principal(difference: Float[np.ndarray, "p k f"], d: int) -> Float[np.ndarray, "p d f"]:
