@@ -3,9 +3,10 @@
     python benchmarks/union.py                        # 7 x 12 x 3 x 3 points a class, exact derivatives
     python benchmarks/union.py --samples 18 16 18 18  # the grid of the paper
 
-Smooth images of 64 x 64 pixels over the ranges of the paper: scales from half to one, a full turn (which covers
-a square four times and an ellipse twice, as there), positions of 34 pixels each way. The paper differentiates
-rasterised images by differences of order 2 on 18 x 16 x 18 x 18 of these points. Writes union.md, .json, .png.
+Smooth images of 64 x 64 pixels over the ranges of the paper: scales from half to one, a full turn (which
+covers a square four times and an ellipse twice, as there), positions of 34 pixels each way. The paper
+differentiates rasterised images by differences of order 2 on 18 x 16 x 18 x 18 of these points. Writes
+union.md, .json and .png.
 """
 
 from __future__ import annotations

@@ -1,0 +1,336 @@
+"""The claims of both papers, and where our results speak to them; read by claims.py.
+
+Values are found in the JSON of a result by functions of its content. A verdict follows from the value: by a
+rule that is data here, never by a word that was typed in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+HOLDS, PART, FAILS, MECHANISM = "holds", "holds in part", "does not hold", "mechanism"
+OPEN = "not resolved"  # the interval is so wide that the claim could not have failed
+
+
+class Value(NamedTuple):
+    """A number with its interval; equal ends where there is none."""
+
+    value: float
+    low: float
+    high: float
+    unit: str = ""
+
+
+Found = Value | None
+Rule = Callable[[Value], str]
+
+
+class Claim(NamedTuple):
+    """What is claimed, and how it was tested; ``find`` is None where there is a table without JSON."""
+
+    text: str
+    protocol: str
+    source: str
+    find: Callable[[Any], Found] | None = None
+    rule: Rule | None = None
+    command: str = ""
+
+
+def exactly(value: float) -> Value:
+    """A number without an interval."""
+    return Value(value, value, value)
+
+
+def above(limit: float) -> Rule:
+    """Holds where the interval lies at or above a limit, in part where it crosses it."""
+    return lambda v: HOLDS if v.low >= limit else PART if v.high >= limit else FAILS
+
+
+def below(limit: float) -> Rule:
+    """Holds where the interval lies at or below a limit, in part where it crosses it."""
+    return lambda v: HOLDS if v.high <= limit else PART if v.low <= limit else FAILS
+
+
+def holding(target: float, slack: float = 0.0) -> Rule:
+    """Holds where the interval, widened by ``slack``, contains a number; open where it is wider than both."""
+
+    def rule(v: Value) -> str:
+        if (v.high - v.low) / 2 > max(abs(target), slack):
+            return OPEN
+        return HOLDS if v.low - slack <= target <= v.high + slack else FAILS
+
+    return rule
+
+
+def explains(rule: Rule) -> Rule:
+    """The number says how something comes about, where it passes a rule."""
+    return lambda v: MECHANISM if rule(v) == HOLDS else FAILS
+
+
+def returned(batch: str) -> Callable[[Any], Found]:
+    """Where the trace is at the end of the training, over its first value."""
+
+    def find(record: Any) -> Found:
+        part = record["returns"][batch]
+        low, high = part["last_interval"]
+        return Value(part["last"], low, high, "of its value at step 100")
+
+    return find
+
+
+def trace_peak(batch: str) -> Callable[[Any], Found]:
+    """The highest value over the first."""
+
+    def find(record: Any) -> Found:
+        part = record["returns"][batch]
+        ratio = part["highest"] / part["first"]
+        return Value(ratio, ratio, ratio, "times its value at step 100")
+
+    return find
+
+
+def last_row(column: str) -> Callable[[Any], Found]:
+    """A column of the last row of the record of a training."""
+    return lambda record: exactly(record["rows"][-1][column])
+
+
+def walk(run: str, way: str, column: str, clamp: bool = True) -> Callable[[Any], Found]:
+    """A column of the table of Algorithm 1 in float32; of ``ratio`` with its interval."""
+
+    def find(record: Any) -> Found:
+        for row in record["runs"].get(run, {}).get("rows", []):
+            if (row["way"], row["clamp"], row["dtype"]) == (way, clamp, "float32"):
+                ends = (row["from"], row["to"]) if column == "ratio" else [row[column]] * 2
+                return Value(row[column], *ends)
+        return None
+
+    return find
+
+
+def order(case: str, quantity: str, accuracy: int) -> Callable[[Any], Found]:
+    """A measured order of convergence."""
+
+    def find(record: Any) -> Found:
+        for row in record["orders"]:
+            if (row["case"], row["quantity"], row["accuracy"]) == (case, quantity, accuracy):
+                return exactly(row["order"])
+        return None
+
+    return find
+
+
+def union(shape: str, quantity: str) -> Callable[[Any], Found]:
+    """A normalised quantity of one sprite in the union, with its bar."""
+
+    def find(record: Any) -> Found:
+        for row in record["rows"]:
+            if (row["class"], row["quantity"]) == (shape, quantity) and row["error"] is not None:
+                return Value(row["value"], row["value"] - row["error"], row["value"] + row["error"])
+        return None
+
+    return find
+
+
+def slope(fit: str, dimension: int) -> Callable[[Any], Found]:
+    """Slope of a fit in a table of bounds, of sprites of so many factors."""
+
+    def find(record: Any) -> Found:
+        for row in record["rows"]:
+            words = re.findall(r"-?\d+\.\d+", str(row.get("slope [95 %]", "")))
+            here = row.get("setting") == f"sprites {dimension}" and row.get("fit") == fit
+            if here and len(words) == 3:
+                middle, low, high = map(float, words)
+                return Value(middle, low, high)
+        return None
+
+    return find
+
+
+def share(column: str, where: str = "rows", **wanted: Any) -> Callable[[Any], Found]:
+    """Least and largest value of a column over the rows that are wanted, and their median."""
+
+    def find(record: Any) -> Found:
+        rows = [row for row in record[where] if all(row.get(k) == v for k, v in wanted.items())]
+        numbers = sorted(float(row[column]) for row in rows if row.get(column) is not None)
+        return Value(numbers[len(numbers) // 2], numbers[0], numbers[-1]) if numbers else None
+
+    return find
+
+
+NAMED, RANDOM = "Pairs of the paper's repository", "Pairs drawn at random"
+HISTORY = "python benchmarks/history.py"
+ALGORITHM = "python benchmarks/algorithm.py"
+ACROSS = "python benchmarks/across.py"
+UNION = "python benchmarks/union.py"
+
+MODEL_CENTRIC = (
+    Claim(
+        "The trace of G rises first, and then falls back",
+        "mean over a reference batch of the training, from step 100 on, raw",
+        "history",
+        trace_peak("reference batch, mean, raw"),
+        above(1.0 + 1e-9),
+        HISTORY,
+    ),
+    *(
+        Claim(
+            "At the end of the training the trace is not above its first value",
+            f"{batch}, from step 100 on; one training",
+            "history",
+            returned(batch),
+            below(1.0),
+            HISTORY,
+        )
+        for kind in ("training batch", "reference batch", "test images")
+        for batch in (f"{kind}, mean, raw", f"{kind}, mean, smoothed", f"{kind}, median, raw")
+    ),
+    Claim(
+        "The Jacobian of log p has rank C - 1 = 9",
+        "reference batch, end of the training",
+        "history",
+        last_row("rank J"),
+        holding(9.0, 0.01),
+        HISTORY,
+    ),
+    Claim(
+        "G has rank C - 1 = 9",
+        "reference batch, end of the training, mean of the images",
+        "history",
+        last_row("rank G"),
+        holding(9.0, 0.01),
+        HISTORY,
+    ),
+    *(
+        Claim(
+            "Horizontal paths join any two images (arrive within 1)",
+            f"{way}, clamped, {run.lower()}",
+            "algorithm",
+            walk(run, way, "reached"),
+            above(0.9),
+            ALGORITHM,
+        )
+        for run in (NAMED, RANDOM)
+        for way in ("rank", "full rank")
+    ),
+    *(
+        Claim(
+            "Ends of the paths look like the destination (at most half of the distance is left)",
+            f"{way}, clamped, {run.lower()}",
+            "algorithm",
+            walk(run, way, "ratio"),
+            below(0.5),
+            ALGORITHM,
+        )
+        for run in (NAMED, RANDOM)
+        for way in ("rank", "full rank", "rank and random")
+    ),
+    *(
+        Claim(
+            "Steps of the paper's code leave the distribution D_x: share of a step outside of it",
+            f"full rank, clamped, {run.lower()}",
+            "algorithm",
+            walk(run, "full rank", "vertical"),
+            explains(above(0.1)),
+            ALGORITHM,
+        )
+        for run in (NAMED, RANDOM)
+    ),
+    *(
+        Claim(
+            "Walks across the leaves keep the label",
+            f"share of the images, clamp {clamp}",
+            "across",
+            share("same label", clamp=clamp),
+            above(0.95),
+            ACROSS,
+        )
+        for clamp in (True, False)
+    ),
+    Claim("Paths lead to letters and mirrored digits too", "10 pairs each", "leaf.md"),
+    Claim("Paths from noise lead to valid images", "5 pairs", "leaf.md"),
+    Claim("Noise is added by moving across the leaves, confidence stays", "250 steps", "leaf.md"),
+    Claim("Projection on a leaf removes noise", "against simple baselines", "leaf.md"),
+    Claim("Distance from a leaf tells what is no image of the data", "against simple baselines", "leaf.md"),
+    Claim("New images are generated by horizontal paths", "letters of prompts of the data", "leaf.md"),
+    Claim("D is involutive for ReLU networks", "defect at images and along the training", "leaf.md"),
+    Claim("On CIFAR-10 it is as on MNIST", "lossy subset", "leaf.md"),
+    Claim(
+        "The rank of D is that of the network, by its centred Jacobian",
+        "constructed networks, all sizes, both dtypes",
+        "coverage_information",
+        share("right_rank_distribution", "cells"),
+        above(0.99),
+        "python benchmarks/coverage_information.py",
+    ),
+)
+
+MICROSCOPE = (
+    *(
+        Claim(
+            f"{what}, by differences of order 2, converges as h^2",
+            f"{case}, order between two grids",
+            "convergence",
+            order(case, quantity, 2),
+            holding(2.0, 0.2),
+            "python benchmarks/convergence.py",
+        )
+        for what, case, quantity in (
+            ("The scalar curvature", "warped torus", "S"),
+            ("The volume element", "warped torus", "dV"),
+            ("The total volume", "totals of a torus patch", "volume"),
+            ("The scalar curvature at a border", "border of a sphere zone", "S"),
+        )
+    ),
+    *(
+        Claim(
+            f"Union of the sprites, of unit volume: {words} of the {shape} is {paper:g}",
+            "smooth images over the ranges of the paper, exact derivatives",
+            "union",
+            union(shape, quantity),
+            holding(paper, margin),
+            UNION,
+        )
+        for quantity, words, margin, papers in (
+            ("volume", "volume", 0.05, (0.53, 0.16, 0.25)),
+            ("total_scalar_curvature", "total S", 1.0, (-10.7, -17.5, -15.2)),
+            ("least_reach", "reach", 0.005, (0.01, 0.0, 0.02)),
+        )
+        for shape, paper in zip(("square", "ellipse", "heart"), papers, strict=True)
+    ),
+    *(
+        Claim(
+            f"Without noise the error of MMLS follows n^(-2/(2+d)), d = {d}",
+            "figure 3: local PCA of the reference, slope of the largest error",
+            "figure3",
+            slope("ref", d),
+            holding(-2 / (2 + d)),
+            "python benchmarks/bounds_figures.py figure3",
+        )
+        for d in (1, 2, 3, 4)
+    ),
+    *(
+        Claim(
+            f"Without noise the error of MMLS follows n^(-1/d), d = {d}",
+            "figure 3: local PCA of the reference, slope of the largest error",
+            "figure3",
+            slope("ref", d),
+            holding(-1 / d),
+            "python benchmarks/bounds_figures.py figure3",
+        )
+        for d in (1, 2, 3, 4)
+    ),
+    Claim("A beta-VAE fits worse than MMLS", "figure 4", "figure4"),
+    Claim("Toys follow the rates", "figure 5, reduced sizes", "bounds.md"),
+    Claim("Curves that are drawn bracket the errors", "rescaled by quantiles of the errors", "bounds.md"),
+    Claim("Curvature grows with depth", "2 factors, 5 runs, reduced beta-VAE, SiLU", "layers.md"),
+    Claim("Reach falls with depth", "2 factors, 5 runs, reduced beta-VAE, SiLU", "layers.md"),
+    Claim("Classes separate with depth", "2 factors, 5 runs, reduced beta-VAE, SiLU", "layers.md"),
+    Claim("Figure 6 as published", "total S and parts, 4 factors, unit volume, ReLU", "figure6"),
+    Claim(
+        "Differences beat estimators from samples",
+        "all quantities, equal numbers of points",
+        "calibration.md",
+    ),
+)
