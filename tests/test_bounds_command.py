@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from manifold_jax.datasets import circle, ellipse, sprite
 from manifold_jax.experiments.fits import runner, studies
 from manifold_jax.experiments.fits.command import bounds_command
-from manifold_jax.experiments.fits.figures import bracket, fitted_line
+from manifold_jax.experiments.fits.figures import bracket, fitted_line, local_slopes
 from manifold_jax.experiments.fits.lattices import draw_rows, feet_of_images, lattice_of, project_among
 from manifold_jax.experiments.fits.report import Trend, explicit_bound, rate_of, trend_of, usable
 from manifold_jax.experiments.fits.runner import FITS, Plan, Series, fit_samples, list_jobs, run_cells
@@ -88,7 +88,8 @@ def test_every_study_has_a_smaller_size():
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 SLOPES = ["setting", "fit", "slope [95 %]", "theory", "error", "lost"]
-FIGURE = ["setting", "fit", "n", "error", "line", "slope [95 %]", "two-sided", "its slope [95 %]"]
+FIGURE = ["setting", "fit", "n", "error", "line", "lower half", "last two", "slope [95 %]"]
+FIGURE += ["two-sided", "its slope [95 %]"]
 FIGURE += ["n^(-2/(2+d))", "(log n / n)^(2/(2+d))", "(log n / n)^(1/d)", "(log n / n)^(2/d)"]
 AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]
 
@@ -305,6 +306,13 @@ def test_line_and_bracket_are_those_of_the_paper():
     rates = (n ** (-2 / (2 + d)), (np.log(n) / n) ** (2 / (2 + d)), (np.log(n) / n) ** (1 / d))
     for curve, rate, level in zip(bracket(trend), rates, (0.01, 0.99, 0.99), strict=True):
         np.testing.assert_allclose(curve(n), np.quantile(line / rate, level) * rate, rtol=2e-5)
+
+
+def test_a_kink_shows_in_the_slopes_of_the_lower_half_and_of_the_last_two():
+    sizes = np.array([10, 100, 1000, 10_000])
+    errors = np.array([1.0, 0.1, 0.01, 0.01 * 10**-0.5])[:, None] * np.ones(2)
+    trend = Trend(Series(RING, "pca", sizes, {"maximum": errors}), "maximum", np.ones(4, bool), None)
+    np.testing.assert_allclose(local_slopes(trend), (-1.0, -0.5), rtol=1e-12)
 
 
 def test_images_of_a_lattice_are_drawn_apart_from_its_tests_and_projected_as_by_a_fit_of_them_alone():

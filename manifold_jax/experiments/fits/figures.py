@@ -85,6 +85,13 @@ def fitted_line(trend: Trend) -> tuple[float, np.ndarray, np.ndarray]:
     return float(slope), sizes, np.exp(height + slope * np.log(sizes))
 
 
+def local_slopes(trend: Trend) -> tuple[float, float]:
+    """Slopes of the log mean error over the lower half of the sizes, on a log axis, and of the last two."""
+    x, y = np.log(trend.series.sizes), np.log(np.nanmean(trend.errors, axis=1))
+    lower = x <= max((x[0] + x[-1]) / 2, x[1])
+    return float(np.polyfit(x[lower], y[lower], 1)[0]), float(np.diff(y)[-1] / np.diff(x)[-1])
+
+
 def bracket(trend: Trend) -> list[fitting.Curve]:
     """The rates that the paper draws around the line."""
     _, sizes, line = fitted_line(trend)
@@ -105,6 +112,8 @@ def _row(results: Results, trend: Trend) -> Row:
         "n": f"{series.sizes[0]} to {series.sizes[-1]}",
         "error": f"{np.nanmean(trend.errors[0]):.3g} to {np.nanmean(trend.errors[-1]):.3g}",
         "line": round(fitted_line(trend)[0], 3),
+        "lower half": round(local_slopes(trend)[0], 3),
+        "last two": round(local_slopes(trend)[1], 3),
         "slope [95 %]": report.slope_words(trend.slope),
         "two-sided": f"{np.nanmean(both.errors[-1]):.3g}",
         "its slope [95 %]": report.slope_words(both.slope),
@@ -144,12 +153,16 @@ def show_figure(differences: str, results: Results) -> Outcome:
     notes = [
         "error: largest |x - fit(x)| over the test points, mean over the repetitions at the least and at the "
         "largest n; line: slope of the least squares of its logarithm on log n over all n, minus the alpha "
-        "of the paper; slope: over the upper half of the sizes, with an interval from the repetitions.",
+        "of the paper; lower half, last two: of the lower half of the sizes (on a log axis) and of the last "
+        "two; slope: of the upper half, with an interval from the repetitions.",
+        "A line through all sizes has the slope of a rate only where these slopes are equal. The largest "
+        "size of a lattice is all of it but its test images: neighbours on all sides, no sample any more.",
         "two-sided: the larger of the distances of images of test points from the manifold, refined in its "
         "chart, and of test points from the nearest image.",
         "Slopes of rates are effective ones over the same n; (log n / n)^(2/d) is that of the fit.",
         *(f"{name}: {FITS[name].about}." for name in results.plan.fits),
         *(_sizes_words(results, setting) for setting in images),
+        *(words for trend in trends for words in _lost_words(trend)),
         f"As in the presets of manifold-microscope 0.2.0, but: {differences}",
         "Two-sided slopes agree with (* exponents not verified):",
         *map(report.rate_words, results.of("hausdorff")),
@@ -179,6 +192,15 @@ def _sizes_words(results: Results, setting: Setting) -> str:
         different += round(grid.size * float(np.prod(np.divide(lengths[1], lengths[0]))))
     copies = f" ({different} different ones)" if different < total else ""
     return f"{setting.name}: {total} images{copies} of {classes} classes, of which {tests} are test images."
+
+
+def _lost_words(trend: Trend) -> list[str]:
+    """Where test points were lost: in two-sided errors each then counts with the image of another."""
+    failed = trend.series.values["failed"].mean(axis=1)
+    rows = [f"{share:.2g} at n = {n}" for n, share in zip(trend.series.sizes, failed, strict=True) if share]
+    after = "two-sided errors there take the nearest image of another test point, and are too large"
+    name = f"{trend.series.setting.name}, {trend.series.fit}"
+    return [f"{name}: share of lost test points {', '.join(rows)}; {after}."] if rows else []
 
 
 _SHARES = (0.01, 0.02, 0.05, *(k / 10 for k in range(1, 11)))
