@@ -139,7 +139,7 @@ def slope(fit: str, dimension: int) -> Callable[[Any], Found]:
     def find(record: Any) -> Found:
         for row in record["rows"]:
             words = re.findall(r"-?\d+\.\d+", str(row.get("slope [95 %]", "")))
-            here = row.get("setting") == f"sprites {dimension}" and row.get("fit") == fit
+            here = row.get("setting") == f"dsprites {dimension}" and row.get("fit") == fit
             if here and len(words) == 3:
                 middle, low, high = map(float, words)
                 return Value(middle, low, high)
