@@ -54,10 +54,10 @@ def below(limit: float) -> Rule:
 
 
 def holding(target: float, slack: float = 0.0) -> Rule:
-    """Holds where the interval, widened by ``slack``, contains a number; open where it is wider than both."""
+    """Holds where the interval, widened by ``slack``, contains a number; open where it is too wide to fail."""
 
     def rule(v: Value) -> str:
-        if (v.high - v.low) / 2 > max(abs(target), slack):
+        if (v.high - v.low) / 2 > max(abs(target) / 2, slack):
             return OPEN
         return HOLDS if v.low - slack <= target <= v.high + slack else FAILS
 
@@ -295,6 +295,8 @@ MICROSCOPE = (
         for quantity, words, margin, papers in (
             ("volume", "volume", 0.05, (0.53, 0.16, 0.25)),
             ("total_scalar_curvature", "total S", 1.0, (-10.7, -17.5, -15.2)),
+            ("total_positive_curvature", "positive part of total S", 5.0, (226.0, 379.0, 323.0)),
+            ("total_negative_curvature", "negative part of total S", 5.0, (-247.0, -414.0, -353.0)),
             ("least_reach", "reach", 0.005, (0.01, 0.0, 0.02)),
         )
         for shape, paper in zip(("square", "ellipse", "heart"), papers, strict=True)
