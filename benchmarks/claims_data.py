@@ -54,7 +54,7 @@ def below(limit: float) -> Rule:
 
 
 def holding(target: float, slack: float = 0.0) -> Rule:
-    """Holds where the interval, widened by ``slack``, contains a number; open where it is too wide to fail."""
+    """Holds where an interval, with ``slack``, contains a number; open where it is too wide to fail."""
 
     def rule(v: Value) -> str:
         if (v.high - v.low) / 2 > max(abs(target) / 2, slack):
