@@ -56,6 +56,7 @@ def main() -> None:
     code = "from manifold_jax.experiments.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *command, "--out", str(options.runs)], check=True)
     record = json.loads((options.runs / f"{options.figure}.json").read_text())
+    del record["arguments"]["out"]
     record |= {"name": options.figure, "command": "manifold-jax " + " ".join(command)}
     common.write_json(options.out / f"{options.figure}.json", {"provenance": origin} | record)
     shutil.copy(options.runs / f"{options.figure}.png", options.out / f"{options.figure}.png")
