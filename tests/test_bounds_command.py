@@ -338,3 +338,17 @@ def test_images_of_a_lattice_are_drawn_apart_from_its_tests_and_projected_as_by_
     feet, lost = feet_of_images(setting, lattice, tests)
     assert feet.max() < 1e-3
     assert lost == 0.0
+
+
+def test_a_lost_image_does_not_count_with_that_of_another_test_point(monkeypatch):
+    heart = sprite("heart", factors=("scale",), sizes={"scale": 48}, layout="balanced", size=16)
+    setting = Setting("heart", (heart,), grids=(heart.grid,))
+
+    def all_but_one(lattice, rows, project):
+        return lattice.points[lattice.tests].at[3].set(np.nan)
+
+    monkeypatch.setattr(runner, "project_among", all_but_one)
+    job = runner.Job(setting, "ref", 20, 0)
+    values = runner.lattice_errors(job, Plan(("ref",), (), 1, 500), 0)
+    assert values["failed"] == pytest.approx(1 / 14)
+    assert values["hausdorff"] < 1e-3  # the others are their own images

@@ -5,8 +5,8 @@ error of q_(p+2), so the bar is
 
     SAFETY * max over neighbours of |q_p - q_(p+2)| + rounding and noise.
 
-What noise explains of the difference counts once instead of SAFETY times. Orders say little beside a kink,
-which counts by the size of the high differences there.
+What rounding and noise explain of the difference counts once instead of SAFETY times. Orders say little
+beside a kink, which counts by the size of the high differences there.
 Where an axis has too few samples for that, it is compared with q_(p-2) (for p = 2: twice the spacing), whose
 larger error is taken as it is (Roache, Annu. Rev. Fluid Mech. 29, 1997). The rounding part propagates the
 noise of stored samples through the stencil weights. On a coarse grid two orders may agree by chance in one
@@ -198,12 +198,11 @@ def pointwise_estimates(
         change = jnp.abs(value - other)
         if name != "volume_element":  # digits lost at a pole say nothing of its neighbours
             change = jnp.where(null, jnp.nan, change)
-        # What noise explains of a change is no sign of more: it counts once, and only where it is.
+        # What rounding and noise explain of a change is no sign of more: it counts once, where it is.
         explained = jnp.fmin(change, jnp.where(jnp.isfinite(error), error, 0.0))
         return factor * neighbourhood_maximum(change - explained, grid, radii) + explained
 
-    noise = jax.tree.map(jnp.subtract, errors, quantities.rounding)
-    bars = Fields(*map(difference, FIELDS, values, quantities.low, noise))
+    bars = Fields(*map(difference, FIELDS, values, quantities.low, errors))
     # The maximum that a search finds says nothing about convergence: leave the normal curvatures out.
     relative = jnp.stack([bar / scale for bar, scale in zip(bars[:4], scales[:4], strict=True)])
     worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)

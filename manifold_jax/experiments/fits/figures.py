@@ -195,10 +195,10 @@ def _sizes_words(results: Results, setting: Setting) -> str:
 
 
 def _lost_words(trend: Trend) -> list[str]:
-    """Where test points were lost: in two-sided errors each then counts with the image of another."""
+    """Where test points were lost."""
     failed = trend.series.values["failed"].mean(axis=1)
     rows = [f"{share:.2g} at n = {n}" for n, share in zip(trend.series.sizes, failed, strict=True) if share]
-    after = "two-sided errors there take the nearest image of another test point, and are too large"
+    after = "the errors there are those of the others"
     name = f"{trend.series.setting.name}, {trend.series.fit}"
     return [f"{name}: share of lost test points {', '.join(rows)}; {after}."] if rows else []
 

@@ -91,9 +91,12 @@ def _draw_line(at: Any, line: Line) -> list[Any]:
 
 
 def _tick(at: Any, values: Sequence[float]) -> None:
-    """Ticks at some of the values: less than a decade has few powers of ten, and crowded labels."""
-    kept = sorted({float(value) for value in values})
-    kept = [kept[round(k)] for k in np.linspace(0, len(kept) - 1, min(_TICKS, len(kept)))]
+    """Ticks at values far enough apart: less than a decade has few powers of ten, and crowded labels."""
+    *rest, largest = sorted({float(value) for value in values})
+    kept, apart = [largest], (largest / min([largest, *rest])) ** (1 / _TICKS)
+    for value in reversed(rest):
+        if kept[-1] >= apart * value:
+            kept.append(value)
     at.set_xticks(kept, [f"{value:g}" for value in kept])
     at.set_xticks([], minor=True)
 

@@ -253,7 +253,8 @@ def lattice_errors(job: Job, plan: Plan, seed: int) -> Values:
         images = project_among(lattice, rows, fit.make(lattice.points, dimension=dimension, neighbours=count))
     feet, unconverged = feet_of_images(setting, lattice, images)
     projected = summarise_distances(norm(flat(images - tests)))
-    backward = hausdorff_distance(tests, images).forward
-    values = {"hausdorff": np.fmax(backward.maximum, np.nanmax(feet)), "maximum": projected.maximum}
+    there = np.isfinite(np.asarray(flat(images))).all(axis=1)  # a lost point has no image to be near to
+    backward = hausdorff_distance(tests[there], images[there]).forward.maximum if there.any() else np.nan
+    values = {"hausdorff": np.fmax(backward, np.nanmax(feet)), "maximum": projected.maximum}
     values |= {"rms": projected.rms, "mean_squared": float(projected.rms) ** 2, "foot": np.nanmax(feet)}
     return _as_cell(values | {"failed": int(projected.failed) / len(tests), "unconverged": unconverged})
