@@ -169,7 +169,7 @@ _PUBLISHED = (
         "Noiseless model, with the log."),
     Rate("clutter_hausdorff_lower", _SINGULAR, _CLUTTER, _HAUSDORFF, "lower",
         Power(2), _NO_LOG, "paper",
-        "Clutter model (1 - pi) U + pi G, equation 1: (n pi)^(-2/d)."),
+        "Clutter model (1 - pi) U + pi G: (n pi)^(-2/d)."),
     Rate("additive_hausdorff_lower", _SINGULAR, _ADDITIVE, _HAUSDORFF, "lower",
         Power(0), Power(-1, 0, 1), "paper",
         "Additive model: 1 / log n; so quoted by Tang & Yang (2023), before section 3.1. The upper bound was "
@@ -222,7 +222,7 @@ def smooth_rate(what: SmoothLoss, k: int, side: Side) -> Rate:
     side = choice("smooth_rate", "side", side, ("lower", "upper"))
     loss, derivative = losses[what]
     power = Power(whole("smooth_rate", "k", k, max(2, derivative + 1)) - derivative)
-    note = f"Section 3: (log n / n)^((k-{derivative})/d) above, the same power of 1 / n below."
+    note = f"(log n / n)^((k-{derivative})/d) above, the same power of 1 / n below."
     if what == "hausdorff":
         note += " Tang & Yang (Ann. Statist. 51, 2023, section 1) quote n^(-k/d) as its minimax rate."
     log = power if side == "upper" else _NO_LOG
