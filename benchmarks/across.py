@@ -8,32 +8,22 @@ runs ``manifold-jax leaf across`` and writes results/across.md, .json and the pi
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import algorithm
 import peer_common as common
+from command_results import origin_words, run_command, settings_of, table
 
 PICTURES = ("across_clamped", "across_free", "across_curves")
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The table."""
-    origin, machine = result["provenance"], result["provenance"]["machine"]
-    lines = [
-        "# Across the leaves",
-        "",
-        f"`manifold-jax {' '.join(result['command'])}` by benchmarks/across.py.",
-    ]
-    lines += [
-        f"{machine['cpu']}, {machine['cores']} cores; jax {origin['versions']['jax']}; {origin['commit']}; "
-    ]
-    lines[-1] += f"{origin['time']}."
-    lines += ["", *algorithm.table(tuple(result["rows"][0]), result["rows"]), ""]
+    lines = ["# Across the leaves", ""]
+    lines += [f"`manifold-jax {' '.join(result['command'])}` by benchmarks/across.py."]
+    lines += [origin_words(result["provenance"])]
+    lines += ["", *table(tuple(result["rows"][0]), result["rows"]), ""]
     lines += [f"- {note}" for note in result["notes"]]
     return "\n".join([*lines, "", *(f"![{name}]({name}.png)" for name in PICTURES)]) + "\n"
 
@@ -48,24 +38,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50, help="test images")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    asked = [
-        "leaf",
-        "across",
-        "--data",
-        "mnist",
-        "--preset",
-        "full",
-        "--images",
-        str(options.images),
-        "--weights",
-    ]
-    given = [*asked, options.weights, "--path", options.data, "--out", options.runs]
-    code = "from manifold_jax.experiments.cli import main; main()"
-    subprocess.run([sys.executable, "-c", code, *map(str, given)], check=True)
-    record = json.loads((options.runs / "across.json").read_text())
+    asked = ["leaf", "across", "--data", "mnist", "--preset", "full"]
+    asked += ["--images", str(options.images), "--weights"]
+    record = run_command([*asked, options.weights, "--path", options.data], options.runs, "across")
     result = {"provenance": common.provenance(), "command": [*asked, options.weights.name]}
     result |= {key: record[key] for key in ("rows", "notes")}
-    result |= {key: record["arguments"][key] for key in ("settings", "seed", "device", "version", "seconds")}
+    result |= settings_of(record, "seconds")
     common.write_json(options.out / "across.json", result)
     for name in PICTURES:
         shutil.copy(options.runs / f"{name}.png", options.out / f"{name}.png")

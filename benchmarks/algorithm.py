@@ -20,13 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peer_common as common
+from command_results import origin_words, run_command, settings_of, table
 
 NAMED = "3898:9709,4185:5874,857:4385,6311:6890,125:6349,4200:9792"
 COLUMNS = ("way", "dtype", "clamp", "pairs", "reached", "ratio", "from", "to", "best", "speed", "vertical")
@@ -67,32 +66,15 @@ def arguments(part: str, options: argparse.Namespace) -> list[Any]:
 
 def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a command wrote."""
-    out = options.runs / part
     command = ["leaf", "algorithm", "--data", "mnist", "--path", options.data, "--preset", "full"]
-    command += ["--max-steps", options.steps, "--ways", options.ways, *arguments(part, options), "--out", out]
-    code = "from manifold_jax.experiments.cli import main; main()"
-    subprocess.run([sys.executable, "-c", code, *map(str, command)], check=True)
-    return json.loads((out / "algorithm.json").read_text())
+    command += ["--max-steps", options.steps, "--ways", options.ways, *arguments(part, options)]
+    return run_command(command, options.runs / part, "algorithm")
 
 
 def kept(record: dict[str, Any]) -> dict[str, Any]:
     """What the results hold of a part."""
     part = {key: record[key] for key in ("rows", "notes")}
-    part |= {key: record["arguments"][key] for key in ("settings", "seed", "device", "version")}
-    return part | {"pairs": pairs_of(record), "provenance": common.provenance()}
-
-
-def cell(value: Any) -> str:
-    """A value of a table."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of a table."""
-    lines = [columns, ["---"] * len(columns), *([cell(row[name]) for name in columns] for row in rows)]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return part | settings_of(record) | {"pairs": pairs_of(record), "provenance": common.provenance()}
 
 
 def pairs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -118,10 +100,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["By benchmarks/algorithm.py, which says on what network and which pairs.", ""]
     lines += [f"- {note}" for note in next(iter(result["runs"].values()))["notes"]]
     for name, part in result["runs"].items():
-        origin = part["provenance"]
-        machine = f"{origin['machine']['cpu']}, {origin['machine']['cores']} cores"
         lines += ["", f"## {name}, {part['settings']['max_steps']} steps", ""]
-        lines += [f"{machine}; jax {origin['versions']['jax']}; {origin['commit']}; {origin['time']}.", ""]
+        lines += [origin_words(part["provenance"]), ""]
         lines += [*table(COLUMNS, part["rows"]), "", *table(tuple(part["pairs"][0]), part["pairs"])]
     return "\n".join(lines) + "\n"
 

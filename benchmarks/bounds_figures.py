@@ -10,34 +10,19 @@ writes results/FIGURE.md, .json and .png. Further options go to the command as t
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import peer_common as common
-
-
-def cell(value: Any) -> str:
-    """A value of a table."""
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+from command_results import origin_words, run_command, table
 
 
 def markdown(record: dict[str, Any], origin: dict[str, Any]) -> str:
     """The table, its notes and its picture."""
     name, rows = record["name"], record["rows"]
-    machine = f"{origin['machine']['cpu']}, {origin['machine']['cores']} cores"
-    lines = [f"# {record['title']}", "", f"By `{record['command']}`.", ""]
-    lines += [f"{machine}; jax {origin['versions']['jax']}; {origin['commit']}; {origin['time']}.", ""]
-    table = [
-        list(rows[0]),
-        ["---"] * len(rows[0]),
-        *([cell(value) for value in row.values()] for row in rows),
-    ]
-    lines += ["| " + " | ".join(line) + " |" for line in table]
-    lines += ["", f"![Errors against the number of samples]({name}.png)", ""]
+    lines = [f"# {record['title']}", "", f"By `{record['command']}`.", "", origin_words(origin), ""]
+    lines += [*table(list(rows[0]), rows), "", f"![Errors against the number of samples]({name}.png)", ""]
     lines += [note if note.startswith("- ") else f"- {note}" for note in record["notes"]]
     return "\n".join(lines) + "\n"
 
@@ -53,9 +38,7 @@ def main() -> None:
     options, others = parser.parse_known_args()
     origin = common.provenance()
     command = ["bounds", options.figure, "--preset", options.preset, *others]
-    code = "from manifold_jax.experiments.cli import main; main()"
-    subprocess.run([sys.executable, "-c", code, *command, "--out", str(options.runs)], check=True)
-    record = json.loads((options.runs / f"{options.figure}.json").read_text())
+    record = run_command(command, options.runs, options.figure)
     del record["arguments"]["out"]
     record |= {"name": options.figure, "command": "manifold-jax " + " ".join(command)}
     common.write_json(options.out / f"{options.figure}.json", {"provenance": origin} | record)

@@ -9,46 +9,22 @@ folder of the runs) and writes results/history.md, .json and the picture.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import algorithm
 import peer_common as common
+from command_results import origin_words, run_command, settings_of, table
 
-COLUMNS = (
-    "images",
-    "statistic",
-    "curve",
-    "first",
-    "highest",
-    "at step",
-    "back at step",
-    "from",
-    "to",
-    "share back",
-)
-COLUMNS += ("below after", "last / first", "from ", "to ")
+COLUMNS = ("images", "statistic", "curve", "first", "highest", "at step", "back at step", "from", "to")
+COLUMNS += ("share back", "below after", "last / first", "from ", "to ")
 
 
 def command(options: argparse.Namespace) -> list[str]:
     """What is run, without the folder of its results."""
-    command = [
-        "leaf",
-        "history",
-        "--data",
-        "mnist",
-        "--path",
-        options.data,
-        "--preset",
-        "full",
-        "--init",
-        "torch",
-    ]
-    return [*map(str, command), "--steps", str(options.steps), "--images", str(options.images)]
+    command = ["leaf", "history", "--data", "mnist", "--path", options.data, "--preset", "full"]
+    command += ["--init", "torch", "--steps", options.steps, "--images", options.images]
+    return list(map(str, command))
 
 
 def verdicts(returns: dict[str, Any]) -> list[dict[str, Any]]:
@@ -66,17 +42,14 @@ def verdicts(returns: dict[str, Any]) -> list[dict[str, Any]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The verdicts, and the numbers at some steps."""
-    origin, machine = result["provenance"], result["provenance"]["machine"]
     lines = ["# The trace of G along the training, by the protocol of figure 2", ""]
     lines += [f"`manifold-jax {' '.join(result['command'])}` by benchmarks/history.py."]
-    lines += [
-        f"{machine['cpu']}, {machine['cores']} cores; jax {origin['versions']['jax']}; {origin['commit']}; "
-    ]
-    lines[-1] += f"{origin['time']}. Traces in this table in normalised pixels; intervals hold 95 %."
-    lines += ["", *algorithm.table(COLUMNS, verdicts(result["returns"])), ""]
+    units = "Traces in this table in normalised pixels; intervals hold 95 %."
+    lines += [f"{origin_words(result['provenance'])} {units}"]
+    lines += ["", *table(COLUMNS, verdicts(result["returns"])), ""]
     lines += [f"- {note}" for note in result["notes"][:2]]
     lines += ["", "![Traces and ranks along the training](history.png)", "", "In pixels from 0 to 1:", ""]
-    return "\n".join([*lines, *algorithm.table(tuple(result["rows"][0]), result["rows"])]) + "\n"
+    return "\n".join([*lines, *table(tuple(result["rows"][0]), result["rows"])]) + "\n"
 
 
 def main() -> None:
@@ -90,13 +63,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     asked = command(options)
-    code = "from manifold_jax.experiments.cli import main; main()"
-    subprocess.run([sys.executable, "-c", code, *asked, "--out", str(options.runs)], check=True)
-    record = json.loads((options.runs / "history.json").read_text())
+    record = run_command(asked, options.runs, "history")
     asked[asked.index("--path") + 1] = "FOLDER"
     result = {"provenance": common.provenance(), "command": asked}
     result |= {key: record[key] for key in ("rows", "notes")}
-    result |= {key: record["arguments"][key] for key in ("settings", "seed", "device", "version", "seconds")}
+    result |= settings_of(record, "seconds")
     result |= {"returns": record["data"].pop("returns"), "curves": record["data"]}
     common.write_json(options.out / "history.json", result)
     shutil.copy(options.runs / "history.png", options.out / "history.png")

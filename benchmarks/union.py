@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
+from command_results import table
 
 from manifold_jax import Manifold, UnionGeometry, measure_union
 from manifold_jax.datasets import sprite
@@ -54,13 +55,6 @@ def rows_of(union: UnionGeometry) -> list[dict[str, Any]]:
     return rows
 
 
-def cell(value: Any) -> str:
-    """A value of a table."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,9 +78,15 @@ def main() -> None:
     head = f"{grid} points a class, blur {options.blur} pixels, exact derivatives; {seconds:.0f} s on "
     head += f"{provenance['machine']['cpu']}; jax {provenance['versions']['jax']}; {provenance['commit']}."
     lines = ["# Three sprites as a union of unit volume", "", "By benchmarks/union.py. " + head, ""]
-    lines += ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += ["| " + " | ".join(map(cell, row.values())) + " |" for row in rows]
-    lines += ["", "```", union.summary(), "```", "", "![The union](union.png)"]
+    lines += [
+        *table(list(rows[0]), rows, digits=3),
+        "",
+        "```",
+        union.summary(),
+        "```",
+        "",
+        "![The union](union.png)",
+    ]
     (options.out / "union.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

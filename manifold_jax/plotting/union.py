@@ -11,6 +11,7 @@ import numpy as np
 import manifold_jax.plotting.style as style
 from manifold_jax._checks import instance, shown
 from manifold_jax.geometry import UnionGeometry
+from manifold_jax.geometry.reach import ComponentReach
 from manifold_jax.geometry.union_result import CURVATURES
 from manifold_jax.plotting.points import grid_coordinates, principal_components, render
 from manifold_jax.plotting.style import PALETTE, Figure
@@ -28,7 +29,7 @@ def plot_union(manifolds: Sequence[Any], union: UnionGeometry) -> Figure:
 
     Returns:
         The figure: points of all classes on common principal components, total scalar curvatures with their
-        parts, volume by radius of the largest empty tangent ball, and distances between the classes.
+        parts, points by radius of the largest empty tangent ball, and distances between the classes.
     """
     instance("plot_union", "union", union, UnionGeometry, "see measure_union")
     if not isinstance(manifolds, Sequence) or len(manifolds) != len(union.classes):
@@ -36,7 +37,8 @@ def plot_union(manifolds: Sequence[Any], union: UnionGeometry) -> Figure:
         raise ValueError(f"plot_union: manifolds must be {wanted}, got {shown(manifolds)}.")
     title = f"{len(union.classes)} classes, scaled to unit volume"
     draw = [partial(_draw_points, manifolds), _draw_curvature]
-    draw += [_draw_balls] * (union.reach is not None) + [_draw_distances] * bool(union.distances)
+    draw += [partial(_draw_balls, union.reach.components)] if union.reach is not None else []
+    draw += [_draw_distances] * bool(union.distances)
     figure, panels = style.quantity_panels(title, draw, (6.5, 4.4), 2)
     for axes, drawing in panels:
         drawing(union, axes)
@@ -77,9 +79,8 @@ def _draw_curvature(union: UnionGeometry, axes: Any) -> None:
     axes.set_title("total scalar curvature", fontsize=10)
 
 
-def _draw_balls(union: UnionGeometry, axes: Any) -> None:
+def _draw_balls(components: Sequence[ComponentReach], union: UnionGeometry, axes: Any) -> None:
     """Share of the points by the radius of the largest empty tangent ball in the union."""
-    components = union.reach.components if union.reach else ()
     radii = [np.ravel(part.pointwise) * union.scale for part in components]
     radii = [part[np.isfinite(part) & (part > 0)] for part in radii]
     every = np.concatenate(radii)

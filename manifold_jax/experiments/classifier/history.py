@@ -89,26 +89,22 @@ def fisher_traces(log_prob: Partial, images: Array) -> Array:
     return jax.lax.map(partial(fisher_trace, log_prob.func, *log_prob.args), images)
 
 
-def _images(trial: Trial, settings: Settings, step: int) -> dict[str, Array]:
-    """Where trace and rank are read after so many steps."""
-    train, key = trial.task.train, jax.random.key(trial.seed)
-    return {
-        "training batch": pixels(train.images[batch_rows(key, step, len(train.labels))]),
-        "reference batch": pixels(train.images[: settings.images]),
-        "test images": sample(trial.task.test, settings.test_images, trial.seed)[0],
-    }
-
-
 def _read_all(trial: Trial, settings: Settings, steps: list[int], progress: Progress) -> dict[str, Reading]:
     """Readings at all steps by the name of the images; goes on from those that are there."""
     cells, records = Cells(trial.folder.parent / "history.cells.jsonl"), []
+    train, key = trial.task.train, jax.random.key(trial.seed)
+    fixed = {
+        "reference batch": pixels(train.images[: settings.images]),
+        "test images": sample(trial.task.test, settings.test_images, trial.seed)[0],
+    }
     for k, step in enumerate(steps):
         log_prob = trial.log_prob_at(step)
-        images = _images(trial, settings, step)
+        batch = pixels(train.images[batch_rows(key, step, len(train.labels))])
+        images = {"training batch": batch} | fixed
         digest = digest_arrays(*jax.tree.leaves(log_prob), *images.values())
         name = cell_name(experiment="history", step=step, digest=digest)
         if name not in cells:
-            cells.put(name, {kind: plain(read(log_prob, batch)) for kind, batch in images.items()})
+            cells.put(name, {kind: plain(read(log_prob, some)) for kind, some in images.items()})
         records.append({kind: Reading(**values) for kind, values in cells[name].items()})
         stage(progress, k, len(steps))(1, 1)
     return {
@@ -122,9 +118,9 @@ def _judge(steps: list[int], readings: dict[str, Reading], std: float) -> dict[s
     for kind, reading in readings.items():
         for name, statistic in _STATISTICS.items():
             traces = std**2 * reading.trace
+            curve = statistic(traces, axis=1)
             resampled = returns.resample(traces, statistic, shared=kind != "training batch")
             for smoothing, count in _SMOOTHINGS.items():
-                curve = statistic(traces, axis=1)
                 results[f"{kind}, {name}, {smoothing}"] = returns.judge(steps, curve, resampled, count)
     return results
 

@@ -106,14 +106,15 @@ def _row(results: Results, trend: Trend) -> Row:
     """The error of the paper with its line and our slope; our error with its slope; slopes of the rates."""
     series, setting = trend.series, trend.series.setting
     both = results.of("hausdorff", setting=setting, fit=series.fit)[0]
+    lower, last = local_slopes(trend)
     row: Row = {
         "setting": setting.name,
         "fit": series.fit,
         "n": f"{series.sizes[0]} to {series.sizes[-1]}",
         "error": f"{np.nanmean(trend.errors[0]):.3g} to {np.nanmean(trend.errors[-1]):.3g}",
         "line": round(fitted_line(trend)[0], 3),
-        "lower half": round(local_slopes(trend)[0], 3),
-        "last two": round(local_slopes(trend)[1], 3),
+        "lower half": round(lower, 3),
+        "last two": round(last, 3),
         "slope [95 %]": report.slope_words(trend.slope),
         "two-sided": f"{np.nanmean(both.errors[-1]):.3g}",
         "its slope [95 %]": report.slope_words(both.slope),

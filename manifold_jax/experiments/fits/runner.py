@@ -198,13 +198,13 @@ def run_cells(
     for done, job in enumerate(jobs, start=1):
         name = job.name(plan, seed)
         if name not in cells:
-            if not job.setting.grids and sampled != (job.setting, job.size, job.run):
-                sampled = (job.setting, job.size, job.run)
-                samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
-            lattice = job.setting.grids
-            cells.put(
-                name, lattice_errors(job, plan, seed) if lattice else errors_of(job, samples, plan, seed)
-            )
+            if job.setting.grids:
+                cells.put(name, lattice_errors(job, plan, seed))
+            else:
+                if sampled != (job.setting, job.size, job.run):
+                    sampled = (job.setting, job.size, job.run)
+                    samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
+                cells.put(name, errors_of(job, samples, plan, seed))
         tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
         progress(done, len(jobs))
     every = []

@@ -22,7 +22,7 @@ from manifold_jax._keys import package_version
 from manifold_jax.experiments.experiment import write_json
 from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.experiments.terminal import as_text, bars
-from manifold_jax.geometry import ClassGeometry, Estimate, Geometry, Manifold, Reach, UnionGeometry
+from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict
@@ -231,9 +231,9 @@ def _estimate_words(estimate: Estimate) -> Text:
 def union_tables(union: UnionGeometry) -> list[RenderableType]:
     """The classes of a union next to each other, and every two of them, scaled to unit volume."""
     table = new_table("class", "volume, share", "total curvature", "- positive part", "- negative part")
-    for part in (*union.classes, union):
-        totals = [_estimate_words(getattr(part, name)) for name in TOTALS[1:]]
-        table.add_row(*_class_cells(part), *totals)
+    shares = [(part.name, _estimate_words(part.volume), part) for part in union.classes]
+    for name, share, part in (*shares, ("union", Text("1"), union)):
+        table.add_row(name, share, *(_estimate_words(getattr(part, total)) for total in TOTALS[1:]))
     scale = f"Volume of the union {with_bar(float(union.volume.value), float(union.volume.error))}; "
     note = Text(f"{scale}lengths were multiplied by {union.scale:.5g}.", style="dim")
     tables: list[RenderableType] = [Group(Text("\nunion, of unit volume", style="bold"), table, note)]
@@ -257,13 +257,6 @@ def union_tables(union: UnionGeometry) -> list[RenderableType]:
         note = f"The mean over the chart, and the least.{f' {more} pairs are farther.' if more else ''}"
         tables.append(Group(table, Text(note, style="dim")))
     return tables
-
-
-def _class_cells(part: ClassGeometry | UnionGeometry) -> tuple[str, Text]:
-    """Name and share of the volume of a class, or of all of them."""
-    if isinstance(part, ClassGeometry):
-        return part.name, _estimate_words(part.volume)
-    return "union", Text("1")
 
 
 def union_entry(union: UnionGeometry) -> dict[str, Any]:

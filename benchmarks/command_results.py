@@ -1,0 +1,41 @@
+"""What benchmarks share that run a command of the package and write its results as Markdown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def run_command(arguments: Sequence[Any], out: Path, name: str) -> dict[str, Any]:
+    """Run ``manifold-jax`` with a folder for its results; the record that it wrote of an experiment."""
+    code = "from manifold_jax.experiments.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments), "--out", str(out)], check=True)
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def settings_of(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What the results keep of the arguments of a run, and more of them by name."""
+    return {key: record["arguments"][key] for key in ("settings", "seed", "device", "version", *names)}
+
+
+def origin_words(origin: dict[str, Any]) -> str:
+    """Machine, version of JAX, commit and time of a provenance."""
+    machine = f"{origin['machine']['cpu']}, {origin['machine']['cores']} cores"
+    return f"{machine}; jax {origin['versions']['jax']}; {origin['commit']}; {origin['time']}."
+
+
+def cell(value: Any, digits: int = 4) -> str:
+    """A value of a table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def table(columns: Sequence[str], rows: Sequence[dict[str, Any]], digits: int = 4) -> list[str]:
+    """Lines of a table."""
+    cells = [[cell(row[name], digits) for name in columns] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *cells)]
