@@ -71,10 +71,17 @@ def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     return run_command(command, options.runs / part, "algorithm")
 
 
-def kept(record: dict[str, Any]) -> dict[str, Any]:
+def pictures(part: str) -> list[str]:
+    """Names of the pictures of a part."""
+    mark = "" if part == "named" else f"_{part}"
+    return [f"algorithm{mark}_{stem}.png" for stem in ("curves", "images")]
+
+
+def kept(part: str, record: dict[str, Any]) -> dict[str, Any]:
     """What the results hold of a part."""
-    part = {key: record[key] for key in ("rows", "notes")}
-    return part | settings_of(record) | {"pairs": pairs_of(record), "provenance": common.provenance()}
+    found = {key: record[key] for key in ("rows", "notes")} | settings_of(record, "seconds")
+    found |= {"pairs": pairs_of(record), "pictures": pictures(part)}
+    return found | {"provenance": common.provenance()}
 
 
 def pairs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,13 +103,14 @@ def pairs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Both tables of every run."""
-    lines = ["# Algorithm 1: four ways to project a step", ""]
+    lines = ["# Algorithm 1: ways to project a step", ""]
     lines += ["By benchmarks/algorithm.py, which says on what network and which pairs.", ""]
     lines += [f"- {note}" for note in next(iter(result["runs"].values()))["notes"]]
     for name, part in result["runs"].items():
         lines += ["", f"## {name}, {part['settings']['max_steps']} steps", ""]
         lines += [origin_words(part["provenance"]), ""]
         lines += [*table(COLUMNS, part["rows"]), "", *table(tuple(part["pairs"][0]), part["pairs"])]
+        lines += ["", *(f"![{Path(file).stem}]({file})" for file in part["pictures"])]
     return "\n".join(lines) + "\n"
 
 
@@ -124,12 +132,9 @@ def main() -> None:
     place = options.out / "algorithm.json"
     result = json.loads(place.read_text()) if place.exists() else {"runs": {}}
     for part in options.parts:
-        result["runs"][title(part, options)] = kept(run(part, options))
-        mark = "" if part == "named" else f"_{part}"
-        for stem in ("curves", "images"):
-            shutil.copy(
-                options.runs / part / f"algorithm_{stem}.png", options.out / f"algorithm{mark}_{stem}.png"
-            )
+        result["runs"][title(part, options)] = kept(part, run(part, options))
+        for stem, file in zip(("curves", "images"), pictures(part), strict=True):
+            shutil.copy(options.runs / part / f"algorithm_{stem}.png", options.out / file)
     common.write_json(place, result)
     (options.out / "algorithm.md").write_text(markdown(result))
     print(markdown(result))

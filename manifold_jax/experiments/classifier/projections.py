@@ -1,4 +1,4 @@
-"""Algorithm 1 with four ways to project a step, between the same images."""
+"""Algorithm 1 with up to four ways to project a step, between the same images."""
 
 from __future__ import annotations
 
@@ -205,7 +205,13 @@ def run(
         steps = settings.save_every * np.arange(values["distances"].shape[1])
         sets.append(_Way(way, dtype, clip, np.minimum(steps, settings.max_steps), values))
     kinds = f"{len(pairs.rows)} pairs, {settings.source} to {settings.destination}"
-    return _outcome(f"{trial.title}: four ways to project a step, {kinds}", trial, pairs, sets)
+    return _outcome(f"{trial.title}: {_count_ways(sets)} to project a step, {kinds}", trial, pairs, sets)
+
+
+def _count_ways(sets: list[_Way]) -> str:
+    """How many ways there are in words; other precisions and the clamp make no other way."""
+    count = len({walked.way for walked in sets})
+    return ("one way", "two ways", "three ways", "four ways")[count - 1]
 
 
 def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Outcome:
