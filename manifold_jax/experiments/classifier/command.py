@@ -17,6 +17,7 @@ from manifold_jax.experiments.classifier import (
     detect,
     generate,
     history,
+    involutivity,
     paths,
     projections,
     ranks,
@@ -49,6 +50,7 @@ _SPRITES = "tangents of sprites next to the distribution; has a network of its o
 EXPERIMENTS = {
     "rank": _of(ranks, ranks.run, "rank of G and of the distribution, next to C - 1"),
     "history": _of(history, history.follow_training, "trace and rank of G, trace of F, along the training"),
+    "involutivity": _of(involutivity, involutivity.run, "defect of involutivity over pixels and parameters"),
     "across": _of(across, across.run, "walks across the leaves"),
     "paths": _of(paths, paths.between_classes, "horizontal paths between images of different classes"),
     "algorithm": _of(
@@ -97,6 +99,9 @@ def leaf_command(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a path.")] = None,
     ways: Annotated[int | None, typer.Option(min=1, max=5, help="Ways to walk, the paper's first.")] = None,
+    directions: Annotated[
+        int | None, typer.Option(min=1, help="Random directions at every image, for across.")
+    ] = None,
     width: Annotated[
         int | None,
         typer.Option(min=1, help="Channels of the first layer of the network for colour (default: 16)."),
@@ -132,6 +137,7 @@ def leaf_command(
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
         changes: dict[str, Any] = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
+        changes |= {"directions": directions}
         changes |= {"between": _numbers(between), "source": source, "destination": destination}
         settings = registry.all_settings(EXPERIMENTS, experiment, preset, changes, "train")
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}

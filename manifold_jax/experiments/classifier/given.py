@@ -30,11 +30,15 @@ class SmallNetwork(nnx.Module):
         self.first, self.second = conv(1, 4), conv(4, 4)
         self.hidden, self.output = nnx.Linear(576, 32, **options), nnx.Linear(32, 10, **options)
 
-    def logits(self, images: Float[Array, "batch 28 28"]) -> Float[Array, "batch 10"]:
-        """The output before the softmax."""
+    def features(self, images: Float[Array, "batch 28 28"]) -> Float[Array, "batch 32"]:
+        """The hidden units before the last layer."""
         x = nnx.relu(self.first((images[..., None] - self.mean) / self.std))
         x = max_pool(nnx.relu(self.second(x)))
-        return self.output(nnx.relu(self.hidden(x.reshape(x.shape[0], -1))))
+        return nnx.relu(self.hidden(x.reshape(x.shape[0], -1)))
+
+    def logits(self, images: Float[Array, "batch 28 28"]) -> Float[Array, "batch 10"]:
+        """The output before the softmax."""
+        return self.output(self.features(images))
 
     def __call__(self, images: Float[Array, "batch 28 28"]) -> Float[Array, "batch 10"]:
         """Log-probabilities of a batch of images with pixels in [0, 1]."""
