@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def run_command(arguments: Sequence[Any], out: Path, name: str) -> dict[str, Any]:
     """Run ``manifold-jax`` with a folder for its results; the record that it wrote of an experiment."""
@@ -26,6 +28,21 @@ def origin_words(origin: dict[str, Any]) -> str:
     """Machine, version of JAX, commit and time of a provenance."""
     machine = f"{origin['machine']['cpu']}, {origin['machine']['cores']} cores"
     return f"{machine}; jax {origin['versions']['jax']}; {origin['commit']}; {origin['time']}."
+
+
+def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % of a share of so many draws (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
+    middle = share + z**2 / (2 * count)
+    half = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
+
+
+def bootstrap(values: Any, statistic: Any = np.mean, *, seed: int = 0, draws: int = 2000) -> list[float]:
+    """95 % of a statistic of rows that are drawn with replacement (percentiles)."""
+    values, random = np.asarray(values, float), np.random.default_rng(seed)
+    rows = (random.integers(len(values), size=len(values)) for _ in range(draws))
+    return np.quantile([statistic(values[drawn]) for drawn in rows], [0.025, 0.975]).tolist()
 
 
 def cell(value: Any, digits: int = 4) -> str:
