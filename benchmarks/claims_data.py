@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from command_results import wilson
+
 HOLDS, PART, FAILS, MECHANISM = "holds", "holds in part", "does not hold", "mechanism"
 OPEN = "not resolved"  # the interval is so wide that the claim could not have failed
 DIFFERS = "differs, by another protocol"  # nothing is said of the claim until its own protocol was run
@@ -103,13 +105,15 @@ def last_row(column: str) -> Callable[[Any], Found]:
 
 
 def walk(run: str, way: str, column: str, clamp: bool = True) -> Callable[[Any], Found]:
-    """A column of the table of Algorithm 1 in float32; of ``ratio`` with its interval."""
+    """A column of the table of Algorithm 1 in float32; of ``ratio`` and ``reached`` with its interval."""
 
     def find(record: Any) -> Found:
         for row in record["runs"].get(run, {}).get("rows", []):
             if (row["way"], row["clamp"], row["dtype"]) == (way, clamp, "float32"):
-                ends = (row["from"], row["to"]) if column == "ratio" else [row[column]] * 2
-                return Value(row[column], *ends)
+                ends: tuple[float, float] = (row[column], row[column])
+                ends = (row["from"], row["to"]) if column == "ratio" else ends
+                ends = wilson(row["reached"], row["pairs"]) if column == "reached" else ends
+                return Value(row[column], *ends, f"({row['pairs']} pairs, {row['steps']:.0f} steps)")
         return None
 
     return find
@@ -165,10 +169,55 @@ def share(column: str, where: str = "rows", **wanted: Any) -> Callable[[Any], Fo
     return find
 
 
+def across_end(clamp: bool) -> Callable[[Any], Found]:
+    """Share of the images with their label at the end of the walks."""
+
+    def find(record: Any) -> Found:
+        row = [row for row in record["rows"] if row["clamp"] == clamp][-1]
+        images = record["settings"]["images"]
+        return Value(row["same label"], row["low"], row["high"], f"({images} images, step {row['step']})")
+
+    return find
+
+
+def involutive(run: str, over: str, by: str) -> Callable[[Any], Found]:
+    """Median of the defect of involutivity."""
+
+    def find(record: Any) -> Found:
+        for row in record["runs"].get(run, {}).get("rows", []):
+            if (row["over"], row["by"]) == (over, by):
+                unit = f"({row['images']} images; random directions {row['random']:.4g})"
+                return Value(row["defect"], row["from"], row["to"], unit)
+        return None
+
+    return find
+
+
+def use(part: str, of: str, at: str) -> Callable[[Any], Found]:
+    """A number of denoising, detection or generation; ``of`` is how its name begins."""
+
+    def find(record: Any) -> Found:
+        for row in record["runs"].get(part, {}).get("rows", []):
+            if row["of"].startswith(of) and row["at"] == at:
+                return Value(row["value"], row["low"], row["high"], f"({row['n']} images)")
+        return None
+
+    return find
+
+
 NAMED, RANDOM = "Pairs of the paper's repository", "Pairs drawn at random"
 HISTORY = "python benchmarks/history.py"
 ALGORITHM = "python benchmarks/algorithm.py"
 ACROSS = "python benchmarks/across.py"
+INVOLUTIVITY = "python benchmarks/involutivity.py"
+USES = "python benchmarks/uses.py"
+EPOCHS = tuple(f"{NAMED}, epoch {k}" for k in (2, 5))
+SMALL = "The small network of the paper's repository, small_cnn_05.npz"
+LEAF, CLASS_ANCHOR = (
+    "leaf from the nearest training image of the predicted class",
+    "leaf distance (nearest image)",
+)
+LEVELS = ("sd 0.1", "sd 0.3", "sd 0.5")
 UNION = "python benchmarks/union.py"
 
 MODEL_CENTRIC = (
@@ -234,6 +283,19 @@ MODEL_CENTRIC = (
     ),
     *(
         Claim(
+            "Ends of the paths look like the destination (at most half of the distance is left)",
+            f"{way}, clamped, {run.lower()}; fewer steps than the 5000 of the paper",
+            "algorithm",
+            walk(run, way, "ratio"),
+            # On the leaf the paths stand still long before; the others might still come nearer.
+            below(0.5) if way == "rank" else elsewhere(below(0.5)),
+            ALGORITHM,
+        )
+        for run in EPOCHS
+        for way in ("rank", "full rank", "rank and random")
+    ),
+    *(
+        Claim(
             "Steps of the paper's code leave the distribution D_x: share of a step outside of it",
             f"full rank, clamped, {run.lower()}",
             "algorithm",
@@ -241,14 +303,14 @@ MODEL_CENTRIC = (
             explains(above(0.1)),
             ALGORITHM,
         )
-        for run in (NAMED, RANDOM)
+        for run in (NAMED, RANDOM, *EPOCHS)
     ),
     *(
         Claim(
             "Walks across the leaves keep the label",
-            f"share of the images, clamp {clamp}",
+            f"share of the images, {'with' if clamp else 'without'} the clamp, weights after epoch 5",
             "across",
-            share("same label", clamp=clamp),
+            across_end(clamp),
             above(0.95),
             ACROSS,
         )
@@ -265,10 +327,73 @@ MODEL_CENTRIC = (
         "algorithm.md",
     ),
     Claim("Noise is added by moving across the leaves, confidence stays", "250 steps", "leaf.md"),
-    Claim("Projection on a leaf removes noise", "against simple baselines", "leaf.md"),
-    Claim("Distance from a leaf tells what is no image of the data", "against simple baselines", "leaf.md"),
-    Claim("New images are generated by horizontal paths", "letters of prompts of the data", "leaf.md"),
-    Claim("D is involutive for ReLU networks", "defect at images and along the training", "leaf.md"),
+    *(
+        Claim(
+            f"Projection on a leaf removes noise: PSNR less that of {words}",
+            f"{level}, from the nearest training image of the predicted class",
+            "uses",
+            use("denoise", f"{LEAF} less {other}", level),
+            above(0.0),
+            USES,
+        )
+        for words, other in (
+            ("the noisy image, clipped", "the noisy image"),
+            ("the better of total variation and principal components", "the better baseline"),
+            ("the training image where it starts", "its anchor"),
+        )
+        for level in LEVELS
+    ),
+    Claim(
+        "Distance from a leaf tells what is no image of the data: area under the ROC curve",
+        "Fashion-MNIST, letters and noise; from the nearest training image; 0.5 is chance",
+        "uses",
+        use("detect", f"{CLASS_ANCHOR}, area", "vs all"),
+        above(0.5 + 1e-9),
+        USES,
+    ),
+    Claim(
+        "Distance from a leaf tells more than distance from the nearest training image: difference of areas",
+        "Fashion-MNIST, letters and noise",
+        "uses",
+        use("detect", f"{CLASS_ANCHOR} less", "vs all"),
+        above(1e-9),
+        USES,
+    ),
+    Claim(
+        "Horizontal paths to images of the same class keep the label: share at their ends",
+        "from test images, without the clamp",
+        "uses",
+        use("generate", "label kept, share", "leaf, same class"),
+        above(0.95),
+        USES,
+    ),
+    Claim(
+        "Horizontal paths keep the label more often than straight lines as long: difference of shares",
+        "to images of the same class",
+        "uses",
+        use("generate", "label kept, leaf less line", "same class"),
+        above(1e-9),
+        USES,
+    ),
+    *(
+        Claim(
+            "D of a ReLU network is involutive, across its linear regions too: defect (at most 0.1)",
+            f"brackets by {by} in normalised grey levels, weights after epoch 5",
+            "involutivity",
+            involutive(SMALL, "pixels", by),
+            below(0.1),
+            INVOLUTIVITY,
+        )
+        for by in ("differences over 0.01", "differences over 0.1", "differences over 1")
+    ),
+    Claim(
+        "The distribution of F is not involutive: defect (at least 0.1)",
+        "over the parameters, by derivatives, weights after epoch 5",
+        "involutivity",
+        involutive(SMALL, "parameters", "derivatives"),
+        above(0.1),
+        INVOLUTIVITY,
+    ),
     Claim("On CIFAR-10 it is as on MNIST", "lossy subset", "leaf.md"),
     Claim(
         "The rank of D is that of the network, by its centred Jacobian",
