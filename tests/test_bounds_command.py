@@ -88,7 +88,7 @@ def test_every_study_has_a_smaller_size():
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 SLOPES = ["setting", "fit", "slope [95 %]", "theory", "error", "lost"]
-FIGURE = ["setting", "fit", "n", "error", "line", "lower half", "last two", "slope [95 %]"]
+FIGURE = ["setting", "fit", "repetitions", "n", "error", "line", "lower half", "last two", "slope [95 %]"]
 FIGURE += ["two-sided", "its slope [95 %]"]
 FIGURE += ["n^(-2/(2+d))", "(log n / n)^(2/(2+d))", "(log n / n)^(1/d)", "(log n / n)^(2/d)"]
 AMBIENT = ["fit", "n", "noise", "D", "Hausdorff", "RMS", "lost"]

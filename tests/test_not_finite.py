@@ -442,6 +442,7 @@ SAMPLED = {
     "local_pca_tangents": {"dimension": 1},
     "local_quadratic_fit": {"dimension": 1},
     "curvature_from_samples": {"dimension": 1},
+    "weingarten_fit": {"dimension": 1},
     "volume_from_samples": {"dimension": 1},
     "scalar_curvature_from_balls": {"dimension": 1},
 }

@@ -487,6 +487,7 @@ CALLS = [
     (fitting.curvature_from_samples, SAMPLES, {}),
     (fitting.local_pca_tangents, SAMPLES, {}),
     (fitting.local_quadratic_fit, SAMPLES, {"tangents": "vector", "radius": "length"}),
+    (fitting.weingarten_fit, SAMPLES, {"tangents": "vector", "radius": "length"}),
     (fitting.local_pca_projection, {"samples": CLOUD, "dimension": 1}, {"samples": "points"}),
     (
         fitting.moving_least_squares,

@@ -17,18 +17,21 @@ from manifold_jax._checks import choice, require
 from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
 from manifold_jax.experiments import experiment as registry
+from manifold_jax.experiments.calibration.studies import STUDIES
 from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
 from manifold_jax.experiments.results import Cells, cell_name
 from manifold_jax.experiments.sprites import FACTORS
 from manifold_jax.experiments.terminal import Preset, Seed, plain_errors, prepare, results_folder
 from manifold_jax.fitting import Calibration, builtin_estimators, calibrate, error_curves, ranking
 from manifold_jax.fitting.calibration_table import ErrorCurve, Rank, Row
+from manifold_jax.fitting.estimators import QUANTITIES
 from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
 from manifold_jax.geometry.quantities import LABELS
 from manifold_jax.plotting.style import PALETTE, Figure, quantity_panels
 
+_NAMES = tuple((one.name, one.quantity) for one in builtin_estimators())
 GRID, EXACT = "grid, order 4", "autodiff"
 FAST = ("TwoNN", "MLE")  # estimators of the intrinsic dimension that are not slow
 STARRED = 0.005  # share of points without a value above which an error has a star
@@ -44,6 +47,7 @@ class Settings(NamedTuple):
     manifolds: tuple[str, ...] = ("sphere2", "sphere3", "torus", "hyperboloid", "sprite2", "sprite4")
     dimensions: tuple[str, ...] = (*FAST, "lPCA", "CorrInt", "MOM", "TLE")  # see intrinsic_dimension
     most: int = 5000  # points above which all of these but FAST are left out
+    quantities: tuple[str, ...] = ()  # what is estimated; all by default
 
 
 _FEW = ("sphere2", "torus", "hyperboloid", "sprite2")
@@ -72,7 +76,9 @@ def check(settings: Settings) -> None:
     """Refuse unknown manifolds and a missing package before anything starts."""
     for name in settings.manifolds:
         choice("calibrate", "manifold", name, PLACES)
-    if set(settings.dimensions) - set(FAST):
+    for name in settings.quantities:
+        choice("calibrate", "quantity", name, QUANTITIES)
+    if set(settings.dimensions) - set(FAST) and "dimension" in (settings.quantities or QUANTITIES):
         require("skdim", "estimators", "intrinsic dimension")
 
 
@@ -85,14 +91,16 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress = sil
     places = [PLACES[name]() for name in settings.manifolds]
     counts = {n: settings.seeds if n <= settings.single else 1 for n in settings.sizes}
     parts = [(p, n, k) for p in places for n in settings.sizes for k in range(counts[n])]
-    whole = cache(_add_totals)
+    whole, totals = cache(_add_totals), {"volume", "reach"} & set(settings.quantities or QUANTITIES)
     rows: list[Row] = []
     for done, (place, size, number) in enumerate(parts, start=1):
         options = {"manifold": place.name, "size": size, "number": number, "seed": seed}
         # With the columns in its name, a cell that an earlier version wrote with others is not taken.
-        name = cell_name(**options, which=settings.dimensions, most=settings.most, columns=Row._fields)
+        kinds = {"which": settings.dimensions, "most": settings.most, "quantities": settings.quantities}
+        name = cell_name(**options, **kinds, estimators=_NAMES, columns=Row._fields)
         if name not in cells:
-            sample = _run_estimators(settings, whole(place), size, number, seed)
+            known = whole(place) if totals else place
+            sample = _run_estimators(settings, known, size, number, seed)
             cells.put(name, sample.to_dicts())
         rows += [Row(**row) for row in cells[name]]
         progress(done, len(parts))
@@ -126,7 +134,7 @@ def _run_estimators(settings: Settings, place: Manifold, size: int, number: int,
     slow = set(settings.dimensions) - set(FAST)
     estimators = [
         dataclasses.replace(one, most=settings.most) if one.name in slow else one
-        for one in builtin_estimators(dimensions=settings.dimensions)
+        for one in builtin_estimators(*settings.quantities, dimensions=settings.dimensions)
     ]
     # Later clouds find everything compiled, and of many points compilation is the smaller part.
     warm_up, key = number == 0 and size <= settings.single, jax.random.key(seed)
@@ -260,12 +268,16 @@ def _figure(every: Sequence[ErrorCurve]) -> Figure:
 
 
 _MANIFOLDS, _SIZES = f"Any of {', '.join(PLACES)}; may be repeated.", "Samples; may be repeated."
-EXPERIMENTS = {"calibrate": Experiment(str(__doc__), Settings(), REDUCED, run, check)}
+_QUANTITIES = f"Any of {', '.join(QUANTITIES[:-1])}; may be repeated."
+EXPERIMENTS = {"calibrate": Experiment("all estimators and the grid", Settings(), REDUCED, run, check)}
+EXPERIMENTS |= STUDIES
 
 
 def calibrate_command(
+    experiment: Annotated[str, typer.Argument(help=registry.describe(EXPERIMENTS))] = "calibrate",
     manifolds: Annotated[list[str] | None, typer.Option("--manifold", help=_MANIFOLDS)] = None,
     sizes: Annotated[list[int] | None, typer.Option("--size", min=50, help=_SIZES)] = None,
+    quantities: Annotated[list[str] | None, typer.Option("--quantity", help=_QUANTITIES)] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Clouds of each size.")] = None,
     preset: Preset = "reduced",
     single: Annotated[bool, typer.Option("--single", help="float32 instead of float64.")] = False,
@@ -281,7 +293,8 @@ def calibrate_command(
         registry.check_options(arguments)
         folder = prepare(out)
         changes = {"manifolds": tuple(manifolds or ()) or None, "sizes": tuple(sizes or ()) or None}
-        settings = registry.settings_for(EXPERIMENTS, "calibrate", preset, changes | {"seeds": seeds})
+        changes |= {"seeds": seeds, "quantities": tuple(quantities or ()) or None}
+        plans = registry.all_settings(EXPERIMENTS, experiment, preset, changes)
         with results_folder(folder), jax.enable_x64(not single):
             cells = Cells(folder / f"cells-{'float32' if single else 'float64'}.jsonl")
-            run_experiments(EXPERIMENTS, {"calibrate": settings}, (cells, seed), folder, arguments)
+            run_experiments(EXPERIMENTS, plans, (cells, seed), folder, arguments)

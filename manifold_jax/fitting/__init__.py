@@ -44,3 +44,5 @@ from manifold_jax.geometry.local_fit import local_pca_tangents as local_pca_tang
 from manifold_jax.geometry.local_fit import local_quadratic_fit as local_quadratic_fit
 from manifold_jax.geometry.neighbours import Neighbours as Neighbours
 from manifold_jax.geometry.neighbours import nearest_neighbours as nearest_neighbours
+from manifold_jax.geometry.weingarten import WeingartenFit as WeingartenFit
+from manifold_jax.geometry.weingarten import weingarten_fit as weingarten_fit

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -17,6 +18,8 @@ from manifold_jax.fitting.dimension import OTHERS, OWN, intrinsic_dimension
 from manifold_jax.fitting.geodesic_balls import MOST_POINTS, ball_volume, scalar_curvature_from_balls
 from manifold_jax.geometry import local_fit, reach_from_samples
 from manifold_jax.geometry.neighbours import nearest_neighbours
+from manifold_jax.geometry.tensors import JetGram
+from manifold_jax.geometry.weingarten import weingarten_fit
 
 QUANTITIES = ("tangent", *local_fit.CURVATURES, "volume", "reach", "dimension", "fit")
 """What an estimator can estimate."""
@@ -115,6 +118,15 @@ def _quadratic_tangents(points: Any, **options: Any) -> Array:
     return local_fit.local_quadratic_fit(points, **options).tangents
 
 
+@partial(jax.jit, static_argnames="quantity")
+def _curvature_of(gram: JetGram, quantity: str) -> Array:
+    return local_fit.CURVATURES[quantity](gram)
+
+
+def _of_map(quantity: str, points: Any, **options: Any) -> Array:
+    return _curvature_of(weingarten_fit(points, **options).gram, quantity)
+
+
 def builtin_estimators(
     *quantities: str, dimensions: Sequence[str] = ("TwoNN", "MLE")
 ) -> tuple[Estimator, ...]:
@@ -141,6 +153,7 @@ def builtin_estimators(
         Estimator("local PCA", "tangent", local_fit.local_pca_tangents),
         Estimator("quadratic regression", "tangent", _quadratic_tangents),
         *(Estimator("quadratic regression", name, function) for name, function in curvatures.items()),
+        *(Estimator("Weingarten map", name, partial(_of_map, name)) for name in local_fit.CURVATURES),
         Estimator("geodesic balls", "scalar_curvature", _ball_curvature, most=MOST_POINTS),
         Estimator("nearest neighbours", "volume", volume_from_samples),
         Estimator("Federer plug-in", "reach", _reach),

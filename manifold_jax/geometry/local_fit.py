@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from manifold_jax._checks import choice, flag, flat_points, is_traced, optional, real, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul, norm, principal_plane, safe_sqrt
@@ -85,9 +85,9 @@ def local_pca_tangents(
     name = "local_pca_tangents"
     cloud = flat_points(name, points, dimension)
     dimension = whole(name, "dimension", dimension)
-    count = _neighbours(name, neighbours, cloud, dimension, dimension)
+    count = neighbour_count(name, neighbours, cloud, dimension, dimension)
     block_size = optional(whole, name, "block_size", block_size)
-    return _map_neighbourhoods(_principal_frame, dimension, cloud, [], count, block_size)
+    return _map_neighbourhoods(_principal_frame, dimension, cloud, None, [], count, block_size)
 
 
 def local_quadratic_fit(
@@ -99,6 +99,7 @@ def local_quadratic_fit(
     weights: str = "uniform",
     intercept: bool = True,
     tangents: Float[Array, "n d f"] | None = None,
+    rows: Int[Array, "m"] | None = None,
     block_size: int | None = None,
 ) -> QuadraticFit:
     """Fit a quadratic graph over the tangent plane to the neighbours of every point.
@@ -121,13 +122,15 @@ def local_quadratic_fit(
         weights: ``"uniform"``, or ``"tricube"``: (1 - (r / R)^3)^3 with R the distance of the farthest.
         intercept: Whether the graph may miss the point, as it should for noisy samples.
         tangents: Orthonormal frames to use in place of principal components.
+        rows: Points at which to fit, all of them by default; their neighbours are sought among all points.
+            ``radius`` and ``tangents`` are then those of these points.
         block_size: Points treated at once; by default about 4 million numbers.
 
     Returns:
         The fits, in the dtype of the points.
 
     Raises:
-        ValueError: As :func:`local_pca_tangents`; or weights, radius or tangents do not fit.
+        ValueError: As :func:`local_pca_tangents`; or weights, radius, tangents or rows do not fit.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (400, 3))
@@ -141,22 +144,14 @@ def local_quadratic_fit(
     block_size = optional(whole, name, "block_size", block_size)
     cloud = flat_points(name, points, dimension)
     dimension = whole(name, "dimension", dimension)
-    n, f = cloud.shape
-    count = _neighbours(name, neighbours, cloud, math.comb(dimension + 2, 2), dimension)
-    limit = jnp.asarray(jnp.inf) if radius is None else real(name, "radius", radius)
-    if limit.shape not in ((), (n,)):
-        raise ValueError(f"{name}: radius must be one number or {n} of them, got shape {limit.shape}.")
-    if not is_traced(limit) and not bool((limit > 0).all()):
-        raise ValueError(f"{name}: radius must be positive, got {float(limit.min()):g}.")
-    extra = [jnp.broadcast_to(jnp.asarray(limit, cloud.dtype), (n,))]
+    count = neighbour_count(name, neighbours, cloud, math.comb(dimension + 2, 2), dimension)
+    centres = checked_rows(name, rows, len(cloud))
+    n = len(cloud) if centres is None else len(centres)
+    extra = [checked_radius(name, radius, n, cloud.dtype)]
     if tangents is not None:
-        shape = (n, dimension, f)
-        frames = real(name, "tangents", tangents)
-        if frames.shape != shape:
-            raise ValueError(f"{name}: tangents must have shape {shape}, got {frames.shape}.")
-        extra.append(frames.astype(cloud.dtype))
+        extra.append(checked_frames(name, tangents, (n, dimension, cloud.shape[1]), cloud.dtype))
     settings = (dimension, weights, flag(name, "intercept", intercept))
-    return _map_neighbourhoods(_quadratic_graph, settings, cloud, extra, count, block_size)
+    return _map_neighbourhoods(_quadratic_graph, settings, cloud, centres, extra, count, block_size)
 
 
 def curvature_from_samples(
@@ -218,12 +213,8 @@ def _quadratic_graph(
 ) -> QuadraticFit:
     """Quadratic graph through the neighbours; settings are dimension, weights and intercept."""
     d, weights, intercept = settings
-    distance = norm(differences)
-    inside = distance <= limit
-    radius = jnp.max(jnp.where(inside, distance, 0.0))
+    root, inside, radius = weight_roots(differences, limit, weights)
     scale = jnp.where(radius > 0, radius, 1.0)
-    tricube = (1 - (jnp.where(inside, distance, 0.0) / scale) ** 3) ** 1.5
-    root = jnp.where(inside, jnp.ones_like(distance) if weights == "uniform" else tricube, 0.0)
     if frame is None:
         frame = _principal_frame(d, differences, root)
     ok = jnp.isfinite(frame).all()
@@ -233,7 +224,7 @@ def _quadratic_graph(
     design, origin = (monomials(x, 2)[:, 0 if intercept else 1 :] for x in (t / scale, jnp.zeros_like(t[:1])))
     rows = jnp.concatenate([design * root[:, None], origin])
     values = jnp.concatenate([normal * root[:, None], jnp.zeros_like(normal[:1])])
-    coefficients, determined = _least_squares(rows, values)
+    coefficients, determined = least_squares(rows, values)
     ok &= determined & (radius > 0)
     missed = jnp.sum((normal - matmul(design, coefficients)) ** 2, axis=1)
     residual = safe_sqrt(jnp.sum(inside * missed) / jnp.maximum(jnp.sum(inside), 1))
@@ -245,13 +236,26 @@ def _quadratic_graph(
     return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(ok, x, jnp.nan), fit)
 
 
+def weight_roots(
+    differences: Float[Array, "k f"], limit: Float[Array, ""], weights: str
+) -> tuple[Float[Array, "k"], Bool[Array, "k"], Float[Array, ""]]:
+    """Roots of the weights of neighbours, which of them are within the limit, and the farthest of these."""
+    distance = norm(differences)
+    inside = distance <= limit
+    radius = jnp.max(jnp.where(inside, distance, 0.0))
+    scale = jnp.where(radius > 0, radius, 1.0)
+    tricube = (1 - (jnp.where(inside, distance, 0.0) / scale) ** 3) ** 1.5
+    root = jnp.where(inside, jnp.ones_like(distance) if weights == "uniform" else tricube, 0.0)
+    return root, inside, radius
+
+
 def monomials(x: Float[Array, "k d"], degree: int) -> Float[Array, "k terms"]:
     """All products of coordinates up to a total degree: 1, x_i, x_i x_j for i <= j, ..."""
     terms = (combinations_with_replacement(range(x.shape[1]), order) for order in range(degree + 1))
     return jnp.stack([jnp.prod(x[:, index], axis=1) for term in terms for index in term], axis=1)
 
 
-def _least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tuple[Array, Array]:
+def least_squares(rows: Float[Array, "k p"], values: Float[Array, "k f"]) -> tuple[Array, Array]:
     """Coefficients ``(p, f)``, and whether they are determined."""
     pivots = jnp.abs(jnp.diagonal(jnp.linalg.qr(jax.lax.stop_gradient(rows), mode="r")))
     floor = 64 * jnp.finfo(rows.dtype).eps * len(rows)
@@ -271,19 +275,57 @@ def _graph_jet(frame: Array, linear: Float[Array, "d f"], quadratic: Float[Array
 
 @partial(jax.jit, static_argnames=("kernel", "settings", "count", "block_size"))
 def _map_neighbourhoods(
-    kernel: Any, settings: Any, cloud: Array, extra: list[Array], count: int, block_size: int | None
+    kernel: Any,
+    settings: Any,
+    cloud: Array,
+    rows: Array | None,
+    extra: list[Array],
+    count: int,
+    block_size: int | None,
 ) -> Any:
-    """Apply a one-point kernel to the differences from every point to its neighbours."""
+    """Apply a one-point kernel to the differences from every point, or from some rows, to its neighbours."""
 
     def one(point: Array, index: Array, *more: Array) -> Any:
         return kernel(settings, cloud[index] - point, *more)
 
-    nearest = neighbour_indices(cloud, cloud, count + 1)[:, 1:]
+    centres = cloud if rows is None else cloud[rows]
+    nearest = neighbour_indices(cloud, centres, count + 1)[:, 1:]
     block = block_rows(2 * count * (cloud.shape[1] + count), block_size)
-    return map_blocks(jax.vmap(one), block, cloud, nearest, *extra)
+    return map_blocks(jax.vmap(one), block, centres, nearest, *extra)
 
 
-def _neighbours(caller: str, neighbours: int | None, cloud: Array, least: int, dimension: int) -> int:
+def neighbour_count(caller: str, neighbours: int | None, cloud: Array, least: int, dimension: int) -> int:
     """Number of neighbours: as asked, if the other points suffice."""
     count = 4 * math.comb(dimension + 2, 2) if neighbours is None else neighbours
     return whole(caller, "neighbours", count, least, len(cloud) - 1)
+
+
+def checked_radius(caller: str, radius: Any, count: int, dtype: Any) -> Float[Array, "m"]:
+    """One positive limit for every point, infinite where there is none."""
+    limit = jnp.asarray(jnp.inf) if radius is None else real(caller, "radius", radius)
+    if limit.shape not in ((), (count,)):
+        raise ValueError(f"{caller}: radius must be one number or {count} of them, got shape {limit.shape}.")
+    if not is_traced(limit) and not bool((limit > 0).all()):
+        raise ValueError(f"{caller}: radius must be positive, got {float(limit.min()):g}.")
+    return jnp.broadcast_to(jnp.asarray(limit, dtype), (count,))
+
+
+def checked_frames(caller: str, tangents: Any, shape: tuple[int, ...], dtype: Any) -> Float[Array, "n d f"]:
+    """Frames of the right shape."""
+    frames = real(caller, "tangents", tangents)
+    if frames.shape != shape:
+        raise ValueError(f"{caller}: tangents must have shape {shape}, got {frames.shape}.")
+    return frames.astype(dtype)
+
+
+def checked_rows(caller: str, rows: Any, count: int) -> Int[Array, "m"] | None:
+    """Rows of so many points; None stays None."""
+    if rows is None:
+        return None
+    index = real(caller, "rows", rows)
+    if index.ndim != 1 or len(index) == 0 or not jnp.issubdtype(index.dtype, jnp.integer):
+        raise ValueError(f"{caller}: rows must be whole numbers (m,), got {index.dtype} of {index.shape}.")
+    if not is_traced(index) and not bool(((index >= 0) & (index < count)).all()):
+        limits = f"from 0 to {count - 1}"
+        raise ValueError(f"{caller}: rows must be {limits}, got {int(index.min())} to {int(index.max())}.")
+    return index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,11 +22,13 @@ def bounds_command(
     fits: Annotated[str | None, typer.Option(help=f"Fits: {', '.join(FITS)}.")] = None,
     sizes: Annotated[str | None, typer.Option(help="Numbers of samples.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Independent samples of each size.")] = None,
+    image_seeds: Annotated[int | None, typer.Option(help="The same on images of figure5.")] = None,
     tests: Annotated[int | None, typer.Option(help="Test points.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of networks.")] = None,
     noises: Annotated[str | None, typer.Option(help=f"Noises of toys: {', '.join(NOISES)}.")] = None,
     noise: Annotated[float | None, typer.Option(help="Scale of noise over the reach (default: 0.1).")] = None,
     data: Annotated[str | None, typer.Option(help=f"Data sets of images: {', '.join(DATA)}.")] = None,
+    shares: Annotated[str | None, typer.Option(help="Shares of a lattice, such as 0.01,0.1.")] = None,
     dimensions: Annotated[str | None, typer.Option(help="Of the image manifolds, such as 1,2.")] = None,
     path: Coil20 = None,
     seed: Seed = 0,
@@ -46,6 +48,7 @@ def bounds_command(
             raise ValueError("--path is where COIL-20 is: leave it out, or put coil20 among --data.")
         changes = {"seeds": seeds, "tests": tests, "steps": steps, "noise": noise, "path": path}
         changes |= {"fits": words(fits), "noises": words(noises), "data": words(data)}
+        changes |= {"image_seeds": image_seeds, "shares": _numbers("shares", shares, float)}
         changes["sizes"] = _numbers("sizes", sizes)
         changes["dimensions"] = dimensions and dict.fromkeys(DATA, _numbers("dimensions", dimensions))
         plans = registry.all_settings(EXPERIMENTS, experiment, preset, changes)
@@ -53,9 +56,10 @@ def bounds_command(
             registry.run_experiments(EXPERIMENTS, plans, (folder, seed), folder, arguments)
 
 
-def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Whole numbers with commas between."""
+def _numbers(option: str, text: str | None, kind: type[int] | type[float] = int) -> tuple[Any, ...] | None:
+    """Numbers with commas between, whole ones by default."""
     try:
-        return None if text is None else tuple(sorted(map(int, text.split(","))))
+        return None if text is None else tuple(sorted(map(kind, text.split(","))))
     except ValueError:
-        raise ValueError(f"--{option} takes whole numbers with commas between, got {text!r}.") from None
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"--{option} takes {what} with commas between, got {text!r}.") from None

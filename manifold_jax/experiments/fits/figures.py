@@ -110,6 +110,7 @@ def _row(results: Results, trend: Trend) -> Row:
     row: Row = {
         "setting": setting.name,
         "fit": series.fit,
+        "repetitions": trend.errors.shape[1],
         "n": f"{series.sizes[0]} to {series.sizes[-1]}",
         "error": f"{np.nanmean(trend.errors[0]):.3g} to {np.nanmean(trend.errors[-1]):.3g}",
         "line": round(fitted_line(trend)[0], 3),

@@ -50,14 +50,21 @@ class Panel(NamedTuple):
 
 
 def error_figure(
-    title: str, groups: Sequence[Panel], x_label: str, y_label: str, *, columns: int = 2, height: float = 5.4
+    title: str,
+    groups: Sequence[Panel],
+    x_label: str,
+    y_label: str,
+    *,
+    columns: int = 2,
+    height: float = 5.4,
+    unit: str = f" [{LENGTH}]",
 ) -> Figure:
     """Panels on logarithmic axes, in rows of ``columns`` and so many inches high."""
     title = textwrap.fill(title, 52 * min(columns, len(groups)))
     figure, pairs = quantity_panels(title, groups, (5.2, height), columns)
     for at, panel in pairs:
         fits = [handle for line in panel.lines for handle in _draw_line(at, line)]
-        at.set(xscale="log", yscale="log", xlabel=x_label, ylabel=f"{y_label} [{LENGTH}]")
+        at.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label + unit)
         _tick(at, [x for line in panel.lines for x in line.x])
         limits = at.get_ylim()
         curves = [

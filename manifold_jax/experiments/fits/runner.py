@@ -118,6 +118,7 @@ class Plan(NamedTuple):
     steps: int = 5000  # training steps of networks
     network_sizes: tuple[int, ...] | None = None  # by default the largest size alone
     network_seeds: int | None = None  # by default as many as of other fits
+    image_seeds: int | None = None  # repetitions on lattices of images, by default as many as of toys
     noises: tuple[str, ...] = ("none",)
     noise: float = 0.1  # scale of the noise over the reach
     with_noise: tuple[str, ...] = ()  # toys that are also sampled with noise
@@ -136,9 +137,10 @@ class Plan(NamedTuple):
         least = FITS[fit].least(setting.dimension, setting.images)
         return [size for size in sizes if size >= least]
 
-    def seeds_of(self, fit: str) -> int:
+    def seeds_of(self, fit: str, setting: Setting) -> int:
         """Repetitions of a fit."""
-        return (self.network_seeds if FITS[fit].network else None) or self.seeds
+        of_network = self.network_seeds if FITS[fit].network else None
+        return (self.image_seeds if setting.grids else None) or of_network or self.seeds
 
     @property
     def largest(self) -> int:
@@ -173,8 +175,9 @@ def list_jobs(settings: Sequence[Setting], plan: Plan) -> list[Job]:
     for setting in settings:
         sizes = {fit: plan.sizes_of(fit, setting) for fit in plan.fits}
         for size in sorted({size for some in sizes.values() for size in some}):
-            for run in range(max(map(plan.seeds_of, plan.fits))):
-                fits = [fit for fit in plan.fits if size in sizes[fit] and run < plan.seeds_of(fit)]
+            seeds = {fit: plan.seeds_of(fit, setting) for fit in plan.fits}
+            for run in range(max(seeds.values())):
+                fits = [fit for fit in plan.fits if size in sizes[fit] and run < seeds[fit]]
                 jobs += [Job(setting, fit, size, run) for fit in fits]
     return jobs
 

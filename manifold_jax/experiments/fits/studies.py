@@ -15,7 +15,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from manifold_jax._checks import choice, positive, whole
+from manifold_jax._checks import choice, optional, positive, whole
 from manifold_jax._files import Progress
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets import circle, coil20, sample_uniform, sphere, torus, two_moons
@@ -52,9 +52,9 @@ Settings = Callable[[Plan], list[Setting]]
 """What is fitted, for a plan; it raises ValueError for one that makes no sense."""
 
 _OF_ALL = ("fits", "sizes", "seeds", "tests", "steps")
-_FIGURE = ("data", "dimensions", "path")
-_OWN = {"images": _FIGURE, "toys": ("noises", "noise"), "ambient": ("noise",)}
-_OWN |= dict.fromkeys(("figure3", "figure4", "figure5"), _FIGURE)
+_FIGURE = ("data", "dimensions", "path", "shares")
+_OWN = {"images": _FIGURE[:3], "toys": ("noises", "noise"), "ambient": ("noise",)}
+_OWN |= {"figure3": _FIGURE, "figure4": _FIGURE, "figure5": (*_FIGURE, "image_seeds")}
 """Options of the command line that all studies have, and those that only one study has."""
 
 
@@ -64,6 +64,7 @@ def check_plan(settings: Settings, plan: Plan) -> None:
         choice("bounds", "fits", fit, FITS)
     for option, least in (("seeds", 2), ("tests", LEAST_TESTS), ("steps", 1)):
         whole("bounds", option, getattr(plan, option), least)
+    optional(whole, "bounds", "image_seeds", plan.image_seeds, 2)
     for share in plan.shares:
         positive("bounds", "shares", share, below=1.0 + 1e-9)
     if len(set(plan.sizes)) != len(plan.sizes) or min(plan.sizes, default=2) < 2:

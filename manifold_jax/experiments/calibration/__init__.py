@@ -1,0 +1,1 @@
+"""Studies of ``manifold-jax calibrate`` that vary what estimators see."""
