@@ -218,7 +218,9 @@ def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Outcom
     table = [_summary(walked, pairs.labels) for walked in sets]
     y_label = "distance to the destination\n/ at the start"
     groups = [Curves(walked.caption, walked.steps, walked.ratios, {}) for walked in sets]
-    figures = {"algorithm_curves": curve_panels(title, groups, "step", y_label, ylim=(0, 1.05), columns=5)}
+    columns = sum(walked.clip for walked in sets)  # a row with the clamp, a row without
+    curves = curve_panels(title, groups, "step", y_label, ylim=(0, 1.05), columns=columns)
+    figures = {"algorithm_curves": curves}
     figures["algorithm_images"] = _draw_strips(title, trial, pairs, sets)
     features = pairs.sources[0].size
     note = f"A random direction alone would make {random_speed(_STEP, features):.4f} a step."
