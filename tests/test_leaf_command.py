@@ -53,6 +53,9 @@ def test_every_data_set_is_read_from_its_folder(name, tmp_path):
         (("sprites", "--steps", 3), "a network of its own: leave out --steps"),
         (("rank", "--data", "mnist", "--path", "nowhere"), "nowhere"),
         (("algorithm", "--between", "3"), "--between must be pairs of numbers"),
+        (("algorithm", "--step-size", 0.0), "--step-size must be a positive finite number, got 0.0"),
+        (("across", "--step-size", 1.0), "--step-size does not belong to across"),
+        (("rank", "--directions", 3), "--directions does not belong to rank"),
         (("paths", "--weights", "w.npz"), "--weights is for --data mnist"),
     ],
 )
@@ -127,7 +130,11 @@ def test_algorithm_goes_on_from_its_cells(tmp_path):
         MANIFEST,
         *figures,
     }
-    assert len((tmp_path / "algorithm.cells.jsonl").read_text().splitlines()) == 4
+    cells = tmp_path / "algorithm.cells.jsonl"
+    assert len(cells.read_text().splitlines()) == 4
+    # Other steps are other paths: they are walked anew.
+    assert run(*asked, "--step-size", 1.0).exit_code == 0
+    assert len(cells.read_text().splitlines()) == 8
     record = json.loads((tmp_path / "algorithm.json").read_text())
     assert record["data"]["pairs"] == [[3, 5], [7, 8]]
     assert [row["way"] for row in record["rows"]] == ["full rank", "rank"] * 2

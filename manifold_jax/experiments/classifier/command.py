@@ -98,6 +98,10 @@ def leaf_command(
         int | None, typer.Option(min=1, help="Test images; for history training images, the reference batch.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a path.")] = None,
+    step_size: Annotated[
+        float | None,
+        typer.Option(help="Length of a step (default: the paper's for MNIST; its 1 for CIFAR-10)."),
+    ] = None,
     ways: Annotated[int | None, typer.Option(min=1, max=5, help="Ways to walk, the paper's first.")] = None,
     directions: Annotated[
         int | None, typer.Option(min=1, help="Random directions at every image, for across.")
@@ -137,7 +141,7 @@ def leaf_command(
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
         changes: dict[str, Any] = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
-        changes |= {"directions": directions}
+        changes |= {"directions": directions, "step_size": step_size}
         changes |= {"between": _numbers(between), "source": source, "destination": destination}
         settings = registry.all_settings(EXPERIMENTS, experiment, preset, changes, "train")
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}

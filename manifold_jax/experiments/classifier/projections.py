@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax import models
-from manifold_jax._checks import choice
+from manifold_jax._checks import choice, positive
 from manifold_jax._files import Progress, silent
 from manifold_jax._keys import digest_arrays
 from manifold_jax.experiments.classifier.algorithm import algorithm_paths, random_speed
@@ -25,10 +25,14 @@ from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
 
 class Settings(NamedTuple):
-    """Which pairs of test images, by default as many as in the paper, and how many steps of length 0.1."""
+    """Which pairs of test images, by default as many as in the paper, and how many steps.
+
+    The step length is in normalised grey levels: 0.1 in the paper for MNIST, 1 for CIFAR-10.
+    """
 
     pairs: int = 100
     max_steps: int = 5000
+    step_size: float = 0.1
     between: tuple[tuple[int, int], ...] = ()  # numbers of test images, instead of pairs drawn at random
     ways: int = 5  # the first is that of the paper's code, the second what it says
     source: str = "valid"  # or noisy
@@ -44,7 +48,7 @@ REDUCED = Settings(pairs=4, max_steps=200)
 
 _WAYS = tuple((way, "float32") for way in ("full rank", "rank", "rank and random", "none"))
 _WAYS += (("full rank", "float64"),)
-_STEP, _REACHED = 0.1, 1.0  # length of a step, distance that counts as reached: in the paper's units
+_REACHED = 1.0  # distance that counts as reached: in the paper's units
 _SAVED, _BLOCK, _SHOWN, _COLUMNS = 50, 25, 4, 7
 _NOTE = (
     "Distances in normalised grey levels; 'from' and 'to' hold the median ratio with 95 %. 'vertical': share "
@@ -79,6 +83,7 @@ class _Way(NamedTuple):
 
 def check(settings: Settings) -> None:
     """Refuse pairs that there are not."""
+    positive("leaf", "--step-size", settings.step_size)
     choice("leaf", "--source", settings.source, ("valid", "noisy"))
     choice("leaf", "--destination", settings.destination, ("valid", "noisy", "mirrored", "letter"))
     if settings.between and settings.destination == "letter":
@@ -107,7 +112,7 @@ def _walk(
         cast = partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, dtype))
         log_prob = cast(trial.log_prob)
         unit, limits = trial.task.std, (0.0, 1.0) if clip else (-np.inf, np.inf)
-        numbers = cast({"step_size": _STEP * unit, "tolerance": _REACHED * unit, "clip": limits})
+        numbers = cast({"step_size": settings.step_size * unit, "tolerance": _REACHED * unit, "clip": limits})
         options = {"way": way, "steps": settings.max_steps, "save_every": settings.save_every}
         ends = tuple(jnp.asarray(images, dtype) for images in block[1:])
         # Every pair has random directions of its own, whatever block it is in.
@@ -195,6 +200,7 @@ def run(
         parts = []
         for j, block in enumerate(blocks):
             about = {"network": network, "pairs": block[0].tolist(), "steps": settings.max_steps}
+            about["step_size"] = settings.step_size
             about["ends"] = digest_arrays(*block[1:])
             name = cell_name(way=way, dtype=dtype, clip=clip, data=trial.task.name, seed=trial.seed, **about)
             if name not in cells:
@@ -205,7 +211,8 @@ def run(
         steps = settings.save_every * np.arange(values["distances"].shape[1])
         sets.append(_Way(way, dtype, clip, np.minimum(steps, settings.max_steps), values))
     kinds = f"{len(pairs.rows)} pairs, {settings.source} to {settings.destination}"
-    return _outcome(f"{trial.title}: {_count_ways(sets)} to project a step, {kinds}", trial, pairs, sets)
+    title = f"{trial.title}: {_count_ways(sets)} to project a step, {kinds}"
+    return _outcome(title, trial, pairs, sets, settings)
 
 
 def _count_ways(sets: list[_Way]) -> str:
@@ -214,7 +221,7 @@ def _count_ways(sets: list[_Way]) -> str:
     return ("one way", "two ways", "three ways", "four ways")[count - 1]
 
 
-def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Outcome:
+def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way], settings: Settings) -> Outcome:
     table = [_summary(walked, pairs.labels) for walked in sets]
     y_label = "distance to the destination\n/ at the start"
     groups = [Curves(walked.caption, walked.steps, walked.ratios, {}) for walked in sets]
@@ -223,7 +230,7 @@ def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Outcom
     figures = {"algorithm_curves": curves}
     figures["algorithm_images"] = _draw_strips(title, trial, pairs, sets)
     features = pairs.sources[0].size
-    note = f"A random direction alone would make {random_speed(_STEP, features):.4f} a step."
+    note = f"A random direction alone would make {random_speed(settings.step_size, features):.4f} a step."
     data = {walked.caption: {"step": walked.steps} | _record(walked) for walked in sets}
     return Outcome(title, table, {"pairs": pairs.rows} | data, figures, [_NOTE, note])
 
