@@ -294,12 +294,18 @@ def classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
 def _classification_loss(apply: Callable[[Any, Any], Array]) -> Loss:
     def loss(params: Any, batch: Any, _key: Array, _step: Array) -> tuple[Array, dict[str, Array]]:
         images, labels = batch
-        log_p = jax.vmap(apply, (None, 0))(params, pixels(images))
-        chosen = jnp.take_along_axis(log_p, labels.astype(jnp.int32)[:, None], axis=1)
-        accuracy = jnp.mean(jnp.argmax(log_p, axis=1) == labels, dtype=log_p.dtype)
-        return -jnp.mean(chosen), {"accuracy": accuracy}
+        return likelihood_loss(jax.vmap(apply, (None, 0))(params, pixels(images)), labels)
 
     return loss
+
+
+def likelihood_loss(
+    log_p: Float[Array, "batch C"], labels: Num[Array, "batch"]
+) -> tuple[Array, dict[str, Array]]:
+    """Mean negative log-likelihood of labels, with the accuracy as a metric."""
+    chosen = jnp.take_along_axis(log_p, labels.astype(jnp.int32)[:, None], axis=1)
+    accuracy = jnp.mean(jnp.argmax(log_p, axis=1) == labels, dtype=log_p.dtype)
+    return -jnp.mean(chosen), {"accuracy": accuracy}
 
 
 def labelled(apply: Callable[[Any, Any], Array], params: Any, images: Any, labels: Any) -> tuple[Any, Any]:

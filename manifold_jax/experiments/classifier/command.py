@@ -110,6 +110,9 @@ def leaf_command(
         int | None,
         typer.Option(min=1, help="Channels of the first layer of the network for colour (default: 16)."),
     ] = None,
+    batch_norm: Annotated[
+        bool | None, typer.Option("--batch-norm", help="Batch normalisation in the network for colour.")
+    ] = None,
     between: Annotated[
         str | None, typer.Option(help="Numbers of test images, such as 3898:9709,4185:5874, for algorithm.")
     ] = None,
@@ -145,7 +148,7 @@ def leaf_command(
         changes |= {"between": _numbers(between), "source": source, "destination": destination}
         settings = registry.all_settings(EXPERIMENTS, experiment, preset, changes, "train")
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}
-        given["weights"] = weights
+        given |= {"weights": weights, "batch_norm": batch_norm}
         _refuse_unused(experiment, given, registry.given_options(changes))
         data, init, path = data or "digits", init or "flax", path and user_path(path)
         choice("leaf", "--data", data, READERS)
@@ -160,6 +163,7 @@ def leaf_command(
                     path,
                     seed=seed,
                     width=width or 16,
+                    batch_norm=bool(batch_norm),
                     init=init,
                     weights=weights and user_path(weights),
                 )
@@ -189,7 +193,7 @@ def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, 
         named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(changes))
         raise ValueError(f"train only trains: leave out {named}.")
     if experiment == "sprites" and given:
-        named = ", ".join(f"--{name}" for name in sorted(given))
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
         raise ValueError(f"sprites has a data set and a network of its own: leave out {named}.")
     takes = {option for name, e in EXPERIMENTS.items() if experiment in (name, "all") for option in e.options}
     if "letters" in given and "letters" not in takes:
@@ -202,5 +206,7 @@ def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, 
         raise ValueError(f"--weights is for --data mnist and experiments on one network, not {experiment}.")
     if "weights" in given and {"steps", "init"} & set(given):
         raise ValueError("--weights are not trained any further: leave out --steps and --init.")
-    if "width" in given and not data.startswith("cifar"):
-        raise ValueError(f"--width is that of the network for cifar10 and cifar100: leave it out for {data}.")
+    for name in ("width", "batch_norm"):
+        if name in given and not data.startswith("cifar"):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is for the network of cifar10 and cifar100: leave it out for {data}.")

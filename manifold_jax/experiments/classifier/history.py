@@ -19,6 +19,7 @@ from manifold_jax._files import Progress, silent
 from manifold_jax._keys import digest_arrays
 from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier import returns
+from manifold_jax.experiments.classifier.normalised import network_of
 from manifold_jax.experiments.classifier.returns import SMOOTHED, Return, running_mean
 from manifold_jax.experiments.classifier.task import MARKS, Trial, predictions, sample, stage
 from manifold_jax.experiments.experiment import Outcome, Row, plain
@@ -86,7 +87,7 @@ def read(log_prob: Any, images: Float[Array, "n *shape"]) -> Reading:
 @jax.jit
 def fisher_traces(log_prob: Partial, images: Array) -> Array:
     """Trace of F at every image, one after the other: vmap over gradients of weights is slow on a CPU."""
-    return jax.lax.map(partial(fisher_trace, log_prob.func, *log_prob.args), images)
+    return jax.lax.map(partial(fisher_trace, *network_of(log_prob)), images)
 
 
 def _read_all(trial: Trial, settings: Settings, steps: list[int], progress: Progress) -> dict[str, Reading]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import positive, whole
 from manifold_jax._files import Progress, silent
 from manifold_jax._linalg import safe_sqrt, unit
+from manifold_jax.experiments.classifier.normalised import network_of
 from manifold_jax.experiments.classifier.task import Images, Trial, sample, stage
 from manifold_jax.experiments.classifier.walks import in_blocks
 from manifold_jax.experiments.experiment import Outcome, Row
@@ -107,7 +108,7 @@ def _over_pixels(log_prob: Partial, images: Array) -> Array:
 
 @jax.jit
 def _over_parameters(log_prob: Partial, images: Array) -> Array:
-    return jax.lax.map(partial(fisher_involutivity_defect, log_prob.func, *log_prob.args), images)
+    return jax.lax.map(partial(fisher_involutivity_defect, *network_of(log_prob)), images)
 
 
 @jax.jit
@@ -139,7 +140,7 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     images: Images = sample(trial.task.test, settings.images, trial.seed)[0]
     classes = jax.eval_shape(log_prob, images[0]).shape[0]
     pixels = images[0].size
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(log_prob.args))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(network_of(log_prob)[1]))
     jobs: list[tuple[str, str, int, Any]] = [("pixels", "derivatives", pixels, _over_pixels)]
     for length in settings.lengths:
         part = partial(_by_differences, length=jnp.float32(length * unit_length))

@@ -19,6 +19,13 @@ from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import LabelledImages, archives, cifar10
 from manifold_jax.experiments.classifier.given import network_with
+from manifold_jax.experiments.classifier.normalised import (
+    evaluate,
+    is_normalised,
+    network_of,
+    normalised_loss,
+    with_statistics,
+)
 from manifold_jax.information import check_log_prob
 from manifold_jax.models import VGG11, LeNet, Pure, pixels
 
@@ -27,6 +34,7 @@ MARKS += tuple(range(12_000, 30_001, 2000))
 """Steps after which a checkpoint is kept."""
 
 _BATCH = 250  # images that a network is evaluated at together
+_NORMALISING = 1000  # training images, the first ones, whose statistics a network with normalisation keeps
 
 Images = Float[Any, "n *shape"]  # pixels in [0, 1]
 
@@ -55,8 +63,12 @@ class Trial(NamedTuple):
         """The classifier at a checkpoint; its parameters are the leaves."""
         if self.weights:
             return Partial(*self.task.network)
-        params = models.load_params(self.folder, self.task.network.params, step)
-        return Partial(self.task.network.apply, jax.tree.map(jnp.asarray, params))
+        apply, initial = self.task.network
+        params = jax.tree.map(jnp.asarray, models.load_params(self.folder, initial, step))
+        if is_normalised(apply, params):
+            apply = with_statistics(apply, params, self.task.train.images[:_NORMALISING])
+            return Partial(evaluate, apply, params)
+        return Partial(apply, params)
 
     @property
     def log_prob(self) -> Partial:
@@ -102,11 +114,15 @@ READERS |= {"digits": _read_digits}
 """Name of a data set to the function that reads its images, to learn from or for testing."""
 
 
-def _module(name: str, images: np.ndarray, width: int, seed: int, classes: int) -> LeNet | VGG11:
+def _module(
+    name: str, images: np.ndarray, width: int, batch_norm: bool, seed: int, classes: int
+) -> LeNet | VGG11:
     """LeNet for grey images, normalised by published numbers or their own; a VGG11-like one for colour."""
     options = {"classes": classes, "rngs": nnx.Rngs(seed)}
     if images.ndim == 4:
-        return VGG11(width=width, **options)
+        module = VGG11(width=width, batch_norm=batch_norm, **options)
+        module.eval()
+        return module
     if name != "mnist":
         options |= {"mean": np.mean(images / 255), "std": np.std(images / 255)}
     return LeNet(size=images.shape[1], **options)
@@ -118,21 +134,22 @@ def make_task(
     *,
     seed: int = 0,
     width: int = 16,
+    batch_norm: bool = False,
     init: str = "flax",
     weights: Path | None = None,
 ) -> Task:
     """Read a data set, one of ``READERS``, and build the network for it.
 
     ``path`` is the folder of the files, by default ``MANIFOLD_JAX_DATA``, else they are downloaded; ``seed``
-    that of the initial weights, ``width`` the channels of the first layer of the VGG11-like network. Initial
-    weights are drawn as ``init`` does, ``flax`` or ``torch``, where the paper's come from; or they are read
-    from a file of ``weights``, whose network it then is. ValueError for an unknown name or a file that is not
-    what it should be, FileNotFoundError if there is no data.
+    that of the initial weights, ``width`` the channels of the first layer of the VGG11-like network, which
+    may have ``batch_norm``. Initial weights are drawn as ``init`` does, ``flax`` or ``torch``, where the
+    paper's come from; or they are read from a file of ``weights``, whose network it then is. ValueError for
+    an unknown name or a file that is not what it should be, FileNotFoundError if there is no data.
     """
     choice("leaf", "init", init, ("flax", "torch"))
     read = READERS[choice("leaf", "data", name, READERS)]
     learnt, other = read(path, train=True), read(path, train=False)
-    module = partial(_module, name, learnt.images, width, seed)
+    module = partial(_module, name, learnt.images, width, batch_norm, seed)
 
     def build(classes: int) -> Pure:
         network = models.pure(module(classes))
@@ -160,7 +177,7 @@ def learn(
     check_log_prob(Partial(apply, params), jnp.zeros(task.train.images.shape[1:]))
     train = partial(
         models.train,
-        models.classification_loss(apply),
+        normalised_loss(apply) if is_normalised(apply, params) else models.classification_loss(apply),
         params,
         models.labelled(apply, params, task.train.images, task.train.labels),
         key=jax.random.key(seed),
@@ -197,9 +214,11 @@ def predictions(log_prob: Partial, images: Num[Any, "n *shape"]) -> Int[np.ndarr
 
 def layer(log_prob: Partial, method: str) -> Partial:
     """The ``"logits"`` or ``"features"`` of the network of a classifier, as a function of one image."""
-    if not isinstance(log_prob, Partial) or not isinstance(log_prob.func, models.Apply):
-        raise ValueError(f"{method} are needed: log_prob must be Partial(apply, params) of pure(network).")
-    return Partial(log_prob.func.of(method), *log_prob.args)
+    try:
+        apply, params = network_of(log_prob)
+    except ValueError as error:
+        raise ValueError(f"{method} are needed: {error}") from None
+    return Partial(evaluate, apply.of(method), params)
 
 
 def sample(data: LabelledImages, count: int, seed: int = 0) -> tuple[jax.Array, np.ndarray]:
