@@ -94,4 +94,6 @@ def test_networks_are_told_apart():
         assert network_of(Partial(apply, params)) == (apply, params)
     assert not is_normalised(lambda params, x: x, {})
     with pytest.raises(ValueError, match=r"logits are needed: log_prob must be Partial\(apply, params\)"):
+        layer(Partial(jnp.add, 1.0), "logits")
+    with pytest.raises(ValueError, match=r"log_prob must be Partial\(apply, params\)"):
         layer(Partial(jnp.sin), "logits")

@@ -63,10 +63,10 @@ def evaluate(apply: Apply, params: Any, x: Array) -> Array:
     return apply(params, x)
 
 
-def network_of(log_prob: Any) -> tuple[Apply, Any]:
-    """Network and parameters of a classifier of :class:`Trial`; ValueError for any other function."""
+def network_of(log_prob: Any) -> tuple[Any, Any]:
+    """The function ``apply(params, x)`` and the parameters of a classifier; ValueError for any other one."""
     if isinstance(log_prob, Partial):
         parts = log_prob.args if log_prob.func is evaluate else (log_prob.func, *log_prob.args)
-        if len(parts) == 2 and isinstance(parts[0], Apply):
+        if len(parts) == 2:
             return parts[0], parts[1]
-    raise ValueError("log_prob must be Partial(apply, params) of pure(network).")
+    raise ValueError("log_prob must be Partial(apply, params).")
