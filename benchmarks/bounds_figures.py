@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import origin_words, run_command, table
+from command_results import latest, origin_words, run_command, table
 
 
 def markdown(record: dict[str, Any], origin: dict[str, Any]) -> str:
@@ -42,7 +42,7 @@ def main() -> None:
     del record["arguments"]["out"]
     record |= {"name": options.figure, "command": "manifold-jax " + " ".join(command)}
     common.write_json(options.out / f"{options.figure}.json", {"provenance": origin} | record)
-    shutil.copy(options.runs / f"{options.figure}.png", options.out / f"{options.figure}.png")
+    shutil.copy(latest(options.runs, f"{options.figure}.png"), options.out / f"{options.figure}.png")
     (options.out / f"{options.figure}.md").write_text(markdown(record, origin))
 
 

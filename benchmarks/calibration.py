@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import origin_words, run_command, table
+from command_results import latest, origin_words, run_command, table
 
 
 def markdown(record: dict[str, Any], origin: dict[str, Any], picture: bool) -> str:
@@ -49,7 +49,7 @@ def main() -> None:
     record["arguments"].pop("out", None)
     name = options.name or f"calibration_{options.study}"
     record |= {"name": name, "command": "manifold-jax " + " ".join(command)}
-    picture = options.runs / f"{options.study}.png"
+    picture = latest(options.runs, f"{options.study}.png")
     common.write_json(options.out / f"{name}.json", {"provenance": origin} | record)
     if picture.exists():
         shutil.copy(picture, options.out / f"{name}.png")

@@ -16,7 +16,14 @@ def run_command(arguments: Sequence[Any], out: Path, name: str) -> dict[str, Any
     """Run ``manifold-jax`` with a folder for its results; the record that it wrote of an experiment."""
     code = "from manifold_jax.experiments.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *map(str, arguments), "--out", str(out)], check=True)
-    return json.loads((out / f"{name}.json").read_text())
+    return json.loads(latest(out, f"{name}.json").read_text())
+
+
+def latest(out: Path, name: str) -> Path:
+    """The newest of the files of a name: results of other settings in the folder keep it, these get a number."""
+    stem, end = Path(name).stem, Path(name).suffix
+    numbered = [path for path in out.glob(f"{stem}-*{end}") if path.stem[len(stem) + 1 :].isdigit()]
+    return max([out / name, *numbered], key=lambda path: path.stat().st_mtime if path.exists() else 0.0)
 
 
 def settings_of(record: dict[str, Any], *names: str) -> dict[str, Any]:
