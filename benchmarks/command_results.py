@@ -20,7 +20,7 @@ def run_command(arguments: Sequence[Any], out: Path, name: str) -> dict[str, Any
 
 
 def latest(out: Path, name: str) -> Path:
-    """The newest of the files of a name: results of other settings in the folder keep it, these get a number."""
+    """The newest of the files of a name: results of other settings may have taken it."""
     stem, end = Path(name).stem, Path(name).suffix
     numbered = [path for path in out.glob(f"{stem}-*{end}") if path.stem[len(stem) + 1 :].isdigit()]
     return max([out / name, *numbered], key=lambda path: path.stat().st_mtime if path.exists() else 0.0)
