@@ -79,7 +79,7 @@ def pictures(part: str) -> list[str]:
 
 def kept(part: str, record: dict[str, Any]) -> dict[str, Any]:
     """What the results hold of a part."""
-    found = {key: record[key] for key in ("rows", "notes")} | settings_of(record, "seconds")
+    found = {key: record[key] for key in ("rows", "notes")} | settings_of(record)
     found |= {"pairs": pairs_of(record), "pictures": pictures(part)}
     return found | {"provenance": common.provenance()}
 
