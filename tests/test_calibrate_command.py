@@ -91,7 +91,7 @@ STUDY_COLUMNS = {
     "neighbourhoods": ["of", "n", "quantity", "by", "usual k", "best k", "k", "oracle radius", "radius"],
     "noise": ["quantity", "by", "D", "noise 0", "noise 0.01"],
     "reaches": ["of", "n", "noise", "by", "truth", "value", "bar", "with a bar", "coverage"],
-    "balls": ["distances", "by", "mean of S", "deviation of the points", "truth"],
+    "balls": ["n", "distances", "by", "mean of S", "deviation of the points", "truth"],
 }
 
 

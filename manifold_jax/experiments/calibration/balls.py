@@ -20,37 +20,42 @@ from manifold_jax.fitting.geodesic_balls import ball_volume, graph_distances, sc
 class Balls(NamedTuple):
     """Size of the study of ball volumes."""
 
-    size: int = 5000  # samples; the code of the paper comes with 10 000
+    sizes: tuple[int, ...] = (1000, 5000)  # samples; the code of the paper comes with 10 000
     seeds: int = 3  # clouds
     rows: int = 500  # points of a cloud at which the volumes of the paper's code are taken
     neighbours: int = 20  # edges of the graph, as in the code of the paper
     largest: float = math.pi / 2  # radius of the largest ball
 
 
-FEW_BALLS = Balls(300, 2, 60)
+FEW_BALLS = Balls((300,), 2, 60)
 
 
 def run_balls(context: Context, settings: Balls, progress: Progress = silent) -> Outcome:
     """Scalar curvature of the unit sphere S^2 by ball volumes: ours, and by the published code's recipe."""
     cells, seed = context
-    clouds = []
-    for number in range(settings.seeds):
-        key = {"study": "balls", "number": number, "seed": seed, "settings": settings._replace(seeds=0)}
-        clouds.append(kept(cells, partial(_ball_curvatures, settings, number, seed), **key))
-        progress(number + 1, settings.seeds)
+    jobs = [(size, number) for size in settings.sizes for number in range(settings.seeds)]
+    results: dict[int, list[dict[str, tuple[float, float]]]] = {}
+    grid = {"rows": settings.rows, "neighbours": settings.neighbours, "largest": settings.largest}
+    for done, (size, number) in enumerate(jobs, start=1):
+        key = {"study": "balls", "size": size, "number": number, "seed": seed}
+        cloud = kept(cells, partial(_ball_curvatures, settings, size, number, seed), **key, **grid)
+        results.setdefault(size, []).append(cloud)
+        progress(done, len(jobs))
     rows = [
         {
+            "n": size,
             "distances": which.partition(", ")[0],
             "by": which.partition(", ")[2],
             "mean of S": range_words((cloud[which][0] for cloud in clouds), 3),
             "deviation of the points": range_words((cloud[which][1] for cloud in clouds), 3),
             "truth": 2.0,
         }
+        for size, clouds in results.items()
         for which in clouds[0]
     ]
     notes = [
-        f"{settings.size} points of the unit sphere, {settings.seeds} clouds: mean and standard deviation of "
-        "S over the points, median over the clouds with the least and largest.",
+        f"Points of the unit sphere, {settings.seeds} clouds: mean and standard deviation of S over them, "
+        "median over the clouds with the least and largest.",
         "recipe: as in the code that Hickok & Blumberg (arXiv 2308.02615) published: density by the biweight "
         "kernel on Euclidean distances with bandwidth n^(-1/(d+4)), balls about a point through its "
         "neighbours, their volume the number of points over n times the mean density, weighted by the balls "
@@ -59,28 +64,28 @@ def run_balls(context: Context, settings: Balls, progress: Progress = silent) ->
         "said. What is shown is what its recipe gives where the truth is known.",
     ]
     about = "Scalar curvature of S^2 from the volumes of balls"
-    return Outcome(about, rows, {"clouds": clouds}, {}, notes)
+    return Outcome(about, rows, {f"n = {size}": clouds for size, clouds in results.items()}, {}, notes)
 
 
-def _ball_curvatures(settings: Balls, number: int, seed: int) -> dict[str, tuple[float, float]]:
+def _ball_curvatures(settings: Balls, size: int, number: int, seed: int) -> dict[str, tuple[float, float]]:
     """Mean and deviation of S by distances and method."""
-    key = jax.random.fold_in(jax.random.key(seed), number)
-    x = np.asarray(sample_uniform(key, sphere(2), settings.size).points, np.float64)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), size), number)
+    x = np.asarray(sample_uniform(key, sphere(2), size).points, np.float64)
     n, d = len(x), 2
     arcs = np.arccos(np.clip(x @ x.T, -1, 1))
     paths, _ = graph_distances(x, neighbours=settings.neighbours, most=n)
     chords = np.sqrt(np.maximum(2 - 2 * (x @ x.T), 0))
     density = recipe_density(chords, d)
     rows, uniform = np.arange(min(settings.rows, n)), np.full(n, 1 / (4 * math.pi))
-    found = {}
+    curvatures = {}
     for name, lengths in (("arcs", arcs), ("graph", paths)):
-        found[f"{name}, recipe"] = recipe_curvature(lengths, density, d, settings.largest, rows)
-        found[f"{name}, recipe with the exact density"] = recipe_curvature(
+        curvatures[f"{name}, recipe"] = recipe_curvature(lengths, density, d, settings.largest, rows)
+        curvatures[f"{name}, recipe with the exact density"] = recipe_curvature(
             lengths, uniform, d, settings.largest, rows
         )
         ours = scalar_curvature_from_balls(dimension=d, distances=lengths, most=n)
-        found[f"{name}, scalar_curvature_from_balls"] = ours.scalar_curvature
-    return {name: (float(np.nanmean(s)), float(np.nanstd(s))) for name, s in found.items()}
+        curvatures[f"{name}, scalar_curvature_from_balls"] = ours.scalar_curvature
+    return {name: (float(np.nanmean(s)), float(np.nanstd(s))) for name, s in curvatures.items()}
 
 
 def recipe_density(chords: np.ndarray, dimension: int) -> np.ndarray:

@@ -120,14 +120,14 @@ def _fit_neighbourhoods(
         WEINGARTEN: [weingarten_fit(points, radius=r, tangents=frames, **options) for r in radii],
     }
     default = {QUADRATIC: local_quadratic_fit(points, dimension=d, rows=rows), WEINGARTEN: usual}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for method, quantity in _pairs():
         exact = exact_field((place,), (samples.coordinates[rows],), quantity)
         scale = float(np.sqrt(np.mean(exact**2)))
         errors = np.stack([_errors(fit, quantity, exact) for fit in fits[method]]) / scale
         best = np.argmin(np.abs(errors), axis=0)
         points_of = np.arange(len(rows))
-        found[f"{method}, {quantity}"] = {
+        results[f"{method}, {quantity}"] = {
             "neighbours": neighbours.tolist(),
             "rmse": np.sqrt(np.mean(errors**2, axis=1)).tolist(),
             "oracle": float(np.sqrt(np.mean(errors[best, points_of] ** 2))),
@@ -135,7 +135,7 @@ def _fit_neighbourhoods(
             "usual": float(np.sqrt(np.mean((_errors(default[method], quantity, exact) / scale) ** 2))),
             "scale": scale,
         }
-    return found
+    return results
 
 
 def _errors(fit: Any, quantity: str, exact: np.ndarray) -> np.ndarray:
