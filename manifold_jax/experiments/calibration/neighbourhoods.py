@@ -111,15 +111,17 @@ def _fit_neighbourhoods(
     far = np.asarray(nearest_neighbours(points, points[rows], most + 1).distances)
     # Halfway to the next neighbour, so that rounding decides nothing.
     radii = [jnp.asarray((far[:, k] + far[:, min(k + 1, most)]) / 2 * (1 + 1e-9)) for k in neighbours]
-    usual = weingarten_fit(points, dimension=d, rows=rows)
-    usual_count = default_neighbours(size, d)
-    frames = local_pca_tangents(points, dimension=d, neighbours=usual_count)
+    usual = default_neighbours(size, d)
+    frames = local_pca_tangents(points, dimension=d, neighbours=usual)
     options: dict[str, Any] = {"dimension": d, "neighbours": int(most), "rows": rows}
     fits = {
         QUADRATIC: [local_quadratic_fit(points, radius=r, **options) for r in radii],
         WEINGARTEN: [weingarten_fit(points, radius=r, tangents=frames, **options) for r in radii],
     }
-    default = {QUADRATIC: local_quadratic_fit(points, dimension=d, rows=rows), WEINGARTEN: usual}
+    default = {
+        QUADRATIC: local_quadratic_fit(points, dimension=d, rows=rows),
+        WEINGARTEN: weingarten_fit(points, dimension=d, neighbours=usual, tangents=frames, rows=rows),
+    }
     results: dict[str, Any] = {}
     for method, quantity in _pairs():
         exact = exact_field((place,), (samples.coordinates[rows],), quantity)
