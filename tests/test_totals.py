@@ -65,6 +65,23 @@ def test_poles_do_not_spoil_the_totals_of_a_sphere(x64):
         assert abs(float(total.value) - true) <= float(total.error) < 1e-3, name
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-6, pytest.param(1e-5, marks=pytest.mark.slow)])
+def test_rows_at_the_poles_neither_spoil_the_totals_nor_depend_on_the_scale(noise, x64):
+    # sin(pi) is 1e-16 in float64, and noise leaves a pole a metric of its own.
+    axes = Axis("t", 0.0, math.pi, 17), Axis("p", 0.0, TURN, 16, periodic=True)
+    t, p = np.meshgrid(*(np.asarray(axis.samples(), np.float64) for axis in axes), indexing="ij")
+    points = np.stack([np.sin(t) * np.cos(p), np.sin(t) * np.sin(p), np.cos(t)], axis=-1)
+    points += noise * np.random.default_rng(1).normal(size=points.shape)
+    ones = measure(points, Grid(axes))
+    eights = measure(8 * points, Grid(axes))  # exact in binary: rounding is that of the others
+    for name, true in (("total_volume", 4 * math.pi), ("total_scalar_curvature", 8 * math.pi)):
+        one, eight, scale = getattr(ones, name), getattr(eights, name), 64 if "volume" in name else 1
+        assert bool(one.resolved)
+        assert abs(float(one.value) - true) <= float(one.error) < 0.1 * true, name
+        np.testing.assert_allclose(float(eight.value), scale * float(one.value), rtol=1e-12)
+        np.testing.assert_allclose(float(eight.error), scale * float(one.error), rtol=1e-6)
+
+
 @pytest.mark.parametrize("accuracy", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_curve_has_no_scalar_curvature(accuracy):
     geometry = measure(datasets.ellipse((3.0, 1.0), size=64), accuracy=accuracy)

@@ -37,6 +37,7 @@ from manifold_jax.geometry.noise import (
 from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import (
     FIELDS,
+    LOST,
     Estimate,
     Fields,
     PointQuantities,
@@ -54,7 +55,6 @@ from manifold_jax.geometry.totals import Quadrature, quadrature, totals_of
 from manifold_jax.geometry.windows import BlockGrams, BlockPlan, plan_blocks
 
 SAFETY = 3.0  # factor on the estimated error; its coverage and sharpness are benchmarked
-LOST = 8  # a volume element of so many times its rounding noise has no digit left: the metric is degenerate
 EXACT_QUADRATURE = 4  # order of the quadrature of exact quantities on open axes
 LEFT_OUT = 3  # least number of the highest modes that the comparison of a spectral axis leaves out
 PROBED_BLOCKS = 6  # blocks from which the sensitivity to each axis is taken: medians need no more
@@ -206,16 +206,19 @@ def pointwise_estimates(
     # The maximum that a search finds says nothing about convergence: leave the normal curvatures out.
     relative = jnp.stack([bar / scale for bar, scale in zip(bars[:4], scales[:4], strict=True)])
     worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)
-    failing = jnp.where(worst > tolerance, worst, 0.0)
+    # Where the metric is degenerate curvatures have no scale, which would say nothing of the volume.
+    failing = jnp.where((worst > tolerance) & ~null, worst, 0.0)
 
     def estimate(name: str, value: Array, bar: Array, noise: Array, scale: Array) -> Estimate:
         if name == "scalar_curvature" and grid.ndim == 1:  # a curve has none
             zero = jnp.where(null | ~jnp.isfinite(values.volume_element), jnp.nan, 0.0)
             return Estimate(zero, jnp.where(jnp.isnan(zero), jnp.inf, 0.0), zero == 0)
-        error, undefined = jnp.maximum(bar, failing * scale) + noise, ~jnp.isfinite(value)
+        undefined = ~jnp.isfinite(value)
         if name == "volume_element":  # where it vanishes it is a value, not a failure
+            error = jnp.maximum(bar, jnp.minimum(failing, 1.0) * scale) + noise
             error = jnp.where(jnp.isnan(error), bar, error)
         else:
+            error = jnp.maximum(bar, failing * scale) + noise
             undefined |= null
         value = jnp.where(undefined, jnp.nan, value)
         error = jnp.where(undefined | jnp.isnan(error), jnp.inf, error)

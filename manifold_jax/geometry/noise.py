@@ -257,8 +257,9 @@ def noise_fields(
     """Error of every quantity at every point from noise of a ``level`` through the weights of the stencil.
 
     With e the noise of II in the orthonormal frame, |II + e|^2 = |II|^2 + 2 <II, e> + |e|^2: the first term
-    is a random number of deviation 2 |II| share |e|, the second a bias. Likewise for H and the metric. A kink
-    is no random number: it counts as it is.
+    is a random number of deviation 2 |II| share |e|, the second a bias. Likewise for H. A kink is no random
+    number: it counts as it is. The bias of the metric is the diagonal matrix of the E |e_k|^2, that of its
+    determinant at most det g (prod_k (1 + g^kk E |e_k|^2) - 1) (Hadamard), where g is nearly degenerate too.
 
     Args:
         value: Quantities of every point.
@@ -271,15 +272,15 @@ def noise_fields(
     dtype = level.dtype
     first, second = (mesh([jnp.asarray(g[k], dtype) for g in gains]) * level for k in (0, 1))
     inverse = terms.inverse
-    tilt_squared = jnp.sum(inverse * first**2, axis=-1)
     # X_ij feels the noise of both axes: sqrt(s_i s_j) |w_i| |w_j|.
     reduced = inverse * first**2 / jnp.where(level > 0, level, 1.0)
     moved = jnp.sum(reduced, axis=-1) ** 2 - jnp.sum(reduced**2, axis=-1)
     moved += jnp.sum((inverse * second) ** 2, axis=-1)
-    tilt, d = safe_sqrt(tilt_squared), len(gains)
+    tilt, d = safe_sqrt(jnp.sum(inverse * first**2, axis=-1)), len(gains)
     mean, norm, *bounds = (jnp.nan_to_num(x) for x in value[2:])
     error = safe_sqrt(moved) + (terms.tangential + norm) * tilt
-    volume = value.volume_element * (along * tilt + beyond * tilt_squared / 2)
+    bias = jnp.expm1(jnp.sum(jnp.log1p(beyond * inverse * first**2), axis=-1) / 2)
+    volume = value.volume_element * (along * tilt + bias)
     # S = |tr II|^2 - |II|^2 has the gradient 2 (tr II delta_ab - II_ab).
     gradient = 2 * safe_sqrt(jnp.maximum((d - 2) * (d * mean) ** 2 + norm**2, 0.0))
     squared = gradient * along * error + max(1, d - 1) * beyond * error**2

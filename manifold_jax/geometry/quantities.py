@@ -23,6 +23,7 @@ from manifold_jax.geometry.tensors import (
 )
 
 TENSOR_ROUNDINGS = 4  # roundings, in eps, of a contraction of small tensors relative to the size of its terms
+LOST = 8  # a volume element of so many times its error has no digit left: the metric is degenerate
 JET_ROUNDINGS = 8  # roundings, in eps, of exact derivatives relative to their size
 
 

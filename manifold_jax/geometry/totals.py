@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights, cell_lengths
-from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuantities
+from manifold_jax.geometry.pooling import neighbourhood_maximum
+from manifold_jax.geometry.quantities import LOST, TOTALS, Estimate, Fields, PointQuantities
 
 FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
 SPECTRAL_QUADRATURE = 8  # the same where the other axes are spectral
@@ -155,7 +156,12 @@ def totals_of(
     # Relative to the integral of |S|, but a total that is small next to |II|^2 counts as flat.
     scale = jnp.abs(main.scalar_curvature) + FLAT * squared_norm
     volume_error = jnp.where(null & jnp.isnan(noise.volume_element), 0.0, noise.volume_element)
-    none, signed = jnp.zeros((), dtype), jnp.where(null, 0.0, main.scalar_curvature * volume)
+    # Where noise leaves nothing of the metric (a pole) S is all noise: it counts 0 up to what is next to it.
+    lost = ~null & (LOST * (volume_error + jnp.abs(volume - low.volume_element)) >= volume)
+    size = jnp.abs(main.scalar_curvature) + noise.scalar_curvature + failing * squared_norm
+    beside = neighbourhood_maximum(jnp.where(null | lost, jnp.nan, size), grid, (1,) * grid.ndim)
+    lost &= jnp.isfinite(beside)
+    none, signed = jnp.zeros((), dtype), jnp.where(null | lost, 0.0, main.scalar_curvature * volume)
     excess, kinks = split_cells(signed, grid, rules)
 
     def curvature(sign: int) -> tuple[Array, ...]:
@@ -165,10 +171,12 @@ def totals_of(
         uncertain += jnp.abs(value) * noise.volume_element
         lower = part(low.scalar_curvature) * low.volume_element
         integrand = (value * volume, lower, uncertain, scale * volume, signed)
+        unknown = (0.0, 0.0, beside * (volume + volume_error), beside * volume, 0.0)
+        integrand = (jnp.where(lost, x, y) for x, y in zip(unknown, integrand, strict=True))
         return *(jnp.where(null, 0.0, x) for x in integrand), kinks if sign else none
 
     integrands = (
-        (volume, low.volume_element, volume_error + failing * volume, volume, volume, none),
+        (volume, low.volume_element, volume_error + jnp.minimum(failing, 1.0) * volume, volume, volume, none),
         *map(curvature, (0, 1, -1)),
     )
     integral = partial(_integral_estimate, rules=rules, factor=factor, tolerance=tolerance)
