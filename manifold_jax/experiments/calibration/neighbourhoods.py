@@ -83,7 +83,7 @@ def run_neighbourhoods(context: Context, settings: Neighbourhoods, progress: Pro
         "H2: one sheet, semi-axes 2, 2, 1, samples with |z| < 2, fits at |z| < 1; T2: radii 2.5 and 0.5.",
     ]
     title = "Relative error of the scalar curvature against the neighbours of a fit"
-    figure = error_figure(title, groups, "neighbours k", "relative RMS error", columns=4, height=3.8, unit="")
+    figure = error_figure(title, groups, "neighbours k", "relative RMS error", columns=3, height=3.8, unit="")
     data = {f"{name}, n = {size}": clouds for (name, size), clouds in results.items()}
     about = "Curvature by two regressions: k neighbours and the oracle radius"
     return Outcome(about, rows, data, {"neighbourhoods": figure}, notes)
