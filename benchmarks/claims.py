@@ -42,7 +42,7 @@ def outcome(claim: data.Claim, results: Path) -> tuple[str, str]:
         return f"{path.name} holds nothing of it ({type(error).__name__}: {error})", UNTESTED
     if value is None or math.isnan(value.value):
         return f"{path.name} holds nothing of it", UNTESTED
-    return words(value), claim.rule(value)
+    return words(value), claim.rule(value) if value.tested else UNTESTED
 
 
 def main() -> None:

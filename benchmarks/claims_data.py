@@ -24,6 +24,7 @@ class Value(NamedTuple):
     low: float
     high: float
     unit: str = ""
+    tested: bool = True  # False where the claim is about what was not made, such as a training to its end
 
 
 Found = Value | None
@@ -180,6 +181,22 @@ def across_end(clamp: bool) -> Callable[[Any], Found]:
     return find
 
 
+def depth(run: str, network: str, quantity: str) -> Callable[[Any], Found]:
+    """Rank correlation of a quantity of figure 6 with depth at the last checkpoint, over the runs."""
+
+    def find(record: Any) -> Found:
+        part = record["runs"][run]["data"]
+        rows = [r for r in part["depth"] if (r["network"], r["quantity"]) == (network, quantity)]
+        row = max((r for r in rows if r["layers"] == "all"), key=lambda r: r["step"])
+        if row["mean"] is None:
+            return None
+        trained = row["step"] >= part["published_steps"]
+        unit = f"in {row['counted']} layers, {row['runs']} runs, step {row['step']}"
+        return Value(row["mean"], row["least"], row["most"], unit, trained)
+
+    return find
+
+
 def involutive(run: str, over: str, by: str) -> Callable[[Any], Found]:
     """Median of the defect of involutivity."""
 
@@ -205,6 +222,16 @@ def use(part: str, of: str, at: str) -> Callable[[Any], Found]:
     return find
 
 
+def resolved_layers(run: str, network: str, column: str) -> Callable[[Any], Found]:
+    """Share of the layers, at all checkpoints, in which a total is resolved."""
+
+    def find(record: Any) -> Found:
+        rows = [r for r in record["runs"][run]["data"]["rows"] if r["network"] == network]
+        return exactly(sum(r[f"{column} resolved"] for r in rows) / len(rows))
+
+    return find
+
+
 NAMED, RANDOM = "Pairs of the paper's repository", "Pairs drawn at random"
 HISTORY = "python benchmarks/history.py"
 ALGORITHM = "python benchmarks/algorithm.py"
@@ -219,6 +246,7 @@ LEAF, CLASS_ANCHOR = (
 )
 LEVELS = ("sd 0.1", "sd 0.3", "sd 0.5")
 UNION = "python benchmarks/union.py"
+FIGURE6 = "python benchmarks/figure6.py"
 
 MODEL_CENTRIC = (
     Claim(
@@ -478,7 +506,36 @@ MICROSCOPE = (
     Claim("Curvature grows with depth", "2 factors, 5 runs, reduced beta-VAE, SiLU", "layers.md"),
     Claim("Reach falls with depth", "2 factors, 5 runs, reduced beta-VAE, SiLU", "layers.md"),
     Claim("Classes separate with depth", "2 factors, 5 runs, reduced beta-VAE, SiLU", "layers.md"),
-    Claim("Figure 6 as published", "total S and parts, 4 factors, unit volume, ReLU", "figure6"),
+    *(
+        Claim(
+            f"Figure 6: {words} with depth (rank correlation {'above' if sign > 0 else 'below'} 0)",
+            f"{kind}, {network}, union of unit volume, 4 factors, a short training (2 000 000 steps there)",
+            "figure6",
+            depth(run, network, quantity),
+            above(1e-9) if sign > 0 else below(-1e-9),
+            FIGURE6,
+        )
+        for run, kind in (("published", "published beta-VAE"), ("reduced", "small beta-VAE"))
+        for network in ("relu", "silu")
+        for quantity, words, sign in (
+            ("positive S", "the positive part of total S grows", 1),
+            ("negative S", "the negative part of total S falls", -1),
+            ("least reach", "the least reach falls", -1),
+            ("mean reach", "the average reach falls", -1),
+            ("paired", "distances of classes at equal transformation grow", 1),
+        )
+    ),
+    *(
+        Claim(
+            "Figure 6: differences of order 2 tell total S of a layer (share of layers resolved)",
+            f"published beta-VAE, {network}, a lattice that is coarser than the paper's",
+            "figure6",
+            resolved_layers("published", network, "stencils, S"),
+            elsewhere(above(0.9)),
+            FIGURE6,
+        )
+        for network in ("relu", "silu")
+    ),
     Claim(
         "Differences beat estimators from samples",
         "all quantities, equal numbers of points",

@@ -16,6 +16,8 @@ from manifold_jax.models import LeNet
 
 FACTORS = ("scale", "orientation", "y", "x")
 SCALES = (0.75, 1.5)
+HALF_SHIFT = 17 / 64  # of the side, from the middle to the ends of the positions of Koulakis & Seibold
+BLUR = 0.8  # of their sprites, in pixels
 
 
 def sprite_charts(
@@ -32,6 +34,19 @@ def sprite_charts(
     limits = {factor: ranges[factor] for factor in factors if factor in ranges}
     options = {"factors": factors, "layout": "balanced", "size": size, "ranges": limits, "sizes": sizes}
     return [sprite(shape, **options) for shape in shapes]
+
+
+def published_charts(shapes: Sequence[str], size: int, factors: Sequence[str], sizes: Any) -> list[Manifold]:
+    """The sprites of each shape over the ranges of Koulakis & Seibold, ``size`` pixels per side.
+
+    Scales from half to one, a full turn, which covers a square four times and an ellipse twice, and positions
+    of 34 pixels of 64 each way; where theirs are rasters, these are blurred by 0.8 pixels.
+    """
+    centre, half = (size - 1) / 2, HALF_SHIFT * size
+    ranges = {"scale": (0.5, 1.0)} | dict.fromkeys(("y", "x"), (centre - half, centre + half))
+    limits = {factor: ranges[factor] for factor in factors if factor in ranges}
+    options = {"factors": factors, "layout": "balanced", "size": size, "ranges": limits, "sizes": sizes}
+    return [sprite(shape, blur=BLUR, full_turn=True, **options) for shape in shapes]
 
 
 def ends(manifold: Manifold) -> Float[np.ndarray, "2 d"]:

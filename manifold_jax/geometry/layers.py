@@ -85,10 +85,17 @@ def _push_point(function: Any, point: Array, vectors: Float[Array, "v f"], dimen
     value, linear = jax.linearize(wide, point)
     first_order = jax.vmap(linear)(shaped)
 
-    def hessian(a: Array, b: Array) -> Array:
-        return jax.jvp(lambda x: jax.jvp(wide, (x,), (a,))[1], (point,), (b,))[1]
+    def along(a: Array) -> Array:
+        """Second derivatives in a direction and each of the tangents."""
+        return jax.jvp(lambda x: jax.vmap(lambda b: jax.jvp(wide, (x,), (b,))[1])(tangents), (point,), (a,))[
+            1
+        ]
 
-    pushed = first_order.at[dimension:].add(jax.vmap(hessian)(shaped[i], shaped[j]))
+    tangents = shaped[:dimension]
+    # Mapped over both directions by themselves: a linear part of the layer sees each of them once, not in
+    # every pair.
+    second = jax.vmap(along)(tangents)[i, j]
+    pushed = first_order.at[dimension:].add(second)
     return LayerJets(value, pushed.reshape(len(pushed), -1))
 
 

@@ -127,11 +127,15 @@ def unite(
     together: Reach | None,
     distances: Sequence[ClassDistance] = (),
     tolerance: float = 0.1,
+    volume: Estimate | None = None,
 ) -> UnionGeometry:
-    """The union of measured classes; reaches and ``distances`` are those before scaling."""
+    """The union of measured classes; reaches and ``distances`` are those before scaling.
+
+    ``volume`` is what is scaled to 1, by default that of the geometries: they may be those of fewer points.
+    """
     d = geometries[0].grid.ndim
     volumes = [part.total_volume for part in geometries]
-    volume = _sum(volumes)
+    volume = _sum(volumes) if volume is None else volume
     shares = [_share(part, volume) for part in volumes]
     totals = {name: [getattr(part, name) for part in geometries] for name in CURVATURES}
     length, curvature = -1 / d, -(d - 2) / d
@@ -175,6 +179,8 @@ def _sum(parts: Sequence[Estimate]) -> Estimate:
 
 
 def _average(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    if not sum(weights) > 0:  # classes without volume
+        return _estimate(math.nan, math.inf, False)
     value, error = (float(np.average([float(part[k]) for part in parts], weights=weights)) for k in (0, 1))
     return _estimate(value, error, all(bool(part.resolved) for part in parts))
 

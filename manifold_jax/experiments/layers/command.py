@@ -14,6 +14,7 @@ from manifold_jax.experiments.experiment import Experiment, run_experiments
 from manifold_jax.experiments.layers import trial as training
 from manifold_jax.experiments.layers.checks import spacing, stencils
 from manifold_jax.experiments.layers.evolution import evolution
+from manifold_jax.experiments.layers.figure6 import FIGURE6, FIGURE6_REDUCED, figure6
 from manifold_jax.experiments.layers.latents import latents, sampled
 
 _ABOUT = {
@@ -25,6 +26,11 @@ _ABOUT = {
 }
 _SETTINGS = (training.FULL, training.REDUCED)
 EXPERIMENTS = {f.__name__: Experiment(about, *_SETTINGS, f, training.check) for f, about in _ABOUT.items()}
+_UNION = "total S, reach and class distances of the union in every layer, as figure 6 of the microscope paper"
+EXPERIMENTS["figure6"] = Experiment(
+    f"{_UNION}, with a training of its own (not in all)", FIGURE6, FIGURE6_REDUCED, figure6, training.check
+)
+_OF_FIGURE6 = ("lattice", "pairs", "checkpoints")
 
 
 def layers_command(
@@ -32,7 +38,10 @@ def layers_command(
     data: Annotated[str, typer.Option(help=f"One of {', '.join(training.DATA)}.")] = "sprites",
     network: Annotated[str, typer.Option(help=f"One of {', '.join(training.NETWORKS)}.")] = "vae",
     variant: Annotated[str | None, typer.Option(help="Beta-VAE B or H (default: B; coil20 H).")] = None,
-    activation: Annotated[str, typer.Option(help=f"One of {', '.join(training.ACTIVATIONS)}.")] = "silu",
+    activation: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(training.ACTIVATIONS)} (default: silu; figure6 relu)."),
+    ] = None,
     path: terminal.Coil20 = None,
     preset: terminal.Preset = "reduced",
     steps: terminal.Steps = None,
@@ -46,6 +55,15 @@ def layers_command(
     beta: Annotated[float | None, typer.Option(min=0, help="Weight of the KL in H (default: 4).")] = None,
     gamma: Annotated[
         float | None, typer.Option(min=0, help="Weight of |KL - C(t)| in B (default: 100).")
+    ] = None,
+    lattice: Annotated[
+        int | None, typer.Option(min=3, help="Samples along each axis in figure6 (default: 7).")
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=2, help="The same for its pairs of points (default: 4).")
+    ] = None,
+    checkpoints: Annotated[
+        int | None, typer.Option(min=1, help="Checkpoints that figure6 measures (default: 4).")
     ] = None,
     seed: terminal.Seed = 0,
     out: terminal.Out = None,
@@ -68,12 +86,19 @@ def layers_command(
             raise ValueError("--path is where COIL-20 is: leave it out, or take --data coil20.")
         if experiment == "train" and factors is not None:
             raise ValueError("--factors are those that are measured, and train only trains: leave it out.")
-        folder = terminal.prepare(out or Path("runs") / f"layers-{data}-{network}-{activation}")
+        name = "figure6" if experiment == "figure6" else "evolution"  # all others have the same settings
+        for option in () if name == "figure6" else _OF_FIGURE6:
+            if option in arguments:
+                raise ValueError(f"--{option} belongs to figure6: leave it out.")
+        if name == "figure6" and (data, network) != ("sprites", "vae"):
+            raise ValueError("figure6 is about sprites in a beta-VAE: leave out --data and --network.")
+        chosen_activation = activation or EXPERIMENTS[name].full.activation
+        folder = terminal.prepare(out or Path("runs") / f"layers-{data}-{network}-{chosen_activation}")
         arguments |= {"path": user_path(path)} if path else {}
         changes = {name: arguments.get(name) for name in training.Settings._fields} | {"variant": chosen}
-        # All experiments have the same settings.
-        settings = registry.settings_for(EXPERIMENTS, "evolution", preset, changes)
-        trial = training.prepare(settings, folder / "checkpoints")
+        settings = registry.settings_for(EXPERIMENTS, name, preset, changes)
+        kept = "figure6-checkpoints" if name == "figure6" else "checkpoints"
+        trial = training.prepare(settings, folder / kept)
         with terminal.results_folder(folder):
             with terminal.progress_bar(f"training {settings.seeds} runs, {trial.name}") as advance:
                 trial = training.learn(trial, advance)
@@ -83,6 +108,9 @@ def layers_command(
 def select_for(experiment: str, network: str) -> list[str]:
     """The experiment, or all that the network has."""
     refused = () if network == "vae" else ("latents", "sampled")
+    others = ("figure6",) if experiment == "all" else ()
     if experiment in refused:
         raise ValueError(f"{experiment} belongs to an autoencoder: leave out --network {network}.")
-    return [name for name in registry.select(EXPERIMENTS, experiment, "train") if name not in refused]
+    return [
+        name for name in registry.select(EXPERIMENTS, experiment, "train") if name not in refused + others
+    ]

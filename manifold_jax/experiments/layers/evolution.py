@@ -156,7 +156,7 @@ def _figure(
             low, high = np.nanmin(runs, axis=0), np.nanmax(runs, axis=0)
             at.plot(x, np.nanmean(runs, axis=0), "o-", ms=3, lw=1.5, color=colour, label=label)
             at.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-        _scale_axis(at, panels[quantity], scale)
+        scale_axis(at, panels[quantity], scale)
         at.set_title(LABELS[quantity] + " (not scaled)" * (quantity == "volume"), fontsize=10)
         at.set_xticks(x, names, rotation=60, ha="right", fontsize=8)
         at.tick_params("x", labelbottom=k >= len(panels) - columns)
@@ -165,7 +165,7 @@ def _figure(
     return figure
 
 
-def _scale_axis(at: Axes, values: np.ndarray, scale: str) -> None:
+def scale_axis(at: Axes, values: np.ndarray, scale: str) -> None:
     """Logarithmic, where that is asked for and the values differ enough."""
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     if scale == "symlog" and sizes.size and sizes.max() > 3 * sizes.min():

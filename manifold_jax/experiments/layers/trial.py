@@ -21,7 +21,14 @@ from manifold_jax._checks import choice, optional, positive, whole
 from manifold_jax._files import Progress
 from manifold_jax.datasets import coil20
 from manifold_jax.datasets.outlines import SHAPES
-from manifold_jax.experiments.sprites import FACTORS, SmoothLeNet, draw_images, evaluate, sprite_charts
+from manifold_jax.experiments.sprites import (
+    FACTORS,
+    SmoothLeNet,
+    draw_images,
+    evaluate,
+    published_charts,
+    sprite_charts,
+)
 from manifold_jax.geometry import Manifold
 from manifold_jax.models import BetaVAE, Layers, LeNet, Objective, Pure
 from manifold_jax.models.training import Loss
@@ -57,11 +64,21 @@ class Settings(NamedTuple):
     beta: float = 4.0  # weight of the KL in H
     gamma: float = 100.0  # weight of its distance from the capacity in B
     capacity: float = 20.0  # C_max of B, nats, reached at the last step
+    capacity_steps: int | None = None  # or after so many: then a training can be taken further
+    published: bool = False  # whether sprites have the ranges of the microscope paper, see published_charts
+    lattice: int | None = None  # samples along each axis of the unions in figure 6
+    pairs: int = 4  # the same where pairs of points are compared
+    checkpoints: int = 4  # number of checkpoints measured in figure 6, the last ones
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return self.objects if self.data == "coil20" else len(SHAPES)
+
+    @property
+    def marks(self) -> list[int]:
+        """Steps whose checkpoints are of interest: the random network, and three of the training."""
+        return sorted({0, max(1, self.steps // 20), max(1, self.steps // 4), self.steps})
 
 
 FULL = Settings()
@@ -87,12 +104,15 @@ def build_charts(settings: Settings) -> Charts:
     def build(count: int, factors: Sequence[str], samples: Sequence[int] | None = None) -> list[Manifold]:
         if not of_coil20:
             sizes = samples and dict(zip(factors, samples, strict=False))
+            if settings.published:
+                return published_charts(list(SHAPES)[:count], size, factors, sizes)
             return sprite_charts(list(SHAPES)[:count], size, 3.0 * size / 32, factors, sizes)
         sizes = samples and {factor: samples[factor != "zoom"] for factor in factors}
         options = {"factors": factors, "size": size, "layout": "balanced", "sizes": sizes}
         return [coil20(settings.path, number, **options) for number in range(1, count + 1)]
 
-    measured = build(settings.classes, factors, settings.samples)
+    samples = settings.samples if settings.lattice is None else [settings.lattice] * settings.factors
+    measured = build(settings.classes, factors, samples)
     return Charts(measured, build(1, factors, settings.fine)[0], build(settings.classes, known))
 
 
@@ -106,6 +126,8 @@ def draw_bytes(key: Array, sources: Sequence[Manifold], count: int) -> tuple[np.
 
 NETWORKS = ("vae", "classifier")
 ACTIVATIONS = {"relu": nnx.relu, "softplus": nnx.softplus, "silu": nnx.silu}
+CHUNK = 50  # steps compiled together
+KEPT = 10_000  # steps between two checkpoints of a training that can be taken further
 _MOST_BYTES = 8 * 2**30  # of jets, on a machine of 16 GiB
 
 
@@ -136,6 +158,11 @@ class Trial(NamedTuple):
         """Checkpoints up to the end of the training."""
         return [step for step in models.checkpoint_steps(self.folder) if step <= self.settings.steps]
 
+    @property
+    def nearest_marks(self) -> list[int]:
+        """Checkpoints nearest to the marks: a training that was taken further lacks some of these."""
+        return sorted({min(self.steps, key=lambda step: abs(step - mark)) for mark in self.settings.marks})
+
     def networks(self, step: int) -> list[Pure]:
         """The networks of all runs at one checkpoint."""
         stacked = models.load_params(self.folder, self.initial.params, step)
@@ -154,7 +181,10 @@ def prepare(settings: Settings, folder: Path) -> Trial:
     charts = build_charts(settings)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     runs = [models.pure(_build_network(settings, seed)) for seed in seeds]
-    _refuse_too_large(runs[0], charts.measured)
+    points = sum(chart.grid.size for chart in charts.measured)
+    if settings.lattice is not None:  # only those of the pairs are held
+        points = settings.classes * settings.pairs**settings.factors
+    _refuse_too_large(runs[0], charts.measured[0], points)
     images, labels = draw_bytes(jax.random.key(settings.seed), charts.sources, settings.images)
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs))
     return Trial(settings, charts, images, labels, Pure(runs[0].apply, params), folder, {})
@@ -175,7 +205,7 @@ def check(settings: Settings) -> None:
     for name, known in {"data": DATA, "network": NETWORKS, "activation": ACTIVATIONS}.items():
         choice("layers", name, getattr(settings, name), known)
     optional(positive, "layers", "learning_rate", settings.learning_rate)
-    for name in ("seeds", "steps", "factors"):
+    for name in ("seeds", "steps", "factors", "pairs", "checkpoints"):
         whole("layers", name, getattr(settings, name))
     count = len(VIEWS if settings.data == "coil20" else FACTORS)
     if settings.factors > count:
@@ -190,16 +220,16 @@ def check(settings: Settings) -> None:
         raise ValueError(f"{settings.seeds} runs take {batch} images a step, {total}.")
 
 
-def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
+def _refuse_too_large(network: Pure, chart: Manifold, points: int) -> None:
     """The jets of all points of two layers are held at once, for the pairs of the reach."""
-    image = jax.ShapeDtypeStruct(charts[0].feature_shape, jnp.float32)
+    image = jax.ShapeDtypeStruct(chart.feature_shape, jnp.float32)
     sizes = jax.eval_shape(models.network_layers(network).activations, image)
     largest = max(math.prod(part.shape) for part in sizes)
-    d = charts[0].grid.ndim
+    d = chart.grid.ndim
     vectors = 1 + d * (d + 3) // 2  # the point, its first and its second derivatives
-    bytes_held = 8 * sum(chart.grid.size for chart in charts) * vectors * largest
+    bytes_held = 8 * points * vectors * largest
     if bytes_held > _MOST_BYTES:
-        need = f"{bytes_held / 2**30:.0f} GiB on grids of {charts[0].grid.shape}"
+        need = f"{bytes_held / 2**30:.0f} GiB for {points} points"
         remedy = "measure fewer factors, or smaller images"
         raise ValueError(f"the derivatives in the largest layer would take {need}: {remedy}.")
 
@@ -207,15 +237,19 @@ def _refuse_too_large(network: Pure, charts: Sequence[Manifold]) -> None:
 def learn(trial: Trial, progress: Progress) -> Trial:
     """Train all runs at once, or go on where it was, and add the metrics of the training.
 
-    Checkpoints are those of step 0 (the random network), a twentieth and a quarter of the steps, and the end.
-    ValueError where the training diverges, or the folder holds another one.
+    Checkpoints are those of step 0 (the random network), a twentieth and a quarter of the steps, and the end,
+    and with ``capacity_steps``, which lets the training be taken further, some on the way. ValueError where
+    the training diverges, or the folder holds another one.
     """
     settings, steps = trial.settings, trial.settings.steps
     slow = settings.network == "vae" and settings.variant == "H" and settings.data == "coil20"
     rate = settings.learning_rate or (1e-4 if slow else 5e-4)
     # Another loss on the same data is another training: checkpoints tell runs apart by their key.
     weights = f"beta {settings.beta}, gamma {settings.gamma}, capacity {settings.capacity}"
-    words = f"{trial.name}, {steps} steps, learning rate {rate}, {weights}"
+    length = f"{steps} steps"
+    if settings.capacity_steps is not None:
+        length = f"capacity after {settings.capacity_steps} steps"
+    words = f"{trial.name}, {length}, learning rate {rate}, {weights}"
     trained = models.train(
         models.over_seeds(_loss(trial), settings.seeds),
         trial.initial.params,
@@ -224,9 +258,10 @@ def learn(trial: Trial, progress: Progress) -> Trial:
         steps=steps,
         batch_size=settings.batch_size * settings.seeds,
         optimizer=optax.adam(rate),
-        chunk=min(50, steps),
+        chunk=min(CHUNK, steps),
         folder=trial.folder,
-        save_at=sorted({0, max(1, steps // 20), max(1, steps // 4), steps}),
+        save_at=settings.marks,
+        save_every=None if settings.capacity_steps is None else KEPT,
         progress=progress,
     ).or_raise("take a smaller learning rate")
     return trial._replace(metrics=trained.metrics)
@@ -238,7 +273,7 @@ def _loss(trial: Trial) -> Loss:
     if settings.network == "classifier":
         return models.classification_loss(apply)
     options = {name: getattr(settings, name) for name in ("beta", "gamma", "capacity")}
-    options |= {"capacity_steps": settings.steps, "likelihood": trial.likelihood}
+    options |= {"capacity_steps": settings.capacity_steps or settings.steps, "likelihood": trial.likelihood}
     return models.beta_vae_loss(apply, Objective(settings.variant, **options))
 
 
