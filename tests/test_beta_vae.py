@@ -196,6 +196,8 @@ def run(*arguments):
         (["train", "--factors", 1], "train only trains"),
         (["evolution", "--network", "classifier", "--factors", 3], "room for 2 factors"),
         (["evolution", "--data", "coil20", "--factors", 4], "coil20 has 3 factors"),
+        (["evolution", "--lattice", 5], "--lattice belongs to figure6"),
+        (["figure6", "--data", "coil20"], "figure6 is about sprites"),
         pytest.param(["evolution", "--preset", "full", "--factors", 4], "GiB", marks=pytest.mark.slow),
     ],
 )

@@ -184,6 +184,3 @@ def test_figure6_is_written_and_goes_on(tmp_path):
     after = (tmp_path / "figure6.cells.jsonl").read_bytes()
     assert after.startswith(cells)
     assert len(after.splitlines()) == len(cells.splitlines()) + 4  # two networks, two runs; step 0 was there
-    result = CliRunner().invoke(application("layers"), ["layers", "evolution", "--lattice", "5"])
-    assert result.exit_code == 2
-    assert "--lattice belongs to figure6" in result.output

@@ -172,7 +172,7 @@ def loses_rank(tangents: Float[np.ndarray, "n d f"]) -> Bool[np.ndarray, "n"]:
     finite = np.isfinite(gram).all(axis=(1, 2))
     gram = np.where(finite[:, None, None], gram / scaled[:, :, None] / scaled[:, None], 0.0)
     values = np.linalg.eigvalsh(gram)
-    return ~finite | (values[:, 0] <= FLAT * values[:, -1]) | (lengths == 0).any(axis=1)
+    return ~finite | (values[:, 0] <= FLAT * values[:, -1]) | (lengths.min(axis=1) == 0)
 
 
 def _not_finite(geometry: Geometry) -> Bool[np.ndarray, "n"]:
