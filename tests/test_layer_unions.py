@@ -1,17 +1,17 @@
 """Unions of unit volume in every layer: isometries, closed forms, pairs by a loop, convergence, ranks."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from typer.testing import CliRunner
 
 from manifold_jax import Axis, Grid, Manifold
-from manifold_jax.experiments.cli import application
-from manifold_jax.experiments.layers.figure6 import as_row, depth_rows
+from manifold_jax.experiments.layers import figure6 as figures
+from manifold_jax.experiments.layers.figure6 import FIGURE6_REDUCED, as_row, depth_rows
 from manifold_jax.experiments.layers.unions import loses_rank, measure_unions, tangent_balls
 from manifold_jax.models import chain
 
@@ -164,23 +164,40 @@ def test_stencils_converge_to_the_exact_totals_at_their_order():
     assert (abs(orders - 2) < 0.35).all(), orders
 
 
-@pytest.mark.slow
-def test_figure6_is_written_and_goes_on(tmp_path):
-    options = ["--preset", "reduced", "--seeds", "2", "--factors", "2", "--checkpoints", "2"]
+def test_figure_6_counts_what_is_known_and_measures_nothing_twice(tmp_path, monkeypatch, tori):
+    """Unions and trainings are stand-ins: those of networks take minutes."""
+    charts, unions = tori
+    calls = []
 
-    def call(steps):
-        command = ["layers", "figure6", *options, "--steps", str(steps), "--out", str(tmp_path)]
-        result = CliRunner().invoke(application("layers"), command)
-        assert result.exit_code == 0, result.output
-        return result.output
+    def measure(*_, **__):
+        calls.append(1)
+        return list(unions.values())
 
-    first = call(4)
-    assert "4 steps, where the paper took 2000000" in first.replace("\n", " ")
-    assert {path.name for path in tmp_path.glob("*.png")} == {
-        f"figure6_{stem}.png" for stem in ("linear", "symlog", "loss")
+    def trial(steps, activation):
+        curves = {name: np.ones((steps, 2)) for name in ("run_loss", "reconstruction", "kl")}
+        settings = FIGURE6_REDUCED._replace(seeds=2, steps=steps, activation=activation)
+        names = {"name": "two tori", "metrics": curves, "steps": [0, steps], "nearest_marks": [0, steps]}
+        names |= {"charts": SimpleNamespace(measured=charts), "layers": lambda step: [None, None]}
+        return SimpleNamespace(settings=settings, folder=tmp_path / "trained", **names)
+
+    def run(steps):
+        monkeypatch.setattr(figures, "prepare", lambda settings, _: trial(steps, settings.activation))
+        one = trial(steps, "relu")
+        return figures.figure6(one, one.settings, lambda *_: None)
+
+    monkeypatch.setattr(figures, "measure_unions", measure)
+    monkeypatch.setattr(figures, "learn", lambda one, _: one)
+    first = run(4)
+    assert len(calls) == 8  # two networks, two runs, the random network and the end
+    assert "Trained for 4 steps, where the paper took 2000000" in first.notes[0]
+    assert {(row["network"], row["step"]) for row in first.data["rows"]} == {
+        (network, step) for network in ("relu", "silu") for step in (0, 4)
     }
-    cells = (tmp_path / "figure6.cells.jsonl").read_bytes()
-    call(6)
-    after = (tmp_path / "figure6.cells.jsonl").read_bytes()
-    assert after.startswith(cells)
-    assert len(after.splitlines()) == len(cells.splitlines()) + 4  # two networks, two runs; step 0 was there
+    table = {row["layer"]: row for row in first.rows}
+    assert table["large"]["status"] == "resolved"
+    assert table["large"]["runs differ by"] == 0
+    assert table["line"]["status"].startswith(("degenerate", "not finite"))
+    assert np.isnan(table["line"]["S"])
+    assert set(first.figures) == {f"figure6_{stem}" for stem in ("linear", "symlog", "loss")}
+    run(6)
+    assert len(calls) == 12  # the random network is known
