@@ -515,8 +515,11 @@ MICROSCOPE = (
             above(1e-9) if sign > 0 else below(-1e-9),
             FIGURE6,
         )
-        for run, kind in (("published", "published beta-VAE"), ("reduced", "small beta-VAE"))
-        for network in ("relu", "silu")
+        for run, kind, network in (
+            ("published", "published beta-VAE", "relu"),
+            ("reduced", "small beta-VAE", "relu"),
+            ("reduced", "small beta-VAE", "silu"),
+        )
         for quantity, words, sign in (
             ("positive S", "the positive part of total S grows", 1),
             ("negative S", "the negative part of total S falls", -1),
@@ -528,9 +531,9 @@ MICROSCOPE = (
     *(
         Claim(
             "Figure 6: differences of order 2 tell total S of a layer (share of layers resolved)",
-            f"published beta-VAE, {network}, a lattice that is coarser than the paper's",
+            f"small beta-VAE, {network}, a lattice that is coarser than the paper's",
             "figure6",
-            resolved_layers("published", network, "stencils, S"),
+            resolved_layers("reduced", network, "stencils, S"),
             elsewhere(above(0.9)),
             FIGURE6,
         )
