@@ -169,7 +169,7 @@ def loses_rank(tangents: Float[np.ndarray, "n d f"]) -> Bool[np.ndarray, "n"]:
     gram = vectors @ np.swapaxes(vectors, 1, 2)
     lengths = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
     scaled = np.where(lengths > 0, lengths, 1.0)
-    finite = np.isfinite(gram).all(axis=(1, 2))
+    finite = np.asarray(np.isfinite(gram).all(axis=(1, 2)))
     gram = np.where(finite[:, None, None], gram / scaled[:, :, None] / scaled[:, None], 0.0)
     values = np.linalg.eigvalsh(gram)
     return ~finite | (values[:, 0] <= FLAT * values[:, -1]) | (lengths.min(axis=1) == 0)
