@@ -64,7 +64,10 @@ def whole(caller: str, name: str, value: Any, least: int = 1, most: int | None =
 
 
 def positive(caller: str, name: str, value: Any, *, zero: bool = False, below: float = math.inf) -> Any:
-    """A finite number above 0 (or 0 too), below a limit if there is one, as it came."""
+    """A finite number above 0 (or 0 too), below a limit if there is one, as a Python number unless traced.
+
+    Programs that meet a number of NumPy are compiled anew, for it has a type of its own.
+    """
     if is_traced(value):
         return value
     entry = _number(value, "iuf")
@@ -72,7 +75,7 @@ def positive(caller: str, name: str, value: Any, *, zero: bool = False, below: f
         kind = "finite number, at least 0" if zero else "positive finite number"
         limit = "" if below == math.inf else f" below {below:g}"
         raise ValueError(f"{caller}: {name} must be a {kind}{limit}, got {shown(value)}.")
-    return value
+    return entry
 
 
 def number(caller: str, name: str, value: Any) -> float:
@@ -175,7 +178,9 @@ def keys(caller: str, name: str, given: Collection[Any] | None, known: Collectio
 def real(caller: str, name: str, values: Any, library: Any = jnp) -> Any:
     """Real numbers as an array of JAX, or of NumPy, which keeps float64."""
     try:
-        array = library.asarray(values)
+        # jnp.asarray compiles a program for every shape of NumPy's arrays, to copy them.
+        ours = library is jnp and type(values) is np.ndarray
+        array = jax.device_put(values, may_alias=False) if ours else library.asarray(values)
     except (TypeError, ValueError, OverflowError):
         array = None
     kinds = (jnp.integer, jnp.floating)

@@ -1,10 +1,13 @@
 """Small classifiers with float64 NumPy oracles: Jacobian, Hessians, G, brackets by formula."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
+@partial(jax.jit, inline=True)  # one program, where it is called by itself
 def apply(params, x):
     """Log-probabilities of a two-layer tanh network."""
     inside = params["in"] @ x.ravel() + params["bias"]
@@ -27,7 +30,9 @@ def weights(n=6, hidden=8, classes=4, scale=1.0, seed=0):
 
 def network(params, function=apply, dtype=None):
     """The classifier as a Partial, so that parameters are arguments."""
-    return jax.tree_util.Partial(function, jax.tree.map(lambda w: jnp.asarray(w, dtype), params))
+    return jax.tree_util.Partial(
+        function, jax.device_put(jax.tree.map(lambda w: np.asarray(w, dtype), params))
+    )
 
 
 def probabilities(z):
@@ -75,9 +80,10 @@ def defect(params, x):
 
 def linear(weights):
     """Linear softmax model as a Partial of its weights."""
-    return jax.tree_util.Partial(linear_apply, jnp.asarray(weights))
+    return jax.tree_util.Partial(linear_apply, jax.device_put(weights))
 
 
+@partial(jax.jit, inline=True)
 def linear_apply(weights, x):
     return jax.nn.log_softmax(weights @ x.ravel())
 

@@ -1,7 +1,6 @@
 """Networks whose weights NumPy draws: JAX compiles half a second for each shape that it draws."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -20,6 +19,6 @@ def drawn(module, seed=0, gain=1, **options):
             values = rng.normal(size=shape) * np.sqrt(gain / np.prod(shape[:-1]))
         else:
             values = np.full(shape, name in ("scale", "var"))
-        return jnp.asarray(values, entry.dtype)
+        return jax.device_put(values.astype(entry.dtype))
 
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))

@@ -214,7 +214,7 @@ def test_all_leaves_out_what_a_classifier_lacks():
     assert "latents" not in select_for("all", "classifier")
 
 
-TINY = REDUCED._replace(size=16, width=2, hidden=4, latent=2, batch_size=4, points=6)
+TINY = REDUCED._replace(size=16, width=2, hidden=2, latent=2, batch_size=4, points=6)
 
 
 def test_the_command_trains_and_writes(tmp_path, monkeypatch):

@@ -20,14 +20,15 @@ def test_linear_softmax_has_the_closed_form(x64):
     w = np.random.default_rng(0).normal(size=(5, 6))
     p = classifier.probabilities(w @ X)
     want = w.T @ (np.diag(p) - np.outer(p, p)) @ w
-    np.testing.assert_allclose(mj.local_data_matrix(linear(w), X.reshape(2, 3)), want, atol=1e-14)
+    matrix = jax.jit(mj.local_data_matrix)(linear(w), X.reshape(2, 3))
+    np.testing.assert_allclose(matrix, want, atol=1e-14)
     # Another closed form of the trace: 1/2 sum_ij p_i p_j |J_i - J_j|^2.
     squares = np.sum((w[:, None] - w[None]) ** 2, axis=-1)
-    assert float(mj.local_data_trace(linear(w), X)) == pytest.approx(p @ squares @ p / 2, rel=1e-13)
+    assert float(jax.jit(mj.local_data_trace)(linear(w), X)) == pytest.approx(p @ squares @ p / 2, rel=1e-13)
 
 
 def test_factor_is_the_scores_of_the_oracle(x64):
-    factor = mj.local_data_factor(classifier.network(PARAMS), X)
+    factor = np.asarray(jax.jit(mj.local_data_factor)(classifier.network(PARAMS), X))
     p = classifier.analytic(PARAMS, X)[0]
     np.testing.assert_allclose(factor, np.sqrt(p)[:, None] * classifier.score_rows(PARAMS, X), atol=1e-14)
     # E_y[score] = 0.
@@ -50,12 +51,12 @@ def test_matrix_is_half_of_the_second_derivative_of_kl(x64):
 
 def test_remainder_of_kl_is_of_third_order(x64):
     log_prob = classifier.network(classifier.weights(scale=3.0))
-    base, direction = log_prob(X), np.random.default_rng(2).normal(size=6)
-    rest = []
+    base, direction = np.asarray(log_prob(X)), np.random.default_rng(2).normal(size=6)
+    rest, product = [], jax.jit(partial(mj.local_data_matvec, log_prob, X))
     for h in 0.1 * 0.5 ** np.arange(6):
-        there, v = log_prob(X + h * direction), h * direction
-        kl = jnp.sum(jnp.exp(there) * (there - base))
-        rest.append(abs(float(kl - v @ mj.local_data_matvec(log_prob, X, v) / 2)))
+        there, v = np.asarray(log_prob(X + h * direction)), h * direction
+        kl = np.sum(np.exp(there) * (there - base))
+        rest.append(abs(kl - v @ np.asarray(product(v)) / 2))
     slopes = np.log2(np.array(rest[:-1]) / rest[1:])
     assert np.all(np.abs(slopes[-3:] - 3) < 0.1)
 
@@ -63,12 +64,18 @@ def test_remainder_of_kl_is_of_third_order(x64):
 def test_matvec_trace_spectrum_agree_with_the_matrix(x64):
     log_prob = classifier.network(PARAMS)
     x, v = X.reshape(2, 3), np.random.default_rng(3).normal(size=(2, 3))
-    matrix = np.asarray(mj.local_data_matrix(log_prob, x))
-    product = mj.local_data_matvec(log_prob, x, v)
+
+    @jax.jit  # one program
+    def measured(f, x, v):
+        quantities = (mj.local_data_matrix, mj.local_data_trace, mj.local_data_spectrum)
+        return mj.local_data_matvec(f, x, v), *(quantity(f, x) for quantity in quantities)
+
+    product, matrix, trace, spectrum = measured(log_prob, x, v)
+    values, vectors = (np.asarray(part) for part in spectrum)
+    matrix = np.asarray(matrix)
     assert product.shape == x.shape
     np.testing.assert_allclose(product.ravel(), matrix @ v.ravel(), atol=1e-14)
-    assert float(mj.local_data_trace(log_prob, x)) == pytest.approx(np.trace(matrix), rel=1e-13)
-    values, vectors = mj.local_data_spectrum(log_prob, x)
+    assert float(trace) == pytest.approx(np.trace(matrix), rel=1e-13)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(matrix)[::-1][:4], atol=1e-14)
     np.testing.assert_allclose(vectors.T * values @ vectors, matrix, atol=1e-14)
     np.testing.assert_allclose(vectors @ vectors.T, np.diag([1.0, 1, 1, 0]), atol=1e-14)

@@ -157,9 +157,10 @@ def test_pulled_back_metric_is_that_of_the_matrix(network):
     log_prob, embedding = network(5), curved()
     points = np.random.default_rng(4).normal(size=(3, 3))
     metrics = mj.metric(gram_of(log_prob, embedding, points))
+    both = jax.jit(lambda u: (jax.jacfwd(embedding)(u), mj.local_data_matrix(log_prob, embedding(u))))
     for u, metric in zip(points, metrics, strict=True):
-        tangents = np.asarray(jax.jacfwd(embedding)(u)).T
-        g = np.asarray(mj.local_data_matrix(log_prob, embedding(u)))
+        columns, g = map(np.asarray, both(u))
+        tangents = columns.T
         np.testing.assert_allclose(metric, tangents @ g @ tangents.T, rtol=1e-12, atol=1e-14)
 
 

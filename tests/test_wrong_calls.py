@@ -747,6 +747,7 @@ def test_there_are_many_of_every_public_function():
 
 # --- numbers of NumPy and JAX, lists for tuples ------------------------------------------------------------
 
+MEASURED = {"points_or_manifold": RING, "grid": GRID, "noise": 0.5, "tolerance": 0.25, "block_size": 8}
 RIGHT = [
     (mj.Axis, {"name": "t", "start": 0.0, "stop": 2.0, "size": 8, "periodic": True}),
     (datasets.circle, {"radius": 2.0, "size": 8}),
@@ -756,24 +757,8 @@ RIGHT = [
     (datasets.sprite, {"factors": ("x",), "size": 16, "blur": 2.0, "full_turn": False}),
     (datasets.farthest_points, {"points": CLOUD, "count": 3, "start": 1}),
     (datasets.train_test_split, {"key": KEY, "count": 8, "test_fraction": 0.25}),
-    (
-        mj.measure,
-        {
-            "points_or_manifold": RING,
-            "grid": GRID,
-            "accuracy": 4,
-            "stride": 1,
-            "smooth": 0,
-            "noise": 0.5,
-            "tolerance": 0.25,
-            "block_size": 8,
-            "exact": False,
-        },
-    ),
-    (
-        mj.measure,
-        {"points_or_manifold": RING, "grid": GRID, "accuracy": (2,), "stride": (2,), "smooth": (0,)},
-    ),
+    (mj.measure, MEASURED | {"accuracy": 4, "stride": 1, "smooth": 0, "exact": False}),
+    (mj.measure, MEASURED | {"accuracy": (4,), "stride": (1,), "smooth": (0,)}),
     (mj.reach, {"points_or_manifold": RING, "grid": GRID, "longest": 4.0, "periods": 1, "tile_size": 8}),
     (mj.christoffel, {"gram": GRAM, "kind": 1}),
     (mj.local_data_rank, INPUT | {"rtol": 0.25, "batch_size": 2}),

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from manifold_jax._checks import choice, real
+from manifold_jax._programs import frozen
 
 Outline = str | Callable[[Any], Any] | Any
 """Name of a built-in shape, a closed curve t -> (x, y) with period 2 pi, or polygon vertices (k, 2)."""
@@ -91,13 +93,18 @@ def _curve_jet(curve: Callable[[Any], Any], t: np.ndarray) -> tuple[np.ndarray, 
     """Points and velocities (n, 2) of a curve in float64, in whole batches: one compiled shape."""
     padded = np.pad(t, (0, -len(t) % BATCH), mode="edge")
     with jax.enable_x64(True):
-        jet = jax.vmap(lambda s: jax.jvp(lambda r: jnp.asarray(curve(r)), (s,), (jnp.ones_like(s),)))
-        points, speed = (np.asarray(part)[: len(t)] for part in jet(jnp.asarray(padded)))
+        program = frozen(lambda s: jnp.asarray(curve(s)), padded[0])
+        points, speed = (np.asarray(part)[: len(t)] for part in _along(program, padded))
     if points.shape[1:] != (2,):
         raise ValueError(f"shape curve must return (x, y), got an array of shape {points.shape[1:]}.")
     if not np.isfinite(points).all():
         raise ValueError("shape curve returns NaN or infinite points.")
     return points, speed
+
+
+@jax.jit
+def _along(curve: Any, t: Array) -> tuple[Array, Array]:
+    return jax.vmap(lambda s: jax.jvp(curve, (s,), (jnp.ones_like(s),)))(t)
 
 
 def _polygon_nodes(vertices: Any, stretch: float) -> tuple[np.ndarray, np.ndarray]:

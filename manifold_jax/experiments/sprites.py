@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import frozen
 from manifold_jax.datasets import sprite
 from manifold_jax.geometry import Manifold
@@ -61,13 +62,13 @@ def draw(key: Array, manifold: Manifold, count: int) -> Float[Array, "count d"]:
 
 
 def evaluate(function: Any, points: Array) -> Any:
-    """A function of one point, such as an embedding or a layer, at many ``(n, ...)``, 64 at a time."""
+    """A function of one point, such as an embedding or a layer, at many ``(n, ...)``, up to 64 at a time."""
     return _evaluate(frozen(function, points[0]), points)
 
 
 @jax.jit
 def _evaluate(function: Any, points: Array) -> Any:
-    return jax.lax.map(function, points, batch_size=min(64, len(points)))
+    return map_blocks(jax.vmap(function), 64, points)
 
 
 def draw_images(

@@ -78,6 +78,11 @@ def summarise_distances(
     values = floating("summarise_distances", "values", values, 1)
     if values.ndim != 1:
         raise ValueError(f"summarise_distances: values must be a vector, got shape {values.shape}.")
+    return _summary(values, nearest, unconverged)
+
+
+@jax.jit
+def _summary(values: Array, nearest: Array | None, unconverged: Array | int) -> Distances:
     counts = ~jnp.isnan(values)
     kept = jnp.where(counts, values, 0)
     number = jnp.sum(counts)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from manifold_jax._checks import choice, instance, is_traced, number, positive, random_key, shown, whole
+from manifold_jax._linalg import map_blocks
 from manifold_jax.fitting.rates import RATES, Rate, reals
 
 BATCH = 128  # bootstrap samples computed at once
@@ -89,7 +90,7 @@ def slope(sizes: Any, errors: Any, *, key: PRNGKeyArray, resamples: int = 2000, 
         raise ValueError(f"slope: errors must {wanted}, got {errors.shape[1]}.")
     random_key("slope", "key", key)
     resamples = whole("slope", "resamples", resamples, 2)
-    positive("slope", "level", level, below=1)
+    level = positive("slope", "level", level, below=1)
     value, lower, upper = _bootstrap(sizes, errors, key, resamples, level)
     return Slope(value, lower, upper, level, sizes)
 
@@ -107,7 +108,7 @@ def _bootstrap(
         chosen = jax.random.randint(key, (count, seeds), 0, seeds)
         return jnp.sum(weights * jnp.mean(jnp.take_along_axis(log_errors, chosen, axis=1), axis=1))
 
-    slopes = jax.lax.map(resampled, jax.random.split(key, resamples), batch_size=min(BATCH, resamples))
+    slopes = map_blocks(jax.vmap(resampled), BATCH, jax.random.split(key, resamples))
     variances = weights**2 * jnp.var(log_errors, axis=1) / (seeds - 1)
     errors = (slopes - value) * (seeds / (seeds - 1)) ** 0.5 * _widening(variances, seeds, level)
     ends = jnp.quantile(errors, jnp.stack([(1 - level) / 2, (1 + level) / 2]))
@@ -150,7 +151,12 @@ def effective_slope(rate: Rate, sizes: Any, dimension: int) -> Float[Array, ""]:
     """
     instance("effective_slope", "rate", rate, Rate, "see RATES")
     sizes = _checked_sizes("effective_slope", sizes, 2)
-    return jnp.sum(_weights(jnp.log(sizes)) * rate.log(sizes, dimension))
+    return _slope_over(sizes, rate.log(sizes, dimension))
+
+
+@jax.jit
+def _slope_over(sizes: Array, values: Array) -> Array:
+    return jnp.sum(_weights(jnp.log(sizes)) * values)
 
 
 def supports(measured: Slope, rate: Rate, dimension: int) -> Support:
@@ -282,10 +288,10 @@ def fit_constant(
     if not 0 <= level <= 1:
         raise ValueError(f"fit_constant: level must lie in [0, 1], got {level}.")
     choice("fit_constant", "kind", kind, ("least squares", "quantile"))
-    ratio = jnp.log(errors) - rate.log(sizes, dimension)[:, None]
+    ratio = np.log(np.asarray(errors)) - np.asarray(rate.log(sizes, dimension))[:, None]
     if kind == "least squares":
-        return Curve(rate, dimension, float(jnp.exp(jnp.mean(ratio))), "fitted by least squares")
-    return Curve(rate, dimension, float(jnp.quantile(jnp.exp(ratio), level)), f"fitted {level:g} quantile")
+        return Curve(rate, dimension, float(np.exp(np.mean(ratio))), "fitted by least squares")
+    return Curve(rate, dimension, float(np.quantile(np.exp(ratio), level)), f"fitted {level:g} quantile")
 
 
 def _checked_sizes(caller: str, sizes: Any, least: int) -> Float[Array, "sizes"]:

@@ -33,6 +33,7 @@ from manifold_jax.geometry.windows import (
     keep_grams,
     locate,
     sum_chunks,
+    window_derivatives,
 )
 
 CALLS = 64  # about how many compiled calls a long job is split into; between them results are kept
@@ -103,7 +104,8 @@ def run_blocks(
         stacked = _in_groups(run, numbers, group, plan, progress, checkpoint)
     if blocks is not None:
         return stacked
-    return jax.tree.map(lambda leaf: jnp.asarray(plan.reassemble(leaf)), stacked)
+    whole = jax.tree.map(plan.reassemble, stacked)
+    return whole if points.traced else jax.device_put(whole)
 
 
 def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
@@ -112,8 +114,16 @@ def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
         part = points.read(_host_window(points.values, plan, block))
         if not np.isfinite(part).all():
             points.refuse_nonfinite()
-        return Window(jnp.asarray(part), block)
+        return Window(jax.device_put(part, may_alias=False), block)
     return Window(_device_window(points.values, plan, block, points.dtype), block)
+
+
+@jax.jit
+def block_vectors(window: Window, plan: BlockPlan) -> Float[Array, "stencils points v f"]:
+    """First and second derivatives on a block by every stencil of the plan."""
+    matrices = locate(plan, window.block, window.points.dtype).matrices
+    stencils = range(len(plan.stencils))
+    return jnp.stack([window_derivatives(window.points, [m[s] for m in matrices]) for s in stencils])
 
 
 def _one_block(
@@ -286,7 +296,7 @@ def _host_block(points: Points, plan: BlockPlan, block: int, function: Job) -> A
     for start in range(0, points.features, step):
         chosen = slice(start, start + step)
         window = _host_window(points.values, plan, block, chosen.start, chosen.stop)
-        part = jnp.asarray(points.read(window, chosen))
+        part = jax.device_put(points.read(window, chosen), may_alias=False)
         jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
         piece = _feature_sums(part, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)

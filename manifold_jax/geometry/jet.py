@@ -6,9 +6,10 @@ embedding X (105 numbers per point at d = 4, whatever the ambient dimension).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ from jaxtyping import Array, Float
 
 from manifold_jax._checks import checked_function, finite, instance, optional, real, single, whole
 from manifold_jax._linalg import map_blocks
-from manifold_jax.geometry.blocks import run_blocks
+from manifold_jax._programs import result_of
+from manifold_jax.geometry.blocks import block_vectors, run_blocks
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import Embedding, Source, as_points, feature_size
+from manifold_jax.geometry.manifold import Embedding, Source, as_points, frozen_embedding
 from manifold_jax.geometry.stencil import stencil_of
 from manifold_jax.geometry.tensors import JetGram, pair_positions, unpack_gram
 from manifold_jax.geometry.windows import (
@@ -28,10 +30,8 @@ from manifold_jax.geometry.windows import (
     BlockPlan,
     Window,
     inner_products,
-    locate,
     longest_block,
     plan_blocks,
-    window_derivatives,
 )
 
 CACHE = 16 * 2**20  # bytes of the temporaries of one batch of autodiff on a CPU, to stay in cache
@@ -50,6 +50,7 @@ class Jet(NamedTuple):
     second: Float[Array, "*batch d d f"]
 
 
+@partial(jax.jit, static_argnames="dimension")
 def _unpack_jet(vectors: Float[Array, "*batch v f"], dimension: int) -> Jet:
     d = dimension
     return Jet(vectors[..., :d, :], vectors[..., pair_positions(d), :])
@@ -105,6 +106,19 @@ def point_vectors(embedding: Embedding, u: Float[Array, "d"]) -> Float[Array, "v
     return jnp.concatenate([first, second])
 
 
+# One program each: operation by operation the derivatives of an embedding compile dozens.
+
+
+@jax.jit
+def _vectors(embedding: Any, points: Float[Array, "n d"]) -> Float[Array, "n v f"]:
+    return jax.vmap(partial(point_vectors, embedding))(points)
+
+
+@partial(jax.jit, static_argnames="batch")
+def _products(embedding: Any, points: Float[Array, "n d"], batch: int) -> Float[Array, "n v v"]:
+    return map_blocks(lambda block: inner_products(_vectors(embedding, block)), batch, points)
+
+
 def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"]) -> Jet:
     """Exact first and second derivatives of an embedding, by nested forward-mode differentiation.
 
@@ -126,9 +140,7 @@ def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"
     checked_function("jet_from_function", "embedding", embedding, "one chart point")
     coordinates = _check_coordinates("jet_from_function", coordinates)
     d = coordinates.shape[-1]
-    feature_size(embedding, d, coordinates.dtype)
-    flat = coordinates.reshape(-1, d)
-    vectors = jax.vmap(partial(point_vectors, embedding))(flat)
+    vectors = _vectors(frozen_embedding(embedding, d, coordinates.dtype), coordinates.reshape(-1, d))
     return _unpack_jet(vectors.reshape(*coordinates.shape[:-1], *vectors.shape[1:]), d)
 
 
@@ -158,16 +170,13 @@ def gram_from_function(
     coordinates = _check_coordinates("gram_from_function", coordinates)
     batch_size = optional(whole, "gram_from_function", "batch_size", batch_size)
     d = coordinates.shape[-1]
-    features = feature_size(embedding, d, coordinates.dtype)
+    embedding = frozen_embedding(embedding, d, coordinates.dtype)
+    features = math.prod(result_of(embedding).shape)
     vectors = d * (d + 3) // 2
     room = CACHE if jax.default_backend() == "cpu" else MEMORY
     numbers = COPIES * vectors * max(features, 1)
     batch = batch_size or max(1, room // (numbers * coordinates.dtype.itemsize))
-
-    def products(points: Array) -> Array:
-        return inner_products(jax.vmap(partial(point_vectors, embedding))(points))
-
-    packed = map_blocks(products, batch, coordinates.reshape(-1, d))
+    packed = _products(embedding, coordinates.reshape(-1, d), batch)
     return unpack_gram(packed.reshape(*coordinates.shape[:-1], vectors, vectors), d)
 
 
@@ -220,11 +229,9 @@ def gram_from_grid(
     return _unpack_gram(run_blocks(checked, plan, _first_gram, calls=1), checked.grid.ndim)
 
 
-@jax.jit
 def _window_jet(window: Window, plan: BlockPlan) -> Array:
     """Jet vectors ``(*block, v, f)`` of a block."""
-    matrices = locate(plan, window.block, window.points.dtype).matrices
-    vectors = window_derivatives(window.points, [m[0] for m in matrices])
+    vectors = block_vectors(window, plan)[0]
     return vectors.reshape(*plan.block, *vectors.shape[1:])
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax._checks import checked_function, finite, floating, optional, positive, single, whole
 from manifold_jax._files import Progress
+from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import as_function, first_line, frozen, result_of
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
@@ -109,7 +110,7 @@ def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
     def one(u: Array) -> LayerJets:
         return LayerJets(single(embedding(u)), point_vectors(embedding, u))
 
-    return jax.lax.map(one, coordinates, batch_size=min(RENDERED, len(coordinates)))
+    return map_blocks(jax.vmap(one), RENDERED, coordinates)
 
 
 def layer_jets(
@@ -203,7 +204,7 @@ def measure_layers(
         >>> [f"{geometry.name} {geometry.total_volume.value:.2f}" for geometry in exact][:2]
         ['input 6.28', 'three times 18.85']
     """
-    positive("measure_layers", "tolerance", tolerance, below=1)
+    tolerance = positive("measure_layers", "tolerance", tolerance, below=1)
     functions = _listed("measure_layers", functions)
     optional(checked_function, "measure_layers", "progress", progress)
     names = tuple(names or map(str, range(1, len(functions) + 1)))
@@ -290,7 +291,7 @@ def _windows(
 def _advance(function: Any, points: Array, ndim: int) -> Array:
     """The points of a window in the next layer."""
     rows = points.reshape(-1, *points.shape[ndim:])
-    after = single(jax.lax.map(function, rows, batch_size=min(BATCH, len(rows))))
+    after = single(map_blocks(jax.vmap(function), BATCH, rows))
     return after.reshape(*points.shape[:ndim], *after.shape[1:])
 
 

@@ -376,11 +376,6 @@ def frozen_embedding(embedding: Embedding, dimension: int, dtype: DType) -> jax.
     return function
 
 
-def feature_size(embedding: Embedding, dimension: int, dtype: DType) -> int:
-    """Number of features, known without computing anything; refuses what cannot be differentiated."""
-    return math.prod(result_of(frozen_embedding(embedding, dimension, dtype)).shape)
-
-
 @partial(jax.jit, static_argnames="dtype")
 def _evaluate(embedding: Any, coordinates: Array, dtype: DType) -> Array:
     return jax.vmap(lambda u: jnp.ravel(embedding(u)))(coordinates.astype(dtype))

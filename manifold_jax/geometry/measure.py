@@ -99,12 +99,12 @@ def measure(
             f"measure takes one manifold, got a sequence of {len(points_or_manifold)}: measure each, and "
             "pass the sequence to reach."
         )
-    positive("measure", "tolerance", tolerance, below=1)
+    tolerance = positive("measure", "tolerance", tolerance, below=1)
     exact = flag("measure", "exact", exact)
     optional(checked_function, "measure", "progress", progress)
     points = as_points("measure", points_or_manifold, grid, exact=exact, missing=missing)
     stencil = stencil_of("measure", points.grid, accuracy, stride, smooth)
-    optional(partial(positive, zero=True), "measure", "noise", noise)
+    noise = optional(partial(positive, zero=True), "measure", "noise", noise)
     if exact and noise:
         raise ValueError("measure: noise is that of samples, exact=True differentiates a function: give one.")
     manifold = points_or_manifold if isinstance(points_or_manifold, Manifold) else None

@@ -132,9 +132,11 @@ def _screened(
     eps, f = jnp.finfo(samples.dtype).eps, samples.shape[1]
     screened, candidates = _smallest(samples, queries, extra, tile, partial(product_squares, centre))
     squares, indices = _sorted_rows(samples, queries, candidates, count)
+    if extra == samples.shape[0]:
+        return indices
     # What the screen left out is larger than its last candidate, to its rounding error.
     doubt = eps * (8 + f**0.5) * (largest + jnp.sum((queries - centre) ** 2, axis=1))
-    certain = (squares[:, -1] <= screened[:, -1] - 2 * doubt) | (extra == samples.shape[0])
+    certain = squares[:, -1] <= screened[:, -1] - 2 * doubt
     finite = jnp.all(jnp.isfinite(queries), axis=1)
 
     def repair(state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -153,13 +155,20 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
     n, q = samples.shape[0], queries.shape[0]
     tile = min(n, max(tile, 1))
 
+    def among(part: Array) -> Array:
+        values = squares(part, queries)
+        # Farther than any finite sample, nearer than the blanks that the search begins with.
+        return jnp.where(jnp.isfinite(values), values, jnp.finfo(values.dtype).max)
+
+    if tile == n:
+        values, rows = _top(among(samples), count)
+        return values, rows.astype(int)
+
     def merge(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
         # The last tile overlaps the one before it: no padded copy of the samples is made.
         start = jnp.minimum(number * tile, n - tile)
-        values = squares(jax.lax.dynamic_slice_in_dim(samples, start, tile), queries)
+        values = among(jax.lax.dynamic_slice_in_dim(samples, start, tile))
         rows = start + jnp.arange(tile)
-        # Farther than any finite sample, nearer than the blanks that the search begins with.
-        values = jnp.where(jnp.isfinite(values), values, jnp.finfo(values.dtype).max)
         values = jnp.where(rows < number * tile, jnp.inf, values)
         values, columns = _top(values, min(count, tile))
         values = jnp.concatenate([best[0], values], axis=1)

@@ -51,17 +51,17 @@ def alternatives(axis: Axis, accuracy: Accuracy) -> Float[np.ndarray, "rules n"]
 class Quadrature(NamedTuple):
     """Weights, :func:`alternatives` and lengths of the cells along every axis."""
 
-    weights: list[Array]
-    others: list[Array]
-    cells: list[Array]
+    weights: list[Any]
+    others: list[Any]
+    cells: list[Any]
 
 
 def quadrature(grid: Grid, orders: Sequence[Accuracy], dtype: DType) -> Quadrature:
     """Quadrature of an order along every axis."""
     orders = [SPECTRAL_QUADRATURE if order == "spectral" else order for order in orders]
 
-    def column(make: Callable[[Axis, Accuracy], Any]) -> list[Array]:
-        return [jnp.asarray(make(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
+    def column(make: Callable[[Axis, Accuracy], Any]) -> list[np.ndarray]:
+        return [np.asarray(make(*pair), dtype) for pair in zip(grid.axes, orders, strict=True)]
 
     return Quadrature(column(axis_weights), column(alternatives), column(lambda axis, _: cell_lengths(axis)))
 

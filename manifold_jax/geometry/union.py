@@ -79,7 +79,7 @@ def measure_union(
     if not is_union(manifolds, grid):
         wanted = "a non-empty sequence of Manifolds, or of arrays on a grid that is given"
         raise ValueError(f"measure_union: manifolds must be {wanted}, got {shown(manifolds)}.")
-    positive("measure_union", "tolerance", tolerance, below=1)
+    tolerance = positive("measure_union", "tolerance", tolerance, below=1)
     optional(checked_function, "measure_union", "progress", progress)
     for option, value in {"with_reach": with_reach, "with_distances": with_distances}.items():
         flag("measure_union", option, value)

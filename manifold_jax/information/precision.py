@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from manifold_jax._checks import single
+from manifold_jax._checks import is_traced, single
 
 NOISE, SHORT_NOISE = 16, 4
 """Rounding errors of a score in machine epsilons: up to 11 were seen in float32 (VGG-11, ten layers of 500),
@@ -68,7 +68,8 @@ def rank_tolerances(rtol: Any, function: Callable[[Any], Array], at: Any) -> tup
     already have, those of the least precise dtype in which ``function`` computes.
     """
     if rtol is not None:
-        return rtol, rtol
+        share = rtol if is_traced(rtol) else float(rtol)
+        return share, share
     program = jax.make_jaxpr(function)(at)
     (result,) = program.out_avals
     steps = result.shape[0] * float(jnp.finfo(result.dtype).eps)

@@ -62,7 +62,11 @@ def principal_angles(tangents: Float[Array, "d n"], basis: Float[Array, "C n"]) 
         >>> print(mj.principal_angles(plane, line).round(4))
         [0.7854]
     """
-    tangents, basis = _checked_pair("principal_angles", tangents, basis, "basis")
+    return _angles(*_checked_pair("principal_angles", tangents, basis, "basis"))
+
+
+@jax.jit
+def _angles(tangents: Array, basis: Array) -> Array:
     count = min(tangents.shape[0], basis.shape[0])
     q, _, pivots = orthonormal_rows(_of_size_one(tangents))
     b = orthonormal_rows(_of_size_one(basis))[0]
@@ -94,7 +98,11 @@ def factor_visibility(tangents: Float[Array, "d n"], factor: Float[Array, "C n"]
         >>> print(mj.factor_visibility(jnp.array([[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]), factor).round(3))
         [1.  0.5 0. ]
     """
-    tangents, factor = _checked_pair("factor_visibility", tangents, factor, "factor")
+    return _visibility(*_checked_pair("factor_visibility", tangents, factor, "factor"))
+
+
+@jax.jit
+def _visibility(tangents: Array, factor: Array) -> Array:
     tangents = _of_size_one(tangents)
     factor = factor / scale_of(factor)
     largest = norm(tangents) * singular_rows(factor)[0][0]

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from manifold_jax import _checks
 from manifold_jax._checks import flat, instance, optional, positive, query_rows, whole
 from manifold_jax._files import Progress
+from manifold_jax._linalg import map_blocks
 from manifold_jax.models.autoencoders import BetaVAE, Objective, PointAutoencoder, beta_vae_loss
 from manifold_jax.models.pure import Apply, pure
 from manifold_jax.models.training import Loss, train
@@ -234,5 +235,5 @@ def _project(fit: NetworkFit, points: Any) -> Array:
 def decode_points(fit: NetworkFit, points: Float[Array, "q *features"]) -> Float[Array, "q *features"]:
     """Points through the network, a block at a time, in their own units and dtype."""
     rows = _standardise(fit, points)
-    decoded = jax.lax.map(lambda x: fit.apply(fit.params, x), rows, batch_size=min(_BLOCK, len(rows)))
+    decoded = map_blocks(jax.vmap(lambda x: fit.apply(fit.params, x)), _BLOCK, rows)
     return (fit.shift + fit.scale * decoded.reshape(points.shape)).astype(points.dtype)

@@ -50,6 +50,12 @@ class Trained(NamedTuple):
         return self
 
 
+@partial(jax.jit, static_argnames="optimizer")
+def _begin(params: Any, *, optimizer: optax.GradientTransformation) -> _State:
+    """The first state, of copies, whose buffers the scan takes over."""
+    return jax.tree.map(jnp.copy, (params, optimizer.init(params)))
+
+
 @partial(jax.jit, static_argnames="optimizer", donate_argnames="state")
 def _scan(
     loss: Partial,
@@ -74,10 +80,11 @@ def _scan(
         updates, inner = optimizer.update(gradient, inner, params)
         return (optax.apply_updates(params, updates), inner), {"loss": value, **metrics}
 
+    value, metrics = result_of(loss)
+    idle = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), {"loss": value, **metrics})
+
     def one(state: _State, at: tuple[Array, Array]) -> tuple[_State, dict[str, Array]]:
         index, rows = at
-        shapes = jax.eval_shape(make, state, rows, first)[1]
-        idle = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return jax.lax.cond(index < count, lambda s: make(s, rows, first + index), lambda s: (s, idle), state)
 
     return jax.lax.scan(one, state, (jnp.arange(order.shape[0]), order))
@@ -145,7 +152,7 @@ def _resume(
         its_own = f"it has batch_size {rest['run'][1]} and {rest['run'][0]} data"
         raise ValueError(f"{folder} holds a run with {other} ({its_own}): choose another folder.")
     metrics = {name: values[:-1] for name, values in rest["metrics"].items()}
-    return jax.tree.map(jnp.asarray, (params, rest["optimizer"])), metrics
+    return jax.device_put((params, rest["optimizer"]), may_alias=False), metrics
 
 
 def _no_metrics(loss: Partial) -> dict[str, np.ndarray]:
@@ -217,11 +224,10 @@ def train(
     marks = {steps} if folder is None else marks
     optimizer = _SGD if optimizer is None else optimizer
     order_key, loss_key = jax.random.split(key)
-    # The scan takes the buffers over: an optimizer may keep those of the parameters.
-    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (params, optimizer.init(params)))
+    state = _begin(params, optimizer=optimizer)
     run: tuple[int, ...] = ()
     digests = () if folder is None else (_digest(params), _digest(data))
-    data = jax.tree.map(jnp.asarray, data)
+    data = jax.device_put(data)
     rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), data)
     # As it is now; tracing it once shows its mistakes before anything starts.
     function = frozen(loss, state[0], rows, loss_key, jax.ShapeDtypeStruct((), jnp.int32))

@@ -143,7 +143,7 @@ def learn(
 
 @partial(jax.jit, static_argnames="embedding")
 def _tangents(embedding: Any, points: Float[Array, "count d"]) -> Float[Array, "count d n"]:
-    return jax.lax.map(lambda u: geometry.jet_from_function(embedding, u).first, points, batch_size=16)
+    return map_blocks(lambda u: geometry.jet_from_function(embedding, u).first, 16, points)
 
 
 @jax.jit
@@ -171,7 +171,7 @@ def _pulled_back_fields(log_prob: Partial, embedding: Any, points: Float[Array, 
     outputs = information.pulled_back(log_prob, embedding)
     gram = geometry.gram_from_function(outputs, points, batch_size=16)
     flat = points.reshape(-1, points.shape[-1])
-    largest = jax.lax.map(lambda u: jnp.max(outputs(u)) ** 2 / 4, flat, batch_size=16)
+    largest = map_blocks(jax.vmap(lambda u: jnp.max(outputs(u)) ** 2 / 4), 16, flat)
     return geometry.volume_element(gram), geometry.scalar_curvature(gram), largest.reshape(points.shape[:-1])
 
 

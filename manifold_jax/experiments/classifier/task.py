@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Num
 from manifold_jax import datasets, models
 from manifold_jax._checks import choice, require, whole
 from manifold_jax._files import Progress, silent
+from manifold_jax._linalg import map_blocks
 from manifold_jax.datasets import LabelledImages, archives, cifar10
 from manifold_jax.experiments.classifier.given import network_with
 from manifold_jax.experiments.classifier.normalised import (
@@ -198,8 +199,7 @@ def learn(
 
 @jax.jit
 def _outputs(function: Partial, images: Any) -> Any:
-    batch_size = min(_BATCH, len(images))
-    return jax.lax.map(lambda image: function(pixels(image)), images, batch_size=batch_size)
+    return map_blocks(jax.vmap(lambda image: function(pixels(image))), _BATCH, images)
 
 
 def outputs(function: Partial, images: Num[Any, "n *shape"]) -> np.ndarray:

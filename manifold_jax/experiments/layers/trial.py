@@ -167,7 +167,7 @@ class Trial(NamedTuple):
         """The networks of all runs at one checkpoint."""
         stacked = models.load_params(self.folder, self.initial.params, step)
         runs = range(self.settings.seeds)
-        params = [jax.tree.map(lambda leaf, k=k: jnp.asarray(leaf[k]), stacked) for k in runs]
+        params = [jax.device_put(jax.tree.map(lambda leaf, k=k: leaf[k], stacked)) for k in runs]
         return [Pure(self.initial.apply, part) for part in params]
 
     def layers(self, step: int) -> list[Layers]:
@@ -186,7 +186,7 @@ def prepare(settings: Settings, folder: Path) -> Trial:
         points = settings.classes * settings.pairs**settings.factors
     _refuse_too_large(runs[0], charts.measured[0], points)
     images, labels = draw_bytes(jax.random.key(settings.seed), charts.sources, settings.images)
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.params for run in runs))
+    params = jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *(run.params for run in runs)))
     return Trial(settings, charts, images, labels, Pure(runs[0].apply, params), folder, {})
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._linalg import matmul, norm, safe_sqrt
-from manifold_jax.geometry.blocks import read_window
+from manifold_jax.geometry.blocks import block_vectors, read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.reach.bottleneck import (
     BY_VALUE,
@@ -31,7 +31,7 @@ from manifold_jax.geometry.reach.cloud import Cloud, pieces
 from manifold_jax.geometry.reach.frames import first_derivatives, orthonormal
 from manifold_jax.geometry.reach.lattice import Component, CurvatureRadii, End, drop_on_grid, inverse_with_bar
 from manifold_jax.geometry.tensors import derivative_indices, frame
-from manifold_jax.geometry.windows import BlockPlan, locate, window_derivatives
+from manifold_jax.geometry.windows import BlockPlan
 
 JET_ROUNDING = 64  # rounding error of the curvature of a face, in eps of the second derivatives
 
@@ -140,10 +140,9 @@ def _from_stencils(
     plan = BlockPlan(grid, stencils, block, source.evaluated, source.features)
     layer = 0 if sign > 0 else grid.shape[axis] - 1
     window = read_window(source, plan, layer)
-    matrices = locate(plan, window.block, window.points.dtype).matrices
     index = np.unravel_index(rows, grid.shape)
     within = np.ravel_multi_index([0 * i if k == axis else i for k, i in enumerate(index)], block)
-    vectors = [window_derivatives(window.points, [m[s] for m in matrices])[within] for s in (0, 1)]
+    vectors = block_vectors(window, plan)[:, within]
     side = jnp.asarray(sign, vectors[0].dtype)
     main, other = (np.stack(_all_faces(v, side, axis, d), axis=-1) for v in vectors)
     lengths = np.linalg.norm(np.asarray(vectors[0][:, :d], np.float64), axis=2)

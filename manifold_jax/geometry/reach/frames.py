@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._linalg import matmul, norm
-from manifold_jax.geometry.blocks import read_window
+from manifold_jax.geometry.blocks import block_vectors, read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid, mesh
 from manifold_jax.geometry.reach.cloud import Cloud, distances
@@ -172,6 +172,7 @@ def _point_plan(grid: Grid, stencil: Stencil, evaluated: bool, features: int) ->
     return BlockPlan(grid, (stencil,), (1,) * grid.ndim, evaluated, features)
 
 
+@jax.jit
 def _taylor(point: Array, vectors: Array, place: Array, u: Array) -> Array:
     """Second-order Taylor polynomial from the jet at ``place``."""
     step = u - place
@@ -192,10 +193,10 @@ def local_model(
     if (stencil := component.stencil_at(index)) is None:
         return source.values, np.zeros((0, source.features))
     plan = _point_plan(lattice, stencil, source.evaluated, source.features)
-    window = read_window(source, plan, index).points
-    vectors = window_derivatives(window, [m[0] for m in locate(plan, index, window.dtype).matrices])[0]
-    u = jnp.asarray(place, window.dtype)
-    model = jax.tree_util.Partial(_taylor, jnp.asarray(points[index], window.dtype), vectors, u)
+    window = read_window(source, plan, index)
+    vectors = block_vectors(window, plan)[0, 0]
+    u = jnp.asarray(place, window.points.dtype)
+    model = jax.tree_util.Partial(_taylor, jnp.asarray(points[index], u.dtype), vectors, u)
     sides = component.neighbours(np.array([position]))[0]
     steps = jnp.asarray(np.diag(lattice.spacing), u.dtype)
     missed = [

@@ -70,10 +70,10 @@ def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
 class Side(NamedTuple):
     """Rows or columns of a tile: ``number`` in the cloud (-1 for padding), points and their scales."""
 
-    number: Int[Array, "a"]
-    points: Float[Array, "a f"]
-    noise: Float[Array, "a"]
-    half_cell: Float[Array, "a"]
+    number: Int[Any, "a"]
+    points: Float[Any, "a f"]
+    noise: Float[Any, "a"]
+    half_cell: Float[Any, "a"]
 
 
 def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[Any]]:
@@ -251,15 +251,15 @@ class PairSearch:
         """Compare the centres of a tile with all points that their balls may meet."""
         dtype, count = self.cloud.projected.dtype, len(tile.position)
         rows = self._side(tile.position, count)
-        cones = tile.cones and Cones(*(jnp.asarray(maps[:, :, None], dtype) for maps in tile.cones))
+        cones = tile.cones and Cones(*(np.asarray(maps[:, :, None], dtype) for maps in tile.cones))
         known = (tile.frames, tile.tilt, tile.curvature)
-        tangents = (*(jnp.asarray(x, dtype) for x in known), cones)
+        tangents = (*(np.asarray(x, dtype) for x in known), cones)
         limits = tuple(dtype.type(x) for x in (self.longest, self.separation, self._slack))
-        best = jnp.full(count, jnp.inf, dtype)
+        best: Any = np.full(count, np.inf, dtype)
         others, columns = self._everyone, min(self.columns, len(self._everyone))
         compared = len(others) * count
 
-        def compare(index: np.ndarray, size: int, best: Array) -> Array:
+        def compare(index: np.ndarray, size: int, best: Any) -> Array:
             mask, best = screen(rows, tangents, self._side(index, size), best, limits)
             row, column = np.divmod(np.flatnonzero(np.asarray(mask)), size)
             self._merge(tile, row, index[column])
@@ -283,9 +283,8 @@ class PairSearch:
         cloud, dtype = self.cloud, self.cloud.projected.dtype
         rest = (0, size - len(index))
         place = np.pad(index, rest)
-        points = jnp.asarray(np.asarray(cloud.points[place], dtype))
-        scales = (jnp.asarray(x[place], dtype) for x in (cloud.noise, cloud.half_cell))
-        return Side(jnp.asarray(np.pad(index, rest, constant_values=-1).astype(np.int32)), points, *scales)
+        columns = (np.asarray(x[place], dtype) for x in (cloud.points, cloud.noise, cloud.half_cell))
+        return Side(np.pad(index, rest, constant_values=-1).astype(np.int32), *columns)
 
     def _within(self, tile: Tile, limit: Float[np.ndarray, "a"]) -> tuple[Int[np.ndarray, "m"], int]:
         """Positions within the limit of some row of the tile, and the number of pairs within their limits.
