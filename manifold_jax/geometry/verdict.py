@@ -88,26 +88,43 @@ def _idle_axes(geometry: Any) -> tuple[str, ...]:
 
 def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
     """Axes to blame for a field that is not resolved, and a remedy."""
-    estimate = getattr(geometry, name)
-    error, resolved = np.asarray(estimate.error), np.asarray(estimate.resolved)
-    failing = ~resolved & np.isfinite(error)
-    if not failing.any():
-        failing = np.isfinite(error)
-    noise, rounding = (_share(geometry, part, failing) for part in (geometry.noise_bars, geometry.rounding))
-    levels = np.asarray(geometry.noise)
-    level, by_axis = levels.max(axis=-1), np.median(levels[failing], axis=0)
-    # What is rough in one place only, or along one axis, is not noise.
+    resolved, failing = np.asarray(getattr(geometry, name).resolved), _failing(geometry, name)
+    noise, rounding, uneven = _noise_and_rounding(geometry, failing)
+    level = np.asarray(geometry.noise).max(axis=-1)
+    # What is rough in one place only is not noise.
     rough = noise > NOISY and np.median(level[failing]) > ROUGH * np.median(level)
-    uneven = by_axis.max() > ROUGH * by_axis.min()
     for axes, cause, certain in _places(geometry, failing) if resolved.any() else ():
         if certain or rough:
             return axes, cause
     if noise > max(NOISY, rounding) and not uneven:
         return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {SMOOTHER}"
     if rounding > max(NOISY, noise):
-        single = error.dtype == np.float32
+        single = np.asarray(geometry.volume_element.error).dtype == np.float32
         return (), f"rounding dominates, {'measure in float64' if single else 'take a larger stride'}"
     return _too_coarse(geometry, name)
+
+
+def noise_dominates(geometry: Any, name: str) -> bool:
+    """Whether noise of the samples is what keeps a field from being resolved."""
+    noise, rounding, uneven = _noise_and_rounding(geometry, _failing(geometry, name))
+    return noise > max(NOISY, rounding) and not uneven
+
+
+def _failing(geometry: Any, name: str) -> np.ndarray:
+    """Mask of the points that are not resolved; of all with a bar where there is none."""
+    estimate = getattr(geometry, name)
+    known = np.isfinite(np.asarray(estimate.error))
+    failing = ~np.asarray(estimate.resolved) & known
+    return failing if failing.any() else known
+
+
+def _noise_and_rounding(geometry: Any, failing: np.ndarray) -> tuple[float, float, bool]:
+    """Shares of the bars that are noise and rounding, and whether the level is that of one axis: no noise."""
+    if not failing.any():
+        return 0.0, 0.0, False
+    noise, rounding = (_share(geometry, part, failing) for part in (geometry.noise_bars, geometry.rounding))
+    by_axis = np.median(np.asarray(geometry.noise)[failing], axis=0)
+    return noise, rounding, bool(by_axis.max() > ROUGH * by_axis.min())
 
 
 def _share(geometry: Any, part: Fields, failing: np.ndarray) -> float:

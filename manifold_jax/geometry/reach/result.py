@@ -32,6 +32,7 @@ from manifold_jax.geometry.reach.lattice import (
 )
 from manifold_jax.geometry.reach.pairs import PairSearch
 from manifold_jax.geometry.report import coordinates_of
+from manifold_jax.geometry.verdict import noise_dominates
 
 if TYPE_CHECKING:
     import xarray
@@ -125,6 +126,7 @@ class Reach(NamedTuple):
             they would be below the spacing; then it is not resolved.
         missing: Number of points that are missing. It is then an upper bound but for its bar, which holds how
             far the reach may fall next to them.
+        noisy: Whether noise of the samples is what keeps it from being resolved.
     """
 
     value: float
@@ -144,6 +146,7 @@ class Reach(NamedTuple):
     on_lattice: bool = False
     narrower: bool = False
     missing: int = 0
+    noisy: bool = False
 
     def __eq__(self, other: object) -> bool:
         return _equal(self, other)
@@ -202,9 +205,12 @@ class Reach(NamedTuple):
         if self.narrower:
             text += "; not resolved: narrower gaps, below the spacing, are possible: refine the grid"
         elif not self.resolved:
-            sampled = all(component.grid is None for component in self.components)
             remedy = "refine the grid, or complete the points" if self.missing else "refine the grid"
-            text += f"; not resolved: {'more samples or less noise are needed' if sampled else remedy}"
+            if self.noisy:
+                remedy = "noise of the samples dominates, take a larger stride or a lower accuracy"
+            if all(component.grid is None for component in self.components):
+                remedy = "more samples or less noise are needed"
+            text += f"; not resolved: {remedy}"
         if self.coincident:
             text += f"; {self.coincident} pairs coincide and are left out (a cover? declare copies)"
         return text + "."
@@ -313,8 +319,10 @@ def assemble(
         error = max(result.error, result.value - least)
         known = result.resolved and error <= tolerance * result.value
         result = result._replace(error=error, resolved=known, missing=missing)
+    decides = components[result.ends[0].component].geometry
+    noisy = not result.resolved and noise_dominates(decides, "normal_curvature")
     arrays = any(not c.source.evaluated for c in components)
-    return result._replace(local_bounds=(lower, local.value), on_lattice=arrays)
+    return result._replace(local_bounds=(lower, local.value), on_lattice=arrays, noisy=noisy)
 
 
 def _tangent_balls(
