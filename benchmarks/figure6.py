@@ -63,7 +63,8 @@ def main() -> None:
     origin = common.provenance()
     asked = ("steps", "lattice", "pairs", "checkpoints")
     sizes = [word for name in asked for word in (f"--{name}", str(getattr(options, name)))]
-    commands = {"reduced": ["--preset", "reduced"], "published": ["--preset", "full", *sizes]}
+    looked_at = ["--checkpoints", str(options.checkpoints)]
+    commands = {"reduced": ["--preset", "reduced", *looked_at], "published": ["--preset", "full", *sizes]}
     records = {
         name: measured(name, ["layers", "figure6", *words], options.runs, options.out)
         for name, words in commands.items()

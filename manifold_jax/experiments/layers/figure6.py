@@ -224,6 +224,9 @@ def _notes(settings: Settings, rows: Sequence[Row], depth: Sequence[Row]) -> lis
         "After a ReLU the exact jets are those of the smooth pieces. They exist almost everywhere, at all "
         "points where no unit is exactly 0; the kinks between the pieces bend the manifold too, count for "
         "nothing in the totals of the jets, and make the true reach 0.",
+        "Figures: bands from the least to the most run; hollow where a layer is not resolved, grey where no "
+        "run has a number because a layer is degenerate or not finite. Correlations with depth take layers "
+        "that are neither, resolved or not.",
         "At d = 2 total S is a boundary term (Gauss-Bonnet)." if settings.factors == 2 else "",
         *_status_notes(rows),
     ]
