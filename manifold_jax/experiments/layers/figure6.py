@@ -68,7 +68,8 @@ def figure6(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     table = [_mean_row(rows, name, one.steps[-1], layer) for name, one in trials.items() for layer in names]
     data = {"layers": names, "rows": rows, "depth": depth, "loss": losses}
     data |= {"steps": settings.steps, "published_steps": PUBLISHED_STEPS}
-    title = f"Figure 6: {trial.name} and {', '.join(trials)}, {settings.steps} of {PUBLISHED_STEPS} steps"
+    others = [one.settings.activation for one in trials.values() if one is not trial]
+    title = f"Figure 6: {' and '.join([trial.name, *others])}, {settings.steps} of {PUBLISHED_STEPS} steps"
     figures = {f"figure6_{scale}": _figure(title, rows, names, scale) for scale in ("symlog", "linear")}
     figures["figure6_loss"] = _loss_figure(losses)
     return Outcome(title, table, data, figures, _notes(settings, rows, depth))
