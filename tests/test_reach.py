@@ -494,25 +494,31 @@ def test_thick_tori_tie_on_shifted_lattices(shift, big, x64):
     assert abs(result.local - (big - 1.2)) <= result.local_error
 
 
-def test_noise_is_blamed_and_a_larger_stride_resolves():
-    # An ellipse of reach b^2 / a = 1/2; few samples without noise are too coarse instead.
-    def ellipse(size, noise):
-        axis = Axis("t", 0.0, 2 * math.pi, size, periodic=True)
-        points = np.stack([2 * np.cos(axis.samples()), np.sin(axis.samples())], axis=-1)
-        points += noise * np.random.default_rng(0).normal(size=points.shape)
-        return points.astype(np.float32), Grid((axis,))
+def stored_ellipse(size, noise):
+    """Points of an ellipse of reach b^2 / a = 1/2, and their grid."""
+    axis = Axis("t", 0.0, 2 * math.pi, size, periodic=True)
+    points = np.stack([2 * np.cos(axis.samples()), np.sin(axis.samples())], axis=-1)
+    points += noise * np.random.default_rng(0).normal(size=points.shape)
+    return points.astype(np.float32), Grid((axis,))
 
-    noisy, coarse = reach(*ellipse(256, 1e-4)), reach(*ellipse(16, 0.0))
+
+def test_noise_is_blamed_and_a_larger_stride_resolves():
+    noisy = reach(*stored_ellipse(256, 1e-4))
     assert not noisy.resolved
     assert noisy.noisy
     assert "take a larger stride" in noisy.sentence()
-    assert not coarse.resolved
-    assert not coarse.noisy
-    assert "refine the grid" in coarse.sentence()
-    wider = reach(*ellipse(256, 1e-4), stride=4)
+    wider = reach(*stored_ellipse(256, 1e-4), stride=4)
     assert wider.resolved
     assert not wider.noisy
     assert abs(wider.value - 0.5) <= wider.error
+
+
+@pytest.mark.slow
+def test_few_samples_without_noise_are_too_coarse():
+    coarse = reach(*stored_ellipse(16, 0.0))
+    assert not coarse.resolved
+    assert not coarse.noisy
+    assert "refine the grid" in coarse.sentence()
 
 
 @pytest.mark.parametrize("rounding", [0.005, 0.01])

@@ -347,6 +347,15 @@ def test_a_gap_below_the_spacing_is_not_resolved(gap, x64):
     assert abs(estimate.value - gap / 2) <= estimate.error
 
 
+@pytest.mark.parametrize("seed", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_holes_between_samples_of_a_sphere_are_no_bottlenecks(seed):
+    # Of 125 000 pairs some go far around a hole: the bar of the least radius knows how far.
+    points = np.random.default_rng(seed).normal(size=(500, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    estimate = reach_from_samples(points, dimension=2, method="distortion")
+    assert abs(estimate.value - 1) <= estimate.error
+
+
 def test_paths_do_not_cross_a_gap_that_chance_does_not_leave(x64):
     # 200 samples of an arc whose ends are 13 mean distances apart: tau = sin(0.2).
     angle = 0.2 + (TURN - 0.4) * np.random.default_rng(1).uniform(size=200)

@@ -63,10 +63,13 @@ def evaluate(apply: Apply, params: Any, x: Array) -> Array:
     return apply(params, x)
 
 
-def network_of(log_prob: Any) -> tuple[Any, Any]:
-    """The function ``apply(params, x)`` and the parameters of a classifier; ValueError for any other one."""
+def network_of(log_prob: Any, needed: str = "parameters") -> tuple[Any, Any]:
+    """The function ``apply(params, x)`` and the parameters of a classifier.
+
+    ValueError for any other one, which says what is ``needed``.
+    """
     if isinstance(log_prob, Partial):
         parts = log_prob.args if log_prob.func is evaluate else (log_prob.func, *log_prob.args)
         if len(parts) == 2:
             return parts[0], parts[1]
-    raise ValueError("log_prob must be Partial(apply, params).")
+    raise ValueError(f"{needed} are needed: log_prob must be Partial(apply, params).")

@@ -214,7 +214,7 @@ def predictions(log_prob: Partial, images: Num[Any, "n *shape"]) -> Int[np.ndarr
 
 def layer(log_prob: Partial, method: str) -> Partial:
     """The ``"logits"`` or ``"features"`` of the network of a classifier, as a function of one image."""
-    apply, params = network_of(log_prob)
+    apply, params = network_of(log_prob, method)
     if not isinstance(apply, models.Apply):
         raise ValueError(f"{method} are needed: log_prob must be Partial(apply, params) of pure(network).")
     return Partial(evaluate, apply.of(method), params)

@@ -91,7 +91,7 @@ def spherical_distortion(
     tangent spaces and no longer than :func:`widest_gap`. An edge is shorter than the manifold along it, and
     gets the length of an arc: of the least curvature near it in one graph, of the largest in the other. Both
     make detours from sample to sample: by how much, pairs a few edges apart show, of which the first takes
-    many and the second few.
+    many and the second few. No pair far apart is taken to make a larger detour than the largest of these.
     """
     n = len(rows)
     k = min(NEIGHBOURS * count, n - 1)
@@ -111,12 +111,14 @@ def spherical_distortion(
     outer = _arc(length, np.maximum(high[first], high[second])) * (1 + (known.curvature * blur)[first])
     lower, upper = (shortest_paths(first, second, x, n) for x in (inner, outer))
     step = float(np.median(length))
-    least, detour = _detours(chords, lower, low, step)
+    least, detour, longest = _detours(chords, lower, low, step)
     # What blurs a point is normal to the manifold, and so to chords along it.
     off = blur[:, None] * np.minimum(sine + known.tilt[:, None], 1.0)
     pairs = np.triu_indices(n, 1)
     off, sine = (off + off.T)[pairs], np.maximum(sine, sine.T)[pairs]
-    chords, lower, upper = chords[pairs], lower[pairs] / (1 + detour), upper[pairs] / (1 + least)
+    chords, lower, upper = chords[pairs], lower[pairs], upper[pairs] / (1 + least)
+    # Of all pairs the least radius finds the one with the largest detour.
+    lower = np.minimum(lower / (1 + detour), lower - longest)
     value, largest = _radius(chords, (lower + upper) / 2), _radius(chords + off, lower)
     smallest = _radius(np.maximum(chords - off, 0.0), upper)
     facing = (value * 2 * FACING <= chords) & (off <= SOFT * chords)
@@ -179,15 +181,18 @@ def _arc(chord: np.ndarray, curvature: np.ndarray) -> np.ndarray:
 
 def _detours(
     chords: np.ndarray, paths: np.ndarray, curvature: np.ndarray, step: float
-) -> tuple[float, float]:
-    """By what share paths are too long, at least and at most, from pairs a few edges apart."""
+) -> tuple[float, float, float]:
+    """By what share paths of a few edges are too long, at least and at most, and by what length at most.
+
+    One hole that is gone around adds a length, many of them along a path a share.
+    """
     near = (chords >= NEAR[0] * step) & (chords <= NEAR[1] * step) & (paths <= 1.5 * chords)
     if not near.any():
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     i, _ = np.nonzero(near)
-    ratio = paths[near] / _arc(chords[near], curvature[i])
-    few, many = np.maximum(np.quantile(ratio, SHARES) - 1, 0.0)
-    return float(few), float(many)
+    arcs = _arc(chords[near], curvature[i])
+    few, many = np.maximum(np.quantile(paths[near] / arcs, SHARES) - 1, 0.0)
+    return float(few), float(many), float(np.max(paths[near] - arcs, initial=0.0))
 
 
 def shortest_paths(
