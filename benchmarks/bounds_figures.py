@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import latest, origin_words, run_command, table
+from command_results import latest, origin_words, run_study, table
 
 
 def markdown(record: dict[str, Any], origin: dict[str, Any]) -> str:
@@ -38,9 +38,7 @@ def main() -> None:
     options, others = parser.parse_known_args()
     origin = common.provenance()
     command = ["bounds", options.figure, "--preset", options.preset, *others]
-    record = run_command(command, options.runs, options.figure)
-    del record["arguments"]["out"]
-    record |= {"name": options.figure, "command": "manifold-jax " + " ".join(command)}
+    record = run_study(command, options.runs, options.figure, options.figure)
     common.write_json(options.out / f"{options.figure}.json", {"provenance": origin} | record)
     shutil.copy(latest(options.runs, f"{options.figure}.png"), options.out / f"{options.figure}.png")
     (options.out / f"{options.figure}.md").write_text(markdown(record, origin))

@@ -15,22 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import latest, origin_words, run_command, table
+from command_results import latest, origin_words, run_study, table
 
 
 def markdown(record: dict[str, Any], origin: dict[str, Any], picture: bool) -> str:
     """The table, its notes and its picture."""
-    rows = [{key: _escaped(value) for key, value in row.items()} for row in record["rows"]]
+    rows = record["rows"]
     lines = [f"# {record['title']}", "", f"By `{record['command']}`.", "", origin_words(origin), ""]
     lines += table(list(rows[0]), rows)
     if picture:
         lines += ["", f"![{record['title']}]({record['name']}.png)"]
     return "\n".join([*lines, "", *(f"- {note}" for note in record["notes"])]) + "\n"
-
-
-def _escaped(value: Any) -> Any:
-    """Bars of |H| would end a cell."""
-    return value.replace("|", "&#124;") if isinstance(value, str) else value
 
 
 def main() -> None:
@@ -45,10 +40,8 @@ def main() -> None:
     options, others = parser.parse_known_args()
     origin = common.provenance()
     command = ["calibrate", options.study, "--preset", options.preset, *others]
-    record = run_command(command, options.runs, options.study)
-    record["arguments"].pop("out", None)
     name = options.name or f"calibration_{options.study}"
-    record |= {"name": name, "command": "manifold-jax " + " ".join(command)}
+    record = run_study(command, options.runs, options.study, name)
     picture = latest(options.runs, f"{options.study}.png")
     common.write_json(options.out / f"{name}.json", {"provenance": origin} | record)
     if picture.exists():

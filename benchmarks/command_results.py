@@ -19,6 +19,13 @@ def run_command(arguments: Sequence[Any], out: Path, name: str) -> dict[str, Any
     return json.loads(latest(out, f"{name}.json").read_text())
 
 
+def run_study(command: Sequence[str], runs: Path, study: str, name: str) -> dict[str, Any]:
+    """The record of a study by the ``name`` of its results, with the command line that anyone can repeat."""
+    record = run_command(command, runs, study)
+    record["arguments"].pop("out", None)
+    return record | {"name": name, "command": "manifold-jax " + " ".join(command)}
+
+
 def latest(out: Path, name: str) -> Path:
     """The newest of the files of a name: results of other settings may have taken it."""
     stem, end = Path(name).stem, Path(name).suffix
@@ -53,10 +60,11 @@ def bootstrap(values: Any, statistic: Any = np.mean, *, seed: int = 0, draws: in
 
 
 def cell(value: Any, digits: int = 4) -> str:
-    """A value of a table."""
+    """A value of a table; bars of |H| would end it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    text = "-" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "&#124;")
 
 
 def table(columns: Sequence[str], rows: Sequence[dict[str, Any]], digits: int = 4) -> list[str]:

@@ -37,11 +37,11 @@ from manifold_jax.geometry.noise import (
 from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import (
     FIELDS,
-    LOST,
     Estimate,
     Fields,
     PointQuantities,
     extent_of,
+    has_no_digit,
     natural_scales,
     plain_fields,
     point_fields,
@@ -174,7 +174,7 @@ def curvature_scales(quantities: PointQuantities) -> Fields:
 def degenerate_points(quantities: PointQuantities) -> Array:
     """Where the metric has no digit left: its volume element vanishes to rounding."""
     volume = quantities.value.volume_element
-    return is_null(volume) | (LOST * quantities.rounding.volume_element >= volume)
+    return is_null(volume) | has_no_digit(volume, quantities.rounding.volume_element)
 
 
 def pointwise_estimates(

@@ -23,7 +23,7 @@ from manifold_jax.geometry.tensors import (
 )
 
 TENSOR_ROUNDINGS = 4  # roundings, in eps, of a contraction of small tensors relative to the size of its terms
-LOST = 8  # a volume element of so many times its error has no digit left: the metric is degenerate
+LOST = 8  # a volume element of so many times its error has no digit left
 JET_ROUNDINGS = 8  # roundings, in eps, of exact derivatives relative to their size
 
 
@@ -162,6 +162,11 @@ def plain_fields(gram: JetGram, c: Float[Array, "d d d d"]) -> tuple[Array, Arra
     """Volume element, S, |H| and |II| of one point, ``c`` its :func:`second_form_gram`."""
     mean, norm = traces(c)
     return point_volume_element(gram), mean - norm, safe_sqrt(mean) / c.shape[0], safe_sqrt(norm)
+
+
+def has_no_digit(volume_element: Array, error: Array) -> Bool[Array, "*shape"]:
+    """Where a volume element is lost in its error: as far as one can tell the metric is degenerate."""
+    return LOST * error >= volume_element
 
 
 def length_error(length: Array, squared: Array) -> Array:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights, cell_lengths
 from manifold_jax.geometry.pooling import neighbourhood_maximum
-from manifold_jax.geometry.quantities import LOST, TOTALS, Estimate, Fields, PointQuantities
+from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuantities, has_no_digit
 
 FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
 SPECTRAL_QUADRATURE = 8  # the same where the other axes are spectral
@@ -157,7 +157,7 @@ def totals_of(
     scale = jnp.abs(main.scalar_curvature) + FLAT * squared_norm
     volume_error = jnp.where(null & jnp.isnan(noise.volume_element), 0.0, noise.volume_element)
     # Where noise leaves nothing of the metric (a pole) S is all noise: it counts 0 up to what is next to it.
-    lost = ~null & (LOST * (volume_error + jnp.abs(volume - low.volume_element)) >= volume)
+    lost = ~null & has_no_digit(volume, volume_error + jnp.abs(volume - low.volume_element))
     size = jnp.abs(main.scalar_curvature) + noise.scalar_curvature + failing * squared_norm
     beside = neighbourhood_maximum(jnp.where(null | lost, jnp.nan, size), grid, (1,) * grid.ndim)
     lost &= jnp.isfinite(beside)

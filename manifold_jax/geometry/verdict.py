@@ -89,14 +89,14 @@ def _idle_axes(geometry: Any) -> tuple[str, ...]:
 def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
     """Axes to blame for a field that is not resolved, and a remedy."""
     resolved, failing = np.asarray(getattr(geometry, name).resolved), _failing(geometry, name)
-    noise, rounding, uneven = _noise_and_rounding(geometry, failing)
+    noise, rounding, noisy = _noise_and_rounding(geometry, failing)
     level = np.asarray(geometry.noise).max(axis=-1)
     # What is rough in one place only is not noise.
     rough = noise > NOISY and np.median(level[failing]) > ROUGH * np.median(level)
     for axes, cause, certain in _places(geometry, failing) if resolved.any() else ():
         if certain or rough:
             return axes, cause
-    if noise > max(NOISY, rounding) and not uneven:
+    if noisy:
         return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {SMOOTHER}"
     if rounding > max(NOISY, noise):
         single = np.asarray(geometry.volume_element.error).dtype == np.float32
@@ -106,8 +106,7 @@ def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
 
 def noise_dominates(geometry: Any, name: str) -> bool:
     """Whether noise of the samples is what keeps a field from being resolved."""
-    noise, rounding, uneven = _noise_and_rounding(geometry, _failing(geometry, name))
-    return noise > max(NOISY, rounding) and not uneven
+    return _noise_and_rounding(geometry, _failing(geometry, name))[2]
 
 
 def _failing(geometry: Any, name: str) -> np.ndarray:
@@ -119,12 +118,13 @@ def _failing(geometry: Any, name: str) -> np.ndarray:
 
 
 def _noise_and_rounding(geometry: Any, failing: np.ndarray) -> tuple[float, float, bool]:
-    """Shares of the bars that are noise and rounding, and whether the level is that of one axis: no noise."""
+    """Shares of the bars that are noise and rounding, and whether noise is to blame: not that of one axis."""
     if not failing.any():
         return 0.0, 0.0, False
     noise, rounding = (_share(geometry, part, failing) for part in (geometry.noise_bars, geometry.rounding))
     by_axis = np.median(np.asarray(geometry.noise)[failing], axis=0)
-    return noise, rounding, bool(by_axis.max() > ROUGH * by_axis.min())
+    uneven = by_axis.max() > ROUGH * by_axis.min()
+    return noise, rounding, bool(noise > max(NOISY, rounding) and not uneven)
 
 
 def _share(geometry: Any, part: Fields, failing: np.ndarray) -> float:

@@ -101,7 +101,7 @@ def _fit_neighbourhoods(
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), size), number)
     samples = sample_uniform(key, place, size)
     inside = np.ones(size, bool)
-    if d == 2 and not place.grid.axes[0].periodic and place.name.startswith("hyperboloid"):
+    if place.name.startswith("hyperboloid"):
         inside = np.abs(np.asarray(samples.coordinates[:, 0])) < WAIST
     rows = jnp.asarray(np.flatnonzero(inside)[: settings.rows])
     least = math.comb(d + 2, 2) + 1

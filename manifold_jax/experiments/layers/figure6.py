@@ -96,7 +96,7 @@ def _measured(cells: Cells, network: str, trial: Trial, step: int) -> Iterator[R
     pairs = [_coarse(chart.grid, settings.pairs) for chart in charts]
     for run, layers in enumerate(trial.layers(step)):
         # More steps of the same training and other checkpoints change nothing here.
-        same = settings._replace(steps=0, checkpoints=1, seeds=settings.seeds)
+        same = settings._replace(steps=0, checkpoints=1)
         cell = cell_name(settings=same._asdict(), step=step, run=run, figure=6, accuracy=ACCURACY)
         if cell not in cells:
             unions = measure_unions(charts, layers, pairs, accuracy=ACCURACY)
