@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import matmul
 from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights, cell_lengths
 from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuantities, has_no_digit
@@ -90,7 +91,7 @@ def _integral_estimate(
 
     total, change = integral(values), values - low
     stencil = factor * jnp.maximum(jnp.abs(integral(change)), CANCELLED * integral(jnp.abs(change)))
-    changes = [jnp.abs(rule @ _marginal(smooth, columns, k)) for k, rule in enumerate(rules.others)]
+    changes = [jnp.abs(matmul(rule, _marginal(smooth, columns, k))) for k, rule in enumerate(rules.others)]
     quadrature = sum(jnp.max(change) for change in changes)
     summation = jnp.finfo(values.dtype).eps * math.sqrt(values.size) * integral(jnp.abs(values))
     error = stencil + quadrature + integral(uncertain) + summation + kinks
