@@ -95,6 +95,16 @@ def test_the_level_of_white_noise(sigma):
     np.testing.assert_allclose(np.median(level, axis=(0, 1)), sigma * 3**0.5, rtol=0.15)
 
 
+def test_the_level_at_order_2_where_less_high_differences_see_signal(x64):
+    u = TURN * np.arange(48) / 48
+    t, sigma = u + 0.3 * np.sin(u), 3e-6
+    points = np.stack([np.cos(t), np.sin(t)], axis=-1)
+    points += sigma * np.random.default_rng(1).normal(size=points.shape)
+    ring = Grid((Axis("t", 0.0, TURN, 48, periodic=True),))
+    level = np.median(measure(points, ring, accuracy=2).noise)
+    np.testing.assert_allclose(level, sigma * 2**0.5, rtol=0.4)
+
+
 def test_the_level_of_rounded_samples(x64):
     step = 1 / 256
     points = np.round(torus_points() / step) * step

@@ -35,6 +35,10 @@ BEYOND = 6
 """Order of the difference above that of the stencil: what it leaves of a smooth signal is then far below the
 error of the stencil, in second derivatives too."""
 
+LEAST_DIFFERENCE = 10
+"""Least order of the difference where there are samples for it: one of order 8 passes little noise for signal
+that is still in the difference of order 6."""
+
 SPECTRAL_DIFFERENCES = 16, 48
 """Least and largest order of the difference along a spectral axis, which leaves the highest modes alone."""
 
@@ -84,10 +88,13 @@ def difference_orders(grid: Grid, stencil: Stencil) -> tuple[int, ...]:
     """Order of the difference along every axis; 0 where samples are too few to tell noise from signal."""
 
     def order(axis: Axis, accuracy: int | str) -> int:
-        least, largest = SPECTRAL_DIFFERENCES
-        wanted = max(least, min(axis.size - 1, largest)) if accuracy == "spectral" else int(accuracy) + BEYOND
-        most = min(wanted, axis.size - 1)
-        return most if most >= wanted - 2 else 0
+        if accuracy == "spectral":
+            enough, largest = SPECTRAL_DIFFERENCES
+        else:
+            enough = int(accuracy) + BEYOND
+            largest = max(enough, LEAST_DIFFERENCE)
+        most = min(largest, axis.size - 1)
+        return most if most >= enough - 2 else 0
 
     return tuple(order(axis, spec[0]) for axis, spec in zip(grid.axes, stencil, strict=True))
 
