@@ -312,6 +312,11 @@ CALLS = [
         {"x": X, "y": X + 1, "frame": np.eye(1, 3, dtype=np.float32)},
         {"y": "reals of R^3", "frame": "reals of R^3", "x": "reals of R^3"},
     ),
+    (
+        mj.reach_field,
+        {"points": CLOUD, "tangents": CLOUD[:, None]},
+        {"points": "cloud", "tangents": "finite", "temperature": "positive", "block_size": "whole"},
+    ),
     # methods and constructors
     (
         mj.Axis.from_samples,

@@ -28,8 +28,10 @@ from manifold_jax.geometry.normal_curvature import normal_curvature as normal_cu
 from manifold_jax.geometry.normal_curvature import normal_curvature_bounds as normal_curvature_bounds
 from manifold_jax.geometry.quantities import Estimate as Estimate
 from manifold_jax.geometry.reach import Reach as Reach
+from manifold_jax.geometry.reach import ReachField as ReachField
 from manifold_jax.geometry.reach import distortion_radius as distortion_radius
 from manifold_jax.geometry.reach import reach as reach
+from manifold_jax.geometry.reach import reach_field as reach_field
 from manifold_jax.geometry.reach import reach_from_samples as reach_from_samples
 from manifold_jax.geometry.reach import tangent_ball_radius as tangent_ball_radius
 from manifold_jax.geometry.report import Geometry as Geometry

@@ -161,7 +161,7 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
         return jnp.where(jnp.isfinite(values), values, jnp.finfo(values.dtype).max)
 
     if tile == n:
-        values, rows = _top(among(samples), count)
+        values, rows = least_columns(among(samples), count)
         return values, rows.astype(int)
 
     def merge(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
@@ -170,7 +170,7 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
         values = among(jax.lax.dynamic_slice_in_dim(samples, start, tile))
         rows = start + jnp.arange(tile)
         values = jnp.where(rows < number * tile, jnp.inf, values)
-        values, columns = _top(values, min(count, tile))
+        values, columns = least_columns(values, min(count, tile))
         values = jnp.concatenate([best[0], values], axis=1)
         index = jnp.concatenate([best[1], rows[columns].astype(best[1].dtype)], axis=1)
         values, place = _least(values, count)
@@ -180,7 +180,7 @@ def _smallest(samples: Array, queries: Array, count: int, tile: int, squares: An
     return jax.lax.scan(merge, begin, jnp.arange(-(-n // tile)))[0]
 
 
-def _top(values: Array, count: int) -> tuple[Array, Array]:
+def least_columns(values: Array, count: int) -> tuple[Array, Array]:
     """Smallest entries of each row: they lie in the ``count`` groups of smallest minima."""
     q, n = values.shape
     if n % _GROUP or n // _GROUP < 2 * count:

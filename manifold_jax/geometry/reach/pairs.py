@@ -8,6 +8,7 @@ which never lengthens a distance: what lies beyond twice the radius already know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -76,14 +77,35 @@ class Side(NamedTuple):
     half_cell: Float[Any, "a"]
 
 
-def _direct(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[Any]]:
-    """Squared chords, distances to the tangent span and coordinates there, in one fused loop."""
+class PairSquares(NamedTuple):
+    """What tangent balls of points x and y are made of, ``(a, b)`` each.
+
+    |y - x|^2; the squared distance of y - x to the tangent span at x; the d coordinates of y - x there; the
+    rounding error of both squares, and that of lengths relative to |y - x|.
+    """
+
+    chord: Float[Array, "a b"]
+    normal: Float[Array, "a b"]
+    along: Sequence[Any]
+    rounding: Float[Array, "a b"]
+    relative: Any
+
+
+def pair_squares(
+    x: Float[Array, "a f"], frames: Float[Array, "a d f"], y: Float[Array, "b f"]
+) -> PairSquares:
+    """Squares of all pairs, of short points by differences, which cancel nothing, else by matrix products."""
+    return (_direct if x.shape[1] <= DIRECT_FEATURES else _by_products)(x, frames, y)
+
+
+def _direct(x: Array, frames: Array, y: Array) -> PairSquares:
+    """Feature by feature, in one fused loop."""
     d, f = frames.shape[1:]
     v = [y[None, :, c] - x[:, None, c] for c in range(f)]
     along = [sum(frames[:, k, c, None] * v[c] for c in range(f)) for k in range(d)]
     rest = [v[c] - sum(frames[:, k, c, None] * along[k] for k in range(d)) for c in range(f)]
     chord, normal = (jnp.asarray(sum(entry**2 for entry in vector)) for vector in (v, rest))
-    return chord, normal, along
+    return PairSquares(chord, normal, along, jnp.zeros_like(chord), 4 * jnp.finfo(chord.dtype).eps)
 
 
 def _product_rounding(points: Array) -> float:
@@ -91,10 +113,10 @@ def _product_rounding(points: Array) -> float:
     return float(jnp.finfo(points.dtype).eps) * (8 + points.shape[1] ** 0.5)
 
 
-def _by_products(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[Array], Array]:
-    """The same by matrix products, |P v|^2 = |v|^2 - |Q^T v|^2, centred on the tile; and their rounding."""
+def _by_products(x: Array, frames: Array, y: Array) -> PairSquares:
+    """|P v|^2 = |v|^2 - |Q^T v|^2, centred on the points x, which may be close."""
     a, d, f = frames.shape
-    centre = jnp.mean(x, axis=0)
+    centre = jax.lax.stop_gradient(jnp.mean(x, axis=0))
     x, y = x - centre, y - centre
     products = matmul(jnp.concatenate([x, frames.reshape(a * d, f)]), y.T)
     sizes = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
@@ -102,7 +124,8 @@ def _by_products(x: Array, frames: Array, y: Array) -> tuple[Array, Array, list[
     here = jnp.einsum("adf,af->ad", frames, x, precision=HIGHEST)
     along = products[a:].reshape(a, d, -1) - here[:, :, None]
     normal = jnp.maximum(chord - jnp.sum(along * along, axis=1), 0.0)
-    return chord, normal, list(jnp.moveaxis(along, 1, 0)), _product_rounding(x) * sizes
+    rounding = jax.lax.stop_gradient(_product_rounding(x) * sizes)
+    return PairSquares(chord, normal, list(jnp.moveaxis(along, 1, 0)), rounding, 0.0)
 
 
 @jax.jit
@@ -112,12 +135,7 @@ def screen(
     """Mask of the pairs of a tile to compute again, and the best sure radius of every row after ``best``."""
     frames, tilt, curvature, cones = tangents
     longest, separation, slack = limits
-    if rows.points.shape[1] <= DIRECT_FEATURES:
-        chord, normal, along = _direct(rows.points, frames, columns.points)
-        rounding, relative = jnp.zeros_like(chord), 4 * jnp.finfo(chord.dtype).eps
-    else:
-        chord, normal, along, rounding = _by_products(rows.points, frames, columns.points)
-        relative = 0.0
+    chord, normal, along, rounding, relative = pair_squares(rows.points, frames, columns.points)
     if cones is not None:
         normal = normal + squared_distance(cones, along, jnp)
         rounding = 2 * rounding

@@ -70,8 +70,8 @@ def reach(  # noqa: PLR0913
     """Reach of a manifold or a union of manifolds, with witnesses.
 
     The search runs on the host, tile by tile; a pair of points is left out only where a rigorous bound
-    excludes it. It cannot be traced by ``jit``; for a differentiable ratio of given pairs use
-    :func:`tangent_ball_radius`.
+    excludes it. It cannot be traced by ``jit``; for a differentiable ratio of all pairs use
+    :func:`reach_field`, of given ones :func:`tangent_ball_radius`.
 
     Args:
         points_or_manifold: As in :func:`measure`, or a sequence of Manifolds, or of arrays on one
