@@ -57,7 +57,8 @@ def test_curve_with_every_file(tmp_path):
     out = tmp_path / "new" / "folder"
     result = run("ellipse", "--samples", "angle=24", "--out", out)
     assert result.exit_code == 0, result.output
-    assert names(out) == {"geometry.nc", "reach.nc", "reach.png", "summary.json", "summary.txt"} | PLOTS
+    files = {"geometry.nc", "geometry_stencil.nc", "reach.nc", "reach.png", "exact_vs_stencil.png"}
+    assert names(out) == files | {"summary.json", "summary.txt"} | PLOTS
     assert "truth: 9.6884" in text(result)
     assert str(out) in text(result)
     summary = json.loads((out / "summary.json").read_text())
@@ -70,7 +71,7 @@ def test_curve_with_every_file(tmp_path):
     assert entry["totals"]["total_volume"]["unit"] == "ℓ"
     assert entry["fields"]["mean_curvature"]["verdict"]["sentence"]
     assert set(entry["fields"]["mean_curvature"]["quantiles"]) == {"0.05", "0.25", "0.5", "0.75", "0.95"}
-    assert entry["seconds"]["stencil"] > 0
+    assert min(entry["seconds"][stage] for stage in ("exact", "stencil")) > 0
     geometry = load_geometry(out / "geometry.nc")
     assert geometry.grid.shape == (24,)
     written = (out / "summary.txt").read_text(encoding="utf-8")
@@ -86,6 +87,7 @@ def test_curve_with_every_file(tmp_path):
 @pytest.mark.slow
 def test_noise_and_smoothing(tmp_path):
     options = ("ellipse", "--samples", "angle=24", "--no-plots", "--no-reach", "--smooth", 5)
+    options += ("--stencils",)
     result = run(*options, "--noise", 0.003, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "stencils of order 4 (smooth 5)" in text(result)
@@ -99,17 +101,31 @@ def test_noise_and_smoothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_exact_compares_and_a_later_run_removes_what_it_did_not_write(tmp_path):
-    result = run(*SPRITES, "--exact", "--out", tmp_path)
+def test_exact_values_with_stencils_beside_them_and_the_other_way_round(tmp_path):
+    result = run(*SPRITES, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert {"exact_vs_stencil.png", "geometry_stencil.nc"} <= names(tmp_path)
-    assert "stencil against exact" in text(result)
+    assert "; automatic differentiation" in text(result)
+    assert "stencils of order 4 beside the exact values" in text(result)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["manifolds"][0]["exact"]
-    assert summary["manifolds"][0]["stencil_against_exact"]["volume_element"]["coverage"] == 1.0
-    assert load_geometry(tmp_path / "geometry.nc").exact
-    assert run(*SPRITES, "--no-plots", "--out", tmp_path).exit_code == 0
-    assert names(tmp_path) == {"geometry.nc", "summary.json", "summary.txt"}
+    row = summary["manifolds"][0]["stencil_against_exact"]["volume_element"]
+    assert row["coverage"] == row["within"] == 1.0
+    exact, stencil = (load_geometry(tmp_path / f"geometry{which}.nc") for which in ("", "_stencil"))
+    assert exact.exact
+    assert stencil.stencil == ((4, 1),)
+    # The other way round, over the same folder: what it did not write is removed.
+    result = run(*SPRITES, "--stencils", "--no-plots", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path) == {"geometry.nc", "geometry_exact.nc", "summary.json", "summary.txt"}
+    assert "; stencils of order 4" in text(result)
+    assert "stencils of order 4 beside the exact values" in text(result)
+    assert load_geometry(tmp_path / "geometry.nc") == stencil
+    assert load_geometry(tmp_path / "geometry_exact.nc") == exact
+    swapped = json.loads((tmp_path / "summary.json").read_text())
+    assert not swapped["manifolds"][0]["exact"]
+    key = "stencil_against_exact"
+    assert swapped["manifolds"][0][key] == summary["manifolds"][0][key]
 
 
 def test_sprites_in_the_default_folder(tmp_path, monkeypatch):
@@ -118,6 +134,7 @@ def test_sprites_in_the_default_folder(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert names(tmp_path / "runs" / "measure-sprites-ellipse") == {
         "geometry.nc",
+        "geometry_stencil.nc",
         "summary.json",
         "summary.txt",
     }
@@ -199,19 +216,20 @@ def test_interrupted_and_called_again_it_goes_on(tmp_path, monkeypatch, watched)
     result = run(*arguments)
     assert result.exit_code == 130, result.output
     assert "manifold-jax measure sprites" in text(result)
-    assert [name.split("-")[0] for name in names(tmp_path)] == ["partial"]
-    assert all(name.endswith(".npz") for name in names(tmp_path))
+    assert {name.split("-")[0] for name in names(tmp_path)} == {"finished", "partial"}  # exact, stencils
+    assert {name.rsplit(".")[-1] for name in names(tmp_path)} == {"nc", "npz"}
     monkeypatch.setattr(measure_command, "measure", original)
     second, _ = watched()
     result = run(*arguments)
     assert result.exit_code == 0, result.output
+    assert first.seen[0] == 16, "all points exactly"
     assert second.seen[0] > first.seen[2], "what was done is kept"
-    assert names(tmp_path) == {"geometry.nc", "summary.json", "summary.txt"}
+    assert names(tmp_path) == {"geometry.nc", "geometry_stencil.nc", "summary.json", "summary.txt"}
 
 
 @pytest.mark.slow
 def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
-    arguments = (*SPRITES, "--exact", "--no-plots", "--out", tmp_path)
+    arguments = (*SPRITES, "--no-plots", "--out", tmp_path)
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -234,13 +252,13 @@ def test_a_finished_stage_of_another_manifold_is_not_taken(tmp_path, monkeypatch
     others = (), ("--fixed", "y=6"), ("--blur", "1.5"), ("--range", "x=5:9"), ("--shape", "square")
     for number, other in enumerate(others, 1):
         assert run(*SPRITES, *other, "--no-plots", "--out", tmp_path).exit_code == 130
-        assert len(names(tmp_path)) == number
+        assert len(names(tmp_path)) == 2 * number
     # the same options and another file, as of COIL-20
     built = measure_data.build("sprites", {"axes": ("x",), "size": 16, "samples": {"x": 16}})[0]
     other = dataclasses.replace(built, embedding=lambda u: 0.5 * built.embedding(u))
     monkeypatch.setattr(measure_command, "build", lambda *_: (other,))
     assert run(*SPRITES, "--no-plots", "--out", tmp_path).exit_code == 130
-    assert len(names(tmp_path)) == len(others) + 1
+    assert len(names(tmp_path)) == 2 * len(others) + 2
 
 
 @pytest.mark.parametrize(
@@ -269,6 +287,7 @@ def test_a_finished_stage_of_another_manifold_is_not_taken(tmp_path, monkeypatch
         (["torus", "--accuracy", "4,4,4"], "accuracy must be one, or one per axis"),
         (["swiss_roll", "--accuracy", "spectral"], "needs a periodic axis"),
         (["torus", "--noise", "0.1", "--exact"], "--noise is that of samples"),
+        (["torus", "--noise", "0.1"], "torus is differentiated exactly: add --stencils"),
         (["torus", "--noise", "inf"], "--noise must be"),
         (["torus", "--tolerance", "2"], "--tolerance must lie between 0 and 1"),
         (["coil20", "--object", "21", "--data", "."], "from 1 to 20"),

@@ -382,6 +382,7 @@ COMMANDS = [
     (["few.csv", "--dimension", "2"], "--dimension must be a whole number, from 1 to 1"),
     (["few.csv", "--stride", "2"], "--stride is for points on a grid"),
     (["few.csv", "--exact"], "--exact is for points on a grid"),
+    (["few.csv", "--stencils"], "--stencils is for points on a grid"),
     (["few.csv", "--axis", "a=0:1"], "--axis does not apply to few.csv"),
     (["empty"], "holds no PNG, JPEG or TIFF images"),
     (["empty", "--cloud"], "--cloud does not apply to empty"),

@@ -1,5 +1,6 @@
 """Verdicts name the cause of a failure at the points that fail, and what they advise helps."""
 
+import dataclasses
 import math
 import re
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from manifold_jax import Axis, Grid, datasets, measure, suggest_stencil
+from manifold_jax import Axis, Estimate, Grid, datasets, measure, suggest_stencil
 
 TURN = 2 * math.pi
 
@@ -196,3 +197,75 @@ def test_an_axis_of_an_array_along_which_nothing_changes_is_named():
     points = np.broadcast_to(grid.axes[1].samples()[:, None], (16, 12, 2))
     assert measure(points, grid).verdict("total_volume").axes == ("angle",)
     assert "nothing changes" not in measure(np.ones((16, 12, 2)), grid).verdict("total_volume").sentence
+
+
+def judged(value, error, norm):
+    """The verdict on S of values and bars, and on a total of it, of a geometry made of them."""
+    shape = (8, 8)
+    base = measure(lambda u: jnp.stack([u[0], u[1], u[0] ** 2]), grid(8, 8, periodic=False), exact=True)
+
+    def everywhere(number, bar):
+        return Estimate(jnp.full(shape, number), jnp.full(shape, bar), jnp.full(shape, bar <= 0.1 * norm**2))
+
+    changed = dataclasses.replace(
+        base,
+        volume_element=everywhere(1.0, 0.0),
+        second_form_norm=everywhere(norm, 0.0),
+        scalar_curvature=everywhere(value, error),
+        total_volume=Estimate(jnp.asarray(2.0), jnp.asarray(0.0), jnp.asarray(True)),
+        total_scalar_curvature=Estimate(*map(jnp.asarray, (2 * value, 2 * error, True))),
+    )
+    return changed.verdict("scalar_curvature"), changed.verdict("total_scalar_curvature")
+
+
+def test_a_value_whose_sign_is_open_is_not_called_resolved():
+    # Bars of 5 % of |II|^2 are small, and say nothing of the sign of a smaller value.
+    for verdict in judged(0.04, 0.2, 2.0):
+        assert not verdict.resolved
+        assert verdict.share == 0.0
+        assert verdict.sentence.startswith("not resolved: its sign is open")
+    for verdict in judged(0.3, 0.2, 2.0):
+        assert verdict.resolved
+        assert not verdict.zero
+        assert "resolved" in verdict.sentence
+
+
+def test_what_is_0_within_a_hundredth_is_said_to_be():
+    field, total = judged(0.004, 0.02, 2.0)  # 0.024 of 4 is 0.6 %
+    assert field.resolved
+    assert field.zero
+    assert field.sentence == "0 within 0.6% of |II|² at 100.0% of the points."
+    assert total.zero
+    assert total.sentence == "0 within 0.6% of ∫ |II|² dV."
+    assert "within 0.7% of" in judged(0.0041, 0.02, 2.0)[0].sentence  # rounded up, never down
+    assert not judged(0.004, 0.04, 2.0)[0].resolved  # 1.1 %
+
+
+def test_both_signs_and_the_zero_between_them():
+    torus_of_rows = measure(datasets.torus(size=(16, 16)), exact=True)  # S = 0 on two rows of samples
+    value, error, _ = map(np.asarray, torus_of_rows.scalar_curvature)
+    crossing = np.mean(np.abs(value) <= error)
+    assert crossing == 2 / 16
+    verdict = torus_of_rows.verdict("scalar_curvature")
+    assert verdict.resolved
+    assert not verdict.zero
+    assert verdict.sentence.startswith("resolved at 87.5% of the points, 0 within ")
+    assert verdict.sentence.endswith("of |II|² at 12.5%.")
+
+
+def test_a_plane_has_no_scale_but_its_own():
+    plane = measure(lambda u: jnp.stack([u[0], u[1], u[0] - u[1]]), grid(8, 8, periodic=False), exact=True)
+    for name in ("scalar_curvature", "total_scalar_curvature"):
+        verdict = plane.verdict(name)
+        assert verdict.resolved
+        assert "0 within its bar, like |II|" in verdict.sentence
+
+
+def test_a_coarse_quadrature_of_exact_values_is_blamed_on_its_axis():
+    coarse = measure(datasets.hyperboloid(size=(7, 64)), exact=True, tolerance=0.01)
+    verdict = coarse.verdict("total_scalar_curvature")
+    assert not verdict.resolved
+    assert verdict.axes == ("meridian",)
+    assert verdict.sentence == "not resolved: the integral needs more samples of meridian."
+    fine = measure(datasets.hyperboloid(size=(33, 64)), exact=True, tolerance=0.01)
+    assert fine.verdict("total_scalar_curvature").resolved

@@ -51,11 +51,10 @@ from manifold_jax.geometry.quantities import (
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Spec, Stencil, fewest_samples, reaches
 from manifold_jax.geometry.tensors import is_null, second_form_gram, unpack_gram
-from manifold_jax.geometry.totals import Quadrature, quadrature, totals_of
+from manifold_jax.geometry.totals import Quadrature, quadrature_of, totals_of
 from manifold_jax.geometry.windows import BlockGrams, BlockPlan, plan_blocks
 
 SAFETY = 3.0  # factor on the estimated error; its coverage and sharpness are benchmarked
-EXACT_QUADRATURE = 4  # order of the quadrature of exact quantities on open axes
 LEFT_OUT = 3  # least number of the highest modes that the comparison of a spectral axis leaves out
 PROBED_BLOCKS = 6  # blocks from which the sensitivity to each axis is taken: medians need no more
 PROBED_POINTS = 64  # points of each of them at most
@@ -254,8 +253,7 @@ def estimates(
     tolerance: float,
 ) -> tuple[Fields, dict[str, Estimate]]:
     """Error bars of the fields, and the totals by name; without a stencil the fields are exact."""
-    orders = [spec[0] for spec in stencil] if stencil else [EXACT_QUADRATURE] * grid.ndim
-    rules = quadrature(grid, orders, quantities.extent.dtype)
+    rules = quadrature_of(grid, stencil, quantities.extent.dtype)
     return _estimates(quantities, noise, rules, tolerance, skeleton(grid), radii, factor)
 
 

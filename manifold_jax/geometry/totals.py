@@ -16,8 +16,10 @@ from manifold_jax._linalg import matmul
 from manifold_jax.geometry.grid import Accuracy, Axis, DType, Grid, axis_weights, cell_lengths
 from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import TOTALS, Estimate, Fields, PointQuantities, has_no_digit
+from manifold_jax.geometry.stencil import Stencil
 
 FLAT = 0.01  # share of |II|^2 below which a total of the scalar curvature counts as that of something flat
+EXACT_QUADRATURE = 4  # order of the quadrature of exact quantities on open axes
 SPECTRAL_QUADRATURE = 8  # the same where the other axes are spectral
 CANCELLED = 0.1  # share of the difference of two stencils that counts where it cancels in the integral
 CUT = 0.2  # share of the jumps of the slope at S = 0 that counts as error: what follows is a power of h less
@@ -67,6 +69,18 @@ def quadrature(grid: Grid, orders: Sequence[Accuracy], dtype: DType) -> Quadratu
     return Quadrature(column(axis_weights), column(alternatives), column(lambda axis, _: cell_lengths(axis)))
 
 
+def quadrature_of(grid: Grid, stencil: Stencil | None, dtype: DType) -> Quadrature:
+    """Quadrature of the orders of a stencil; without one the quantities are exact."""
+    orders = [spec[0] for spec in stencil] if stencil else [EXACT_QUADRATURE] * grid.ndim
+    return quadrature(grid, orders, dtype)
+
+
+def quadrature_changes(values: Array, rules: Quadrature) -> list[Array]:
+    """By axis, the largest change of an integral when another rule is taken along it."""
+    marginals = (_marginal(values, rules.weights, k) for k in range(len(rules.weights)))
+    return [jnp.max(jnp.abs(matmul(rule, x))) for rule, x in zip(rules.others, marginals, strict=True)]
+
+
 def _marginal(values: Array, columns: Sequence[Array], axis: int) -> Float[Array, "n"]:
     """Integral over all axes but one."""
     for k in reversed(range(len(columns))):
@@ -91,8 +105,7 @@ def _integral_estimate(
 
     total, change = integral(values), values - low
     stencil = factor * jnp.maximum(jnp.abs(integral(change)), CANCELLED * integral(jnp.abs(change)))
-    changes = [jnp.abs(matmul(rule, _marginal(smooth, columns, k))) for k, rule in enumerate(rules.others)]
-    quadrature = sum(jnp.max(change) for change in changes)
+    quadrature = sum(quadrature_changes(smooth, rules))
     summation = jnp.finfo(values.dtype).eps * math.sqrt(values.size) * integral(jnp.abs(values))
     error = stencil + quadrature + integral(uncertain) + summation + kinks
     finite = jnp.isfinite(total) & jnp.isfinite(error)

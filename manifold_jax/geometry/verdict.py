@@ -10,10 +10,12 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields, finite_median, natural_scales
 from manifold_jax.geometry.stencil import halo
+from manifold_jax.geometry.totals import FLAT, quadrature_changes, quadrature_of
 
 ENOUGH = 0.95  # share of points that must be resolved for a quantity to count as resolved
 MOST = 0.5  # share of points that decides what is said of all: below it a quantity is "not resolved"
@@ -24,6 +26,7 @@ LOCAL = 0.5  # largest share of an axis on which failing points count as those o
 HELD = 0.8  # share of the failing points that must lie there
 SPECTRAL_ORDER = 10  # order of convergence expected of a spectral axis, for the advice how far to refine
 PER_ORDER = 4  # samples of an axis for each order of convergence that the advice counts on
+ROUNDING = 1e-6  # of a share in float32, which does not count when it is rounded up
 REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less changes nothing, more is a guess
 
 SMOOTHER = "take a larger stride, a lower accuracy or smooth= (suggest_stencil tries them)"
@@ -33,17 +36,24 @@ SMOOTHER = "take a larger stride, a lower accuracy or smooth= (suggest_stencil t
 class Verdict(NamedTuple):
     """Whether a quantity can be trusted on this grid.
 
+    A bar may be small next to |II|^2 and include 0, so that the sign of S is open. Then S is said to be 0
+    within a share of |II|^2 if that is at most 1 %, and else not to be resolved.
+
     Attributes:
-        resolved: At least 95 % of the points (or the total) have a bar below the tolerance.
-        share: Share of resolved points among those where the quantity is defined.
+        resolved: At least 95 % of the points (or the total) have a bar below the tolerance, and most of them
+            a sign or the value 0 within 1 % of |II|^2.
+        share: Share of the points, among those where the quantity is defined, whose bar is below the
+            tolerance and whose value has a sign or is 0 within 1 % of |II|^2.
         axes: Names of the axes to blame, the worst first.
         sentence: All of this in words.
+        zero: Whether it is 0 at most points, within 1 % of |II|^2.
     """
 
     resolved: bool
     share: float
     axes: tuple[str, ...]
     sentence: str
+    zero: bool = False
 
 
 def judge(geometry: Any, name: str) -> Verdict:
@@ -52,7 +62,7 @@ def judge(geometry: Any, name: str) -> Verdict:
         why = f"nothing changes along {' and '.join(idle)}, leave it out of the grid"
         return Verdict(False, 0.0, idle, f"not resolved: {why}.")
     estimate = getattr(geometry, name)
-    value, resolved = np.asarray(estimate.value), np.asarray(estimate.resolved)
+    value, small = np.asarray(estimate.value), np.asarray(estimate.resolved)
     defined = ~np.isnan(value)
     if not defined.any():
         lost = np.isfinite(np.asarray(geometry.volume_element.value)).all()
@@ -60,22 +70,68 @@ def judge(geometry: Any, name: str) -> Verdict:
             "the metric is degenerate on the whole grid" if lost else "points or their squares are not finite"
         )
         return Verdict(False, 0.0, (), f"not defined{'' if name in TOTALS else ' anywhere'}: {why}.")
-    share = float(resolved[defined].mean())
     missing = 1 - float(defined.mean())
     note = ""
     if missing > 0:
         lost = np.isfinite(np.asarray(geometry.volume_element.value)[~defined]).all()
         why = "degenerate metric" if lost else "points or their squares are not finite"
         note = f" Undefined at {missing:.1%} of the points ({why})."
-    if share >= ENOUGH:
-        where = "resolved." if name in TOTALS else f"resolved at {share:.1%} of the points."
-        return Verdict(True, share, (), where + note)
-    field = name
-    if name in TOTALS:
-        field = "volume_element" if name == "total_volume" else "scalar_curvature"
-    axes, cause = _blame(geometry, field)
+    unsigned, within = _open_signs(geometry, name)
+    flat, blind = small & (within <= FLAT), small & unsigned & ~(within <= FLAT)
+    shares = [float(mask[defined].mean()) for mask in (small & ~unsigned, flat, blind)]
+    signed, zero, lost = shares
+    share = signed + zero
+    if share + lost >= ENOUGH and lost <= MOST:
+        where = _resolved_words(shares, float(np.max(within[flat], initial=0.0)), name in TOTALS)
+        return Verdict(True, share, (), f"{where}.{note}", zero > MOST)
+    axes, cause = _blame(geometry, name)
     where = "not resolved" if share < MOST else f"resolved at only {share:.0%} of the points"
-    return Verdict(False, share, axes, f"{where}: {cause}." + note)
+    if lost > max(MOST, 1 - share - lost):
+        where += ": its sign is open" if name in TOTALS else f": its sign is open at {lost:.0%} of the points"
+        return Verdict(False, share, axes, f"{where}, {cause}.{note}")
+    return Verdict(False, share, axes, f"{where}: {cause}.{note}")
+
+
+def _open_signs(geometry: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where the bar of S or of a total of it includes 0, and there the share of |II|^2 within which it is 0.
+
+    Infinite elsewhere. Where |II| cannot be told from 0 either, the bar of S is as small as a bar can be.
+    """
+    value, error, _ = map(np.asarray, getattr(geometry, name))
+    if "curvature" not in name or (name in FIELDS and name != "scalar_curvature"):
+        return np.zeros(value.shape, bool), np.full(value.shape, np.inf)
+    norm, bar, _ = map(np.asarray, geometry.second_form_norm)
+    scale, plane = norm**2.0, norm <= bar
+    if name in TOTALS:
+        # Its mean over the volume, times the volume.
+        volume = np.asarray(geometry.volume_element.value)
+        known = np.isfinite(scale) & np.isfinite(volume)
+        weights = np.where(known, volume, 0.0)
+        mean = np.sum(weights * np.where(known, scale, 0.0)) / max(np.sum(weights), np.finfo(float).tiny)
+        scale, plane = mean * np.asarray(geometry.total_volume.value), plane[known].all()
+    unsigned = (np.abs(value) <= error) & (error > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        within = np.where(plane, 0.0, (np.abs(value) + error) / scale)
+    return unsigned, np.where(unsigned & ~np.isnan(within), within, np.inf)
+
+
+def _resolved_words(shares: list[float], within: float, total: bool) -> str:
+    """What is said of a quantity that is resolved: where it has a sign, where it is 0, where that is open."""
+    signed, zero, lost = shares
+    square = "∫ |II|² dV" if total else "|II|²"
+    level = f"0 within {_rounded_up(within)} of {square}" if within else "0 within its bar, like |II|"
+    if total:
+        return level if zero else "resolved"
+    parts = [("resolved", signed), (level, zero), ("of open sign", lost)]
+    words = [f"{word} at {share:.1%}" for word, share in parts if share or (word == "resolved" and not zero)]
+    return ", ".join([f"{words[0]} of the points", *words[1:]])
+
+
+def _rounded_up(share: float) -> str:
+    """A share in per cent, to one digit and never less than it is."""
+    power = math.floor(math.log10(100 * share))
+    digit = math.ceil(100 * share / 10.0**power * (1 - ROUNDING))
+    return f"{digit * 10.0**power:.{max(0, -power)}f}%"
 
 
 def _idle_axes(geometry: Any) -> tuple[str, ...]:
@@ -87,7 +143,11 @@ def _idle_axes(geometry: Any) -> tuple[str, ...]:
 
 
 def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
-    """Axes to blame for a field that is not resolved, and a remedy."""
+    """Axes to blame for a quantity that is not resolved, and a remedy."""
+    if name in TOTALS:
+        total, name = name, "volume_element" if name == "total_volume" else "scalar_curvature"
+        if axes := _coarse_integral(geometry, total, name):
+            return axes, f"the integral needs more samples of {' and '.join(axes)}"
     resolved, failing = np.asarray(getattr(geometry, name).resolved), _failing(geometry, name)
     noise, rounding, noisy = _noise_and_rounding(geometry, failing)
     level = np.asarray(geometry.noise).max(axis=-1)
@@ -100,8 +160,22 @@ def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
         return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {SMOOTHER}"
     if rounding > max(NOISY, noise):
         single = np.asarray(geometry.volume_element.error).dtype == np.float32
+        if geometry.exact and not single:
+            return (), "rounding of float64 dominates"
         return (), f"rounding dominates, {'measure in float64' if single else 'take a larger stride'}"
     return _too_coarse(geometry, name)
+
+
+def _coarse_integral(geometry: Any, total: str, name: str) -> tuple[str, ...]:
+    """Names of the axes whose quadrature makes most of the bar of a total, the worst first; empty if none."""
+    volume, error = np.asarray(geometry.volume_element.value), float(getattr(geometry, total).error)
+    density = volume if name == "volume_element" else np.asarray(geometry.scalar_curvature.value) * volume
+    rules = quadrature_of(geometry.grid, geometry.stencil, volume.dtype)
+    changes = np.array(quadrature_changes(jnp.asarray(np.where(np.isfinite(density), density, 0.0)), rules))
+    if not changes.sum() > MOST * error:
+        return ()
+    worst = [k for k in np.argsort(-changes) if changes[k] >= GUILTY * changes.max()]
+    return tuple(geometry.grid.names[k] for k in worst)
 
 
 def noise_dominates(geometry: Any, name: str) -> bool:

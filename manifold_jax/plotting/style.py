@@ -153,6 +153,7 @@ class Comparison(NamedTuple):
         high: 95 % quantile of the same.
         sharpness: Median of bar / error over the resolved points.
         resolved: Share of resolved points.
+        within: Share of all points whose error is within the bar.
     """
 
     coverage: float
@@ -160,6 +161,7 @@ class Comparison(NamedTuple):
     high: float
     sharpness: float
     resolved: float
+    within: float
 
 
 def compare(stencil: Geometry, exact: Geometry) -> dict[str, Comparison]:
@@ -178,12 +180,13 @@ def compare(stencil: Geometry, exact: Geometry) -> dict[str, Comparison]:
 def _compare(stencil: Geometry, exact: Geometry, quantity: str) -> Comparison:
     error, relative, bar, resolved = errors(stencil, exact, quantity)
     if not error.size:
-        return Comparison(*(math.nan,) * 5)
+        return Comparison(*(math.nan,) * 6)
     bars = bar[resolved] / np.maximum(error[resolved], np.finfo(error.dtype).tiny)
     median, high = np.quantile(relative, (0.5, 0.95))
     sharpness = float(np.median(bars)) if bars.size else math.nan
     coverage = float(np.mean(bars >= 1)) if bars.size else math.nan
-    return Comparison(coverage, float(median), float(high), sharpness, float(resolved.mean()))
+    within = float(np.mean(error <= bar))
+    return Comparison(coverage, float(median), float(high), sharpness, float(resolved.mean()), within)
 
 
 def errors(stencil: Geometry, exact: Geometry, quantity: str) -> tuple[np.ndarray, ...]:

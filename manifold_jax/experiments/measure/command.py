@@ -126,8 +126,13 @@ def measure_command(
     tolerance: Annotated[float, typer.Option(help="Relative error that counts as resolved.")] = 0.1,
     block_size: Annotated[int | None, typer.Option(min=1, help="Points differentiated at once.")] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Differentiate automatically, and compare the stencils with it.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--exact/--stencils",
+            help="What the results are of: automatic differentiation (the default of a data set with an "
+            "embedding, with the stencils beside it), or stencils, with the exact values beside them.",
+        ),
+    ] = None,
     x64: Annotated[bool, typer.Option("--x64", help="Compute in float64.")] = False,
     with_reach: Annotated[
         bool | None,
@@ -174,22 +179,28 @@ def measure_command(
         with contextlib.ExitStack() as files:
             manifolds = _sources(dataset, given, files)
             if isinstance(manifolds, Cloud):
-                _refuse_for_clouds(options | {"exact": exact, "missing": missing})
+                given_only = {"exact": exact is True, "stencils": exact is False, "missing": missing}
+                _refuse_for_clouds(options | given_only)
                 chosen = {"noise": noise, "tolerance": tolerance, "with_reach": with_reach is not False}
                 with results_folder(folder):
                     _measure_cloud(manifolds, folder, chosen, plots, arguments)
                 return
             for manifold in manifolds:  # refused before anything is computed
                 stencil_of("measure", manifold.grid, 2 if orders == "auto" else orders, stride, smooth)
-                if exact and isinstance(manifold, Samples):
+                stored = isinstance(manifold, Samples)
+                if exact and stored:
                     raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
-                if missing != "refuse" and not isinstance(manifold, Samples):
+                if noise and exact is None and not stored:
+                    raise ValueError(
+                        f"--noise is that of samples, {dataset} is differentiated exactly: add --stencils."
+                    )
+                if missing != "refuse" and not stored:
                     raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
             options |= {"missing": missing} if missing != "refuse" else {}
             with_reach, note = _decide_on_reach(manifolds, with_reach)
             with results_folder(folder):
                 options |= _suggest(manifolds[0], options) if orders == "auto" else {}
-                parts, finished = _measure_parts(manifolds, folder, options, exact)
+                parts, finished = _measure_parts(manifolds, folder, options, exact is not False)
                 tables, written = _write(parts, folder, options if with_reach else None, plots, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
@@ -231,7 +242,7 @@ def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | Non
 
 def _refuse_for_clouds(options: dict[str, Any]) -> None:
     """Raise ValueError for an option that would do nothing for a cloud."""
-    usual = {"accuracy": 4, "stride": 1, "smooth": 0, "block_size": None, "exact": False}
+    usual = {"accuracy": 4, "stride": 1, "smooth": 0, "block_size": None, "exact": False, "stencils": False}
     usual |= {"missing": "refuse"}
     for name, value in usual.items():
         if options[name] != value:
@@ -272,17 +283,22 @@ def _suggest(manifold: Manifold | Samples, options: dict[str, Any]) -> dict[str,
 def _measure_parts(
     manifolds: Sequence[Manifold | Samples], out: Path, options: dict[str, Any], exact: bool
 ) -> tuple[list[Part], list[Path]]:
-    """Every component, and the files that keep what is measured until the whole command is done."""
+    """Every component, and the files that keep what is measured until the whole command is done.
+
+    An embedding is measured both ways; the exact values are the results of it, unless ``exact`` is False.
+    """
     parts, finished = [], []
     for k, manifold in enumerate(manifolds):
         results, seconds = {}, {}
-        for stage in ("exact", "stencil") if exact else ("stencil",):
+        for stage in ("stencil",) if isinstance(manifold, Samples) else ("exact", "stencil"):
+            chosen = options | ({"exact": True, "noise": None} if stage == "exact" else {"exact": False})
             began = time.perf_counter()
-            results[stage], path = _measure_stage(manifold, out, options | {"exact": stage == "exact"}, k)
+            results[stage], path = _measure_stage(manifold, out, chosen, k)
             seconds[stage] = time.perf_counter() - began
             finished.append(path)
-        main, other = (results["exact"], results["stencil"]) if exact else (results["stencil"], None)
-        parts.append(Part(manifold, main, other, seconds, f"_{k + 1}" if len(manifolds) > 1 else ""))
+        main = "exact" if exact and "exact" in results else "stencil"
+        geometry, beside = results.pop(main), next(iter(results.values()), None)
+        parts.append(Part(manifold, geometry, beside, seconds, f"_{k + 1}" if len(manifolds) > 1 else ""))
     return parts, finished
 
 

@@ -36,8 +36,8 @@ class Part(NamedTuple):
     """One measured component."""
 
     manifold: Manifold | Samples
-    geometry: Geometry
-    stencil: Geometry | None  # by stencils, where the other one is exact
+    geometry: Geometry  # what the results are of
+    beside: Geometry | None  # by stencils where the other one is exact, or the other way round
     seconds: dict[str, float]  # of every stage; an interrupted one counts from where it went on
     mark: str  # "_1", "_2", ... in a union, else empty
 
@@ -45,6 +45,13 @@ class Part(NamedTuple):
     def points(self) -> Any:
         """What plots and searches take: the Manifold, or its points."""
         return self.manifold.points if isinstance(self.manifold, Samples) else self.manifold
+
+    @property
+    def both(self) -> tuple[Geometry, Geometry] | None:
+        """By stencils and exactly, where it was measured both ways."""
+        if self.beside is None:
+            return None
+        return (self.beside, self.geometry) if self.geometry.exact else (self.geometry, self.beside)
 
 
 FIGURES: dict[str, Callable[[Part], Any]] = {
@@ -82,10 +89,18 @@ def _colour(verdict: Verdict) -> str:
 
 
 def _share(quantity: str, verdict: Verdict) -> str:
+    if verdict.zero:
+        return "is 0"
     if quantity in TOTALS:
         return "yes" if verdict.resolved else "no"
-    percent = 100 * verdict.share  # never rounded up to all
-    return f"{percent:.0f} %" if verdict.share in (0.0, 1.0) else f"{min(max(percent, 0.1), 99.9):.1f} %"
+    return _percent(verdict.share)
+
+
+def _percent(share: float) -> str:
+    """A share in per cent, which is never rounded to all or none."""
+    if share in (0.0, 1.0) or math.isnan(share):
+        return "-" if math.isnan(share) else f"{100 * share:.0f} %"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
 
 
 def summary_table(part: Part) -> RenderableType:
@@ -115,12 +130,13 @@ def summary_table(part: Part) -> RenderableType:
 
 
 def _title(geometry: Geometry) -> str:
-    specs = dict.fromkeys(geometry.stencil or ())
-    method = "automatic differentiation"
-    if not geometry.exact:
-        method = f"stencils of order {', '.join(_stencil_words(*spec) for spec in specs)}"
+    method = "automatic differentiation" if geometry.exact else f"stencils of order {_orders(geometry)}"
     lattice = " x ".join(f"{axis.size} {axis.name}" for axis in geometry.grid.axes)
     return f"{geometry.name}: {geometry.grid.size} points, {lattice}; {method}"
+
+
+def _orders(geometry: Geometry) -> str:
+    return ", ".join(_stencil_words(*spec) for spec in dict.fromkeys(geometry.stencil or ()))
 
 
 def _stencil_words(order: Any, stride: int, smooth: int = 0) -> str:
@@ -155,8 +171,7 @@ def notes(geometry: Geometry) -> list[str]:
     lines += _noise(geometry)
     if geometry.grid.ndim > 1:
         scale = "when their bars are small next to |II|²"
-        lines.append(f"The scalar curvature and its totals count as resolved {scale}.")
-        lines += _open_signs(geometry)
+        lines.append(f"The scalar curvature and its totals count as resolved {scale} and leave no sign open.")
     return [*lines, *filter(None, [dict(geometry.attributes).get("note", "")])]
 
 
@@ -184,28 +199,29 @@ def _span(axis: Any) -> str:
     return axis.unit or "unit" if math.isclose(length, 1.0) else f"period of {length:g} {axis.unit}".strip()
 
 
-def _open_signs(geometry: Geometry) -> list[str]:
-    """Say so where the bar of the scalar curvature reaches zero at most points."""
-    value, error, _ = (np.asarray(part) for part in geometry.scalar_curvature)
-    defined = np.isfinite(value)
-    share = float(np.mean(np.abs(value[defined]) <= error[defined])) if defined.any() else 0.0
-    finer = "(--samples) or --exact narrows" if "source" not in dict(geometry.attributes) else "narrows"
-    remedy = "" if geometry.exact else f" A finer grid {finer} the bars."
-    at = f"The bar of the scalar curvature includes 0 at {share:.0%} of the points"
-    return [f"{at}: its sign is open.{remedy}"] if share > 0.5 else []
-
-
 def comparison_table(part: Part) -> RenderableType | None:
-    """Stencil against exact values, or None where only one of them was measured."""
-    if part.stencil is None:
+    """Stencils next to exact values, or None where only one of them was measured."""
+    if part.both is None:
         return None
-    table = new_table("error of", "median", "95 % below", "resolved", "covered", "bar / error")
-    for quantity, row in compare(part.stencil, part.geometry).items():
-        numbers = (f"{row.median:.1e}", f"{row.high:.1e}", f"{row.resolved:.1%}")
-        covered = f"{row.coverage:.1%}" if math.isfinite(row.coverage) else "-"
-        table.add_row(_name(quantity), *numbers, covered, f"{row.sharpness:.1f}")
-    note = "Errors over the natural scale: the volume element itself, |II|² for S, |II| for other curvatures."
-    return Group(Text("\nstencil against exact", style="bold"), table, Text(note, style="dim"))
+    stencil, exact = part.both
+    table = new_table("quantity", "stencils", "exact", "within the bar", "bar / error")
+    for quantity in TOTALS:
+        (value, bar, _), (truth, own, _) = (getattr(result, quantity) for result in (stencil, exact))
+        error, allowed = abs(float(value) - float(truth)), float(bar) + float(own)
+        within = "-" if math.isnan(error) else "yes" if error <= allowed else "no"
+        ratio = f"{allowed / error:.1f}" if error > 0 else "-"
+        table.add_row(
+            _name(quantity), with_bar(float(value), float(bar)), f"{float(truth):.4g}", within, ratio
+        )
+    table.add_section()
+    for quantity, row in compare(stencil, exact).items():
+        value, bar, _ = getattr(stencil, quantity)
+        middle = with_bar(finite_median(value, math.nan), finite_median(bar, math.inf))
+        truth = f"{finite_median(getattr(exact, quantity).value, math.nan):.4g}"
+        table.add_row(_name(quantity), middle, truth, _percent(row.within), f"{row.sharpness:.1f}")
+    note = "Medians over the points, and the share of points whose exact value lies within the bar."
+    title = f"\nstencils of order {_orders(stencil)} beside the exact values"
+    return Group(Text(title, style="bold"), table, Text(note, style="dim"))
 
 
 def reach_table(reach: Reach) -> RenderableType:
@@ -291,8 +307,8 @@ def _part_entry(part: Part) -> dict[str, Any]:
         entry[kind] = {quantity: _quantity_entry(geometry, quantity) for quantity in names}
     entry["seconds"] = {stage: round(seconds, 3) for stage, seconds in part.seconds.items()}
     entry |= {"noise": _noise_levels(geometry), "notes": notes(geometry)}
-    if part.stencil is not None:
-        entry["stencil_against_exact"] = compare(part.stencil, geometry)
+    if part.both is not None:
+        entry["stencil_against_exact"] = compare(*part.both)
     return entry
 
 
@@ -337,8 +353,9 @@ def write_results(
     written = []
     for k, part in enumerate(parts):
         written.append(part.geometry.save(out / f"geometry{part.mark}.nc"))
-        if part.stencil is not None:
-            written.append(part.stencil.save(out / f"geometry_stencil{part.mark}.nc"))
+        if part.beside is not None:
+            kind = "exact" if part.beside.exact else "stencil"
+            written.append(part.beside.save(out / f"geometry_{kind}{part.mark}.nc"))
         if reach is not None:
             written.append(write_dataset(reach.to_xarray(k), out / f"reach{part.mark}.nc"))
     record_file = write_json(out / "summary.json", record)
@@ -352,8 +369,8 @@ def write_figures(
     drawings: dict[str, Callable[[], Any]] = {}
     for part in parts:
         drawings |= {f"{stem}{part.mark}": partial(draw, part) for stem, draw in FIGURES.items()}
-        if part.stencil is not None:
-            draw = partial(plotting.plot_comparison, part.stencil, part.geometry)
+        if part.both is not None:
+            draw = partial(plotting.plot_comparison, *part.both)
             drawings[f"exact_vs_stencil{part.mark}"] = draw
     if reach is not None:
         sources = [part.points for part in parts]
