@@ -315,6 +315,7 @@ def test_a_kink_shows_in_the_slopes_of_the_lower_half_and_of_the_last_two():
     np.testing.assert_allclose(local_slopes(trend), (-1.0, -0.5), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_images_of_a_lattice_are_drawn_apart_from_its_tests_and_projected_as_by_a_fit_of_them_alone():
     # Growing hearts: among turned ones two neighbours would be equally far.
     heart = sprite("heart", factors=("scale",), sizes={"scale": 48}, layout="balanced", size=16)

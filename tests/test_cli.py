@@ -162,6 +162,7 @@ def test_union(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_all_shapes_are_a_union(tmp_path):
     result = run(*SPRITES, "--shape", "all", "--no-plots", "--out", tmp_path)
     assert result.exit_code == 0, result.output

@@ -50,6 +50,7 @@ def test_bars_cover(method, cloud, d):
         assert inside.mean() > 0.95
 
 
+@pytest.mark.slow
 def test_noise_is_not_taken_for_a_dimension():
     """Two neighbours of a noisy circle see a plane; bars that look wider know."""
     for seed in range(5):

@@ -35,21 +35,31 @@ def coarse(charts, size):
     return [Grid(tuple(Axis(a.name, a.start, a.stop, size, True) for a in c.grid.axes)) for c in charts]
 
 
-@pytest.fixture(scope="module")
-def tori():
-    """Two tori through a rotation into five dimensions, then a homothety, then onto a plane, then a line."""
+def through_layers(features, accuracy=None):
+    """Two tori turned in as many dimensions, then a homothety, then onto a plane, then a line."""
     charts = [torus(0.0, 0.4, 16), torus(4.0, 0.25, 16)]
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 3)))[0]
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(features, 3)))[0]
     layers = {"turned": lambda x: turn @ x, "large": lambda x: 3 * x}
     layers |= {"line": lambda x: jnp.stack([x[0], 2 * x[0], 0 * x[0]]), "one": lambda x: x[:1]}
     with jax.enable_x64(True):
-        unions = measure_unions(charts, chain(layers, (3,)), coarse(charts, 8), accuracy=2)
+        unions = measure_unions(charts, chain(layers, (3,)), coarse(charts, 8), accuracy=accuracy)
     return charts, {union.name: union for union in unions}
 
 
+@pytest.fixture(scope="module")
+def tori():
+    return through_layers(3)
+
+
+@pytest.fixture(scope="module")
+def tori_in_five_dimensions():
+    return through_layers(5, accuracy=2)
+
+
 @pytest.mark.parametrize("layer", ["turned", "large"])
-def test_isometries_and_homotheties_change_nothing_of_a_union_of_unit_volume(tori, layer):
-    _, unions = tori
+@pytest.mark.parametrize("fixture", ["tori", pytest.param("tori_in_five_dimensions", marks=pytest.mark.slow)])
+def test_isometries_and_homotheties_change_nothing_of_a_union_of_unit_volume(fixture, layer, request):
+    _, unions = request.getfixturevalue(fixture)
     before, after = unions["input"], unions[layer]
     factor = {"turned": 1.0, "large": 9.0}[layer]
     assert float(after.totals.volume.value) == pytest.approx(factor * float(before.totals.volume.value))
@@ -171,7 +181,7 @@ def test_figure_6_counts_what_is_known_and_measures_nothing_twice(tmp_path, monk
 
     def measure(*_, **__):
         calls.append(1)
-        return list(unions.values())
+        return [union._replace(stencils=union.totals) for union in unions.values()]
 
     def trial(steps, activation):
         curves = {name: np.ones((steps, 2)) for name in ("run_loss", "reconstruction", "kl")}

@@ -220,6 +220,7 @@ def test_reach_refuses_missing_points_by_default():
         reach(lambda u: u, grid, missing="mask")
 
 
+@pytest.mark.slow
 def test_holders_of_holes_have_one_reach():
     points, grid = curve(ring)
     part = reach(without(points, [3]), grid, missing="mask")

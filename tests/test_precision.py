@@ -37,6 +37,14 @@ def test_pixels_without_influence_do_not_change_the_rank(shape):
     np.testing.assert_allclose(jax.jit(mj.local_data_spectrum)(log_prob, x)[0][:19], values[:0:-1], rtol=1e-5)
     basis = jax.jit(jax.vmap(partial(mj.horizontal_basis, log_prob)))(x[None])[0]
     np.testing.assert_allclose(basis @ basis.T, np.diag(np.arange(classes) < 19), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(28, 28), (224, 224, 3)])
+def test_pixels_without_influence_do_not_stop_a_path(shape):
+    classes = 20
+    scale = np.geomspace(1.0, 5e-3, classes)
+    log_prob, x = jax.tree_util.Partial(few_pixels, jnp.float32(scale)), jnp.zeros(shape)
     # On the faintest pixel a path ends at the projection of its destination; it used to stall at once.
     far = jnp.zeros(x.size).at[classes - 1].set(1.0).reshape(shape)
     path = mj.horizontal_path(log_prob, x, far, step_size=0.1, max_steps=30, save_every=30)
@@ -77,8 +85,8 @@ def test_known_ranks(count, n, dtype, x64):
     for rank in sorted({1, (most + 1) // 2, most}):
         log_prob = linear(of_rank(count, n, rank, dtype))
         if count < 1000:  # at x = 0 all classes are equally likely: G and D_x have one rank
-            assert tuple(map(int, mj.local_data_rank(log_prob, jnp.zeros(n, dtype)))) == (rank, rank)
-        basis = mj.horizontal_basis(log_prob, jnp.ones(n, dtype))
+            assert tuple(map(int, jax.jit(mj.local_data_rank)(log_prob, jnp.zeros(n, dtype)))) == (rank, rank)
+        basis = jax.jit(mj.horizontal_basis)(log_prob, jnp.ones(n, dtype))
         assert int(jnp.sum(jnp.any(basis != 0, axis=1))) == rank
 
 
@@ -156,9 +164,8 @@ def test_classifiers_of_16_bits(dtype, function):
 def test_parameters_of_16_bits(dtype):
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), PARAMS)
     exact = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
-    short, long = (
-        mj.fisher_spectrum(classifier.apply, w, jnp.asarray(X, w["in"].dtype)) for w in (params, exact)
-    )
+    spectrum = jax.jit(partial(mj.fisher_spectrum, classifier.apply))
+    short, long = (spectrum(w, jnp.asarray(X, w["in"].dtype)) for w in (params, exact))
     np.testing.assert_allclose(short[0][:3], long[0][:3], rtol=0.02)
     assert {leaf.dtype for leaf in jax.tree.leaves(short)} == {jnp.dtype(jnp.float32)}
     trace = mj.fisher_trace(classifier.apply, params, jnp.asarray(X, dtype))

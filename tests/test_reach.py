@@ -465,6 +465,7 @@ def thick_torus(big, u):
     return jnp.stack([rho * jnp.cos(u[0]), rho * jnp.sin(u[0]), 1.2 * jnp.sin(u[1])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "big"),
     [
@@ -502,6 +503,7 @@ def stored_ellipse(size, noise):
     return points.astype(np.float32), Grid((axis,))
 
 
+@pytest.mark.slow
 def test_noise_is_blamed_and_a_larger_stride_resolves():
     noisy = reach(*stored_ellipse(256, 1e-4))
     assert not noisy.resolved

@@ -165,7 +165,8 @@ def test_progress_reaches_the_end():
 def test_the_ratio_of_one_pair_and_its_gradient(x64):
     # x = (1, 0), y = (0, t): v = (-1, t) has the normal part 1, so that R = (1 + t^2) / 2.
     x, frame = jnp.array([1.0, 0.0]), jnp.array([[0.0, 1.0]])
-    value, slope = jax.value_and_grad(lambda t: tangent_ball_radius(x, jnp.stack([0.0, t]), frame))(1.0)
+    radius = jax.jit(jax.value_and_grad(lambda t: tangent_ball_radius(x, jnp.stack([0.0, t]), frame)))
+    value, slope = radius(1.0)
     assert float(value) == pytest.approx(1.0)
     assert float(slope) == pytest.approx(1.0)
 
@@ -218,7 +219,8 @@ def check_coverage(name, n, sigma, repeats, tangents, **options):
     return len(resolved) / len(found)
 
 
-@pytest.mark.parametrize("tangents", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("tangents", [True, False])
 def test_bars_cover_few(tangents, x64):
     assert check_coverage("ellipse 3:1", 1000, 0.0, 3, tangents) == 1
     assert check_coverage("ellipse 3:1", 1000, 0.01, 2, tangents) < 1
@@ -278,7 +280,7 @@ def test_repeats_are_taken_once_and_counted(x64):
 def test_chords_and_arcs_of_a_circle_give_its_radius(dtype, x64):
     half = np.array([0.01, 0.3, 0.8, 1.2, 1.5, 1.57, 2.0, 3.0], dtype)
     chord, arc = 6 * np.sin(np.minimum(half, math.pi / 2)), 6 * half
-    radius = jax.vmap(distortion_radius)(chord, arc)
+    radius = jax.jit(jax.vmap(distortion_radius))(chord, arc)
     assert radius.dtype == dtype
     # An arc is longer than its chord by the share half^2 / 6, which holds the rounding of both.
     rounding = 4 * np.finfo(dtype).eps / (half**2 / 6)
@@ -291,9 +293,10 @@ def test_chords_and_arcs_of_a_circle_give_its_radius(dtype, x64):
 def test_the_radius_of_an_arc_can_be_differentiated(x64):
     # c = 2 r sin(s / 2 r), so that along constant s dc = 2 (sin t - t cos t) dr with t = s / 2 r.
     t, r = 0.7, 3.0
-    slope = jax.grad(distortion_radius)(2 * r * math.sin(t), 2 * r * t)
+    gradient = jax.jit(jax.grad(distortion_radius))
+    slope = gradient(2 * r * math.sin(t), 2 * r * t)
     assert float(slope) == pytest.approx(1 / (2 * (math.sin(t) - t * math.cos(t))), rel=1e-9)
-    assert jax.grad(distortion_radius)(1.0, 9.0) == 0.5
+    assert gradient(1.0, 9.0) == 0.5
 
 
 def blobs(n, seed=0, neck=0.3):
@@ -347,7 +350,8 @@ def test_a_gap_below_the_spacing_is_not_resolved(gap, x64):
     assert abs(estimate.value - gap / 2) <= estimate.error
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 5])
 def test_holes_between_samples_of_a_sphere_are_no_bottlenecks(seed):
     # Of 125 000 pairs some go far around a hole: the bar of the least radius knows how far.
     points = np.random.default_rng(seed).normal(size=(500, 3))

@@ -14,7 +14,7 @@ import pytest
 from manifold_jax import Axis, Geometry, Grid, Verdict, geometry_from_xarray, load_geometry, measure
 from manifold_jax.geometry.quantities import FIELDS, TOTALS
 
-# Of the same sizes as in test_measure: compiled once.
+# Of the same sizes, and NumPy arrays, as in test_missing and test_sources: compiled once.
 GRID = Grid(
     (Axis("angle", 0.0, 2 * math.pi, 24, periodic=True, unit="rad"), Axis("height", 0.0, 1.0, 20, unit="px"))
 )
@@ -27,7 +27,7 @@ def cone(u):
 
 
 def make(exact=False, dtype=jnp.float32, **options):
-    points = jax.vmap(jax.vmap(cone))(GRID.coordinates(dtype))
+    points = np.asarray(jax.vmap(jax.vmap(cone))(GRID.coordinates(dtype)))
     return measure(cone if exact else points, GRID, exact=exact, name="cone", **options)
 
 
@@ -77,7 +77,7 @@ def test_labelled_data_set(geometry):
 
 
 @pytest.mark.parametrize("name", ["cone.nc", "cone.zarr"])
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("exact", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_round_trip_through_a_file(exact, name, tmp_path):
     measured = make(exact)
     path = measured.save(tmp_path / "new folder" / name)
@@ -85,6 +85,13 @@ def test_round_trip_through_a_file(exact, name, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [name]
     assert_equal(load_geometry(path), measured)
     assert_equal(geometry_from_xarray(measured.to_xarray()), measured)
+
+
+def test_round_trip_of_an_exact_curve(tmp_path):
+    ring = Grid((Axis("angle", 0.0, 2 * math.pi, 16, periodic=True),))
+    measured = measure(lambda u: jnp.stack([jnp.cos(u[0]), jnp.sin(u[0])]), ring, exact=True)
+    assert measured.stencil is None
+    assert_equal(load_geometry(measured.save(tmp_path / "ring.nc")), measured)
 
 
 @pytest.mark.slow

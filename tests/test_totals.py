@@ -65,6 +65,7 @@ def test_poles_do_not_spoil_the_totals_of_a_sphere(x64):
         assert abs(float(total.value) - true) <= float(total.error) < 1e-3, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 1e-6, pytest.param(1e-5, marks=pytest.mark.slow)])
 def test_rows_at_the_poles_neither_spoil_the_totals_nor_depend_on_the_scale(noise, x64):
     # sin(pi) is 1e-16 in float64, and noise leaves a pole a metric of its own.

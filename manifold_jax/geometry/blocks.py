@@ -137,7 +137,8 @@ def _one_block(
     if windows:
         return lambda block: function(read_window(points, plan, block), plan)
     if points.on_host:
-        return lambda block: _host_block(points, plan, block, function)
+        after = plan.of_all_features()
+        return lambda block: _host_block(points, plan, after, block, function)
 
     def one(block: Any) -> Any:
         grams = _device_grams(points.values, plan, block, points.dtype)
@@ -284,8 +285,11 @@ def _finish(
     return function(grams, plan), grams.norm
 
 
-def _host_block(points: Points, plan: BlockPlan, block: int, function: Job) -> Any:
-    """The result of one block, read some features at a time: of a file as many as the memory holds."""
+def _host_block(points: Points, plan: BlockPlan, after: BlockPlan, block: int, function: Job) -> Any:
+    """The result of one block, read some features at a time: of a file as many as the memory holds.
+
+    ``after`` is the plan of what does not depend on the number of features, the larger program.
+    """
     step = CHUNKS_READ * plan.chunk
     if points.kind == "file":
         window = math.prod(axis.columns.shape[-1] for axis in plan.axes)
@@ -300,7 +304,7 @@ def _host_block(points: Points, plan: BlockPlan, block: int, function: Job) -> A
         jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
         piece = _feature_sums(part, plan, block)
         total = piece if total is None else jax.tree.map(jnp.add, total, piece)
-    result, norm = _finish(total, plan, block, points.offset, function)
+    result, norm = _finish(total, after, block, points.offset, function)
     if not np.isfinite(norm):
         points.refuse_nonfinite()
     return result
