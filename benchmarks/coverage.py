@@ -387,7 +387,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['preset']}, {result['seconds']:.0f} s.",
         "By benchmarks/coverage.py, which says what the columns are.",
         f"{machine['cpu']}, {machine['cores']} cores; {origin['device']}; jax {origin['versions']['jax']}; "
-        f"{origin['commit']}; {origin['time']}.",
+        f"{origin['commit']}; {origin['time']}. Before: {result['before'] or 'not given'}.",
         "",
         "| | rows |",
         "|---|---:|",
@@ -425,7 +425,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lattices", nargs="+", choices=tuple(LATTICES))
     parser.add_argument("--cases", nargs="+", help="names of manifolds, all by default")
     parser.add_argument("--coil20", help="archive or folder of COIL-20; left out otherwise")
-    parser.add_argument("--before", type=Path, help="raw results of an earlier commit")
+    parser.add_argument(
+        "--before", type=Path, help="raw results of an earlier commit, beside its coverage.json"
+    )
     parser.add_argument("--truth", type=Path, help="folder (it exists) where truths are kept for later runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -441,13 +443,23 @@ def main() -> None:
     start, origin = time.perf_counter(), common.provenance()
     chosen = [case for case in cases(options.coil20) if case.lattice in options.lattices]
     chosen = [case for case in chosen if not options.cases or case.name in options.cases]
-    before = json.loads(gzip.decompress(options.before.read_bytes())) if options.before else None
+    before = earlier = None
+    if options.before:
+        before = json.loads(gzip.decompress(options.before.read_bytes()))
+        beside = json.loads((options.before.parent / "coverage.json").read_text())
+        earlier = beside["provenance"]["commit"]
     records = run(chosen, options)
     position = {case.group: k for k, case in reversed(list(enumerate(cases(options.coil20))))}
     orders = [str(order) for order in ORDERS]
     records.sort(key=lambda r: (position[r["group"]], orders.index(r["order"]), NOISES.index(r["noise"])))
     rows, seconds = rows_of(records, before), time.perf_counter() - start
-    result = {"preset": options.preset, "seconds": seconds, "provenance": origin, "rows": rows}
+    result = {
+        "preset": options.preset,
+        "seconds": seconds,
+        "provenance": origin,
+        "before": earlier,
+        "rows": rows,
+    }
     common.write_json(options.out / "coverage.json", result)
     packed = gzip.compress(json.dumps(records).encode(), mtime=0)
     (options.out / "coverage_records.json.gz").write_bytes(packed)
