@@ -191,6 +191,23 @@ def test_bars_know_noise_that_points_one_way(x64):
 
 
 @pytest.mark.slow
+def test_rounding_of_many_features_hardly_points_along_the_second_form():
+    t, rng = TURN * np.arange(RING.size) / RING.size, np.random.default_rng(0)
+    turns, weights = np.stack([t, t, 2 * t, 2 * t]), rng.normal(size=(4, 400))
+    phases, speeds = np.array([0, 1, 0, 1]) * np.pi / 2, np.array([1, 1, 2, 2])
+    waves = [(speeds**k)[:, None] * np.cos(turns + phases[:, None] + k * np.pi / 2) for k in range(3)]
+    points, velocity, acceleration = (wave.T @ weights for wave in waves)
+    points += 20 * rng.choice([-1.0, 1.0], size=400)  # of which the last digits are lost in float32
+    square = np.sum(velocity**2, axis=1)
+    along = np.sum(velocity * acceleration, axis=1) / square
+    curvature = np.linalg.norm(acceleration - along[:, None] * velocity, axis=1) / square
+    geometry = measure(points.astype(np.float32), RING, accuracy=8)
+    error = np.abs(np.asarray(geometry.second_form_norm.value, float) - curvature)
+    bar = np.asarray(geometry.rounding.second_form_norm)
+    assert np.all(error <= bar)
+    assert np.median(bar) <= 12 * np.median(error)
+
+
 def test_noise_in_many_features_hardly_points_along_the_second_form(x64):
     """A circle in R^1000 whose noise is larger than II, of which a thousandth in energy points along it."""
     features, sigma, lattice = 1000, 3e-6, Grid((Axis("t", 0.0, TURN, 256, periodic=True),))

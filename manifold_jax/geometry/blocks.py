@@ -26,6 +26,7 @@ from manifold_jax.geometry.windows import (
     BlockGrams,
     BlockPlan,
     Cut,
+    Sums,
     Window,
     block_grams,
     cut_features,
@@ -148,8 +149,8 @@ def _one_block(
 
 
 def _add_offset(grams: BlockGrams, offset: float) -> BlockGrams:
-    """Grams whose norm counts the rounding of what was subtracted from the points."""
-    return grams._replace(norm=grams.norm + offset)
+    """Grams whose norm and peak count the rounding of what was subtracted from the points."""
+    return grams._replace(norm=grams.norm + offset, peak=grams.peak + offset)
 
 
 def _stack_one(tree: Any) -> Any:
@@ -271,17 +272,15 @@ def _host_window(
 
 
 @jax.jit
-def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int) -> tuple[Array, ...]:
+def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int) -> Sums:
     """What :func:`sum_chunks` gives, over the features that were read."""
     return sum_chunks(plan, locate(plan, block, window.dtype), cut_features(window), window.shape[-1])
 
 
 @partial(jax.jit, static_argnames="function")
-def _finish(
-    sums: tuple[Array, ...], plan: BlockPlan, block: int, offset: float, function: Job
-) -> tuple[Any, Array]:
+def _finish(sums: Sums, plan: BlockPlan, block: int, offset: float, function: Job) -> tuple[Any, Array]:
     """The result of a block from its :func:`_feature_sums`, and its norm."""
-    grams = _add_offset(keep_grams(plan, locate(plan, block, sums[0].dtype).rows, *sums), offset)
+    grams = _add_offset(keep_grams(plan, locate(plan, block, sums.grams.dtype).rows, sums), offset)
     return function(grams, plan), grams.norm
 
 
@@ -296,14 +295,14 @@ def _host_block(points: Points, plan: BlockPlan, after: BlockPlan, block: int, f
         step = features_read(window, np.dtype(points.dtype).itemsize, plan.chunk)
         row = math.prod(points.feature_shape[1:])
         step -= step % row if step > row else 0  # files are read in whole rows
-    total: Any = None
+    total: Sums | None = None
     for start in range(0, points.features, step):
         chosen = slice(start, start + step)
         window = _host_window(points.values, plan, block, chosen.start, chosen.stop)
         part = jax.device_put(points.read(window, chosen), may_alias=False)
         jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
         piece = _feature_sums(part, plan, block)
-        total = piece if total is None else jax.tree.map(jnp.add, total, piece)
+        total = piece if total is None else total.plus(piece)
     result, norm = _finish(total, after, block, points.offset, function)
     if not np.isfinite(norm):
         points.refuse_nonfinite()

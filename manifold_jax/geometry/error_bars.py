@@ -29,6 +29,7 @@ from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh, skeleton
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.noise import (
+    DEVIATIONS,
     NoiseModel,
     noise_of,
     noise_terms,
@@ -104,11 +105,16 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     coordinates = starts + steps * mesh(block.rows).reshape(-1, d)
     lengths = tangent_lengths(main)
     # Samples and their coordinates are rounded: a uniform error within half a unit in the last place, of
-    # variance eps^2 / 12.
-    scale = jnp.finfo(dtype).eps / 12**0.5 * (block.norm + jnp.sum(jnp.abs(coordinates) * lengths, axis=-1))
+    # variance eps^2 / 12, in every feature for itself.
+    shift = jnp.sum(jnp.abs(coordinates) * lengths, axis=-1)
+    scale = jnp.finfo(dtype).eps / 12**0.5 * (block.norm + shift)
+    tiny = jnp.finfo(dtype).tiny
+    along = jnp.minimum(DEVIATIONS * block.peak + shift, block.norm + shift) / jnp.maximum(
+        block.norm + shift, tiny
+    )
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
     noises = scale[:, None] * first, scale[:, None, None] * pairs
-    rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises)
+    rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises, along)
     # One program for both stencils compiles in half the time.
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
     value = jax.tree.map(lambda x: x[: plan.block_points], both)

@@ -177,10 +177,11 @@ def length_error(length: Array, squared: Array) -> Array:
 
 
 def point_rounding(
-    gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"]
+    gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"], along: Array | float = 1.0
 ) -> tuple[Fields, Float[Array, "d d"], Float[Array, "d d d"]]:
     """Rounding noise of the quantities of one point, from the noise of |X_i| and of |X_ij|.
 
+    To first order inner products feel the part of it ``along`` one direction, to second order all of it.
     Also what any noise is propagated by: the orthonormal frame, and the tangential part of X_ij in it.
     """
     eps = TENSOR_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
@@ -190,13 +191,15 @@ def point_rounding(
     tangential = contract("abc,abc->", mixed, mixed)
     normal = traces(second_form_gram(gram))[1]
     squares = basis**2
-    tilt = safe_sqrt(contract("ai,i->", squares, first**2)) + eps
+    tilt = safe_sqrt(contract("ai,i->", squares, first**2))
     moved = safe_sqrt(contract("ai,bj,ij->", squares, squares, second**2))
-    noise = moved + (safe_sqrt(tangential) + safe_sqrt(normal)) * tilt
+    size = safe_sqrt(tangential) + safe_sqrt(normal)
+    noise = moved + size * tilt
     # |II|^2 is a difference of products of the size of the tangential part.
-    squared = 2 * safe_sqrt(normal) * noise + noise**2 + eps * (tangential + normal)
+    squared = 2 * safe_sqrt(normal) * (along * noise + size * eps) + (noise + size * eps) ** 2
+    squared += eps * (tangential + normal)
     length = length_error(safe_sqrt(normal), squared)
-    volume = point_volume_element(gram) * d**0.5 * tilt
+    volume = point_volume_element(gram) * d**0.5 * (along * tilt + eps)
     return Fields(volume, squared, length, length, length, length), basis, mixed
 
 

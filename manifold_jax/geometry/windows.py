@@ -232,6 +232,8 @@ class BlockGrams(NamedTuple):
     Attributes:
         grams: Inner products of the jet vectors by each stencil, ``(stencils, *block, v, v)``.
         norm: Largest norm of a point in the window, the scale of rounding errors.
+        peak: Largest magnitude of a feature in it, their scale along one direction; the norm where points are
+            computed, since their features may be rounded alike.
         differences: Inner products ``(*block, d, 2 + v)`` of the high differences along every axis: the
             squares of both, then those of the higher one with the jet vectors; empty where the plan has none.
         rows: ``(b_k,)`` index of the block's samples along each axis.
@@ -239,6 +241,7 @@ class BlockGrams(NamedTuple):
 
     grams: Array
     norm: Array
+    peak: Array
     differences: Array
     rows: tuple[Array, ...]
 
@@ -347,11 +350,28 @@ def cut_features(window: Array) -> Cut:
     return lambda start, size: jax.lax.dynamic_slice_in_dim(window, start, size, axis=-1)
 
 
-def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[Array, Array, Array]:
-    """Gram matrices of a block, squared norms of its window, products of high differences; over chunks."""
+class Sums(NamedTuple):
+    """Over the features of a block: Gram matrices, squared norms of its window, products of high differences.
+
+    ``peak`` is the largest magnitude of a feature.
+    """
+
+    grams: Array
+    squares: Array
+    high: Array
+    peak: Array
+
+    def plus(self, other: Sums) -> Sums:
+        """Those of both parts of the features."""
+        grams, squares, high = jax.tree.map(jnp.add, self[:3], other[:3])
+        return Sums(grams, squares, high, jnp.maximum(self.peak, other.peak))
+
+
+def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> Sums:
+    """Sums of a block over chunks of features."""
     chunk = min(plan.chunk, features)
 
-    def contract(start: Any, size: int) -> tuple[Array, Array, Array]:
+    def contract(start: Any, size: int) -> Sums:
         points = cut(start, size)
         high, squares = (jnp.zeros((plan.block_points, 0, n), points.dtype) for n in (size, 2))
         if plan.differences:
@@ -362,10 +382,11 @@ def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[
 
         # One stencil after the other: one program for all of them, and the jets of one held at a time.
         grams, along = jax.lax.map(products, (place.matrices, jnp.arange(len(plan.stencils))))
-        return grams, jnp.sum(jnp.square(points), axis=-1), jnp.concatenate([squares, along[0]], axis=-1)
+        high = jnp.concatenate([squares, along[0]], axis=-1)
+        return Sums(grams, jnp.sum(jnp.square(points), axis=-1), high, jnp.max(jnp.abs(points)))
 
-    def add(total: Any, start: Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, contract(start, chunk)), None
+    def add(total: Sums, start: Array) -> tuple[Sums, None]:
+        return total.plus(contract(start, chunk)), None
 
     count, rest = divmod(features, chunk)
     if count == 1 and not rest:
@@ -377,26 +398,25 @@ def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> tuple[
     return jax.lax.scan(add, total, jnp.arange(count) * chunk)[0]
 
 
-def keep_grams(
-    plan: BlockPlan, rows: tuple[Array, ...], grams: Array, squares: Array, high: Array
-) -> BlockGrams:
+def keep_grams(plan: BlockPlan, rows: tuple[Array, ...], sums: Sums) -> BlockGrams:
     """What is kept of a block, from its sums over features; NaN where the squares of points overflow."""
-    norm = jnp.sqrt(jnp.max(squares))
-    shaped = grams.reshape(len(plan.stencils), *plan.block, *grams.shape[-2:])
+    norm, high = jnp.sqrt(jnp.max(sums.squares)), sums.high
+    shaped = sums.grams.reshape(len(plan.stencils), *plan.block, *sums.grams.shape[-2:])
     shaped = jnp.where(jnp.isfinite(norm), shaped, jnp.nan)
     if plan.differences:
         high = high.reshape(*plan.block, *high.shape[-2:])
-    return BlockGrams(shaped, norm, high, rows)
+    return BlockGrams(shaped, norm, norm if plan.evaluated else sums.peak, high, rows)
 
 
 def block_grams(plan: BlockPlan, place: Place, cut: Cut, features: int) -> BlockGrams:
     """Gram matrices of a block for every stencil."""
-    return keep_grams(plan, place.rows, *sum_chunks(plan, place, cut, features))
+    return keep_grams(plan, place.rows, sum_chunks(plan, place, cut, features))
 
 
 @jax.jit
 def window_grams(window: Window, plan: BlockPlan) -> BlockGrams:
-    """Gram matrices of a block from its window, with features of any shape."""
+    """Gram matrices of a block from its window of computed points, with features of any shape."""
     points = window.points.reshape(*window.points.shape[: plan.grid.ndim], -1)
     place = locate(plan, window.block, points.dtype)
-    return block_grams(plan, place, cut_features(points), points.shape[-1])
+    grams = block_grams(plan, place, cut_features(points), points.shape[-1])
+    return grams._replace(peak=grams.norm)
