@@ -77,6 +77,7 @@ def test_full_rank_steps_leave_the_distribution(dtype):
     assert walked.distances[-1] < 0.95 * by_rank.distances[-1]
 
 
+@pytest.mark.slow
 def test_a_confident_class_gives_the_gradient_of_its_logit():
     """1 - p_k has few digits, so that the column of class k keeps a part of the gradient of logit k."""
     sure = walk("full rank", np.float32, 13.0)

@@ -374,6 +374,7 @@ def test_every_quantity_on_the_circle(quantity, function, bias):
 UP = jnp.array([[0.0, 0.0], [0.0, 1.0]])
 
 
+@pytest.mark.slow
 def test_a_fit_that_slides_along_the_manifold_is_perfect_and_one_that_misses_half_is_not():
     turn = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
     slid = one(("fit", lambda x, dimension: lambda y: y @ turn), CIRCLE, 200)
@@ -417,12 +418,12 @@ def test_samples_follow_from_key_seed_and_size_and_are_shared():
 
     first = Estimator("first", "volume", look, needs=("dimension", "key"))
     pair = [first, dataclasses.replace(first, name="second")]
-    calibrate(pair, CIRCLE, [40, 20], key=KEY, seeds=[0, 1], warm_up=False)
-    calibrate(first, CIRCLE, [20], key=KEY, seeds=[1], warm_up=False)
+    calibrate(pair, CIRCLE, [40, 200], key=KEY, seeds=[0, 1], warm_up=False)
+    calibrate(first, CIRCLE, [200], key=KEY, seeds=[1], warm_up=False)
     np.testing.assert_array_equal(clouds[0], clouds[1])
     assert not np.array_equal(clouds[0], clouds[2])  # another seed
     np.testing.assert_array_equal(clouds[6], clouds[8])  # whatever else was asked for
-    calibrate(first, CIRCLE, [20], key=jax.random.key(1), seeds=[1], warm_up=False)
+    calibrate(first, CIRCLE, [200], key=jax.random.key(1), seeds=[1], warm_up=False)
     assert not np.array_equal(clouds[8], clouds[9])
 
 

@@ -221,8 +221,8 @@ def door(name, f):
     return nearest_points(manifold, jnp.zeros((1, 2)) + jnp.array([1e-3, 0.0])).distances[0] + 1e-3
 
 
-DOORS = ["reach", "jets", "layers", "samples"]
-MORE = "stencils", "reach of a manifold", "layers by stencils", "nearest points"
+DOORS = ["reach", "jets"]
+MORE = "layers", "samples", "stencils", "reach of a manifold", "layers by stencils", "nearest points"
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in MORE]
 
 

@@ -30,6 +30,7 @@ def test_it_is_the_likelihood(x64):
     assert two.value == pytest.approx(59 / np.log(lengths[:, 1] / lengths[:, 0]).sum(), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_pointwise_values_are_unbiased(x64):
     """On a line the density is constant up to the ends: the mean over many points is 1."""
     values = [intrinsic_dimension(sphere(400, 1, seed)).pointwise.value for seed in range(10)]
@@ -70,6 +71,7 @@ def test_lattices_say_so_and_are_not_resolved():
     assert intrinsic_dimension(cube(400, 2)).status == ""
 
 
+@pytest.mark.slow
 def test_repeats_are_left_out_and_counted(x64):
     points = cube(200, 2)
     order = RNG(3).permutation(np.repeat(np.arange(200), 3))

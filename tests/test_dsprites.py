@@ -73,6 +73,7 @@ def test_an_odd_number_of_orientations_is_sorted_into_one_period(tmp_path):
         assert np.abs(image.astype(int) - picture(4, 1.0, angle, 0.5, 0.0)).max() <= 1  # rounded otherwise
 
 
+@pytest.mark.slow
 def test_the_length_of_a_circle_of_images(archive):
     """Of an ellipse: one cover by default, two in a full turn."""
     points, grid, _ = dsprites(archive, "ellipse", factors=["orientation"])

@@ -1,9 +1,12 @@
 """Imports go one way, and the instrument that says so sees when they do not."""
 
+import ast
 from pathlib import Path
 
 import house
 import pytest
+
+from manifold_jax.experiments.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,3 +72,29 @@ def test_counts(crooked):
     assert (row["files"], row["lines"], row["code"], row["public"], row["private"]) == (3, 10, 6, 1, 0)
     row = house.counts(crooked, "datasets")
     assert (row["files"], row["public"], row["private"], row["found"]) == (4, 0, 1, 1)
+
+
+def _named_in_fast_tests():
+    """Names and texts in tests and helpers that a plain run may reach; imports do not count."""
+    seen = set()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if path == Path(__file__):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            marks = [ast.unparse(mark) for mark in getattr(node, "decorator_list", [])]
+            if isinstance(node, ast.Import | ast.ImportFrom) or "pytest.mark.slow" in marks:
+                continue
+            for inner in ast.walk(node):
+                seen.update(getattr(inner, field, None) for field in ("id", "attr"))
+                seen.update([inner.value] if isinstance(inner, ast.Constant) else [])
+    return seen
+
+
+def test_commands_plots_data_sets_and_samplers_are_used_by_fast_tests(ours):
+    def listed(package):
+        body = ours[f"manifold_jax.{package}"].tree.body
+        names = [a.name for node in body if isinstance(node, ast.ImportFrom) for a in node.names]
+        return {name for name in names if name.islower()}  # no classes
+
+    plots = {name for name in listed("plotting") if name.startswith("plot_")}
+    assert {*COMMANDS, *plots, *listed("datasets")} - _named_in_fast_tests() == set()

@@ -177,6 +177,7 @@ def test_gauss_bonnet_with_poles_on_the_grid(name, x64):
     assert float(total) == pytest.approx(8 * math.pi, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_gauss_bonnet_of_a_sphere_by_stencils(x64):
     # At order 4 the rows next to a pole lose accuracy (dV vanishes), the total still comes out.
     manifold = datasets.sphere(2, size=(65, 48))

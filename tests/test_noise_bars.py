@@ -317,6 +317,7 @@ def test_bars_beside_kinks_and_ridges_cover(x64, surface, sigma, accuracy):
         assert np.quantile(geometry.noise, 0.25) < 5 * sigma * 2  # away from it
 
 
+@pytest.mark.slow
 def test_bars_beside_kinks_of_a_curve_cover_at_order_8(x64):
     """A plane curve r(t) of smoothness C^1, of known curvature; sizes and order as in test_nodes."""
     t = RING.axes[0].samples()

@@ -523,6 +523,7 @@ def test_few_samples_without_noise_are_too_coarse():
     assert "refine the grid" in coarse.sentence()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounding", [0.005, 0.01])
 def test_tangents_that_noise_tilts_leave_the_points_that_they_face(rounding):
     """A homogeneous curve: every ball meets the opposite point at 1, before that of curvature at 2.1."""

@@ -177,6 +177,7 @@ def test_full_rank_image_is_a_piece_of_the_sphere_of_radius_2(network, d):
     np.testing.assert_allclose(jax.jit(mj.sectional_curvature)(gram, u, v), 1 / 4, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_more_factors_than_classes_are_degenerate(network):
     points = np.random.default_rng(6).normal(size=(3, 3)) / 2
     gram = gram_of(network(3), curved(), points)

@@ -83,6 +83,7 @@ def test_with_estimated_tangents_it_needs_more_neighbours(x64):
     assert error(4000, 100) < 0.5 * error(4000, 12)
 
 
+@pytest.mark.slow
 def test_frames_may_be_turned_and_points_moved(x64):
     x, turn = on_sphere(60), np.linalg.qr(RNG(1).normal(size=(6, 3)))[0].T
     frames = tangents_of_sphere(x)

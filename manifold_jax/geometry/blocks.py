@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -138,7 +139,8 @@ def _one_block(
     if windows:
         return lambda block: function(read_window(points, plan, block), plan)
     if points.on_host:
-        after = plan.of_all_features()
+        after = replace(plan, chunk=0)  # once features are summed, one program for any number of them
+        vars(after)["axes"] = plan.axes
         return lambda block: _host_block(points, plan, after, block, function)
 
     def one(block: Any) -> Any:

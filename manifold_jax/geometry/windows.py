@@ -74,12 +74,6 @@ class BlockPlan:
         vars(plan)["axes"] = tuple(AxisPlan(*a, *b) for a, b in zip(shape.axes, data, strict=True))
         return plan
 
-    def of_all_features(self) -> BlockPlan:
-        """The plan of what follows once features are summed: one for points of any number of features."""
-        plan = replace(self, chunk=0)
-        vars(plan)["axes"] = self.axes
-        return plan
-
     @property
     def counts(self) -> tuple[int, ...]:
         """Blocks along each axis."""
