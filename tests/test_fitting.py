@@ -200,6 +200,7 @@ def test_local_pca_equals_a_loop(x64, features, count, dimension, weights, power
     np.testing.assert_allclose(project(points), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_default_width_of_local_pca(x64):
     samples, points = random(64, 4), random(40, 4, seed=1)  # the shapes of the test of orders
     for point, image in zip(points, local_pca_projection(samples, dimension=1)(points), strict=True):

@@ -176,9 +176,8 @@ def end_error(function, grid, accuracy, curvature):
 # amplify the rounding of the samples themselves to a few 1e-10.
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "sizes"), [pytest.param(6, (49, 65), marks=pytest.mark.slow), (8, (25, 29))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("accuracy", "sizes"), [(6, (49, 65)), (8, (25, 29))])
 def test_order_at_the_border_of_a_warped_sphere_zone(accuracy, sizes, x64):
     errors = []
     for n in sizes:

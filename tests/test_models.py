@@ -305,7 +305,7 @@ def test_the_classifier_learns_and_its_loss_is_the_mean_negative_log_likelihood(
     assert run.steps == 300
 
 
-@pytest.mark.parametrize("optimizer", [None, optax.adam(0.01)])
+@pytest.mark.parametrize("optimizer", [pytest.param(None, marks=pytest.mark.slow), optax.adam(0.01)])
 def test_a_resumed_run_is_bit_by_bit_the_same(tmp_path, optimizer):
     params, data = problem()
     loss = classification_loss(linear)

@@ -359,11 +359,9 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["horizontal", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vertical", "label", "projection"))],
-)
-@pytest.mark.parametrize("step", ["fixed", pytest.param("controlled", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["horizontal", "vertical", "label", "projection"])
+@pytest.mark.parametrize("step", ["fixed", "controlled"])
 def test_paths_end_where_the_network_does(name, step):
     for function, x in ((kinked, HERE.at[0].set(0.0)), (broken, HERE)):
         path = jax.jit(lambda x, function=function: PATHS[name](function, x, step))(x)

@@ -360,6 +360,7 @@ def test_holes_between_samples_of_a_sphere_are_no_bottlenecks(seed):
     assert abs(estimate.value - 1) <= estimate.error
 
 
+@pytest.mark.slow
 def test_paths_do_not_cross_a_gap_that_chance_does_not_leave(x64):
     # 200 samples of an arc whose ends are 13 mean distances apart: tau = sin(0.2).
     angle = 0.2 + (TURN - 0.4) * np.random.default_rng(1).uniform(size=200)
