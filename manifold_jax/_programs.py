@@ -197,9 +197,9 @@ def _parameters_key(jaxpr: Jaxpr, equation: Any, order: int) -> Any:
     """Parameters of an equation; every trace has a new rule of derivatives, which is compared by doing."""
     parameters = dict(equation.params)
     rules = [parameters.pop(name, None) for name in RULES.get(equation.primitive.name, ())]
-    if any(rule is not None for rule in rules):
-        parameters["rule"] = _rule_key(jaxpr, equation, order + 1) if order < ORDERS else None
-    return tuple((name, _value_key(value, order)) for name, value in sorted(parameters.items()))
+    custom = any(rule is not None for rule in rules) and order < ORDERS
+    plain = tuple((name, _value_key(value, order)) for name, value in sorted(parameters.items()))
+    return plain, _rule_key(jaxpr, equation, order + 1) if custom else None
 
 
 def _rule_key(jaxpr: Jaxpr, equation: Any, order: int) -> Any:

@@ -469,3 +469,25 @@ NAN = float("nan")
 def test_messages(arguments, message):
     with pytest.raises(ValueError, match=message):
         sprite(**arguments)
+
+
+def test_derivatives_of_every_factor_against_differences_of_lower_ones(x64):
+    """All seven factors, forward and in reverse: the kernel of the outline has a rule of its own."""
+    names = ("scale", "orientation", "y", "x", "blur", "shear", "aspect")
+    image = sprite("heart", factors=names, size=16).embedding
+    u, h = jnp.array([0.8, 0.4, 7.3, 7.8, 1.1, 0.1, 1.05]), 1e-4
+    steps = h * jnp.eye(len(names))
+
+    @jax.jit
+    def both(f):
+        return jnp.stack([image(f + e) - image(f - e) for e in steps], -1) / (2 * h), jax.jacfwd(image)(f)
+
+    difference, first = both(u)
+    np.testing.assert_allclose(first, difference, atol=1e-6 * np.abs(first).max())
+    jacobian = jax.jit(jax.jacfwd(image))
+    second = jax.jit(jax.jacfwd(jax.jacfwd(image)))(u)
+    differences = np.stack([jacobian(u + e) - jacobian(u - e) for e in steps], -1) / (2 * h)
+    np.testing.assert_allclose(second, differences, atol=1e-6 * np.abs(second).max())
+    weights = np.random.default_rng(0).normal(size=(16, 16))
+    gradient = jax.jit(jax.grad(lambda f: jnp.sum(weights * image(f))))(u)
+    np.testing.assert_allclose(gradient, np.einsum("ij,ijk->k", weights, first), rtol=1e-10)

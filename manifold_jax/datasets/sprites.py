@@ -6,7 +6,8 @@ pixel centres, without any rasterisation. By Green's theorem the area integral b
     image(p) = closed integral of Phi((q_x - p_x) / sigma) phi_sigma(q_y - p_y) dq_y,
 
 (Phi, phi_sigma: normal distribution function and density), times the sign of the enclosed area: a
-(size x N)(N x size) matrix product that is C-infinity in every factor. The outline is
+(size x N)(N x size) matrix product that is C-infinity in every factor, and so are its derivatives, in closed
+form (:func:`_smear`). The outline is
 
     q(t) = (x, y) + scale R(orientation) [[1, shear], [0, 1]] diag(sqrt aspect, 1/sqrt aspect) c(t).
 
@@ -24,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from manifold_jax._checks import choice, flag, whole
@@ -56,12 +58,11 @@ class SpriteRenderer:
         """Image of one chart point, row index y first, in the dtype of ``u``."""
         f = {name: jnp.asarray(value, u.dtype) for name, value in self.fixed}
         f |= {name: u[k] for k, name in enumerate(self.factors)}
-        pixels = jnp.arange(self.size, dtype=u.dtype)
         if self.half_side:
-            return f["contrast"] * _square_image(self.half_side, f, pixels)
+            return f["contrast"] * _square_image(self.half_side, f, jnp.arange(self.size, dtype=u.dtype))
         nodes = [jnp.asarray(column, u.dtype) for column in self.nodes]
         sign = math.copysign(1.0, signed_area(self.nodes))
-        return f["contrast"] * sign * _outline_image(nodes, f, pixels)
+        return f["contrast"] * sign * _outline_image(nodes, f, self.size)
 
 
 def _distribution(z: Array) -> Array:
@@ -80,15 +81,63 @@ def _moved_outline(f: Mapping[str, Any], nodes: Sequence[Any], xp: Any = jnp) ->
     return f["x"] + a * x + b * y, f["y"] + c * x + d * y, a * dx + b * dy, c * dx + d * dy
 
 
-@jax.jit
-def _outline_image(nodes: Sequence[Array], f: dict[str, Array], pixels: Array) -> Array:
+def _gaussian_derivatives(q: Array, sigma: Array, size: int, count: int) -> list[Float[Array, "size N"]]:
+    """d^a/dq^a of the normal density of q - p, a < ``count``, at pixel centres p, by Hermite's recurrence."""
+    z = (q[None, :] - jnp.arange(size, dtype=q.dtype)[:, None]) / sigma
+    rows = [jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * sigma)]
+    for a in range(count - 1):
+        rows.append(-(z * rows[a] + (a / sigma * rows[a - 1] if a else 0.0)) / sigma)
+    return rows
+
+
+def _distribution_derivatives(q: Array, sigma: Array, size: int, count: int) -> list[Float[Array, "size N"]]:
+    """The same of the distribution function."""
+    first = _distribution((q[None, :] - jnp.arange(size, dtype=q.dtype)[:, None]) / sigma)
+    return [first, *(_gaussian_derivatives(q, sigma, size, count - 1) if count > 1 else [])]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _smear(
+    size: int, weights: Float[Array, "k k N"], qx: Float[Array, "N"], qy: Float[Array, "N"], sigma: Array
+) -> Float[Array, "size size"]:
+    """sum_n sum_{a + b < k} weights[a, b, n] D^a phi_sigma(qy_n - p_y) D^b Phi((qx_n - p_x) / sigma).
+
+    Closed under differentiation: the derivative along q_x or q_y is the same sum with the weights one place
+    on, and that along sigma (heat equation, d/dsigma = sigma D^2) with the weights two places on. So every
+    derivative is one matrix product, in which all directions have one factor in common.
+    """
+    k = len(weights)
+    density = _gaussian_derivatives(qy, sigma, size, k)
+    inside = _distribution_derivatives(qx, sigma, size, k)
+    rows = [sum(density[a] * weights[a, b] for a in range(k - b)) for b in range(k)]
+    return matmul(jnp.concatenate(rows, axis=1), jnp.concatenate(inside, axis=1).T)
+
+
+@partial(_smear.defjvp, symbolic_zeros=True)
+def _smear_jvp(size: int, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    weights, *outline = primals
+    qx, qy, sigma = outline
+    still = [isinstance(tangent, SymbolicZero) for tangent in tangents]
+    step = 1 if still[3] else 2
+    terms = zip(
+        still,
+        [((0, 0),), ((0, 1),), ((1, 0),), ((2, 0), (0, 2))],
+        [lambda t: t, lambda t: weights * t, lambda t: weights * t, lambda t: weights * sigma * t],
+        tangents,
+        strict=True,
+    )
+    moved = jnp.zeros((*(n + step for n in weights.shape[:2]), weights.shape[2]), weights.dtype)
+    for zero, places, times, tangent in terms:
+        for a, b in () if zero else places:
+            moved += jnp.pad(times(tangent), ((a, step - a), (b, step - b), (0, 0)))
+    return _smear(size, weights, qx, qy, sigma), _smear(size, moved, qx, qy, sigma)
+
+
+@partial(jax.jit, static_argnames="size")
+def _outline_image(nodes: Sequence[Array], f: dict[str, Array], size: int) -> Array:
     """Green's theorem on the outline."""
-    sigma = f["blur"]
     qx, qy, _, dqy = _moved_outline(f, nodes)
-    inside = _distribution((qx[:, None] - pixels[None, :]) / sigma)
-    z = (qy[None, :] - pixels[:, None]) / sigma
-    density = jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * sigma) * dqy[None, :]
-    return matmul(density, inside)
+    return _smear(size, dqy[None, None], qx, qy, f["blur"])
 
 
 @partial(jax.jit, static_argnames="half_side")
