@@ -140,3 +140,55 @@ def test_units_of_quantities():
     assert units["total_volume"] == "ℓ²/px"
     assert units["total_scalar_curvature"] == "1/px"
     assert (units["mean_curvature"], units["scalar_curvature"], units["reach"]) == ("ℓ⁻¹", "ℓ⁻²", "ℓ")
+
+
+def wave(u):
+    """An embedding of four coordinates without symmetries."""
+    directions = jnp.asarray(np.random.default_rng(0).normal(size=(24, 4)), u.dtype)
+    return jnp.sin(directions @ u) + u[0] * u[3]
+
+
+@pytest.mark.parametrize("accuracies", [(4, 6), pytest.param(("spectral", 2), marks=pytest.mark.slow)])
+def test_what_is_rendered_of_a_window_is_all_that_derivatives_need(accuracies, x64):
+    first, other = accuracies
+    periodic = first == "spectral"
+    grid = Grid(
+        (Axis("a", 0.0, 1.0, 8, periodic=periodic), *(Axis(n, 0.0, 1.0, 5 + k) for k, n in enumerate("bcd")))
+    )
+    points = as_points("test", wave, grid)
+    stencils = tuple(((a, 1), (b, 1), (b, 1), (b, 1)) for a, b in ((first, other), (first, other + 2)))
+    plan = plan_blocks(points, stencils, block_size=16)
+    assert plan.size > 4
+    chosen = np.array([0, plan.size - 1])
+    crossed = run_blocks(points, plan, all_grams, blocks=chosen)
+    windows = run_blocks(points, plan, window_all_grams, blocks=chosen, windows=True)
+    np.testing.assert_allclose(crossed, windows, atol=1e-9 * np.abs(windows).max())
+
+
+def all_grams(block, plan):
+    return block.grams
+
+
+def window_all_grams(window, plan):
+    return window_grams(window, plan).grams
+
+
+@pytest.mark.parametrize("order", [4, 8])
+def test_rendering_grows_with_the_cross_and_not_with_the_window(order):
+    sizes, places = (6, 12, 2, 2), []
+    grid = Grid(tuple(Axis(n, 0.0, 1.0, m, periodic=m == 12) for n, m in zip("abcd", sizes, strict=True)))
+
+    def counted(u):
+        jax.debug.callback(lambda x: places.append(np.shape(x)), u)
+        return wave(u)
+
+    points = as_points("test", counted, grid)
+    stencils = ((order, 1),) * 4, ((order + 2, 1),) * 4
+    plan = plan_blocks(points, stencils, block_size=48)
+    jax.block_until_ready(run_blocks(points, plan, all_grams, blocks=np.array([0])))
+    jax.effects_barrier()
+    halo = order // 2 + 1
+    outer = [2 * halo / b for b in plan.block]
+    cross = 1 + sum(outer) + sum(x * y for k, x in enumerate(outer) for y in outer[:k])
+    assert len(places) <= 1.1 * cross * plan.block_points
+    assert len(places) < 0.7 * plan.block_points * math.prod(1 + x for x in outer)

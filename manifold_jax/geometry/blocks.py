@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 
 from manifold_jax._checks import single
 from manifold_jax._files import PartialResult, Progress
+from manifold_jax._linalg import block_rows, map_blocks
+from manifold_jax.geometry.derivatives import cross_columns, split_columns, window_derivatives
 from manifold_jax.geometry.grid import DType, mesh
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.sources import Stored
@@ -26,7 +28,6 @@ from manifold_jax.geometry.windows import (
     BatchPlan,
     BlockGrams,
     BlockPlan,
-    Cut,
     Sums,
     Window,
     block_grams,
@@ -35,10 +36,10 @@ from manifold_jax.geometry.windows import (
     keep_grams,
     locate,
     sum_chunks,
-    window_derivatives,
 )
 
 CALLS = 64  # about how many compiled calls a long job is split into; between them results are kept
+RENDERED = 16  # arrays of the size of a point that its rendering holds at once, about
 CHUNKS_READ = 4  # chunks of features copied from the host at once: a call takes turns with the copying
 
 Job = Callable[[Any, Any], Any]
@@ -207,35 +208,49 @@ def _map_one(one: Callable[[Array], Any], blocks: Array) -> Any:
 def _device_grams(values: Any, plan: BlockPlan, block: Array, dtype: DType) -> BlockGrams:
     """Gram matrices of one block."""
     place = locate(plan, block, dtype)
-    return block_grams(plan, place, *_cut_of(values, plan, place.columns, dtype))
-
-
-def _cut_of(values: Any, plan: BlockPlan, columns: Sequence[Array], dtype: DType) -> tuple[Cut, int]:
-    """The cut of a window, and its number of features; an array is cut a chunk of features at a time."""
-    if plan.evaluated:
-        window = _evaluate_window(values, plan, columns, dtype)
-        return cut_features(window), window.shape[-1]
-    return partial(_cut_window, values, plan, columns), values.shape[-1]
+    if not plan.evaluated:
+        cut = partial(_cut_window, values, plan, place.columns)
+        return block_grams(plan, place, cut, values.shape[-1])
+    # Only what derivatives need of the window is rendered; of two axes they need all.
+    parts = cross_columns(place.matrices) if plan.grid.ndim > 2 else {}
+    lattices = [[x[c] for x, c in zip(place.columns, part, strict=True)] for part in parts.values()]
+    points = _evaluate_at(values, plan, lattices or [place.columns], dtype)
+    if not parts:
+        return block_grams(plan, place, cut_features(points[0]), points[0].shape[-1])
+    order = [jnp.concatenate(split_columns(m)) for m in place.matrices]
+    matrices = tuple(m[..., c] for m, c in zip(place.matrices, order, strict=True))
+    cut = cut_features(dict(zip(parts, points, strict=True)))
+    return block_grams(plan, place._replace(matrices=matrices), cut, points[0].shape[-1])
 
 
 @partial(jax.jit, static_argnames="dtype")
 def _device_window(values: Any, plan: BlockPlan, block: Array | int, dtype: DType) -> Array:
     """A window of all features, ``(m_1, ..., m_d, f)``."""
-    cut, features = _cut_of(values, plan, locate(plan, block, dtype).columns, dtype)
-    return cut(0, features)
+    columns = locate(plan, block, dtype).columns
+    if plan.evaluated:
+        return _evaluate_at(values, plan, [columns], dtype)[0]
+    return _cut_window(values, plan, columns, 0, values.shape[-1])
 
 
-def _evaluate_window(
-    embedding: Callable[..., Any], plan: BlockPlan, columns: Sequence[Array], dtype: DType
-) -> Array:
-    """Points ``(m_1, ..., m_d, f)`` at index ``columns`` of each axis, also beyond its ends."""
-    samples = [
-        jnp.asarray(axis.chart[0], dtype) + jnp.asarray(axis.chart[1], dtype) * c.astype(dtype)
-        for axis, c in zip(plan.axes, columns, strict=True)
-    ]
-    coordinates = mesh(samples)
-    points = jax.vmap(lambda u: single(jnp.ravel(embedding(u))))(coordinates.reshape(-1, plan.grid.ndim))
-    return points.reshape(*coordinates.shape[:-1], -1)
+def _evaluate_at(
+    embedding: Callable[..., Any], plan: BlockPlan, lattices: Sequence[Sequence[Array]], dtype: DType
+) -> list[Array]:
+    """Points ``(n_1, ..., n_d, f)`` at the index of each axis, also beyond its ends, for several lattices.
+
+    Rendered as one list, a batch at a time, which its temporaries leave in the cache.
+    """
+    starts, steps = ([jnp.asarray(axis.chart[k], dtype) for axis in plan.axes] for k in (0, 1))
+
+    def lattice(columns: Sequence[Array]) -> Array:
+        return mesh([a + h * c.astype(dtype) for a, h, c in zip(starts, steps, columns, strict=True)])
+
+    meshes = [lattice(columns) for columns in lattices]
+    coordinates = jnp.concatenate([x.reshape(-1, plan.grid.ndim) for x in meshes])
+    features = math.prod(jax.eval_shape(embedding, coordinates[0]).shape)
+    render = jax.vmap(lambda u: single(jnp.ravel(embedding(u))))
+    points = map_blocks(render, block_rows(RENDERED * features), coordinates)
+    ends = np.cumsum([math.prod(x.shape[:-1]) for x in meshes])
+    return [p.reshape(*x.shape[:-1], -1) for p, x in zip(jnp.split(points, ends[:-1]), meshes, strict=True)]
 
 
 def _cut_window(values: Array, plan: BlockPlan, columns: Sequence[Array], start: Any, size: int) -> Array:

@@ -130,8 +130,8 @@ def _resolved_words(shares: list[float], within: float, total: bool) -> str:
 def _rounded_up(share: float) -> str:
     """A share in per cent, to one digit and never less than it is."""
     power = math.floor(math.log10(100 * share))
-    digit = math.ceil(100 * share / 10.0**power * (1 - ROUNDING))
-    return f"{digit * 10.0**power:.{max(0, -power)}f}%"
+    least = math.ceil(100 * share / 10.0**power * (1 - ROUNDING)) * 10.0**power
+    return f"{least:.{max(0, -math.floor(math.log10(least) + ROUNDING))}f}%"
 
 
 def _idle_axes(geometry: Any) -> tuple[str, ...]:

@@ -19,10 +19,15 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import optional, whole
 from manifold_jax._linalg import matmul
+from manifold_jax.geometry.derivatives import (
+    cross_derivatives,
+    cross_sizes,
+    high_differences,
+    window_derivatives,
+)
 from manifold_jax.geometry.grid import Axis, DType, Grid, mesh, skeleton
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
-from manifold_jax.geometry.tensors import derivative_indices
 
 MEMORY = 256 * 2**20  # bytes that the temporaries of one block may take when no block size is given
 CHUNK = 128  # features contracted at a time: long enough for the matrix products, short enough for the cache
@@ -173,25 +178,27 @@ def plan_blocks(
 
     def cost(block: Sequence[int], whole_windows: bool) -> tuple[float, float]:
         """Window points per output point, and bytes held."""
-        window = math.prod(
+        widths = [
             n if full or (n < b + 2 * h and not evaluated) else b + 2 * h
             for b, h, n, full in zip(block, halos, grid.shape, spectral, strict=True)
-        )
-        size = math.prod(block)
+        ]
+        window, size = math.prod(widths), math.prod(block)
+        if evaluated:
+            outer = [m - b for m, b in zip(widths, block, strict=True)]
+            window = sum(map(math.prod, cross_sizes(block, outer).values()))
         held = WHOLE_COPIES * window * features if whole_windows else CHUNK_COPIES * window * chunk
         held += CHUNK_COPIES * (vectors * size * chunk + len(stencils) * size * vectors**2)
         return window / size, held * np.dtype(points.dtype).itemsize
 
     def grow(whole_windows: bool) -> list[int]:
         """The largest block; with all features of its window there at once, or a few."""
-        # Rendering a window costs more than differentiating it: fewer, larger windows there.
-        room, block = 2 * MEMORY if evaluated else MEMORY, [1] * grid.ndim
+        block = [1] * grid.ndim
         while True:
             options = []
             for axis, n in enumerate(longest):
                 larger = [min(2 * b, n) if k == axis else b for k, b in enumerate(block)]
                 ratio, held = cost(larger, whole_windows)
-                fits = math.prod(larger) <= block_size if block_size else held <= room
+                fits = math.prod(larger) <= block_size if block_size else held <= MEMORY
                 if block[axis] < n and fits:
                     options.append((ratio if evaluated else -axis, larger))
             if not options:
@@ -252,58 +259,6 @@ def locate(plan: BlockPlan, block: Array | int, dtype: DType) -> Place:
     return Place(*zip(*map(along, plan.axes, index), strict=True))
 
 
-def _apply(matrix: Float[Array, "b m"], values: Array, axis: int) -> Array:
-    """Multiply a matrix into one axis of an array, as a batched matrix product."""
-    shape = values.shape
-    lead, tail = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    rows = values.reshape(lead, shape[axis], tail)
-    product = matmul(jnp.broadcast_to(matrix, (lead, *matrix.shape)), rows)
-    return product.reshape(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
-
-
-def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array, "points v f"]:
-    """First and second derivatives on a block from the samples ``(m_1, ..., m_d, f)`` on its window.
-
-    ``matrices`` are ``(3, b_k, m_k)`` for each axis: derivative 0 (which picks samples), 1 and 2. The result
-    holds the v = d + d(d+1)/2 vectors of ``tensors.derivative_indices``.
-    """
-    d = len(matrices)
-    partials: dict[tuple[int, ...], Array] = {(0,) * d: window}
-    # Axes that shrink most come first: later products then run on fewer points.
-    for axis in sorted(range(d), key=lambda k: matrices[k].shape[1] / matrices[k].shape[2]):
-        size, offset = matrices[axis].shape[1], jnp.argmax(matrices[axis][0, 0])
-        done = {}
-        for orders, values in partials.items():
-            done[orders] = jax.lax.dynamic_slice_in_dim(values, offset, size, axis=axis)
-            for order in range(1, 3 - sum(orders)):
-                moved = (*orders[:axis], order, *orders[axis + 1 :])
-                done[moved] = _apply(matrices[axis][order], values, axis)
-        partials = done
-    orders = [tuple(index.count(axis) for axis in range(d)) for index in derivative_indices(d)]
-    stacked = jnp.stack([partials[order] for order in orders], axis=d)
-    return stacked.reshape(-1, *stacked.shape[d:])
-
-
-def high_differences(
-    window: Array, matrices: Sequence[Array], differences: Sequence[Array]
-) -> tuple[Float[Array, "points d f"], Float[Array, "points d 2"]]:
-    """D_k, the difference of the higher order along axis k, and |D_k|^2 of both, from samples on a window."""
-    offsets = [jnp.argmax(m[0, 0]) for m in matrices]
-
-    def along(axis: int) -> Array:
-        """Both differences, ``(2, points, f)``, as one product."""
-        values, rows = window, differences[axis]
-        for k, offset in enumerate(offsets):
-            if k != axis:
-                values = jax.lax.dynamic_slice_in_dim(values, offset, matrices[k].shape[1], axis=k)
-        values = _apply(rows.reshape(-1, rows.shape[-1]), values, axis)
-        values = values.reshape(*values.shape[:axis], *rows.shape[:2], *values.shape[axis + 1 :])
-        return jnp.moveaxis(values, axis, 0).reshape(2, -1, values.shape[-1])
-
-    both = jnp.stack([along(k) for k in range(len(matrices))], axis=2)
-    return both[0], jnp.moveaxis(jnp.sum(jnp.square(both), axis=-1), 0, -1)
-
-
 def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*points v v"]:
     """Gram matrices of the vectors of points."""
     return matmul(vectors, jnp.swapaxes(vectors, -1, -2))
@@ -335,13 +290,18 @@ def _cached_products(
     return jax.tree.map(lambda x: x.reshape(points, *x.shape[2:]), jax.lax.map(products, pair))
 
 
-Cut = Callable[[Any, int], Array]
-"""From the first feature and a number of features to their window ``(m_1, ..., m_d, features)``."""
+Cut = Callable[[Any, int], Any]
+"""From the first feature and a number of features to their window ``(m_1, ..., m_d, features)``, or
+to those of the parts of a cross."""
 
 
-def cut_features(window: Array) -> Cut:
-    """The cut of a window ``(m_1, ..., m_d, f)`` of all features."""
-    return lambda start, size: jax.lax.dynamic_slice_in_dim(window, start, size, axis=-1)
+def cut_features(window: Array | dict[tuple[int, ...], Array]) -> Cut:
+    """The cut of a window ``(m_1, ..., m_d, f)`` of all features, or of the parts of a cross."""
+
+    def cut(start: Any, size: int) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=-1), window)
+
+    return cut
 
 
 class Sums(NamedTuple):
@@ -363,21 +323,25 @@ class Sums(NamedTuple):
 
 def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> Sums:
     """Sums of a block over chunks of features."""
-    chunk = min(plan.chunk, features)
+    chunk, matrices = min(plan.chunk, features), place.matrices
 
     def contract(start: Any, size: int) -> Sums:
         points = cut(start, size)
-        high, squares = (jnp.zeros((plan.block_points, 0, n), points.dtype) for n in (size, 2))
-        if plan.differences:
-            high, squares = high_differences(points, [m[0] for m in place.matrices], place.differences)
+        crossed, shape = isinstance(points, dict), (plan.block_points, len(plan.differences))
+        high, squares = (jnp.zeros((*shape, n), matrices[0].dtype) for n in (size, 2))
+        if plan.differences and not crossed:  # points that are evaluated have no noise to tell
+            high, squares = high_differences(points, [m[0] for m in matrices], place.differences)
 
         def products(stencil: tuple[Sequence[Array], Array]) -> tuple[Array, Array]:
-            return _cached_products(window_derivatives(points, stencil[0]), high, stencil[1] == 0)
+            vectors = (cross_derivatives if crossed else window_derivatives)(points, stencil[0])
+            return _cached_products(vectors, high, stencil[1] == 0)
 
         # One stencil after the other: one program for all of them, and the jets of one held at a time.
-        grams, along = jax.lax.map(products, (place.matrices, jnp.arange(len(plan.stencils))))
-        high = jnp.concatenate([squares, along[0]], axis=-1)
-        return Sums(grams, jnp.sum(jnp.square(points), axis=-1), high, jnp.max(jnp.abs(points)))
+        grams, along = jax.lax.map(products, (matrices, jnp.arange(len(plan.stencils))))
+        leaves = jax.tree.leaves(points)
+        lengths = jnp.concatenate([jnp.sum(jnp.square(x), axis=-1).ravel() for x in leaves])
+        peak = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in leaves]))
+        return Sums(grams, lengths, jnp.concatenate([squares, along[0]], axis=-1), peak)
 
     def add(total: Sums, start: Array) -> tuple[Sums, None]:
         return total.plus(contract(start, chunk)), None

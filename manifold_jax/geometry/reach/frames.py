@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from manifold_jax._linalg import matmul, norm
 from manifold_jax.geometry.blocks import block_vectors, read_window
+from manifold_jax.geometry.derivatives import window_derivatives
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
 from manifold_jax.geometry.grid import Grid, mesh
 from manifold_jax.geometry.reach.cloud import Cloud, distances
@@ -22,7 +23,7 @@ from manifold_jax.geometry.reach.lattice import Component, neighbours
 from manifold_jax.geometry.reach.pairs import Tile
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.tensors import frame
-from manifold_jax.geometry.windows import BlockPlan, Window, locate, window_derivatives
+from manifold_jax.geometry.windows import BlockPlan, Window, locate
 
 ROUNDING = 4  # tilt of a frame by the rounding of its own orthonormalisation, in eps
 
