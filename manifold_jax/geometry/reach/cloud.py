@@ -1,48 +1,17 @@
-"""The points that a tangent ball may meet, with their rounding errors, and in few dimensions."""
+"""The points that a tangent ball may meet, with their rounding errors, and projected to few dimensions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
 
-from manifold_jax._linalg import matmul, norm
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES
 
-SAMPLE = 512  # points from which the leading directions are found
 PROJECTION = 48  # directions onto which long points are projected before they are compared
-TAIL = 1e-6  # share of squared lengths in the directions that are left out where points are reduced
-RANK = 1e-12  # ratio to the largest below which squared lengths are rounding
-CERTAIN = 7 / 8  # of the sampled points: with more directions the sample does not tell what they leave out
+SAMPLE = 256  # points from which these directions are found
 PIECE = 2**22  # numbers that are turned into float64 at a time: 32 MiB
-
-
-class Reduced(NamedTuple):
-    """Points by their coordinates in a few orthonormal directions, to screen pairs.
-
-    Attributes:
-        points: ``(n, k)``; the points themselves where they are short, or fill more directions.
-        rest: ``(n,)`` length of what the directions do not hold, at most.
-        basis: The directions ``(f, k)``, None where there are none.
-        drift: Rounding error of the coordinates of a difference, a length.
-    """
-
-    points: np.ndarray
-    rest: np.ndarray
-    basis: np.ndarray | None
-    drift: float
-
-    def frames(self, frames: Float[np.ndarray, "a d f"]) -> tuple[np.ndarray, np.ndarray]:
-        """Tangent frames in these directions, and how far they stand out of them ``(a,)``."""
-        if self.basis is None:
-            return frames, np.zeros(len(frames))
-        a, d, f = frames.shape
-        inside = np.asarray(_coordinates(frames.reshape(-1, f), self.basis)[0]).reshape(a, d, -1)
-        eps = float(np.finfo(frames.dtype).eps)
-        return inside, np.sqrt(np.maximum(d - np.sum(inside**2, axis=(1, 2)), 0) + 64 * eps * d)
 
 
 class Cloud(NamedTuple):
@@ -52,8 +21,7 @@ class Cloud(NamedTuple):
         points: ``(n, f)`` on the host, in memory or memory-mapped.
         noise: ``(n,)`` rounding error of each point and its noise in one direction, a length.
         half_cell: ``(n,)`` half the sum of the edges of the cell around each point; 0 without a lattice.
-        reduced: The points in a few directions.
-        projected: ``(n, k)`` in still fewer; the points themselves where they are short.
+        projected: ``(n, k)`` after an orthogonal projection; the points themselves where they are short.
         squares: ``(n,)`` squared lengths of the projected points.
         slack: Rounding error of projected distances.
         inward: ``(n, d)`` for every axis the sign that leads inward at a border, else 0; None: no lattice.
@@ -62,7 +30,6 @@ class Cloud(NamedTuple):
     points: np.ndarray
     noise: np.ndarray
     half_cell: np.ndarray
-    reduced: Reduced
     projected: np.ndarray
     squares: np.ndarray
     slack: float
@@ -71,7 +38,7 @@ class Cloud(NamedTuple):
     @property
     def short(self) -> bool:
         """Whether differences are formed feature by feature, without cancellation."""
-        return self.reduced.points.shape[1] <= DIRECT_FEATURES
+        return self.points.shape[1] <= DIRECT_FEATURES
 
 
 def check_extent(caller: str, points: np.ndarray, rounding: float) -> None:
@@ -90,54 +57,23 @@ def check_extent(caller: str, points: np.ndarray, rounding: float) -> None:
         )
 
 
-def make_cloud(points: np.ndarray, noise: np.ndarray, inward: np.ndarray | None = None) -> Cloud:
-    """The points with what screens need; see :class:`Cloud`. Cells are 0."""
-    reduced, projected = _reduce(points)
+def make_cloud(
+    points: np.ndarray, noise: np.ndarray, half_cell: np.ndarray, inward: np.ndarray | None = None
+) -> Cloud:
+    """Project the points onto their principal directions (of a sample); see :class:`Cloud`."""
+    n, f = points.shape
+    if f <= PROJECTION:
+        projected = np.asarray(points) - points[: min(n, SAMPLE)].mean(axis=0)
+    else:
+        sample = np.asarray(points[np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(int)], np.float64)
+        centre = sample.mean(axis=0)
+        sample -= centre
+        weights = np.linalg.eigh(sample @ sample.T)[1][:, -PROJECTION:]
+        basis, centre = (x.astype(points.dtype) for x in (np.linalg.qr(sample.T @ weights)[0], centre))
+        projected = np.concatenate([(points[part] - centre) @ basis for part in pieces(n, f)])
     squares = np.sum(projected**2, axis=1)
     slack = 16 * float(np.finfo(points.dtype).eps) * float(squares.max()) ** 0.5
-    return Cloud(points, noise, np.zeros(len(points)), reduced, projected, squares, slack, inward)
-
-
-def _reduce(points: np.ndarray) -> tuple[Reduced, np.ndarray]:
-    """Principal coordinates (of a sample), as many as hold the points, and the leading ones.
-
-    What they leave out counts as an error of every distance, and so does their rounding, four times that of
-    the sample.
-    """
-    n, f = points.shape
-    whole = Reduced(points, np.zeros(n), None, 0.0)
-    if f <= PROJECTION:
-        return whole, np.asarray(points) - points[: min(n, SAMPLE)].mean(axis=0)
-    place = np.sort(np.random.default_rng(0).permutation(n)[:SAMPLE])
-    sample = np.asarray(points[place], np.float64)
-    centre = sample.mean(axis=0).astype(points.dtype)
-    sample -= centre
-    values, weights = (x[..., ::-1] for x in np.linalg.eigh(sample @ sample.T))
-    left = np.maximum(values, 0.0)[::-1].cumsum()[::-1]
-    count = max(1, int(np.sum(left > TAIL * left[0])))
-    holds = 2 * count <= f and (n <= SAMPLE or count <= CERTAIN * SAMPLE)
-    width = max(count, min(PROJECTION, len(sample))) if holds else min(PROJECTION, len(sample))
-    width = min(width, int(np.sum(values > RANK * values[0])))
-    directions = sample.T @ (weights[:, :width] / np.sqrt(values[:width]))
-    # Orthonormal but for the square of the error so far (Newton and Schulz).
-    directions = directions @ (1.5 * np.eye(width) - 0.5 * directions.T @ directions)
-    basis = np.ascontiguousarray(directions, points.dtype)
-    rotated, rest = np.empty((n, width), points.dtype), np.zeros(n)
-    for part in pieces(n, f):
-        here = points[part] - centre
-        rotated[part], rest[part] = _coordinates(here, basis)
-    projected = np.ascontiguousarray(rotated[:, :PROJECTION])
-    if not holds:
-        return whole, projected
-    drift = 4 * float(np.linalg.norm(rotated[place] - sample @ directions, axis=1).max())
-    return Reduced(rotated, rest + drift, basis, 4 * drift), projected
-
-
-@jax.jit
-def _coordinates(rows: Float[Any, "a f"], basis: Float[Any, "f k"]) -> tuple[Array, Array]:
-    """Coordinates of rows in orthonormal directions, and the length of what these leave out."""
-    inside = matmul(rows, basis)
-    return inside, norm(rows - matmul(inside, basis.T))
+    return Cloud(points, noise, half_cell, projected, squares, slack, inward)
 
 
 def pieces(rows: int, numbers: int) -> Iterator[slice]:
@@ -147,8 +83,10 @@ def pieces(rows: int, numbers: int) -> Iterator[slice]:
 
 
 def lengths(points: np.ndarray) -> np.ndarray:
-    """Lengths of points ``(n, f)`` in float64, without a copy of them in it."""
-    return np.sqrt(np.einsum("pf,pf->p", points, points, dtype=np.float64))
+    """Lengths of points ``(n, f)`` in float64."""
+    return np.concatenate(
+        [np.linalg.norm(points[k].astype(np.float64), axis=1) for k in pieces(*points.shape)]
+    )
 
 
 def distances(points: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
