@@ -173,7 +173,7 @@ def window_all_grams(window, plan):
     return window_grams(window, plan).grams
 
 
-@pytest.mark.parametrize("order", [4, 8])
+@pytest.mark.parametrize("order", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_rendering_grows_with_the_cross_and_not_with_the_window(order):
     sizes, places = (6, 12, 2, 2), []
     grid = Grid(tuple(Axis(n, 0.0, 1.0, m, periodic=m == 12) for n, m in zip("abcd", sizes, strict=True)))

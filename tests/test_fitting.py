@@ -58,7 +58,7 @@ def test_neighbours_match_a_tree(x64, monkeypatch, features, count):
 
 def test_groups_of_columns_hold_the_smallest(x64):
     values = np.round(random(20, 512), 1)  # with many ties
-    low, columns = jax.jit(partial(search._top, count=9))(values)
+    low, columns = jax.jit(partial(search.least_columns, count=9))(values)
     np.testing.assert_array_equal(low, np.sort(values, axis=1)[:, :9])
     np.testing.assert_array_equal(np.take_along_axis(values, np.asarray(columns), axis=1), low)
     assert all(len(set(row)) == 9 for row in np.asarray(columns).tolist())
