@@ -190,7 +190,6 @@ def test_bars_know_noise_that_points_one_way(x64):
         assert share >= 0.99, (name, share, count)
 
 
-@pytest.mark.slow
 def test_rounding_of_many_features_hardly_points_along_the_second_form():
     t, rng = TURN * np.arange(RING.size) / RING.size, np.random.default_rng(0)
     turns, weights = np.stack([t, t, 2 * t, 2 * t]), rng.normal(size=(4, 400))
@@ -208,6 +207,7 @@ def test_rounding_of_many_features_hardly_points_along_the_second_form():
     assert np.median(bar) <= 12 * np.median(error)
 
 
+@pytest.mark.slow
 def test_noise_in_many_features_hardly_points_along_the_second_form(x64):
     """A circle in R^1000 whose noise is larger than II, of which a thousandth in energy points along it."""
     features, sigma, lattice = 1000, 3e-6, Grid((Axis("t", 0.0, TURN, 256, periodic=True),))

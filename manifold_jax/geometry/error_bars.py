@@ -107,11 +107,9 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     # Samples and their coordinates are rounded: a uniform error within half a unit in the last place, of
     # variance eps^2 / 12, in every feature for itself.
     shift = jnp.sum(jnp.abs(coordinates) * lengths, axis=-1)
-    scale = jnp.finfo(dtype).eps / 12**0.5 * (block.norm + shift)
-    tiny = jnp.finfo(dtype).tiny
-    along = jnp.minimum(DEVIATIONS * block.peak + shift, block.norm + shift) / jnp.maximum(
-        block.norm + shift, tiny
-    )
+    size = block.norm + shift
+    scale = jnp.finfo(dtype).eps / 12**0.5 * size
+    along = jnp.minimum(DEVIATIONS * block.peak + shift, size) / jnp.maximum(size, jnp.finfo(dtype).tiny)
     pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
     noises = scale[:, None] * first, scale[:, None, None] * pairs
     rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises, along)

@@ -77,17 +77,19 @@ def judge(geometry: Any, name: str) -> Verdict:
         why = "degenerate metric" if lost else "points or their squares are not finite"
         note = f" Undefined at {missing:.1%} of the points ({why})."
     unsigned, within = _open_signs(geometry, name)
-    flat, blind = small & (within <= FLAT), small & unsigned & ~(within <= FLAT)
-    shares = [float(mask[defined].mean()) for mask in (small & ~unsigned, flat, blind)]
-    signed, zero, lost = shares
+    flat, unsure = small & (within <= FLAT), small & unsigned & ~(within <= FLAT)
+    shares = [float(mask[defined].mean()) for mask in (small & ~unsigned, flat, unsure)]
+    signed, zero, blind = shares
     share = signed + zero
-    if share + lost >= ENOUGH and lost <= MOST:
+    if share + blind >= ENOUGH and blind <= MOST:
         where = _resolved_words(shares, float(np.max(within[flat], initial=0.0)), name in TOTALS)
         return Verdict(True, share, (), f"{where}.{note}", zero > MOST)
     axes, cause = _blame(geometry, name)
     where = "not resolved" if share < MOST else f"resolved at only {share:.0%} of the points"
-    if lost > max(MOST, 1 - share - lost):
-        where += ": its sign is open" if name in TOTALS else f": its sign is open at {lost:.0%} of the points"
+    if blind > max(MOST, 1 - share - blind):
+        where += (
+            ": its sign is open" if name in TOTALS else f": its sign is open at {blind:.0%} of the points"
+        )
         return Verdict(False, share, axes, f"{where}, {cause}.{note}")
     return Verdict(False, share, axes, f"{where}: {cause}.{note}")
 
@@ -117,12 +119,12 @@ def _open_signs(geometry: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _resolved_words(shares: list[float], within: float, total: bool) -> str:
     """What is said of a quantity that is resolved: where it has a sign, where it is 0, where that is open."""
-    signed, zero, lost = shares
+    signed, zero, blind = shares
     square = "∫ |II|² dV" if total else "|II|²"
     level = f"0 within {_rounded_up(within)} of {square}" if within else "0 within its bar, like |II|"
     if total:
         return level if zero else "resolved"
-    parts = [("resolved", signed), (level, zero), ("of open sign", lost)]
+    parts = [("resolved", signed), (level, zero), ("of open sign", blind)]
     words = [f"{word} at {share:.1%}" for word, share in parts if share or (word == "resolved" and not zero)]
     return ", ".join([f"{words[0]} of the points", *words[1:]])
 

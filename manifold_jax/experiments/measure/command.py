@@ -296,8 +296,8 @@ def _measure_parts(
             results[stage], path = _measure_stage(manifold, out, chosen, k)
             seconds[stage] = time.perf_counter() - began
             finished.append(path)
-        main = "exact" if exact and "exact" in results else "stencil"
-        geometry, beside = results.pop(main), next(iter(results.values()), None)
+        main, other = ("exact", "stencil") if exact and "exact" in results else ("stencil", "exact")
+        geometry, beside = results[main], results.get(other)
         parts.append(Part(manifold, geometry, beside, seconds, f"_{k + 1}" if len(manifolds) > 1 else ""))
     return parts, finished
 

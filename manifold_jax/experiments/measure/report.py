@@ -98,8 +98,10 @@ def _share(quantity: str, verdict: Verdict) -> str:
 
 def _percent(share: float) -> str:
     """A share in per cent, which is never rounded to all or none."""
-    if share in (0.0, 1.0) or math.isnan(share):
-        return "-" if math.isnan(share) else f"{100 * share:.0f} %"
+    if math.isnan(share):
+        return "-"
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
     return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
 
 

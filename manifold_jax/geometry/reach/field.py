@@ -118,11 +118,10 @@ def _field(points: Array, tangents: Array, temperature: Any, block_size: int | N
     tiles = _split(everyone, COLUMNS)
     size = tiles.row.shape[1]
     rows = block_rows(size * (tangents.shape[1] + 8), block_size)
-    fixed = jax.lax.stop_gradient((everyone, frames, tiles))
-    search = map_blocks(lambda x, frame: _search(x, frame, fixed[2]), rows, *fixed[:2])
-    candidates, lower, coincident = search
+    centres, held, others = jax.lax.stop_gradient((everyone, frames, tiles))
+    candidates, lower, coincident = map_blocks(partial(_search, tiles=others), rows, centres, held)
     some = block_rows(4 * f * candidates.shape[1], block_size)
-    witness, error = map_blocks(partial(_best, fixed[0]), some, *fixed[:2], candidates, lower)
+    witness, error = map_blocks(partial(_best, centres), some, centres, held, candidates, lower)
     there = regular & (witness >= 0)
 
     def balls(x: Array, frame: Array, y: Array) -> Array:
