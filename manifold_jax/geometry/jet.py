@@ -106,6 +106,13 @@ def point_vectors(embedding: Embedding, u: Float[Array, "d"]) -> Float[Array, "v
     return jnp.concatenate([first, second])
 
 
+def jet_batch(dimension: int, features: int, dtype: Any) -> int:
+    """Points whose jets are differentiated at once."""
+    room = CACHE if jax.default_backend() == "cpu" else MEMORY
+    numbers = COPIES * dimension * (dimension + 3) // 2 * max(features, 1)
+    return max(1, room // (numbers * jnp.dtype(dtype).itemsize))
+
+
 # One program each: operation by operation the derivatives of an embedding compile dozens.
 
 
@@ -171,11 +178,8 @@ def gram_from_function(
     batch_size = optional(whole, "gram_from_function", "batch_size", batch_size)
     d = coordinates.shape[-1]
     embedding = frozen_embedding(embedding, d, coordinates.dtype)
-    features = math.prod(result_of(embedding).shape)
     vectors = d * (d + 3) // 2
-    room = CACHE if jax.default_backend() == "cpu" else MEMORY
-    numbers = COPIES * vectors * max(features, 1)
-    batch = batch_size or max(1, room // (numbers * coordinates.dtype.itemsize))
+    batch = batch_size or jet_batch(d, math.prod(result_of(embedding).shape), coordinates.dtype)
     packed = _products(embedding, coordinates.reshape(-1, d), batch)
     return unpack_gram(packed.reshape(*coordinates.shape[:-1], vectors, vectors), d)
 

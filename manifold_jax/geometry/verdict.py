@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from manifold_jax.geometry.noise import difference_orders
 from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields, finite_median, natural_scales
 from manifold_jax.geometry.stencil import halo
 from manifold_jax.geometry.totals import FLAT, quadrature_changes, quadrature_of
@@ -20,6 +21,7 @@ from manifold_jax.geometry.totals import FLAT, quadrature_changes, quadrature_of
 ENOUGH = 0.95  # share of points that must be resolved for a quantity to count as resolved
 MOST = 0.5  # share of points that decides what is said of all: below it a quantity is "not resolved"
 NOISY = 0.05  # share of a bar from which noise is to blame: safety, and a maximum, amplify it in the rest
+TOLD = 2  # samples of an axis, in orders of the difference, from which coarse samples are told from noise
 GUILTY = 0.3  # axes are blamed that change a quantity by this share of what the worst axis does
 ROUGH = 10.0  # level of the noise at failing points, over its median, from which it is not noise
 LOCAL = 0.5  # largest share of an axis on which failing points count as those of one place
@@ -198,9 +200,14 @@ def _noise_and_rounding(geometry: Any, failing: np.ndarray) -> tuple[float, floa
     if not failing.any():
         return 0.0, 0.0, False
     noise, rounding = (_share(geometry, part, failing) for part in (geometry.noise_bars, geometry.rounding))
-    by_axis = np.median(np.asarray(geometry.noise)[failing], axis=0)
+    level = np.asarray(geometry.noise)
+    by_axis = np.median(level[failing], axis=0)
     uneven = by_axis.max() > ROUGH * by_axis.min()
-    return noise, rounding, bool(noise > max(NOISY, rounding) and not uneven)
+    orders = difference_orders(geometry.grid, geometry.stencil) if geometry.stencil else ()
+    enough = any(m and n >= TOLD * m for n, m in zip(geometry.grid.shape, orders, strict=False))
+    # A level that was given is the same everywhere.
+    told = enough or level.max() == level.min()
+    return noise, rounding, bool(noise > max(NOISY, rounding) and told and not uneven)
 
 
 def _share(geometry: Any, part: Fields, failing: np.ndarray) -> float:

@@ -123,21 +123,20 @@ def pattern_search(
     d = start.shape[0]
     moves = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), -jnp.eye(d)]).astype(start.dtype)
 
-    def unfinished(state: tuple[Array, ...]) -> Array:
-        return (state[4] < SEARCH_STEPS) & (state[3][0] > FINEST * spacing[0])
-
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        point, _, _, size, count = state
+        point, size, count, *_ = state
         tried = jnp.clip(point + moves * size, *box.T)
         value, noise = curvature(tried)
-        best = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
-        return tried[best], value[best], noise[best], jnp.where(best == 0, size / 2, size), count + 1
+        # The last step only looks around.
+        ended = (count >= SEARCH_STEPS) | (size[0] <= FINEST * spacing[0])
+        ahead = jnp.argmax(jnp.nan_to_num(value - noise, nan=-jnp.inf, posinf=-jnp.inf))
+        best = jnp.where(ended, 0, ahead)
+        return tried[best], jnp.where(best == 0, size / 2, size), count + 1, ended, value, noise
 
-    nothing = jnp.zeros((), start.dtype)
-    begin = (start, nothing, nothing, spacing / 2, jnp.zeros((), int))
-    point, value, noise, size, _ = jax.lax.while_loop(unfinished, step, begin)
-    around, _ = curvature(jnp.clip(point + moves[1:] * size, *box.T))
-    return point, value, noise, around.reshape(2, d)
+    nothing = jnp.zeros(len(moves), start.dtype)
+    begin = (start, spacing / 2, jnp.zeros((), int), jnp.zeros((), bool), nothing, nothing)
+    point, *_, value, noise = jax.lax.while_loop(lambda state: ~state[3], step, begin)
+    return point, value[0], noise[0], value[1:].reshape(2, d)
 
 
 def shortest_bottleneck(components: Sequence[Component], search: PairSearch) -> Candidate:

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from manifold_jax._linalg import matmul, norm, safe_sqrt
+from manifold_jax._linalg import map_blocks, matmul, norm, safe_sqrt
 from manifold_jax.geometry.blocks import block_vectors, read_window
 from manifold_jax.geometry.error_bars import comparison_stencil, safety_factor
+from manifold_jax.geometry.jet import jet_batch, point_vectors
 from manifold_jax.geometry.reach.bottleneck import (
     BY_VALUE,
     CERTAIN,
@@ -27,8 +28,8 @@ from manifold_jax.geometry.reach.bottleneck import (
     radius_of_maximum,
     start_and_box,
 )
-from manifold_jax.geometry.reach.cloud import Cloud, pieces
-from manifold_jax.geometry.reach.frames import first_derivatives, orthonormal
+from manifold_jax.geometry.reach.cloud import Cloud
+from manifold_jax.geometry.reach.frames import orthonormal
 from manifold_jax.geometry.reach.lattice import Component, CurvatureRadii, End, drop_on_grid, inverse_with_bar
 from manifold_jax.geometry.tensors import derivative_indices, frame
 from manifold_jax.geometry.windows import BlockPlan
@@ -68,17 +69,13 @@ def _all_faces(vectors: Float[Array, "a v f"], sign: Array, axis: int, dimension
     return jax.vmap(partial(face_curvature, sign=sign, axis=axis, dimension=dimension))(vectors)
 
 
-def _derivatives(embedding: Any, u: Float[Array, "d"]) -> Float[Array, "v f"]:
-    """First and second derivatives, as from stencils."""
-    first = partial(first_derivatives, embedding)
-    second = jax.jacfwd(first)(u)
-    pairs = [second[index[0], :, index[1]] for index in derivative_indices(len(u)) if len(index) == 2]
-    return jnp.concatenate([first(u), jnp.stack(pairs)])
+@partial(jax.jit, static_argnames=("axis", "batch"))
+def _exact_faces(embedding: Any, u: Float[Array, "a d"], sign: Array, axis: int, batch: int) -> FaceCurvature:
+    def faces(block: Array) -> FaceCurvature:
+        vectors = jax.vmap(partial(point_vectors, embedding))(block)
+        return _all_faces(vectors, sign, axis, u.shape[1])
 
-
-@partial(jax.jit, static_argnames="axis")
-def _exact_faces(embedding: Any, u: Float[Array, "a d"], sign: Array, axis: int) -> FaceCurvature:
-    return _all_faces(jax.vmap(partial(_derivatives, embedding))(u), sign, axis, u.shape[1])
+    return map_blocks(faces, batch, u)
 
 
 def with_borders(component: Component, cloud: Cloud) -> CurvatureRadii:
@@ -109,12 +106,10 @@ def _of_face(
     d, dtype = component.grid.ndim, component.source.dtype
     eps = float(jnp.finfo(dtype).eps)
     if component.stencil is None:
-        side = jnp.asarray(sign, dtype)
-        parts = [
-            _exact_faces(component.source.values, jnp.asarray(component.coordinates[rows[part]]), side, axis)
-            for part in pieces(len(rows), component.source.features * d * d)
-        ]
-        main = FaceCurvature(*(np.concatenate(field).astype(float) for field in zip(*parts, strict=True)))
+        batch = jet_batch(d, component.source.features, dtype)
+        side, u = jnp.asarray(sign, dtype), jnp.asarray(component.coordinates[rows])
+        faces = _exact_faces(component.source.values, u, side, axis, batch)
+        main = FaceCurvature(*(np.asarray(field, np.float64) for field in faces))
         return main.value, JET_ROUNDING * eps * main.size, main.turning
     value, bar, turning = np.zeros((3, len(rows)))
     for stencil, mask in component.stencils:
@@ -181,7 +176,7 @@ def largest_face_curvature(
     """As :func:`largest_curvature`, along the face where ``axis`` ends."""
 
     def curvature(points: Array) -> tuple[Array, Array]:
-        face = _exact_faces(embedding, points, sign, axis)
+        face = _exact_faces(embedding, points, sign, axis, len(points))
         return face.value, JET_ROUNDING * jnp.finfo(start.dtype).eps * face.size
 
     return pattern_search(curvature, start, spacing, box)

@@ -15,7 +15,7 @@ from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import Grid
 from manifold_jax.geometry.manifold import Points, evaluate_points
 from manifold_jax.geometry.missing import defined_points, lower_stencils
-from manifold_jax.geometry.reach.cloud import distances
+from manifold_jax.geometry.reach.cloud import Cloud, distances
 from manifold_jax.geometry.reach.cones import inward_signs
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil
@@ -229,14 +229,14 @@ def neighbours(grid: Grid, position: np.ndarray) -> np.ndarray:
     return result
 
 
-def half_cells(component: Component) -> np.ndarray:
-    """Half the sum of the edges of the cell around every lattice point, ``(lattice.size,)``."""
-    here = np.arange(component.lattice.size)
-    total = np.zeros(len(here))
-    sides = component.neighbours(here + component.offset)
-    for before, after in np.where(sides >= 0, sides - component.offset, -1).transpose(1, 2, 0):
+def half_cells(component: Component, cloud: Cloud) -> np.ndarray:
+    """Half the sum of the edges of the cell around every lattice point at most, ``(lattice.size,)``."""
+    here = component.offset + np.arange(component.lattice.size)
+    total, reduced = np.zeros(len(here)), cloud.reduced
+    for before, after in component.neighbours(here).transpose(1, 2, 0):
         other = np.where(after >= 0, after, np.where(before >= 0, before, here))
-        total += distances(component.points, here, other) / 2
+        along = distances(reduced.points, here, other) + reduced.drift
+        total += np.hypot(along, reduced.rest[here] + reduced.rest[other]) / 2
     return total
 
 

@@ -1,9 +1,10 @@
 """Largest empty tangent balls and bottleneck candidates, from all pairs of points.
 
-Pairs are screened in tiles, in the dtype of the points; those whose rounding interval of the radius R(x, y)
-of :mod:`search` reaches the minimum of their row are computed again in NumPy float64. A pair at distance r
-cannot give less than r/2, so points are first compared after an orthogonal projection to few dimensions,
-which never lengthens a distance: what lies beyond twice the radius already known is never looked at.
+Pairs are screened in tiles, in the dtype of the points, long ones in the few directions that hold them. Those
+whose interval of the radius R(x, y) of :mod:`search`, by rounding and by what the directions leave out, meets
+the minimum of their row are computed again in NumPy float64. A pair at distance r cannot give less than r/2:
+so points are first compared after an orthogonal projection to few dimensions, which never lengthens a
+distance, and what lies beyond twice the radius already known is never looked at.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
 
 
 class Side(NamedTuple):
-    """Rows or columns of a tile: ``number`` in the cloud (-1 for padding), points and their scales."""
+    """Points in few directions, what these leave out, their noise and their cells."""
 
-    number: Int[Any, "a"]
-    points: Float[Any, "a f"]
-    noise: Float[Any, "a"]
-    half_cell: Float[Any, "a"]
+    points: Float[Any, "n k"]
+    rest: Float[Any, "n"]
+    noise: Float[Any, "n"]
+    half_cell: Float[Any, "n"]
 
 
 class PairSquares(NamedTuple):
@@ -130,18 +131,32 @@ def _by_products(x: Array, frames: Array, y: Array) -> PairSquares:
 
 @jax.jit
 def screen(
-    rows: Side, tangents: tuple[Any, ...], columns: Side, best: Float[Array, "a"], limits: tuple[Array, ...]
-) -> tuple[Bool[Array, "a b"], Float[Array, "a"]]:
-    """Mask of the pairs of a tile to compute again, and the best sure radius of every row after ``best``."""
-    frames, tilt, curvature, cones = tangents
-    longest, separation, slack = limits
-    chord, normal, along, rounding, relative = pair_squares(rows.points, frames, columns.points)
+    everyone: Side,
+    rows: Int[Array, "a"],
+    columns: Int[Array, "b"],
+    tangents: tuple[Any, ...],
+    best: tuple[Float[Array, "a"], Int[Array, "a"]],
+    limits: tuple[Array, ...],
+) -> tuple[Float[Array, "a b"], tuple[Float[Array, "a"], Int[Array, "a"]]]:
+    """Lower bounds of the radii of a tile, -infinity where a pair is to be looked at in any case.
+
+    Also the best sure radius of every row and the column that has it, after those of ``best``. Columns of -1
+    are padding.
+    """
+    frames, outside, tilt, curvature, cones = tangents
+    longest, separation, drift = limits
+    x, y = (Side(*(leaf[index] for leaf in everyone)) for index in (rows, columns))
+    chord, normal, along, rounding, relative = pair_squares(x.points, frames, y.points)
+    # What the directions leave out is normal to them but for the drift, and to the tangents but for what
+    # these have outside too; |P (v + r)|^2 - |P v|^2 = 2 <P v, r> + |P r|^2.
+    rest = x.rest[:, None] + y.rest[None, :]
+    rounding = rounding + 2 * jnp.sqrt(chord) * (2 * drift + outside[:, None] * rest) + (rest + drift) ** 2
     if cones is not None:
         normal = normal + squared_distance(cones, along, jnp)
         rounding = 2 * rounding
-    other = (columns.number[None, :] >= 0) & (rows.number[:, None] != columns.number[None, :])
-    noise = rows.noise[:, None] + columns.noise[None, :]
-    length = jnp.sqrt(chord)
+    other = (columns[None, :] >= 0) & (rows[:, None] != columns[None, :])
+    noise = x.noise[:, None] + y.noise[None, :]
+    length = jnp.sqrt(chord + rounding)
     soft = tilt[:, None] * length + noise
     low = jnp.sqrt(jnp.maximum(normal - rounding, 0.0)) - relative * length
     high = jnp.sqrt(normal + rounding) + relative * length
@@ -154,26 +169,27 @@ def screen(
     lower = jnp.where(apart & (soft <= RELIABLE * high), squares / (2 * jnp.maximum(high, tiny)), jnp.inf)
     # Where the metric is degenerate (at a pole) points coincide by nature.
     together = other & (squares <= 4 * noise**2) & jnp.isfinite(frames[:, :1, 0])
-    cells = rows.half_cell[:, None] * (1 + length * curvature[:, None]) + columns.half_cell[None, :]
-    tangent = chord - normal
-    facing = other & (tangent - rounding <= cells**2) & (tangent <= STEEP**2 * chord)
+    cells = x.half_cell[:, None] * (1 + length * curvature[:, None]) + y.half_cell[None, :]
+    tangent = chord - normal - rounding
+    facing = other & (tangent <= cells**2) & (tangent <= STEEP**2 * length**2)
     facing = facing & (squares <= 4 * longest**2)
     lower = jnp.where(together | facing, -jnp.inf, lower)
-    # Kept apart, or the compiler would compute all of it once for the minimum and once for the mask.
+    # Kept apart, or the compiler would compute all of it once for the minimum and once for the bounds.
     upper, lower = jax.lax.optimization_barrier((upper, lower))
-    bound = jnp.minimum(best, jnp.min(upper, axis=1))
-    chosen = (upper <= bound[:, None]) & jnp.isfinite(upper)
-    return chosen | (lower < bound[:, None] * (1 - slack)), bound
+    least, place = jnp.min(upper, axis=1), columns[jnp.argmin(upper, axis=1)]
+    better = least < best[0]
+    return lower, (jnp.where(better, least, best[0]), jnp.where(better, place, best[1]))
 
 
 @jax.jit
 def near(
-    rows: Float[Array, "a k"], columns: Float[Array, "b k"], limit: Float[Array, "a"]
+    points: Float[Array, "n k"], rows: Int[Array, "a"], columns: Int[Array, "b"], limit: Float[Array, "a"]
 ) -> tuple[Bool[Array, "b"], Int[Array, "a"]]:
-    """Columns within the limit of any row after projection, and how many pairs that is."""
-    sizes = jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(columns * columns, axis=1)[None, :]
-    squares = sizes - 2 * matmul(rows, columns.T)
-    close = squares - _product_rounding(rows) * sizes <= limit[:, None] ** 2
+    """Columns (-1 for padding) within the limit of any row, and how many pairs that is."""
+    x, y = points[rows], points[columns]
+    sizes = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
+    squares = sizes - 2 * matmul(x, y.T)
+    close = (squares - _product_rounding(x) * sizes <= limit[:, None] ** 2) & (columns >= 0)
     return jnp.any(close, axis=0), jnp.sum(close, axis=1)
 
 
@@ -220,6 +236,11 @@ def pair_balls(cloud: Cloud, tile: Tile, row: np.ndarray, other: np.ndarray, sla
     return Balls(chord, normal, noise, radius, error)
 
 
+def _padded(index: np.ndarray, size: int) -> Int[np.ndarray, "m"]:
+    """Positions filled up with -1: one shape, one compilation."""
+    return np.pad(index, (0, size - len(index)), constant_values=-1).astype(np.int32)
+
+
 @dataclass(eq=False)
 class PairSearch:
     """A search through all pairs, tile by tile, and what it has seen so far.
@@ -250,6 +271,10 @@ class PairSearch:
         self.centre = np.zeros(count, bool)
         self.compared = 0
         self._everyone = self._only_allowed(np.arange(count))
+        cloud, dtype = self.cloud, self.cloud.projected.dtype
+        columns = (cloud.reduced.points, cloud.reduced.rest, cloud.noise, cloud.half_cell)
+        self._points = jax.device_put(Side(*(np.asarray(x, dtype) for x in columns)))
+        self._projected = jax.device_put(cloud.projected)
         self._slack = SLACK * float(np.finfo(self.cloud.projected.dtype).eps)
         # Pairs whose chord is normal at the first, within a cell; lengths of chord and tangential part.
         self._facing = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0))]
@@ -267,42 +292,47 @@ class PairSearch:
 
     def add(self, tile: Tile) -> None:
         """Compare the centres of a tile with all points that their balls may meet."""
-        dtype, count = self.cloud.projected.dtype, len(tile.position)
-        rows = self._side(tile.position, count)
+        dtype, count, drift = self.cloud.projected.dtype, len(tile.position), self.cloud.reduced.drift
+        rows = tile.position.astype(np.int32)
         cones = tile.cones and Cones(*(np.asarray(maps[:, :, None], dtype) for maps in tile.cones))
-        known = (tile.frames, tile.tilt, tile.curvature)
+        known = (*self.cloud.reduced.frames(tile.frames), tile.tilt, tile.curvature)
         tangents = (*(np.asarray(x, dtype) for x in known), cones)
-        limits = tuple(dtype.type(x) for x in (self.longest, self.separation, self._slack))
-        best: Any = np.full(count, np.inf, dtype)
+        limits = tuple(dtype.type(x) for x in (self.longest, self.separation, drift))
+        best: Any = np.full(count, np.inf, dtype), np.full(count, -1, np.int32)
         others, columns = self._everyone, min(self.columns, len(self._everyone))
-        compared = len(others) * count
+        compared, screened = len(others) * count, []
 
-        def compare(index: np.ndarray, size: int, best: Any) -> Array:
-            mask, best = screen(rows, tangents, self._side(index, size), best, limits)
-            row, column = np.divmod(np.flatnonzero(np.asarray(mask)), size)
-            self._merge(tile, row, index[column])
+        def compare(index: np.ndarray, size: int, best: Any) -> Any:
+            lower, best = screen(self._points, rows, _padded(index, size), tangents, best, limits)
+            screened.append((index, lower))
             return best
 
         if len(others) > (2 if self.cloud.short else 1) * columns:
             # The tile's own points come first: the radii they give say how far the rest can be.
             best = compare(self._only_allowed(tile.position), count, best)
-            radius = np.minimum(np.asarray(best), tile.radius)
+            radius = np.minimum(np.asarray(best[0]), tile.radius)
             others, compared = self._within(tile, 2 * np.maximum(radius, self.longest))
         for start in range(0, len(others), columns):
             best = compare(others[start : start + columns], columns, best)
         self.compared += compared
         self.centre[tile.position] = True
+        self._merge(tile, *self._undecided(screened, *map(np.asarray, best)))
+
+    def _undecided(
+        self, screened: list[tuple[np.ndarray, Array]], bound: np.ndarray, witness: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and positions of the pairs to compute again: sure ones, and those that may beat them."""
+        n, sure = len(self.cloud.points), np.flatnonzero(witness >= 0)
+        keys = [sure * n + witness[sure]]
+        for index, lower in screened:
+            better = np.asarray(lower)[:, : len(index)] < bound[:, None] * (1 - self._slack)
+            row, column = np.divmod(np.flatnonzero(better), len(index))
+            keys.append(row * n + index[column])
+        row, other = np.divmod(np.unique(np.concatenate(keys)), n)
+        return row, other
 
     def _only_allowed(self, position: np.ndarray) -> np.ndarray:
         return position if self.allowed is None else position[self.allowed[position]]
-
-    def _side(self, index: np.ndarray, size: int) -> Side:
-        """Points at the given positions, padded to ``size`` with number -1."""
-        cloud, dtype = self.cloud, self.cloud.projected.dtype
-        rest = (0, size - len(index))
-        place = np.pad(index, rest)
-        columns = (np.asarray(x[place], dtype) for x in (cloud.points, cloud.noise, cloud.half_cell))
-        return Side(np.pad(index, rest, constant_values=-1).astype(np.int32), *columns)
 
     def _within(self, tile: Tile, limit: Float[np.ndarray, "a"]) -> tuple[Int[np.ndarray, "m"], int]:
         """Positions within the limit of some row of the tile, and the number of pairs within their limits.
@@ -318,14 +348,11 @@ class PairSearch:
         index = np.flatnonzero(squares <= farthest**2 + cloud.slack * float(cloud.squares.max()) ** 0.5)
         if cloud.short:
             return self._only_allowed(index), len(index) * len(here)
-        rows, limits = jnp.asarray(here), jnp.asarray(limit + cloud.slack, dtype)
-        kept, pairs, infinity = [index[:0]], 0, np.sqrt(np.finfo(dtype).max) / 8
-        step = min(PROJECTED_COLUMNS, len(cloud.points))
+        rows, limits = tile.position.astype(np.int32), np.asarray(limit + cloud.slack, dtype)
+        kept, pairs, step = [index[:0]], 0, min(PROJECTED_COLUMNS, len(cloud.points))
         for start in range(0, len(index), step):
             part = index[start : start + step]
-            padding = ((0, step - len(part)), (0, 0))  # one shape, one compilation
-            columns = np.pad(cloud.projected[part], padding, constant_values=infinity)
-            any_row, count = near(rows, columns, limits)
+            any_row, count = near(self._projected, rows, _padded(part, step), limits)
             kept.append(part[np.asarray(any_row)[: len(part)]])
             pairs += int(np.asarray(count).sum())
         return self._only_allowed(np.concatenate(kept)), pairs

@@ -184,7 +184,7 @@ def reach_from_samples(
         if known is None:
             raise ValueError(f"{name}: points must be at least {least + 1} different ones, got {n}.")
         frames, tilt = known.frames, tilt + share * known.tilt
-    cloud = make_cloud(rows, rounding[first] + share * PAIRS * noise / 2**0.5, np.zeros(n))
+    cloud = make_cloud(rows, rounding[first] + share * PAIRS * noise / 2**0.5)
     search = _compare_all(cloud, frames, tilt, separation or 0.0, tile_size, progress)
     paths = None
     if method == "distortion" and known is not None:

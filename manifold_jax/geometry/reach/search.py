@@ -211,12 +211,12 @@ def _cloud(components: Sequence[Component]) -> Cloud:
     finite("reach", "points", rounding)
     check_extent("reach", points, 4 * float(rounding.max()))
     noise = rounding + PAIRS * np.concatenate([c.noise for c in components]) / 2**0.5
-    cells = np.concatenate([half_cells(c) for c in components])
     dimension = max(c.grid.ndim for c in components)
     # Manifolds of several dimensions may be united.
     inward = np.concatenate([np.pad(c.inward, ((0, 0), (0, dimension - c.grid.ndim))) for c in components])
     number = np.repeat([c.number for c in components], [c.lattice.size for c in components])
-    return make_cloud(points, noise, cells, open_seams(points, rounding, inward, number))
+    cloud = make_cloud(points, noise, open_seams(points, rounding, inward, number))
+    return cloud._replace(half_cell=np.concatenate([half_cells(c, cloud) for c in components]))
 
 
 def _beside_borders(
@@ -248,7 +248,9 @@ def _lattice_drop(components: Sequence[Component], search: PairSearch, tile: Til
     """How far R(x, .) may fall below its smallest sample, from the neighbours of the witnesses of a tile."""
     drop, witness = np.zeros(len(tile.position)), search.witness[tile.position]
     for component in components:
-        rows = np.flatnonzero(component.holds(witness))
+        # Elsewhere curvature decides.
+        lower = search.radius[tile.position] < tile.radius
+        rows = np.flatnonzero(component.holds(witness) & lower)
         sides = component.neighbours(witness[rows])
         middle = search.radius[tile.position[rows]]
 
