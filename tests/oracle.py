@@ -147,3 +147,17 @@ def sphere_points(*angles):
         points.append(sines * np.cos(angle))
         sines = sines * np.sin(angle)
     return (*points, sines)
+
+
+def tangent_balls(points, tangents):
+    """Smallest of Federer's ratios at every point and its witness, straight from the formula."""
+    frames = np.linalg.qr(np.swapaxes(tangents, 1, 2))[0]
+    tau, witness = np.full(len(points), np.inf), np.full(len(points), -1)
+    for i, x in enumerate(points):
+        v = np.delete(points, i, axis=0) - x
+        rest = v - (v @ frames[i]) @ frames[i].T
+        with np.errstate(divide="ignore"):
+            ratio = np.sum(v**2, axis=1) / (2 * np.linalg.norm(rest, axis=1))
+        j = int(np.argmin(ratio))
+        tau[i], witness[i] = ratio[j], j + (j >= i)
+    return tau, witness
