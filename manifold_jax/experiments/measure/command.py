@@ -216,7 +216,7 @@ def _sources(
     """What is to be measured: a data set of the package, or what a file or folder holds."""
     path = user_path(dataset)
     if dataset in OPTIONS or not path.exists():
-        return [_frozen(manifold) for manifold in build(dataset, given)]
+        return [_frozen(part) if isinstance(part, Manifold) else part for part in build(dataset, given)]
     with progress_bar(f"reading {path.name}") as advance:
         source = load(path, given, files, advance)
     return source if isinstance(source, Cloud) else (source,)
