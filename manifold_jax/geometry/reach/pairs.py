@@ -26,6 +26,7 @@ from manifold_jax.geometry.reach.cones import Cones, squared_distance
 
 LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
 PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
+FEWEST = 512  # columns that are compared with a tile at once at least, padding included
 PAIRS = 5  # standard deviations that the noise of the least of all pairs may be off
 RELIABLE = 0.02  # largest share of noise in the distance to the tangent space, or a pair is ignored
 TILTED = 0.25  # largest sine of the error of a tangent space to which a chord can be said to be normal
@@ -62,7 +63,7 @@ def check_options(caller: str, tile_size: int | None, tolerance: float) -> None:
 def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
     """Rows of a tile, as asked for or by default, and the columns that are compared with them at once."""
     # Short points want large tiles, for speed; long ones small tiles, whose rows share few candidates.
-    rows, columns = (256, 4096) if cloud.short else (32, 2048)
+    rows, columns = (256, 4096) if cloud.short else (64, 2048)
     if tile_size:
         rows, columns = int(tile_size), min(columns, 16 * int(tile_size))
     # A power of two for small clouds: few shapes, few compilations.
@@ -241,6 +242,11 @@ def _padded(index: np.ndarray, size: int) -> Int[np.ndarray, "m"]:
     return np.pad(index, (0, size - len(index)), constant_values=-1).astype(np.int32)
 
 
+def _padded_size(count: int, most: int) -> int:
+    """The next power of two, of which there are few: each is a compilation."""
+    return min(most, max(FEWEST, 1 << (count - 1).bit_length()))
+
+
 @dataclass(eq=False)
 class PairSearch:
     """A search through all pairs, tile by tile, and what it has seen so far.
@@ -313,7 +319,8 @@ class PairSearch:
             radius = np.minimum(np.asarray(best[0]), tile.radius)
             others, compared = self._within(tile, 2 * np.maximum(radius, self.longest))
         for start in range(0, len(others), columns):
-            best = compare(others[start : start + columns], columns, best)
+            part = others[start : start + columns]
+            best = compare(part, _padded_size(len(part), columns), best)
         self.compared += compared
         self.centre[tile.position] = True
         self._merge(tile, *self._undecided(screened, *map(np.asarray, best)))

@@ -92,7 +92,7 @@ def reach(  # noqa: PLR0913
         periods: On axes whose metric repeats though the points do not (``wrap=False``), how many periods
             beyond each end the points y may lie.
         tolerance: Relative error up to which the reach counts as resolved.
-        tile_size: Centres per tile, which memory follows; by default 256, or 32 where points are long.
+        tile_size: Centres per tile, which memory follows; by default 256, or 64 where points are long.
         block_size: As in :func:`measure`.
         progress: Called as ``progress(points done, points)`` after every tile.
 
