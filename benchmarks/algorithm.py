@@ -132,9 +132,13 @@ def main() -> None:
     place = options.out / "algorithm.json"
     result = json.loads(place.read_text()) if place.exists() else {"runs": {}}
     for part in options.parts:
-        result["runs"][title(part, options)] = kept(part, run(part, options))
+        # An earlier run of the part, under another title, loses its pictures.
+        others = {k: v for k, v in result["runs"].items() if v["pictures"] != pictures(part)}
+        result["runs"] = others | {title(part, options): kept(part, run(part, options))}
         for stem, file in zip(("curves", "images"), pictures(part), strict=True):
             shutil.copy(options.runs / part / f"algorithm_{stem}.png", options.out / file)
+    order = [pictures(part) for part in PARTS]
+    result["runs"] = dict(sorted(result["runs"].items(), key=lambda item: order.index(item[1]["pictures"])))
     common.write_json(place, result)
     (options.out / "algorithm.md").write_text(markdown(result))
     print(markdown(result))
