@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from jax.tree_util import Partial
 KEPT = 512  # programs that are known again
 ORDERS = 3  # derivatives by custom rules that are compared: of two jvps and a gradient
 RULES = {"custom_jvp_call": ("jvp_jaxpr_fun",), "custom_vjp_call": ("fwd_jaxpr_thunk", "bwd", "out_trees")}
+_LATEST: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()  # keys without and with custom rules
 STATE = "the function changes its own state when it is called, as BatchNorm and Dropout do in training"
 
 
@@ -47,10 +49,11 @@ class Program:
         result: Those of the result, a pytree.
     """
 
-    def __init__(self, jaxpr: Jaxpr, arguments: tuple[Any, ...], result: Any) -> None:
+    def __init__(self, jaxpr: Jaxpr, arguments: tuple[Any, ...], result: Any, function: Any) -> None:
         self.jaxpr, self.arguments, self.result = jaxpr, arguments, result
         types, structures = zip(*(jax.tree.flatten(tree) for tree in (arguments, result)), strict=True)
-        self._key = (_jaxpr_key(jaxpr, 0), structures, tuple(_kind(leaf) for part in types for leaf in part))
+        kinds = tuple(_kind(leaf) for part in types for leaf in part)
+        self._key = (_key_of(function, jaxpr), structures, kinds)
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
@@ -126,7 +129,7 @@ def frozen(function: Callable[..., Any], *at: Any) -> Partial:
             raise ValueError(f"{STATE}: call module.eval() first.") from error
         raise
     result = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), result)
-    program = _interned(Program(closed.jaxpr, arguments, result))
+    program = _interned(Program(closed.jaxpr, arguments, result, function))
     # Copies: NumPy arrays may be changed in place while the program runs.
     constants = [jnp.array(x) if isinstance(x, np.ndarray) else x for x in (*closed.consts, *held)]
     return Partial(program, constants)
@@ -171,6 +174,21 @@ class _Same:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and self.value is other.value
+
+
+def _key_of(function: Any, jaxpr: Jaxpr) -> Any:
+    """The key of a program. Custom rules, slow to compare, count as those that a function had at first.
+
+    Another function, or one that computes something else than before, is compared again.
+    """
+    plain = _jaxpr_key(jaxpr, ORDERS)
+    try:
+        known = _LATEST.get(function)
+        if known is None or known[0] != plain:
+            _LATEST[function] = known = plain, _jaxpr_key(jaxpr, 0)
+    except TypeError:  # it has no hash, or no weak reference
+        return _jaxpr_key(jaxpr, 0)
+    return known[1]
 
 
 def _jaxpr_key(jaxpr: Jaxpr, order: int) -> Any:

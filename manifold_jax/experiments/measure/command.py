@@ -60,7 +60,7 @@ from manifold_jax.geometry import (
     suggest_stencil,
 )
 from manifold_jax.geometry.grid import Accuracy
-from manifold_jax.geometry.manifold import evaluate_points, frozen_embedding
+from manifold_jax.geometry.manifold import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
 
 _KEY = "measure"  # results of another measurement in the same folder are replaced
@@ -216,16 +216,10 @@ def _sources(
     """What is to be measured: a data set of the package, or what a file or folder holds."""
     path = user_path(dataset)
     if dataset in OPTIONS or not path.exists():
-        return [_frozen(part) if isinstance(part, Manifold) else part for part in build(dataset, given)]
+        return build(dataset, given)
     with progress_bar(f"reading {path.name}") as advance:
         source = load(path, given, files, advance)
     return source if isinstance(source, Cloud) else (source,)
-
-
-def _frozen(manifold: Manifold) -> Manifold:
-    """The manifold with its embedding as a program, which every stage knows again without tracing it."""
-    dtype = jax.numpy.result_type(float)
-    return replace(manifold, embedding=frozen_embedding(manifold.embedding, manifold.grid.ndim, dtype))
 
 
 def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | None) -> tuple[bool, str]:
