@@ -149,7 +149,7 @@ def sphere_points(*angles):
     return (*points, sines)
 
 
-def tangent_balls(points, tangents):
+def tangent_balls(points, tangents, separation=0.0):
     """Smallest of Federer's ratios at every point and its witness, straight from the formula."""
     frames = np.linalg.qr(np.swapaxes(tangents, 1, 2))[0]
     tau, witness = np.full(len(points), np.inf), np.full(len(points), -1)
@@ -158,6 +158,7 @@ def tangent_balls(points, tangents):
         rest = v - (v @ frames[i]) @ frames[i].T
         with np.errstate(divide="ignore"):
             ratio = np.sum(v**2, axis=1) / (2 * np.linalg.norm(rest, axis=1))
+        ratio = np.where(np.linalg.norm(v, axis=1) >= separation, ratio, np.inf)
         j = int(np.argmin(ratio))
         tau[i], witness[i] = ratio[j], j + (j >= i)
     return tau, witness

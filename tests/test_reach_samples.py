@@ -8,10 +8,11 @@ import numpy as np
 import oracle
 import pytest
 
-from manifold_jax import distortion_radius, reach_from_samples, tangent_ball_radius
+from manifold_jax import Axis, Grid, distortion_radius, reach, reach_from_samples, tangent_ball_radius
 from manifold_jax.datasets import ellipse as ellipse_manifold
 from manifold_jax.datasets import torus
 from manifold_jax.fitting.truth import draw, exact_field
+from manifold_jax.geometry.reach import pairs
 from manifold_jax.geometry.reach.cloud import SAMPLE
 from manifold_jax.geometry.reach.distortion import widest_gap
 from manifold_jax.geometry.reach.scales import fit_scales
@@ -453,3 +454,38 @@ def test_points_off_the_directions_of_the_sample_still_decide(dtype, x64):
     assert np.isin(witness[far], hidden).sum() > 10
     np.testing.assert_allclose(result.pointwise[far], tau[far], rtol=1e-4 if dtype == np.float32 else 1e-9)
     np.testing.assert_array_equal(result.witness[far], witness[far])
+
+
+def test_tangents_off_the_directions_of_the_points(x64):
+    """Samples on an ellipse in a plane, whose tangents leave it: the screen compares two coordinates."""
+    t = np.arange(64) * TURN / 64
+    points, tangents = np.zeros((2, 64, 100))
+    points[:, :2] = np.stack([np.cos(t), np.sin(t) / 2], -1)
+    tangents[:, :2] = np.stack([-np.sin(t), np.cos(t) / 2], -1)
+    tangents[:, 50] = 0.3 * np.cos(3 * t)
+    result = reach_from_samples(points, tangents[:, None], dimension=1, noise=0)
+    tau, _ = oracle.tangent_balls(points, tangents[:, None])
+    np.testing.assert_allclose(result.pointwise, tau, rtol=1e-9)
+
+
+@pytest.mark.parametrize("held", [None, 1000])
+def test_pairs_that_may_be_too_close_do_not_hide_others(held, x64, monkeypatch):
+    """Two lines nearer than the separation; a facing pair is off the directions of the sample."""
+    if held:
+        monkeypatch.setattr(pairs, "HELD", held)
+    points, tangents = np.zeros((2, 3000, 64))
+    points[:, 0], points[1500:, 1], tangents[:, 0] = 0.07 * (np.arange(3000) % 1500), 0.099, 1
+    shown = np.zeros(3000, bool)
+    shown[np.random.default_rng(0).permutation(3000)[:SAMPLE]] = True
+    hidden = int(np.flatnonzero(~shown[:1500] & ~shown[1500:])[100])
+    points[[hidden, hidden + 1500], 60] = 0.02
+    result = reach_from_samples(points, tangents[:, None], dimension=1, noise=0, separation=0.1)
+    tau, _ = oracle.tangent_balls(points, tangents[:, None], separation=0.1)
+    np.testing.assert_allclose(result.pointwise, tau, rtol=1e-9)
+
+
+def test_points_that_no_sample_tells_apart():
+    points = np.zeros((1000, 64), np.float32)
+    points[np.random.default_rng(0).permutation(1000)[-1]] = 1
+    result = reach(points, Grid((Axis("u", 0.0, 1.0, 1000),)))
+    assert not result.resolved

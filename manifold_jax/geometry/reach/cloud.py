@@ -119,7 +119,7 @@ def _reduce(points: np.ndarray) -> tuple[Reduced, np.ndarray]:
     count = max(1, int(np.sum(left > TAIL * left[0])))
     holds = 2 * count <= f and (n <= SAMPLE or count <= CERTAIN * SAMPLE)
     width = max(count, min(PROJECTION, len(sample))) if holds else min(PROJECTION, len(sample))
-    width = min(width, int(np.sum(values > RANK * values[0])))
+    width = max(1, min(width, int(np.sum(values > RANK * values[0]))))
     basis = np.linalg.qr(sample.T @ weights[:, :width])[0]
     coordinates, rest, drift = np.empty((n, width), points.dtype), np.zeros(n), 0.0
     skew = float(np.linalg.norm(basis.T @ basis - np.eye(width)))

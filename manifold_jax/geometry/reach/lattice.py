@@ -21,6 +21,7 @@ from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.windows import BlockPlan
 
+OUTSIDE = 0.1  # share of an edge outside of the directions of the cloud from which it is measured in all
 BLOCK = 64  # samples along every axis in the plans by which it is told what stencils can be used
 
 
@@ -230,13 +231,19 @@ def neighbours(grid: Grid, position: np.ndarray) -> np.ndarray:
 
 
 def half_cells(component: Component, cloud: Cloud) -> np.ndarray:
-    """Half the sum of the edges of the cell around every lattice point at most, ``(lattice.size,)``."""
+    """Half the sum of the edges of the cell around every lattice point, ``(lattice.size,)``.
+
+    It is a little more where the directions of the cloud leave something out.
+    """
     here = component.offset + np.arange(component.lattice.size)
     total, reduced = np.zeros(len(here)), cloud.reduced
     for before, after in component.neighbours(here).transpose(1, 2, 0):
         other = np.where(after >= 0, after, np.where(before >= 0, before, here))
         along = distances(reduced.points, here, other) + reduced.drift
-        total += np.hypot(along, reduced.rest[here] + reduced.rest[other]) / 2
+        rest = reduced.rest[here] + reduced.rest[other]
+        edge, far = np.hypot(along, rest), np.flatnonzero(rest > OUTSIDE * along)
+        edge[far] = distances(cloud.points, here[far], other[far])
+        total += edge / 2
     return total
 
 

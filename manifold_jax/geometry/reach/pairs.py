@@ -27,6 +27,7 @@ from manifold_jax.geometry.reach.cones import Cones, squared_distance
 LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
 PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
 FEWEST = 512  # columns that are compared with a tile at once at least, padding included
+HELD = 2**24  # bounds of pairs of a tile that are kept before some are computed again
 PAIRS = 5  # standard deviations that the noise of the least of all pairs may be off
 RELIABLE = 0.02  # largest share of noise in the distance to the tangent space, or a pair is ignored
 TILTED = 0.25  # largest sine of the error of a tangent space to which a chord can be said to be normal
@@ -71,12 +72,16 @@ def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
 
 
 class Side(NamedTuple):
-    """Points in few directions, what these leave out, their noise and their cells."""
+    """Rows or columns of a tile: ``number`` in the cloud (-1 for padding), points, and their scales.
 
-    points: Float[Any, "n k"]
-    rest: Float[Any, "n"]
-    noise: Float[Any, "n"]
-    half_cell: Float[Any, "n"]
+    The points are given in few directions; ``rest`` is the length of what these leave out.
+    """
+
+    number: Int[Any, "a"]
+    points: Float[Any, "a k"]
+    rest: Float[Any, "a"]
+    noise: Float[Any, "a"]
+    half_cell: Float[Any, "a"]
 
 
 class PairSquares(NamedTuple):
@@ -132,52 +137,51 @@ def _by_products(x: Array, frames: Array, y: Array) -> PairSquares:
 
 @jax.jit
 def screen(
-    everyone: Side,
-    rows: Int[Array, "a"],
-    columns: Int[Array, "b"],
+    rows: Side,
     tangents: tuple[Any, ...],
+    columns: Side,
     best: tuple[Float[Array, "a"], Int[Array, "a"]],
     limits: tuple[Array, ...],
 ) -> tuple[Float[Array, "a b"], tuple[Float[Array, "a"], Int[Array, "a"]]]:
     """Lower bounds of the radii of a tile, -infinity where a pair is to be looked at in any case.
 
-    Also the best sure radius of every row and the column that has it, after those of ``best``. Columns of -1
-    are padding.
+    Also the best sure radius of every row and the number of its column, after those of ``best``.
     """
     frames, outside, tilt, curvature, cones = tangents
     longest, separation, drift = limits
-    x, y = (Side(*(leaf[index] for leaf in everyone)) for index in (rows, columns))
-    chord, normal, along, rounding, relative = pair_squares(x.points, frames, y.points)
+    chord, normal, along, rounding, relative = pair_squares(rows.points, frames, columns.points)
     # What the directions leave out is normal to them but for the drift, and to the tangents but for what
     # these have outside too; |P (v + r)|^2 - |P v|^2 = 2 <P v, r> + |P r|^2.
-    rest = x.rest[:, None] + y.rest[None, :]
+    rest = rows.rest[:, None] + columns.rest[None, :]
     rounding = rounding + 2 * jnp.sqrt(chord) * (2 * drift + outside[:, None] * rest) + (rest + drift) ** 2
+    if rows.points.shape[1] <= DIRECT_FEATURES:
+        # The part of a frame in the directions is not orthonormal: |v - F^T a|^2 misses a part of |a|^2.
+        rounding = rounding + outside[:, None] ** 2 * sum(entry**2 for entry in along)
     if cones is not None:
         normal = normal + squared_distance(cones, along, jnp)
         rounding = 2 * rounding
-    other = (columns[None, :] >= 0) & (rows[:, None] != columns[None, :])
-    noise = x.noise[:, None] + y.noise[None, :]
-    length = jnp.sqrt(chord + rounding)
-    soft = tilt[:, None] * length + noise
+    other = (columns.number[None, :] >= 0) & (rows.number[:, None] != columns.number[None, :])
+    noise = rows.noise[:, None] + columns.noise[None, :]
+    squares, length = jnp.maximum(chord - rounding, 0.0), jnp.sqrt(chord + rounding)
+    soft, softest = tilt[:, None] * length + noise, tilt[:, None] * jnp.sqrt(squares) + noise
     low = jnp.sqrt(jnp.maximum(normal - rounding, 0.0)) - relative * length
     high = jnp.sqrt(normal + rounding) + relative * length
     tiny = jnp.finfo(low.dtype).tiny
-    apart = other & (chord + rounding >= separation**2)
     # The upper end of the interval bounds the minimum; the lower end says which pairs may still beat it.
-    upper = (chord + rounding) / (2 * jnp.maximum(low, tiny))
-    upper = jnp.where(apart & (soft <= RELIABLE * low), upper, jnp.inf)
-    squares = jnp.maximum(chord - rounding, 0.0)
-    lower = jnp.where(apart & (soft <= RELIABLE * high), squares / (2 * jnp.maximum(high, tiny)), jnp.inf)
+    sure = other & (squares >= separation**2) & (soft <= RELIABLE * low)
+    upper = jnp.where(sure, (chord + rounding) / (2 * jnp.maximum(low, tiny)), jnp.inf)
+    maybe = other & (chord + rounding >= separation**2) & (softest <= RELIABLE * high)
+    lower = jnp.where(maybe, squares / (2 * jnp.maximum(high, tiny)), jnp.inf)
     # Where the metric is degenerate (at a pole) points coincide by nature.
     together = other & (squares <= 4 * noise**2) & jnp.isfinite(frames[:, :1, 0])
-    cells = x.half_cell[:, None] * (1 + length * curvature[:, None]) + y.half_cell[None, :]
+    cells = rows.half_cell[:, None] * (1 + length * curvature[:, None]) + columns.half_cell[None, :]
     tangent = chord - normal - rounding
     facing = other & (tangent <= cells**2) & (tangent <= STEEP**2 * length**2)
     facing = facing & (squares <= 4 * longest**2)
     lower = jnp.where(together | facing, -jnp.inf, lower)
     # Kept apart, or the compiler would compute all of it once for the minimum and once for the bounds.
     upper, lower = jax.lax.optimization_barrier((upper, lower))
-    least, place = jnp.min(upper, axis=1), columns[jnp.argmin(upper, axis=1)]
+    least, place = jnp.min(upper, axis=1), columns.number[jnp.argmin(upper, axis=1)]
     better = least < best[0]
     return lower, (jnp.where(better, least, best[0]), jnp.where(better, place, best[1]))
 
@@ -277,10 +281,7 @@ class PairSearch:
         self.centre = np.zeros(count, bool)
         self.compared = 0
         self._everyone = self._only_allowed(np.arange(count))
-        cloud, dtype = self.cloud, self.cloud.projected.dtype
-        columns = (cloud.reduced.points, cloud.reduced.rest, cloud.noise, cloud.half_cell)
-        self._points = jax.device_put(Side(*(np.asarray(x, dtype) for x in columns)))
-        self._projected = jax.device_put(cloud.projected)
+        self._projected = jax.device_put(self.cloud.projected)
         self._slack = SLACK * float(np.finfo(self.cloud.projected.dtype).eps)
         # Pairs whose chord is normal at the first, within a cell; lengths of chord and tangential part.
         self._facing = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0))]
@@ -299,7 +300,7 @@ class PairSearch:
     def add(self, tile: Tile) -> None:
         """Compare the centres of a tile with all points that their balls may meet."""
         dtype, count, drift = self.cloud.projected.dtype, len(tile.position), self.cloud.reduced.drift
-        rows = tile.position.astype(np.int32)
+        rows = self._side(tile.position, count)
         cones = tile.cones and Cones(*(np.asarray(maps[:, :, None], dtype) for maps in tile.cones))
         known = (*self.cloud.reduced.frames(tile.frames), tile.tilt, tile.curvature)
         tangents = (*(np.asarray(x, dtype) for x in known), cones)
@@ -309,8 +310,10 @@ class PairSearch:
         compared, screened = len(others) * count, []
 
         def compare(index: np.ndarray, size: int, best: Any) -> Any:
-            lower, best = screen(self._points, rows, _padded(index, size), tangents, best, limits)
+            lower, best = screen(rows, tangents, self._side(index, size), best, limits)
             screened.append((index, lower))
+            if sum(bounds.size for _, bounds in screened) > HELD:
+                self._settle(tile, screened, best)
             return best
 
         if len(others) > (2 if self.cloud.short else 1) * columns:
@@ -323,20 +326,28 @@ class PairSearch:
             best = compare(part, _padded_size(len(part), columns), best)
         self.compared += compared
         self.centre[tile.position] = True
-        self._merge(tile, *self._undecided(screened, *map(np.asarray, best)))
+        self._settle(tile, screened, best)
 
-    def _undecided(
-        self, screened: list[tuple[np.ndarray, Array]], bound: np.ndarray, witness: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and positions of the pairs to compute again: sure ones, and those that may beat them."""
-        n, sure = len(self.cloud.points), np.flatnonzero(witness >= 0)
+    def _settle(
+        self, tile: Tile, screened: list[tuple[np.ndarray, Array]], best: tuple[Array, Array]
+    ) -> None:
+        """Compute again the best sure pairs, and the screened ones that may beat them."""
+        (bound, witness), n = map(np.asarray, best), len(self.cloud.points)
+        sure = np.flatnonzero(witness >= 0)
         keys = [sure * n + witness[sure]]
         for index, lower in screened:
             better = np.asarray(lower)[:, : len(index)] < bound[:, None] * (1 - self._slack)
-            row, column = np.divmod(np.flatnonzero(better), len(index))
+            row, column = np.divmod(np.flatnonzero(better), max(1, len(index)))
             keys.append(row * n + index[column])
-        row, other = np.divmod(np.unique(np.concatenate(keys)), n)
-        return row, other
+        screened.clear()
+        self._merge(tile, *np.divmod(np.unique(np.concatenate(keys)), n))
+
+    def _side(self, index: np.ndarray, size: int) -> Side:
+        """Points at the given positions, filled up to ``size``: one shape, one compilation."""
+        cloud, dtype = self.cloud, self.cloud.projected.dtype
+        place = np.pad(index, (0, size - len(index)))
+        fields = (cloud.reduced.points, cloud.reduced.rest, cloud.noise, cloud.half_cell)
+        return Side(_padded(index, size), *(np.asarray(x[place], dtype) for x in fields))
 
     def _only_allowed(self, position: np.ndarray) -> np.ndarray:
         return position if self.allowed is None else position[self.allowed[position]]
