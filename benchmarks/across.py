@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import origin_words, run_command, settings_of, table, wilson
+from command_results import latest, origin_words, run_command, settings_of, table, wilson
 
 PICTURES = ("across_clamped", "across_free", "across_curves")
 
@@ -56,7 +56,7 @@ def main() -> None:
     result |= settings_of(record, "seconds")
     common.write_json(options.out / "across.json", result)
     for name in PICTURES:
-        shutil.copy(options.runs / f"{name}.png", options.out / f"{name}.png")
+        shutil.copy(latest(options.runs, f"{name}.png"), options.out / f"{name}.png")
     (options.out / "across.md").write_text(markdown(result))
     print(markdown(result))
 

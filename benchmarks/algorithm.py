@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import peer_common as common
-from command_results import origin_words, run_command, settings_of, table
+from command_results import latest, origin_words, run_command, settings_of, table
 
 NAMED = "3898:9709,4185:5874,857:4385,6311:6890,125:6349,4200:9792"
 COLUMNS = ("way", "dtype", "clamp", "pairs", "reached", "ratio", "from", "to", "best", "speed", "vertical")
@@ -136,7 +136,7 @@ def main() -> None:
         others = {k: v for k, v in result["runs"].items() if v["pictures"] != pictures(part)}
         result["runs"] = others | {title(part, options): kept(part, run(part, options))}
         for stem, file in zip(("curves", "images"), pictures(part), strict=True):
-            shutil.copy(options.runs / part / f"algorithm_{stem}.png", options.out / file)
+            shutil.copy(latest(options.runs / part, f"algorithm_{stem}.png"), options.out / file)
     order = [pictures(part) for part in PARTS]
     result["runs"] = dict(sorted(result["runs"].items(), key=lambda item: order.index(item[1]["pictures"])))
     common.write_json(place, result)

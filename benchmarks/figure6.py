@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import origin_words, run_command, table
+from command_results import latest, origin_words, run_command, table
 
 FIGURES = ("symlog", "linear", "loss")
 TITLES = {"published": "The published beta-VAE", "reduced": "A small one, three seeds"}
@@ -31,7 +31,7 @@ def measured(name: str, command: list[str], runs: Path, out: Path) -> dict[str, 
     mark = "" if name == "published" else f"_{name}"
     for figure in FIGURES:
         stem = f"figure6{mark}" + ("" if figure == "symlog" else f"_{figure}")
-        shutil.copy(runs / name / f"figure6_{figure}.png", out / f"{stem}.png")
+        shutil.copy(latest(runs / name, f"figure6_{figure}.png"), out / f"{stem}.png")
     return record | {"command": "manifold-jax " + " ".join(command)}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import origin_words, run_command, settings_of, table
+from command_results import latest, origin_words, run_command, settings_of, table
 
 COLUMNS = ("images", "statistic", "curve", "first", "highest", "at step", "back at step", "from", "to")
 COLUMNS += ("share back", "below after", "last / first", "from ", "to ")
@@ -70,7 +70,7 @@ def main() -> None:
     result |= settings_of(record, "seconds")
     result |= {"returns": record["data"].pop("returns"), "curves": record["data"]}
     common.write_json(options.out / "history.json", result)
-    shutil.copy(options.runs / "history.png", options.out / "history.png")
+    shutil.copy(latest(options.runs, "history.png"), options.out / "history.png")
     (options.out / "history.md").write_text(markdown(result))
     print(markdown(result))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import peer_common as common
-from command_results import origin_words, run_command, settings_of, table
+from command_results import latest, origin_words, run_command, settings_of, table
 
 PARTS = ("small", "lenet")
 
@@ -36,7 +36,7 @@ def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     folder = options.runs / part
     record = run_command([*given, *chosen, "--path", options.data], folder, "involutivity")
     picture = f"involutivity_{part}.png"
-    shutil.copy(folder / "involutivity.png", options.out / picture)
+    shutil.copy(latest(folder, "involutivity.png"), options.out / picture)
     named = [*given, *(weights.name for weights in chosen)]
     found = {"command": named, "picture": picture, "provenance": common.provenance()}
     return found | {key: record[key] for key in ("rows", "notes")} | settings_of(record, "seconds")

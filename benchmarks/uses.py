@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import peer_common as common
-from command_results import bootstrap, origin_words, run_command, settings_of, table, wilson
+from command_results import bootstrap, latest, origin_words, run_command, settings_of, table, wilson
 
 from manifold_jax.experiments.classifier.baselines import auroc
 
@@ -144,7 +144,7 @@ def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     record = run_command(given, options.runs / part, part)
     pictures = [f"uses_{stem.removeprefix('leaf_')}.png" for stem in PICTURES[part]]
     for stem, picture in zip(PICTURES[part], pictures, strict=True):
-        shutil.copy(options.runs / part / f"{stem}.png", options.out / picture)
+        shutil.copy(latest(options.runs / part, f"{stem}.png"), options.out / picture)
     found = {"title": record["title"], "command": [*asked, "--weights", options.weights.name]}
     found |= {"rows": ROWS[part](record["data"]), "notes": record["notes"], "pictures": pictures}
     return found | settings_of(record, "seconds") | {"provenance": common.provenance()}
