@@ -343,7 +343,7 @@ MODEL_CENTRIC = (
     *(
         Claim(
             f"Paths lead to {words} too (arrive within 1)",
-            "rank, clamped; by step 1000 of 5000 the paths stand still",
+            "rank, clamped",
             "algorithm",
             walk(f"valid to {kind}, pairs drawn at random", "rank", "reached"),
             above(0.9),
@@ -353,7 +353,7 @@ MODEL_CENTRIC = (
     ),
     Claim(
         "No path leads from noise to a valid image (arrives within 1)",
-        "rank, clamped; by step 1000 of 10 000 the paths stand still, as those between valid images do",
+        "rank, clamped; the paths stand still long before (10 000 steps there), as between valid images",
         "algorithm",
         walk("noisy to valid, pairs drawn at random", "rank", "reached"),
         below(0.2),
