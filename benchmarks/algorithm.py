@@ -137,8 +137,9 @@ def main() -> None:
         result["runs"] = others | {title(part, options): kept(part, run(part, options))}
         for stem, file in zip(("curves", "images"), pictures(part), strict=True):
             shutil.copy(latest(options.runs / part, f"algorithm_{stem}.png"), options.out / file)
-    order = [pictures(part) for part in PARTS]
-    result["runs"] = dict(sorted(result["runs"].items(), key=lambda item: order.index(item[1]["pictures"])))
+    order = {tuple(pictures(part)): k for k, part in enumerate(PARTS)}
+    places = {k: order.get(tuple(v["pictures"]), len(order)) for k, v in result["runs"].items()}
+    result["runs"] = {k: result["runs"][k] for k in sorted(places, key=places.__getitem__)}
     common.write_json(place, result)
     (options.out / "algorithm.md").write_text(markdown(result))
     print(markdown(result))
