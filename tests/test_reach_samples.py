@@ -435,7 +435,7 @@ def test_refusals(call, message):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_points_off_the_directions_of_the_sample_still_decide(dtype, x64):
     """Long points are screened in directions that a sample shows; a few points lie elsewhere."""
-    random, n = np.random.default_rng(1), 1200
+    random, n = np.random.default_rng(1), 700
     hidden = np.random.default_rng(0).permutation(n)[SAMPLE:][:4]
     t = np.sort(random.uniform(0, 2 * np.pi, n))
     points, tangents = np.zeros((2, n, 120))
@@ -473,19 +473,19 @@ def test_pairs_that_may_be_too_close_do_not_hide_others(held, x64, monkeypatch):
     """Two lines nearer than the separation; a facing pair is off the directions of the sample."""
     if held:
         monkeypatch.setattr(pairs, "HELD", held)
-    points, tangents = np.zeros((2, 3000, 64))
-    points[:, 0], points[1500:, 1], tangents[:, 0] = 0.07 * (np.arange(3000) % 1500), 0.099, 1
-    shown = np.zeros(3000, bool)
-    shown[np.random.default_rng(0).permutation(3000)[:SAMPLE]] = True
-    hidden = int(np.flatnonzero(~shown[:1500] & ~shown[1500:])[100])
-    points[[hidden, hidden + 1500], 60] = 0.02
+    points, tangents = np.zeros((2, 800, 64))
+    points[:, 0], points[400:, 1], tangents[:, 0] = 0.07 * (np.arange(800) % 400), 0.099, 1
+    shown = np.zeros(800, bool)
+    shown[np.random.default_rng(0).permutation(800)[:SAMPLE]] = True
+    hidden = int(np.flatnonzero(~shown[:400] & ~shown[400:])[10])
+    points[[hidden, hidden + 400], 60] = 0.02
     result = reach_from_samples(points, tangents[:, None], dimension=1, noise=0, separation=0.1)
     tau, _ = oracle.tangent_balls(points, tangents[:, None], separation=0.1)
     np.testing.assert_allclose(result.pointwise, tau, rtol=1e-9)
 
 
 def test_points_that_no_sample_tells_apart():
-    points = np.zeros((1000, 64), np.float32)
-    points[np.random.default_rng(0).permutation(1000)[-1]] = 1
-    result = reach(points, Grid((Axis("u", 0.0, 1.0, 1000),)))
+    points = np.zeros((600, 64), np.float32)
+    points[np.random.default_rng(0).permutation(600)[-1]] = 1
+    result = reach(points, Grid((Axis("u", 0.0, 1.0, 600),)))
     assert not result.resolved

@@ -13,8 +13,9 @@ from manifold_jax._checks import finite, flat, floating, optional, positive, rea
 from manifold_jax._linalg import block_rows, map_blocks, norm, safe_sqrt, scale_of
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, least_columns
 from manifold_jax.geometry.reach.frames import ROUNDING, orthonormal
-from manifold_jax.geometry.reach.pairs import RELIABLE, PairSquares, pair_squares
+from manifold_jax.geometry.reach.pairs import RELIABLE
 from manifold_jax.geometry.reach.samples import tangent_ball_radius
+from manifold_jax.geometry.reach.squares import PairSquares, pair_squares
 
 COLUMNS = 1024  # points y that are compared with a block of points x at once
 CANDIDATES = 16  # balls of a point that are computed again where matrix products find them
