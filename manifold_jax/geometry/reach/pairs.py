@@ -286,7 +286,7 @@ class PairSearch:
         keys = [sure * n + witness[sure]]
         for index, lower in screened:
             better = np.asarray(lower)[:, : len(index)] < bound[:, None] * (1 - self._slack)
-            row, column = np.divmod(np.flatnonzero(better), max(1, len(index)))
+            row, column = np.divmod(np.flatnonzero(better), len(index))
             keys.append(row * n + index[column])
         screened.clear()
         self._merge(tile, *np.divmod(np.unique(np.concatenate(keys)), n))

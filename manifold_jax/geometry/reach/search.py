@@ -247,10 +247,9 @@ def _beside_borders(
 def _lattice_drop(components: Sequence[Component], search: PairSearch, tile: Tile) -> Float[np.ndarray, "a"]:
     """How far R(x, .) may fall below its smallest sample, from the neighbours of the witnesses of a tile."""
     drop, witness = np.zeros(len(tile.position)), search.witness[tile.position]
+    below = search.radius[tile.position] < tile.radius  # elsewhere curvature decides
     for component in components:
-        # Elsewhere curvature decides.
-        lower = search.radius[tile.position] < tile.radius
-        rows = np.flatnonzero(component.holds(witness) & lower)
+        rows = np.flatnonzero(component.holds(witness) & below)
         sides = component.neighbours(witness[rows])
         middle = search.radius[tile.position[rows]]
 
