@@ -10,6 +10,7 @@ results/algorithm.md, .json and the pictures; parts that are not asked for stay 
     epoch2 to epoch5   the named pairs after these epochs
     noisy-valid, noisy-noisy, valid-mirrored, valid-letter   pairs drawn at random, from and to these
     lenet     pairs drawn at random, on LeNet as PyTorch initialises it after --train steps
+    cifar10   the same on VGG11 with batch normalisation, of --width channels, by steps of 1 (--cifar10)
 
 The weights are those of the small network in the history of the repository (4c765df, after epoch 1 unless
 the part says otherwise), saved as .npz files of the state dicts, small_cnn_01.npz to small_cnn_05.npz.
@@ -34,13 +35,16 @@ DETAILED = ("full rank, clamped", "rank, clamped", "rank and random, clamped")
 
 
 KINDS = ("noisy-valid", "noisy-noisy", "valid-mirrored", "valid-letter")
-PARTS = ("named", "random", *(f"epoch{k}" for k in range(2, 6)), *KINDS, "lenet")
+PARTS = ("named", "random", *(f"epoch{k}" for k in range(2, 6)), *KINDS, "lenet", "cifar10")
 
 
 def title(part: str, options: argparse.Namespace) -> str:
     """The heading of a part."""
     if part == "lenet":
         return f"LeNet after {options.train} steps, pairs drawn at random"
+    if part == "cifar10":
+        network = f"VGG11 with batch normalisation, {options.width} channels"
+        return f"{network}, on CIFAR-10 (lossy subset) after {options.train} steps, pairs drawn at random"
     if part in KINDS:
         return f"{' to '.join(part.split('-'))}, pairs drawn at random"
     if part.startswith("epoch"):
@@ -50,11 +54,16 @@ def title(part: str, options: argparse.Namespace) -> str:
 
 def arguments(part: str, options: argparse.Namespace) -> list[Any]:
     """What the command is given for a part."""
+    trained = ["--init", "torch", "--steps", options.train, "--pairs", options.pairs]
+    if part == "cifar10":
+        data = ["--data", "cifar10", "--path", options.cifar10, "--step-size", 1]
+        return [*data, "--batch-norm", "--width", options.width, *trained]
+    chosen = ["--data", "mnist", "--path", options.data]
     if part == "lenet":
-        chosen = ["--init", "torch", "--steps", options.train, "--pairs", options.pairs]
+        chosen += trained
     else:
         epoch = int(part[5:]) if part.startswith("epoch") else 1
-        chosen = ["--weights", options.weights / f"small_cnn_{epoch:02d}.npz"]
+        chosen += ["--weights", options.weights / f"small_cnn_{epoch:02d}.npz"]
         named = part == "named" or part.startswith("epoch")
         chosen += ["--between", NAMED] if named else ["--pairs", options.pairs]
     if part in KINDS:
@@ -66,8 +75,8 @@ def arguments(part: str, options: argparse.Namespace) -> list[Any]:
 
 def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a command wrote."""
-    command = ["leaf", "algorithm", "--data", "mnist", "--path", options.data, "--preset", "full"]
-    command += ["--max-steps", options.steps, "--ways", options.ways, *arguments(part, options)]
+    command = ["leaf", "algorithm", *arguments(part, options), "--preset", "full"]
+    command += ["--max-steps", options.steps, "--ways", options.ways]
     return run_command(command, options.runs / part, "algorithm")
 
 
@@ -119,14 +128,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="+", choices=PARTS, help="what to do, in this order")
-    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
+    parser.add_argument("--data", type=Path, help="folder of MNIST")
+    parser.add_argument("--cifar10", type=Path, help="folder of CIFAR-10")
+    parser.add_argument("--width", type=int, default=16, help="channels of the first layer of VGG11")
     parser.add_argument("--weights", type=Path, help="folder of the weights of the small network")
     parser.add_argument("--letters", type=Path, help="file of letters")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=5000, help="steps of every path")
     parser.add_argument("--pairs", type=int, default=20, help="pairs drawn at random")
     parser.add_argument("--ways", type=int, default=5, help="ways to project a step, float64 last")
-    parser.add_argument("--train", type=int, default=10_000, help="steps of the training of LeNet")
+    parser.add_argument("--train", type=int, default=10_000, help="steps of the training of LeNet or VGG11")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     place = options.out / "algorithm.json"

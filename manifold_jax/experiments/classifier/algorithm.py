@@ -187,3 +187,11 @@ def random_speed(step_size: float, features: int) -> float:
     way is horizontal.
     """
     return step_size * float(np.sqrt(2 / (np.pi * features)))
+
+
+def closest_by_chance(step_size: float, features: int) -> float:
+    """Distance at which such steps in random directions come no nearer on average, h / (2 E |cos|).
+
+    A step leads from distance r to sqrt(r^2 - 2 h r |cos| + h^2), nearer only where |cos| > h / (2 r).
+    """
+    return step_size**2 / (2 * random_speed(step_size, features))

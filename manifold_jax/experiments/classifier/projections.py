@@ -15,7 +15,7 @@ from manifold_jax import models
 from manifold_jax._checks import choice, positive
 from manifold_jax._files import Progress, silent
 from manifold_jax._keys import digest_arrays
-from manifold_jax.experiments.classifier.algorithm import algorithm_paths, random_speed
+from manifold_jax.experiments.classifier.algorithm import algorithm_paths, closest_by_chance, random_speed
 from manifold_jax.experiments.classifier.paths import add_noise
 from manifold_jax.experiments.classifier.task import Images, Trial, different_pairs, layer, read_images, stage
 from manifold_jax.experiments.classifier.walks import confidence, name_classes
@@ -229,8 +229,9 @@ def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way], settings:
     curves = curve_panels(title, groups, "step", y_label, ylim=(0, 1.05), columns=columns)
     figures = {"algorithm_curves": curves}
     figures["algorithm_images"] = _draw_strips(title, trial, pairs, sets)
-    features = pairs.sources[0].size
-    note = f"A random direction alone would make {random_speed(settings.step_size, features):.4f} a step."
+    size, features = settings.step_size, pairs.sources[0].size
+    speed, end = random_speed(size, features), closest_by_chance(size, features)
+    note = f"A random direction alone would make {speed:.4f} a step, and come no nearer than {end:.3g}."
     data = {walked.caption: {"step": walked.steps} | _record(walked) for walked in sets}
     return Outcome(title, table, {"pairs": pairs.rows} | data, figures, [_NOTE, note])
 
