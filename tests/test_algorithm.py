@@ -107,7 +107,7 @@ def test_random_directions_make_the_predicted_progress():
     cosines = random.normal(size=(4000, 784))
     cosines = np.abs(cosines[:, 0]) / np.linalg.norm(cosines, axis=1)
     assert random_speed(0.1, 784) == pytest.approx(0.1 * cosines.mean(), rel=0.03)
-    distance = 4.0
+    distance = 2.5
     walked = [distance := np.sqrt(distance**2 - 0.2 * distance * cosine + 0.01) for cosine in cosines]
     assert closest_by_chance(0.1, 784) == pytest.approx(np.mean(walked[2000:]), rel=0.03)
 
