@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import platform
 import re
@@ -11,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unicodedata
 import uuid
 import warnings
@@ -27,11 +27,8 @@ from manifold_jax._keys import is_whole, seal
 Progress = Callable[[int, int], None]
 """Called with the number of points (or steps) done and the number of all."""
 
-SAVE_EVERY = 10.0
-"""Seconds between two saves of a partial result."""
-
 _DIGEST = hashlib.sha256().digest_size
-"""Bytes at the start of a partial result that tell whether it is whole."""
+"""Bytes at the start of a part of a partial result that tell whether it is whole."""
 
 _ENGINES = {".nc": ("h5netcdf", "report"), ".zarr": ("zarr", "zarr")}
 """The engine that reads and writes data sets of this suffix, and the extra that installs it."""
@@ -349,47 +346,48 @@ def printable(text: str) -> str:
 
 
 class PartialResult:
-    """Fields of the finished blocks, in one file that is replaced as a whole.
+    """Results of finished parts of long work, a file for each, in a folder ``partial-KEY``.
 
-    ``key`` is the fingerprint of the measurement: a file with another key is ignored.
+    ``key`` is the fingerprint of the work: what has another key is not looked at. A process that is killed
+    loses the parts that it had not finished; several processes may add to one folder.
     """
 
     def __init__(self, folder: str | Path, key: str) -> None:
-        self.path = user_path(folder, "checkpoint") / f"partial-{key}.npz"
-        self.saved = time.monotonic()
+        self.path = user_path(folder, "checkpoint") / f"partial-{key}"
         make_folder(self.path.parent)
 
-    def load(self) -> tuple[list[list[np.ndarray]], int]:
-        """Leaves of what is done, and how many items that is; nothing if the file is missing or damaged."""
-        try:
-            with self.path.open("rb") as file:
-                if file.read(_DIGEST) != hashlib.file_digest(file, "sha256").digest():
-                    return [], 0
-                file.seek(_DIGEST)
-                with np.load(file, allow_pickle=False) as data:
-                    return [[data[f"leaf{k}"] for k in range(len(data.files) - 1)]], int(data["done"])
-        except OSError:
-            return [], 0
+    def load(self) -> dict[int, list[np.ndarray]]:
+        """The arrays of every part that is whole, by its number."""
+        files = (file for file in self.path.glob("[0-9]*.npy") if file.stem.isdecimal())
+        parts = {int(file.stem): _read_arrays(file) for file in files}
+        return {number: arrays for number, arrays in parts.items() if arrays is not None}
 
-    def save(self, leaves: list[list[np.ndarray]], done: int, *, now: bool = False) -> None:
-        """Write what is done and its digest, unless that was just done."""
-        if not leaves or (not now and time.monotonic() - self.saved < SAVE_EVERY):
-            return
-        merged = [np.concatenate(column) for column in zip(*leaves, strict=True)]
-        leaves[:] = [merged]
-        named: dict[str, Any] = {f"leaf{k}": leaf for k, leaf in enumerate(merged)}
+    def save(self, number: int, arrays: Sequence[np.ndarray]) -> None:
+        """Keep the arrays of a part."""
+        content = io.BytesIO()
+        for array in arrays:
+            np.save(content, array, allow_pickle=False)
         try:
-            with replacing(self.path) as aside, aside.open("wb+") as file:
-                file.write(bytes(_DIGEST))
-                np.savez(file, done=done, **named)
-                file.seek(_DIGEST)
-                digest = hashlib.file_digest(file, "sha256").digest()
-                file.seek(0)
-                file.write(digest)
+            with replacing(self.path / f"{number}.npy") as aside, aside.open("wb") as file:
+                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.write(content.getbuffer())
         except ValueError as error:  # a full disk costs what is kept, not what is measured
             warnings.warn(f"{error} The work goes on, without being kept.", stacklevel=2)
-        self.saved = time.monotonic()
 
     def remove(self) -> None:
-        """Forget the intermediate results: the measurement is complete."""
-        self.path.unlink(missing_ok=True)
+        """Forget the parts: the work is complete."""
+        remove(self.path)
+
+
+def _read_arrays(path: Path) -> list[np.ndarray] | None:
+    """The arrays of a part, or None where its file is missing or damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if content[:_DIGEST] != hashlib.sha256(content[_DIGEST:]).digest():
+        return None
+    stream, arrays = io.BytesIO(content[_DIGEST:]), []
+    while stream.tell() < len(content) - _DIGEST:
+        arrays.append(np.load(stream, allow_pickle=False))
+    return arrays

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = "manifold_jax"
-GROUND = ("_linalg", "_checks", "_keys", "_files", "_programs")
+GROUND = ("_linalg", "_checks", "_keys", "_files", "_programs", "_executors")
 LOWER = ("geometry", "information")
 MIDDLE = ("datasets", "fitting", "models", "plotting")
 TOP = ("experiments",)
@@ -35,6 +35,7 @@ ALLOWED = {
     "_keys": set(),
     "_files": {"_checks", "_keys"},
     "_programs": set(),
+    "_executors": {"_checks", "_keys", "_programs"},
     "geometry": set(GROUND),
     "information": set(GROUND),
     "datasets": {"geometry", *GROUND},

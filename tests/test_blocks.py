@@ -106,8 +106,7 @@ def test_an_exact_job_differentiates_batches():
     np.testing.assert_allclose(traced, known, atol=1e-6)
 
 
-def test_a_job_that_was_complete_goes_on_to_its_end(array, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr("manifold_jax._files.SAVE_EVERY", 0.0)
+def test_a_job_that_was_complete_goes_on_to_its_end(array, expected, tmp_path):
     checked = as_points("test", array, GRID)
     plan = plan_blocks(checked, (STENCIL,), 20)
     run_blocks(checked, plan, metric, checkpoint=PartialResult(tmp_path, "key"))

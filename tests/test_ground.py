@@ -125,19 +125,22 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
         _files.PartialResult(tmp_path / "file", "key")
 
 
-def test_partial_results_come_back_and_damaged_ones_begin_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "SAVE_EVERY", 0.0)
+def test_partial_results_come_back_and_damaged_parts_do_not(tmp_path):
     partial = _files.PartialResult(tmp_path, "key")
-    assert partial.load() == ([], 0)
-    leaves = [[np.arange(3), np.ones((3, 2))], [np.arange(3, 5), np.zeros((2, 2))]]
-    partial.save(leaves, 5)
-    (merged,), done = _files.PartialResult(tmp_path, "key").load()
-    assert done == 5
-    np.testing.assert_array_equal(merged[0], np.arange(5))
-    assert merged[1].shape == (5, 2)
-    assert _files.PartialResult(tmp_path, "other").load() == ([], 0)
-    partial.path.write_bytes(partial.path.read_bytes()[:-20])
-    assert partial.load() == ([], 0)
+    assert partial.load() == {}
+    assert not list(tmp_path.iterdir())
+    partial.save(7, [np.arange(3), np.ones((3, 2))])
+    partial.save(0, [np.arange(3, 5), np.zeros((2, 0))])
+    kept = _files.PartialResult(tmp_path, "key").load()
+    assert sorted(kept) == [0, 7]
+    np.testing.assert_array_equal(kept[7][0], np.arange(3))
+    np.testing.assert_array_equal(kept[7][1], np.ones((3, 2)))
+    assert kept[0][1].shape == (2, 0)
+    assert _files.PartialResult(tmp_path, "other").load() == {}
+    file = partial.path / "7.npy"
+    file.write_bytes(file.read_bytes()[:-20])
+    (partial.path / "-1.npy").write_bytes(b"")
+    assert sorted(partial.load()) == [0]
     partial.remove()
     assert not list(tmp_path.iterdir())
 

@@ -185,7 +185,6 @@ def test_manifolds_are_copied_and_say_why_they_are_not_sent(build):
 
 
 def test_a_function_is_known_by_its_constants_and_not_by_some_points(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "SAVE_EVERY", 0.0)
     grid = Grid((Axis("t", 0.0, 1.0, 33),))
 
     def curve(table):
@@ -323,12 +322,10 @@ def test_a_full_disk_costs_a_sentence(suffix, geometry, tmp_path):
 
 
 def test_a_full_disk_does_not_end_a_measurement(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "SAVE_EVERY", 0.0)
-
     def full(*_, **__):
         raise FULL
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.warns(UserWarning, match=r"Cannot write .*: No space left on device. The work goes on"):
         measured = measure(np.asarray(GRID.coordinates()).repeat(2, -1), GRID, checkpoint=tmp_path)
     assert measured.grid == GRID

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,32 +18,33 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._checks import single
+from manifold_jax._executors import (
+    arrived,
+    call_exported,
+    exported,
+    first_task,
+    run_tasks,
+    shares_memory,
+)
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax._linalg import block_rows, map_blocks
 from manifold_jax.geometry.derivatives import cross_columns, split_columns, window_derivatives
 from manifold_jax.geometry.grid import DType, mesh
+from manifold_jax.geometry.host_blocks import add_offset, after_sums, host_block, host_window, travel
 from manifold_jax.geometry.manifold import Points
-from manifold_jax.geometry.sources import Stored
 from manifold_jax.geometry.windows import (
     BatchPlan,
     BlockGrams,
     BlockPlan,
-    Sums,
+    Job,
     Window,
     block_grams,
     cut_features,
-    features_read,
-    keep_grams,
     locate,
-    sum_chunks,
 )
 
 CALLS = 64  # about how many compiled calls a long job is split into; between them results are kept
 RENDERED = 16  # arrays of the size of a point that its rendering holds at once, about
-CHUNKS_READ = 4  # chunks of features copied from the host at once: a call takes turns with the copying
-
-Job = Callable[[Any, Any], Any]
-"""A function of a block and the plan, see :func:`run_blocks`."""
 
 
 def run_blocks(
@@ -56,6 +57,7 @@ def run_blocks(
     calls: int = CALLS,
     progress: Progress | None = None,
     checkpoint: PartialResult | None = None,
+    executor: Any = None,
 ) -> Any:
     """Apply a function to every block of a grid, one after the other, and put the results together.
 
@@ -78,6 +80,8 @@ def run_blocks(
             stay on the device, and there is neither progress nor checkpoint.
         progress: Called as ``progress(points done, points)`` after every call.
         checkpoint: Where results are saved, and where an interrupted job goes on; the caller removes it.
+        executor: Where the calls are made instead of in this process, see :mod:`_executors`: on Grams and
+            exact jobs. Functions and files travel, of an array in memory the windows.
 
     Returns:
         What ``function`` returns, ``(*grid.shape, ...)`` or ``(len(blocks), ...)``. Where the points are
@@ -86,6 +90,8 @@ def run_blocks(
     Raises:
         ValueError: A window of an array on the host holds NaN or infinite values.
     """
+    if points.kind == "array" and not shares_memory(executor):
+        points = replace(points, kind="host", values=np.asarray(points.values))
     if isinstance(plan, BlockPlan) and not points.traced:
         plan = jax.device_put(plan)  # once for all calls
     numbers = np.arange(plan.size) if blocks is None else np.asarray(blocks)
@@ -104,7 +110,9 @@ def run_blocks(
         parts = [run(numbers[k : k + group]) for k in range(0, len(numbers), group)]
         stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     else:
-        stacked = _in_groups(run, numbers, group, plan, progress, checkpoint)
+        here = Calls(run, lambda chosen: (chosen,), lambda result: result)
+        calls_made = here if shares_memory(executor) else _elsewhere(points, plan, function, group, executor)
+        stacked = _in_groups(calls_made, numbers, group, plan, progress, checkpoint, executor)
     if blocks is not None:
         return stacked
     whole = jax.tree.map(plan.reassemble, stacked)
@@ -114,7 +122,7 @@ def run_blocks(
 def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
     """The window of one block, ``(m_1, ..., m_d, f)``; its number may be traced where the points are."""
     if points.on_host:
-        part = points.read(_host_window(points.values, plan, block))
+        part = points.read(host_window(points.values, plan, block))
         if not np.isfinite(part).all():
             points.refuse_nonfinite()
         return Window(jax.device_put(part, may_alias=False), block)
@@ -140,57 +148,85 @@ def _one_block(
     if windows:
         return lambda block: function(read_window(points, plan, block), plan)
     if points.on_host:
-        after = replace(plan, chunk=0)  # once features are summed, one program for any number of them
-        vars(after)["axes"] = plan.axes
-        return lambda block: _host_block(points, plan, after, block, function)
+        after = after_sums(plan)
+        return lambda block: host_block(points, plan, after, block, function)
 
     def one(block: Any) -> Any:
         grams = _device_grams(points.values, plan, block, points.dtype)
-        return function(_add_offset(grams, points.offset), plan)
+        return function(add_offset(grams, points.offset), plan)
 
     return one
-
-
-def _add_offset(grams: BlockGrams, offset: float) -> BlockGrams:
-    """Grams whose norm and peak count the rounding of what was subtracted from the points."""
-    return grams._replace(norm=grams.norm + offset, peak=grams.peak + offset)
 
 
 def _stack_one(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[None], tree)
 
 
+class Calls(NamedTuple):
+    """How groups of blocks are run: ``result(function(*task(numbers)))`` are their stacked results."""
+
+    function: Callable[..., Any]
+    task: Callable[[np.ndarray], tuple[Any, ...]]
+    result: Callable[[Any], Any]
+
+
+def _elsewhere(
+    points: Points, plan: BlockPlan | BatchPlan, function: Job, group: int, executor: Any
+) -> Calls:
+    """Calls in other processes: of a function its program travels, of a file its path, else the windows."""
+    if isinstance(plan, BatchPlan):
+        batches = np.asarray(plan.coordinates(points.dtype))
+        run = lambda batch: _stack_one(function(batch, plan))  # noqa: E731
+        calls = _program_calls(points.caller, run, batches[0], lambda chosen: batches[chosen[0]])
+    elif points.evaluated:
+        run = lambda chosen: _device_blocks(points.values, plan, chosen, points.dtype, function)  # noqa: E731
+        calls = _program_calls(points.caller, run, np.zeros(group, int), lambda chosen: chosen)
+    else:
+        after, travelling = after_sums(plan), travel(points)
+        task = lambda chosen: (travelling(plan, int(chosen[0])), plan, after, int(chosen[0]), function)  # noqa: E731
+        calls = Calls(host_block, task, _stack_one)
+    first_task(points.caller, executor, arrived, *calls.task(np.zeros(group, int)))
+    return calls
+
+
+def _program_calls(caller: str, run: Callable[[Any], Any], at: Any, argument: Callable[[Any], Any]) -> Calls:
+    """Calls of a traced function of one argument."""
+    program, constants, structure = exported(caller, run, at)
+    return Calls(
+        call_exported,
+        lambda chosen: (program, constants, argument(chosen)),
+        lambda leaves: jax.tree.unflatten(structure, leaves),
+    )
+
+
 def _in_groups(
-    run: Callable[[np.ndarray], Any],
+    calls: Calls,
     numbers: np.ndarray,
     group: int,
     plan: BlockPlan | BatchPlan,
     progress: Progress | None,
     checkpoint: PartialResult | None,
+    executor: Any,
 ) -> Any:
     """Run blocks in groups of equal size, reporting and keeping results in between; they lie on the host."""
-    leaves: list[list[np.ndarray]] = []
-    count, done, structure = len(numbers), 0, None
-    if checkpoint is not None:
-        leaves, done = checkpoint.load()
-        if done == count:  # the last block is run again: it tells the structure of the results
-            done, leaves = count - 1, [[leaf[:-1] for leaf in part] for part in leaves]
-    try:
-        while done < count:
-            # The last group repeats its last block: one shape, one compilation.
-            chosen = numbers[np.minimum(np.arange(done, done + group), count - 1)]
-            part, structure = jax.tree.flatten(jax.device_get(run(chosen)))
-            leaves.append([leaf[: count - done] for leaf in part])
-            done = min(done + group, count)
-            if progress is not None:
-                progress(min(done * plan.block_points, plan.grid.size), plan.grid.size)
-            if checkpoint is not None:
-                checkpoint.save(leaves, done)
-    except KeyboardInterrupt:
+    count, structure = len(numbers), None
+    starts = range(0, count, group)
+    leaves = {} if checkpoint is None else checkpoint.load()
+    # The last group is run again where all are kept: it tells the structure of the results.
+    missing = [start for start in starts if start not in leaves] or [starts[-1]]
+    done = count - sum(min(group, count - start) for start in missing)
+    # The last group repeats its last block: one shape, one compilation.
+    chosen = (numbers[np.minimum(np.arange(start, start + group), count - 1)] for start in missing)
+    for k, result in run_tasks(calls.function, map(calls.task, chosen), executor):
+        part, structure = jax.tree.flatten(calls.result(jax.device_get(result)))
+        start = missing[k]
+        leaves[start] = [leaf[: count - start] for leaf in part]
+        done += len(leaves[start][0])
         if checkpoint is not None:
-            checkpoint.save(leaves, sum(len(part[0]) for part in leaves), now=True)
-        raise
-    merged = [np.concatenate(column) for column in zip(*leaves, strict=True)]
+            checkpoint.save(start, leaves[start])
+        if progress is not None:
+            progress(min(done * plan.block_points, plan.grid.size), plan.grid.size)
+    merged = [np.concatenate(column) for column in zip(*(leaves[start] for start in starts), strict=True)]
     return jax.tree.unflatten(structure, merged)
 
 
@@ -269,58 +305,3 @@ def _cut_window(values: Array, plan: BlockPlan, columns: Sequence[Array], start:
     for axis, index in wrapped:
         window = jnp.take(window, index, axis=axis)
     return window
-
-
-def _host_window(
-    values: np.ndarray | Stored, plan: BlockPlan, block: int, start: int = 0, stop: int | None = None
-) -> np.ndarray:
-    """Samples of a block and its halo, some features; a view of what is in memory unless an axis wraps."""
-    index = np.unravel_index(block, plan.counts)
-    if isinstance(values, Stored):
-        rows = zip(plan.axes, index, plan.grid.shape, strict=True)
-        return values.take([layout.columns[i] % n for layout, i, n in rows], start, stop)
-    values = values[..., start:stop]
-    for axis, (layout, i) in enumerate(zip(plan.axes, index, strict=True)):
-        columns, n = layout.columns[i], plan.grid.shape[axis]
-        inside = columns[0] >= 0 and columns[-1] < n
-        selection: Any = slice(columns[0], columns[-1] + 1) if inside else columns % n
-        values = values[(slice(None),) * axis + (selection,)]
-    return values
-
-
-@jax.jit
-def _feature_sums(window: Float[Array, "*window f"], plan: BlockPlan, block: int) -> Sums:
-    """What :func:`sum_chunks` gives, over the features that were read."""
-    return sum_chunks(plan, locate(plan, block, window.dtype), cut_features(window), window.shape[-1])
-
-
-@partial(jax.jit, static_argnames="function")
-def _finish(sums: Sums, plan: BlockPlan, block: int, offset: float, function: Job) -> tuple[Any, Array]:
-    """The result of a block from its :func:`_feature_sums`, and its norm."""
-    grams = _add_offset(keep_grams(plan, locate(plan, block, sums.grams.dtype).rows, sums), offset)
-    return function(grams, plan), grams.norm
-
-
-def _host_block(points: Points, plan: BlockPlan, after: BlockPlan, block: int, function: Job) -> Any:
-    """The result of one block, read some features at a time: of a file as many as the memory holds.
-
-    ``after`` is the plan of what does not depend on the number of features, the larger program.
-    """
-    step = CHUNKS_READ * plan.chunk
-    if points.kind == "file":
-        window = math.prod(axis.columns.shape[-1] for axis in plan.axes)
-        step = features_read(window, np.dtype(points.dtype).itemsize, plan.chunk)
-        row = math.prod(points.feature_shape[1:])
-        step -= step % row if step > row else 0  # files are read in whole rows
-    total: Sums | None = None
-    for start in range(0, points.features, step):
-        chosen = slice(start, start + step)
-        window = _host_window(points.values, plan, block, chosen.start, chosen.stop)
-        part = jax.device_put(points.read(window, chosen), may_alias=False)
-        jax.block_until_ready(total)  # two windows are held at most: one being read, one being used
-        piece = _feature_sums(part, plan, block)
-        total = piece if total is None else total.plus(piece)
-    result, norm = _finish(total, after, block, points.offset, function)
-    if not np.isfinite(norm):
-        points.refuse_nonfinite()
-    return result

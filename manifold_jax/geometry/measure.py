@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax._checks import checked_function, fits_in_memory, flag, optional, positive, whole
+from manifold_jax._executors import check_executor
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax._keys import digest_arrays, digest_function, fingerprint
 from manifold_jax.geometry.blocks import run_blocks
@@ -38,7 +39,7 @@ from manifold_jax.geometry.windows import BatchPlan, BlockPlan, plan_batches, pl
 RESULTS = 24  # numbers of a point in a result: values, bars, rounding and noise of six fields
 
 
-def measure(
+def measure(  # noqa: PLR0913
     points_or_manifold: Any,
     grid: Grid | None = None,
     *,
@@ -52,6 +53,7 @@ def measure(
     block_size: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | Path | None = None,
+    executor: Any = None,
     name: str | None = None,
 ) -> Geometry:
     """Volume and curvatures of one manifold with error bars; :func:`reach` gives its reach.
@@ -77,6 +79,9 @@ def measure(
         block_size: Points differentiated at once; by default set by memory.
         progress: Called as ``progress(points done, points)`` after every group of blocks.
         checkpoint: Folder of finished blocks, from which a call with the same arguments goes on.
+        executor: Where blocks are measured instead of in this process: any ``concurrent.futures.Executor``,
+            such as ``Client(...).get_executor()`` of Dask. An embedding travels as the program that JAX makes
+            of it, of a file its path, of an array in memory the windows.
         name: Title of the report; by default that of the Manifold.
 
     Returns:
@@ -103,6 +108,9 @@ def measure(
     exact = flag("measure", "exact", exact)
     optional(checked_function, "measure", "progress", progress)
     points = as_points("measure", points_or_manifold, grid, exact=exact, missing=missing)
+    if executor is not None and points.traced:
+        raise ValueError("measure: executor must be left out under jit, which makes one program of all.")
+    executor = check_executor("measure", executor)
     stencil = stencil_of("measure", points.grid, accuracy, stride, smooth)
     noise = optional(partial(positive, zero=True), "measure", "noise", noise)
     if exact and noise:
@@ -117,7 +125,7 @@ def measure(
     if checkpoint is not None:
         key = _fingerprint(points, title, stencil, noise, exact, missing, block_size, attributes)
         kept = PartialResult(checkpoint, key)
-    run = partial(run_blocks, points, progress=progress, checkpoint=kept)
+    run = partial(run_blocks, points, progress=progress, checkpoint=kept, executor=executor)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
     if exact:
         block_size = optional(whole, "measure", "block_size", block_size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import is_traced
+from manifold_jax._checks import is_traced, require
 
 POINTS = "points must be an array of numbers, or a function of one chart point"
 
@@ -68,6 +69,80 @@ def _runs(index: np.ndarray) -> list[tuple[slice, slice]]:
     """Runs of neighbours: their places in the result, and what is read for them."""
     runs = np.split(np.arange(len(index)), np.flatnonzero(np.diff(index) != 1) + 1)
     return [(slice(r[0], r[-1] + 1), slice(int(index[r[0]]), int(index[r[-1]]) + 1)) for r in runs]
+
+
+class Cut(Stored):
+    """The window of one block, with the features that are asked for."""
+
+    def take(self, index: Any, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Features from ``start`` to ``stop``, whatever the ``index``, which is that of the window."""
+        del index
+        return self.values[..., start:stop]
+
+    def slabs(self) -> Any:
+        """The window."""
+        return (self.values,)
+
+
+@dataclass(frozen=True)
+class FileArray:
+    """An array in a file by its place, which is opened where it is read: in another process, say.
+
+    Attributes:
+        path: The file: HDF5, or numbers that are mapped.
+        changed: Its size and the time of its last change.
+        shape: Shape of the array.
+        dtype: Its type.
+        name: Name of the variable of HDF5, or where in a mapped file it starts, and its strides.
+    """
+
+    path: str
+    changed: tuple[int, int]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    name: str | tuple[int, tuple[int, ...]]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.asarray(_opened(self)[index])
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """Size and time of the last change of a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _opened(place: FileArray) -> Any:
+    if _version(place.path) != place.changed:
+        raise ValueError(f"{place.path} is not here, or was changed: every worker must see the same file.")
+    if isinstance(place.name, str):
+        return require("h5py", "report", "A file of HDF5").File(place.path, "r")[place.name]
+    offset, strides = place.name
+    return np.ndarray(place.shape, place.dtype, np.memmap(place.path, np.uint8, "r"), offset, strides)
+
+
+def portable(values: Any) -> Any:
+    """An array in a file so that another process can open it; any other as it is."""
+    if isinstance(values, Stored):
+        return replace(values, values=portable(values.values))
+    if isinstance(values, Rearranged):
+        return Rearranged(portable(values.values), values.order, values.flipped)
+    if isinstance(values, np.memmap):
+        root: Any = values
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        start, first = (x.__array_interface__["data"][0] for x in (root, values))
+        path, place = values.filename, (first - start + root.offset, values.strides)
+    else:  # of h5py, where it has the name of a file
+        path, place = getattr(getattr(values, "file", None), "filename", None), getattr(values, "name", "")
+    changed = None if path is None else _version(str(path))
+    if changed is None:
+        return values
+    return FileArray(os.path.realpath(str(path)), changed, values.shape, values.dtype, place)
 
 
 class Rearranged:

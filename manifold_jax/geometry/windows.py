@@ -211,6 +211,10 @@ def plan_blocks(
     return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk, differences)
 
 
+Job = Callable[[Any, Any], Any]
+"""A function of a block and the plan, see ``run_blocks``."""
+
+
 class Place(NamedTuple):
     """Where a block lies along each axis: its part of the arrays of an :class:`AxisPlan`."""
 

@@ -1,0 +1,160 @@
+"""Work handed to an executor of ``concurrent.futures``: threads, processes, the machines of a cluster.
+
+JAX shards over the devices of one program (:mod:`_sharding`); what runs on other processes is a function of
+a module with arguments that travel. Functions of a user do not need a name for that: JAX's program of them
+travels (:func:`exported`), with the arrays that they hold beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from manifold_jax._checks import require, shown
+from manifold_jax._keys import package_version
+from manifold_jax._programs import first_line, frozen, result_of
+
+AHEAD = 2  # tasks handed over for each worker: the next one is there when one is done
+MANY = 64  # workers of an executor that does not tell how many it has
+POLL = 0.05  # seconds between two looks at futures that are not of concurrent.futures
+PLATFORMS = ("cpu", "cuda", "tpu")  # that the program of a function is lowered for
+
+
+def check_executor(caller: str, executor: Any) -> Any:
+    """An executor that takes work, or None; a Client of Dask gives its executor.
+
+    Raises:
+        ValueError: It has no ``submit``, does not do its first task, or its workers have another version.
+    """
+    if executor is None:
+        return None
+    if hasattr(executor, "get_executor"):
+        executor = executor.get_executor()
+    if not callable(getattr(executor, "submit", None)):
+        wanted = "a concurrent.futures.Executor, such as Client(...).get_executor() of dask.distributed"
+        raise ValueError(f"{caller}: executor must be {wanted}, got {shown(executor)}.")
+    version = first_task(caller, executor, package_version)
+    if version != package_version():
+        versions = f"{version}, this process {package_version()}"
+        raise ValueError(f"{caller}: the workers of the executor have manifold_jax {versions}: install one.")
+    return executor
+
+
+def first_task(caller: str, executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a small task, which shows in time whether the arguments of large ones arrive."""
+    try:
+        return executor.submit(function, *arguments).result()
+    except Exception as error:  # whatever pickle, a worker or a scheduler raises
+        remedy = "give an executor that runs, and what pickle can take: functions of modules, paths, arrays"
+        message = f"the first task of the executor failed, {type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{caller}: {message}; {remedy}.") from error
+
+
+def arrived(*_arguments: Any) -> None:
+    """A task that does nothing with its arguments."""
+
+
+def shares_memory(executor: Any) -> bool:
+    """Whether tasks run in this process, so that nothing has to travel."""
+    return executor is None or isinstance(executor, ThreadPoolExecutor)
+
+
+def run_tasks(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], executor: Any = None
+) -> Iterator[tuple[int, Any]]:
+    """Number and result of ``function(*task)`` for every task, as an executor has them, or one by one.
+
+    A few tasks for each worker are handed over at a time, so that the arguments of all are never held.
+
+    Raises:
+        RuntimeError: The executor lost a worker and takes no more work, as pools of processes do.
+    """
+    if executor is None:
+        yield from ((k, function(*task)) for k, task in enumerate(tasks))
+        return
+    run = partial(_in_worker, function, bool(jax.config.read("jax_enable_x64")))
+    numbered, most, waiting = enumerate(tasks), AHEAD * workers_of(executor), {}
+    try:
+        while True:
+            for k, task in islice(numbered, most - len(waiting)):
+                waiting[executor.submit(run, *task)] = k
+            if not waiting:
+                return
+            for future in _done(list(waiting)):
+                yield waiting.pop(future), future.result()
+    except BrokenExecutor as error:
+        remedy = "what was done before is kept where there is a checkpoint: call again with a new executor"
+        raise RuntimeError(f"The executor lost a worker and takes no more work: {remedy}.") from error
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def workers_of(executor: Any) -> int:
+    """How many tasks an executor runs at once, :data:`MANY` where it does not tell."""
+    count = getattr(executor, "_max_workers", None)  # of the standard library and loky
+    client = getattr(executor, "_client", None)  # of Dask; its cluster may grow
+    return count or max(sum(client.nthreads().values()) if client else 0, MANY)
+
+
+def _done(futures: list[Any]) -> Iterable[Any]:
+    """Those that are done, at least one."""
+    if all(isinstance(future, Future) for future in futures):
+        return wait(futures, return_when=FIRST_COMPLETED).done
+    while not (done := [future for future in futures if future.done()]):  # jobs of submitit
+        time.sleep(POLL)
+    return done
+
+
+def _in_worker(function: Callable[..., Any], x64: bool, *task: Any) -> Any:
+    """The result of a task in the precision of the process that asked for it, as arrays of NumPy."""
+    with jax.enable_x64(x64):
+        return jax.device_get(function(*task))
+
+
+class Exported(NamedTuple):
+    """A traced function that travels: its program, the arrays that it holds, the tree of its result."""
+
+    program: bytes
+    constants: list[np.ndarray]
+    structure: Any
+
+
+def exported(caller: str, function: Callable[..., Any], *at: Any) -> Exported:
+    """The program of a function for arguments shaped like ``at``; :func:`call_exported` calls it elsewhere.
+
+    Raises:
+        ValueError: The function calls back into this process, or a package is missing.
+    """
+    require("flatbuffers", "cluster", "A function for the workers of an executor")
+    from jax import export  # flatbuffers is slow to import
+
+    held = frozen(function, *at)
+    (constants,), structure = held.args, jax.tree.structure(result_of(held))
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in constants]
+    flat = jax.jit(lambda *arguments: jax.tree.leaves(held.func(*arguments)))
+    try:
+        program = export.export(flat, platforms=PLATFORMS)(shapes, *at)
+        return Exported(bytes(program.serialize()), list(map(np.asarray, constants)), structure)
+    except Exception as error:  # a callback of Python, a custom call that has no stable form
+        message = f"the function cannot travel to the workers of the executor, {first_line(error)}"
+        raise ValueError(f"{caller}: {message}: give a function of jax.numpy alone.") from error
+
+
+@lru_cache(maxsize=8)
+def _program(serialized: bytes) -> Callable[..., Any]:
+    from jax import export
+
+    return jax.jit(export.deserialize(bytearray(serialized)).call)
+
+
+def call_exported(program: bytes, constants: list[np.ndarray], *arguments: Any) -> list[Any]:
+    """The leaves of the result of an :class:`Exported` function."""
+    return _program(program)(constants, *arguments)

@@ -1,0 +1,284 @@
+"""Blocks that other processes measure: the same numbers, whatever the executor and wherever points are."""
+
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from manifold_jax import Axis, Grid, measure
+from manifold_jax._executors import MANY, call_exported, exported, run_tasks, workers_of
+from manifold_jax.geometry import sources
+from manifold_jax.geometry.manifold import Points
+
+GRID = Grid((Axis("u", 0.0, 2 * math.pi, 16, periodic=True), Axis("v", 0.0, 2 * math.pi, 12, periodic=True)))
+BLOCKS = {"block_size": 40}
+
+
+class Elsewhere(Executor):
+    """Tasks that run at once, with arguments that travelled: as a pool of processes, in no time."""
+
+    def __init__(self):
+        self.sent = []
+
+    def submit(self, function, /, *arguments):
+        future = Future()
+        try:
+            self.sent.append(reduced := copied((function, arguments)))
+            function, arguments = reduced
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def copied(value):
+    """A value as another process has it."""
+    from multiprocessing.reduction import ForkingPickler
+
+    left, right = multiprocessing.Pipe()
+    sender = threading.Thread(target=left.send_bytes, args=(ForkingPickler.dumps(value),))
+    sender.start()
+    received = right.recv()
+    sender.join()
+    return received
+
+
+def torus(u):
+    big = 2 + 0.5 * jnp.cos(u[1])
+    return jnp.stack([big * jnp.cos(u[0]), big * jnp.sin(u[0]), 0.5 * jnp.sin(u[1])])
+
+
+@pytest.fixture(scope="module")
+def array():
+    return np.asarray(jax.vmap(jax.vmap(torus))(GRID.coordinates()))
+
+
+@pytest.fixture(scope="module")
+def reference(array):
+    return measure(array, GRID, **BLOCKS)
+
+
+def same(measured, reference):
+    for a, b in zip(jax.tree.leaves(measured), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def in_file(kind, array, folder):
+    """The array in a file, as its library opens it, perhaps in another order."""
+    path = folder / f"points.{kind}"
+    if kind in ("npy", "turned", "part"):
+        stored = {"npy": array, "turned": array[::-1], "part": np.repeat(array, 2, axis=1)}[kind]
+        np.save(path, stored)
+        opened = np.load(f"{path}" if kind == "npy" else f"{path}.npy", mmap_mode="r")
+        return {"npy": opened, "turned": opened[::-1], "part": opened[:, ::2]}[kind]
+    if kind == "h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file["group/points"] = array
+        return h5py.File(path, "r")["group/points"]
+    zarr = pytest.importorskip("zarr")
+    stored = zarr.open(path, mode="w", shape=array.shape, chunks=(8, 6, 3), dtype="f4")
+    stored[:] = array
+    return zarr.open(path, mode="r")
+
+
+@pytest.mark.parametrize("kind", ["npy", "turned", "part", "h5", "zarr"])
+def test_a_file_travels_as_its_path(kind, array, reference, tmp_path):
+    executor = Elsewhere()
+    same(measure(in_file(kind, array, tmp_path), GRID, executor=executor, **BLOCKS), reference)
+    held = [points for _, arguments in executor.sent for points in arguments if isinstance(points, Points)]
+    assert len(held) > 4
+    assert not any(isinstance(points.values.values, np.ndarray) for points in held), "no points are sent"
+
+
+@pytest.mark.parametrize("library", [np.asarray, jnp.asarray])
+def test_of_an_array_in_memory_the_windows_travel(library, array, reference):
+    same(measure(library(array), GRID, executor=Elsewhere(), **BLOCKS), reference)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_any_function_travels_as_its_program(exact):
+    radius = jnp.asarray(0.5)  # held by a function that pickle cannot name
+    source = lambda u: radius * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), 2 * jnp.cos(u[1])])  # noqa: E731
+    options = {"exact": exact, "block_size": None if exact else 40}
+    same(measure(source, GRID, executor=Elsewhere(), **options), measure(source, GRID, **options))
+
+
+def test_the_arrays_of_a_function_travel_beside_its_program():
+    weights = np.arange(3.0 * 50_000, dtype=np.float32).reshape(3, -1)
+    program, constants, structure = exported(
+        "test", lambda x: {"y": jnp.asarray(weights) @ x}, np.ones(50_000)
+    )
+    assert len(program) < 20_000
+    assert sum(map(np.size, constants)) == weights.size
+    result = jax.tree.unflatten(structure, call_exported(program, constants, np.ones(50_000)))
+    np.testing.assert_allclose(result["y"], weights.sum(axis=1), rtol=1e-5)
+
+
+def test_missing_and_large_points_travel(array):
+    far = array.astype(np.float64) + 1e6
+    far[3, 4] = np.nan
+    with pytest.raises(ValueError, match=r"measure: points must be finite.*first at index \(3, 4\)"):
+        measure(far, GRID, executor=Elsewhere(), **BLOCKS)
+    options = BLOCKS | {"missing": "mask"}
+    same(measure(far, GRID, executor=Elsewhere(), **options), measure(far, GRID, **options))
+
+
+def test_precision_is_that_of_the_caller(array):
+    with jax.enable_x64(True):
+        measured = measure(array.astype(np.float64), GRID, executor=Elsewhere(), **BLOCKS)
+        assert measured.volume_element.value.dtype == np.float64
+        same(measured, measure(array.astype(np.float64), GRID, **BLOCKS))
+
+
+def test_threads_and_progress(array, reference):
+    seen = []
+    with ThreadPoolExecutor(2) as executor:
+        progress = lambda done, total: seen.append((done, total))  # noqa: E731
+        same(measure(array, GRID, executor=executor, progress=progress, **BLOCKS), reference)
+    assert seen[-1] == (GRID.size, GRID.size)
+    assert seen == sorted(seen)
+
+
+# --- tasks --------------------------------------------------------------------------------------------------
+
+
+def test_few_tasks_are_handed_over_at_a_time():
+    made, most = [], []
+
+    def tasks():
+        for k in range(40):
+            made.append(k)
+            yield (k,)
+
+    with ThreadPoolExecutor(3) as executor:
+        results = {}
+        for k, result in run_tasks(lambda k: k**2, tasks(), executor):
+            results[k] = result
+            most.append(len(made) - len(results))
+    assert results == {k: k**2 for k in range(40)}
+    assert max(most) <= 2 * 3
+
+
+class Jobs:
+    """An executor whose jobs are not futures of the standard library, as submitit's."""
+
+    def submit(self, function, *arguments):
+        class Job:
+            asked = 0
+
+            def done(self):
+                self.asked += 1
+                return self.asked > 1
+
+            def result(self):
+                return function(*arguments)
+
+        return Job()
+
+
+def test_jobs_that_are_no_futures_of_the_standard_library():
+    assert dict(run_tasks(math.sqrt, [(4.0,), (9.0,)], Jobs())) == {0: 2.0, 1: 3.0}
+    assert workers_of(Jobs()) == MANY
+
+
+# --- refused in a sentence ----------------------------------------------------------------------------------
+
+
+def shut_down():
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    return executor
+
+
+def calls_back(u):
+    return jax.pure_callback(
+        lambda x: x, jax.ShapeDtypeStruct((2,), jnp.float32), u, vmap_method="sequential"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "executor", "message"),
+    [
+        (torus, 4, r"measure: executor must be a concurrent.futures.Executor, .* got 4\."),
+        (torus, shut_down(), r"measure: the first task of the executor failed, RuntimeError: .*shutdown"),
+        (
+            calls_back,
+            Elsewhere(),
+            r"measure: the function cannot travel .*: give a function of jax.numpy alone",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(source, executor, message):
+    with pytest.raises(ValueError, match=message):
+        measure(source, GRID, executor=executor)
+
+
+def test_an_executor_has_no_place_in_a_program(array):
+    with pytest.raises(ValueError, match="measure: executor must be left out under jit"):
+        jax.jit(lambda x: measure(x, GRID, executor=Elsewhere()))(array)
+
+
+def test_workers_of_another_version_are_refused(monkeypatch):
+    monkeypatch.setattr("manifold_jax._executors.first_task", lambda *_: "0.0.1")
+    with pytest.raises(ValueError, match=r"have manifold_jax 0\.0\.1, this process .*: install one"):
+        measure(torus, GRID, executor=Elsewhere())
+
+
+def test_a_file_that_is_not_on_the_worker(array, tmp_path):
+    points = in_file("npy", array, tmp_path)
+    place = sources.portable(points)
+    os.utime(tmp_path / "points.npy", ns=(1, 1))
+    sources._opened.cache_clear()
+    with pytest.raises(ValueError, match=r"points\.npy is not here, or was changed"):
+        place[0]
+
+
+# --- processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_pool_that_loses_a_worker_says_so_and_keeps_what_was_done(array, reference, tmp_path):
+    context = multiprocessing.get_context("spawn")
+
+    def kill(done, _total):
+        if done > 60:
+            for process in list(executor._processes.values()):
+                os.kill(process.pid, signal.SIGKILL)
+
+    with (
+        ProcessPoolExecutor(2, mp_context=context) as executor,
+        pytest.raises(RuntimeError, match=r"lost a worker .*: call again with a new executor"),
+    ):
+        measure(array, GRID, executor=executor, checkpoint=tmp_path, progress=kill, **BLOCKS)
+    assert len(list(tmp_path.glob("partial-*/*.npy"))) >= 2
+    same(measure(array, GRID, checkpoint=tmp_path, **BLOCKS), reference)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_dask_loses_a_worker_and_goes_on(array, reference):
+    distributed = pytest.importorskip("distributed")
+    killed = []
+
+    def kill(done, _total):
+        if done > 60 and not killed:
+            killed.append(workers[0].process.process.pid if hasattr(workers[0], "process") else None)
+            os.kill(killed[0], signal.SIGKILL)
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        workers = list(cluster.workers.values())
+        same(measure(array, GRID, executor=client, progress=kill, **BLOCKS), reference)
+        assert killed
+        deadline = time.monotonic() + 30
+        while len(client.nthreads()) < 2 and time.monotonic() < deadline:  # the nanny starts another one
+            time.sleep(0.2)
