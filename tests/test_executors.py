@@ -1,5 +1,6 @@
 """Blocks that other processes measure: the same numbers, whatever the executor and wherever points are."""
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -12,9 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from manifold_jax import Axis, Grid, measure
+from manifold_jax import Axis, Grid, load_geometry, measure
 from manifold_jax._executors import MANY, call_exported, exported, run_tasks, workers_of
+from manifold_jax.experiments import cli, cluster
+from manifold_jax.experiments.fits.runner import Plan, run_cells
+from manifold_jax.experiments.fits.studies import closed_and_open
+from manifold_jax.experiments.measure import command as measure_command
+from manifold_jax.experiments.results import Cells
 from manifold_jax.geometry import sources
 from manifold_jax.geometry.manifold import Points
 
@@ -282,3 +289,61 @@ def test_dask_loses_a_worker_and_goes_on(array, reference):
         deadline = time.monotonic() + 30
         while len(client.nthreads()) < 2 and time.monotonic() < deadline:  # the nanny starts another one
             time.sleep(0.2)
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def pretended(workers, scheduler):
+    yield Elsewhere() if workers or scheduler else None
+
+
+def test_a_command_measures_the_same_with_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_command, "cluster_executor", pretended)
+    options = ["measure", "sprites", "--axes", "x", "--size", "16", "--samples", "x=16", "--block-size", "4"]
+    options += ["--no-reach", "--no-plots"]
+    for name, more in {"here": (), "there": ("--workers", "2")}.items():
+        result = CliRunner().invoke(
+            cli.application("measure"), [*options, *more, "--out", str(tmp_path / name)]
+        )
+        assert result.exit_code == 0, result.output
+    for file in ("geometry.nc", "geometry_stencil.nc"):
+        same(*(load_geometry(tmp_path / name / file) for name in ("here", "there")))
+
+
+def test_cells_are_the_same_wherever_they_are_computed(tmp_path):
+    plan = Plan(("pca",), (40, 80), 2, 20)
+    here, there = (Cells(tmp_path / name, e) for name, e in (("here", None), ("there", Elsewhere())))
+    for cells in (here, there):
+        run_cells(closed_and_open(plan)[:2], plan, cells, seed=0, make=two_settings)
+    assert len(here) == 8
+    assert here == there == Cells(tmp_path / "there")
+
+
+def two_settings(plan):
+    return closed_and_open(plan)[:2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workers", "2", "--scheduler", "tcp://127.0.0.1:9"), "give one"),
+        (("--workers", "0"), "0 is not in the range"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(options, message, tmp_path):
+    arguments = ["measure", "circle", *options, "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli.application("measure"), arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_a_scheduler_that_does_not_answer_is_said_in_time(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "ANSWER", 1)
+    with (
+        pytest.raises(ValueError, match=r"--scheduler tcp://127\.0\.0\.1:9: no scheduler answers within 1 s"),
+        cluster.cluster_executor(None, "tcp://127.0.0.1:9"),
+    ):
+        pass

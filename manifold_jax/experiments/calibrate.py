@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,6 +18,7 @@ from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments.calibration.studies import STUDIES
+from manifold_jax.experiments.cluster import Scheduler, Workers, cluster_executor
 from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
 from manifold_jax.experiments.results import Cells, cell_name
 from manifold_jax.experiments.sprites import FACTORS
@@ -88,24 +89,21 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress = sil
     The context is the finished parts, one for each manifold, size and cloud, and the seed of the samples.
     """
     cells, seed = context
-    places = [PLACES[name]() for name in settings.manifolds]
+    places = {name: PLACES[name]() for name in settings.manifolds}
     counts = {n: settings.seeds if n <= settings.single else 1 for n in settings.sizes}
-    parts = [(p, n, k) for p in places for n in settings.sizes for k in range(counts[n])]
-    whole, totals = cache(_add_totals), {"volume", "reach"} & set(settings.quantities or QUANTITIES)
-    rows: list[Row] = []
-    for done, (place, size, number) in enumerate(parts, start=1):
-        options = {"manifold": place.name, "size": size, "number": number, "seed": seed}
-        # With the columns in its name, a cell that an earlier version wrote with others is not taken.
-        kinds = {"which": settings.dimensions, "most": settings.most, "quantities": settings.quantities}
-        name = cell_name(**options, **kinds, estimators=_NAMES, columns=Row._fields)
-        if name not in cells:
-            known = whole(place) if totals else place
-            sample = _run_estimators(settings, known, size, number, seed)
-            cells.put(name, sample.to_dicts())
-        rows += [Row(**row) for row in cells[name]]
-        progress(done, len(parts))
+    parts = [(*p, n, k) for p in places.items() for n in settings.sizes for k in range(counts[n])]
+    # With the columns in its name, a cell that an earlier version wrote with others is not taken.
+    about = {"which": settings.dimensions, "most": settings.most, "quantities": settings.quantities}
+    about |= {"estimators": _NAMES, "columns": Row._fields, "seed": seed}
+    computed = {
+        cell_name(manifold=place.name, size=size, number=number, **about): partial(
+            _run_estimators, settings, name, size, number, seed
+        )
+        for name, place, size, number in parts
+    }
+    rows = [Row(**row) for table in cells.fill(computed, progress) for row in table]
     ranks, others = ranking(Calibration(tuple(rows))), list[Row]()
-    for place in places:
+    for place in places.values():
         others += [row for size in settings.sizes for row in measure_on_grid(place, size)]
         others += _differentiate(place, max(settings.sizes))
     calibration = Calibration((*rows, *others))
@@ -129,8 +127,10 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress = sil
     return Outcome(title, table, data, {"calibrate": _figure(curves)}, notes)
 
 
-def _run_estimators(settings: Settings, place: Manifold, size: int, number: int, seed: int) -> Calibration:
+def _run_estimators(settings: Settings, name: str, size: int, number: int, seed: int) -> list[dict[str, Any]]:
     """All built-in estimators on one cloud; methods of intrinsic dimension that are slow stop early."""
+    totals = {"volume", "reach"} & set(settings.quantities or QUANTITIES)
+    place = _with_totals(name, str(jax.numpy.result_type(float))) if totals else PLACES[name]()
     slow = set(settings.dimensions) - set(FAST)
     estimators = [
         dataclasses.replace(one, most=settings.most) if one.name in slow else one
@@ -138,13 +138,15 @@ def _run_estimators(settings: Settings, place: Manifold, size: int, number: int,
     ]
     # Later clouds find everything compiled, and of many points compilation is the smaller part.
     warm_up, key = number == 0 and size <= settings.single, jax.random.key(seed)
-    return calibrate(estimators, place, [size], key=key, seeds=[number], on_error="record", warm_up=warm_up)
+    options = {"key": key, "seeds": [number], "on_error": "record", "warm_up": warm_up}
+    return calibrate(estimators, place, [size], **options).to_dicts()
 
 
-def _add_totals(place: Manifold) -> Manifold:
-    """The manifold with its volume and reach, which take long where there is no closed form."""
-    totals = {"total_volume": "volume", "reach": "reach"}
-    missing = {k: exact_total((place,), name) for k, name in totals.items() if k not in place.known}
+@cache
+def _with_totals(name: str, _precision: str) -> Manifold:
+    """A manifold with its volume and reach, which take long where there is no closed form."""
+    place, totals = PLACES[name](), {"total_volume": "volume", "reach": "reach"}
+    missing = {k: exact_total((place,), total) for k, total in totals.items() if k not in place.known}
     return dataclasses.replace(place, known={**place.known, **missing})
 
 
@@ -282,6 +284,8 @@ def calibrate_command(
     preset: Preset = "reduced",
     single: Annotated[bool, typer.Option("--single", help="float32 instead of float64.")] = False,
     seed: Seed = 0,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/calibrate"),
 ) -> None:
     """Compare every built-in estimator of geometry from samples with what is exactly known.
@@ -295,6 +299,10 @@ def calibrate_command(
         changes = {"manifolds": tuple(manifolds or ()) or None, "sizes": tuple(sizes or ()) or None}
         changes |= {"seeds": seeds, "quantities": tuple(quantities or ()) or None}
         plans = registry.all_settings(EXPERIMENTS, experiment, preset, changes)
-        with results_folder(folder), jax.enable_x64(not single):
-            cells = Cells(folder / f"cells-{'float32' if single else 'float64'}.jsonl")
+        with (
+            results_folder(folder),
+            jax.enable_x64(not single),
+            cluster_executor(workers, scheduler) as executor,
+        ):
+            cells = Cells(folder / f"cells-{'float32' if single else 'float64'}.jsonl", executor)
             run_experiments(EXPERIMENTS, plans, (cells, seed), folder, arguments)

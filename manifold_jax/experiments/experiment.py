@@ -141,6 +141,10 @@ def check_options(options: Mapping[str, Any]) -> None:
                 whole("manifold-jax", option, int(entry), -(2**31), 2**31 - 1)
 
 
+_WHERE = ("out", "workers", "scheduler")
+"""Options that say where work is done and written, not what."""
+
+
 def run_experiments(
     experiments: Experiments,
     settings: Mapping[str, Any],
@@ -154,7 +158,7 @@ def run_experiments(
     ``arguments`` are what was asked for, for the record; of ``options`` each experiment is given its own.
     """
     machine = {"device": str(jax.devices()[0]), "version": package_version()}
-    asked = {name: value for name, value in arguments.items() if name != "out"}
+    asked = {name: value for name, value in arguments.items() if name not in _WHERE}
     for name, chosen in settings.items():
         taken = {key: options[key] for key in experiments[name].options}
         began = time.perf_counter()

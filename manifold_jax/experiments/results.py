@@ -7,11 +7,12 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manifold_jax._files import make_folder, scratch_folder, user_path, writing
+from manifold_jax._executors import run_tasks
+from manifold_jax._files import Progress, make_folder, scratch_folder, silent, user_path, writing
 from manifold_jax._keys import file_digest, package_version
 
 MANIFEST = ".manifold_jax.sha256"
@@ -74,16 +75,30 @@ class Cells(dict[str, Values]):
     """Values of finished cells by name: all that the values of a cell depend on.
 
     The file has a line of JSON with a checksum for each cell, and only ever grows, so that several processes
-    may add to it; a line that is not whole does not count. Floats are read back bit by bit.
+    may add to it; a line that is not whole does not count. Floats are read back bit by bit. Missing cells are
+    computed in this process, or by an ``executor``.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = user_path(path)
+    def __init__(self, path: Path, executor: Any = None) -> None:
+        self.path, self.executor = user_path(path), executor
         lines = self.path.read_bytes().splitlines() if self.path.exists() else []
         super().__init__(entry for entry in map(_read_line, lines) if entry is not None)
         if lines and not self and not lines[0].startswith(b'{"cell": '):
             remedy = "remove it, or choose another folder"
             raise ValueError(f"{path} is not a file of finished cells: {remedy}.")
+
+    def fill(self, computed: Mapping[str, Callable[[], Values]], progress: Progress = silent) -> list[Values]:
+        """The values of some cells; those that are missing are computed, and each is kept when it is there.
+
+        For other processes they are partials of functions of a module.
+        """
+        missing = [name for name in computed if name not in self]
+        done = len(computed) - len(missing)
+        for k, values in run_tasks(_compute, ((computed[name],) for name in missing), self.executor):
+            self.put(missing[k], values)
+            done += 1
+            progress(done, len(computed))
+        return [self[name] for name in computed]
 
     def put(self, cell: str, values: Values) -> None:
         """Keep a finished cell."""
@@ -95,6 +110,10 @@ class Cells(dict[str, Values]):
             file.seek(max(0, end - 1))
             whole = file.read(1) in (b"", b"\n")  # else a process was ended while it wrote
             file.write(line if whole else b"\n" + line)
+
+
+def _compute(compute: Callable[[], Values]) -> Values:
+    return compute()
 
 
 def _line(cell: str, values: Values) -> bytes:

@@ -12,8 +12,9 @@ import numpy as np
 
 from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import sample_uniform, sphere
-from manifold_jax.experiments.calibration.words import Context, kept, range_words
+from manifold_jax.experiments.calibration.words import Context, range_words
 from manifold_jax.experiments.experiment import Outcome
+from manifold_jax.experiments.results import cell_name
 from manifold_jax.fitting.geodesic_balls import ball_volume, graph_distances, scalar_curvature_from_balls
 
 
@@ -36,11 +37,14 @@ def run_balls(context: Context, settings: Balls, progress: Progress = silent) ->
     jobs = [(size, number) for size in settings.sizes for number in range(settings.seeds)]
     results: dict[int, list[dict[str, tuple[float, float]]]] = {}
     grid = {"rows": settings.rows, "neighbours": settings.neighbours, "largest": settings.largest}
-    for done, (size, number) in enumerate(jobs, start=1):
-        key = {"study": "balls", "size": size, "number": number, "seed": seed}
-        cloud = kept(cells, partial(_ball_curvatures, settings, size, number, seed), **key, **grid)
+    computed = {
+        cell_name(study="balls", size=size, number=number, seed=seed, **grid): partial(
+            _ball_curvatures, settings, size, number, seed
+        )
+        for size, number in jobs
+    }
+    for (size, _), cloud in zip(jobs, cells.fill(computed, progress), strict=True):
         results.setdefault(size, []).append(cloud)
-        progress(done, len(jobs))
     rows = [
         {
             "n": size,

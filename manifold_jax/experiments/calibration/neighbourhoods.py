@@ -12,12 +12,12 @@ import numpy as np
 
 from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import sample_uniform
-from manifold_jax.experiments.calibration.words import MANIFOLDS, WAIST, Context, kept, range_words
+from manifold_jax.experiments.calibration.words import MANIFOLDS, WAIST, Context, range_words
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.experiments.fits.outcomes import Line, Panel, error_figure
+from manifold_jax.experiments.results import cell_name
 from manifold_jax.fitting import local_pca_tangents
 from manifold_jax.fitting.truth import exact_field
-from manifold_jax.geometry import Manifold
 from manifold_jax.geometry.local_fit import CURVATURES, local_quadratic_fit
 from manifold_jax.geometry.neighbours import nearest_neighbours
 from manifold_jax.geometry.weingarten import default_neighbours, weingarten_fit
@@ -46,12 +46,16 @@ def run_neighbourhoods(context: Context, settings: Neighbourhoods, progress: Pro
     cells, seed = context
     jobs = [(p, n, k) for p in settings.manifolds for n in settings.sizes for k in range(settings.seeds)]
     results: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for done, (name, size, number) in enumerate(jobs, start=1):
-        compute = partial(_fit_neighbourhoods, MANIFOLDS[name](), size, number, seed, settings)
-        grid = {"rows": settings.rows, "radii": settings.radii, "largest": settings.largest}
-        key = {"study": "neighbourhoods", "manifold": name, "size": size, "number": number, "seed": seed}
-        results.setdefault((name, size), []).append(kept(cells, compute, **key, **grid))
-        progress(done, len(jobs))
+    about = {"study": "neighbourhoods", "seed": seed}
+    about |= {"rows": settings.rows, "radii": settings.radii, "largest": settings.largest}
+    computed = {
+        cell_name(manifold=name, size=size, number=number, **about): partial(
+            _fit_neighbourhoods, name, size, number, seed, settings
+        )
+        for name, size, number in jobs
+    }
+    for (name, size, _), cloud in zip(jobs, cells.fill(computed, progress), strict=True):
+        results.setdefault((name, size), []).append(cloud)
     rows, groups = [], []
     for (name, size), clouds in results.items():
         lines = []
@@ -94,9 +98,10 @@ def _pairs() -> list[tuple[str, str]]:
 
 
 def _fit_neighbourhoods(
-    place: Manifold, size: int, number: int, seed: int, settings: Neighbourhoods
+    name: str, size: int, number: int, seed: int, settings: Neighbourhoods
 ) -> dict[str, Any]:
     """Errors by size of neighbourhood, and with the best one of each point."""
+    place = MANIFOLDS[name]()
     d = place.grid.ndim
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), size), number)
     samples = sample_uniform(key, place, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +10,11 @@ import numpy as np
 
 from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import sphere
-from manifold_jax.experiments.calibration.words import Context, kept, range_words
+from manifold_jax.experiments.calibration.words import Context, range_words
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.experiments.fits.outcomes import Line, Panel, error_figure
 from manifold_jax.experiments.fits.studies import embed_isometrically
+from manifold_jax.experiments.results import cell_name
 from manifold_jax.fitting import builtin_estimators, calibrate
 from manifold_jax.plotting.style import PALETTE, Figure
 
@@ -33,23 +35,19 @@ FEW_NOISES = Noises((0.0, 1e-2), (3, 10), 200, 2, ("volume", "dimension"))
 def run_noises(context: Context, settings: Noises, progress: Progress = silent) -> Outcome:
     """Built-in estimators on the unit sphere S^2 in R^D, with Gaussian noise in every feature."""
     cells, seed = context
-    base, estimators = sphere(2), builtin_estimators(*settings.quantities)
     jobs = [(big, noise) for big in settings.ambient for noise in settings.noises]
     errors: dict[tuple[str, str, int], dict[float, list[float]]] = {}
-    for done, (big, noise) in enumerate(jobs, start=1):
-
-        def compute(big: int = big, noise: float = noise) -> Any:
-            place = embed_isometrically(base, big)
-            options: dict[str, Any] = {"noise": ("ambient", noise) if noise else None, "warm_up": False}
-            options |= {"key": jax.random.key(seed), "seeds": range(settings.seeds), "on_error": "record"}
-            return calibrate(estimators, place, [settings.size], **options).to_dicts()
-
-        key = {"study": "noise", "ambient": big, "noise": noise, "size": settings.size, "seed": seed}
-        table = kept(cells, compute, **key, seeds=settings.seeds, quantities=settings.quantities)
+    about = {"study": "noise", "size": settings.size, "seed": seed, "seeds": settings.seeds}
+    computed = {
+        cell_name(ambient=big, noise=noise, quantities=settings.quantities, **about): partial(
+            _estimate, settings, big, noise, seed
+        )
+        for big, noise in jobs
+    }
+    for (big, noise), table in zip(jobs, cells.fill(computed, progress), strict=True):
         for row in table:
             series = errors.setdefault((row["quantity"], row["estimator"], big), {})
             series.setdefault(noise, []).append(row["rmse"])
-        progress(done, len(jobs))
     rows = [
         {"quantity": quantity, "by": method, "D": big}
         | {f"noise {noise:g}": range_words(values) for noise, values in series.items()}
@@ -78,3 +76,11 @@ def _noise_figure(errors: dict[tuple[str, str, int], dict[float, list[float]]], 
         groups.append(Panel(f"{quantity.replace('_', ' ')}, {method}", lines))
     title = "Relative error on the unit sphere in R^D (leftmost: no noise)"
     return error_figure(title, groups, "noise", "relative RMS error", columns=4, height=3.4, unit="")
+
+
+def _estimate(settings: Noises, big: int, noise: float, seed: int) -> list[dict[str, Any]]:
+    """Rows of all estimators at one ambient dimension and one noise."""
+    place, estimators = embed_isometrically(sphere(2), big), builtin_estimators(*settings.quantities)
+    options: dict[str, Any] = {"noise": ("ambient", noise) if noise else None, "warm_up": False}
+    options |= {"key": jax.random.key(seed), "seeds": range(settings.seeds), "on_error": "record"}
+    return calibrate(estimators, place, [settings.size], **options).to_dicts()

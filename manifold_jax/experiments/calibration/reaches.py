@@ -11,9 +11,10 @@ import numpy as np
 
 from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import circle, sample_uniform
-from manifold_jax.experiments.calibration.words import MANIFOLDS, Context, kept, range_words, share_words
+from manifold_jax.experiments.calibration.words import MANIFOLDS, Context, range_words, share_words
 from manifold_jax.experiments.experiment import Outcome
 from manifold_jax.experiments.fits.outcomes import Line, Panel, error_figure
+from manifold_jax.experiments.results import cell_name
 from manifold_jax.fitting.truth import exact_total
 from manifold_jax.geometry import Manifold, reach_from_samples
 from manifold_jax.plotting.style import PALETTE
@@ -39,12 +40,16 @@ def run_reaches(context: Context, settings: Reaches, progress: Progress = silent
     cells, seed = context
     jobs = [(p, n, s) for p in settings.manifolds for n in settings.sizes for s in settings.noises]
     rows, data, lines = [], [], {}
-    for done, (name, size, noise) in enumerate(jobs, start=1):
-        place = PLACES[name]()
-        true = exact_total((place,), "reach")
-        compute = partial(_estimate_reaches, place, size, noise * true, settings.seeds, seed)
-        key = {"study": "reach", "manifold": name, "size": size, "noise": noise, "seed": seed}
-        table = kept(cells, compute, **key, seeds=settings.seeds)
+    truths = {name: exact_total((PLACES[name](),), "reach") for name in settings.manifolds}
+    about = {"study": "reach", "seed": seed, "seeds": settings.seeds}
+    computed = {
+        cell_name(manifold=name, size=size, noise=noise, **about): partial(
+            _estimate_reaches, name, size, noise * truths[name], settings.seeds, seed
+        )
+        for name, size, noise in jobs
+    }
+    for (name, size, noise), table in zip(jobs, cells.fill(computed, progress), strict=True):
+        true = truths[name]
         for method, estimates in table.items():
             value, bar = (np.array(column, float) for column in zip(*estimates, strict=True))
             finite, held = np.isfinite(bar), np.abs(value - true) <= np.nan_to_num(bar, nan=np.inf)
@@ -62,7 +67,6 @@ def run_reaches(context: Context, settings: Reaches, progress: Progress = silent
             rows.append(row)
             data.append(row | {"values": value, "bars": bar})
             lines.setdefault((name, noise), {}).setdefault(method, {})[size] = np.abs(value / true - 1)
-        progress(done, len(jobs))
     notes = [
         f"{settings.seeds} clouds; value and bar: median, least and largest. Tangent spaces are estimated. "
         "coverage: share of the finite bars that hold the truth, with an interval of 95 %; a result without "
@@ -87,8 +91,9 @@ def run_reaches(context: Context, settings: Reaches, progress: Progress = silent
     return Outcome("Reach from samples by three estimators", rows, {"rows": data}, {"reaches": figure}, notes)
 
 
-def _estimate_reaches(place: Manifold, size: int, noise: float, seeds: int, seed: int) -> dict[str, Any]:
+def _estimate_reaches(name: str, size: int, noise: float, seeds: int, seed: int) -> dict[str, Any]:
     """Values and bars by method, of several clouds."""
+    place = PLACES[name]()
     table: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
     for number in range(seeds):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), size), number)

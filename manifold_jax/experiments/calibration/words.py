@@ -11,7 +11,7 @@ import numpy as np
 
 from manifold_jax._checks import choice
 from manifold_jax.datasets import hyperboloid, sphere, torus
-from manifold_jax.experiments.results import Cells, cell_name
+from manifold_jax.experiments.results import Cells
 from manifold_jax.geometry import Manifold
 
 WAIST, _ENDS = math.asinh(1.0), math.asinh(2.0)  # |z| below 1 and 2 on the hyperboloid of semi-axis 1
@@ -25,14 +25,6 @@ and of the hyperboloid those with |z| < 1."""
 
 Context = tuple[Cells, int]
 """Finished cells, and the seed of the samples."""
-
-
-def kept(cells: Cells, compute: Callable[[], Any], **key: Any) -> Any:
-    """The value of a cell, computed where it is not there yet."""
-    name = cell_name(**key)
-    if name not in cells:
-        cells.put(name, compute())
-    return cells[name]
 
 
 def range_words(values: Iterable[float], digits: int = 2) -> str:

@@ -10,6 +10,7 @@ import typer
 from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
+from manifold_jax.experiments.cluster import Scheduler, Workers, cluster_executor
 from manifold_jax.experiments.fits.runner import FITS
 from manifold_jax.experiments.fits.samples import NOISES
 from manifold_jax.experiments.fits.studies import DATA, EXPERIMENTS
@@ -32,6 +33,8 @@ def bounds_command(
     dimensions: Annotated[str | None, typer.Option(help="Of the image manifolds, such as 1,2.")] = None,
     path: Coil20 = None,
     seed: Seed = 0,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     out: Out = None,
 ) -> None:
     """Fit manifolds of known geometry from samples, and compare the errors with rates and bounds.
@@ -52,8 +55,8 @@ def bounds_command(
         changes["sizes"] = _numbers("sizes", sizes)
         changes["dimensions"] = dimensions and dict.fromkeys(DATA, _numbers("dimensions", dimensions))
         plans = registry.all_settings(EXPERIMENTS, experiment, preset, changes)
-        with terminal.results_folder(folder):
-            registry.run_experiments(EXPERIMENTS, plans, (folder, seed), folder, arguments)
+        with terminal.results_folder(folder), cluster_executor(workers, scheduler) as executor:
+            registry.run_experiments(EXPERIMENTS, plans, (folder, seed, executor), folder, arguments)
 
 
 def _numbers(option: str, text: str | None, kind: type[int] | type[float] = int) -> tuple[Any, ...] | None:

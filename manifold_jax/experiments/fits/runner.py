@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax._checks import flat
+from manifold_jax._executors import shares_memory
 from manifold_jax._files import Progress, silent
 from manifold_jax._linalg import norm
 from manifold_jax.experiments.fits.lattices import draw_rows, feet_of_images, lattice_of, project_among
@@ -191,25 +193,37 @@ class Series(NamedTuple):
     values: dict[str, np.ndarray]  # errors and SHARES by name, (sizes, seeds), NaN where there is none
 
 
+Make = Callable[[Plan], Sequence[Setting]]
+"""A function of a module that makes the settings of a plan, whose volume and reach may not be known yet."""
+
+
 def run_cells(
-    settings: Sequence[Setting], plan: Plan, cells: Cells, *, seed: int, progress: Progress = silent
+    settings: Sequence[Setting],
+    plan: Plan,
+    cells: Cells,
+    *,
+    seed: int,
+    make: Make | None = None,
+    progress: Progress = silent,
 ) -> list[Series]:
-    """Compute the cells that are not there yet, keep each one, and sort all by setting and fit."""
+    """Compute the cells that are not there yet, keep each one, and sort all by setting and fit.
+
+    Settings do not travel: other processes ``make`` them.
+    """
     jobs = list_jobs(settings, plan)
-    sampled, samples = None, np.empty(0)
+    if make is None or shares_memory(cells.executor):
+        computed = {job.name(plan, seed): partial(_compute_job, job, plan, seed) for job in jobs}
+    else:
+        known, places = tuple((s.volume, s.reach) for s in settings), {s: k for k, s in enumerate(settings)}
+        computed = {
+            job.name(plan, seed): partial(
+                _compute_elsewhere, make, known, places[job.setting], job[1:], plan, seed
+            )
+            for job in jobs
+        }
     tables: dict[tuple[Setting, str], dict[int, list[Values]]] = {}
-    for done, job in enumerate(jobs, start=1):
-        name = job.name(plan, seed)
-        if name not in cells:
-            if job.setting.grids:
-                cells.put(name, lattice_errors(job, plan, seed))
-            else:
-                if sampled != (job.setting, job.size, job.run):
-                    sampled = (job.setting, job.size, job.run)
-                    samples = training_samples(job.setting, job.size, job.run, seed, plan.largest)
-                cells.put(name, errors_of(job, samples, plan, seed))
-        tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(cells[name])
-        progress(done, len(jobs))
+    for job, values in zip(jobs, cells.fill(computed, progress), strict=True):
+        tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(values)
     every = []
     for setting, fit in itertools.product(settings, plan.fits):
         sizes, rows = zip(*tables[setting, fit].items(), strict=True)
@@ -217,6 +231,39 @@ def run_cells(
         values = {name: np.array([[cell[name] for cell in row] for row in rows], float) for name in names}
         every.append(Series(setting, fit, np.array(sizes), values))
     return every
+
+
+def _compute_job(job: Job, plan: Plan, seed: int) -> Values:
+    """The errors of one cell."""
+    if job.setting.grids:
+        return lattice_errors(job, plan, seed)
+    return errors_of(job, _samples(job.setting, job.size, job.run, seed, plan.largest), plan, seed)
+
+
+@lru_cache(maxsize=1)
+def _samples(setting: Setting, size: int, run: int, seed: int, largest: int) -> np.ndarray:
+    """Those that all fits of a training set share."""
+    return training_samples(setting, size, run, seed, largest)
+
+
+_MADE: dict[Any, list[Setting]] = {}  # the settings that this process made last
+
+
+def _compute_elsewhere(
+    make: Make,
+    known: tuple[tuple[float, float], ...],
+    place: int,
+    which: tuple[Any, ...],
+    plan: Plan,
+    seed: int,
+) -> Values:
+    """The errors of one cell of a setting that is made here; ``known`` are volume and reach of all."""
+    key = (make, repr(plan), known)
+    if key not in _MADE:
+        made = zip(make(plan), known, strict=True)
+        _MADE.clear()
+        _MADE[key] = [replace(setting, volume=volume, reach=reach) for setting, (volume, reach) in made]
+    return _compute_job(Job(_MADE[key][place], *which), plan, seed)
 
 
 def errors_of(job: Job, samples: np.ndarray, plan: Plan, seed: int) -> Values:

@@ -82,16 +82,17 @@ def _study(
 ) -> Experiment:
     """An experiment: the errors of fits of the settings of a plan, and what is shown of them.
 
-    The context of a run is the folder where finished cells are kept, and the seed of all random choices.
+    The context of a run is the folder where finished cells are kept, the seed of all random choices, and the
+    executor that computes them, or None.
     """
 
-    def run(context: tuple[Path, int], plan: Plan, progress: Progress) -> Outcome:
-        folder, seed = context
+    def run(context: tuple[Path, int, Any], plan: Plan, progress: Progress) -> Outcome:
+        folder, seed, executor = context
         with jax.enable_x64(True):  # errors of h^4 leave single precision early
             # Figures share some cells.
-            cells = Cells(folder / f"{'figures' if plan.shares else name}.cells.jsonl")
+            cells = Cells(folder / f"{'figures' if plan.shares else name}.cells.jsonl", executor)
             measured = [measure_setting(setting, plan, seed, cells) for setting in settings(plan)]
-            series = run_cells(measured, plan, cells, seed=seed, progress=progress)
+            series = run_cells(measured, plan, cells, seed=seed, make=settings, progress=progress)
             trends = [trend_of(one, of, seed) for one in series for of in one.values if of not in SHARES]
             return show(Results(name, measured, plan, seed, trends))
 

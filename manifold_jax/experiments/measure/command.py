@@ -20,6 +20,7 @@ from rich.text import Text
 from manifold_jax._checks import choice, fits_in_memory, optional, positive
 from manifold_jax._files import Progress, user_path
 from manifold_jax._keys import digest_function, fingerprint
+from manifold_jax.experiments.cluster import Scheduler, Workers, cluster_executor
 from manifold_jax.experiments.experiment import check_options, given_options, say_where
 from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.cloud import (
@@ -139,6 +140,8 @@ def measure_command(
         typer.Option("--reach/--no-reach", help="Search the reach too (default: where the memory allows)."),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures.")] = True,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results (default: runs/measure-...).")
     ] = None,
@@ -179,6 +182,8 @@ def measure_command(
         with contextlib.ExitStack() as files:
             manifolds = _sources(dataset, given, files)
             if isinstance(manifolds, Cloud):
+                if workers or scheduler:
+                    raise ValueError("--workers and --scheduler are for points on a grid: leave them out.")
                 given_only = {"exact": exact is True, "stencils": exact is False, "missing": missing}
                 _refuse_for_clouds(options | given_only)
                 chosen = {"noise": noise, "tolerance": tolerance, "with_reach": with_reach is not False}
@@ -200,7 +205,8 @@ def measure_command(
             with_reach, note = _decide_on_reach(manifolds, with_reach)
             with results_folder(folder):
                 options |= _suggest(manifolds[0], options) if orders == "auto" else {}
-                parts, finished = _measure_parts(manifolds, folder, options, exact is not False)
+                with cluster_executor(workers, scheduler) as executor:
+                    parts, finished = _measure_parts(manifolds, folder, options, exact is not False, executor)
                 tables, written = _write(parts, folder, options if with_reach else None, plots, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
@@ -281,7 +287,7 @@ def _suggest(manifold: Manifold | Samples, options: dict[str, Any]) -> dict[str,
 
 
 def _measure_parts(
-    manifolds: Sequence[Manifold | Samples], out: Path, options: dict[str, Any], exact: bool
+    manifolds: Sequence[Manifold | Samples], out: Path, options: dict[str, Any], exact: bool, executor: Any
 ) -> tuple[list[Part], list[Path]]:
     """Every component, and the files that keep what is measured until the whole command is done.
 
@@ -293,7 +299,7 @@ def _measure_parts(
         for stage in ("stencil",) if isinstance(manifold, Samples) else ("exact", "stencil"):
             chosen = options | ({"exact": True, "noise": None} if stage == "exact" else {"exact": False})
             began = time.perf_counter()
-            results[stage], path = _measure_stage(manifold, out, chosen, k)
+            results[stage], path = _measure_stage(manifold, out, chosen, k, executor)
             seconds[stage] = time.perf_counter() - began
             finished.append(path)
         main, other = ("exact", "stencil") if exact and "exact" in results else ("stencil", "exact")
@@ -303,7 +309,7 @@ def _measure_parts(
 
 
 def _measure_stage(
-    manifold: Manifold | Samples, out: Path, options: dict[str, Any], number: int
+    manifold: Manifold | Samples, out: Path, options: dict[str, Any], number: int, executor: Any
 ) -> tuple[Geometry, Path]:
     """One measurement, or the kept one, and the file that keeps it.
 
@@ -319,7 +325,7 @@ def _measure_stage(
             return load_geometry(path), path
     method = "automatic differentiation" if options["exact"] else "stencils"
     with progress_bar(f"{manifold.name}, {method}") as advance:
-        kept = {"progress": advance, "checkpoint": out}
+        kept = {"progress": advance, "checkpoint": out, "executor": executor}
         if isinstance(manifold, Samples):
             geometry = measure(manifold.points, manifold.grid, name=manifold.name, **kept, **options)
             geometry = replace(geometry, attributes=tuple(manifold.attributes.items()))

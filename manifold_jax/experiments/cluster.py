@@ -1,0 +1,55 @@
+"""Options of commands that hand work to processes of this machine or of a cluster, by Dask."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from manifold_jax._checks import require
+
+ANSWER = 10  # seconds in which a scheduler answers
+
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of this machine that share the work (needs Dask).")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Scheduler of Dask whose workers share the work.")
+]
+
+
+@contextlib.contextmanager
+def cluster_executor(workers: int | None, scheduler: str | None) -> Iterator[Any]:
+    """The executor of so many processes, or of a scheduler; None where neither is asked for.
+
+    A worker that is lost costs what it was doing: Dask does that again, and starts another one here.
+    """
+    if workers is None and scheduler is None:
+        yield None
+        return
+    if workers is not None and scheduler is not None:
+        raise ValueError("--workers starts processes here, --scheduler names those of a cluster: give one.")
+    distributed = require("distributed", "cluster", "--workers or --scheduler")
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            # One thread each: XLA has threads of its own.
+            options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+            address = stack.enter_context(
+                distributed.LocalCluster(**options, processes=True, silence_logs=logging.CRITICAL)
+            )
+        else:
+            address = scheduler
+        yield stack.enter_context(_client(distributed, address)).get_executor()
+
+
+def _client(distributed: Any, address: Any) -> Any:
+    """A client of a scheduler that answers."""
+    try:
+        return distributed.Client(address, timeout=ANSWER, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        remedy = "start one with `dask scheduler`, and workers with `dask worker ADDRESS`"
+        sentence = f"--scheduler {address}: no scheduler answers within {ANSWER} s: {remedy}."
+        raise ValueError(sentence) from error
