@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._sharding import gathered
+
 Held = TypeVar("Held", Array, np.ndarray)
 """An array where it is held: by JAX or by NumPy."""
 
@@ -211,10 +213,18 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
     if is_traced(points):
         return
     array = points if isinstance(points, np.ndarray) else jnp.asarray(points)
-    if isinstance(array, jax.Array) and all(device.platform == "cpu" for device in array.devices()):
+    pieces = isinstance(array, jax.Array) and len(array.devices()) > 1  # which stay where they are
+    if pieces and bool(jnp.isfinite(array).all()):
+        return
+    if (
+        isinstance(array, jax.Array)
+        and not pieces
+        and all(device.platform == "cpu" for device in array.devices())
+    ):
         array = np.asarray(array)  # without a copy, and without a program for every shape
     features = tuple(range(axes, array.ndim))
-    good = np.asarray((np if isinstance(array, np.ndarray) else jnp).isfinite(array).all(axis=features))
+    good = (np if isinstance(array, np.ndarray) else jnp).isfinite(array).all(axis=features)
+    good = gathered(jnp.asarray(good)) if pieces else np.asarray(good)
     if not good.all():
         bad = np.argwhere(~good)
         where = f"at {len(bad)} of {good.size} points, first at index ({', '.join(map(str, bad[0]))})"

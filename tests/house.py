@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = "manifold_jax"
-GROUND = ("_linalg", "_checks", "_keys", "_files", "_programs", "_executors")
+GROUND = ("_sharding", "_linalg", "_checks", "_keys", "_files", "_programs", "_executors")
 LOWER = ("geometry", "information")
 MIDDLE = ("datasets", "fitting", "models", "plotting")
 TOP = ("experiments",)
 
 ALLOWED = {
-    "_linalg": set(),
-    "_checks": set(),
+    "_sharding": set(),
+    "_linalg": {"_sharding"},
+    "_checks": {"_sharding"},
     "_keys": set(),
     "_files": {"_checks", "_keys"},
     "_programs": set(),

@@ -10,9 +10,10 @@ import pytest
 from manifold_jax import Axis, Grid, gram_from_function
 from manifold_jax._files import PartialResult
 from manifold_jax.geometry.blocks import read_window, run_blocks
+from manifold_jax.geometry.layers import window_grams
 from manifold_jax.geometry.manifold import as_points
 from manifold_jax.geometry.quantities import LABELS, unit_of
-from manifold_jax.geometry.windows import BatchPlan, plan_blocks, window_grams
+from manifold_jax.geometry.windows import BatchPlan, plan_blocks
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 13, periodic=True), Axis("v", 0.0, 2 * math.pi, 11, periodic=True)))
 STENCIL = ((4, 1), (4, 1))

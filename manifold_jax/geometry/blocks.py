@@ -28,10 +28,19 @@ from manifold_jax._executors import (
 )
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax._linalg import block_rows, map_blocks
+from manifold_jax._sharding import mesh_of
 from manifold_jax.geometry.derivatives import cross_columns, split_columns, window_derivatives
 from manifold_jax.geometry.grid import DType, mesh
 from manifold_jax.geometry.host_blocks import add_offset, after_sums, host_block, host_window, travel
 from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.pieces import (
+    back_in_pieces,
+    cut_window,
+    few_blocks,
+    grid_results,
+    join_blocks,
+    piece_blocks,
+)
 from manifold_jax.geometry.windows import (
     BatchPlan,
     BlockGrams,
@@ -94,6 +103,8 @@ def run_blocks(
         points = replace(points, kind="host", values=np.asarray(points.values))
     if isinstance(plan, BlockPlan) and not points.traced:
         plan = jax.device_put(plan)  # once for all calls
+    if isinstance(plan, BlockPlan) and mesh_of(points.values) is not None:
+        return _on_mesh(points, plan, function, windows, blocks, calls, progress, checkpoint)
     numbers = np.arange(plan.size) if blocks is None else np.asarray(blocks)
     one = _one_block(points, plan, function, windows)
     on_device = isinstance(plan, BlockPlan) and not windows and not points.on_host
@@ -110,13 +121,40 @@ def run_blocks(
         parts = [run(numbers[k : k + group]) for k in range(0, len(numbers), group)]
         stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     else:
-        here = Calls(run, lambda chosen: (chosen,), lambda result: result)
-        calls_made = here if shares_memory(executor) else _elsewhere(points, plan, function, group, executor)
+        here = shares_memory(executor)
+        calls_made = _here(run) if here else _elsewhere(points, plan, function, group, executor)
         stacked = _in_groups(calls_made, numbers, group, plan, progress, checkpoint, executor)
     if blocks is not None:
         return stacked
     whole = jax.tree.map(plan.reassemble, stacked)
     return whole if points.traced else jax.device_put(whole)
+
+
+def _on_mesh(
+    points: Points,
+    plan: BlockPlan,
+    function: Job,
+    windows: bool,
+    blocks: np.ndarray | None,
+    calls: int,
+    progress: Progress | None,
+    checkpoint: PartialResult | None,
+) -> Any:
+    """The same for points in pieces on a mesh, in one program unless results are told or kept in between."""
+    values, dtype = points.values, points.dtype
+    if blocks is not None:
+        return few_blocks(values, plan, np.asarray(blocks), dtype, function)
+    if points.traced or calls == 1 or (progress is None and checkpoint is None):
+        return grid_results(values, plan, dtype, function, windows)
+    numbers, pieces = np.arange(math.prod(plan.piece_counts)), math.prod(plan.cuts)
+    told = None if progress is None else lambda done, size: progress(min(done * pieces, size), size)
+
+    def run(chosen: np.ndarray) -> Any:
+        return piece_blocks(values, plan, chosen, dtype, function, windows)
+
+    group = max(1, len(numbers) // calls)
+    stacked = _in_groups(_here(run), numbers, group, plan, told, checkpoint, None)
+    return join_blocks(values, plan, back_in_pieces(values, stacked), windows)
 
 
 def read_window(points: Points, plan: BlockPlan, block: Any) -> Window:
@@ -168,6 +206,11 @@ class Calls(NamedTuple):
     function: Callable[..., Any]
     task: Callable[[np.ndarray], tuple[Any, ...]]
     result: Callable[[Any], Any]
+
+
+def _here(run: Callable[[np.ndarray], Any]) -> Calls:
+    """Calls in this process."""
+    return Calls(run, lambda chosen: (chosen,), lambda result: result)
 
 
 def _elsewhere(
@@ -245,7 +288,7 @@ def _device_grams(values: Any, plan: BlockPlan, block: Array, dtype: DType) -> B
     """Gram matrices of one block."""
     place = locate(plan, block, dtype)
     if not plan.evaluated:
-        cut = partial(_cut_window, values, plan, place.columns)
+        cut = partial(cut_window, values, plan, place.columns, [None] * plan.grid.ndim)
         return block_grams(plan, place, cut, values.shape[-1])
     # Only what derivatives need of the window is rendered; of two axes they need all.
     parts = cross_columns(place.matrices) if plan.grid.ndim > 2 else {}
@@ -265,7 +308,7 @@ def _device_window(values: Any, plan: BlockPlan, block: Array | int, dtype: DTyp
     columns = locate(plan, block, dtype).columns
     if plan.evaluated:
         return _evaluate_at(values, plan, [columns], dtype)[0]
-    return _cut_window(values, plan, columns, 0, values.shape[-1])
+    return cut_window(values, plan, columns, [None] * plan.grid.ndim, 0, values.shape[-1])
 
 
 def _evaluate_at(
@@ -287,21 +330,3 @@ def _evaluate_at(
     points = map_blocks(render, block_rows(RENDERED * features), coordinates)
     ends = np.cumsum([math.prod(x.shape[:-1]) for x in meshes])
     return [p.reshape(*x.shape[:-1], -1) for p, x in zip(jnp.split(points, ends[:-1]), meshes, strict=True)]
-
-
-def _cut_window(values: Array, plan: BlockPlan, columns: Sequence[Array], start: Any, size: int) -> Array:
-    """Window ``(m_1, ..., m_d, size)`` of an array ``(*shape, f)``, from feature ``start`` on."""
-    starts: list[Any] = [0] * plan.grid.ndim
-    sizes = list(plan.grid.shape)
-    wrapped = []
-    for axis, (layout, index) in enumerate(zip(plan.axes, columns, strict=True)):
-        n = plan.grid.shape[axis]
-        if layout.columns.min() >= 0 and layout.columns.max() < n:
-            starts[axis], sizes[axis] = index[0], len(index)
-        else:
-            wrapped.append((axis, index % n))
-    # One slice of all axes: a window of all features is never made.
-    window = jax.lax.dynamic_slice(values, (*starts, start), (*sizes, size))
-    for axis, index in wrapped:
-        window = jnp.take(window, index, axis=axis)
-    return window

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._sharding import by_compiler
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh, skeleton
 from manifold_jax.geometry.manifold import Points
@@ -136,7 +137,8 @@ def axis_sensitivity(
     :func:`stencil_fields` does, from a window and the plan, and such a pytree comes back.
     """
     changed = [(*stencil[:k], comparison[k], *stencil[k + 1 :]) for k in range(points.grid.ndim)]
-    plan = plan_blocks(points, (stencil, *changed), min(PROBED_POINTS, points.grid.size))
+    whole = (1,) * points.grid.ndim  # blocks may lie in several pieces
+    plan = plan_blocks(points, (stencil, *changed), min(PROBED_POINTS, points.grid.size), pieces=whole)
     window = math.prod(axis.columns.shape[-1] for axis in plan.axes)
     count = PROBED_BYTES // (window * points.features * np.dtype(points.dtype).itemsize)
     first, last = (0, plan.size - 1) if count > 1 else (plan.size // 2,) * 2
@@ -237,6 +239,7 @@ def _estimates(
     noise: Fields,
     rules: Quadrature,
     tolerance: float,
+    *,
     grid: Grid,
     radii: tuple[int, ...],
     factor: float,
@@ -258,7 +261,8 @@ def estimates(
 ) -> tuple[Fields, dict[str, Estimate]]:
     """Error bars of the fields, and the totals by name; without a stencil the fields are exact."""
     rules = quadrature_of(grid, stencil, quantities.extent.dtype)
-    return _estimates(quantities, noise, rules, tolerance, skeleton(grid), radii, factor)
+    run = partial(_estimates, grid=skeleton(grid), radii=radii, factor=factor)
+    return by_compiler(run, quantities.extent, grid.ndim)(quantities, noise, rules, tolerance)
 
 
 def report_on(

@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import checked_function, finite, instance, optional, real, single, whole
 from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import result_of
+from manifold_jax._sharding import explicit, joined, mesh_of, names_of
 from manifold_jax.geometry.blocks import block_vectors, run_blocks
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import Embedding, Source, as_points, frozen_embedding
+from manifold_jax.geometry.manifold import Embedding, Points, Source, as_points, frozen_embedding
 from manifold_jax.geometry.stencil import stencil_of
 from manifold_jax.geometry.tensors import JetGram, pair_positions, unpack_gram
 from manifold_jax.geometry.windows import (
@@ -227,16 +228,28 @@ def gram_from_grid(
         >>> print(mj.mean_curvature(mj.gram_from_grid(circle, grid)).mean().round(4))
         0.5
     """
-    checked = as_points("gram_from_grid", points, grid)
+    checked = as_points("gram_from_grid", points, grid, in_pieces=True)
     stencil = stencil_of("gram_from_grid", checked.grid, accuracy, stride)
     plan = plan_blocks(checked, (stencil,), block_size)
-    return _unpack_gram(run_blocks(checked, plan, _first_gram, calls=1), checked.grid.ndim)
+    packed = run_blocks(checked, plan, _first_gram, calls=1)
+    return checked.back(_unpack_gram(packed, checked.grid.ndim))
 
 
 def _window_jet(window: Window, plan: BlockPlan) -> Array:
     """Jet vectors ``(*block, v, f)`` of a block."""
     vectors = block_vectors(window, plan)[0]
     return vectors.reshape(*plan.block, *vectors.shape[1:])
+
+
+def _refuse_cut_features(points: Source, checked: Points) -> None:
+    """Raise ValueError where flat features of pieces would be in another order than those of all."""
+    if mesh_of(checked.values) is None:
+        return
+    names = names_of(explicit(points)[0])[checked.grid.ndim + 1 :]
+    if any(names):
+        got = f"an array that is cut along another over {joined(names)}"
+        wanted = "points of which no feature axis but the first is cut"
+        raise ValueError(f"jet_from_grid: points must be {wanted}, got {got}: use jax.sharding.reshard.")
 
 
 def jet_from_grid(
@@ -266,11 +279,12 @@ def jet_from_grid(
         >>> bool(jnp.allclose(jet.second, 2.0, atol=1e-2))
         True
     """
-    checked = as_points("jet_from_grid", points, grid)
+    checked = as_points("jet_from_grid", points, grid, in_pieces=True)
+    _refuse_cut_features(points, checked)
     grid = checked.grid
     stencil = stencil_of("jet_from_grid", grid, accuracy, stride)
-    block = tuple(
-        longest_block(axis, a == "spectral") for axis, (a, _) in zip(grid.axes, stencil, strict=True)
-    )
-    plan = BlockPlan(grid, (stencil,), block, checked.evaluated, checked.features)
-    return _unpack_jet(run_blocks(checked, plan, _window_jet, windows=True, calls=1), grid.ndim)
+    sizes = [n // p for n, p in zip(grid.shape, checked.pieces, strict=True)]
+    block = tuple(longest_block(n, a == "spectral") for n, (a, _) in zip(sizes, stencil, strict=True))
+    plan = BlockPlan(grid, (stencil,), block, checked.evaluated, checked.features, pieces=checked.pieces)
+    vectors = run_blocks(checked, plan, _window_jet, windows=True, calls=1)
+    return checked.back(_unpack_jet(vectors, grid.ndim))

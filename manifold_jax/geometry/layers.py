@@ -46,9 +46,11 @@ from manifold_jax.geometry.windows import (
     BlockGrams,
     BlockPlan,
     Window,
+    block_grams,
+    cut_features,
     inner_products,
+    locate,
     plan_blocks,
-    window_grams,
 )
 
 BATCH = 64  # points that go through a layer at once: enough for matrix products, few for large activations
@@ -271,6 +273,15 @@ def _by_stencils(
         {"quantities": part, "stencil": stencil, "factor": factor, "sensitivity": factor * change}
         for part, change in zip(parts, changes, strict=True)
     ]
+
+
+@jax.jit
+def window_grams(window: Window, plan: BlockPlan) -> BlockGrams:
+    """Gram matrices of a block from its window of computed points, with features of any shape."""
+    points = window.points.reshape(*window.points.shape[: plan.grid.ndim], -1)
+    place = locate(plan, window.block, points.dtype)
+    grams = block_grams(plan, place, cut_features(points), points.shape[-1])
+    return grams._replace(peak=grams.norm)
 
 
 _block_quantities = jax.jit(grid_quantities)

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from manifold_jax._checks import choice, finite, instance, is_traced, single
 from manifold_jax._programs import as_function, first_line, frozen, program_of, result_of
+from manifold_jax._sharding import by_compiler, explicit, gathered, mesh_of, pieces_of, take_rows
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.sources import Stored, as_real_array, is_labelled
 
@@ -128,6 +129,7 @@ class Points:
         offset: Length whose rounding in ``dtype`` is that of the stored points of a large offset.
         there: Which points are there ``(*grid.shape,)``; None for all of them.
         stand_in: A point ``(f,)`` that is read where one is missing.
+        back: From results of pieces on the devices of a mesh to those on the mesh that was given.
     """
 
     kind: str
@@ -141,11 +143,17 @@ class Points:
     offset: float = 0.0
     there: Any = None
     stand_in: np.ndarray | None = None
+    back: Callable[[Any], Any] = lambda result: result
 
     @property
     def features(self) -> int:
         """Numbers per point, f."""
         return math.prod(self.feature_shape)
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """Along each axis of the grid, the pieces in which devices hold the points."""
+        return pieces_of(self.values)[:-1] if self.kind == "array" else (1,) * self.grid.ndim
 
     @property
     def evaluated(self) -> bool:
@@ -172,6 +180,8 @@ class Points:
         if self.evaluated:
             coordinates = np.asarray(self.grid.coordinates(self.dtype)).reshape(-1, self.grid.ndim)
             return evaluate_points(self.values, coordinates[places], self.dtype)
+        if mesh_of(self.values) is not None:
+            return np.asarray(take_rows(self.values, np.unravel_index(places, self.grid.shape)))
         if not isinstance(self.values, Stored):
             return np.asarray(self.values[np.unravel_index(places, self.grid.shape)])
         index = zip(*np.unravel_index(places, self.grid.shape), strict=True)
@@ -193,7 +203,13 @@ class Points:
 
 
 def as_points(
-    caller: str, points: Source, grid: Grid | None = None, *, exact: bool = False, missing: str = "refuse"
+    caller: str,
+    points: Source,
+    grid: Grid | None = None,
+    *,
+    exact: bool = False,
+    missing: str = "refuse",
+    in_pieces: bool = False,
 ) -> Points:
     """Check that points fit a grid, for a Manifold by default its own.
 
@@ -204,6 +220,8 @@ def as_points(
 
     Where float64 and integers of NumPy lose digits in the type of the computation because the points lie far
     from 0, one of the points is subtracted first, block by block: geometry is invariant under translations.
+
+    An array ``in_pieces`` on the devices of a mesh is gathered on the host unless the caller takes it.
     """
     if isinstance(points, Manifold):
         if isinstance(grid, Grid) and grid.ndim != points.grid.ndim:
@@ -217,6 +235,9 @@ def as_points(
     if not isinstance(grid, Grid):
         raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
     points, masked = as_function(points), choice(caller, "missing", missing, MISSING) == "mask"
+    points, back = explicit(points) if isinstance(points, jax.Array) else (points, None)
+    if mesh_of(points) is not None and not in_pieces and not is_traced(points):
+        points = gathered(points)
     flipped = [k for k, axis in enumerate(grid.axes) if axis.descending]
     grid = Grid(tuple(replace(axis, descending=False) for axis in grid.axes)) if flipped else grid
     if callable(points):
@@ -230,7 +251,8 @@ def as_points(
         return Points("function", function, grid, result_of(function).shape, dtype, traced, caller)
     if exact:
         raise ValueError(f"{caller}: exact=True needs a function or a Manifold, got an array of points.")
-    return _array_points(caller, points, grid, flipped, masked)
+    checked = _array_points(caller, points, grid, flipped, masked)
+    return checked if back is None else replace(checked, back=back)
 
 
 def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int], masked: bool) -> Points:
@@ -243,7 +265,8 @@ def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int], 
         raise ValueError(f"{caller}: points of shape {(*shape, *feature_shape)} have no features.")
     traced = _is_staged() or is_traced(values)
     if integers and isinstance(values, jax.Array) and not is_traced(values):
-        values = np.asanyarray(values)
+        on_mesh = mesh_of(values) is not None
+        values = values.astype(jnp.result_type(float)) if on_mesh else np.asanyarray(values)
     kind = "file" if isinstance(values, np.memmap | Stored) else "array"
     kind = "host" if type(values) is np.ndarray else kind
     values = single(values) if kind == "array" else values
@@ -283,11 +306,14 @@ def _masked(points: Points) -> Points:
         return points
     if not traced and not bool(there.any()):
         raise ValueError(f"{points.caller}: points must be finite somewhere, got not one that is.")
-    first = there.reshape(-1).argmax()
     if points.on_host:
+        first = there.reshape(-1).argmax()
         return replace(points, there=there, stand_in=points.at(np.array([first]))[0])
-    flat = points.values.reshape(points.grid.size, -1)
-    return replace(points, there=there, values=jnp.where(there[..., None], points.values, flat[first]))
+    first = by_compiler(lambda x: x.reshape(-1).argmax(), there, there.ndim)(there)
+    place = jnp.unravel_index(first, points.grid.shape)
+    values, on_mesh = points.values, mesh_of(points.values) is not None
+    one = take_rows(values, tuple(k[None] for k in place))[0] if on_mesh else values[place]
+    return replace(points, there=there, values=jnp.where(there[..., None], values, one))
 
 
 def _centred(points: Points) -> Points:

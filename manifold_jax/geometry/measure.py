@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array
 
 from manifold_jax._checks import checked_function, fits_in_memory, flag, optional, positive, whole
-from manifold_jax._executors import check_executor
+from manifold_jax._executors import check_executor, shares_memory
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax._keys import digest_arrays, digest_function, fingerprint
+from manifold_jax._sharding import mesh_of
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
@@ -107,10 +108,15 @@ def measure(  # noqa: PLR0913
     tolerance = positive("measure", "tolerance", tolerance, below=1)
     exact = flag("measure", "exact", exact)
     optional(checked_function, "measure", "progress", progress)
-    points = as_points("measure", points_or_manifold, grid, exact=exact, missing=missing)
+    here = shares_memory(executor)  # only then are points left on devices
+    options = {"exact": exact, "missing": missing, "in_pieces": here}
+    points = as_points("measure", points_or_manifold, grid, **options)
     if executor is not None and points.traced:
         raise ValueError("measure: executor must be left out under jit, which makes one program of all.")
     executor = check_executor("measure", executor)
+    if (progress or checkpoint) and not getattr(points.values, "is_fully_addressable", True):
+        wanted = "None where the points lie on devices of several processes"
+        raise ValueError(f"measure: progress and checkpoint must be {wanted}, got one: leave them out.")
     stencil = stencil_of("measure", points.grid, accuracy, stride, smooth)
     noise = optional(partial(positive, zero=True), "measure", "noise", noise)
     if exact and noise:
@@ -151,12 +157,12 @@ def measure(  # noqa: PLR0913
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:
         kept.remove()
-    return geometry if points.traced else _with_idle_axes(geometry, points)
+    return points.back(geometry if points.traced else _with_idle_axes(geometry, points))
 
 
 def _with_idle_axes(geometry: Geometry, points: Points) -> Geometry:
     """Where the metric is degenerate on the whole grid, the axes along which nothing changes are marked."""
-    if not np.isnan(np.asarray(geometry.scalar_curvature.value)).all():
+    if not bool(jnp.isnan(geometry.scalar_curvature.value).all()):
         return geometry
     grid, d = points.grid, points.grid.ndim
     here = np.stack(np.unravel_index(probed(points), grid.shape))
@@ -195,6 +201,9 @@ def _fingerprint(points: Points, *parts: Any) -> str:
         return fingerprint(None, file, points.at(places).tobytes(), str(points.dtype), grid, *parts)
     if isinstance(values, Stored):
         return fingerprint(None, *map(digest_arrays, values.slabs()), str(points.dtype), grid, *parts)
+    if mesh_of(values) is not None:
+        own = [shard.data for shard in values.addressable_shards if shard.replica_id == 0]
+        return fingerprint(None, *map(digest_arrays, own), points.pieces, str(points.dtype), grid, *parts)
     return fingerprint(values, points.at(places).tobytes(), str(points.dtype), grid, *parts)
 
 

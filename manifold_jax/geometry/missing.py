@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from manifold_jax._sharding import by_compiler
 from manifold_jax.geometry.quantities import PointQuantities
 from manifold_jax.geometry.stencil import AxisPlan, Stencil
 from manifold_jax.geometry.windows import BlockPlan
@@ -50,7 +53,7 @@ def defined_points(plan: BlockPlan, there: Bool[Array, "*shape"]) -> Bool[Array,
 
 
 def _without_missing(
-    quantities: PointQuantities, plan: BlockPlan, there: Bool[Array, "*shape"]
+    plan: BlockPlan, quantities: PointQuantities, there: Bool[Array, "*shape"]
 ) -> PointQuantities:
     """High differences that hold a missing sample replaced by their median along the axis."""
     if not plan.differences:
@@ -85,7 +88,11 @@ def shrunk_quantities(
         run: The quantities of a plan, from points that are all finite.
     """
     there = jnp.asarray(there)
-    quantities, defined = run(plan), defined_points(plan, there)
+
+    def spread(function: Callable[..., Any]) -> Callable[..., Any]:
+        return by_compiler(function, there, there.ndim)
+
+    quantities, defined = run(plan), spread(partial(defined_points, plan))(there)
 
     def choose(new: Array, old: Array, wanted: Array) -> Array:
         wanted = wanted.reshape(*wanted.shape, *(1,) * (jnp.ndim(old) - wanted.ndim))
@@ -93,9 +100,9 @@ def shrunk_quantities(
 
     for stencil in lower_stencils(plan.stencils[0]):
         lower = plan_of(stencil)
-        more = defined_points(lower, there) & ~defined
+        more = spread(partial(defined_points, lower))(there) & ~defined
         quantities = jax.tree.map(lambda new, old, more=more: choose(new, old, more), run(lower), quantities)
         defined |= more
     undefined = jax.tree.map(lambda x: jnp.where(defined, x, jnp.nan), (quantities.value, quantities.low))
     quantities = quantities._replace(value=undefined[0], low=undefined[1])
-    return _without_missing(quantities, plan, there)
+    return spread(partial(_without_missing, plan))(quantities, there)

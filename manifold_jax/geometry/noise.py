@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from manifold_jax._linalg import safe_sqrt
+from manifold_jax._sharding import by_compiler
 from manifold_jax.geometry.grid import Axis, Grid, mesh, skeleton
 from manifold_jax.geometry.pooling import local_mean, neighbourhood_maximum
 from manifold_jax.geometry.quantities import Fields, length_error
@@ -159,10 +160,11 @@ def _noise_of(
     value: Fields,
     terms: NoiseTerms,
     gains: list[Array],
-    grid: Grid,
-    orders: tuple[int, ...],
     known: float | None,
     features: int,
+    *,
+    grid: Grid,
+    orders: tuple[int, ...],
     halos: tuple[int, ...],
 ) -> tuple[Fields, Array]:
     if known is None and not any(orders):
@@ -185,7 +187,9 @@ def _noise_of(
 def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) -> tuple[Fields, Array]:
     """Error of every quantity by noise and kinks of the samples, and the level of the noise."""
     gains = [jnp.asarray(gain, terms.energies.dtype) for gain in model.gains]
-    return _noise_of(value, terms, gains, skeleton(grid), *model[1:])
+    run = partial(_noise_of, grid=skeleton(grid), orders=model.orders, halos=model.halos)
+    arguments = value, terms, gains, model.known, model.features
+    return by_compiler(run, terms.rounding, grid.ndim)(*arguments)
 
 
 def grid_median(values: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import is_traced, require
+from manifold_jax._sharding import flatten_from, mesh_of
 
 POINTS = "points must be an array of numbers, or a function of one chart point"
 
@@ -221,7 +222,8 @@ def as_real_array(
         # A longdouble has no counterpart in JAX.
         values = values.astype(np.float64 if dtype.itemsize > 8 else dtype, copy=False)
         return np.flip(values.reshape(flat), tuple(flipped)), feature_shape
-    return jnp.flip(values.reshape(flat), tuple(flipped)) if flipped else values.reshape(flat), feature_shape
+    values = values.reshape(flat) if mesh_of(values) is None else flatten_from(values, dimension)
+    return jnp.flip(values, tuple(flipped)) if flipped else values, feature_shape
 
 
 def _is_file(values: Any) -> bool:

@@ -200,10 +200,13 @@ def difference_weights(order: int) -> np.ndarray:
     return np.array(signed, float) / math.sqrt(math.comb(2 * order, order))
 
 
-def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, difference: int = 0) -> AxisPlan:
+def axis_plan(
+    axis: Axis, specs: Stencil, block: int, *, evaluated: bool, difference: int = 0, pieces: int = 1
+) -> AxisPlan:
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
-    Blocks have ``block`` output samples; the last one is moved back where that does not divide. Points that
+    Blocks have ``block`` output samples; the last one, of every one of the ``pieces`` that devices hold, is
+    moved back where that does not divide. Points that
     are ``evaluated`` exist beyond the ends. Otherwise a periodic axis wraps and an open one is extrapolated
     with polynomials of degree ``accuracy + 1``, which keep the order of second derivatives. A ``difference``
     of that order, of samples that exist, is made ready too.
@@ -227,7 +230,9 @@ def axis_plan(axis: Axis, specs: Stencil, block: int, *, evaluated: bool, differ
             raise ValueError(
                 f"Axis {axis.name!r} has {n} samples; {limit} needs at least {needed}: {remedy}."
             )
-    starts = np.minimum(np.arange(0, n, block), n - block)
+    piece = n // pieces
+    within = np.minimum(np.arange(0, piece, block), piece - block)
+    starts = (piece * np.arange(pieces)[:, None] + within).ravel()
     width, windows = block + 2 * beyond, starts - beyond
     if spectral or (axis.wraps and not evaluated and width >= n):
         width, windows = n, np.zeros_like(starts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from manifold_jax.geometry.derivatives import (
     high_differences,
     window_derivatives,
 )
-from manifold_jax.geometry.grid import Axis, DType, Grid, mesh, skeleton
+from manifold_jax.geometry.grid import DType, Grid, mesh, skeleton
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
 
@@ -50,6 +50,7 @@ class BlockPlan:
     All ``stencils`` act on the same windows. A ``block`` has so many output points along each axis, and
     ``chunk`` features are contracted at a time. Points that are ``evaluated`` exist beyond the ends.
     ``differences`` are the orders of those that tell the noise along each axis; empty where there is none.
+    Devices may hold so many ``pieces`` along each axis, of equal size; no block lies in two of them.
     """
 
     grid: Grid
@@ -58,13 +59,15 @@ class BlockPlan:
     evaluated: bool
     chunk: int
     differences: tuple[int, ...] = ()
+    pieces: tuple[int, ...] = ()
 
     @cached_property
     def axes(self) -> tuple[AxisPlan, ...]:
         """Plan of every axis, made once."""
         specs, orders = zip(*self.stencils, strict=True), self.differences or (0,) * self.grid.ndim
-        columns = zip(self.grid.axes, specs, self.block, orders, strict=True)
-        return tuple(axis_plan(a, s, b, evaluated=self.evaluated, difference=m) for a, s, b, m in columns)
+        columns = zip(self.grid.axes, specs, self.block, orders, self.cuts, strict=True)
+        plan = partial(axis_plan, evaluated=self.evaluated)
+        return tuple(plan(a, s, b, difference=m, pieces=p) for a, s, b, m, p in columns)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], BlockPlan]:
         """What depends on intervals, and what shapes a program."""
@@ -80,9 +83,24 @@ class BlockPlan:
         return plan
 
     @property
+    def cuts(self) -> tuple[int, ...]:
+        """Pieces along each axis."""
+        return self.pieces or (1,) * self.grid.ndim
+
+    @property
+    def piece(self) -> tuple[int, ...]:
+        """Samples of a piece along each axis."""
+        return tuple(n // p for n, p in zip(self.grid.shape, self.cuts, strict=True))
+
+    @property
+    def piece_counts(self) -> tuple[int, ...]:
+        """Blocks of a piece along each axis."""
+        return tuple(-(-n // b) for n, b in zip(self.piece, self.block, strict=True))
+
+    @property
     def counts(self) -> tuple[int, ...]:
         """Blocks along each axis."""
-        return tuple(-(-n // b) for n, b in zip(self.grid.shape, self.block, strict=True))
+        return tuple(p * c for p, c in zip(self.cuts, self.piece_counts, strict=True))
 
     @property
     def size(self) -> int:
@@ -95,15 +113,15 @@ class BlockPlan:
         return math.prod(self.block)
 
     def reassemble(self, stacked: Any) -> Any:
-        """``(blocks, *block, ...)`` to ``(*grid.shape, ...)``, in NumPy or JAX."""
-        d = self.grid.ndim
+        """``(blocks, *block, ...)`` of a piece to ``(*piece, ...)``, in NumPy or JAX."""
+        d, counts = self.grid.ndim, self.piece_counts
         rest = stacked.shape[1 + d :]
-        split = stacked.reshape(*self.counts, *self.block, *rest)
+        split = stacked.reshape(*counts, *self.block, *rest)
         order = [k for axis in range(d) for k in (axis, d + axis)]
         merged = split.transpose(*order, *range(2 * d, split.ndim))
-        merged = merged.reshape(*(c * b for c, b in zip(self.counts, self.block, strict=True)), *rest)
+        merged = merged.reshape(*(c * b for c, b in zip(counts, self.block, strict=True)), *rest)
         join = np.concatenate if isinstance(merged, np.ndarray) else jnp.concatenate
-        for axis, (n, b) in enumerate(zip(self.grid.shape, self.block, strict=True)):
+        for axis, (n, b) in enumerate(zip(self.piece, self.block, strict=True)):
             if n % b:
                 # The last block overlaps the one before it.
                 before = (slice(None),) * axis
@@ -144,9 +162,9 @@ def plan_batches(grid: Grid) -> BatchPlan:
     return BatchPlan(grid, max(min(256, 1 << (grid.size - 1).bit_length()), -(-grid.size // 64)))
 
 
-def longest_block(axis: Axis, spectral: bool) -> int:
+def longest_block(size: int, spectral: bool) -> int:
     """Most output samples of a block along an axis: about :data:`LENGTH`, so that blocks overlap little."""
-    return axis.size if spectral else -(-axis.size // -(-axis.size // LENGTH))
+    return size if spectral else -(-size // -(-size // LENGTH))
 
 
 def features_read(window: int, itemsize: int, chunk: int) -> int:
@@ -159,13 +177,15 @@ def plan_blocks(
     stencils: Sequence[Stencil],
     block_size: int | None = None,
     differences: tuple[int, ...] = (),
+    *,
+    pieces: tuple[int, ...] | None = None,
 ) -> BlockPlan:
     """Choose blocks whose temporaries stay within :data:`MEMORY`.
 
     Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
     blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut. If
     given, ``block_size`` is the largest number of output points per block. A window of a file is read
-    at once, unless numbers would be read too often.
+    at once, unless numbers would be read too often. The ``pieces`` are those in which the points are held.
     """
     block_size = optional(whole, points.caller, "block_size", block_size)
     grid, evaluated, features = points.grid, points.evaluated, points.features
@@ -173,7 +193,8 @@ def plan_blocks(
     halos = [max(halo(*s[k]) for s in stencils) for k in range(grid.ndim)]
     halos = [max(h, -(-m // 2)) for h, m in zip(halos, differences or halos, strict=True)]
     spectral = [any(s[k][0] == "spectral" for s in stencils) for k in range(grid.ndim)]
-    longest = [longest_block(axis, full) for axis, full in zip(grid.axes, spectral, strict=True)]
+    pieces = points.pieces if pieces is None else pieces
+    longest = [longest_block(n // p, full) for n, p, full in zip(grid.shape, pieces, spectral, strict=True)]
     chunk = min(features, CHUNK)
 
     def cost(block: Sequence[int], whole_windows: bool) -> tuple[float, float]:
@@ -208,7 +229,8 @@ def plan_blocks(
     block = grow(evaluated or points.kind == "file")
     if points.kind == "file" and cost(block, True)[0] > OFTEN:
         block = grow(False)
-    return BlockPlan(grid, tuple(tuple(s) for s in stencils), tuple(block), evaluated, chunk, differences)
+    named = tuple(tuple(s) for s in stencils)
+    return BlockPlan(grid, named, tuple(block), evaluated, chunk, differences, pieces)
 
 
 Job = Callable[[Any, Any], Any]
@@ -373,12 +395,3 @@ def keep_grams(plan: BlockPlan, rows: tuple[Array, ...], sums: Sums) -> BlockGra
 def block_grams(plan: BlockPlan, place: Place, cut: Cut, features: int) -> BlockGrams:
     """Gram matrices of a block for every stencil."""
     return keep_grams(plan, place.rows, sum_chunks(plan, place, cut, features))
-
-
-@jax.jit
-def window_grams(window: Window, plan: BlockPlan) -> BlockGrams:
-    """Gram matrices of a block from its window of computed points, with features of any shape."""
-    points = window.points.reshape(*window.points.shape[: plan.grid.ndim], -1)
-    place = locate(plan, window.block, points.dtype)
-    grams = block_grams(plan, place, cut_features(points), points.shape[-1])
-    return grams._replace(peak=grams.norm)

@@ -1,0 +1,192 @@
+"""Arrays that lie in pieces on the devices of a mesh.
+
+JAX tells by the type of an array how it is cut along explicit axes, the default of ``jax.make_mesh``, while a
+program is being traced too. Arrays whose axes are auto are given explicit ones at the door and their own back
+(:func:`explicit`); under a ``jit`` of the caller nothing tells how those are cut, and the compiler decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+Names = tuple[str, ...]
+"""Axes of a mesh over which one axis of an array is cut, the first the coarsest; empty for none."""
+
+
+def mesh_of(x: Any) -> Any:
+    """The mesh of an array with explicit axes, None for other arrays and other things."""
+    if not isinstance(x, jax.Array):
+        return None
+    mesh = getattr(getattr(jax.typeof(x), "sharding", None), "mesh", None)
+    return mesh if mesh is not None and AxisType.Explicit in mesh.axis_types else None
+
+
+def names_of(x: Array) -> tuple[Names, ...]:
+    """The names that every axis of an array is cut over."""
+    return tuple(map(_listed, jax.typeof(x).sharding.spec))
+
+
+def _listed(entry: Any) -> Names:
+    return () if entry is None else tuple(entry) if isinstance(entry, tuple) else (entry,)
+
+
+def joined(names: tuple[Names, ...]) -> Names:
+    """The names of several axes."""
+    return sum(names, ())
+
+
+def pieces_of(x: Any) -> tuple[int, ...]:
+    """Number of pieces along every axis of an array; 1 where nothing is cut."""
+    mesh = mesh_of(x)
+    if mesh is None:
+        return (1,) * jnp.ndim(x)
+    return tuple(math.prod(mesh.shape[name] for name in names) for names in names_of(x))
+
+
+def explicit(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Arrays on a mesh with auto axes as if these were explicit, and what turns results back.
+
+    No number is moved. Everything else is passed on as it is.
+    """
+    own: dict[Mesh, Mesh] = {}
+
+    def turn(x: Any) -> Any:
+        sharding = getattr(x, "sharding", None) if isinstance(x, jax.Array) else None
+        if isinstance(x, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
+            return x
+        mesh: Any = sharding.mesh
+        if mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
+            return x
+        other = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * mesh.devices.ndim)
+        own[other] = mesh
+        return _on_other_mesh(x, other)
+
+    def back(x: Any) -> Any:
+        mesh = getattr(getattr(x, "sharding", None), "mesh", None) if isinstance(x, jax.Array) else None
+        return _on_other_mesh(x, own[mesh]) if mesh in own else x
+
+    turned = jax.tree.map(turn, tree)
+    return turned, partial(jax.tree.map, back) if own else lambda result: result
+
+
+def _on_other_mesh(x: Array, mesh: Mesh) -> Array:
+    """An array on a mesh of the same devices."""
+    sharding = NamedSharding(mesh, x.sharding.spec)  # type: ignore[attr-defined]
+    shards = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
+
+
+def in_pieces(function: Callable[..., Any], mesh: Any, given: Any, result: Any) -> Callable[..., Any]:
+    """A function that every device applies to its pieces of the arguments.
+
+    ``given`` and ``result`` are specs, as for ``jax.shard_map``. Arguments that are cut otherwise, such as
+    weights, are gathered first.
+    """
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=result, check_vma=False)
+
+    def run(*arguments: Any) -> Any:
+        specs = jax.tree.broadcast(tuple(given), arguments, is_leaf=lambda s: isinstance(s, PartitionSpec))
+        return mapped(*jax.tree.map(partial(_cut, mesh), arguments, specs))
+
+    return run
+
+
+def _cut(mesh: Any, x: Any, spec: PartitionSpec) -> Any:
+    """An array cut as a spec says; one that lies on no mesh is left to ``shard_map``."""
+    return x if mesh_of(x) is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
+
+
+def by_compiler(function: Callable[..., Any], like: Any, axes: int) -> Callable[..., Any]:
+    """A function for which the compiler finds out how to cut what is computed, for algebra on small arrays.
+
+    Results that begin with the first ``axes`` axes of an array are cut as these are, others are whole on
+    every device. Without a mesh it is the function itself.
+    """
+    mesh = mesh_of(like)
+    if mesh is None:
+        return function
+    shape, names = jnp.shape(like)[:axes], names_of(like)[:axes]
+
+    def sharding_of(result: Any) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*names) if result.shape[:axes] == shape else PartitionSpec())
+
+    def run(*arguments: Any) -> Any:
+        plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), arguments)
+        shardings = jax.tree.map(sharding_of, jax.eval_shape(function, *plain))
+        return jax.sharding.auto_axes(function, axes=mesh.axis_names, out_sharding=shardings)(*arguments)
+
+    return run
+
+
+def place_in(names: Names, size: int) -> Any:
+    """Where the piece of this device begins along an axis, ``size`` its length; within :func:`in_pieces`."""
+    return jax.lax.axis_index(names) * size if names else 0
+
+
+def shift_pieces(x: Any, names: Names, step: int) -> Any:
+    """What the device has that holds the piece so many places before, around a ring; in :func:`in_pieces`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    order = tuple(name for name in mesh.axis_names if name in names)  # that in which ``ppermute`` counts
+    table = np.arange(math.prod(mesh.shape[name] for name in order))
+    table = table.reshape([mesh.shape[name] for name in order])
+    places = table.transpose([order.index(name) for name in names]).ravel().tolist()
+    ring = [(place, places[(k + step) % len(places)]) for k, place in enumerate(places)]
+    return jax.tree.map(lambda leaf: jax.lax.ppermute(leaf, order, ring), x)
+
+
+@jax.jit
+def take_rows(values: Array, index: tuple[Any, ...]) -> Array:
+    """``values[index]``, the same on every device, each of which gives what it has.
+
+    There is an index ``(n,)`` for every axis but the last, whose entries are all taken.
+    """
+    names = names_of(values)
+
+    def local(x: Array, index: tuple[Array, ...]) -> Array:
+        own = [i - place_in(over, n) for i, over, n in zip(index, names[:-1], x.shape[:-1], strict=True)]
+        held = jnp.stack([(i >= 0) & (i < n) for i, n in zip(own, x.shape[:-1], strict=True)]).all(axis=0)
+        rows = x[tuple(jnp.clip(i, 0, n - 1) for i, n in zip(own, x.shape[:-1], strict=True))]
+        rows = total(jnp.where(held[:, None], rows, 0), joined(names[:-1]))
+        return jax.lax.all_gather(rows, names[-1], axis=1, tiled=True) if names[-1] else rows
+
+    specs = jax.typeof(values).sharding.spec, PartitionSpec()
+    return in_pieces(local, mesh_of(values), specs, PartitionSpec())(values, index)
+
+
+def total(x: Any, names: Names, largest: bool = False) -> Any:
+    """Sum, or the largest value, over the pieces of a mesh; within :func:`in_pieces`."""
+    if not names:
+        return x
+    # ``pmax`` has no derivative.
+    return jnp.max(jax.lax.all_gather(x, names), axis=0) if largest else jax.lax.psum(x, names)
+
+
+def flatten_from(values: Array, axis: int) -> Array:
+    """All axes from one on in one; no number is moved.
+
+    They are in the order of the pieces, which is that of the array where only the first of the axes is cut.
+    """
+    names = names_of(values)
+    if not any(names[axis + 1 :]):
+        return values.reshape(*values.shape[:axis], -1)
+    spec = PartitionSpec(*names[:axis], joined(names[axis:]))
+    flatten = in_pieces(
+        lambda x: x.reshape(*x.shape[:axis], -1), mesh_of(values), (jax.typeof(values).sharding.spec,), spec
+    )
+    return jax.jit(flatten)(values)
+
+
+def gathered(x: Array) -> np.ndarray:
+    """A small array on the host, also where pieces of it lie in other processes."""
+    mesh = mesh_of(x)
+    return np.asarray(x if mesh is None else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec())))
