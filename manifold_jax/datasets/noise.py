@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from manifold_jax._checks import choice, floating, instance, positive, random_key, real
 from manifold_jax._linalg import matmul
 from manifold_jax.datasets.sampling import map_points
+from manifold_jax.geometry.embeddings import frozen_embedding
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.manifold import Manifold, frozen_embedding
+from manifold_jax.geometry.manifold import Manifold
 
 
 def ambient_noise(

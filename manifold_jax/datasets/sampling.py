@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from manifold_jax._checks import fits_in_memory, instance, positive, random_key, real, whole
 from manifold_jax._linalg import block_rows, map_blocks, matmul
+from manifold_jax.geometry.embeddings import frozen_embedding
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.manifold import Manifold, frozen_embedding
+from manifold_jax.geometry.manifold import Manifold
 
 PROBES = 1024  # grid points, at most, from which the first bound on the volume element is taken
 

@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from manifold_jax._checks import optional, positive, query_rows, shown, whole
 from manifold_jax._linalg import block_rows, damping_matrix, map_blocks, matmul, norm, safe_sqrt
+from manifold_jax.geometry.embeddings import frozen_embedding
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.manifold import Manifold, frozen_embedding, is_union
+from manifold_jax.geometry.manifold import Manifold, is_union
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, direct_squares, product_squares
 
 _LARGEST_DAMPING = 1e10  # beyond it no step goes down: the search ends

@@ -17,8 +17,8 @@ from manifold_jax.datasets.noise import ambient_noise, normal_noise
 from manifold_jax.datasets.sampling import map_points, sample_uniform
 from manifold_jax.fitting.distances import distances_to_manifold, hausdorff_distance
 from manifold_jax.geometry import Grid, Manifold, gram_from_function, measure, reach
+from manifold_jax.geometry.embeddings import frozen_embedding
 from manifold_jax.geometry.local_fit import CURVATURES
-from manifold_jax.geometry.manifold import frozen_embedding
 
 Noise = Callable[[PRNGKeyArray, Manifold, Array, Array], Array] | tuple[str, float] | None
 """A kind and a scale, or a function of a key, the manifold, chart coordinates and points."""

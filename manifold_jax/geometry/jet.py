@@ -21,8 +21,9 @@ from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import result_of
 from manifold_jax._sharding import explicit, joined, mesh_of, names_of
 from manifold_jax.geometry.blocks import block_vectors, run_blocks
+from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import Embedding, Points, Source, as_points, frozen_embedding
+from manifold_jax.geometry.manifold import Points, Source, as_points
 from manifold_jax.geometry.stencil import stencil_of
 from manifold_jax.geometry.tensors import JetGram, pair_positions, unpack_gram
 from manifold_jax.geometry.windows import (
@@ -206,6 +207,12 @@ def gram_from_grid(
     first differences. Ghost layers keep the order up to the border: periodic axes wrap, open ones are
     extrapolated with degree ``accuracy + 1``, and a function is evaluated beyond the ends.
 
+    An array that is cut over a ``jax.sharding.Mesh``, along axes of the grid, of features or both, is left
+    where it is: every device takes its piece, and neighbours exchange what their stencils share. Only along an
+    axis that is spectral, or no longer than a window of the stencil, is it gathered. Axes of the mesh may be
+    explicit or auto; under a ``jit`` of yours only explicit ones tell how an array is cut, for the others the
+    compiler decides.
+
     Args:
         points: Array ``(*grid.shape, *features)``, in memory or mapped and then read block by block; or a
             function of one chart point ``(d,)``, evaluated block by block and never stored.
@@ -216,7 +223,7 @@ def gram_from_grid(
         block_size: Most points differentiated at once; by default temporaries stay near 256 MiB.
 
     Returns:
-        The Gram matrices ``(*grid.shape, ...)`` in the dtype of the points.
+        The Gram matrices ``(*grid.shape, ...)`` in the dtype of the points, cut as these are.
 
     Raises:
         ValueError: Shapes, dtype, accuracy or stride do not fit, or an axis has too few samples.
@@ -262,7 +269,8 @@ def jet_from_grid(
     """First and second derivatives of gridded points, whole (not streamed).
 
     Args:
-        points: Array ``(*grid.shape, *features)`` or function of one chart point.
+        points: Array ``(*grid.shape, *features)`` or function of one chart point. One that is cut over a mesh,
+            of its feature axes over the first only, stays so, as in :func:`gram_from_grid`.
         grid: The lattice.
         accuracy: As in :func:`gram_from_grid`.
         stride: As in :func:`gram_from_grid`.

@@ -26,6 +26,7 @@ from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import as_function, first_line, frozen, result_of
 from manifold_jax.geometry.blocks import run_blocks
+from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
     comparison_stencil,
@@ -36,7 +37,7 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors
-from manifold_jax.geometry.manifold import Embedding, Manifold, Points, as_points, frozen_embedding
+from manifold_jax.geometry.manifold import Manifold, Points, as_points
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil, stencil_of

@@ -12,16 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from manifold_jax._checks import choice, finite, instance, is_traced, single
-from manifold_jax._programs import as_function, first_line, frozen, program_of, result_of
+from manifold_jax._programs import as_function, program_of, result_of
 from manifold_jax._sharding import by_compiler, explicit, gathered, mesh_of, pieces_of, take_rows
+from manifold_jax.geometry.embeddings import evaluate_points, frozen_embedding, render
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.sources import Stored, as_real_array, is_labelled
-
-Embedding = Callable[[Any], Any]
-"""One chart point ``(d,)`` to one ambient point of any shape."""
 
 Source = Any
 """Array ``(*shape, *features)`` in memory or a file, function of one chart point, or :class:`Manifold`."""
@@ -31,7 +28,6 @@ MISSING = ("refuse", "mask")  # what is done with points that are not finite
 PROBED = 16  # points from which that is told, and whether the ends of an axis are one point
 PROBED_NUMBERS = 2**22  # numbers of these points, at most
 SAME = 1e-3  # distance of points that are one, over that of neighbours
-RENDERED = 256  # points that are rendered at once: enough for all cores, few enough for large images
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -292,7 +288,7 @@ def _on_grid(function: Any, grid: Grid, dtype: DType, traced: bool) -> Any:
     """A function at all points of a grid."""
     coordinates = grid.coordinates(dtype).reshape(-1, grid.ndim)
     if traced:
-        points = _evaluate(function, coordinates, dtype)
+        points = render(function, coordinates, dtype)
     else:
         points = evaluate_points(function, np.asarray(coordinates), dtype)
     return points.reshape(*grid.shape, *result_of(function).shape)
@@ -383,37 +379,3 @@ def _refuse_doubled_ends(points: Points) -> None:
 def _is_staged() -> bool:
     """Whether the caller is being traced by ``jit``, so that nothing can be looked at."""
     return is_traced(jnp.zeros(()))
-
-
-def frozen_embedding(embedding: Embedding, dimension: int, dtype: DType) -> jax.tree_util.Partial:
-    """A function of one chart point as it is now; nothing is computed. Refuses what cannot be differentiated.
-
-    The shape of one point is that of its ``result_of``.
-    """
-    point = jax.ShapeDtypeStruct((dimension,), dtype)
-    try:
-        function = frozen(embedding, point)
-    except Exception as error:  # whatever a function of the user raises
-        shape = f"one chart point of shape ({dimension},)"
-        raise ValueError(f"The embedding does not accept {shape}: {first_line(error)}") from error
-    value = result_of(function)
-    if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"The embedding must return one floating-point array, got {value}.")
-    return function
-
-
-@partial(jax.jit, static_argnames="dtype")
-def _evaluate(embedding: Any, coordinates: Array, dtype: DType) -> Array:
-    return jax.vmap(lambda u: jnp.ravel(embedding(u)))(coordinates.astype(dtype))
-
-
-def evaluate_points(embedding: Embedding, coordinates: np.ndarray, dtype: DType) -> np.ndarray:
-    """Points ``(n, f)`` on the host at chart points ``(n, d)``, rendered a batch at a time."""
-    function = frozen_embedding(embedding, coordinates.shape[1], dtype)
-    n = len(coordinates)
-    points = np.empty((n, math.prod(result_of(function).shape)), dtype)
-    for start in range(0, n, RENDERED):
-        # The last batch overlaps the one before: one shape, one compilation.
-        part = slice(max(0, min(start, n - RENDERED)), start + RENDERED)
-        points[part] = _evaluate(function, coordinates[part], dtype)
-    return points

@@ -63,7 +63,8 @@ def measure(  # noqa: PLR0913
         points_or_manifold: A :class:`Manifold`; an array ``(*grid.shape, *features)`` of NumPy, JAX, xarray,
             PyTorch or anything else in memory, or of a file (h5py, Zarr, mapped), which is read window by
             window; or an embedding, a function of one chart point. Float64 and integers that lie far from 0
-            are centred before they become float32.
+            are centred before they become float32. One that is cut over the devices of a mesh stays where it
+            is, see :func:`gram_from_grid`.
         grid: The lattice; for a Manifold by default its own, for a DataArray :meth:`Grid.from_xarray`.
         accuracy: Order of the stencils, 2, 4, 6, 8 or ``"spectral"``; one for all axes or one per axis.
         stride: Spacing of the stencils in samples.
@@ -87,7 +88,8 @@ def measure(  # noqa: PLR0913
 
     Returns:
         Fields and totals as :class:`Estimate` (value, error, resolved), a pytree. Works under ``jit``
-        (without progress and checkpoint) for arrays and embeddings.
+        (without progress and checkpoint) for arrays and embeddings. Fields are cut as the points are along
+        the axes of the grid; blocks are then those of a piece, so that bars of rounding may differ a little.
 
     Raises:
         ValueError: A sequence of manifolds is given, points and grid do not fit, the points hold NaN or

@@ -76,7 +76,7 @@ def suggest_stencil(
         (4, True)
     """
     quantity = choice("suggest_stencil", "quantity", quantity, FIELDS)
-    checked = as_points("suggest_stencil", points_or_manifold, grid)
+    checked = as_points("suggest_stencil", points_or_manifold, grid, in_pieces=True)
     rows = []
     for accuracy, stride, smooth in product(accuracies, strides, smooths):
         if smooth and (accuracy == "spectral" or smooth < int(accuracy) // 2 + 2):

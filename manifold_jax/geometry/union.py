@@ -18,8 +18,9 @@ from jaxtyping import Float
 
 from manifold_jax._checks import checked_function, flag, instance, optional, positive, shown, text
 from manifold_jax._files import Progress
+from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import Points, as_points, evaluate_points, is_union
+from manifold_jax.geometry.manifold import Points, as_points, is_union
 from manifold_jax.geometry.measure import measure
 from manifold_jax.geometry.neighbours import nearest_neighbours
 from manifold_jax.geometry.quantities import Estimate

@@ -177,7 +177,6 @@ def plan_blocks(
     stencils: Sequence[Stencil],
     block_size: int | None = None,
     differences: tuple[int, ...] = (),
-    *,
     pieces: tuple[int, ...] | None = None,
 ) -> BlockPlan:
     """Choose blocks whose temporaries stay within :data:`MEMORY`.
@@ -229,8 +228,7 @@ def plan_blocks(
     block = grow(evaluated or points.kind == "file")
     if points.kind == "file" and cost(block, True)[0] > OFTEN:
         block = grow(False)
-    named = tuple(tuple(s) for s in stencils)
-    return BlockPlan(grid, named, tuple(block), evaluated, chunk, differences, pieces)
+    return BlockPlan(grid, tuple(map(tuple, stencils)), tuple(block), evaluated, chunk, differences, pieces)
 
 
 Job = Callable[[Any, Any], Any]

@@ -11,7 +11,8 @@ import numpy as np
 import manifold_jax.plotting.style as style
 from manifold_jax._checks import finite, real, shown, whole
 from manifold_jax.geometry import Geometry, Grid, Manifold
-from manifold_jax.geometry.manifold import as_points, evaluate_points
+from manifold_jax.geometry.embeddings import evaluate_points
+from manifold_jax.geometry.manifold import as_points
 from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure
 

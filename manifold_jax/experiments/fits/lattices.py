@@ -21,7 +21,7 @@ from manifold_jax.fitting import project_with_status
 from manifold_jax.fitting.nearest_points import feet_from
 from manifold_jax.fitting.projections import OK
 from manifold_jax.geometry import Grid, Manifold
-from manifold_jax.geometry.manifold import frozen_embedding
+from manifold_jax.geometry.embeddings import frozen_embedding
 
 _TILE = 4096  # images that are rendered at once
 

@@ -60,8 +60,8 @@ from manifold_jax.geometry import (
     reach,
     suggest_stencil,
 )
+from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.grid import Accuracy
-from manifold_jax.geometry.manifold import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
 
 _KEY = "measure"  # results of another measurement in the same folder are replaced

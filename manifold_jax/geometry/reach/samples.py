@@ -115,7 +115,8 @@ def reach_from_samples(
     are bridged, on a curve those below log n + 3 mean distances.
 
     Args:
-        points: Samples. Those at the same place are taken once and counted in ``coincident``.
+        points: Samples. Those at the same place are taken once and counted in ``coincident``. Those that are
+            cut over the devices of a mesh are gathered on the host.
         tangents: Vectors that span the tangent space at every point; by default from the local fits.
         dimension: d.
         neighbours: Points of the smallest local fit; by default ``d (d + 3) + 4``.

@@ -71,7 +71,8 @@ def reach(  # noqa: PLR0913
 
     The search runs on the host, tile by tile; a pair of points is left out only where a rigorous bound
     excludes it. It cannot be traced by ``jit``; for a differentiable ratio of all pairs use
-    :func:`reach_field`, of given ones :func:`tangent_ball_radius`.
+    :func:`reach_field`, of given ones :func:`tangent_ball_radius`. Points that are cut over the devices of a
+    mesh are gathered on the host.
 
     Args:
         points_or_manifold: As in :func:`measure`, or a sequence of Manifolds, or of arrays on one
