@@ -208,10 +208,10 @@ def gram_from_grid(
     extrapolated with degree ``accuracy + 1``, and a function is evaluated beyond the ends.
 
     An array that is cut over a ``jax.sharding.Mesh``, along axes of the grid, of features or both, is left
-    where it is: every device takes its piece, and neighbours exchange what their stencils share. Only along an
-    axis that is spectral, or no longer than a window of the stencil, is it gathered. Axes of the mesh may be
-    explicit or auto; under a ``jit`` of yours only explicit ones tell how an array is cut, for the others the
-    compiler decides.
+    where it is: every device takes its piece, and neighbours exchange what their stencils share. Only along
+    an axis that is spectral, or no longer than a window of the stencil, is it gathered. Axes of the mesh may
+    be explicit or auto; under a ``jit`` of yours only explicit ones tell how an array is cut, and for others
+    the compiler decides.
 
     Args:
         points: Array ``(*grid.shape, *features)``, in memory or mapped and then read block by block; or a
@@ -269,8 +269,8 @@ def jet_from_grid(
     """First and second derivatives of gridded points, whole (not streamed).
 
     Args:
-        points: Array ``(*grid.shape, *features)`` or function of one chart point. One that is cut over a mesh,
-            of its feature axes over the first only, stays so, as in :func:`gram_from_grid`.
+        points: Array ``(*grid.shape, *features)`` or function of one chart point. One that is cut over a
+            mesh, of its feature axes along the first only, stays so, as in :func:`gram_from_grid`.
         grid: The lattice.
         accuracy: As in :func:`gram_from_grid`.
         stride: As in :func:`gram_from_grid`.
