@@ -102,8 +102,10 @@ def in_pieces(function: Callable[..., Any], mesh: Any, given: Any, result: Any) 
 
 
 def _cut(mesh: Any, x: Any, spec: PartitionSpec) -> Any:
-    """An array cut as a spec says; one that lies on no mesh is left to ``shard_map``."""
-    return x if mesh_of(x) is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
+    """An array cut as a spec says; one on no mesh of which all devices need all is left to ``shard_map``."""
+    if mesh_of(x) is None and not any(spec):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(mesh, spec))
 
 
 def by_compiler(function: Callable[..., Any], like: Any, axes: int) -> Callable[..., Any]:
@@ -184,6 +186,14 @@ def flatten_from(values: Array, axis: int) -> Array:
         lambda x: x.reshape(*x.shape[:axis], -1), mesh_of(values), (jax.typeof(values).sharding.spec,), spec
     )
     return jax.jit(flatten)(values)
+
+
+def rows_only(x: Array) -> Array:
+    """An array that is cut along its first axis only: along others it is gathered."""
+    mesh = mesh_of(x)
+    if mesh is None or not any(names_of(x)[1:]):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(names_of(x)[0])))
 
 
 def gathered(x: Array) -> np.ndarray:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from manifold_jax._checks import finite, flat, floating, optional, positive, real, whole
 from manifold_jax._linalg import block_rows, map_blocks, norm, safe_sqrt, scale_of
+from manifold_jax._sharding import (
+    Names,
+    explicit,
+    in_pieces,
+    mesh_of,
+    names_of,
+    place_in,
+    rows_only,
+    shift_pieces,
+)
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, least_columns
 from manifold_jax.geometry.reach.frames import ROUNDING, orthonormal
 from manifold_jax.geometry.reach.pairs import RELIABLE
@@ -74,6 +86,10 @@ def reach_field(
 
     which lies below the minimum by t log n at most, and to which all pairs contribute.
 
+    Points that are cut over a ``jax.sharding.Mesh`` along their first axis stay where they are: each device
+    keeps its own as centres x, while those of all others come by as y, a part at a time. Only features that
+    are cut are gathered; and the gradient of the soft minimum keeps all points on every device.
+
     Args:
         points: n points of any feature shape.
         tangents: d vectors at every point that span its tangent space.
@@ -103,41 +119,80 @@ def reach_field(
     block_size = optional(whole, name, "block_size", block_size)
     for what, values in (("points", points), ("tangents", tangents)):
         finite(name, what, values)
-    points = flat(points)
-    tangents = tangents.reshape(*tangents.shape[:2], -1).astype(points.dtype)
+    (points, tangents), back = explicit((points, tangents))
+    points = flat(rows_only(points))
+    tangents = rows_only(tangents).reshape(*tangents.shape[:2], -1).astype(points.dtype)
     whole(name, "the number of tangents", tangents.shape[1], most=points.shape[1])
-    return _field(points, tangents, temperature, block_size)
+    return back(_field(points, tangents, temperature, block_size))
 
 
 @partial(jax.jit, static_argnames="block_size")
 def _field(points: Array, tangents: Array, temperature: Any, block_size: int | None) -> ReachField:
+    cut = next((x for x in (points, tangents) if mesh_of(x) is not None), None)
+    if cut is None:
+        return _field_of(points, tangents, temperature, (), block_size)
+    names = names_of(cut)[0]
+    rows, run = PartitionSpec(names), partial(_field_of, names=names, block_size=block_size)
+    return in_pieces(run, mesh_of(cut), (rows, rows, PartitionSpec()), rows)(points, tangents, temperature)
+
+
+def _field_of(
+    points: Array, tangents: Array, temperature: Any, names: Names, block_size: int | None
+) -> ReachField:
+    """The field at some points, of this device; those of other devices come by in turn, see :func:`_fold`."""
     n, f = points.shape
     frames, regular = _orthonormal_frames(tangents)
     regular &= jnp.all(jnp.isfinite(points), axis=1)
     noise = jnp.finfo(points.dtype).eps * norm(jax.lax.stop_gradient(points))
-    everyone = _Points(jnp.arange(n), points, noise)
-    tiles = _split(everyone, COLUMNS)
-    size = tiles.row.shape[1]
-    rows = block_rows(size * (tangents.shape[1] + 8), block_size)
-    centres, held, others = jax.lax.stop_gradient((everyone, frames, tiles))
-    candidates, lower, coincident = map_blocks(partial(_search, tiles=others), rows, centres, held)
+    everyone = _Points(place_in(names, n) + jnp.arange(n), points, noise)
+    rows = block_rows(min(n, COLUMNS) * (tangents.shape[1] + 8), block_size)
+    centres, held = jax.lax.stop_gradient((everyone, frames))
+    fold = partial(_fold, names=names)
+
+    def search(part: _Points) -> _Nearest:
+        return map_blocks(partial(_search, tiles=_split(part, COLUMNS)), rows, centres, held)
+
+    nearest = fold(search, _nearer, _nobody(centres), centres)
+    candidates = jnp.concatenate([nearest.rows[:, : _count(f)], nearest.sure[:, None]], axis=1)
     some = block_rows(4 * f * candidates.shape[1], block_size)
-    witness, error = map_blocks(partial(_best, centres), some, centres, held, candidates, lower)
+
+    def compare(part: _Points) -> tuple[Array, Array]:
+        return map_blocks(partial(_balls, part), some, centres, held, candidates)
+
+    nothing = jnp.full(candidates.shape, jnp.inf, points.dtype), jnp.zeros(candidates.shape, points.dtype)
+    radii, shares = fold(compare, _smaller, nothing, centres)
+    witness, error = jax.vmap(_best)(candidates, radii, shares, _lower_bound(nearest, _count(f)))
     there = regular & (witness >= 0)
-
-    def balls(x: Array, frame: Array, y: Array) -> Array:
-        return jax.vmap(tangent_ball_radius)(x, points[jnp.maximum(y, 0)], frame)
-
-    radius = jnp.where(
-        there, map_blocks(balls, block_rows(4 * f, block_size), points, frames, witness), jnp.inf
-    )
+    # The points that the balls meet, with their derivatives.
+    met = fold(partial(_rows_of, rows=witness), jnp.add, jnp.zeros_like(points), everyone)
+    radius = map_blocks(jax.vmap(tangent_ball_radius), block_rows(4 * f, block_size), points, met, frames)
+    radius = jnp.where(there, radius, jnp.inf)
     if temperature is not None:
         least = jax.lax.stop_gradient(jnp.where(there, radius, 0.0))
-        weigh = partial(_weights, tiles=tiles, temperature=temperature)
-        total = map_blocks(weigh, rows, everyone, frames, least)
+
+        def weigh(part: _Points) -> Array:
+            of_block = partial(_weights, tiles=_split(part, COLUMNS), temperature=temperature)
+            return map_blocks(of_block, rows, everyone, frames, least)
+
+        total = fold(weigh, jnp.add, jnp.zeros_like(least), everyone)
         radius = jnp.where(there, least - temperature * jnp.log(jnp.where(there, total, 1.0)), jnp.inf)
     radius = jnp.where(regular, radius, jnp.nan)
-    return ReachField(radius, jnp.where(there, error, jnp.inf), jnp.where(there, witness, -1), coincident)
+    error = jnp.where(there, error, jnp.inf)
+    return ReachField(radius, error, jnp.where(there, witness, -1), nearest.together)
+
+
+def _fold(
+    function: Callable[[Any], Any], combine: Callable[[Any, Any], Any], start: Any, part: Any, names: Names
+) -> Any:
+    """``function`` of the parts of all devices, put together: every part goes round the ring once."""
+    if not names:
+        return function(part)
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        part, result = carry
+        return (shift_pieces(part, names, 1), combine(result, function(part))), None
+
+    return jax.lax.scan(step, (part, start), length=jax.lax.axis_size(names))[0][1]
 
 
 def _orthonormal_frames(tangents: Float[Array, "n d f"]) -> tuple[Array, Array]:
@@ -186,55 +241,118 @@ def _compare(x: _Points, frames: Array, y: _Points) -> tuple[PairSquares, Array,
     return squares, upper, jnp.where(apart & (soft <= RELIABLE * high), lower, jnp.inf), together
 
 
-def _search(x: _Points, frames: Float[Array, "a d f"], tiles: _Points) -> tuple[Array, Array, Array]:
-    """Rows of balls to compute again ``(a, k)``, a lower bound of all others, and who is coincident.
+def _count(features: int) -> int:
+    """How many balls of a point are computed again."""
+    return FEW if features <= DIRECT_FEATURES else CANDIDATES
 
-    These are the balls that may be the smallest, and the smallest sure one.
+
+class _Nearest(NamedTuple):
+    """Balls to compute again: those that may be the smallest, and the smallest sure one.
+
+    Lower ends of radii in ascending order and the rows of these balls ``(a, k)``, the upper end and the row
+    of the smallest sure one, and whether any point lies in the same place.
     """
-    count = FEW if x.points.shape[1] <= DIRECT_FEATURES else CANDIDATES
 
-    def of_tile(y: _Points) -> tuple[Array, ...]:
+    lower: Float[Array, "a k"]
+    rows: Int[Array, "a k"]
+    upper: Float[Array, "a"]
+    sure: Int[Array, "a"]
+    together: Bool[Array, "a"]
+
+
+def _nobody(x: _Points) -> _Nearest:
+    """What is known of points before any are compared."""
+    none, dtype = jnp.full((len(x.row), _count(x.points.shape[1]) + 1), -1), x.points.dtype
+    lower = jnp.full(none.shape, jnp.inf, dtype)
+    return _Nearest(lower, none.astype(x.row.dtype), lower[:, 0], x.row, jnp.zeros(x.row.shape, bool))
+
+
+def _nearer(first: _Nearest, second: _Nearest) -> _Nearest:
+    """The smallest balls of both."""
+    return _nearest(jax.tree.map(lambda *pair: jnp.stack(pair), first, second), first.lower.shape[1])
+
+
+def _nearest(parts: _Nearest, most: int) -> _Nearest:
+    """The smallest balls of several parts ``(t, a, ...)``."""
+    lower, rows = (jnp.moveaxis(z, 0, 1).reshape(z.shape[1], -1) for z in parts[:2])
+    lower, place = least_columns(lower, min(most, lower.shape[1]))
+    first = jnp.argmin(parts.upper, axis=0)[None]
+    upper, sure = (jnp.take_along_axis(z, first, axis=0)[0] for z in (parts.upper, parts.sure))
+    rows = jnp.take_along_axis(rows, place, axis=1)
+    return _Nearest(lower, rows, upper, sure, jnp.any(parts.together, axis=0))
+
+
+def _search(x: _Points, frames: Float[Array, "a d f"], tiles: _Points) -> _Nearest:
+    """The smallest balls that meet points of the tiles."""
+    most = _count(x.points.shape[1]) + 1
+
+    def of_tile(y: _Points) -> _Nearest:
         _, upper, lower, together = _compare(x, frames, y)
-        lower, columns = least_columns(lower, min(count + 1, lower.shape[1]))
+        lower, columns = least_columns(lower, min(most, lower.shape[1]))
         sure, column = jnp.min(upper, axis=1), jnp.argmin(upper, axis=1)
-        return lower, y.row[columns], sure, y.row[column], jnp.any(together, axis=1)
+        return _Nearest(lower, y.row[columns], sure, y.row[column], jnp.any(together, axis=1))
 
-    lower, rows, upper, sure, together = jax.lax.map(of_tile, tiles)
-    lower, rows = (jnp.moveaxis(z, 0, 1).reshape(len(x.row), -1) for z in (lower, rows))
-    lower, place = least_columns(lower, min(count + 1, lower.shape[1]))
-    rows = jnp.where(jnp.isfinite(lower), jnp.take_along_axis(rows, place, axis=1), -1)[:, :count]
-    sure = jnp.take_along_axis(sure, jnp.argmin(upper, axis=0)[None], axis=0).T
-    others = lower[:, -1] if lower.shape[1] > count else jnp.full(len(x.row), jnp.inf, lower.dtype)
-    return jnp.concatenate([rows, sure], axis=1), others, jnp.any(together, axis=0)
+    nearest = _nearest(jax.lax.map(of_tile, tiles), most)
+    return nearest._replace(rows=jnp.where(jnp.isfinite(nearest.lower), nearest.rows, -1))
 
 
-def _best(
-    everyone: _Points, x: _Points, frames: Array, candidates: Int[Array, "a k"], lower: Float[Array, "a"]
-) -> tuple[Array, Array]:
-    """The best of the candidates by differences (the first, at a tie), and the bar of its radius."""
+def _lower_bound(nearest: _Nearest, count: int) -> Float[Array, "a"]:
+    """A lower bound of all balls but the first so many."""
+    lower = nearest.lower
+    return lower[:, -1] if lower.shape[1] > count else jnp.full(len(lower), jnp.inf, lower.dtype)
+
+
+def _place(part: _Points, rows: Int[Array, "*a"]) -> tuple[Array, Array]:
+    """Where rows lie in a part, and whether they do."""
+    place = rows - part.row[0]
+    return jnp.clip(place, 0, len(part.row) - 1), (place >= 0) & (place < len(part.row))
+
+
+def _rows_of(part: _Points, rows: Int[Array, "a"]) -> Float[Array, "a f"]:
+    """Points by their rows, 0 where they are not in the part."""
+    place, inside = _place(part, rows)
+    return jnp.where(inside[:, None], part.points[place], 0.0)
+
+
+def _balls(
+    part: _Points, x: _Points, frames: Array, candidates: Int[Array, "a k"]
+) -> tuple[Float[Array, "a k"], Float[Array, "a k"]]:
+    """Radii of balls that meet candidates in a part by differences, infinite for others, and their error.
+
+    The error is that of the distance to the tangent space, over this distance.
+    """
     eps = jnp.finfo(x.points.dtype).eps
+    place, inside = _place(part, candidates)
 
-    def ball(row: Array, point: Array, noise: Array, frame: Array, other: Array) -> tuple[Array, Array]:
-        y = jnp.maximum(other, 0)
-        radius = tangent_ball_radius(point, everyone.points[y], frame)
-        length = norm(everyone.points[y] - point)
-        soft = noise + everyone.noise[y] + ROUNDING * eps * length
+    def ball(row: Array, point: Array, noise: Array, frame: Array, other: Array, y: Array) -> Any:
+        radius = tangent_ball_radius(point, part.points[y], frame)
+        length = norm(part.points[y] - point)
+        soft = noise + part.noise[y] + ROUNDING * eps * length
         # The distance to T_x is |y - x|^2 / 2 R.
         share = soft * 2 * radius / jnp.where(length > 0, length**2, jnp.inf)
         reliable = (other >= 0) & (other != row) & (share <= RELIABLE)
         return jnp.where(reliable, radius, jnp.inf), share
 
-    def best(row: Array, *centre: Array) -> tuple[Array, Array]:
-        point, noise, frame, others, lower = centre
-        radii, shares = jax.vmap(partial(ball, row, point, noise, frame))(others)
-        least = jnp.min(radii)
-        attained = jnp.isfinite(least) & (radii == least)
-        witness = jnp.min(jnp.where(attained, others, len(everyone.row)))
-        share = jnp.max(jnp.where(attained, shares, 0.0))
-        error = jnp.maximum(least * share / (1 - share), least - lower)
-        return jnp.where(jnp.any(attained), witness, -1), error
+    over_candidates = jax.vmap(ball, (None, None, None, None, 0, 0))
+    radii, shares = jax.vmap(over_candidates)(*x, frames, candidates, place)
+    return jnp.where(inside, radii, jnp.inf), jnp.where(inside, shares, 0.0)
 
-    return jax.vmap(best)(*x, frames, candidates, lower)
+
+def _smaller(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Balls of two parts, each of which has met a candidate in one of them."""
+    return jnp.minimum(first[0], second[0]), first[1] + second[1]
+
+
+def _best(
+    candidates: Int[Array, "k"], radii: Float[Array, "k"], shares: Float[Array, "k"], lower: Float[Array, ""]
+) -> tuple[Array, Array]:
+    """The best of the candidates of a point (the first, at a tie), and the bar of its radius."""
+    least = jnp.min(radii)
+    attained = jnp.isfinite(least) & (radii == least)
+    witness = jnp.min(jnp.where(attained, candidates, jnp.iinfo(candidates.dtype).max))
+    share = jnp.max(jnp.where(attained, shares, 0.0))
+    error = jnp.maximum(least * share / (1 - share), least - lower)
+    return jnp.where(jnp.any(attained), witness, -1), error
 
 
 def _weights(
