@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from manifold_jax._sharding import over_rows
+
 HIGHEST = jax.lax.Precision.HIGHEST
 """Precision of every geometric product: the default is TF32 or bfloat16 on accelerators."""
 
@@ -34,8 +36,12 @@ def map_blocks(function: Callable[..., Any], block: int, *arguments: Any) -> Any
     easily had, else the last block is filled up with copies of the last row. With
     ``lax.map(..., batch_size=b)`` the rest would be a second, independent part of the program, whose batched
     decompositions and those of the loop may wait for each other for ever (see above). Arguments and result
-    are pytrees of arrays with one leading axis.
+    are pytrees of arrays with one leading axis. Where that is cut over a mesh every device takes its rows.
     """
+    return over_rows(lambda _, *rows: _map_blocks(function, block, *rows), (), *arguments)
+
+
+def _map_blocks(function: Callable[..., Any], block: int, *arguments: Any) -> Any:
     n = jax.tree.leaves(arguments)[0].shape[0]
     if n <= block:
         return function(*arguments)

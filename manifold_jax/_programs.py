@@ -122,8 +122,10 @@ def frozen(function: Callable[..., Any], *at: Any) -> Partial:
             raise ValueError(f"{STATE}: call module.eval() first.")
         return result
 
+    # Arrays on a mesh count by shape alone: a program may run on every device of it by itself.
+    plain = [_shape_of(x) if isinstance(x, jax.Array) and _on_mesh(x) else x for x in held]
     try:
-        closed, result = jax.make_jaxpr(run, return_shape=True)(held, *arguments)
+        closed, result = jax.make_jaxpr(run, return_shape=True)(plain, *arguments)
     except Exception as error:
         if type(error).__name__ == "TraceContextError":  # Flax's, for a module inside a closure
             raise ValueError(f"{STATE}: call module.eval() first.") from error
@@ -157,6 +159,10 @@ def _arrays(function: Any) -> tuple[list[Any], Callable[[list[Any]], Callable[..
 def _shape_of(x: Any) -> jax.ShapeDtypeStruct:
     x = x if hasattr(x, "dtype") else jnp.asarray(x)
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True))
+
+
+def _on_mesh(x: jax.Array) -> bool:
+    return not jax.typeof(x).sharding.mesh.empty
 
 
 def _kind(array: Any) -> tuple[Any, Any]:

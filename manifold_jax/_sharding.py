@@ -108,6 +108,20 @@ def _cut(mesh: Any, x: Any, spec: PartitionSpec) -> Any:
     return jax.sharding.reshard(x, NamedSharding(mesh, spec))
 
 
+def over_rows(function: Callable[..., Any], held: Any, *arrays: Any, axes: int = 1) -> Any:
+    """``function(held, *arrays)`` of arrays whose first axes are alike, as are those of the result.
+
+    Where they are cut over a mesh along these axes every device takes its rows, and holds all of ``held``.
+    """
+    on_mesh = (x for x in jax.tree.leaves(arrays) if mesh_of(x) is not None)
+    cut = next((x for x in on_mesh if any(names_of(x)[:axes])), None)
+    if cut is None:
+        return function(held, *arrays)
+    rows = PartitionSpec(*names_of(cut)[:axes])
+    given = PartitionSpec(), *[rows] * len(arrays)
+    return in_pieces(function, mesh_of(cut), given, rows)(held, *arrays)
+
+
 def by_compiler(function: Callable[..., Any], like: Any, axes: int) -> Callable[..., Any]:
     """A function for which the compiler finds out how to cut what is computed, for algebra on small arrays.
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import checked_function, finite, instance, optional, real, single, whole
 from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import result_of
-from manifold_jax._sharding import explicit, joined, mesh_of, names_of
+from manifold_jax._sharding import explicit, joined, mesh_of, names_of, over_rows
 from manifold_jax.geometry.blocks import block_vectors, run_blocks
 from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -119,13 +119,22 @@ def jet_batch(dimension: int, features: int, dtype: Any) -> int:
 
 
 @jax.jit
-def _vectors(embedding: Any, points: Float[Array, "n d"]) -> Float[Array, "n v f"]:
-    return jax.vmap(partial(point_vectors, embedding))(points)
+def _vectors(embedding: Any, points: Float[Array, "*batch d"]) -> Float[Array, "*batch v f"]:
+    def of_rows(embedding: Any, points: Array) -> Array:
+        vectors = jax.vmap(partial(point_vectors, embedding))(points.reshape(-1, points.shape[-1]))
+        return vectors.reshape(*points.shape[:-1], *vectors.shape[1:])
+
+    return over_rows(of_rows, embedding, points, axes=points.ndim - 1)
 
 
-@partial(jax.jit, static_argnames="batch")
-def _products(embedding: Any, points: Float[Array, "n d"], batch: int) -> Float[Array, "n v v"]:
-    return map_blocks(lambda block: inner_products(_vectors(embedding, block)), batch, points)
+@partial(jax.jit, static_argnames="size")
+def _products(embedding: Any, points: Float[Array, "*batch d"], size: int) -> Float[Array, "*batch v v"]:
+    def of_rows(embedding: Any, points: Array) -> Array:
+        flat = points.reshape(-1, points.shape[-1])
+        packed = map_blocks(lambda block: inner_products(_vectors(embedding, block)), size, flat)
+        return packed.reshape(*points.shape[:-1], *packed.shape[1:])
+
+    return over_rows(of_rows, embedding, points, axes=points.ndim - 1)
 
 
 def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"]) -> Jet:
@@ -133,7 +142,9 @@ def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"
 
     Args:
         embedding: One chart point ``(d,)`` to one ambient point of any shape.
-        coordinates: Chart points ``(..., d)``.
+        coordinates: Chart points ``(..., d)``. Where they are cut over a ``jax.sharding.Mesh``, every device
+            takes its own, and the jet is cut as they are. Weights that lie on the mesh too are to be leaves
+            of the embedding, ``jax.tree_util.Partial(apply, weights)``.
 
     Returns:
         The jet, ``(..., d, f)`` and ``(..., d, d, f)``, in the dtype of the embedding's values.
@@ -148,9 +159,10 @@ def jet_from_function(embedding: Embedding, coordinates: Float[Array, "*batch d"
     """
     checked_function("jet_from_function", "embedding", embedding, "one chart point")
     coordinates = _check_coordinates("jet_from_function", coordinates)
+    coordinates, back = explicit(coordinates)
     d = coordinates.shape[-1]
-    vectors = _vectors(frozen_embedding(embedding, d, coordinates.dtype), coordinates.reshape(-1, d))
-    return _unpack_jet(vectors.reshape(*coordinates.shape[:-1], *vectors.shape[1:]), d)
+    vectors = _vectors(frozen_embedding(embedding, d, coordinates.dtype), coordinates)
+    return back(_unpack_jet(vectors, d))
 
 
 def gram_from_function(
@@ -160,7 +172,7 @@ def gram_from_function(
 
     Args:
         embedding: As in :func:`jet_from_function`.
-        coordinates: Chart points ``(..., d)``.
+        coordinates: Chart points ``(..., d)``, cut over a mesh or not as in :func:`jet_from_function`.
         batch_size: Points differentiated at once, by default set by the cache of a CPU or by 256 MiB on an
             accelerator; peak memory grows with it and not with the number of points.
 
@@ -178,12 +190,11 @@ def gram_from_function(
     checked_function("gram_from_function", "embedding", embedding, "one chart point")
     coordinates = _check_coordinates("gram_from_function", coordinates)
     batch_size = optional(whole, "gram_from_function", "batch_size", batch_size)
+    coordinates, back = explicit(coordinates)
     d = coordinates.shape[-1]
     embedding = frozen_embedding(embedding, d, coordinates.dtype)
-    vectors = d * (d + 3) // 2
-    batch = batch_size or jet_batch(d, math.prod(result_of(embedding).shape), coordinates.dtype)
-    packed = _products(embedding, coordinates.reshape(-1, d), batch)
-    return unpack_gram(packed.reshape(*coordinates.shape[:-1], vectors, vectors), d)
+    size = batch_size or jet_batch(d, math.prod(result_of(embedding).shape), coordinates.dtype)
+    return back(unpack_gram(_products(embedding, coordinates, size), d))
 
 
 def _first_gram(block: BlockGrams, _plan: BlockPlan) -> Array:

@@ -25,6 +25,7 @@ from manifold_jax._checks import checked_function, finite, floating, optional, p
 from manifold_jax._files import Progress
 from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import as_function, first_line, frozen, result_of
+from manifold_jax._sharding import explicit, over_rows
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.error_bars import (
@@ -105,15 +106,21 @@ def _push_point(function: Any, point: Array, vectors: Float[Array, "v f"], dimen
 
 @partial(jax.jit, static_argnames="dimension")
 def _push(function: Any, jets: LayerJets, dimension: int) -> LayerJets:
-    return jax.vmap(lambda x, v: _push_point(function, x, v, dimension))(*jets)
+    def of_rows(function: Any, jets: LayerJets) -> LayerJets:
+        return jax.vmap(lambda x, v: _push_point(function, x, v, dimension))(*jets)
+
+    return over_rows(of_rows, function, jets)
 
 
 @jax.jit
 def _start(embedding: Any, coordinates: Float[Array, "n d"]) -> LayerJets:
-    def one(u: Array) -> LayerJets:
-        return LayerJets(single(embedding(u)), point_vectors(embedding, u))
+    def of_rows(embedding: Any, coordinates: Array) -> LayerJets:
+        def one(u: Array) -> LayerJets:
+            return LayerJets(single(embedding(u)), point_vectors(embedding, u))
 
-    return map_blocks(jax.vmap(one), RENDERED, coordinates)
+        return map_blocks(jax.vmap(one), RENDERED, coordinates)
+
+    return over_rows(of_rows, embedding, coordinates)
 
 
 def layer_jets(
@@ -125,7 +132,7 @@ def layer_jets(
         embedding: One chart point ``(d,)`` to one input of the first layer.
         functions: The layers, each of one activation of the layer before. What one computes is looked at
             now; other weights are not compiled anew.
-        coordinates: Chart points ``(n, d)``.
+        coordinates: Chart points ``(n, d)``. Where they are cut over a mesh, every device takes its own.
 
     Returns:
         An iterator over the jets of the input, then of every layer. Only two layers are held at once.
@@ -138,10 +145,11 @@ def layer_jets(
     """
     coordinates = floating("layer_jets", "coordinates", coordinates)
     finite("layer_jets", "coordinates", coordinates)
+    coordinates, back = explicit(coordinates)
     functions = _listed("layer_jets", functions)
     chart = coordinates.shape[1], coordinates.dtype
     given = checked_function("layer_jets", "embedding", as_function(embedding), "one chart point")
-    return _layer_jets(frozen_embedding(given, *chart), functions, coordinates)
+    return map(back, _layer_jets(frozen_embedding(given, *chart), functions, coordinates))
 
 
 def _listed(caller: str, functions: Any) -> list[Layer]:

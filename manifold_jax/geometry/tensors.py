@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._linalg import map_blocks, safe_sqrt
+from manifold_jax._sharding import explicit, mesh_of, over_rows
 
 BATCH = 8192  # most points whose tensors are held at once
 
@@ -88,11 +89,27 @@ def pointwise(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> A
     if not isinstance(gram, JetGram):
         got = type(gram).__name__
         raise ValueError(f"Curvatures: gram must be a JetGram, got {got}: use gram(jet).")
+    shape = *gram.metric.shape[:-2], gram.metric.shape[-1]
+    vectors = tuple(jnp.broadcast_to(v, shape) for v in vectors)
+    gram, back = explicit(gram)
+    if mesh_of(gram.metric) is None:
+        return _over_batch(kernel, gram, *vectors)
+    return back(_over_mesh(kernel, gram, *vectors))
+
+
+def _over_batch(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
     batch, d = gram.metric.shape[:-2], gram.metric.shape[-1]
     rows = JetGram(*(leaf.reshape(-1, *leaf.shape[len(batch) :]) for leaf in gram))
-    arguments = [jnp.broadcast_to(v, (*batch, d)).reshape(-1, d) for v in vectors]
-    result = _compiled_map(kernel, rows, *arguments)
+    result = _compiled_map(kernel, rows, *(v.reshape(-1, d) for v in vectors))
     return result.reshape(*batch, *result.shape[1:])
+
+
+@partial(jax.jit, static_argnames="kernel")
+def _over_mesh(kernel: Callable[..., Array], gram: JetGram, *vectors: Array) -> Array:
+    def of_rows(_: Any, gram: JetGram, *vectors: Array) -> Array:
+        return _over_batch(kernel, gram, *vectors)
+
+    return over_rows(of_rows, (), gram, *vectors, axes=gram.metric.ndim - 2)
 
 
 # One program: operation by operation a curvature compiles a hundred of them.

@@ -5,6 +5,9 @@ the C x n factor of G: diag(p) - p p^T, which loses all digits where p saturates
 KL(p(x + dx) || p(x)) = 1/2 dx^T G dx + O(|dx|^3). The local Fisher matrix F(w) = E_y [grad_w log p_y
 grad_w log p_y^T] is its counterpart for the parameters.
 
+Mapped by ``jax.vmap`` over inputs that are cut over a ``jax.sharding.Mesh``, they leave these where they are:
+as it is for auto axes, within ``jax.shard_map(..., check_vma=False)`` for explicit ones.
+
 All functions raise a ValueError where :func:`local_data_factor` or :func:`fisher_factor` does, and for a
 vector that is not shaped like the input or the parameters.
 """

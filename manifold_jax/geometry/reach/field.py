@@ -268,8 +268,12 @@ def _nobody(x: _Points) -> _Nearest:
 
 
 def _nearer(first: _Nearest, second: _Nearest) -> _Nearest:
-    """The smallest balls of both."""
-    return _nearest(jax.tree.map(lambda *pair: jnp.stack(pair), first, second), first.lower.shape[1])
+    """The smallest balls of both, of which the second may be fewer."""
+    most = first.lower.shape[1]
+    width = ((0, 0), (0, most - second.lower.shape[1]))
+    lower = jnp.pad(second.lower, width, constant_values=jnp.inf)
+    second = second._replace(lower=lower, rows=jnp.pad(second.rows, width, constant_values=-1))
+    return _nearest(jax.tree.map(lambda *pair: jnp.stack(pair), first, second), most)
 
 
 def _nearest(parts: _Nearest, most: int) -> _Nearest:
