@@ -79,7 +79,7 @@ def run_tasks(
     if executor is None:
         yield from ((k, function(*task)) for k, task in enumerate(tasks))
         return
-    run = partial(_in_worker, function, bool(jax.config.read("jax_enable_x64")))
+    run = partial(_in_worker, function, _settings(executor))
     numbered, most, waiting = enumerate(tasks), AHEAD * workers_of(executor), {}
     try:
         while True:
@@ -113,9 +113,17 @@ def _done(futures: list[Any]) -> Iterable[Any]:
     return done
 
 
-def _in_worker(function: Callable[..., Any], x64: bool, *task: Any) -> Any:
-    """The result of a task in the precision of the process that asked for it, as arrays of NumPy."""
-    with jax.enable_x64(x64):
+def _settings(executor: Any) -> tuple[bool, Any, Any]:
+    """What JAX is told for the thread that asks: float64, the precision of products, the device if shared."""
+    config: Any = jax.config
+    device = config.jax_default_device if shares_memory(executor) else None
+    return bool(config.jax_enable_x64), config.jax_default_matmul_precision, device
+
+
+def _in_worker(function: Callable[..., Any], settings: tuple[bool, Any, Any], *task: Any) -> Any:
+    """The result of a task with the settings of the thread that asked for it, as arrays of NumPy."""
+    x64, precision, device = settings
+    with jax.enable_x64(x64), jax.default_matmul_precision(precision), jax.default_device(device):
         return jax.device_get(function(*task))
 
 

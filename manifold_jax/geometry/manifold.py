@@ -15,7 +15,7 @@ import numpy as np
 
 from manifold_jax._checks import choice, finite, instance, is_traced, single
 from manifold_jax._programs import as_function, program_of, result_of
-from manifold_jax._sharding import by_compiler, explicit, gathered, mesh_of, pieces_of, take_rows
+from manifold_jax._sharding import by_compiler, explicit, gathered, mesh_of, pieces_of, take_rows, unchanged
 from manifold_jax.geometry.embeddings import evaluate_points, frozen_embedding, render
 from manifold_jax.geometry.grid import DType, Grid
 from manifold_jax.geometry.sources import Stored, as_real_array, is_labelled
@@ -139,7 +139,7 @@ class Points:
     offset: float = 0.0
     there: Any = None
     stand_in: np.ndarray | None = None
-    back: Callable[[Any], Any] = lambda result: result
+    back: Callable[[Any], Any] = unchanged
 
     @property
     def features(self) -> int:
