@@ -1,0 +1,97 @@
+"""Long work in a process that kills itself: ``python survivor.py KIND FOLDER [SECONDS]``.
+
+The clock runs from the start of the work. Without SECONDS it comes to its end, and prints how long it took and
+a digest of its result.
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from manifold_jax import Axis, Grid, measure
+from manifold_jax.experiments.calibration.reaches import Reaches, run_reaches
+from manifold_jax.experiments.fits.runner import Plan, run_cells
+from manifold_jax.experiments.fits.studies import closed_and_open
+from manifold_jax.experiments.results import Cells
+from manifold_jax.models import train
+
+GRID = Grid((Axis("u", 0.0, 1.0, 40), Axis("v", 0.0, 1.0, 40)))
+
+
+def wave(u):
+    k = jnp.linspace(1.0, 3.0, 60)
+    return jnp.sin(k * u[0] + jnp.cos(k + u[1]))
+
+
+def slowly(*_):
+    time.sleep(0.02)
+
+
+def measure_function(folder):
+    return measure(wave, GRID, block_size=25, checkpoint=folder, progress=slowly)
+
+
+def measure_exactly(folder):
+    return measure(wave, GRID, exact=True, checkpoint=folder, progress=slowly)
+
+
+def measure_file(folder):
+    place = folder / "points.npy"
+    if not place.exists():
+        np.save(folder / "new.npy", jax.vmap(jax.vmap(wave))(GRID.coordinates()))
+        (folder / "new.npy").replace(place)
+    points = np.load(place, mmap_mode="r")
+    return measure(points, GRID, block_size=25, checkpoint=folder, progress=slowly)
+
+
+def bounds(folder):
+    plan = Plan(("pca",), (30, 60), 6, 20)
+    cells = Cells(folder / "cells.jsonl")
+    return [s.values for s in run_cells(closed_and_open(plan)[:2], plan, cells, seed=0, progress=slowly)]
+
+
+def calibrate(folder):
+    outcome = run_reaches((Cells(folder / "cells.jsonl"), 0), Reaches(("circle",), (60, 80), (0.0, 0.01), 3))
+    return [np.array(row["values"]) for row in outcome.data["rows"]]
+
+
+def training(folder):
+    x = jnp.linspace(-1.0, 1.0, 64)[:, None]
+
+    def loss(params, batch, key, _step):
+        noise = 0.01 * jax.random.normal(key, batch.shape)
+        return jnp.mean((params["w"] * (batch + noise) - 2 * batch) ** 2), {}
+
+    params = {"w": jnp.zeros(1)}
+    options = {"steps": 400, "batch_size": 8, "chunk": 10, "save_every": 10, "optimizer": optax.adam(1e-2)}
+    return train(loss, params, x, key=jax.random.key(0), folder=folder, progress=slowly, **options)
+
+
+KINDS = {
+    job.__name__: job
+    for job in (measure_function, measure_exactly, measure_file, bounds, calibrate, training)
+}
+
+
+def main(kind, folder, seconds=None):
+    if seconds is not None:
+        threading.Timer(float(seconds), partial(os.kill, os.getpid(), signal.SIGKILL)).start()
+    began = time.monotonic()
+    leaves = jax.tree.leaves(KINDS[kind](Path(folder)))
+    digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+    print(time.monotonic() - began, digest)
+    os._exit(0)  # a timer may be running
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
