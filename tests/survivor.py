@@ -1,7 +1,7 @@
 """Long work in a process that kills itself: ``python survivor.py KIND FOLDER [SECONDS]``.
 
-The clock runs from the start of the work. Without SECONDS it comes to its end, and prints how long it took and
-a digest of its result.
+The clock runs from the start of the work. Without SECONDS it comes to its end, and prints how long it
+took and a digest of its result.
 """
 
 import hashlib
