@@ -58,6 +58,15 @@ def explicit(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
 
     No number is moved. Everything else is passed on as it is.
     """
+    return _turned(tree, AxisType.Explicit)
+
+
+def auto(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The same the other way round, for what is left to the compiler."""
+    return _turned(tree, AxisType.Auto)
+
+
+def _turned(tree: Any, kind: AxisType) -> tuple[Any, Callable[[Any], Any]]:
     own: dict[Mesh, Mesh] = {}
 
     def turn(x: Any) -> Any:
@@ -65,9 +74,9 @@ def explicit(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
         if isinstance(x, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
             return x
         mesh: Any = sharding.mesh
-        if mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
+        if all(axis == kind for axis in mesh.axis_types):
             return x
-        other = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Explicit,) * mesh.devices.ndim)
+        other = Mesh(mesh.devices, mesh.axis_names, axis_types=(kind,) * mesh.devices.ndim)
         own[other] = mesh
         return _on_other_mesh(x, other)
 
@@ -213,6 +222,39 @@ def rows_only(x: Array) -> Array:
     if mesh is None or not any(names_of(x)[1:]):
         return x
     return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(names_of(x)[0])))
+
+
+def rows_place(tree: Any) -> tuple[Mesh, Names] | None:
+    """Mesh and names of arrays that are all cut alike along their first axis; None for others."""
+    shardings = [getattr(x, "sharding", None) for x in jax.tree.leaves(tree)]
+    named = [s for s in shardings if isinstance(s, NamedSharding) and len(s.spec) and s.spec[0] is not None]
+    places = {(s.mesh, _listed(s.spec[0])) for s in named}
+    mesh, names = next(iter(places), (None, ()))
+    return (mesh, names) if len(places) == 1 and len(named) == len(shardings) else None  # type: ignore[return-value]
+
+
+def take_batch(tree: Any, rows: Array, place: tuple[Mesh, Names] | None) -> Any:
+    """Rows of arrays that are cut as :func:`rows_place` says, on a mesh with auto axes.
+
+    Each device gives those that it has. Where they can be shared out evenly each gets a share, else all.
+    """
+    if place is None:
+        return jax.tree.map(lambda x: x[rows], tree)
+    mesh, names = place
+    order = tuple(name for name in mesh.axis_names if name in names)  # that in which shares are counted
+    even = len(rows) % math.prod(mesh.shape[name] for name in names) == 0
+
+    def local(x: Array, rows: Array) -> Array:
+        own = rows - place_in(names, len(x))
+        held = ((own >= 0) & (own < len(x))).reshape(-1, *(1,) * (x.ndim - 1))
+        taken = jnp.where(held, x[jnp.clip(own, 0, len(x) - 1)], jnp.zeros((), x.dtype))
+        numbers = taken.astype(jnp.int8) if x.dtype == bool else taken
+        scatter = partial(jax.lax.psum_scatter, axis_name=order, tiled=True)
+        return (scatter(numbers) if even else jax.lax.psum(numbers, order)).astype(x.dtype)
+
+    given, result = (PartitionSpec(names), PartitionSpec()), PartitionSpec(order) if even else PartitionSpec()
+    take = jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=result, check_vma=False)
+    return jax.tree.map(lambda x: take(x, rows), tree)
 
 
 def gathered(x: Array) -> np.ndarray:

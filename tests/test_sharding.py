@@ -1,24 +1,26 @@
-"""Arrays in pieces on the devices of a mesh: eight simulated ones, in a process that starts with them."""
+"""Arrays in pieces on the devices of a mesh: simulated ones, in processes that start with them."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import sharded
+import sharded_rows
 
-WORKER = Path(__file__).with_name("sharded.py")
+COMMAND = [sys.executable, "-W", "error", str(Path(__file__).with_name("run_sharded.py"))]
 
 
 def outcomes(*cases):
-    command = [sys.executable, "-W", "error", str(WORKER), *cases]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([*COMMAND, *cases], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return {name: text for name, text in json.loads(done.stdout.splitlines()[-1]).items() if text}
 
 
 def test_eight_devices_give_what_one_gives():
+    assert sharded_rows.trainings.__name__ in sharded.FAST
     wrong = outcomes(*sharded.FAST)
     assert not wrong, "\n".join(wrong.values())
 
@@ -28,3 +30,21 @@ def test_eight_devices_give_what_one_gives():
 def test_slow_cases(case, tmp_path):
     wrong = outcomes(f"{case}={tmp_path}" if "kept" in case else case)
     assert not wrong, "\n".join(wrong.values())
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_device_gives():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*COMMAND[:1], COMMAND[-1], "--process", k, port], **options) for k in "01"]
+    try:
+        for process in both:
+            out, wrong = process.communicate(timeout=300)
+            assert process.returncode == 0, wrong[-3000:]
+            assert out.splitlines()[-1] == "2.0"
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()

@@ -19,6 +19,7 @@ from manifold_jax._checks import checked_function, finite, instance, optional, r
 from manifold_jax._files import Progress
 from manifold_jax._keys import digest_arrays, digest_function
 from manifold_jax._programs import frozen, result_of
+from manifold_jax._sharding import auto, rows_place, take_batch
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
@@ -56,7 +57,7 @@ def _begin(params: Any, *, optimizer: optax.GradientTransformation) -> _State:
     return jax.tree.map(jnp.copy, (params, optimizer.init(params)))
 
 
-@partial(jax.jit, static_argnames="optimizer", donate_argnames="state")
+@partial(jax.jit, static_argnames=("optimizer", "place"), donate_argnames="state")
 def _scan(
     loss: Partial,
     state: _State,
@@ -67,12 +68,13 @@ def _scan(
     count: Int[Array, ""],
     *,
     optimizer: optax.GradientTransformation,
+    place: Any,
 ) -> tuple[_State, dict[str, Array]]:
     """The first ``count`` of a chunk of steps; the rest is idle: one compilation serves all lengths."""
 
     def make(state: _State, rows: Int[Array, "batch"], step: Array) -> tuple[_State, dict[str, Array]]:
         params, inner = state
-        batch = jax.tree.map(lambda a: a[rows], data)
+        batch = take_batch(data, rows, place)
         differentiate = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), gradient = differentiate(
             params, batch, jax.random.fold_in(key, step), jnp.int32(step)
@@ -187,6 +189,10 @@ def train(
             ``batch_size`` rows of ``data``. Equal computations are compiled once.
         params: Pytree of floating-point arrays; left intact.
         data: Pytree of arrays with a common first axis. Each epoch goes through it in an order of its own.
+            Where all are cut alike over a ``jax.sharding.Mesh`` along this axis they stay where they are: a
+            batch is put together from what every device has of it and shared out to them, if their number
+            divides ``batch_size``, and gradients are summed up. The parameters are those of one device, to
+            rounding. With a ``folder`` the host reads all data once, to know them again.
         key: Key of the orders and of all noise in the loss.
         steps: Steps in all, those of earlier runs in ``folder`` included.
         batch_size: Rows in a step; 60 in Grementieri & Fioresi.
@@ -218,6 +224,8 @@ def train(
     _check_arrays("params", params)
     _check_arrays("data", data)
     size = _size(data)
+    (params, data), back = auto((params, data))
+    place = rows_place(data)
     steps, chunk = whole("train", "steps", steps), whole("train", "chunk", chunk)
     batch_size = whole("train", "batch_size", batch_size, most=size)
     marks = _marks(steps, save_at, save_every)
@@ -246,7 +254,8 @@ def train(
     finite = True
     for begin, end in itertools.pairwise([done, *sorted(stops)]):
         batches = _orders(order_key, range(begin, end), size, batch_size, chunk)
-        state, new = _scan(function, state, data, batches, loss_key, begin, end - begin, optimizer=optimizer)
+        chosen = batches, loss_key, begin, end - begin
+        state, new = _scan(function, state, data, *chosen, optimizer=optimizer, place=place)
         new = {name: np.asarray(value, np.float32)[: end - begin] for name, value in new.items()}
         metrics = {name: np.concatenate([metrics[name], new[name]]) for name in metrics}
         done = end
@@ -259,7 +268,7 @@ def train(
             break
         if folder is not None and done in marks:
             save_checkpoint(folder, done, state[0], _rest(state, key, run, metrics))
-    return Trained(state[0], metrics, done, finite)
+    return Trained(back(state[0]), metrics, done, finite)
 
 
 def _check_arrays(name: str, tree: Any) -> None:

@@ -1,0 +1,80 @@
+"""Cases of ``test_sharding.py``, with devices that a process must have from its start.
+
+python tests/run_sharded.py CASE ...          eight devices; prints what went wrong in each, as JSON
+python tests/run_sharded.py --process K PORT  two devices, one of two processes
+"""
+
+import os
+import sys
+
+PROCESS = sys.argv[2:] if sys.argv[1:2] == ["--process"] else []
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={2 if PROCESS else 8}"
+
+import json
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sharded
+import sharded_rows
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import manifold_jax as mj
+
+
+def run_cases(names):
+    cases, outcomes = sharded.FAST | sharded.SLOW, {}
+    for name in names:
+        name, *rest = name.split("=")
+        try:
+            cases[name](*rest)
+            outcomes[name] = ""
+        except Exception:
+            outcomes[name] = traceback.format_exc()
+    print(json.dumps(outcomes))
+
+
+def run_process(number, port):
+    """Compare what two processes of two devices give with what one device gives."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(number))
+    assert len(jax.devices()) == 4
+    mesh = jax.make_mesh((4,), ("x",))
+
+    def spread(x):
+        sharding = NamedSharding(mesh, P("x"))
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    def compare(whole, pieces):
+        assert all(not x.is_fully_addressable for x in jax.tree.leaves(pieces))
+        sharded.same(whole, jax.tree.map(lambda x: process_allgather(x, tiled=True), pieces))
+
+    points = sharded.torus()
+    compare(mj.gram_from_grid(points, sharded.TORUS), mj.gram_from_grid(spread(points), sharded.TORUS))
+    circle = mj.Grid((mj.Axis("t", 0.0, 2 * np.pi, 32, periodic=True),))
+    turn = circle.axes[0].samples()
+    points = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    whole, pieces = mj.measure(points, circle), mj.measure(spread(points), circle)
+    compare(whole.fields[2:], pieces.fields[2:])
+    np.testing.assert_allclose(pieces.total_volume.value, 2 * np.pi, rtol=1e-4)
+    points[3] = np.nan
+    for message, options in (
+        ("at 1 of 32 points, first at index \\(3\\)", {}),
+        ("several processes", {"progress": print}),
+    ):
+        with sharded.pytest.raises(ValueError, match=message):
+            mj.measure(spread(points if not options else np.nan_to_num(points)), circle, **options)
+    points, tangents = sharded_rows.ellipse(24, 2)
+    compare(mj.reach_field(points, tangents), mj.reach_field(spread(points), spread(tangents)))
+    print(jnp.sum(process_allgather(jnp.ones(()))))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    if PROCESS:
+        run_process(*PROCESS)
+    else:
+        run_cases(sys.argv[1:])
