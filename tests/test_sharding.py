@@ -1,6 +1,7 @@
 """Arrays in pieces on the devices of a mesh: simulated ones, in processes that start with them."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,11 +11,16 @@ import pytest
 import sharded
 import sharded_rows
 
-COMMAND = [sys.executable, "-W", "error", str(Path(__file__).with_name("run_sharded.py"))]
+COMMAND = [sys.executable, str(Path(__file__).with_name("run_sharded.py"))]
+
+
+def devices(count):
+    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
 def outcomes(*cases):
-    done = subprocess.run([*COMMAND, *cases], capture_output=True, text=True, timeout=900)
+    options = {"capture_output": True, "text": True, "timeout": 900, "env": devices(8)}
+    done = subprocess.run([*COMMAND, *cases], **options)
     assert done.returncode == 0, done.stderr
     return {name: text for name, text in json.loads(done.stdout.splitlines()[-1]).items() if text}
 
@@ -37,8 +43,8 @@ def test_two_processes_give_what_one_device_gives():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen([*COMMAND[:1], COMMAND[-1], "--process", k, port], **options) for k in "01"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*COMMAND, "--process", k, port], env=devices(2), **pipes) for k in "01"]
     try:
         for process in both:
             out, wrong = process.communicate(timeout=300)
@@ -47,4 +53,4 @@ def test_two_processes_give_what_one_device_gives():
     finally:
         for process in both:
             process.kill()
-            process.wait()
+            process.communicate()
