@@ -18,7 +18,7 @@ from manifold_jax._files import Progress, silent
 from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, torus
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments.calibration.studies import STUDIES
-from manifold_jax.experiments.cluster import Scheduler, Workers, cluster_executor
+from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
 from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
 from manifold_jax.experiments.results import Cells, cell_name
 from manifold_jax.experiments.sprites import FACTORS
@@ -295,6 +295,7 @@ def calibrate_command(
     arguments = registry.given_options(locals())
     with plain_errors():
         registry.check_options(arguments)
+        check_cluster(workers, scheduler)
         folder = prepare(out)
         changes = {"manifolds": tuple(manifolds or ()) or None, "sizes": tuple(sizes or ()) or None}
         changes |= {"seeds": seeds, "quantities": tuple(quantities or ()) or None}

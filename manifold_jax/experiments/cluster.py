@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from manifold_jax._checks import require
+
+_ADDRESS = re.compile(r"(\w+://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d+")
 
 ANSWER = 10  # seconds in which a scheduler answers
 
@@ -21,6 +24,14 @@ Scheduler = Annotated[
 ]
 
 
+def check_cluster(workers: int | None, scheduler: str | None) -> None:
+    """Refuse both, and what is no address, before anything is done."""
+    if workers is not None and scheduler is not None:
+        raise ValueError("--workers starts processes here, --scheduler names those of a cluster: give one.")
+    if scheduler is not None and not _ADDRESS.fullmatch(scheduler):
+        raise ValueError(f"--scheduler must be an address such as tcp://host:8786, got {scheduler!r}.")
+
+
 @contextlib.contextmanager
 def cluster_executor(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     """The executor of so many processes, or of a scheduler; None where neither is asked for.
@@ -30,8 +41,6 @@ def cluster_executor(workers: int | None, scheduler: str | None) -> Iterator[Any
     if workers is None and scheduler is None:
         yield None
         return
-    if workers is not None and scheduler is not None:
-        raise ValueError("--workers starts processes here, --scheduler names those of a cluster: give one.")
     distributed = require("distributed", "cluster", "--workers or --scheduler")
     with contextlib.ExitStack() as stack:
         if scheduler is None:

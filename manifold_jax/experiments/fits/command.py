@@ -10,7 +10,7 @@ import typer
 from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
-from manifold_jax.experiments.cluster import Scheduler, Workers, cluster_executor
+from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
 from manifold_jax.experiments.fits.runner import FITS
 from manifold_jax.experiments.fits.samples import NOISES
 from manifold_jax.experiments.fits.studies import DATA, EXPERIMENTS
@@ -45,6 +45,7 @@ def bounds_command(
     arguments = registry.given_options(locals())
     with terminal.plain_errors():
         registry.check_options(arguments)
+        check_cluster(workers, scheduler)
         folder = terminal.prepare(out or Path("runs") / "bounds")
         path = path and user_path(path)
         if path is not None and data is not None and "coil20" not in data:

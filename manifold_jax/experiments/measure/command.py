@@ -20,7 +20,7 @@ from rich.text import Text
 from manifold_jax._checks import choice, fits_in_memory, optional, positive
 from manifold_jax._files import Progress, user_path
 from manifold_jax._keys import digest_function, fingerprint
-from manifold_jax.experiments.cluster import Scheduler, Workers, cluster_executor
+from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
 from manifold_jax.experiments.experiment import check_options, given_options, say_where
 from manifold_jax.experiments.measure import report
 from manifold_jax.experiments.measure.cloud import (
@@ -156,6 +156,7 @@ def measure_command(
     arguments = given_options(locals())
     with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
         check_options(arguments)
+        check_cluster(workers, scheduler)
         given: dict[str, Any] = {"shape": shape, "layout": layout, "axes": words(axes), "size": size}
         given |= {"blur": blur, "object": parse_object(object_id), "data": data and user_path(data)}
         given["samples"] = parse_pairs(samples, "--samples", int)
