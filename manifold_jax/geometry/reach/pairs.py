@@ -246,11 +246,8 @@ class PairSearch:
         """Number of ordered pairs of different points at the same place."""
         return len(np.unique(np.concatenate(self._coincident)))
 
-    def add(self, tile: Tile) -> int:
-        """Compare the centres of a tile with all points that their balls may meet; how many pairs that is.
-
-        Tiles may be added by several threads at once.
-        """
+    def add(self, tile: Tile) -> None:
+        """Compare the centres of a tile with all points that their balls may meet."""
         dtype, count, drift = self.cloud.projected.dtype, len(tile.position), self.cloud.reduced.drift
         rows = self._side(tile.position, count)
         cones = tile.cones and Cones(*(np.asarray(maps[:, :, None], dtype) for maps in tile.cones))
@@ -276,9 +273,9 @@ class PairSearch:
         for start in range(0, len(others), columns):
             part = others[start : start + columns]
             best = compare(part, _padded_size(len(part), columns), best)
+        self.compared += compared
         self.centre[tile.position] = True
         self._settle(tile, screened, best)
-        return compared
 
     def _settle(
         self, tile: Tile, screened: list[tuple[np.ndarray, Array]], best: tuple[Array, Array]

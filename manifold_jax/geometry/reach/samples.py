@@ -216,9 +216,7 @@ def _compare_all(
     for group in compact_groups(cloud.projected, size):
         # Filled up with the last point of the group: one shape, one compilation.
         position = np.pad(group, (0, size - len(group)), mode="edge")
-        search.compared += search.add(
-            Tile(position, frames[position], tilt[position], nothing + np.inf, nothing)
-        )
+        search.add(Tile(position, frames[position], tilt[position], nothing + np.inf, nothing))
         done += len(group)
         if progress is not None:
             progress(done, n)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ from manifold_jax._checks import (
     shown,
     whole,
 )
-from manifold_jax._executors import run_tasks
 from manifold_jax._files import Progress
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -48,7 +46,6 @@ from manifold_jax.geometry.reach.result import Reach, assemble
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
 
-THREADS = 2  # tiles at once: the host computes pairs of one while the device screens another
 MARGIN = 1.05  # bottlenecks are looked for so far beyond the local part: a tie within the bars is seen
 EVALUATED = 4.0  # rounding error of an evaluated point, in eps of its length; a stored one is rounded once
 
@@ -146,19 +143,12 @@ def reach(  # noqa: PLR0913
     search = PairSearch(cloud, columns, longest, allowed=allowed)
     drop = np.zeros(len(cloud.points))
     done, total = 0, sum(int(c.wanted.sum()) for c in components)
-
-    def compare(tile: Tile) -> tuple[int, int]:
-        """Numbers of centres and of pairs that were compared; what tiles change lies apart."""
-        pairs = search.add(tile)
+    for tile in (tile for component in components for tile in tiles(component, cloud, rows)):
+        search.add(tile)
         drop[tile.position] = _lattice_drop(components, search, tile)
-        return len(tile.position), pairs
-
-    every = ((tile,) for component in components for tile in tiles(component, cloud, rows))
-    with ThreadPoolExecutor(THREADS) as threads:
-        for _, (centres, pairs) in run_tasks(compare, every, threads):
-            done, search.compared = done + centres, search.compared + pairs
-            if progress is not None:
-                progress(min(done, total), total)
+        done += len(tile.position)
+        if progress is not None:
+            progress(min(done, total), total)
     return assemble(components, search, drop, tolerance)
 
 
