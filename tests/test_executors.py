@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interrupt import Interrupted, interrupt_after
 from typer.testing import CliRunner
 
 from manifold_jax import Axis, Grid, load_geometry, measure
@@ -144,6 +145,12 @@ def test_precision_is_that_of_the_caller(array):
         measured = measure(array.astype(np.float64), GRID, executor=Elsewhere(), **BLOCKS)
         assert measured.volume_element.value.dtype == np.float64
         same(measured, measure(array.astype(np.float64), GRID, **BLOCKS))
+
+
+def test_parts_of_other_groups_are_not_taken(array, reference, tmp_path):
+    with pytest.raises(Interrupted):
+        measure(jnp.asarray(array), GRID, checkpoint=tmp_path, progress=interrupt_after(60), **BLOCKS)
+    same(measure(array, GRID, executor=Elsewhere(), checkpoint=tmp_path, **BLOCKS), reference)
 
 
 def test_threads_and_progress(array, reference):

@@ -254,16 +254,19 @@ def _in_groups(
     """Run blocks in groups of equal size, reporting and keeping results in between; they lie on the host."""
     count, structure = len(numbers), None
     starts = range(0, count, group)
-    leaves = {} if checkpoint is None else checkpoint.load()
+    kept = {} if checkpoint is None else checkpoint.load()
+    sizes = {start: min(group, count - start) for start in starts}
+    # Those of other groups are left: with an executor they are smaller.
+    leaves = {start: part for start, part in kept.items() if part and len(part[0]) == sizes.get(start)}
     # The last group is run again where all are kept: it tells the structure of the results.
     missing = [start for start in starts if start not in leaves] or [starts[-1]]
-    done = count - sum(min(group, count - start) for start in missing)
+    done = count - sum(sizes[start] for start in missing)
     # The last group repeats its last block: one shape, one compilation.
     chosen = (numbers[np.minimum(np.arange(start, start + group), count - 1)] for start in missing)
     for k, result in run_tasks(calls.function, map(calls.task, chosen), executor):
         part, structure = jax.tree.flatten(calls.result(jax.device_get(result)))
         start = missing[k]
-        leaves[start] = [leaf[: count - start] for leaf in part]
+        leaves[start] = [leaf[: sizes[start]] for leaf in part]
         done += len(leaves[start][0])
         if checkpoint is not None:
             checkpoint.save(start, leaves[start])

@@ -131,7 +131,9 @@ def measure(  # noqa: PLR0913
     attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
     kept = None
     if checkpoint is not None:
-        key = _fingerprint(points, title, stencil, noise, exact, missing, block_size, attributes)
+        key = _fingerprint(
+            points, title, stencil, noise, exact, missing, block_size, attributes, points.pieces
+        )
         kept = PartialResult(checkpoint, key)
     run = partial(run_blocks, points, progress=progress, checkpoint=kept, executor=executor)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
