@@ -87,10 +87,10 @@ def worker(task: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     measured = mj.measure(source, manifold.grid, **options)
     jax.block_until_ready(measured)
-    found = {"seconds": time.perf_counter() - began, "peak MiB": common.peak_rss() / 2**20}
+    kept = {"seconds": time.perf_counter() - began, "peak MiB": common.peak_rss() / 2**20}
     bytes_held = 4 * manifold.grid.size * math.prod(manifold.feature_shape)
     volume = f"{float(measured.total_volume.value):.6g} +- {float(measured.total_volume.error):.2g}"
-    return found | {
+    return kept | {
         "bytes of the points": float(bytes_held),
         "GB if stored": bytes_held / 1e9,
         "volume": volume,
@@ -150,10 +150,10 @@ def workers(options: argparse.Namespace) -> list[dict[str, Any]]:
         return min(seconds[1:]), blocks
 
     def row(count: Any, how: str, alone: float, seconds: float, blocks: int) -> dict[str, Any]:
-        found = {"workers": count, "points": manifold.grid.size, "how": how, "blocks": blocks}
-        found |= {"seconds": seconds, "ms a block": 1000 * seconds / blocks}
-        print(found, flush=True)
-        return found | {"over this process": seconds / alone - 1}
+        kept = {"workers": count, "points": manifold.grid.size, "how": how, "blocks": blocks}
+        kept |= {"seconds": seconds, "ms a block": 1000 * seconds / blocks}
+        print(kept, flush=True)
+        return kept | {"over this process": seconds / alone - 1}
 
     rows = []
     for how in ("exact", "stencils"):
@@ -183,8 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}")
-    parser.add_argument("--work", type=Path, help="folder of the stores")
+    parser.add_argument("groups", nargs="*", choices=[[], *GROUPS], default=[], help="what is measured")
+    parser.add_argument("--work", type=Path, default=Path("runs/scale"), help="folder of the stores")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--samples", type=int, default=16, help="of every axis, out of core")
     parser.add_argument("--pixels", type=int, default=64, help="a side of the stored images, out of core")
@@ -199,14 +199,14 @@ def main() -> None:
         return
     options.work.mkdir(parents=True, exist_ok=True)
     file = options.out / "scale.json"
-    found = json.loads(file.read_text()) if file.exists() else {}
+    kept = json.loads(file.read_text()) if file.exists() else {}
     for group in options.groups:
         rows = {"points": points, "workers": workers, "outofcore": outofcore}[group](options)
         rows = [{name: row[name] for name in GROUPS[group]} for row in rows]
-        found[group] = {"rows": rows, "provenance": common.provenance()}
-        common.write_json(file, found)
+        kept[group] = {"rows": rows, "provenance": common.provenance()}
+        common.write_json(file, kept)
     lines = ["# Scale", "", "By benchmarks/scale.py, which says what is measured.", ""]
-    for group, part in found.items():
+    for group, part in kept.items():
         lines += [f"## {group}", "", origin_words(part["provenance"]), ""]
         lines += [*table(GROUPS[group], part["rows"], 3), ""]
     (options.out / "scale.md").write_text("\n".join(lines))

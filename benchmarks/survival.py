@@ -61,29 +61,29 @@ def start(command: tuple[str, ...], folder: Path, out: Path) -> subprocess.Popen
 
 def children(process: int) -> list[int]:
     """Processes that descend from one."""
-    found = []
+    kept = []
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(place.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         if parent == process:
-            found += [int(place.parent.name), *children(int(place.parent.name))]
-    return found
+            kept += [int(place.parent.name), *children(int(place.parent.name))]
+    return kept
 
 
 def numbers(out: Path, pattern: str) -> dict[str, Any]:
     """All numbers of the results, by file and name."""
-    found: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for path in sorted(out.glob(pattern)):
         if path.suffix == ".json":
-            found[path.name] = plain(json.loads(path.read_text()))
+            kept[path.name] = plain(json.loads(path.read_text()))
         else:
             import xarray
 
             with xarray.open_dataset(path, decode_cf=False) as dataset:
-                found[path.name] = {name: field.values.tobytes() for name, field in dataset.variables.items()}
-    return found
+                kept[path.name] = {name: field.values.tobytes() for name, field in dataset.variables.items()}
+    return kept
 
 
 def plain(value: Any) -> Any:

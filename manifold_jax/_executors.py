@@ -31,7 +31,8 @@ def check_executor(caller: str, executor: Any) -> Any:
     """An executor that takes work, or None; a Client of Dask gives its executor.
 
     Raises:
-        ValueError: It has no ``submit``, does not do its first task, or its workers have another version.
+        ValueError: It has no ``submit``, forks, does not do its first task, or its workers have another
+            version.
     """
     if executor is None:
         return None
@@ -40,6 +41,10 @@ def check_executor(caller: str, executor: Any) -> Any:
     if not callable(getattr(executor, "submit", None)):
         wanted = "a concurrent.futures.Executor, such as Client(...).get_executor() of dask.distributed"
         raise ValueError(f"{caller}: executor must be {wanted}, got {shown(executor)}.")
+    context = getattr(executor, "_mp_context", None)  # of ProcessPoolExecutor
+    if context is not None and context.get_start_method() == "fork":
+        remedy = 'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
+        raise ValueError(f"{caller}: executor must not fork, or JAX waits for ever in its workers: {remedy}.")
     version = first_task(caller, executor, package_version)
     if version != package_version():
         versions = f"{version}, this process {package_version()}"
@@ -100,8 +105,8 @@ def run_tasks(
 def workers_of(executor: Any) -> int:
     """How many tasks an executor runs at once, :data:`MANY` where it does not tell."""
     count = getattr(executor, "_max_workers", None)  # of the standard library and loky
-    client = getattr(executor, "_client", None)  # of Dask; its cluster may grow
-    return count or max(sum(client.nthreads().values()) if client else 0, MANY)
+    client = getattr(executor, "_client", None)  # of Dask
+    return count or (sum(client.nthreads().values()) if client else 0) or MANY
 
 
 def _done(futures: list[Any]) -> Iterable[Any]:
@@ -121,10 +126,15 @@ def _settings(executor: Any) -> tuple[bool, Any, Any]:
 
 
 def _in_worker(function: Callable[..., Any], settings: tuple[bool, Any, Any], *task: Any) -> Any:
-    """The result of a task with the settings of the thread that asked for it, as arrays of NumPy."""
+    """The result of a task with the settings of the thread that asked for it."""
     x64, precision, device = settings
     with jax.enable_x64(x64), jax.default_matmul_precision(precision), jax.default_device(device):
-        return jax.device_get(function(*task))
+        return function(*task)
+
+
+def on_host(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function as arrays of NumPy, which travel."""
+    return jax.device_get(function(*arguments))
 
 
 class Exported(NamedTuple):

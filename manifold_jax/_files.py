@@ -355,6 +355,7 @@ class PartialResult:
     def __init__(self, folder: str | Path, key: str) -> None:
         self.path = user_path(folder, "checkpoint") / f"partial-{key}"
         make_folder(self.path.parent)
+        remove_leftovers(self.path)
 
     def load(self) -> dict[int, list[np.ndarray]]:
         """The arrays of every part that is whole, by its number."""
@@ -368,9 +369,13 @@ class PartialResult:
         for array in arrays:
             np.save(content, array, allow_pickle=False)
         try:
-            with replacing(self.path / f"{number}.npy") as aside, aside.open("wb") as file:
-                file.write(hashlib.sha256(content.getbuffer()).digest())
-                file.write(content.getbuffer())
+            path = self.path / f"{number}.npy"
+            with writing(path), _aside(path) as aside:
+                self.path.mkdir(exist_ok=True)
+                with aside.open("wb") as file:
+                    file.write(hashlib.sha256(content.getbuffer()).digest())
+                    file.write(content.getbuffer())
+                aside.replace(path)
         except ValueError as error:  # a full disk costs what is kept, not what is measured
             warnings.warn(f"{error} The work goes on, without being kept.", stacklevel=2)
 

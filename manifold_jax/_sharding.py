@@ -258,6 +258,8 @@ def take_batch(tree: Any, rows: Array, place: tuple[Mesh, Names] | None) -> Any:
 
 
 def gathered(x: Array) -> np.ndarray:
-    """A small array on the host, also where pieces of it lie in other processes."""
+    """An array on the host, put together there unless pieces of it lie in other processes."""
     mesh = mesh_of(x)
-    return np.asarray(x if mesh is None else jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec())))
+    if mesh is not None and not x.is_fully_addressable:
+        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
+    return np.asarray(x)

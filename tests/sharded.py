@@ -51,6 +51,17 @@ def torus(features=6, dtype=np.float64):
     return turned(points, features).astype(dtype)
 
 
+def bumps(features=6):
+    """A torus in space whose fields vary along both axes, in so many features."""
+    u, v = np.meshgrid(*(axis.samples() for axis in TORUS.axes), indexing="ij")
+    wide = 2 + 0.3 * np.cos(2 * u) + (1 + 0.2 * np.sin(u)) * np.cos(v)
+    return turned(np.stack([wide * np.cos(u), wide * np.sin(u), np.sin(v)], axis=-1), features)
+
+
+def values(geometry):
+    return [field.value for field in geometry.fields]
+
+
 def sheet(features=6):
     u, v = np.meshgrid(*(axis.samples() for axis in SHEET.axes), indexing="ij")
     return turned(np.stack([u, v, np.sin(2 * u) * v, np.cos(u + v)], axis=-1), features)
@@ -213,6 +224,7 @@ def measurements():
             lies(geometry.noise, mesh, *spec[:2])
             np.testing.assert_allclose(geometry.total_volume.value, 4 * np.pi**2, rtol=1e-3)
             assert geometry.verdicts()["mean_curvature"].resolved
+            same(values(mj.measure(bumps(), TORUS)), values(mj.measure(cut(bumps(), mesh, *spec[:2]), TORUS)))
 
 
 @slow
@@ -225,6 +237,8 @@ def measurements_under_jit_and_in_a_context():
     for geometry in (inside, jax.jit(lambda x: mj.measure(x, TORUS))(held)):
         same(whole.fields[2:], geometry.fields[2:])
         lies(geometry.mean_curvature.value, mesh, "x")
+    inside = jax.jit(lambda x: values(mj.measure(x, TORUS)))(cut(bumps(), mesh, "x", "y"))
+    same(values(mj.measure(bumps(), TORUS)), inside)
     total = jax.grad(lambda x: mj.measure(x, TORUS).total_volume.value)
     same(total(jnp.asarray(points)), jax.jit(total)(held))
     with jax.set_mesh(mesh):
@@ -250,6 +264,9 @@ def measurements_that_are_kept(folder):
     geometry = told(cut(points, mesh, "x"), checkpoint=folder)
     assert calls[0][0] > 100, calls
     same(told(cut(points, mesh, "x")), geometry, rtol=0)
+    plane, there = mesh_of(*PLANE), values(mj.measure(bumps(), TORUS))
+    for spec in (("x", "y"), (("y", "x"),)):
+        same(there, values(told(cut(bumps(), plane, *spec))))
 
 
 @slow
@@ -263,7 +280,7 @@ def measurements_of_the_rest():
     masked = partial(mj.measure, grid=TORUS, missing="mask")
     same(masked(missing).fields[2:], masked(cut(missing, mesh, "y", "x")).fields[2:])
     # Along u nothing changes.
-    still = partial(mj.measure, np.broadcast_to(points[:1], points.shape), TORUS)
+    still = partial(mj.measure, cut(np.array(np.broadcast_to(points[:1], points.shape)), mesh, "x"), TORUS)
     assert "nothing changes along u" in still().verdict("total_volume").sentence
     # Integers become floats where they lie.
     bytes_ = np.round(100 * points).astype(np.int8)

@@ -1,7 +1,7 @@
 """Long work in a process that kills itself: ``python survivor.py KIND FOLDER [SECONDS]``.
 
 The clock runs from the start of the work. Without SECONDS it comes to its end, and prints how long it
-took and a digest of its result.
+took, a digest of its result, and how much was done when it told so first.
 """
 
 import hashlib
@@ -33,7 +33,11 @@ def wave(u):
     return jnp.sin(k * u[0] + jnp.cos(k + u[1]))
 
 
-def slowly(*_):
+TOLD = []
+
+
+def slowly(done, _total):
+    TOLD.append(done)
     time.sleep(0.02)
 
 
@@ -61,7 +65,8 @@ def bounds(folder):
 
 
 def calibrate(folder):
-    outcome = run_reaches((Cells(folder / "cells.jsonl"), 0), Reaches(("circle",), (60, 80), (0.0, 0.01), 3))
+    settings = Reaches(("circle",), (60, 80), (0.0, 0.01), 3)
+    outcome = run_reaches((Cells(folder / "cells.jsonl"), 0), settings, slowly)
     return [np.array(row["values"]) for row in outcome.data["rows"]]
 
 
@@ -89,7 +94,7 @@ def main(kind, folder, seconds=None):
     began = time.monotonic()
     leaves = jax.tree.leaves(KINDS[kind](Path(folder)))
     digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
-    print(time.monotonic() - began, digest)
+    print(time.monotonic() - began, digest, TOLD[0])
     os._exit(0)  # a timer may be running
 
 

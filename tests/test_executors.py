@@ -28,6 +28,7 @@ from manifold_jax.geometry.manifold import Points
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 16, periodic=True), Axis("v", 0.0, 2 * math.pi, 12, periodic=True)))
 BLOCKS = {"block_size": 40}
+FORK = multiprocessing.get_context("fork")
 
 
 class Elsewhere(Executor):
@@ -105,6 +106,13 @@ def test_a_file_travels_as_its_path(kind, array, reference, tmp_path):
     held = [points for _, arguments in executor.sent for points in arguments if isinstance(points, Points)]
     assert len(held) > 4
     assert not any(isinstance(points.values.values, np.ndarray) for points in held), "no points are sent"
+
+
+def test_changes_of_a_mapped_file_that_stay_in_memory_travel(array, tmp_path):
+    np.save(tmp_path / "points.npy", array)
+    changed = np.load(tmp_path / "points.npy", mmap_mode="c")
+    changed[3, 4] += 0.01
+    same(measure(changed, GRID, executor=Elsewhere(), **BLOCKS), measure(np.array(changed), GRID, **BLOCKS))
 
 
 @pytest.mark.parametrize("library", [np.asarray, jnp.asarray])
@@ -223,6 +231,7 @@ def calls_back(u):
     ("source", "executor", "message"),
     [
         (torus, 4, r"measure: executor must be a concurrent.futures.Executor, .* got 4\."),
+        (torus, ProcessPoolExecutor(1, mp_context=FORK), r"measure: executor must not fork, .*spawn"),
         (torus, shut_down(), r"measure: the first task of the executor failed, RuntimeError: .*shutdown"),
         (
             calls_back,
@@ -247,13 +256,16 @@ def test_workers_of_another_version_are_refused(monkeypatch):
         measure(torus, GRID, executor=Elsewhere())
 
 
-def test_a_file_that_is_not_on_the_worker(array, tmp_path):
+def test_a_file_that_is_not_on_the_worker(array, tmp_path, monkeypatch):
     points = in_file("npy", array, tmp_path)
     place = sources.portable(points)
     os.utime(tmp_path / "points.npy", ns=(1, 1))
     sources._opened.cache_clear()
     with pytest.raises(ValueError, match=r"points\.npy is not here, or was changed"):
         place[0]
+    monkeypatch.setattr("manifold_jax.geometry.host_blocks.portable", lambda _: place)
+    with pytest.raises(ValueError, match=r"measure: the first task .*points\.npy is not here"):
+        measure(points, GRID, executor=Elsewhere(), **BLOCKS)
 
 
 # --- processes ----------------------------------------------------------------------------------------------

@@ -95,12 +95,13 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress = sil
     # With the columns in its name, a cell that an earlier version wrote with others is not taken.
     about = {"which": settings.dimensions, "most": settings.most, "quantities": settings.quantities}
     about |= {"estimators": _NAMES, "columns": Row._fields, "seed": seed}
-    computed = {
-        cell_name(manifold=place.name, size=size, number=number, **about): partial(
-            _run_estimators, settings, name, size, number, seed
+    computed = [
+        (
+            cell_name(manifold=place.name, size=size, number=number, **about),
+            partial(_run_estimators, settings, name, size, number, seed),
         )
         for name, place, size, number in parts
-    }
+    ]
     rows = [Row(**row) for table in cells.fill(computed, progress) for row in table]
     ranks, others = ranking(Calibration(tuple(rows))), list[Row]()
     for place in places.values():

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +87,22 @@ class Cells(dict[str, Values]):
             remedy = "remove it, or choose another folder"
             raise ValueError(f"{path} is not a file of finished cells: {remedy}.")
 
-    def fill(self, computed: Mapping[str, Callable[[], Values]], progress: Progress = silent) -> list[Values]:
-        """The values of some cells; those that are missing are computed, and each is kept when it is there.
+    def fill(
+        self, wanted: Sequence[tuple[str, Callable[[], Values]]], progress: Progress = silent
+    ) -> list[Values]:
+        """The values of cells by name, with what computes those that are missing; each is kept at once.
 
-        For other processes they are partials of functions of a module.
+        For other processes these are partials of functions of a module.
         """
+        computed = dict(wanted)
         missing = [name for name in computed if name not in self]
         done = len(computed) - len(missing)
+        progress(done, len(computed))
         for k, values in run_tasks(_compute, ((computed[name],) for name in missing), self.executor):
             self.put(missing[k], values)
             done += 1
             progress(done, len(computed))
-        return [self[name] for name in computed]
+        return [self[name] for name, _ in wanted]
 
     def put(self, cell: str, values: Values) -> None:
         """Keep a finished cell."""

@@ -23,6 +23,7 @@ from manifold_jax._executors import (
     call_exported,
     exported,
     first_task,
+    on_host,
     run_tasks,
     shares_memory,
 )
@@ -31,7 +32,14 @@ from manifold_jax._linalg import block_rows, map_blocks
 from manifold_jax._sharding import mesh_of
 from manifold_jax.geometry.derivatives import cross_columns, split_columns, window_derivatives
 from manifold_jax.geometry.grid import DType, mesh
-from manifold_jax.geometry.host_blocks import add_offset, after_sums, host_block, host_window, travel
+from manifold_jax.geometry.host_blocks import (
+    add_offset,
+    after_sums,
+    first_number,
+    host_block,
+    host_window,
+    travel,
+)
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.pieces import (
     back_in_pieces,
@@ -227,8 +235,9 @@ def _elsewhere(
     else:
         after, travelling = after_sums(plan), travel(points)
         task = lambda chosen: (travelling(plan, int(chosen[0])), plan, after, int(chosen[0]), function)  # noqa: E731
-        calls = Calls(host_block, task, _stack_one)
-    first_task(points.caller, executor, arrived, *calls.task(np.zeros(group, int)))
+        calls = Calls(partial(on_host, host_block), task, _stack_one)
+    look = arrived if points.evaluated else first_number
+    first_task(points.caller, executor, look, *calls.task(np.zeros(group, int)))
     return calls
 
 
@@ -236,7 +245,7 @@ def _program_calls(caller: str, run: Callable[[Any], Any], at: Any, argument: Ca
     """Calls of a traced function of one argument."""
     program, constants, structure = exported(caller, run, at)
     return Calls(
-        call_exported,
+        partial(on_host, call_exported),
         lambda chosen: (program, constants, argument(chosen)),
         lambda leaves: jax.tree.unflatten(structure, leaves),
     )

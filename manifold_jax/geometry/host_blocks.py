@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._sharding import unchanged
 from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.sources import Cut, FileArray, Stored, portable
 from manifold_jax.geometry.windows import (
@@ -101,7 +102,7 @@ def travel(points: Points) -> Callable[[BlockPlan, int], Points]:
 
     Those in a file travel as its path, of those in memory the window.
     """
-    values, light = portable(points.values), replace(points, there=None)
+    values, light = portable(points.values), replace(points, there=None, back=unchanged)
     if isinstance(values, FileArray):
         values = Stored(values, points.values.shape, np.dtype(values.dtype))
     if isinstance(values, Stored):
@@ -115,3 +116,8 @@ def travel(points: Points) -> Callable[[BlockPlan, int], Points]:
         return replace(light, values=Cut(window, window.shape, window.dtype))
 
     return cut
+
+
+def first_number(points: Points, plan: BlockPlan, *_others: Any) -> np.ndarray:
+    """One number of the points, which shows that they can be read here."""
+    return points.values.take([np.zeros(1, int)] * plan.grid.ndim, 0, 1)

@@ -116,6 +116,7 @@ def measure(  # noqa: PLR0913
     if executor is not None and points.traced:
         raise ValueError("measure: executor must be left out under jit, which makes one program of all.")
     executor = check_executor("measure", executor)
+    travel = not shares_memory(executor)
     if (progress or checkpoint) and not getattr(points.values, "is_fully_addressable", True):
         wanted = "None where the points lie on devices of several processes"
         raise ValueError(f"measure: progress and checkpoint must be {wanted}, got one: leave them out.")
@@ -131,9 +132,7 @@ def measure(  # noqa: PLR0913
     attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
     kept = None
     if checkpoint is not None:
-        key = _fingerprint(
-            points, title, stencil, noise, exact, missing, block_size, attributes, points.pieces
-        )
+        key = _fingerprint(points, title, stencil, noise, exact, missing, block_size, attributes, travel)
         kept = PartialResult(checkpoint, key)
     run = partial(run_blocks, points, progress=progress, checkpoint=kept, executor=executor)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
@@ -152,7 +151,7 @@ def measure(  # noqa: PLR0913
         orders: tuple[int, ...] = (0,) * points.grid.ndim if noise else ()
         if noise is None and not points.evaluated:
             orders = difference_orders(points.grid, stencil)
-        plan = plan_blocks(points, (stencil, comparison), block_size, orders)
+        plan = plan_blocks(points, (stencil, comparison), block_size, orders, all_features=travel)
         model = None
         if orders:
             halos = reaches(comparison, points.grid)
@@ -207,7 +206,8 @@ def _fingerprint(points: Points, *parts: Any) -> str:
         return fingerprint(None, *map(digest_arrays, values.slabs()), str(points.dtype), grid, *parts)
     if mesh_of(values) is not None:
         own = [shard.data for shard in values.addressable_shards if shard.replica_id == 0]
-        return fingerprint(None, *map(digest_arrays, own), points.pieces, str(points.dtype), grid, *parts)
+        parts = str(jax.typeof(values)), str(points.dtype), grid, *parts
+        return fingerprint(None, *map(digest_arrays, own), *parts)
     return fingerprint(values, points.at(places).tobytes(), str(points.dtype), grid, *parts)
 
 

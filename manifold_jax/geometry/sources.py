@@ -127,12 +127,14 @@ def _opened(place: FileArray) -> Any:
 
 
 def portable(values: Any) -> Any:
-    """An array in a file so that another process can open it; any other as it is."""
+    """An array in a file so that another process can open it; any other, or changes of it, as it is."""
     if isinstance(values, Stored):
         return replace(values, values=portable(values.values))
     if isinstance(values, Rearranged):
         return Rearranged(portable(values.values), values.order, values.flipped)
-    if isinstance(values, np.memmap):
+    if isinstance(values, np.memmap) and values.mode != "c":
+        if values.mode != "r":
+            values.flush()
         root: Any = values
         while isinstance(root.base, np.ndarray):
             root = root.base

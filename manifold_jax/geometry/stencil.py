@@ -206,10 +206,10 @@ def axis_plan(
     """Windows and derivative matrices of one axis, for one or more stencils on the same windows.
 
     Blocks have ``block`` output samples; the last one, of every one of the ``pieces`` that devices hold, is
-    moved back where that does not divide. Points that
-    are ``evaluated`` exist beyond the ends. Otherwise a periodic axis wraps and an open one is extrapolated
-    with polynomials of degree ``accuracy + 1``, which keep the order of second derivatives. A ``difference``
-    of that order, of samples that exist, is made ready too.
+    moved back where that does not divide. Points that are ``evaluated`` exist beyond the ends. Otherwise a
+    periodic axis wraps and an open one is extrapolated with polynomials of degree ``accuracy + 1``, which
+    keep the order of second derivatives. A ``difference`` of that order, of samples that exist, is made
+    ready too.
     """
     n = axis.size
     free = evaluated or axis.wraps

@@ -178,13 +178,15 @@ def plan_blocks(
     block_size: int | None = None,
     differences: tuple[int, ...] = (),
     pieces: tuple[int, ...] | None = None,
+    all_features: bool = False,
 ) -> BlockPlan:
     """Choose blocks whose temporaries stay within :data:`MEMORY`.
 
     Blocks of a function grow by doubling the axis that leaves the fewest window points per output point;
     blocks of an array fill the last axes first, since a whole axis needs no halo. A long axis is cut. If
     given, ``block_size`` is the largest number of output points per block. A window of a file is read
-    at once, unless numbers would be read too often. The ``pieces`` are those in which the points are held.
+    at once, unless numbers would be read too often, and one of an array held with ``all_features`` where it
+    travels. The ``pieces`` are those in which the points are held.
     """
     block_size = optional(whole, points.caller, "block_size", block_size)
     grid, evaluated, features = points.grid, points.evaluated, points.features
@@ -225,7 +227,7 @@ def plan_blocks(
                 return block
             block = min(options)[1]
 
-    block = grow(evaluated or points.kind == "file")
+    block = grow(evaluated or all_features or points.kind == "file")
     if points.kind == "file" and cost(block, True)[0] > OFTEN:
         block = grow(False)
     return BlockPlan(grid, tuple(map(tuple, stencils)), tuple(block), evaluated, chunk, differences, pieces)

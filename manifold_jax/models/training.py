@@ -191,8 +191,9 @@ def train(
         data: Pytree of arrays with a common first axis. Each epoch goes through it in an order of its own.
             Where all are cut alike over a ``jax.sharding.Mesh`` along this axis they stay where they are: a
             batch is put together from what every device has of it and shared out to them, if their number
-            divides ``batch_size``, and gradients are summed up. The parameters are those of one device, to
-            rounding. With a ``folder`` the host reads all data once, to know them again.
+            divides ``batch_size``, and gradients are summed up; along other axes they are gathered. The
+            parameters are those of one device, to rounding. With a ``folder`` the host reads all data once,
+            to know them again.
         key: Key of the orders and of all noise in the loss.
         steps: Steps in all, those of earlier runs in ``folder`` included.
         batch_size: Rows in a step; 60 in Grementieri & Fioresi.

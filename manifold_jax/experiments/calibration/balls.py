@@ -37,12 +37,13 @@ def run_balls(context: Context, settings: Balls, progress: Progress = silent) ->
     jobs = [(size, number) for size in settings.sizes for number in range(settings.seeds)]
     results: dict[int, list[dict[str, tuple[float, float]]]] = {}
     grid = {"rows": settings.rows, "neighbours": settings.neighbours, "largest": settings.largest}
-    computed = {
-        cell_name(study="balls", size=size, number=number, seed=seed, **grid): partial(
-            _ball_curvatures, settings, size, number, seed
+    computed = [
+        (
+            cell_name(study="balls", size=size, number=number, seed=seed, **grid),
+            partial(_ball_curvatures, settings, size, number, seed),
         )
         for size, number in jobs
-    }
+    ]
     for (size, _), cloud in zip(jobs, cells.fill(computed, progress), strict=True):
         results.setdefault(size, []).append(cloud)
     rows = [

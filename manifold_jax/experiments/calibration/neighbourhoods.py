@@ -48,12 +48,13 @@ def run_neighbourhoods(context: Context, settings: Neighbourhoods, progress: Pro
     results: dict[tuple[str, int], list[dict[str, Any]]] = {}
     about = {"study": "neighbourhoods", "seed": seed}
     about |= {"rows": settings.rows, "radii": settings.radii, "largest": settings.largest}
-    computed = {
-        cell_name(manifold=name, size=size, number=number, **about): partial(
-            _fit_neighbourhoods, name, size, number, seed, settings
+    computed = [
+        (
+            cell_name(manifold=name, size=size, number=number, **about),
+            partial(_fit_neighbourhoods, name, size, number, seed, settings),
         )
         for name, size, number in jobs
-    }
+    ]
     for (name, size, _), cloud in zip(jobs, cells.fill(computed, progress), strict=True):
         results.setdefault((name, size), []).append(cloud)
     rows, groups = [], []

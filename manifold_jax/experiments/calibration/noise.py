@@ -38,12 +38,13 @@ def run_noises(context: Context, settings: Noises, progress: Progress = silent) 
     jobs = [(big, noise) for big in settings.ambient for noise in settings.noises]
     errors: dict[tuple[str, str, int], dict[float, list[float]]] = {}
     about = {"study": "noise", "size": settings.size, "seed": seed, "seeds": settings.seeds}
-    computed = {
-        cell_name(ambient=big, noise=noise, quantities=settings.quantities, **about): partial(
-            _estimate, settings, big, noise, seed
+    computed = [
+        (
+            cell_name(ambient=big, noise=noise, quantities=settings.quantities, **about),
+            partial(_estimate, settings, big, noise, seed),
         )
         for big, noise in jobs
-    }
+    ]
     for (big, noise), table in zip(jobs, cells.fill(computed, progress), strict=True):
         for row in table:
             series = errors.setdefault((row["quantity"], row["estimator"], big), {})

@@ -42,12 +42,13 @@ def run_reaches(context: Context, settings: Reaches, progress: Progress = silent
     rows, data, lines = [], [], {}
     truths = {name: exact_total((PLACES[name](),), "reach") for name in settings.manifolds}
     about = {"study": "reach", "seed": seed, "seeds": settings.seeds}
-    computed = {
-        cell_name(manifold=name, size=size, noise=noise, **about): partial(
-            _estimate_reaches, name, size, noise * truths[name], settings.seeds, seed
+    computed = [
+        (
+            cell_name(manifold=name, size=size, noise=noise, **about),
+            partial(_estimate_reaches, name, size, noise * truths[name], settings.seeds, seed),
         )
         for name, size, noise in jobs
-    }
+    ]
     for (name, size, noise), table in zip(jobs, cells.fill(computed, progress), strict=True):
         true = truths[name]
         for method, estimates in table.items():

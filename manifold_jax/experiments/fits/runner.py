@@ -212,15 +212,16 @@ def run_cells(
     """
     jobs = list_jobs(settings, plan)
     if make is None or shares_memory(cells.executor):
-        computed = {job.name(plan, seed): partial(_compute_job, job, plan, seed) for job in jobs}
+        computed = [(job.name(plan, seed), partial(_compute_job, job, plan, seed)) for job in jobs]
     else:
         known, places = tuple((s.volume, s.reach) for s in settings), {s: k for k, s in enumerate(settings)}
-        computed = {
-            job.name(plan, seed): partial(
-                _compute_elsewhere, make, known, places[job.setting], job[1:], plan, seed
+        computed = [
+            (
+                job.name(plan, seed),
+                partial(_compute_elsewhere, make, known, places[job.setting], job[1:], plan, seed),
             )
             for job in jobs
-        }
+        ]
     tables: dict[tuple[Setting, str], dict[int, list[Values]]] = {}
     for job, values in zip(jobs, cells.fill(computed, progress), strict=True):
         tables.setdefault((job.setting, job.fit), {}).setdefault(job.size, []).append(values)
@@ -258,7 +259,7 @@ def _compute_elsewhere(
     seed: int,
 ) -> Values:
     """The errors of one cell of a setting that is made here; ``known`` are volume and reach of all."""
-    key = (make, repr(plan), known)
+    key = (make, repr((plan, known)))
     if key not in _MADE:
         made = zip(make(plan), known, strict=True)
         _MADE.clear()

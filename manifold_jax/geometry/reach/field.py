@@ -350,7 +350,7 @@ def _smaller(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[A
 def _best(
     candidates: Int[Array, "k"], radii: Float[Array, "k"], shares: Float[Array, "k"], lower: Float[Array, ""]
 ) -> tuple[Array, Array]:
-    """The best of the candidates of a point (the first, at a tie), and the bar of its radius."""
+    """The best of the candidates of a point (the first of these, at a tie), and the bar of its radius."""
     least = jnp.min(radii)
     attained = jnp.isfinite(least) & (radii == least)
     witness = jnp.min(jnp.where(attained, candidates, jnp.iinfo(candidates.dtype).max))
