@@ -118,7 +118,7 @@ def points(options: argparse.Namespace) -> list[dict[str, Any]]:
         for samples in SIZES:
             task = {"group": "points", "how": how, "samples": samples, "pixels": 32}
             task["store"] = str(options.work / f"sprites-{samples}-32.zarr")
-            if how == "zarr":  # made by a process of its own, whose memory does not count
+            if how == "zarr":  # made here, so that its memory does not count
                 store(Path(task["store"]), place(samples, 32))
             row = run_worker(task) | {"exponent": None}
             if before:

@@ -110,13 +110,12 @@ def measure(  # noqa: PLR0913
     tolerance = positive("measure", "tolerance", tolerance, below=1)
     exact = flag("measure", "exact", exact)
     optional(checked_function, "measure", "progress", progress)
-    here = shares_memory(executor)  # only then are points left on devices
-    options = {"exact": exact, "missing": missing, "in_pieces": here}
+    travel = not shares_memory(executor)  # else points are left on devices
+    options = {"exact": exact, "missing": missing, "in_pieces": not travel}
     points = as_points("measure", points_or_manifold, grid, **options)
     if executor is not None and points.traced:
         raise ValueError("measure: executor must be left out under jit, which makes one program of all.")
     executor = check_executor("measure", executor)
-    travel = not shares_memory(executor)
     if (progress or checkpoint) and not getattr(points.values, "is_fully_addressable", True):
         wanted = "None where the points lie on devices of several processes"
         raise ValueError(f"measure: progress and checkpoint must be {wanted}, got one: leave them out.")

@@ -107,12 +107,11 @@ class FileArray:
         return np.asarray(_opened(self)[index])
 
 
-def _version(path: str) -> tuple[int, int] | None:
-    """Size and time of the last change of a file."""
-    try:
-        status = os.stat(path)
-    except OSError:
+def _version(path: Any) -> tuple[int, int] | None:
+    """Size and time of the last change of a file; None where there is none of that name."""
+    if not isinstance(path, str) or not os.path.isfile(path):
         return None
+    status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
 
@@ -142,10 +141,11 @@ def portable(values: Any) -> Any:
         path, place = values.filename, (first - start + root.offset, values.strides)
     else:  # of h5py, where it has the name of a file
         path, place = getattr(getattr(values, "file", None), "filename", None), getattr(values, "name", "")
-    changed = None if path is None else _version(str(path))
+    path = str(path or "")
+    changed = _version(path)
     if changed is None:
         return values
-    return FileArray(os.path.realpath(str(path)), changed, values.shape, values.dtype, place)
+    return FileArray(os.path.realpath(path), changed, values.shape, values.dtype, place)
 
 
 class Rearranged:
@@ -180,10 +180,8 @@ def file_of(values: Any) -> tuple[Any, ...] | None:
     """Name, size and time of the last change of the one file that holds an array, and where it lies in it."""
     place = getattr(getattr(values, "file", None), "filename", None)  # of h5py
     place = place or getattr(values, "encoding", {}).get("source")
-    if not isinstance(place, str) or not os.path.isfile(place):
-        return None
-    status = os.stat(place)
-    return os.path.realpath(place), status.st_size, status.st_mtime_ns, str(values.name)
+    changed = _version(place)
+    return None if changed is None else (os.path.realpath(place), *changed, str(values.name))
 
 
 def is_labelled(values: Any) -> bool:
