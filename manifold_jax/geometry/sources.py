@@ -181,7 +181,7 @@ def file_of(values: Any) -> tuple[Any, ...] | None:
     place = getattr(getattr(values, "file", None), "filename", None)  # of h5py
     place = place or getattr(values, "encoding", {}).get("source")
     changed = _version(place)
-    return None if changed is None else (os.path.realpath(place), *changed, str(values.name))
+    return None if changed is None else (os.path.realpath(str(place)), *changed, str(values.name))
 
 
 def is_labelled(values: Any) -> bool:
