@@ -6,13 +6,20 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax.geometry.grid import Grid
 
 
-def _pool(values: Array, grid: Grid, radii: Sequence[int], start: float, combine: Callable) -> Array:
-    """Combine what lies within ``radii`` samples along the axes; ``start`` stands for what does not exist."""
+def _pool(
+    values: Array, grid: Grid, radii: Sequence[int], start: float, combine: Callable, finish: Callable
+) -> Array:
+    """Combine what lies within ``radii`` samples along one axis after the other, and ``finish`` each of them.
+
+    ``start`` stands for samples that do not exist; ``finish`` is given the number of those that do, of the
+    shape of the axis.
+    """
     for k, (axis, radius) in enumerate(zip(grid.axes, radii, strict=True)):
         radius = min(radius, (axis.size - 1) // 2)
         width, window = [(0, 0)] * grid.ndim, [1] * grid.ndim
@@ -22,7 +29,11 @@ def _pool(values: Array, grid: Grid, radii: Sequence[int], start: float, combine
             if axis.periodic
             else jnp.pad(values, width, constant_values=start)
         )
-        values = jax.lax.reduce_window(pad, start, combine, window, (1,) * grid.ndim, "VALID")
+        pooled = jax.lax.reduce_window(pad, start, combine, window, (1,) * grid.ndim, "VALID")
+        here = np.arange(axis.size)
+        inside = np.minimum(here + radius, axis.size - 1) - np.maximum(here - radius, 0) + 1
+        counts = np.where(axis.periodic, 2 * radius + 1, inside)
+        values = finish(pooled, counts.reshape([-1 if j == k else 1 for j in range(grid.ndim)]))
     return values
 
 
@@ -30,11 +41,14 @@ def neighbourhood_maximum(
     values: Float[Array, "*shape"], grid: Grid, radii: Sequence[int]
 ) -> Float[Array, "*shape"]:
     """Largest value within ``radii`` samples along the axes; NaN is passed over."""
-    best = _pool(jnp.where(jnp.isnan(values), -jnp.inf, values), grid, radii, -jnp.inf, jax.lax.max)
+    there = jnp.where(jnp.isnan(values), -jnp.inf, values)
+    best = _pool(there, grid, radii, -jnp.inf, jax.lax.max, lambda pooled, _: pooled)
     return jnp.where(jnp.isneginf(best), jnp.nan, best)
 
 
 def local_mean(values: Float[Array, "*shape"], grid: Grid, radii: Sequence[int]) -> Float[Array, "*shape"]:
     """Mean over the samples within ``radii`` along the axes."""
-    counts = _pool(jnp.ones_like(values), grid, radii, 0.0, jax.lax.add)
-    return _pool(values, grid, radii, 0.0, jax.lax.add) / counts
+    # Counts by axis: those of the whole grid would be a constant that XLA spends minutes to compute.
+    return _pool(
+        values, grid, radii, 0.0, jax.lax.add, lambda pooled, counts: pooled / counts.astype(pooled.dtype)
+    )
