@@ -1,0 +1,1 @@
+"""What writes the parts of the book that are not written by hand."""

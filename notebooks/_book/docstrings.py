@@ -1,0 +1,134 @@
+"""How docstrings and signatures enter the reference."""
+
+import dataclasses
+import enum
+import inspect
+import re
+from typing import Any
+
+from .typeset import typeset
+
+SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Example|Examples|Note):\s*$")
+ARGUMENT = re.compile(r"^(    \*{0,2}\w+): (.*)$")
+REFERENCE = re.compile(r":(?:func|class|meth|attr|data|mod):`~?\.?([\w.]+)`")
+
+
+class Docstrings:
+    """The hooks of autodoc; ``paths`` are those of the public names, for references between docstrings."""
+
+    def __init__(self, paths: dict[str, str]) -> None:
+        self.paths = paths
+
+    def process(self, _app: Any, what: str, _name: str, obj: Any, _options: Any, lines: list[str]) -> None:
+        """Rewrite the lines of a docstring in place."""
+        types = annotations_of(obj) if what == "class" else {}
+        lines[:] = self.rewrite("\n".join(lines), types).splitlines()
+
+    def rewrite(self, text: str, types: dict[str, str]) -> str:
+        """Prose typeset, formulas that stand alone as they were written, types of attributes, references."""
+        section, done = "", []
+        for block in re.split(r"\n\n", text):
+            heading = SECTION.match(block.splitlines()[0]) if block.strip() else None
+            section = heading[1] if heading else section if block.startswith((" ", "    ")) else ""
+            if section.startswith("Example"):
+                done.append(block)
+            elif not section and block.startswith("    "):
+                done.append(formula(block))
+            else:
+                done.append(self._typeset(block, types if section == "Attributes" else {}))
+        return "\n\n".join(done)
+
+    def _typeset(self, block: str, types: dict[str, str]) -> str:
+        """Arguments keep their names; the rest, which may run over lines, is typeset as one."""
+        parts: list[list[str]] = [["", ""]]  # names as they are, and the text behind each
+        for line in block.splitlines(keepends=True):
+            argument = ARGUMENT.match(line.rstrip("\n"))
+            if argument:
+                head, rest = argument.groups()
+                kept = types.get(head.strip())
+                parts.append(
+                    [f"{head}{f' (``{kept}``)' if kept else ''}: ", rest + "\n" * line.endswith("\n")]
+                )
+            else:
+                parts[-1][1] += line
+        return "".join(head + typeset(self._references(rest)) for head, rest in parts)
+
+    def _references(self, text: str) -> str:
+        return REFERENCE.sub(lambda match: self._reference(match[1]), text)
+
+    def _reference(self, target: str) -> str:
+        first, _, rest = target.removeprefix("manifold_jax.").partition(".")
+        if first not in self.paths:
+            return f"``{target}``"
+        path = ".".join(filter(None, (self.paths[first], rest)))
+        return f":py:obj:`{target} <{path}>`"
+
+
+def formula(block: str) -> str:
+    """Lines that stand alone and indented, each as a line of its own."""
+    lines = [f"| {typeset(line.strip())}" for line in block.splitlines()]
+    return "\n".join([".. rst-class:: formula", "", *lines])
+
+
+def annotations_of(value: Any) -> dict[str, str]:
+    """Types of the fields of a result."""
+    return {name: plain(note) for name, note in getattr(value, "__annotations__", {}).items()}
+
+
+def plain(annotation: Any) -> str:
+    """An annotation as it was written, without the quotes around it and the modules of its parts."""
+    if isinstance(annotation, str):
+        text = annotation
+    elif hasattr(annotation, "__forward_arg__"):
+        text = annotation.__forward_arg__
+    elif isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        text = annotation.__name__
+    else:
+        text = repr(annotation)
+    text = re.sub(r"\b(?:typing|collections\.abc|jaxtyping|jax|np|nnx|optax)\.(?=[A-Z])", "", text)
+    return text.replace('"', "'")
+
+
+def plain_default(value: Any) -> str:
+    return value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
+
+
+def signature_of(value: Any) -> tuple[str, str] | None:
+    """Arguments and result of a function or class; nothing for what a user does not build."""
+    if inspect.isclass(value) and (hasattr(value, "_fields") or issubclass(value, enum.Enum)):
+        return "", ""
+    function = value.__init__ if inspect.isclass(value) and not dataclasses.is_dataclass(value) else value
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    empty = inspect.Parameter.empty
+    parameters = [
+        p.replace(
+            annotation=empty if p.annotation is empty else Text(plain(p.annotation)),
+            default=empty if p.default is empty else Text(plain_default(p.default)),
+        )
+        for p in parameters
+    ]
+    result = signature.return_annotation
+    hidden = inspect.isclass(value) or result is empty
+    return str(inspect.Signature(parameters)), "" if hidden else plain(result)
+
+
+class Text(str):
+    """Text that a signature shows without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def process_signature(_app: Any, what: str, _name: str, obj: Any, *_rest: Any) -> tuple[str, str] | None:
+    """Signatures as they were written: shapes as jaxtyping has them, and no paths of modules."""
+    return signature_of(obj) if what in {"function", "class", "method"} else None
+
+
+def setup(app: Any, paths: dict[str, str]) -> None:
+    """Connect the hooks, before napoleon reads the sections."""
+    app.connect("autodoc-process-docstring", Docstrings(paths).process, priority=400)
+    app.connect("autodoc-process-signature", process_signature)
