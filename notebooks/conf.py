@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from _book import docstrings, execution, reference, results
+from _book import docstrings, execution, mathml, reference, results
 
 project = "manifold_jax"
 author = copyright = "The manifold_jax authors"
@@ -32,6 +32,7 @@ html_theme_options = {
 }
 html_static_path = ["_book/static"]
 html_css_files = ["book.css"]
+html_math_renderer = "mathml"
 html_show_sourcelink = False
 linkcheck_ignore = [r"https?://.*"]  # only links within the book are followed
 
@@ -51,7 +52,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # `docstrings` writes the signatures
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Fields", "params_style")]
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
@@ -62,4 +63,5 @@ def setup(app):
     reference.write(HERE / "reference")
     docstrings.setup(app, reference.public_names())
     execution.setup(app)
+    mathml.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

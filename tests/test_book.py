@@ -77,7 +77,7 @@ def listed_in(name, text):
     """Pages in the tables of contents of a page."""
     blocks = re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL)
     blocks += re.findall(r"\.\. toctree::\n((?:   .*\n|\n)+)", text)
-    entries = (line.strip() for block in blocks for line in block.splitlines())
+    entries = (re.sub(r".* <(.*)>", r"\1", line.strip()) for block in blocks for line in block.splitlines())
     folder = name.rpartition("/")[0]
     return [f"{folder}/{entry}".lstrip("/") for entry in entries if entry and not entry.startswith(":")]
 

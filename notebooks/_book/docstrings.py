@@ -22,7 +22,8 @@ class Docstrings:
     def process(self, _app: Any, what: str, _name: str, obj: Any, _options: Any, lines: list[str]) -> None:
         """Rewrite the lines of a docstring in place."""
         types = annotations_of(obj) if what == "class" else {}
-        lines[:] = self.rewrite("\n".join(lines), types).splitlines()
+        text = self.rewrite("\n".join(lines), types)
+        lines[:] = re.sub("^Attributes:$", "Fields:", text, flags=re.MULTILINE).splitlines()
 
     def rewrite(self, text: str, types: dict[str, str]) -> str:
         """Prose typeset, formulas that stand alone as they were written, types of attributes, references."""
@@ -51,17 +52,19 @@ class Docstrings:
                 )
             else:
                 parts[-1][1] += line
-        return "".join(head + typeset(self._references(rest)) for head, rest in parts)
+        return "".join(head + typeset(linked(rest, self.paths)) for head, rest in parts)
 
-    def _references(self, text: str) -> str:
-        return REFERENCE.sub(lambda match: self._reference(match[1]), text)
 
-    def _reference(self, target: str) -> str:
-        first, _, rest = target.removeprefix("manifold_jax.").partition(".")
-        if first not in self.paths:
-            return f"``{target}``"
-        path = ".".join(filter(None, (self.paths[first], rest)))
-        return f":py:obj:`{target} <{path}>`"
+def linked(text: str, paths: dict[str, str]) -> str:
+    """References between docstrings as references of the book; to what is not public, the name alone."""
+
+    def link(match: re.Match[str]) -> str:
+        first, _, rest = match[1].removeprefix("manifold_jax.").partition(".")
+        if first not in paths:
+            return f"``{match[1]}``"
+        return f":py:obj:`{match[1]} <{'.'.join(filter(None, (paths[first], rest)))}>`"
+
+    return REFERENCE.sub(link, text)
 
 
 def formula(block: str) -> str:

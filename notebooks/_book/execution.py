@@ -13,9 +13,11 @@ from jupyter_cache.executors.utils import single_nb_execution
 from myst_nb.core.read import create_nb_reader
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
+from traitlets.config import Config
 
 LOGGER = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[2] / "manifold_jax"
+LOCAL = Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}})  # kernels complain about TCP
 REDUCED = bool(os.environ.get("MANIFOLD_JAX_REDUCED"))
 
 
@@ -44,14 +46,16 @@ def execute(path: Path, notebook: Any, timeout: int) -> Any:
     """Run all cells in a folder of their own; what went wrong is in the result."""
     LOGGER.info("executing %s", path.name)
     with tempfile.TemporaryDirectory() as folder:
-        return single_nb_execution(notebook, cwd=folder, timeout=timeout, allow_errors=False)
+        return single_nb_execution(notebook, cwd=folder, timeout=timeout, allow_errors=False, config=LOCAL)
 
 
 def execute_pages(app: Any, env: Any, names: list[str]) -> None:
     """Execute what is not in the cache, the longest first, as many at once as there are cores."""
+    if app.config.nb_execution_mode != "cache":
+        return
     cache = get_cache(app.config.nb_execution_cache_path)
     fresh = {path: book for path, book in notebooks_of(app, names).items() if not _known(cache, book)}
-    longest_first = sorted(fresh, key=lambda path: path.stat().st_size, reverse=True)
+    longest_first = sorted(fresh, key=lambda path: (path.suffix == ".py", path.stat().st_size), reverse=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {
             path: pool.submit(execute, path, fresh[path], app.config.nb_execution_timeout)
@@ -83,5 +87,6 @@ def setup(app: Any) -> None:
     app.config.book_digest = digest
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # JAX, imported by now, set another one
+    os.environ.pop("MPLBACKEND", None)  # kernels draw into the page
     app.connect("env-before-read-docs", execute_pages)

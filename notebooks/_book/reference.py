@@ -4,10 +4,12 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from .docstrings import linked
 from .files import write_folder
 from .typeset import typeset
 
@@ -127,6 +129,7 @@ def names_of(room: Room) -> Iterator[Name]:
             yield Name(f"{room.home}.{name}", modules[name], value)
 
 
+@lru_cache
 def public_names() -> dict[str, str]:
     """Every public name and its path, ``{"measure": "manifold_jax.measure", ...}``."""
     return {name.short: name.path for room in ROOMS for name in names_of(room)}
@@ -209,7 +212,7 @@ def _row(name: Name) -> str:
 
 def _first_sentence(value: Any) -> str:
     first = (inspect.getdoc(value) or "").split("\n\n")[0]
-    return typeset(" ".join(first.split()))
+    return typeset(linked(" ".join(first.split()), public_names()))
 
 
 def index() -> str:

@@ -24,6 +24,12 @@ GROUPS = {
 }  # fmt: skip
 """Results by what they are about; what is not listed comes last, so that nothing is forgotten."""
 
+TITLES = {
+    "claims": "Claims of the two papers, checked",
+    "peer_projection": "Time to project images",
+}
+"""Titles in the table of contents that are not the heading of the page."""
+
 ABOUT = """\
 Every page here was written by a program in the folder `benchmarks` of the repository, and has its raw data next to it in
 `benchmarks/results`. It says on which machine, with which versions and from which commit.
@@ -65,10 +71,24 @@ def contents(sources: dict[str, str]) -> str:
     groups = GROUPS | {"Other results": tuple(name for name in sources if name not in listed)}
     parts = ["# Results\n", ABOUT]
     for title, names in groups.items():
-        rows = "\n".join(name for name in names if name in sources)
+        rows = "\n".join(_entry(name) for name in names if name in sources)
         if rows:
             parts.append(f"## {title}\n\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
+        if names == ("claims",):
+            parts.append(verdicts(sources["claims"]))
     return "\n".join(parts)
+
+
+def _entry(name: str) -> str:
+    return f"{TITLES[name]} <{name}>" if name in TITLES else name
+
+
+def verdicts(claims: str) -> str:
+    """How many claims of each paper hold: the line below each heading of the page."""
+    return "\n".join(
+        f"- {paper}: {line}"
+        for paper, line in re.findall(r"^## (.+)\n\n(\d+ tests: .+)$", claims, re.MULTILINE)
+    )
 
 
 def project_pages(root: Path) -> dict[str, str]:
