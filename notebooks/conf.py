@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from _book import docstrings, execution, mathml, reference, results
+from _book import docstrings, execution, links, mathml, reference, results
 
 project = "manifold_jax"
 author = copyright = "The manifold_jax authors"
@@ -64,4 +64,5 @@ def setup(app):
     docstrings.setup(app, reference.public_names())
     execution.setup(app)
     mathml.setup(app)
+    links.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

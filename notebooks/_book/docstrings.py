@@ -4,12 +4,16 @@ import dataclasses
 import enum
 import inspect
 import re
+import sys
+from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from .typeset import typeset
 
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Example|Examples|Note):\s*$")
 ARGUMENT = re.compile(r"^(    \*{0,2}\w+): (.*)$")
+ENUMERATOR = re.compile(r"^([A-Za-z]|[ivxlc]+)\.")  # "d." would begin a list
 REFERENCE = re.compile(r":(?:func|class|meth|attr|data|mod):`~?\.?([\w.]+)`")
 
 
@@ -75,7 +79,19 @@ def formula(block: str) -> str:
 
 def annotations_of(value: Any) -> dict[str, str]:
     """Types of the fields of a result."""
-    return {name: plain(note) for name, note in getattr(value, "__annotations__", {}).items()}
+    scope = scope_of(value)
+    return {
+        name: expanded(plain(note), scope) for name, note in getattr(value, "__annotations__", {}).items()
+    }
+
+
+def scope_of(value: Any) -> dict[str, Any]:
+    """What the names in the annotations of a function or class stand for."""
+    own = vars(sys.modules[inspect.unwrap(value).__module__])
+    modules = (
+        part for part in own.values() if inspect.ismodule(part) and part.__name__.startswith("manifold_jax")
+    )
+    return {name: part for names in (*map(vars, modules), own) for name, part in names.items()}
 
 
 def plain(annotation: Any) -> str:
@@ -88,8 +104,23 @@ def plain(annotation: Any) -> str:
         text = annotation.__name__
     else:
         text = repr(annotation)
-    text = re.sub(r"\b(?:typing|collections\.abc|jaxtyping|jax|np|nnx|optax)\.(?=[A-Z])", "", text)
-    return text.replace('"', "'")
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", text).replace('"', "'")
+
+
+def expanded(text: str, scope: dict[str, Any]) -> str:
+    """An annotation in which short names of types are written out, since no page says what they are."""
+
+    def word(match: re.Match[str]) -> str:
+        value = scope.get(match[0])
+        if value is Path:  # a result has this name too
+            return "pathlib.Path"
+        alias = hasattr(value, "__origin__") or isinstance(value, UnionType)
+        shaped = isinstance(value, type) and hasattr(value, "dim_str")  # of jaxtyping
+        keys = match[0] == "PRNGKeyArray"  # says more than what it stands for
+        return match[0] if keys or not (alias or shaped) else plain(value.__name__ if shaped else value)
+
+    quoted = re.split(r"('[^']*')", text)
+    return "".join(part if k % 2 else re.sub(r"[A-Za-z]\w*", word, part) for k, part in enumerate(quoted))
 
 
 def plain_default(value: Any) -> str:
@@ -106,17 +137,17 @@ def signature_of(value: Any) -> tuple[str, str] | None:
     except (TypeError, ValueError):
         return None
     parameters = [p for p in signature.parameters.values() if p.name != "self"]
-    empty = inspect.Parameter.empty
+    empty, scope = inspect.Parameter.empty, scope_of(value)
     parameters = [
         p.replace(
-            annotation=empty if p.annotation is empty else Text(plain(p.annotation)),
+            annotation=empty if p.annotation is empty else Text(expanded(plain(p.annotation), scope)),
             default=empty if p.default is empty else Text(plain_default(p.default)),
         )
         for p in parameters
     ]
     result = signature.return_annotation
     hidden = inspect.isclass(value) or result is empty
-    return str(inspect.Signature(parameters)), "" if hidden else plain(result)
+    return str(inspect.Signature(parameters)), "" if hidden else expanded(plain(result), scope)
 
 
 class Text(str):

@@ -13,18 +13,21 @@ from jupyter_cache.executors.utils import single_nb_execution
 from myst_nb.core.read import create_nb_reader
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
-from traitlets.config import Config
 
 LOGGER = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[2] / "manifold_jax"
-LOCAL = Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc"}})  # kernels complain about TCP
+OPTIONS: dict[str, Any] = {
+    "allow_errors": False,
+    "startup_timeout": 300,  # of a kernel, on a busy machine
+    "extra_arguments": ["--IPKernelApp.log_level=40"],  # errors: kernels warn that they are not encrypted
+}
 REDUCED = bool(os.environ.get("MANIFOLD_JAX_REDUCED"))
 
 
-def digest_of_package() -> str:
-    """What outputs depend on besides the cells: the source of the package, and how much is executed."""
+def digest_of(*folders: Path) -> str:
+    """What pages depend on besides their text: sources, and how much is executed."""
     digest = hashlib.sha256(f"reduced {REDUCED}".encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -46,7 +49,7 @@ def execute(path: Path, notebook: Any, timeout: int) -> Any:
     """Run all cells in a folder of their own; what went wrong is in the result."""
     LOGGER.info("executing %s", path.name)
     with tempfile.TemporaryDirectory() as folder:
-        return single_nb_execution(notebook, cwd=folder, timeout=timeout, allow_errors=False, config=LOCAL)
+        return single_nb_execution(notebook, cwd=folder, timeout=timeout, **OPTIONS)
 
 
 def execute_pages(app: Any, env: Any, names: list[str]) -> None:
@@ -61,13 +64,17 @@ def execute_pages(app: Any, env: Any, names: list[str]) -> None:
             path: pool.submit(execute, path, fresh[path], app.config.nb_execution_timeout)
             for path in longest_first
         }
-    for path, job in jobs.items():
-        result = job.result()
-        if result.err is not None:
-            raise ExtensionError(f"a cell of {path.name} failed:\n{result.exc_string}")
-        bundle = CacheBundleIn(result.nb, str(path), data={"execution_seconds": result.time})
-        cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-        LOGGER.info("executed %s in %.0f s", path.name, result.time)
+    results = {path: job.result() for path, job in jobs.items()}
+    for path, result in results.items():
+        if result.err is None:
+            bundle = CacheBundleIn(result.nb, str(path), data={"execution_seconds": result.time})
+            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+            LOGGER.info("executed %s in %.0f s", path.name, result.time)
+    failed = [
+        f"{path.name}:\n{result.exc_string}" for path, result in results.items() if result.err is not None
+    ]
+    if failed:
+        raise ExtensionError("cells failed in " + "\n".join(failed))
 
 
 def _known(cache: Any, notebook: Any) -> bool:
@@ -80,11 +87,10 @@ def _known(cache: Any, notebook: Any) -> bool:
 
 def setup(app: Any) -> None:
     """Outputs are kept next to the built book, and forgotten when the package changes."""
-    digest = digest_of_package()
     place = Path(app.outdir).parent / ".book"
-    app.config.nb_execution_cache_path = str(place / digest)
+    app.config.nb_execution_cache_path = str(place / digest_of(PACKAGE))
     app.add_config_value("book_digest", "", "env")  # another one: every page is read again
-    app.config.book_digest = digest
+    app.config.book_digest = digest_of(PACKAGE, Path(__file__).parent)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # JAX, imported by now, set another one

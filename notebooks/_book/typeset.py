@@ -6,10 +6,10 @@ LITERALS = re.compile(r"(``.+?``|:\w+:`[^`]+`|\*[A-Z][^*]+\*)", re.DOTALL)
 
 WORDS = {
     "<=": "≤", ">=": "≥", "<-": "←", "->": "→", "+-": "±",
-    "pi": "π", "tau": "τ", "eps": "ε", "theta": "θ", "lambda": "λ", "sigma": "σ", "Gamma": "Γ", "mu": "μ",
+    "pi": "π", "tau": "τ", "eps": "ε", "theta": "θ", "lambda": "λ", "sigma": "σ", "Gamma": "Γ", "mu": "μ", "omega": "ω",
 }  # fmt: skip
 
-BASES = r"[A-Za-z]|II|Ric|grad|sum|max|min|inf|sup|sdr|tau|Gamma|lambda|omega"
+BASES = r"[A-Za-z]|II|Ric|grad|sum|max|min|inf|sup|mean|sdr|tau|Gamma|lambda|omega"
 SUBSCRIPT = re.compile(rf"(?<![\w`.\"])({BASES})_(\w{{1,5}}(?:,\w)?|\([^()]*\))(?![\w`])")
 SUPERSCRIPT = re.compile(r"(?<=[\w)|}⟩])\^(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|-?\w+)")
 BRACKETS = re.compile(r"<([^<>`\n]{1,30}, [^<>`\n]{1,30})>")
