@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = "manifold_jax"
-GROUND = ("_sharding", "_linalg", "_checks", "_keys", "_files", "_programs", "_executors")
+GROUND = ("_sharding", "_linalg", "_checks", "_html", "_keys", "_files", "_programs", "_executors")
 LOWER = ("geometry", "information")
 MIDDLE = ("datasets", "fitting", "models", "plotting")
 TOP = ("experiments",)
@@ -33,6 +33,7 @@ ALLOWED = {
     "_sharding": set(),
     "_linalg": {"_sharding"},
     "_checks": {"_sharding"},
+    "_html": set(),
     "_keys": set(),
     "_files": {"_checks", "_keys"},
     "_programs": set(),

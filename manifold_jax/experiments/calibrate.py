@@ -19,7 +19,7 @@ from manifold_jax.datasets import hyperboloid, sample_uniform, sphere, sprite, t
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments.calibration.studies import STUDIES
 from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
-from manifold_jax.experiments.experiment import Experiment, Outcome, run_experiments
+from manifold_jax.experiments.experiment import Experiment, Outcome, publish_page, run_experiments
 from manifold_jax.experiments.results import Cells, cell_name
 from manifold_jax.experiments.sprites import FACTORS
 from manifold_jax.experiments.terminal import Preset, Seed, plain_errors, prepare, results_folder
@@ -307,4 +307,5 @@ def calibrate_command(
             cluster_executor(workers, scheduler) as executor,
         ):
             cells = Cells(folder / f"cells-{'float32' if single else 'float64'}.jsonl", executor)
-            run_experiments(EXPERIMENTS, plans, (cells, seed), folder, arguments)
+            finished = run_experiments(EXPERIMENTS, plans, (cells, seed), folder, arguments)
+            publish_page("calibrate", finished, folder, arguments)

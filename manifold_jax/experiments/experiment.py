@@ -16,6 +16,7 @@ from rich.text import Text
 from manifold_jax._checks import number, whole
 from manifold_jax._files import write_dataset, write_text
 from manifold_jax._keys import fingerprint, package_version
+from manifold_jax.experiments.pages import REPORT, Finished, write_outcomes
 from manifold_jax.experiments.results import publishing
 from manifold_jax.experiments.terminal import as_text, console, progress_bar
 from manifold_jax.plotting.geometry import save_figure
@@ -152,13 +153,14 @@ def run_experiments(
     out: Path,
     arguments: dict[str, Any],
     **options: Any,
-) -> None:
+) -> list[Finished]:
     """Run every experiment that has ``settings``; show its outcome and write it to the folder ``out``.
 
     ``arguments`` are what was asked for, for the record; of ``options`` each experiment is given its own.
     """
+    finished = []
     machine = {"device": str(jax.devices()[0]), "version": package_version()}
-    asked = {name: value for name, value in arguments.items() if name not in _WHERE}
+    asked = _asked(arguments)
     for name, chosen in settings.items():
         taken = {key: options[key] for key in experiments[name].options}
         began = time.perf_counter()
@@ -171,6 +173,25 @@ def run_experiments(
             write(outcome, folder, name, record)
         console.print(table(outcome, console.width), *outcome.notes, sep="\n")
         say_where(out, written, f"{seconds:.0f} s. ")
+        about, (title, rows, _, _, notes, _) = experiments[name].about, outcome
+        finished.append(Finished(name, about, title, rows, notes, table(outcome, _WIDTH), written, record))
+    return finished
+
+
+def _asked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that say what is done."""
+    return {name: value for name, value in arguments.items() if name not in _WHERE}
+
+
+def publish_page(command: str, finished: Sequence[Finished], out: Path, arguments: dict[str, Any]) -> None:
+    """Write ``report.html`` about what a command ran, if it ran anything."""
+    if not finished:
+        return
+    written: list[Path] = []
+    key = fingerprint(None, command, [one.name for one in finished], plain(_asked(arguments)))
+    with publishing(out, key, written) as folder:
+        write_outcomes(folder / REPORT, command, finished)
+    say_where(out, written)
 
 
 def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:

@@ -159,7 +159,7 @@ def status_of(error: KeyboardInterrupt) -> int:
 
 def prepare(out: Path, *, plots: bool = True) -> Path:
     """The folder of the results, after asking for all that writing them needs; nothing is made yet."""
-    for module in ("xarray", "h5netcdf", "h5py", *(["matplotlib"] if plots else [])):
+    for module in ("xarray", "h5netcdf", "h5py", "plotly", *(["matplotlib"] if plots else [])):
         require(module, "cli", "This command")
     folder = _files.user_path(out)
     _files.check_folder(folder)

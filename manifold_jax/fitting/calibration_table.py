@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifold_jax._checks import instance
+from manifold_jax._html import paragraph, table, titled
+
+_MOST = 200  # lines that a notebook shows
 
 
 class Row(NamedTuple):
@@ -48,6 +51,14 @@ class Calibration(NamedTuple):
     def to_dicts(self) -> list[dict[str, Any]]:
         """Rows as dictionaries, for a data frame or JSON."""
         return [row._asdict() for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        """Estimators by rank, for notebooks."""
+        head = ("quantity", "manifold", "noise", "estimator", "mean rank", "error at the largest size")
+        rows = [(*rank[:4], f"{rank.rank:.3g}", f"{rank.error:.3g}") for rank in ranking(self)]
+        shown = table(head, rows[:_MOST], left=(0, 1, 2, 3))
+        note = f"{len(self.rows)} rows; relative errors, the median over seeds, failed points count as 1."
+        return titled("Calibration", shown, paragraph(note, "quiet"))
 
 
 class Rank(NamedTuple):

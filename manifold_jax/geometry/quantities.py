@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -82,6 +83,17 @@ def finite_median(values: Any, otherwise: float) -> float:
     given = np.asarray(values)
     finite = np.isfinite(given)
     return float(np.median(given[finite])) if finite.any() else otherwise
+
+
+def with_bar(value: float, error: float) -> str:
+    """A value and its error bar.
+
+    Example:
+        >>> with_bar(2.34567, 0.0123)
+        '2.346 ± 0.01'
+    """
+    bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
+    return f"{value:.4g} ± {bar}"
 
 
 LENGTH = "ℓ"  # symbol of the unit of length of the ambient space

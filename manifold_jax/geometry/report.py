@@ -30,6 +30,7 @@ from manifold_jax.geometry.quantities import (
     finite_median,
     unit_of,
 )
+from manifold_jax.geometry.show import geometry_html
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.verdict import Verdict, judge
 
@@ -114,7 +115,12 @@ class Geometry:
             return f"{float(estimate.value):.5g} +- {float(estimate.error):.1e}"
 
         totals = (f"  {name}: {short(getattr(self, name))}" for name in TOTALS)
-        return "\n".join([f"Geometry of {self._title()}", *totals])
+        return "\n".join([f"Geometry of {self.title}", *totals])
+
+    def _repr_html_(self) -> str | None:
+        """A table for notebooks; None of a traced or batched one, which is shown as text."""
+        volume = self.total_volume.value
+        return None if is_traced(volume) or np.ndim(volume) else geometry_html(self)
 
     @property
     def exact(self) -> bool:
@@ -155,14 +161,16 @@ class Geometry:
 
         return {name: quantile(np.asarray(getattr(self, name).value)) for name in FIELDS}
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
+        """Name, grid and method in one line."""
         source = "exact (automatic differentiation)" if self.exact else f"stencils {self.stencil}"
         shape = " x ".join(map(str, self.grid.shape))
         return f"{self.name}: {shape} points on {self.grid.names}, {source}"
 
     def summary(self) -> str:
         """Plain-text table of totals and fields with error bars and verdicts."""
-        lines = [self._title()]
+        lines = [self.title]
         quantiles = self.quantiles((0.05, 0.5, 0.95))
         for name in TOTALS + FIELDS:
             estimate, span = getattr(self, name), ""

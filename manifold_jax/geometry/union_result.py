@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from manifold_jax._html import escape
 from manifold_jax.geometry.quantities import TOTALS, Estimate
 from manifold_jax.geometry.reach import Reach
 from manifold_jax.geometry.report import Geometry
@@ -93,6 +94,10 @@ class UnionGeometry(NamedTuple):
     def __repr__(self) -> str:
         names = ", ".join(part.name for part in self.classes)
         return f"UnionGeometry of {names[:200]}: volume {_shown(self.volume)}"
+
+    def _repr_html_(self) -> str:
+        """The summary, for notebooks."""
+        return f"<pre>{escape(self.summary())}</pre>"
 
     def summary(self) -> str:
         """Plain-text report: a line for every class, for the union, and for every pair."""

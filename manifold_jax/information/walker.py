@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from manifold_jax._checks import is_traced
 from manifold_jax._linalg import norm, unit
 from manifold_jax._programs import frozen
 from manifold_jax.information.foliation import keep_label, project, reject, span
 from manifold_jax.information.log_prob import LogProb, scores
 from manifold_jax.information.precision import rank_tolerances
+from manifold_jax.information.show import path_html
 
 FieldName = Literal["horizontal", "vertical", "label-keeping"]
 Step = Literal["fixed", "full", "decreasing", "controlled"]
@@ -83,6 +85,10 @@ class Path(NamedTuple):
     clipped: Float[Array, ""]
     clip: Bool[Array, ""]
     rejected: Int[Array, ""]
+
+    def _repr_html_(self) -> str | None:
+        """A table for notebooks; None of traced paths, which are shown as text."""
+        return None if is_traced(self) else path_html(self)
 
     @property
     def point(self) -> Float[Array, "*shape"]:

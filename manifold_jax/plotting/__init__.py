@@ -5,6 +5,7 @@ from manifold_jax.plotting.geometry import plot_histograms as plot_histograms
 from manifold_jax.plotting.geometry import plot_maps as plot_maps
 from manifold_jax.plotting.geometry import plot_pairs as plot_pairs
 from manifold_jax.plotting.geometry import save_figure as save_figure
+from manifold_jax.plotting.page.sections import save_report as save_report
 from manifold_jax.plotting.points import plot_cloud as plot_cloud
 from manifold_jax.plotting.points import plot_pca as plot_pca
 from manifold_jax.plotting.points import plot_samples as plot_samples

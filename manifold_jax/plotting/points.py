@@ -72,7 +72,7 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
     return scores, leading / max(power.sum(), np.finfo(float).tiny)
 
 
-def _components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Principal components of the points that are there, NaN for those that are missing; and shares."""
     there = np.isfinite(points).all(axis=1)
     scores, shares = principal_components(points[there])
@@ -85,13 +85,13 @@ def plot_pca(manifold: Manifold | Any, geometry: Geometry) -> Figure:
     """A Manifold, or its points ``(*grid.shape, *features)``, on three principal components, by field."""
     grid = style.checked_geometry("plot_pca", "geometry", geometry).grid
     chosen = style.subset(grid.size, _most(manifold, grid))
-    scores, shares = _components(render(manifold, grid, grid_coordinates(grid, chosen)))
+    scores, shares = components(render(manifold, grid, grid_coordinates(grid, chosen)))
     title = f"{geometry.name}: principal components of {len(chosen)} points, in {LENGTH}"
     projection = "3d" if scores.shape[1] == 3 else None
     figure, panels = style.quantity_panels(title, style.shown(geometry), (4.8, 3.8), projection=projection)
     for axes, quantity in panels:
         _draw_field(axes, _plane(scores), chosen, geometry, quantity, surface=False)
-        style.name_axes(axes, *_component_names(shares))
+        style.name_axes(axes, *component_names(shares))
     return figure
 
 
@@ -106,7 +106,7 @@ def plot_cloud(points: np.ndarray, values: np.ndarray, name: str, label: str) ->
     names, note = [f"{letter} [{LENGTH}]" for letter in "xyz"], ""
     if drawn.shape[1] > 3:
         drawn, shares = principal_components(drawn)
-        note, names = f", principal components of R^{points.shape[1]}", _component_names(shares)
+        note, names = f", principal components of R^{points.shape[1]}", component_names(shares)
     drawn = _plane(drawn)
     figure = style.new_figure(7.0, 5.8, f"{name}: {len(points)} points{note}")
     axes = figure.add_subplot(projection="3d" if drawn.shape[1] == 3 else None)
@@ -165,7 +165,8 @@ def _equal_scales(axes: Any, points: np.ndarray) -> None:
         axes.set_aspect("equal", adjustable="datalim")
 
 
-def _component_names(shares: np.ndarray) -> list[str]:
+def component_names(shares: np.ndarray) -> list[str]:
+    """Names of principal components with their shares of the variance."""
     return [f"PC {k} ({share:.0%})" for k, share in enumerate(shares, 1)]
 
 
@@ -186,8 +187,8 @@ def plot_samples(manifold: Manifold | Any, geometry: Geometry | None = None, *, 
     points = render(manifold, grid, grid_coordinates(grid, chosen))
     features, note, names = points.shape[1], "", [f"{letter} [{LENGTH}]" for letter in "xyz"]
     if features > 3:
-        points, shares = _components(points)
-        note, names = f", principal components of R^{features}", _component_names(shares)
+        points, shares = components(points)
+        note, names = f", principal components of R^{features}", component_names(shares)
     points = _plane(points)
     figure = style.new_figure(7.0, 5.8, f"{name}{note}")
     axes = figure.add_subplot(projection="3d" if points.shape[1] == 3 else None)

@@ -32,19 +32,18 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
         Below, a histogram of tau(x).
     """
     instance("plot_reach", "result", result, Reach, "see reach")
-    sources = list(manifolds) if is_union(manifolds) else [manifolds]
-    parts = [_Part(*pair) for pair in zip(sources, map(_grid_of, result.components), strict=True)]
+    parts = _parts(manifolds, result)
     names = " and ".join(dict.fromkeys(component.name for component in result.components))
     title = f"{names}: reach {result.value:.4g} ± {result.error:.1g} {LENGTH}, {_CASES[result.case]}"
     pictures = len(feature_shape(*parts[0])) == 2
-    pairs = [(result.value, *result.ends)] + (_other_pairs(parts, result) if pictures else [])
+    pairs = witness_pairs(manifolds, result) if pictures else []
     height = 2.9 * len(pairs) if pictures else 5.6
     figure = new_figure(9.5, height + 2.4, title)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 2.4))[:, 0]
     values = _everywhere(result, "pointwise")
     values = values[np.isfinite(values)]
     if pictures:
-        _draw_pairs(above, parts, pairs)
+        _draw_pairs(above, pairs)
     else:
         _draw_chord(above, parts, result, values)
     top = max(float(np.quantile(values, 0.99)) if len(values) else 1.0, 1.2 * result.value)
@@ -56,11 +55,51 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
     return figure
 
 
+class WitnessPair(NamedTuple):
+    """Two points whose tangent ball is small: the deciding pair, or another."""
+
+    title: str
+    x: np.ndarray
+    y: np.ndarray
+    places: list[str]  # coordinates of both
+
+    @property
+    def same(self) -> bool:
+        """Whether the two are one point, whose curvature decides."""
+        return float(np.abs(self.y - self.x).max()) < 1e-6
+
+    @property
+    def words(self) -> str:
+        """What is said of the difference."""
+        chord = f"length {np.linalg.norm(self.y - self.x):.3g} {LENGTH}"
+        return "x = y: the curvature at x decides" if self.same else chord
+
+
+def witness_pairs(manifolds: Any, result: Reach) -> list[WitnessPair]:
+    """The pair that decides the reach, and the smallest tangent balls of other far pairs."""
+    parts, pairs = _parts(manifolds, result), []
+    for k, (radius, *ends) in enumerate([(result.value, *result.ends), *_other_pairs(parts, result)]):
+        x, y = (_point(parts[number], u) for number, u in ends)
+        places = [
+            ", ".join(f"{axis.name} {x:.3g}" for axis, x in zip(parts[number].grid.axes, u, strict=True))
+            for number, u in ends
+        ]
+        title = f"{'decides' if k == 0 else 'a tangent ball'}: τ(x) = {radius:.3g} {LENGTH}"
+        pairs.append(WitnessPair(title, x, y, places))
+    return pairs
+
+
 class _Part(NamedTuple):
     """A Manifold, or its points, on its grid."""
 
     source: Any
     grid: Grid
+
+
+def _parts(manifolds: Any, result: Reach) -> list[_Part]:
+    """The components of a reach with their sources."""
+    sources = list(manifolds) if is_union(manifolds) else [manifolds]
+    return [_Part(*pair) for pair in zip(sources, map(_grid_of, result.components), strict=True)]
 
 
 def _grid_of(component: ComponentReach) -> Grid:
@@ -103,21 +142,12 @@ def _point(part: _Part, u: np.ndarray) -> np.ndarray:
     return render(*part, np.asarray(u)[None]).reshape(feature_shape(*part))
 
 
-def _draw_pairs(figure: Any, parts: Sequence[_Part], pairs: Sequence[tuple]) -> None:
+def _draw_pairs(figure: Any, pairs: Sequence[WitnessPair]) -> None:
     """Rows of images x, y and y - x."""
-    rows, images, captions = [], [], []
-    for k, (radius, *ends) in enumerate(pairs):
-        x, y = (_point(parts[number], u) for number, u in ends)
-        same = float(np.abs(y - x).max()) < 1e-6
-        images.append([x, y, None if same else y - x])
-        rows.append(f"{'decides' if k == 0 else 'a tangent ball'}\nτ(x) = {radius:.3g} {LENGTH}")
-        places = [
-            ", ".join(f"{axis.name} {x:.3g}" for axis, x in zip(parts[number].grid.axes, u, strict=True))
-            for number, u in ends
-        ]
-        chord = f"length {np.linalg.norm(y - x):.3g} {LENGTH}"
-        captions.append([*places, "x = y: the curvature at x decides" if same else chord])
-    largest = max(float(image.max()) for row in images for image in row[:2]) or 1.0
+    rows = [pair.title.replace(": ", "\n") for pair in pairs]
+    images = [[pair.x, pair.y, None if pair.same else pair.y - pair.x] for pair in pairs]
+    captions = [[*pair.places, pair.words] for pair in pairs]
+    largest = max(float(image.max()) for pair in pairs for image in (pair.x, pair.y)) or 1.0
     columns = ("x", "y", "y − x")
     options: dict[str, Any] = {"captions": captions, "differences": (2,), "largest": largest}
     image_grid("", images, rows=rows, columns=columns, figure=figure, **options)

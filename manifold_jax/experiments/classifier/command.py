@@ -32,6 +32,7 @@ from manifold_jax.experiments.classifier.task import (
     read_images,
 )
 from manifold_jax.experiments.classifier.walks import change_path
+from manifold_jax.experiments.pages import Finished
 from manifold_jax.experiments.terminal import Out, Preset, Seed, Steps
 
 
@@ -156,6 +157,7 @@ def leaf_command(
         options = {"letters": letters and user_path(letters), "path": path}
         folder = terminal.prepare(out or Path("runs") / f"leaf-{data}{'-torch' if init == 'torch' else ''}")
         with terminal.results_folder(folder):
+            finished: list[Finished] = []
             own = {"sprites": settings.pop("sprites")} if "sprites" in settings else {}
             if experiment != "sprites":
                 task = make_task(
@@ -182,8 +184,12 @@ def leaf_command(
                         count = steps or steps_of_preset
                         marks = history.marks(count) if "history" in settings else MARKS
                         trial = learn(task, trial.folder, count, seed=seed, marks=marks, progress=advance)
-                registry.run_experiments(EXPERIMENTS, settings, trial, folder, arguments, **options)
-            registry.run_experiments(EXPERIMENTS, own, (folder / "sprites", seed), folder, arguments)
+                finished = registry.run_experiments(
+                    EXPERIMENTS, settings, trial, folder, arguments, **options
+                )
+            context = (folder / "sprites", seed)
+            finished += registry.run_experiments(EXPERIMENTS, own, context, folder, arguments)
+            registry.publish_page("leaf", finished, folder, arguments)
 
 
 def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, Any]) -> None:

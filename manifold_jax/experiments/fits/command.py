@@ -57,7 +57,9 @@ def bounds_command(
         changes["dimensions"] = dimensions and dict.fromkeys(DATA, _numbers("dimensions", dimensions))
         plans = registry.all_settings(EXPERIMENTS, experiment, preset, changes)
         with terminal.results_folder(folder), cluster_executor(workers, scheduler) as executor:
-            registry.run_experiments(EXPERIMENTS, plans, (folder, seed, executor), folder, arguments)
+            context = (folder, seed, executor)
+            finished = registry.run_experiments(EXPERIMENTS, plans, context, folder, arguments)
+            registry.publish_page("bounds", finished, folder, arguments)
 
 
 def _numbers(option: str, text: str | None, kind: type[int] | type[float] = int) -> tuple[Any, ...] | None:

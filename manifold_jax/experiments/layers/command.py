@@ -10,7 +10,7 @@ import typer
 from manifold_jax._files import user_path
 from manifold_jax.experiments import experiment as registry
 from manifold_jax.experiments import terminal
-from manifold_jax.experiments.experiment import Experiment, run_experiments
+from manifold_jax.experiments.experiment import Experiment, publish_page, run_experiments
 from manifold_jax.experiments.layers import trial as training
 from manifold_jax.experiments.layers.checks import spacing, stencils
 from manifold_jax.experiments.layers.evolution import evolution
@@ -102,7 +102,9 @@ def layers_command(
         with terminal.results_folder(folder):
             with terminal.progress_bar(f"training {settings.seeds} runs, {trial.name}") as advance:
                 trial = training.learn(trial, advance)
-            run_experiments(EXPERIMENTS, dict.fromkeys(names, settings), trial, folder, arguments)
+            plans = dict.fromkeys(names, settings)
+            finished = run_experiments(EXPERIMENTS, plans, trial, folder, arguments)
+            publish_page("layers", finished, folder, arguments)
 
 
 def select_for(experiment: str, network: str) -> list[str]:

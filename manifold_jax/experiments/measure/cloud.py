@@ -23,11 +23,11 @@ from manifold_jax.experiments.measure.report import (
     new_table,
     reach_entry,
     reach_table,
-    with_bar,
 )
 from manifold_jax.experiments.terminal import as_text
 from manifold_jax.fitting import IntrinsicDimension, intrinsic_dimension
 from manifold_jax.geometry import Reach, reach_from_samples
+from manifold_jax.geometry.quantities import with_bar
 from manifold_jax.geometry.reach.scales import Scales, fit_scales
 
 

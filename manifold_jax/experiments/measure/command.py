@@ -39,9 +39,12 @@ from manifold_jax.experiments.measure.data import (
     parse_range,
 )
 from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, load
+from manifold_jax.experiments.measure.page import write_cloud_page, write_measure_page
 from manifold_jax.experiments.measure.report import Part
+from manifold_jax.experiments.pages import REPORT
 from manifold_jax.experiments.results import publishing, remove_others
 from manifold_jax.experiments.terminal import (
+    bars,
     console,
     plain_errors,
     prepare,
@@ -268,6 +271,9 @@ def _measure_cloud(
     if plots:
         with publishing(out, _KEY, written) as folder:
             draw_cloud(result, folder)
+    with publishing(out, _KEY, written) as folder:
+        record, tolerance = cloud_record(result, arguments), options["tolerance"]
+        write_cloud_page(folder / REPORT, result, record, tables, list(written), tolerance)
     remove_others(out, _KEY, written)
     console.print(*tables, sep="\n")
     say_where(out, written)
@@ -373,6 +379,8 @@ def _write(
     if plots:
         with publishing(out, _KEY, written) as folder:
             report.write_figures(parts, folder, result, union)
+    with publishing(out, _KEY, written) as folder, bars.status(f"writing {REPORT}"):
+        write_measure_page(folder / REPORT, parts, record, result, union, list(written))
     remove_others(out, _KEY, written)
     return tables, written
 

@@ -23,7 +23,7 @@ from manifold_jax.experiments.experiment import write_json
 from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.experiments.terminal import as_text, bars
 from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeometry
-from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median
+from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median, with_bar
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict
 from manifold_jax.plotting.style import compare
@@ -76,12 +76,6 @@ def _name(quantity: str) -> str:
     """Short name; one that goes on from the row above begins with a dash."""
     words, comma, rest = LABELS[quantity].words.partition(", ")
     return f"- {rest}" if comma else words
-
-
-def with_bar(value: float, error: float) -> str:
-    """A value and its error bar."""
-    bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
-    return f"{value:.4g} ± {bar}"
 
 
 def _colour(verdict: Verdict) -> str:

@@ -32,6 +32,7 @@ from manifold_jax.geometry.reach.lattice import (
 )
 from manifold_jax.geometry.reach.pairs import PairSearch
 from manifold_jax.geometry.report import coordinates_of
+from manifold_jax.geometry.show import reach_html
 from manifold_jax.geometry.verdict import noise_dominates
 
 if TYPE_CHECKING:
@@ -160,6 +161,10 @@ class Reach(NamedTuple):
     def __repr__(self) -> str:
         names = ", ".join(component.name for component in self.components)
         return f"Reach of {names[:200]}: {self.sentence()}"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return reach_html(self)
 
     def _only(self, name: str) -> ComponentReach:
         """The only component, from which ``name`` is asked; ValueError where there are several."""

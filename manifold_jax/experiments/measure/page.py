@@ -1,0 +1,160 @@
+"""``report.html`` of ``manifold-jax measure``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import RenderableType
+
+from manifold_jax._html import escape, paragraph
+from manifold_jax.experiments.measure.cloud import CloudGeometry
+from manifold_jax.experiments.measure.files import Samples
+from manifold_jax.experiments.measure.report import Part, comparison_table, union_tables
+from manifold_jax.experiments.pages import about, as_html, pictures
+from manifold_jax.geometry import Geometry, Reach, UnionGeometry
+from manifold_jax.geometry.quantities import LENGTH
+from manifold_jax.plotting.page import sections
+from manifold_jax.plotting.page.charts import Column, ball_column, cloud_data, part_data
+from manifold_jax.plotting.page.document import Section, write_page
+from manifold_jax.plotting.page.sections import Measured
+from manifold_jax.plotting.style import value_range
+
+DRAWN = ("histograms", "maps", "pca", "reach", "cloud")
+"""Pictures whose content is interactive in the page."""
+
+_REMEDIES = {
+    "refine": "<code>--samples NAME=NUMBER</code> takes more samples of an axis",
+    "samples of": "<code>--samples NAME=NUMBER</code> takes more samples of an axis",
+    "noise": "<code>--accuracy auto</code> looks for the stencil with the smallest bars",
+    "float64": "<code>--x64</code> computes in float64",
+    "spacing": "<code>--samples NAME=NUMBER</code> takes more samples of an axis",
+}
+"""Options by a word of the verdicts that they help against."""
+
+
+def _next_steps(
+    parts: Sequence[Part], geometries: Sequence[Geometry], reach: Reach | None, files: Sequence[str]
+) -> list[str]:
+    """What to do with the result: mend what is open, look, load it, measure one's own."""
+    said = " ".join(" ".join(sections.unresolved(geometry)) for geometry in geometries)
+    said += reach.sentence() if reach is not None and not reach.resolved else ""
+    steps = []
+    if said:
+        remedies = dict.fromkeys(option for word, option in _REMEDIES.items() if word in said)
+        options = f": {'; '.join(remedies)}" if remedies else ""
+        steps.append(f"Measure again as the verdicts in the middle say{options}.")
+    steps.append("Choose a quantity below: where is it large, and what do those points look like?")
+    first = next(name for name in files if name.startswith("geometry"))
+    steps.append(f'Go on in Python: <code>manifold_jax.load_geometry("{escape(first)}")</code>.')
+    if not any(isinstance(part.manifold, Samples) for part in parts):
+        steps.append("Measure your own: <code>manifold-jax inspect FOLDER</code> says how.")
+    return steps
+
+
+def _about(record: dict[str, Any], files: Sequence[Path]) -> Section:
+    """What was asked for, and where it was computed."""
+    machine = ("manifold_jax", "jax", "python", "device", "dtype")
+    return about(record["arguments"] | {name: record[name] for name in machine}, files)
+
+
+def write_measure_page(
+    path: Path,
+    parts: Sequence[Part],
+    record: dict[str, Any],
+    reach: Reach | None,
+    union: UnionGeometry | None,
+    files: Sequence[Path],
+) -> Path:
+    """Write the page of manifolds on grids."""
+    measured = [Measured(part.points, part.geometry, part.beside) for part in parts]
+    data = [part_data(m.source, m.geometry, reach, k, len(measured)) for k, m in enumerate(measured)]
+    names = [file.name for file in files]
+    steps = _next_steps(parts, [part.geometry for part in parts], reach, names)
+    page = [sections.short(measured, reach, steps), sections.explorer(data)]
+    if reach is not None:
+        page.append(sections.witnesses([m.source for m in measured] if union else measured[0].source, reach))
+    if union is not None:
+        page.append(Section("The union", "".join(map(as_html, union_tables(union)))))
+    page.append(sections.tables(measured))
+    both = [table for part in parts if (table := comparison_table(part)) is not None]
+    page += [Section("Stencils beside exact values", "".join(map(as_html, both)))] if both else []
+    others = pictures([file for file in files if file.stem.rstrip("_0123456789") not in DRAWN])
+    page += [Section("Pictures", others)] if others else []
+    page.append(_about(record, files))
+    title = sections.title_of(measured)
+    return write_page(path, title, _subtitle(record), page, {"parts": data})
+
+
+def _subtitle(record: dict[str, Any]) -> str:
+    return f"manifold_jax {record['manifold_jax']} on {record['device']}, {record['dtype']}"
+
+
+def write_cloud_page(
+    path: Path,
+    result: CloudGeometry,
+    record: dict[str, Any],
+    tables: Sequence[RenderableType],
+    files: Sequence[Path],
+    tolerance: float,
+) -> Path:
+    """Write the page of a cloud of points."""
+    columns = list(_cloud_columns(result, tolerance))
+    data = [cloud_data(result.name, result.points, columns)]
+    numbers = "".join(map(as_html, tables))
+    page = [_cloud_short(result), sections.explorer(data), Section("All numbers", numbers)]
+    page.append(_about(record, files))
+    title = f"The geometry of {result.name}"
+    return write_page(path, title, _subtitle(record), page, {"parts": data})
+
+
+def _cloud_columns(result: CloudGeometry, tolerance: float) -> list[Column]:
+    """Quantities of every point."""
+    points = result.intrinsic.pointwise
+    values, errors = (np.asarray(part, float).ravel() for part in points[:2])
+
+    def column(label: str, unit: str, value: np.ndarray, error: np.ndarray) -> Column:
+        small = error <= tolerance * np.abs(value)
+        finite = value[np.isfinite(value)]
+        limits = value_range(finite, 0.0, clip=2.0) if finite.size else (0.0, 1.0)
+        words = f"{small.mean():.0%} of the points have a bar below {tolerance:.0%}."
+        return Column(f"{label} [{unit}]" if unit else label, unit, value, error, small, limits, words)
+
+    columns = []
+    if result.scales is not None:
+        place, scales = result.place, result.scales
+        curvature, error = scales.curvature[place], scales.error[place]
+        columns.append(column("largest normal curvature", f"1/{LENGTH}", curvature, error))
+    columns.append(column("intrinsic dimension", "", values, errors))
+    if result.reach is not None:
+        ball = result.reach.components[0]
+        columns.append(ball_column(ball, tolerance, result.reach.sentence()))
+    return columns
+
+
+def _cloud_short(result: CloudGeometry) -> Section:
+    """What was measured, whether it is reliable, and what to do next."""
+    n, f = result.points.shape
+    intrinsic, reach = result.intrinsic, result.reach
+    what = f"{result.name}: {n} points of R^{f} without a grid. "
+    what += (
+        f"Intrinsic dimension {intrinsic.value:.3g} ± {intrinsic.error:.1g}; measured as {result.dimension}."
+    )
+    certain = (
+        "certain"
+        if intrinsic.resolved
+        else f"not certain{': ' + intrinsic.status if intrinsic.status else ''}"
+    )
+    sure = [paragraph(f"The dimension is {certain}.", "good" if intrinsic.resolved else "bad")]
+    sure += [paragraph(result.note, "fair")] if result.note else []
+    if reach is not None:
+        sure.append(paragraph(f"The {reach.sentence()}", "good" if reach.resolved else "bad"))
+    steps = ["<li>Choose a quantity below and look where it is large.</li>"]
+    if not intrinsic.resolved or (reach is not None and not reach.resolved):
+        steps.insert(0, "<li>More points, or less noise, make the bars smaller.</li>")
+    steps.append("<li>Points on a grid tell far more: give their axes with <code>--axis</code>.</li>")
+    boxes = {"What was measured": paragraph(what), "Is it reliable?": "".join(sure)}
+    boxes["What next?"] = f"<ul>{''.join(steps)}</ul>"
+    return Section("In short", sections.boxes(boxes))

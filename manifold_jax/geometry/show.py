@@ -1,0 +1,63 @@
+"""Results as tables of HTML, which notebooks and reports show."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from manifold_jax._html import Cell, paragraph, table, titled
+from manifold_jax.geometry.quantities import (
+    FIELDS,
+    LABELS,
+    LENGTH,
+    TOTALS,
+    finite_median,
+    unit_of,
+    with_bar,
+)
+
+if TYPE_CHECKING:
+    from manifold_jax.geometry.reach.result import Reach
+    from manifold_jax.geometry.report import Geometry
+
+
+def geometry_html(geometry: Geometry) -> str:
+    """Totals and fields with bars, units and verdicts."""
+    quantiles, rows = geometry.quantiles((0.05, 0.5, 0.95)), []
+    for name in TOTALS + FIELDS:
+        estimate, verdict, span = getattr(geometry, name), geometry.verdict(name), ""
+        if name in TOTALS:
+            value, error = float(estimate.value), float(estimate.error)
+        else:
+            low, value, high = quantiles[name]
+            error, span = finite_median(estimate.error, math.inf), f"{low:.3g} … {high:.3g}"
+        colour = "good" if verdict.resolved else "fair" if verdict.share >= 0.5 else "bad"
+        cells = [LABELS[name].name, with_bar(value, error), span, unit_of(name, geometry.grid)]
+        rows.append([*cells, (verdict.sentence, colour)])
+    head = ["quantity", "value", "5 % … 95 %", "unit", "verdict"]
+    note = f"± half-width of the error bar, of fields the medians over the points. {LENGTH}: unit of length."
+    lines = [paragraph(note, "quiet")]
+    level = finite_median(np.asarray(geometry.noise), 0.0)
+    if level > 0:
+        lines.append(
+            paragraph(f"Noise of a sample (median): {level:.1e} {LENGTH}; it is in the bars.", "quiet")
+        )
+    return titled(geometry.title, table(head, rows, left=(0, 3, 4)), *lines)
+
+
+def reach_html(reach: Reach) -> str:
+    """The reach, its two parts, and its sentence."""
+    narrow = f"none below {reach.searched:.4g}"
+    if math.isfinite(reach.bottleneck):
+        narrow = with_bar(reach.bottleneck, reach.bottleneck_error)
+    colour = "good" if reach.resolved else "bad"
+    rows: list[list[Cell]] = [
+        ["reach", (with_bar(reach.value, reach.error), colour), LENGTH],
+        ["local part: 1 / largest normal curvature", with_bar(reach.local, reach.local_error), LENGTH],
+        ["global part: half the shortest bottleneck", narrow, LENGTH],
+    ]
+    names = ", ".join(component.name for component in reach.components)
+    parts = table(["reach", "value", "unit"], rows, left=(0, 2)), paragraph(reach.sentence(), colour)
+    return titled(f"Reach of {names[:200]}", *parts)

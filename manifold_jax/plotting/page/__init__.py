@@ -1,0 +1,1 @@
+"""Reports: one HTML file with interactive plots that needs no network."""

@@ -1,0 +1,266 @@
+"""The sections of a report of measured manifolds: what was measured, how sure it is, and the plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import manifold_jax.plotting.style as style
+from manifold_jax._checks import instance
+from manifold_jax._files import user_path
+from manifold_jax._html import escape, paragraph
+from manifold_jax.geometry import Geometry, Reach
+from manifold_jax.geometry.quantities import LABELS, with_bar
+from manifold_jax.plotting.page.charts import CELLS, part_data, shrink
+from manifold_jax.plotting.page.document import Section, about, png, write_page
+from manifold_jax.plotting.points import feature_shape
+from manifold_jax.plotting.reach import WitnessPair, witness_pairs
+
+_ENOUGH = (
+    0.99  # share of the points whose exact value lies within the bar of a stencil, from which they agree
+)
+
+
+class Measured(NamedTuple):
+    """One manifold of a report: what was measured, its geometry, and the one by the other method, if any."""
+
+    source: Any
+    geometry: Geometry
+    beside: Geometry | None = None
+
+
+def short(parts: Sequence[Measured], reach: Reach | None, next_steps: Sequence[str]) -> Section:
+    """What was measured, whether it is reliable, and what to do next; with the numbers that matter."""
+    answers = {
+        "What was measured": "".join(paragraph(_what(part)) for part in parts[:4]),
+        "Is it reliable?": "".join(_reliable(parts, reach)),
+        "What next?": f"<ul>{''.join(f'<li>{step}</li>' for step in next_steps)}</ul>",
+    }
+    if len(parts) > 4:
+        answers["What was measured"] += paragraph(f"And {len(parts) - 4} more.")
+    first = parts[0].geometry
+    numbers = [_number(first, name) for name in ("total_volume", "scalar_curvature") if _matters(first, name)]
+    numbers += [_reach_number(reach)] if reach is not None else []
+    return Section("In short", f'{boxes(answers)}<div class="columns">{"".join(numbers)}</div>')
+
+
+def boxes(answers: dict[str, str]) -> str:
+    """Answers, which are HTML, beside each other below their questions."""
+    shown = (f'<div class="box"><h3>{escape(name)}</h3>{body}</div>' for name, body in answers.items())
+    return f'<div class="columns">{"".join(shown)}</div>'
+
+
+def _matters(geometry: Geometry, name: str) -> bool:
+    """A curve has no scalar curvature."""
+    return name != "scalar_curvature" or geometry.grid.ndim > 1
+
+
+def _what(part: Measured) -> str:
+    geometry, shape = part.geometry, feature_shape(part.source, part.geometry.grid)
+    d, n = geometry.grid.ndim, geometry.grid.size
+    things = f"points of R^{math.prod(shape)}"
+    if len(shape) in (2, 3):
+        things = f"images of {shape[0]} x {shape[1]} pixels"
+    kind = {1: "curve", 2: "surface"}.get(d, f"{d}-dimensional manifold")
+    axes = [f"{axis.size} of {style.axis_label(axis)}" for axis in geometry.grid.axes]
+    lattice = f"{', '.join(axes[:-1])} and {axes[-1]}" if d > 1 else axes[0]
+    how = "The embedding was differentiated exactly (automatic differentiation)."
+    if not geometry.exact:
+        how = "Derivatives are finite differences of the samples."
+    return f"{geometry.name}: a {kind}, on a grid of {n} {things} ({lattice}). {how}"
+
+
+def _reliable(parts: Sequence[Measured], reach: Reach | None) -> list[str]:
+    """Paragraphs: what is resolved, what is not and why, and whether the two methods agree."""
+    lines = []
+    for part in parts:
+        name = f"{part.geometry.name}: " if len(parts) > 1 else ""
+        open_ones = unresolved(part.geometry)
+        tolerance = f"{part.geometry.tolerance:.0%}"
+        if not open_ones:
+            say = f"Yes: every quantity is resolved, its error bar is below {tolerance} of its natural scale."
+            lines.append(paragraph(name + say, "good"))
+        for sentence, names in open_ones.items():
+            lines.append(paragraph(f"{name}{', '.join(names)}: {sentence}", "bad"))
+        if part.beside is not None:
+            lines.append(_agreement(part))
+    if reach is not None:
+        sentence = f"The {reach.sentence()}" if not reach.resolved else "The reach is resolved."
+        lines.append(paragraph(sentence, "good" if reach.resolved else "bad"))
+    return lines
+
+
+def unresolved(geometry: Geometry) -> dict[str, list[str]]:
+    """Sentences about what is not resolved, with the quantities that they are about."""
+    groups: dict[str, list[str]] = {}
+    for name, verdict in geometry.verdicts().items():
+        if not verdict.resolved:
+            groups.setdefault(verdict.sentence, []).append(LABELS[name].words)
+    return groups
+
+
+def _agreement(part: Measured) -> str:
+    """Whether exact values lie within the bars of the stencils."""
+    assert part.beside is not None
+    stencil, exact = (part.geometry, part.beside)
+    if part.geometry.exact:
+        stencil, exact = exact, stencil
+    rows = style.compare(stencil, exact)
+    least = min(rows[name].within for name in style.shown(exact))
+    words = f"the exact value lies within their error bar at {least:.1%} of the points or more."
+    if not least >= _ENOUGH:
+        return paragraph(f"The stencils on the same samples differ: {words}", "fair")
+    return paragraph(f"The stencils on the same samples agree with it: {words}", "good")
+
+
+def _number(geometry: Geometry, name: str) -> str:
+    """A box with a number: a total, or the median of a field."""
+    estimate, verdict = getattr(geometry, name), geometry.verdict(name)
+    value, bar = (float(np.nanmedian(np.asarray(part))) for part in estimate[:2])
+    of = LABELS[name].words + ("" if name.startswith("total") else ", median over the points")
+    return _box(of, with_bar(value, bar), style.unit_of(geometry, name), verdict.resolved, verdict.sentence)
+
+
+def _reach_number(reach: Reach) -> str:
+    value = with_bar(reach.value, reach.error)
+    return _box("reach", value, style.LENGTH, reach.resolved, reach.sentence().partition(": ")[2])
+
+
+def _box(name: str, value: str, unit: str, resolved: bool, words: str) -> str:
+    chip = f'<span class="chip {"good" if resolved else "bad"}">{"✓" if resolved else "✗"}</span>'
+    number = f'<div class="number">{escape(value)} <small>{escape(unit)}</small></div>'
+    quiet = f'<div class="quiet">{escape(words)}</div>'
+    return f'<div class="box"><h3>{escape(name)} {chip}</h3>{number}{quiet}</div>'
+
+
+def explorer(parts: Sequence[dict[str, Any]]) -> Section:
+    """The interactive plots of the manifolds: points, maps, distributions, and bars."""
+    several = '<label>manifold<select id="part"></select></label>' if len(parts) > 1 else ""
+    choose = f'{several}<label>quantity<select id="quantity"></select></label>'
+    body = [f'<div class="controls sticky">{choose}</div>']
+
+    def add(title: str, hint: str, plots: str) -> None:
+        body.append(f'<h3>{title}</h3><p class="hint">{hint}</p>{plots}')
+
+    points = '<div class="plot tall" id="points"></div><div class="box point" id="point"></div>'
+    hint = "Drag to turn, scroll to zoom. What is known of the point under the pointer is shown beside."
+    add("The points", hint, f'<div class="beside">{points}</div>')
+    if any(part["map"] for part in parts):
+        hint = f"Samples of the grid, at most {CELLS}; the sliders choose where to cut the other axes."
+        sliders = '<div class="controls" id="sliders"></div><div class="plot" id="map"></div>'
+        add("Along the axes", hint, sliders)
+    histogram = '<div class="plot" id="histogram"></div><p id="histogram-words"></p>'
+    hint = (
+        "Line: the median; band: its error bar, the median over the points; the outermost bars hold the rest."
+    )
+    add("Distribution", hint, histogram)
+    hint = "Every mark is a point of the first plot; where a bar is as large as the value, nothing is known."
+    add("Error bar against value", hint, '<div class="plot" id="bars"></div>')
+    return Section("Explore", "".join(body))
+
+
+def witnesses(manifolds: Any, reach: Reach) -> Section:
+    """The points that decide the reach, side by side where they are images."""
+    pairs = witness_pairs(manifolds, reach)
+    images = pairs[0].x.ndim in (2, 3)
+    shown = "".join(map(_pair, pairs)) if images else _ends(pairs[0])
+    return Section("Reach", reach_words(reach) + shown)
+
+
+def reach_words(reach: Reach) -> str:
+    """The table of a reach and its meaning."""
+    meaning = "Within this distance of the manifold, every point has one nearest point on it."
+    return f'<p class="hint">{meaning}</p><div class="scroll">{reach._repr_html_()}</div>'
+
+
+def _ends(pair: WitnessPair) -> str:
+    words = " and ".join(dict.fromkeys(pair.places))
+    return paragraph(f"Decided at {words} ({pair.words}); the chord is drawn among the points above.")
+
+
+def _pair(pair: WitnessPair) -> str:
+    """Two images and their difference."""
+    low, high = min(0.0, pair.x.min(), pair.y.min()), max(pair.x.max(), pair.y.max())
+
+    def shown(image: np.ndarray, words: str) -> str:
+        small = shrink(np.squeeze(image)[None], 200)[0]
+        levels = np.clip(255 * (small - low) / ((high - low) or 1.0), 0, 255)
+        return _figure(png(levels.round()), words)
+
+    figures = [shown(pair.x, f"x: {pair.places[0]}"), shown(pair.y, f"y: {pair.places[1]}")]
+    if pair.same:
+        return f'<h3>{escape(pair.title)}; {escape(pair.words)}</h3><div class="pair">{figures[0]}</div>'
+    step = np.squeeze(pair.y - pair.x)
+    step = shrink((step if step.ndim == 2 else step.mean(axis=-1))[None], 200)[0]
+    figures.append(_figure(png(_signed(step)), f"y − x, {pair.words} (red: brighter in y)"))
+    return f'<h3>{escape(pair.title)}</h3><div class="pair">{"".join(figures)}</div>'
+
+
+def _figure(source: str, words: str) -> str:
+    return (
+        f'<figure><img alt="{escape(words)}" src="{source}"><figcaption>{escape(words)}</figcaption></figure>'
+    )
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    """Red above 0, blue below, white at 0."""
+    share = np.clip(values / (np.abs(values).max() or 1.0), -1, 1)[..., None]
+    end = np.where(share > 0, [178.0, 24.0, 43.0], [33.0, 102.0, 172.0])
+    return (255 + np.abs(share) * (end - 255)).round()
+
+
+def tables(parts: Sequence[Measured]) -> Section:
+    """Every quantity with its bar and its verdict."""
+    shown = (f'<div class="scroll">{part.geometry._repr_html_()}</div>' for part in parts)
+    return Section("All numbers", "".join(shown))
+
+
+def title_of(parts: Sequence[Measured]) -> str:
+    """What a report is called."""
+    names = [part.geometry.name for part in parts]
+    return f"The geometry of {names[0]}" if len(names) == 1 else f"The geometry of {len(names)} manifolds"
+
+
+def save_report(
+    path: str | Path,
+    manifold: Any,
+    geometry: Geometry,
+    *,
+    reach: Reach | None = None,
+    beside: Geometry | None = None,
+) -> Path:
+    """Write one HTML file that shows a measured manifold, with interactive plots; it needs no network.
+
+    Args:
+        path: The file, ``report.html``.
+        manifold: What was measured: a Manifold, or its points ``(*grid.shape, *features)``.
+        geometry: Result of :func:`manifold_jax.measure`.
+        reach: Result of :func:`manifold_jax.reach` of the same manifold, if it is known.
+        beside: The geometry by the other method (stencils or exact), on the same grid.
+
+    Returns:
+        The path. The file is about 5 MB, most of it plotly.js.
+
+    Raises:
+        ValueError: The geometry is not that of the points, or the file cannot be written.
+        ImportError: plotly or pillow is not installed.
+
+    Example:
+        >>> torus = mj.datasets.torus(size=(16, 16))
+        >>> mj.plotting.save_report(folder / "report.html", torus, mj.measure(torus)).name
+        'report.html'
+    """
+    style.checked_geometry("save_report", "geometry", geometry)
+    if reach is not None:
+        instance("save_report", "reach", reach, Reach, "see reach")
+    parts = [Measured(manifold, geometry, beside)]
+    data = [part_data(manifold, geometry, reach, 0, 1)]
+    steps = ["Choose a quantity below and look where it is large.", "Refine the axes that a verdict names."]
+    sections = [short(parts, reach, steps), explorer(data)]
+    sections += [witnesses(manifold, reach)] if reach is not None else []
+    sections += [tables(parts), about(dict(geometry.attributes))]
+    return write_page(user_path(path), title_of(parts), "by manifold_jax", sections, {"parts": data})
