@@ -140,6 +140,7 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
         kept,
         f"{name}.json",
         f"{name}.txt",
+        "report.html",
         *images,
     }
     record = json.loads((tmp_path / f"{name}.json").read_text())

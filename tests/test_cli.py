@@ -58,7 +58,10 @@ def test_curve_with_every_file(tmp_path):
     result = run("ellipse", "--samples", "angle=24", "--out", out)
     assert result.exit_code == 0, result.output
     files = {"geometry.nc", "geometry_stencil.nc", "reach.nc", "reach.png", "exact_vs_stencil.png"}
-    assert names(out) == files | {"summary.json", "summary.txt"} | PLOTS
+    assert names(out) == files | {"summary.json", "summary.txt", "report.html"} | PLOTS
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Is it reliable?" in page
+    assert "Yes: every quantity is resolved" in page
     assert "truth: 9.6884" in text(result)
     assert str(out) in text(result)
     summary = json.loads((out / "summary.json").read_text())
@@ -117,7 +120,13 @@ def test_exact_values_with_stencils_beside_them_and_the_other_way_round(tmp_path
     # The other way round, over the same folder: what it did not write is removed.
     result = run(*SPRITES, "--stencils", "--no-plots", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert names(tmp_path) == {"geometry.nc", "geometry_exact.nc", "summary.json", "summary.txt"}
+    assert names(tmp_path) == {
+        "geometry.nc",
+        "geometry_exact.nc",
+        "summary.json",
+        "summary.txt",
+        "report.html",
+    }
     assert "; stencils of order 4" in text(result)
     assert "stencils of order 4 beside the exact values" in text(result)
     assert load_geometry(tmp_path / "geometry.nc") == stencil
@@ -137,6 +146,7 @@ def test_sprites_in_the_default_folder(tmp_path, monkeypatch):
         "geometry_stencil.nc",
         "summary.json",
         "summary.txt",
+        "report.html",
     }
     assert "per px of x" in text(result)
     summary = json.loads((tmp_path / "runs" / "measure-sprites-ellipse" / "summary.json").read_text())
@@ -223,7 +233,13 @@ def test_interrupted_and_called_again_it_goes_on(tmp_path, monkeypatch, watched)
     assert result.exit_code == 0, result.output
     assert first.seen[0] == 16, "all points exactly"
     assert second.seen[0] > first.seen[2], "what was done is kept"
-    assert names(tmp_path) == {"geometry.nc", "geometry_stencil.nc", "summary.json", "summary.txt"}
+    assert names(tmp_path) == {
+        "geometry.nc",
+        "geometry_stencil.nc",
+        "summary.json",
+        "summary.txt",
+        "report.html",
+    }
 
 
 @pytest.mark.slow
@@ -239,7 +255,13 @@ def test_a_finished_stage_is_not_measured_again(tmp_path, monkeypatch, watched):
     monkeypatch.undo()
     monkeypatch.setattr(measure_command, "measure", None)
     assert run(*arguments).exit_code == 0
-    assert names(tmp_path) == {"geometry.nc", "geometry_stencil.nc", "summary.json", "summary.txt"}
+    assert names(tmp_path) == {
+        "geometry.nc",
+        "geometry_stencil.nc",
+        "summary.json",
+        "summary.txt",
+        "report.html",
+    }
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_a_run_leaves_its_files_and_is_not_trained_twice(name, options, figures,
     result = run(*asked)
     assert result.exit_code == 0, result.output
     written = {path.name for path in tmp_path.iterdir()} - {MANIFEST}
-    assert written == {"checkpoints", f"{name}.json", f"{name}.txt", *figures}
+    assert written == {"checkpoints", f"{name}.json", f"{name}.txt", "report.html", *figures}
     record = json.loads((tmp_path / f"{name}.json").read_text())
     assert record["arguments"]["settings"]["images"] == 2
     assert len(record["rows"]) > 1
@@ -126,6 +126,7 @@ def test_algorithm_goes_on_from_its_cells(tmp_path):
         "checkpoints",
         "algorithm.json",
         "algorithm.txt",
+        "report.html",
         "algorithm.cells.jsonl",
         MANIFEST,
         *figures,

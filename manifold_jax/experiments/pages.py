@@ -22,7 +22,7 @@ from manifold_jax.plotting.page.sections import boxes
 REPORT = "report.html"
 _CLASSES = {"green": "good", "yellow": "fair", "red": "bad", "dim": "quiet", "bold": "strong"}
 PICTURES = 3 * 2**20  # bytes of pictures that a page holds; others stay beside it
-_FEW = 3  # rows from which they are drawn against each other
+_FEW = 3  # different numbers of a column from which it is worth drawing
 
 
 def command_line() -> str:
@@ -50,8 +50,8 @@ def _cell(cell: Any) -> str | tuple[str, str]:
     return (str(cell), name) if name in ("good", "fair", "bad") else str(cell)
 
 
-def pictures(files: Sequence[Path], most: int = PICTURES) -> str:
-    """The pictures among files, so many bytes at most; of others the names."""
+def pictures(files: Sequence[Path], most: int = PICTURES, *, folded: bool = False) -> str:
+    """The pictures among files, so many bytes at most, shown at once or at a click; of others the names."""
     shown, left_out = [], []
     for file in files:
         if file.suffix != ".png":
@@ -62,6 +62,8 @@ def pictures(files: Sequence[Path], most: int = PICTURES) -> str:
             most -= size
         else:
             left_out.append(file.name)
+    if shown and folded:
+        shown = [f"<details><summary>Show them</summary>{''.join(shown)}</details>"]
     more = [paragraph(f"Too large for this page: {', '.join(left_out)}, in the folder beside it.")]
     return "".join(shown + more * bool(left_out))
 
@@ -86,7 +88,7 @@ def write_outcomes(path: Path, command: str, finished: Sequence[Finished]) -> Pa
     for one in finished:
         body = as_html(one.shown, sortable=True)
         columns = _columns(one.rows)
-        if len(one.rows) >= _FEW and sum(column["numeric"] for column in columns) >= 2:
+        if len(_varying(columns)) >= 2:
             body += _explorer(len(tables), columns)
             tables.append({"columns": columns})
         sections.append(Section(one.name, body + pictures(one.files, share)))
@@ -100,7 +102,10 @@ def _names(finished: Sequence[Finished]) -> str:
 
 def _in_short(finished: Sequence[Finished]) -> Section:
     """What was done, what came out, and what to do next."""
-    done = "".join(f"<p><strong>{escape(one.name)}</strong>: {escape(one.about)}.</p>" for one in finished)
+    done = "".join(
+        f"<p><strong>{escape(one.name)}</strong>: {escape(one.about)}. {escape(one.title)}.</p>"
+        for one in finished
+    )
     notes = "".join(paragraph(note) for one in finished for note in one.notes if note.strip())
     notes = notes or paragraph("The tables below say it.")
     steps = ["Rows of the tables are drawn against each other below: choose the columns."]
@@ -108,7 +113,7 @@ def _in_short(finished: Sequence[Finished]) -> Section:
     if any(one.record.get("preset") == "reduced" for one in finished):
         steps.append("This was the reduced preset; <code>--preset full</code> takes the published sizes.")
     following = f"<ul>{''.join(f'<li>{step}</li>' for step in steps)}</ul>"
-    answers = {"What was done": done, "What came out": notes, "What next?": following}
+    answers = {"What was done": done, "How to read it": notes, "What next?": following}
     return Section("In short", boxes(answers))
 
 
@@ -151,6 +156,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def _varying(columns: Sequence[dict[str, Any]]) -> list[int]:
+    """Positions of the columns of numbers that differ from row to row, those of most numbers last."""
+    counts = {i: len({*column["values"]} - {None}) for i, column in enumerate(columns) if column["numeric"]}
+    return sorted((i for i, count in counts.items() if count >= _FEW), key=lambda i: counts[i])
+
+
 def _explorer(k: int, columns: Sequence[dict[str, Any]]) -> str:
     """Choices of the columns that are drawn against each other."""
     numeric = [i for i, column in enumerate(columns) if column["numeric"]]
@@ -168,9 +179,10 @@ def _explorer(k: int, columns: Sequence[dict[str, Any]]) -> str:
         for name, words_ in (("x", "across"), ("y", "up"))
     )
     first = words[0] if words else -1
+    across, up = sorted((_varying(columns)[0], _varying(columns)[-1]))
     chosen = (
-        select("x", "across", numeric, numeric[0]),
-        select("y", "up", numeric, numeric[1]),
+        select("x", "across", numeric, across),
+        select("y", "up", numeric, up),
         select("by", "colour", words, first, empty=True),
     )
     return f'<div class="controls">{"".join(chosen)}{ticks}</div><div class="plot" id="explorer-{k}"></div>'

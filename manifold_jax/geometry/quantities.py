@@ -89,10 +89,12 @@ def with_bar(value: float, error: float) -> str:
     """A value and its error bar.
 
     Example:
-        >>> with_bar(2.34567, 0.0123)
-        '2.346 ± 0.01'
+        >>> with_bar(2.34567, 0.0123), with_bar(3918.2, 31.0), with_bar(1.0, 2e-5)
+        ('2.346 ± 0.01', '3918 ± 30', '1 ± 2e-5')
     """
     bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
+    if 1e-3 <= error < 1e5:
+        bar = f"{float(bar):g}"
     return f"{value:.4g} ± {bar}"
 
 

@@ -120,7 +120,8 @@ class Geometry:
     def _repr_html_(self) -> str | None:
         """A table for notebooks; None of a traced or batched one, which is shown as text."""
         volume = self.total_volume.value
-        return None if is_traced(volume) or np.ndim(volume) else geometry_html(self)
+        known = isinstance(volume, (jax.Array, np.ndarray, np.generic)) and not is_traced(volume)
+        return geometry_html(self) if known and np.ndim(volume) == 0 else None
 
     @property
     def exact(self) -> bool:

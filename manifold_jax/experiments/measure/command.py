@@ -264,16 +264,15 @@ def _measure_cloud(
 ) -> None:
     with progress_bar(f"{cloud.name}, all pairs") as advance:
         result = measure_cloud(cloud, progress=advance, **options)
-    tables = cloud_tables(result, options["tolerance"])
+    tables, record = cloud_tables(result, options["tolerance"]), cloud_record(result, arguments)
     written: list[Path] = []
     with publishing(out, _KEY, written) as folder:
-        write_cloud(result, folder, cloud_record(result, arguments), tables)
+        write_cloud(result, folder, record, tables)
     if plots:
         with publishing(out, _KEY, written) as folder:
             draw_cloud(result, folder)
     with publishing(out, _KEY, written) as folder:
-        record, tolerance = cloud_record(result, arguments), options["tolerance"]
-        write_cloud_page(folder / REPORT, result, record, tables, list(written), tolerance)
+        write_cloud_page(folder / REPORT, result, record, tables, list(written), options["tolerance"])
     remove_others(out, _KEY, written)
     console.print(*tables, sep="\n")
     say_where(out, written)

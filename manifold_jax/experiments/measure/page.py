@@ -81,7 +81,7 @@ def write_measure_page(
     page.append(sections.tables(measured))
     both = [table for part in parts if (table := comparison_table(part)) is not None]
     page += [Section("Stencils beside exact values", "".join(map(as_html, both)))] if both else []
-    others = pictures([file for file in files if file.stem.rstrip("_0123456789") not in DRAWN])
+    others = pictures([file for file in files if file.stem.rstrip("_0123456789") not in DRAWN], folded=True)
     page += [Section("Pictures", others)] if others else []
     page.append(_about(record, files))
     title = sections.title_of(measured)

@@ -47,7 +47,7 @@ class Section(NamedTuple):
 
 def _own(name: str) -> str:
     """A file beside this one."""
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files(__spec__.parent).joinpath(name).read_text(encoding="utf-8")
 
 
 def plotly_js() -> str:
@@ -60,8 +60,8 @@ def write_page(
     path: Path, title: str, subtitle: str, sections: Sequence[Section], data: dict[str, Any]
 ) -> Path:
     """Write a page; ``data`` is what ``page.js`` draws."""
-    # Within a script only "</" could end it.
-    packed = json.dumps(data | {"palette": PALETTE}, allow_nan=False).replace("</", "<\\/")
+    # Within a script "<" could begin a tag that ends it.
+    packed = json.dumps(data | {"palette": PALETTE}, allow_nan=False).replace("<", "\\u003c")
     body = "".join(f"<section><h2>{escape(s.title)}</h2>{s.body}</section>\n" for s in sections)
     text = f"""<!doctype html>
 <html lang="en" data-theme="light">

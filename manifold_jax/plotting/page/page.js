@@ -64,7 +64,7 @@
   };
 
   // What is known of one of the points that are drawn, with its image.
-  const showPoint = (k) => {
+  const showPoint = (k, title = "The point under the pointer") => {
     const { axes, points, quantities, images } = part();
     const box = $("point");
     if (!box) return;
@@ -78,8 +78,7 @@
       const line = table.insertRow();
       for (const text of row) line.append(element("td", text));
     }
-    box.replaceChildren(element("h3", k === 0 && !box.dataset.seen ? "A point" : "The point under the pointer"));
-    box.dataset.seen = "yes";
+    box.replaceChildren(element("h3", title));
     if (images) {
       const canvas = element("canvas", "");
       canvas.width = images.width;
@@ -112,13 +111,13 @@
     const traces = [{ type, mode: "markers", ...place(all), marker, hoverinfo: "none" }];
     if (chord) {
       traces.push({ type, mode: "lines+markers", ...place(floats(chord)), hoverinfo: "name",
-        name: "the two points that decide the reach", line: { color: colour("other"), width: three ? 6 : 3 },
+        name: "where the reach is decided", line: { color: colour("other"), width: three ? 6 : 3 },
         marker: { color: colour("other"), size: three ? 7 : 11 } });
     }
     const [x, y, z] = points.names;
     const equal = { yaxis: { scaleanchor: "x", scaleratio: 1 } };
     Plotly.react("points", traces, layout(three ? { x, y, z, uirevision: "points" } : { x, y, ...equal }), config);
-    showPoint(0);
+    showPoint(Math.floor(floats(points.coordinates).length / Math.max(1, part().axes.length) / 2), "One of the points");
   };
 
   const strides = (shape) => shape.map((_, k) => shape.slice(k + 1).reduce((a, b) => a * b, 1));
