@@ -672,6 +672,11 @@ CALLS = [
     ),
     (plotting.principal_components, {"points": CLOUD}, {"points": "finite"}),
     (plotting.save_figure, {"figure": None, "path": "a.png"}, {"figure": "geometry", "path": ""}),
+    (
+        plotting.save_report,
+        {"path": "/dev/null/no/a.html", "manifold": RING, "geometry": GEOMETRY},
+        {"path": "", "manifold": "values", "geometry": "geometry", "reach": "geometry", "beside": "geometry"},
+    ),
     (plotting.unit_of, {"geometry": GEOMETRY, "quantity": "volume_element"}, {}),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +18,9 @@ from manifold_jax.geometry.quantities import (
     with_bar,
 )
 
-if TYPE_CHECKING:
-    from manifold_jax.geometry.reach.result import Reach
-    from manifold_jax.geometry.report import Geometry
 
-
-def geometry_html(geometry: Geometry) -> str:
-    """Totals and fields with bars, units and verdicts."""
+def geometry_html(geometry: Any) -> str:
+    """Totals and fields of a ``Geometry`` with bars, units and verdicts."""
     quantiles, rows = geometry.quantiles((0.05, 0.5, 0.95)), []
     for name in TOTALS + FIELDS:
         estimate, verdict, span = getattr(geometry, name), geometry.verdict(name), ""
@@ -47,8 +43,8 @@ def geometry_html(geometry: Geometry) -> str:
     return titled(geometry.title, table(head, rows, left=(0, 3, 4)), *lines)
 
 
-def reach_html(reach: Reach) -> str:
-    """The reach, its two parts, and its sentence."""
+def reach_html(reach: Any) -> str:
+    """A ``Reach``, its two parts, and its sentence."""
     narrow = f"none below {reach.searched:.4g}"
     if math.isfinite(reach.bottleneck):
         narrow = with_bar(reach.bottleneck, reach.bottleneck_error)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from manifold_jax._html import Cell, paragraph, table, titled
-
-if TYPE_CHECKING:
-    from manifold_jax.information.walker import Path
 
 _MOST = 20  # paths of a batch that are listed
 
@@ -22,8 +19,8 @@ _WORDS: tuple[Cell, ...] = (
 """By the number of a ``PathStatus``."""
 
 
-def path_html(path: Path) -> str:
-    """How every path ended, how far it came, and what the network says at both ends."""
+def path_html(path: Any) -> str:
+    """How every path of a ``Path`` ended, how far it came, and what the network says at both ends."""
     log_probs = np.asarray(path.log_probs)
     ends = log_probs.reshape(-1, *log_probs.shape[-2:])[:, [0, -1]]
     distances = np.asarray(path.distances)
