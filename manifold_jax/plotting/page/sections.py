@@ -250,8 +250,10 @@ def save_report(
         ImportError: plotly or pillow is not installed.
 
     Example:
+        >>> import tempfile
         >>> torus = mj.datasets.torus(size=(16, 16))
-        >>> mj.plotting.save_report(folder / "report.html", torus, mj.measure(torus)).name
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mj.plotting.save_report(f"{folder}/report.html", torus, mj.measure(torus)).name
         'report.html'
     """
     style.checked_geometry("save_report", "geometry", geometry)
