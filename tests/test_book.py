@@ -125,3 +125,22 @@ def test_references_between_docstrings_lead_to_public_names(book):
     hooks = book["docstrings"].Docstrings(book["reference"].public_names())
     text = hooks.rewrite("See :func:`measure`, :func:`_hidden`.", {})
     assert text == "See :py:obj:`measure <manifold_jax.measure>`, ``_hidden``."
+
+
+def test_links_that_lead_nowhere_are_named(book, tmp_path):
+    pytest.importorskip("sphinx")
+    assert book  # its folder is on the path
+    links = importlib.import_module("_book.links")
+    (tmp_path / "one.html").write_text(
+        '<a href="two.html#there">a</a> <img src="no.png"> <a href="https://x.y">b</a>'
+    )
+    (tmp_path / "two.html").write_text('<p id="there"></p><a href="one.html">c</a><a href="#away">d</a>')
+    assert list(links.broken_links(tmp_path)) == ["one.html: no.png", "two.html: #away"]
+
+
+def test_a_power_of_what_is_between_bars_is_one_of_all(book):
+    pytest.importorskip("docutils")
+    assert book
+    text = "".join(importlib.import_module("_book.mathml").mathml(r"\lvert x\rvert^2").split())
+    assert "<msup><mrow>" in text
+    assert text.index("</mrow>") < text.index("<mn>2</mn>")

@@ -45,7 +45,7 @@ class Docstrings:
 
     def _typeset(self, block: str, types: dict[str, str]) -> str:
         """Arguments keep their names; the rest, which may run over lines, is typeset as one."""
-        parts: list[list[str]] = [["", ""]]  # names as they are, and the text behind each
+        parts: list[list[str]] = [["", ""]]  # names as they are, and the text after each
         for line in block.splitlines(keepends=True):
             argument = ARGUMENT.match(line.rstrip("\n"))
             if argument:

@@ -43,14 +43,14 @@ def title_of(text: str) -> str:
     return next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
 
 
-def relink(text: str, found: dict[str, str]) -> str:
+def relink(text: str, places: dict[str, str]) -> str:
     """Links to files as they are reached from the book; to what is not part of it, only their text."""
 
     def link(match: re.Match[str]) -> str:
         label, target = match.groups()
         if target.startswith(("http:", "https:", "#", "mailto:")):
             return match[0]
-        return f"{label}({found[target]})" if target in found else label.lstrip("!")[1:-1]
+        return f"{label}({places[target]})" if target in places else label.lstrip("!")[1:-1]
 
     return LINK.sub(link, text)
 

@@ -7,11 +7,13 @@ LITERALS = re.compile(r"(``.+?``|:\w+:`[^`]+`|\*[A-Z][^*]+\*)", re.DOTALL)
 WORDS = {
     "<=": "≤", ">=": "≥", "<-": "←", "->": "→", "+-": "±",
     "pi": "π", "tau": "τ", "eps": "ε", "theta": "θ", "lambda": "λ", "sigma": "σ", "Gamma": "Γ", "mu": "μ", "omega": "ω",
+    "xi": "ξ", "rho": "ρ", "delta": "δ", "beta": "β", "gamma": "γ",
 }  # fmt: skip
 
-BASES = r"[A-Za-z]|II|Ric|grad|sum|max|min|inf|sup|mean|sdr|tau|Gamma|lambda|omega"
+BASES = r"[A-Za-z]|II|Ric|grad|sum|max|min|inf|sup|mean|sdr|argmin|tau|Gamma|lambda|omega|xi|rho|sigma"
 SUBSCRIPT = re.compile(rf"(?<![\w`.\"])({BASES})_(\w{{1,5}}(?:,\w)?|\([^()]*\))(?![\w`])")
-SUPERSCRIPT = re.compile(r"(?<=[\w)|}⟩])\^(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|-?\w+)")
+SUPERSCRIPT = re.compile(r"(?<=[\w)|}⟩])\^(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|-?[A-Za-z0-9]+)")
+BELOW = re.compile(r"(?<=`\\ )_([a-z]{1,5})\b")  # of Gamma^k_ij
 BRACKETS = re.compile(r"<([^<>`\n]{1,30}, [^<>`\n]{1,30})>")
 
 
@@ -30,9 +32,10 @@ def _symbols(text: str) -> str:
 def _prose(text: str) -> str:
     text = BRACKETS.sub(r"⟨\1⟩", text)
     text = re.sub(r"\bgrad(?=_[a-z]\b| (?:log|p)\b)", "∇", text)
-    text = re.sub(r"\bsqrt\(", "√(", text)
+    text = re.sub(r"\bsqrt(?=\()|\bsqrt (?=\w)", "√", text)
     text = re.sub(r"(?<![\w`.])∇_(\w)\b", lambda m: "∇" + _script("sub", m[1]), text)
     text = SUPERSCRIPT.sub(lambda m: _script("sup", _symbols(m[1])), text)
+    text = BELOW.sub(lambda match: _script("sub", match[1]), text)
     text = SUBSCRIPT.sub(lambda m: _base(m[1]) + _script("sub", _symbols(m[2])), text)
     parts = re.split(r"(\\ :su[bp]:`[^`]*`)", text)  # what is in a role is done
     return "".join(part if k % 2 else _symbols(part).replace("|", r"\|") for k, part in enumerate(parts))
