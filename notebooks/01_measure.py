@@ -90,7 +90,7 @@ print(geometry.summary())
 plot_histograms(geometry)
 
 # %% [markdown]
-# The extrinsic curvature is well measured. The scalar curvature is tiny beside |II|^2: this manifold is curved
+# The extrinsic curvature is well measured. The scalar curvature is tiny next to |II|^2: this manifold is curved
 # in image space but nearly flat in itself, and its sign takes a finer stencil (or automatic differentiation).
 
 # %% [markdown]

@@ -47,20 +47,20 @@ REDUCED = bool(os.environ.get("MANIFOLD_JAX_REDUCED"))  # continuous integration
 
 # %%
 pitches = np.geomspace(0.5, 12.0, 5 if REDUCED else 13)
-found = [reach(helix(1.0, float(p), size=192), longest=20.0) for p in pitches]
+results = [reach(helix(1.0, float(p), size=192), longest=20.0) for p in pitches]
 exact = [helix(1.0, float(p), size=192).known["reach"] for p in pitches]
 
 figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-axes.loglog(pitches, [r.local for r in found], "o", color="#0072B2", label="local: 1 / curvature")
+axes.loglog(pitches, [r.local for r in results], "o", color="#0072B2", label="local: 1 / curvature")
 axes.loglog(
-    pitches, [r.bottleneck for r in found], "s", color="#D55E00", label="half the shortest bottleneck"
+    pitches, [r.bottleneck for r in results], "s", color="#D55E00", label="half the shortest bottleneck"
 )
 axes.loglog(pitches, exact, "k-", lw=1, label="reach, closed form")
 axes.set(xlabel="pitch (radius 1)", ylabel="length", title="Helix: what limits the reach")
 axes.legend()
 plt.show()
-worst = max(abs(r.value - t) / t for r, t in zip(found, exact, strict=True))
-print(f"largest relative error {worst:.1e}; cases: {[r.case for r in found]}")
+worst = max(abs(r.value - t) / t for r, t in zip(results, exact, strict=True))
+print(f"largest relative error {worst:.1e}; cases: {[r.case for r in results]}")
 
 # %% [markdown]
 # ## 2. Every point has its ball

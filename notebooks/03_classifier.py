@@ -75,7 +75,7 @@ print(images.shape)
 
 # %%
 apply, params = pure(LeNet(size=images.shape[1], rngs=nnx.Rngs(0)))
-found = train(
+run = train(
     classification_loss(apply),
     params,
     (images[held_out:], labels[held_out:]),
@@ -85,7 +85,7 @@ found = train(
         print(step, f"loss {metrics['loss'].mean():.3f}") if step % 500 == 0 else None
     ),
 )
-log_prob = Partial(apply, found.params)
+log_prob = Partial(apply, run.params)
 x = pixels(images[:held_out])
 check_log_prob(log_prob, x[0])
 right = np.mean(np.asarray(jax.vmap(log_prob)(x).argmax(1)) == labels[:held_out])
@@ -117,6 +117,7 @@ axes.semilogy(np.arange(1, 10), values.T[:9], color="#0072B2", alpha=0.3, lw=1)
 axes.semilogy(np.arange(1, 10), np.median(values, axis=0)[:9], "k-", lw=2, label="median of 40 images")
 axes.set(xlabel="number of the eigenvalue", ylabel="eigenvalue of G", title="Nine directions, the tenth is 0")
 axes.legend()
+plt.show()
 
 # %%
 figure, grid = plt.subplots(3, 6, figsize=(9, 4.8), layout="constrained")
@@ -131,6 +132,7 @@ for k, row in enumerate(grid):
 for at in grid.ravel():
     at.set_axis_off()
 figure.suptitle("Images, and the changes of them that the network feels most (red: +, blue: −)")
+plt.show()
 
 # %% [markdown]
 # ## 3. Across the leaves

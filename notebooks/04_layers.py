@@ -57,7 +57,7 @@ images = jax.jit(lambda u: jax.lax.map(heart.embedding, u, batch_size=50))(facto
 vae = BetaVAE(size=size, width=8, hidden=32, latent=4, activation=nnx.softplus, rngs=nnx.Rngs(0))
 apply, params = pure(vae)
 objective = Objective("B", gamma=10.0, capacity=8.0, capacity_steps=steps)
-found = train(
+run = train(
     beta_vae_loss(apply, objective),
     params,
     (images,),
@@ -66,11 +66,11 @@ found = train(
     batch_size=32,
     optimizer=optax.adam(1e-3),
 )
-print({name: float(values[-10:].mean()) for name, values in found.metrics.items()})
+print({name: float(values[-10:].mean()) for name, values in run.metrics.items()})
 
 # %%
-network = pure(vae)._replace(params=found.params)
-back = jax.vmap(apply, (None, 0))(found.params, images[:6])
+network = pure(vae)._replace(params=run.params)
+back = jax.vmap(apply, (None, 0))(run.params, images[:6])
 figure, axes = plt.subplots(2, 6, figsize=(9, 3.2))
 for k in range(6):
     axes[0, k].imshow(images[k], cmap="gray", vmin=0, vmax=1)
@@ -100,14 +100,15 @@ names = [report.name for report in reports["random weights"]]
 figure, axes = plt.subplots(1, 2, figsize=(12, 4.2))
 for label, parts in reports.items():
     volume = np.array([float(part.total_volume.value) for part in parts])
-    bend = np.array([float(jnp.median(part.second_form_norm.value)) for part in parts])
+    norm = np.array([float(jnp.median(part.second_form_norm.value)) for part in parts])
     axes[0].semilogy(volume, "o-", label=label)
-    axes[1].semilogy(bend * volume**0.5, "o-", label=label)  # as if the surface had unit area
+    axes[1].semilogy(norm * volume**0.5, "o-", label=label)  # as if the surface had unit area
 for at, word in zip(axes, ("area", "median |II|, scaled to unit area"), strict=True):
     at.set_title(word)
     at.set_xticks(range(len(names)), names, rotation=60, ha="right")
     at.grid(alpha=0.3)
 axes[0].legend()
+plt.show()
 
 # %% [markdown]
 # The area spans orders of magnitude and says little by itself: layers scale. What has no unit is the curvature at unit
@@ -115,20 +116,22 @@ axes[0].legend()
 #
 # ## 3. ReLU
 #
-# Behind ReLU the surface is made of smooth pieces with kinks between them. A second difference across a kink is the
+# After a ReLU the surface is made of smooth pieces with kinks between them. A second difference across a kink is the
 # jump of the tangent over the spacing: the largest "curvature" grows like the number of samples, for ever.
 
 # %%
 weights = jax.random.normal(jax.random.key(2), (20, 2))
-for bend in (nnx.relu, nnx.softplus):
+for activation in (nnx.relu, nnx.softplus):
     largest = []
     for count in (64, 128, 256, 512):
         angle = 2 * np.pi * np.arange(count) / count
-        curve = np.asarray(bend(jnp.stack([np.cos(angle), np.sin(angle)], axis=-1) @ weights.T), np.float64)
+        curve = np.asarray(
+            activation(jnp.stack([np.cos(angle), np.sin(angle)], axis=-1) @ weights.T), np.float64
+        )
         second = (np.roll(curve, 1, 0) - 2 * curve + np.roll(curve, -1, 0)) / (2 * np.pi / count) ** 2
         largest.append(np.linalg.norm(second, axis=1).max())
     print(
-        f"{bend.__name__:9s} largest second difference at 64, 128, 256, 512 samples: {np.round(largest, 1)}"
+        f"{activation.__name__:9s} largest second difference at 64, 128, 256, 512 samples: {np.round(largest, 1)}"
     )
 
 # %% [markdown]

@@ -18,7 +18,7 @@
 # whose geometry is known these are measurements.
 #
 # 1. Two fits and their distance from the truth.
-# 2. Errors against n, a slope with its interval, the rates beside it.
+# 2. Errors against n, a slope with its interval, the rates next to it.
 # 3. An explicit bound, and where it says nothing.
 # 4. Estimators against exact geometry, and your own among them.
 
@@ -62,10 +62,10 @@ fits = {
     "moving least squares, degree 2": moving_least_squares(samples, dimension=1, degree=2),
 }
 for name, project in fits.items():
-    found = fit_distances(project, curve, test)
+    result = fit_distances(project, curve, test)
     print(
-        f"{name:31s} RMS distance {found.forward.rms:.1e}, largest {found.forward.maximum:.1e}, "
-        f"Hausdorff {found.hausdorff:.1e}"
+        f"{name:31s} RMS distance {result.forward.rms:.1e}, largest {result.forward.maximum:.1e}, "
+        f"Hausdorff {result.hausdorff:.1e}"
     )
 
 # %% [markdown]
@@ -100,16 +100,16 @@ at.grid(alpha=0.3)
 
 # %%
 for name, values in errors.items():
-    found = slope(sizes, np.array(values), key=jax.random.key(2))
-    print(f"{name}: slope {found.value:.2f}, 95 % interval {found.lower:.2f} to {found.upper:.2f}")
-    for support in compare_rates(found, 1, loss="Hausdorff distance"):
+    fitted = slope(sizes, np.array(values), key=jax.random.key(2))
+    print(f"{name}: slope {fitted.value:.2f}, 95 % interval {fitted.lower:.2f} to {fitted.upper:.2f}")
+    for support in compare_rates(fitted, 1, loss="Hausdorff distance"):
         if support.supported:
             note = "" if support.rate.verified else ", an exponent that was not verified"
             print(f"    agrees with {support.rate.name}{note}")
 
 # %% [markdown]
 # A noiseless rate n^(-2/d) for a plane, n^(-3/d) and better for degree 2: without noise, the exponent is that of the
-# *fit*. The perpendicular-noise rate 2 / (2 + d), drawn beside such data in the literature, is not what they follow.
+# *fit*. The perpendicular-noise rate 2 / (2 + d), drawn next to such data in the literature, is not what they follow.
 #
 # ## 3. An explicit bound
 #
@@ -126,7 +126,7 @@ for size in (100, 10_000, 1_000_000):
 # %% [markdown]
 # ## 4. Calibration
 #
-# An estimator is a function of samples. Here a user's own, the length of a closed curve from its polygon, beside the
+# An estimator is a function of samples. Here a user's own, the length of a closed curve from its polygon, next to the
 # built-in one from distances to neighbours.
 
 

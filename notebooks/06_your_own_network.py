@@ -48,7 +48,7 @@ x, y = jnp.array([0.3, -0.2, 0.5, 0.1]), jnp.array([0.1, 0.4, -0.3, 0.2])
 #
 # `pure` takes a module that maps batches to batches, and gives a function of one input and its parameters. In
 # training, batch normalisation and dropout make the output depend on other inputs and on chance: call
-# `eval()` first. Their state is kept as data beside the parameters.
+# `eval()` first. Their state is kept as data next to the parameters.
 
 
 # %%

@@ -59,8 +59,8 @@ def shell(command):
     print("$", command)
     program, *words = shlex.split(command)
     program = Path(sys.executable).with_name(program)
-    environment = os.environ | {name.upper(): str(value) for name, value in compiled.items()}
-    environment["COLUMNS"] = "110"
+    environment = {name: value for name, value in os.environ.items() if "COLOR" not in name}  # plain text
+    environment |= {name.upper(): str(value) for name, value in compiled.items()} | {"COLUMNS": "110"}
     done = subprocess.run([program, *words], cwd=folder, env=environment, capture_output=True, text=True)
     print(done.stdout + done.stderr)
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -95,4 +96,5 @@ def setup(app: Any) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # JAX, imported by now, set another one
     os.environ.pop("MPLBACKEND", None)  # kernels draw into the page
+    getLogger("traitlets").setLevel("WARNING")  # of kernels, which tell what they do
     app.connect("env-before-read-docs", execute_pages)

@@ -73,9 +73,8 @@ def contents(sources: dict[str, str]) -> str:
     for title, names in groups.items():
         rows = "\n".join(_entry(name) for name in names if name in sources)
         if rows:
-            parts.append(f"## {title}\n\n```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
-        if names == ("claims",):
-            parts.append(verdicts(sources["claims"]))
+            first = verdicts(sources["claims"]) + "\n\n" if "claims" in names else ""
+            parts.append(f"## {title}\n\n{first}```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n")
     return "\n".join(parts)
 
 
@@ -85,8 +84,8 @@ def _entry(name: str) -> str:
 
 def verdicts(claims: str) -> str:
     """How many claims of each paper hold: the line below each heading of the page."""
-    return "\n".join(
-        f"- {paper}: {line}"
+    return "\n\n".join(
+        f"{paper}: {line}"
         for paper, line in re.findall(r"^## (.+)\n\n(\d+ tests: .+)$", claims, re.MULTILINE)
     )
 
