@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, TypeVar
 
 import jax
 import jax.core
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 Names = tuple[str, ...]
 """Axes of a mesh over which one axis of an array is cut, the first the coarsest; empty for none."""
@@ -156,6 +158,43 @@ def by_compiler(function: Callable[..., Any], like: Any, axes: int) -> Callable[
         return jax.sharding.auto_axes(function, axes=mesh.axis_names, out_sharding=shardings)(*arguments)
 
     return run
+
+
+def of_one_point(function: _Function) -> _Function:
+    """A function of one point, which ``jax.vmap`` maps over points that are cut over a mesh.
+
+    Explicit axes have no rules for all that it does (a row at a place that differs from point to point, loops
+    that end early, tangents of a network), so that within it the compiler cuts. What it returns is whole for
+    every point, and cut as the points are. Arguments are pytrees of arrays, functions and numbers; without a
+    mesh it is the function itself.
+
+    Raises:
+        ValueError: A function among the arguments hides arrays that lie on the mesh.
+    """
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+        like = next((x for x in leaves if mesh_of(x) is not None), None)
+        if like is None:
+            return function(*arguments)
+        places = [k for k, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray)]
+
+        def of_arrays(*arrays: Any) -> Any:
+            new = dict(zip(places, arrays, strict=True))
+            return function(*jax.tree.unflatten(structure, [new.get(k, x) for k, x in enumerate(leaves)]))
+
+        try:
+            return by_compiler(of_arrays, like, 0)(*(leaves[k] for k in places))
+        except ValueError as error:
+            if "context mesh" not in str(error):
+                raise
+            remedy = "hand the function over as a pair (apply, params)"
+            raise ValueError(
+                f"A function closes over arrays on a mesh with explicit axes: {remedy}."
+            ) from error
+
+    return run  # type: ignore[return-value]
 
 
 def place_in(names: Names, size: int) -> Any:

@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sharded
+import sharded_points
 import sharded_rows
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import manifold_jax as mj
+
+assert sharded_points  # its cases are among those of ``sharded``
 
 
 def run_cases(names):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 from sharded import KINDS, LINE, PLANE, collectives, cut, fast, held, lies, mesh_of, only, same, slow, turned
@@ -83,27 +83,6 @@ def jets_of_functions():
         for layer, piece in zip(jets, mj.layer_jets(function, layers, rows), strict=True):
             same(layer, piece)
             lies(piece.vectors, mesh, ("x", "y"))
-
-
-def classify(weights, x):
-    return jax.nn.log_softmax(weights @ jnp.ravel(x))
-
-
-@slow
-def local_data():
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(5, 12)))
-    images, log_prob = np.random.default_rng(0).normal(size=(16, 3, 4)), Partial(classify, weights)
-    for name in ("factor", "matrix", "trace", "spectrum", "rank"):
-        function = jax.vmap(Partial(getattr(mj, f"local_data_{name}"), log_prob))
-        whole = function(images)
-        for kind in KINDS:
-            mesh = mesh_of(*PLANE, kind)
-            mapped = jax.shard_map(function, mesh=mesh, in_specs=P("x"), out_specs=P("x"), check_vma=False)
-            pieces = [jax.jit(mapped)(cut(images, mesh, "x"))]
-            pieces += [function(cut(images, mesh, "x"))] if kind == AxisType.Auto else []
-            for piece in pieces:
-                same(whole, piece)
-                lies(jax.tree.leaves(piece)[0], mesh, "x")
 
 
 def regression(weights, batch, key, step):

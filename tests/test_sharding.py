@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sharded
+import sharded_points
 import sharded_rows
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("run_sharded.py"))]
@@ -26,7 +27,8 @@ def outcomes(*cases):
 
 
 def test_eight_devices_give_what_one_gives():
-    assert sharded_rows.trainings.__name__ in sharded.FAST
+    for case in (sharded_rows.trainings, sharded_points.images_in_pieces):
+        assert case.__name__ in sharded.FAST
     wrong = outcomes(*sharded.FAST)
     assert not wrong, "\n".join(wrong.values())
 

@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._linalg import block_rows, map_blocks, matmul, norm, safe_sqrt, unit
+from manifold_jax._sharding import of_one_point
 from manifold_jax.information.log_prob import (
     Apply,
     Input,
@@ -170,8 +171,11 @@ def label_keeping_projection(
     return keep_label(log_p, rows, basis, label, jnp.ravel(v)).reshape(x.shape)
 
 
-def _defect(log_prob: LogProb, x: Float[Array, "n"], rtol: float | None, batch_size: int | None) -> Array:
+@of_one_point
+def _defect(function: LogProb, at: Any, rtol: float | None, batch_size: int | None) -> Array:
     """|vertical part| / |all| of the brackets, over pairs a < b."""
+    x, unravel = ravel_pytree(at)
+    log_prob = lambda z: function(unravel(z))  # noqa: E731
     rows = scores(log_prob, x)[1]
     basis = span(rows, rank_tolerances(rtol, log_prob, x)[0])
     first, second = (jnp.asarray(i) for i in np.triu_indices(len(rows), 1))
@@ -219,7 +223,7 @@ def involutivity_defect(
         True
     """
     log_prob, x = checked_input("involutivity_defect", log_prob, x, batch_size=batch_size, rtol=rtol)
-    return _defect(lambda z: log_prob(z.reshape(x.shape)), jnp.ravel(x), rtol, batch_size)
+    return _defect(log_prob, x, rtol, batch_size)
 
 
 def fisher_involutivity_defect(
@@ -247,5 +251,4 @@ def fisher_involutivity_defect(
     """
     options = {"batch_size": batch_size, "rtol": rtol}
     function, params = checked_params("fisher_involutivity_defect", apply, params, x, **options)
-    flat, unravel = ravel_pytree(params)
-    return _defect(lambda w: function(unravel(w)), flat, rtol, batch_size)
+    return _defect(function, params, rtol, batch_size)

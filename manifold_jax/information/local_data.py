@@ -5,8 +5,8 @@ the C x n factor of G: diag(p) - p p^T, which loses all digits where p saturates
 KL(p(x + dx) || p(x)) = 1/2 dx^T G dx + O(|dx|^3). The local Fisher matrix F(w) = E_y [grad_w log p_y
 grad_w log p_y^T] is its counterpart for the parameters.
 
-Mapped by ``jax.vmap`` over inputs that are cut over a ``jax.sharding.Mesh``, they leave these where they are:
-as it is for auto axes, within ``jax.shard_map(..., check_vma=False)`` for explicit ones.
+Mapped by ``jax.vmap`` over inputs that are cut over a ``jax.sharding.Mesh``, they leave these where they are,
+as paths do; arrays of the network that lie on the mesh too come as a pair ``(apply, params)``.
 
 All functions raise a ValueError where :func:`local_data_factor` or :func:`fisher_factor` does, and for a
 vector that is not shaped like the input or the parameters.
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import fits_in_memory
 from manifold_jax._linalg import matmul
+from manifold_jax._sharding import of_one_point
 from manifold_jax.information.log_prob import (
     Apply,
     Input,
@@ -55,6 +56,7 @@ def _weighted(log_p: Float[Array, ""], score: Any) -> Any:
     return jax.tree.map(lambda s: jnp.exp(log_p / 2) * s, score)
 
 
+@of_one_point
 def _product(function: LogProb, at: Any, vector: Any) -> Any:
     """sum_y p_y <grad log p_y, vector> grad log p_y: one push-forward, one pull-back."""
     log_p, pull_back = jax.vjp(function, at)

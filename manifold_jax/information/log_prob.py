@@ -13,6 +13,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import checked_function, is_traced, optional, positive, real, single, whole
@@ -117,6 +118,10 @@ def checked_input(
     return promoted(log_prob, x)
 
 
+def _of_params(apply: Apply, x: Any, params: Any) -> Array:
+    return apply(params, x)
+
+
 def checked_params(
     caller: str, apply: Apply, params: Any, x: Any, *, batch_size: Any = None, rtol: Any = None
 ) -> tuple[LogProb, Any]:
@@ -132,7 +137,7 @@ def checked_params(
             name = f"params{jax.tree_util.keystr(path)}"
             got = f"{leaf.dtype}: leave counters and keys out of params"
             raise ValueError(f"{caller}: {name} must be floating-point, got {got}.")
-    function = lambda w: apply(w, x)  # noqa: E731
+    function = Partial(partial(_of_params, apply), x)
     check_log_prob(function, params)
     _check_options(caller, batch_size, rtol)
     return promoted(function, params)

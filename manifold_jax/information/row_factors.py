@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._linalg import matmul, norm, rotation, scale_of
+from manifold_jax._sharding import of_one_point
 from manifold_jax.information.precision import NOISE
 
 MOST_SWEEPS = 30  # sweeps of one-sided Jacobi at most; five to ten are usual
 
 
+@of_one_point
 @jax.jit
 def orthonormal_rows(
     rows: Float[Array, "m n"], rtol: Float[Array, ""] | float = 0.0
@@ -95,6 +97,7 @@ def _orthogonal_by_rotations(square: Float[Array, "m m"]) -> Float[Array, "m m"]
     return jnp.concatenate([top, bottom])
 
 
+@of_one_point
 @jax.jit
 def singular_rows(rows: Float[Array, "m n"]) -> tuple[Float[Array, "m"], Float[Array, "m n"]]:
     """Singular values, descending, and right singular vectors of a matrix A ``(m, n)``, m small.

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from manifold_jax._checks import is_traced
 from manifold_jax._linalg import norm, unit
 from manifold_jax._programs import frozen
+from manifold_jax._sharding import of_one_point
 from manifold_jax.information.foliation import keep_label, project, reject, span
 from manifold_jax.information.log_prob import LogProb, scores
 from manifold_jax.information.precision import rank_tolerances
@@ -300,6 +301,7 @@ def _follow(log_prob: Any, source: Array, goal: Array, options: Options) -> Path
     )
 
 
+@of_one_point
 def follow(log_prob: LogProb, source: Array, goal: Array, options: Options) -> Path:
     """Follow the field from ``source`` towards a destination or along a direction.
 
