@@ -272,6 +272,20 @@ def rows_place(tree: Any) -> tuple[Mesh, Names] | None:
     return (mesh, names) if len(places) == 1 and len(named) == len(shardings) else None  # type: ignore[return-value]
 
 
+def pieces_along(place: NamedSharding) -> int:
+    """Number of pieces that a sharding cuts a single axis into; 0 if it is for another number of axes."""
+    if len(place.spec) != 1:
+        return 0
+    return math.prod(place.mesh.shape[name] for name in _listed(place.spec[0]))
+
+
+def on_own_rows(function: Callable[[Any], Any], place: NamedSharding) -> Callable[[Any], Any]:
+    """A function that every device applies to its rows, of a tree that is cut like this, on auto axes."""
+    mesh: Any = place.mesh
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    return jax.shard_map(function, mesh=mesh, in_specs=(place.spec,), out_specs=place.spec, check_vma=False)
+
+
 def take_batch(tree: Any, rows: Array, place: tuple[Mesh, Names] | None) -> Any:
     """Rows of arrays that are cut as :func:`rows_place` says, on a mesh with auto axes.
 

@@ -9,7 +9,22 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
-from sharded import KINDS, LINE, PLANE, collectives, cut, fast, held, lies, mesh_of, only, same, slow, turned
+from sharded import (
+    KINDS,
+    LINE,
+    PLANE,
+    collectives,
+    cut,
+    fast,
+    held,
+    lies,
+    mesh_of,
+    only,
+    raises,
+    same,
+    slow,
+    turned,
+)
 
 import manifold_jax as mj
 
@@ -107,3 +122,28 @@ def trainings():
         same(whole.params, pieces.params)
         same(whole.metrics, pieces.metrics, rtol=1e-6)
         lies(pieces.params["in"], mesh)
+
+
+@fast
+def trainings_of_seeds():
+    random, runs = np.random.default_rng(0), 8
+    x = random.normal(size=(32, 5))
+    data, shapes = (x, np.sin(x.sum(axis=1, keepdims=True))), {"in": (5, 8), "out": (8, 1)}
+    weights = {name: jnp.asarray(random.normal(size=(runs, *shape))) for name, shape in shapes.items()}
+    options = {"key": jax.random.key(0), "steps": 6, "chunk": 6, "batch_size": 16}
+    options["optimizer"] = optax.adam(1e-2)
+    whole = mj.models.train(mj.models.over_seeds(regression, runs), weights, data, **options)
+    mesh, spec = mesh_of(*PLANE), ("y", "x")
+    loss = mj.models.over_seeds(regression, runs, place=NamedSharding(mesh, P(spec)))
+    pieces = mj.models.train(loss, cut(weights, mesh, spec), cut(data, mesh, "x"), **options)
+    same(whole.params, pieces.params)
+    same(whole.metrics, pieces.metrics, rtol=1e-6)
+    lies(pieces.params["in"], mesh, spec)
+    place = NamedSharding(mesh_of(*LINE, KINDS[1]), P("x"))
+    given = [jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=place) for w in weights.values()]
+    step = jax.value_and_grad(mj.models.over_seeds(regression, runs, place=place), has_aux=True)
+    program = jax.jit(step).lower(dict(zip(weights, given, strict=True)), data, options["key"], 0).compile()
+    calls = collectives(program.as_text())
+    assert calls == only({"all-reduce": [1]}), calls
+    wrong = partial(mj.models.over_seeds, regression, place=place)
+    raises("place must cut 6 runs into equal pieces", wrong, 6)

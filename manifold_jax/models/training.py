@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
@@ -19,7 +20,7 @@ from manifold_jax._checks import checked_function, finite, instance, optional, r
 from manifold_jax._files import Progress
 from manifold_jax._keys import digest_arrays, digest_function
 from manifold_jax._programs import frozen, result_of
-from manifold_jax._sharding import auto, rows_place, take_batch
+from manifold_jax._sharding import auto, on_own_rows, pieces_along, rows_place, take_batch
 from manifold_jax.models.checkpoints import Folder, checkpoint_steps, load_params, load_rest, save_checkpoint
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, dict[str, Array]]]
@@ -295,7 +296,7 @@ def _marks(steps: int, save_at: Sequence[int], save_every: int | None) -> set[in
     return {step for step in marks if step <= steps}
 
 
-def over_seeds(loss: Loss, count: int) -> Loss:
+def over_seeds(loss: Loss, count: int, *, place: NamedSharding | None = None) -> Loss:
     """The sum of a loss over ``count`` independent runs whose parameters are stacked, for :func:`train`.
 
     Every run has its own share of a batch and its own key, so that the runs differ by initial weights, data
@@ -306,11 +307,17 @@ def over_seeds(loss: Loss, count: int) -> Loss:
     Args:
         loss: As in :func:`train`.
         count: Number of runs.
+        place: How the runs are cut over a mesh, ``NamedSharding(mesh, PartitionSpec("x"))``: every device
+            computes its own, of parameters that :func:`train` is given in these pieces. Only the sum of the
+            losses travels, and rows of ``data`` where that is cut too.
 
     Returns:
         A loss for parameters with a leading axis of ``count`` and batches of ``count`` times as many rows;
         its metrics have a leading axis of ``count`` too, and ``"run_loss"`` is the loss of every run. It
         raises ValueError for parameters of another number of runs, and a batch that cannot be shared out.
+
+    Raises:
+        ValueError: ``count`` is below 1, or ``place`` does not cut so many runs into equal pieces.
 
     Example:
         >>> loss = lambda w, batch, key, step: (jnp.mean((batch - w) ** 2), {})
@@ -321,11 +328,17 @@ def over_seeds(loss: Loss, count: int) -> Loss:
     """
     checked_function("over_seeds", "loss", loss, "params, batch, key and step")
     count = whole("over_seeds", "count", count)
-    return _over_seeds(loss, count)
+    if place is not None:
+        instance("over_seeds", "place", place, NamedSharding, 'NamedSharding(mesh, PartitionSpec("x"))')
+        pieces = pieces_along(place)
+        if not pieces or count % pieces:
+            got = f"{place.spec} on a mesh {dict(place.mesh.shape)}"
+            raise ValueError(f"over_seeds: place must cut {count} runs into equal pieces, got {got}.")
+    return _over_seeds(loss, count, place)
 
 
 @lru_cache(maxsize=32)
-def _over_seeds(loss: Loss, count: int) -> Loss:
+def _over_seeds(loss: Loss, count: int, place: NamedSharding | None) -> Loss:
     def total(params: Any, batch: Any, key: Array, step: Array) -> tuple[Array, dict[str, Array]]:
         stacked = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
         if stacked != {count}:
@@ -339,10 +352,11 @@ def _over_seeds(loss: Loss, count: int) -> Loss:
         def one(run: tuple[Any, Any, Array]) -> tuple[Array, dict[str, Array]]:
             return loss(*run, step)
 
-        runs = (params, shares, jax.random.split(key, count))
-        values, metrics = jax.lax.platform_dependent(
-            runs, cpu=partial(jax.lax.map, one), default=jax.vmap(one)
-        )
+        def several(runs: Any) -> Any:
+            return jax.lax.platform_dependent(runs, cpu=partial(jax.lax.map, one), default=jax.vmap(one))
+
+        every = several if place is None else on_own_rows(several, place)
+        values, metrics = every((params, shares, jax.random.split(key, count)))
         return jnp.sum(values), metrics | {"run_loss": values}
 
     return total
