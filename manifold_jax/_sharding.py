@@ -189,10 +189,8 @@ def of_one_point(function: _Function) -> _Function:
         except ValueError as error:
             if "context mesh" not in str(error):
                 raise
-            remedy = "hand the function over as a pair (apply, params)"
-            raise ValueError(
-                f"A function closes over arrays on a mesh with explicit axes: {remedy}."
-            ) from error
+            hidden = "A function closes over arrays on a mesh with explicit axes"
+            raise ValueError(f"{hidden}: hand it over as a pair (apply, params).") from error
 
     return run  # type: ignore[return-value]
 
