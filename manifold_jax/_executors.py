@@ -8,6 +8,8 @@ travels (:func:`exported`), with the arrays that they hold beside it.
 from __future__ import annotations
 
 import time
+import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from functools import lru_cache, partial
@@ -23,6 +25,7 @@ from manifold_jax._programs import first_line, frozen, result_of
 
 AHEAD = 2  # tasks handed over for each worker: the next one is there when one is done
 MANY = 64  # workers of an executor that does not tell how many it has
+SHARED = 2  # jobs whose shared part a worker keeps
 POLL = 0.05  # seconds between two looks at futures that are not of concurrent.futures
 PLATFORMS = ("cpu", "cuda", "tpu")  # that the program of a function is lowered for
 
@@ -100,6 +103,55 @@ def run_tasks(
     finally:
         for future in waiting:
             future.cancel()
+
+
+_SHARED: dict[str, Any] = {}  # what tasks of a worker share, by job
+
+
+def run_sharing(
+    function: Callable[..., Any], shared: Any, tasks: Iterable[tuple[Any, ...]], executor: Any = None
+) -> Iterator[tuple[int, Any]]:
+    """Number and result of ``function(shared, *task)`` for every task, as :func:`run_tasks`.
+
+    What is shared travels with the first tasks, and again to a worker that answers that it lacks it.
+    """
+    if shares_memory(executor):
+        yield from run_tasks(partial(function, shared), tasks, executor)
+        return
+    key, most = uuid.uuid4().hex, workers_of(executor)
+    numbered, lacking, under_way = enumerate(tasks), deque[Any](), list[Any]()
+
+    def handed() -> Iterator[tuple[Any, ...]]:
+        """A task that came back first; every task is kept until its result is there."""
+        while True:
+            again = bool(lacking)
+            entry = lacking.popleft() if again else next(numbered, None)
+            if entry is None:
+                return
+            given = shared if again or len(under_way) < most else None
+            under_way.append(entry)
+            yield (key, given, *entry[1])
+
+    while lacking or not under_way:
+        first = len(under_way)
+        for k, result in run_tasks(partial(_with_shared, function), handed(), executor):
+            entry, under_way[first + k] = under_way[first + k], None
+            if result is None:
+                lacking.append(entry)
+            else:
+                yield entry[0], result[0]
+        if not under_way:
+            return
+
+
+def _with_shared(function: Callable[..., Any], key: str, given: Any, *task: Any) -> Any:
+    """The result of a task, in a tuple; None in a worker that does not have what tasks share."""
+    if given is not None and key not in _SHARED:
+        while len(_SHARED) >= SHARED:
+            _SHARED.pop(next(iter(_SHARED)), None)
+        _SHARED[key] = given
+    shared = _SHARED.get(key)
+    return None if shared is None else (function(shared, *task),)
 
 
 def workers_of(executor: Any) -> int:

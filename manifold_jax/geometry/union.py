@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from manifold_jax._checks import checked_function, flag, instance, optional, positive, shown, text
+from manifold_jax._executors import check_executor
 from manifold_jax._files import Progress
 from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -30,7 +31,7 @@ from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.union_result import CURVATURES, Balls, ClassDistance, ClassGeometry, UnionGeometry
 
 
-def measure_union(
+def measure_union(  # noqa: PLR0913
     manifolds: Sequence[Any],
     grid: Grid | None = None,
     *,
@@ -45,6 +46,7 @@ def measure_union(
     tolerance: float = 0.1,
     block_size: int | None = None,
     progress: Progress | None = None,
+    executor: Any = None,
 ) -> UnionGeometry:
     """Volume, curvature, reach and distances of the classes of a union, scaled to unit volume.
 
@@ -63,6 +65,8 @@ def measure_union(
         tolerance: Relative error up to which something counts as resolved.
         block_size: As in :func:`measure`.
         progress: Called as ``progress(done, points)`` in every measurement and search.
+        executor: As in :func:`measure` and :func:`reach`. Distances between classes are taken in this
+            process.
 
     Returns:
         All of it with error bars, which hold that of the scale.
@@ -94,6 +98,7 @@ def measure_union(
             raise ValueError(f"measure_union: the classes must have equally many {kind}, got {values}.")
     options: dict[str, Any] = {"accuracy": accuracy, "stride": stride, "exact": exact}
     options |= {"tolerance": tolerance, "block_size": block_size, "progress": progress}
+    options["executor"] = check_executor("measure_union", executor)
     if geometry is None:
         pairs = zip(manifolds, names, strict=True)
         geometry = [measure(part, grid, name=name, noise=noise, **options) for part, name in pairs]

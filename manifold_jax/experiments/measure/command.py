@@ -211,7 +211,8 @@ def measure_command(
                 options |= _suggest(manifolds[0], options) if orders == "auto" else {}
                 with cluster_executor(workers, scheduler) as executor:
                     parts, finished = _measure_parts(manifolds, folder, options, exact is not False, executor)
-                tables, written = _write(parts, folder, options if with_reach else None, plots, arguments)
+                    chosen = options | {"executor": executor} if with_reach else None
+                    tables, written = _write(parts, folder, chosen, plots, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
                 console.print(*tables, sep="\n")
@@ -359,7 +360,8 @@ def _write(
         try:
             with progress_bar("reach, all pairs") as advance:
                 if len(parts) > 1:
-                    union = _unite(parts, tolerance=options["tolerance"], progress=advance)
+                    known = {name: options[name] for name in ("tolerance", "executor")}
+                    union = _unite(parts, progress=advance, **known)
                     result = union.reach
                 else:
                     result = _search_reach(parts[0], options, advance)
@@ -386,7 +388,8 @@ def _write(
 
 def _search_reach(first: Part, options: dict[str, Any], progress: Progress) -> Reach:
     """The reach of a single component, with the curvature that is known already."""
-    known: dict[str, Any] = {"tolerance": options["tolerance"], "progress": progress}
+    known: dict[str, Any] = {name: options[name] for name in ("tolerance", "executor")}
+    known["progress"] = progress
     if isinstance(first.manifold, Samples):
         names = ("accuracy", "stride", "block_size", "missing")
         known |= {name: options[name] for name in names if name in options}

@@ -25,8 +25,8 @@ from manifold_jax._sharding import (
 )
 from manifold_jax.geometry.neighbours import DIRECT_FEATURES, least_columns
 from manifold_jax.geometry.reach.frames import ROUNDING, orthonormal
-from manifold_jax.geometry.reach.pairs import RELIABLE
 from manifold_jax.geometry.reach.samples import tangent_ball_radius
+from manifold_jax.geometry.reach.screen import RELIABLE
 from manifold_jax.geometry.reach.squares import PairSquares, pair_squares
 
 COLUMNS = 1024  # points y that are compared with a block of points x at once

@@ -29,7 +29,10 @@ ROUNDING = 4  # tilt of a frame by the rounding of its own orthonormalisation, i
 
 
 def tiles(component: Component, cloud: Cloud, size: int) -> Iterator[Tile]:
-    """Centres with their tangent frames, in tiles of so many points at most; copies are left out."""
+    """Centres with their tangent frames, in tiles of so many points at most; copies are left out.
+
+    The last tile along an axis is as long as the others, for one shape, and so has some that are not its own.
+    """
     grid, radii = component.grid, component.radii
     block = block_shape(component, size)
     find_frames = _frame_finder(component, block)
@@ -37,8 +40,10 @@ def tiles(component: Component, cloud: Cloud, size: int) -> Iterator[Tile]:
     for number, place in enumerate(np.ndindex(*map(len, starts))):
         along = [s[i] + np.arange(b) for s, i, b in zip(starts, place, block, strict=True)]
         flat = np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), grid.shape).reshape(-1)
+        first = [k >= i * b for k, i, b in zip(along, place, block, strict=True)]
+        own = np.logical_and.reduce(np.meshgrid(*first, indexing="ij")).reshape(-1)
         keep = component.wanted[flat]
-        if not keep.any():
+        if not (keep & own).any():
             continue
         noise = cloud.noise[component.centres[flat]].max()
         frames, tilt, turn, directions = (np.asarray(x)[keep] for x in find_frames(number, flat, noise))
@@ -50,7 +55,8 @@ def tiles(component: Component, cloud: Cloud, size: int) -> Iterator[Tile]:
         bound = (radii.radius + radii.error)[flat]
         cones = tangent_cones(directions.astype(np.float64), inward) if inward.any() else None
         tilt = np.where(inward.any(axis=1), turn, tilt).astype(np.float64)
-        yield Tile(position, frames, tilt, bound, radii.curvature[flat], cones)
+        own = None if own.all() else own[keep]
+        yield Tile(position, frames, tilt, bound, radii.curvature[flat], cones, own)
 
 
 def block_shape(component: Component, size: int) -> tuple[int, ...]:

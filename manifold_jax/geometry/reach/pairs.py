@@ -9,29 +9,26 @@ distance, and what lies beyond twice the radius already known is never looked at
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from manifold_jax._checks import positive, whole
-from manifold_jax._linalg import matmul
-from manifold_jax.geometry.neighbours import DIRECT_FEATURES
+from manifold_jax._executors import run_sharing
 from manifold_jax.geometry.reach.cloud import Cloud, pieces
 from manifold_jax.geometry.reach.cones import Cones, squared_distance
-from manifold_jax.geometry.reach.squares import pair_squares, product_rounding
+from manifold_jax.geometry.reach.screen import RELIABLE, STEEP, Side, near, screen
 
 LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
 PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
 FEWEST = 512  # columns that are compared with a tile at once at least, padding included
 HELD = 2**24  # bounds of pairs of a tile that are kept before some are computed again
 PAIRS = 5  # standard deviations that the noise of the least of all pairs may be off
-RELIABLE = 0.02  # largest share of noise in the distance to the tangent space, or a pair is ignored
 TILTED = 0.25  # largest sine of the error of a tangent space to which a chord can be said to be normal
-STEEP = 0.5  # largest tangential share of a chord that may be normal: it rises by 60 degrees or more
 SLACK = 100  # relative gap, in eps, below which a better pair is not looked for; it is part of the error
 
 
@@ -44,6 +41,7 @@ class Tile(NamedTuple):
         radius: Upper bound of tau known beforehand, or infinity.
         curvature: Normal curvature, by which the normal space turns within a cell.
         cones: Tangent cones where a centre lies at a border, else None.
+        own: Mask of the centres that no other tile has; the others are there to make it full. None: all.
     """
 
     position: Int[np.ndarray, "a"]
@@ -52,6 +50,45 @@ class Tile(NamedTuple):
     radius: Float[np.ndarray, "a"]
     curvature: Float[np.ndarray, "a"]
     cones: Cones | None = None
+    own: Bool[np.ndarray, "a"] | None = None
+
+    @property
+    def mine(self) -> Bool[np.ndarray, "a"]:
+        """The mask of its own centres."""
+        return np.ones(len(self.position), bool) if self.own is None else self.own
+
+
+class Seen(NamedTuple):
+    """What a comparison of a tile with all points found.
+
+    Attributes:
+        radius: Smallest R(x, y) at every centre, infinite where there is no reliable pair or it is no own.
+        error: Its error by noise and rounding.
+        witness: Position of y in the cloud, -1 where there is none.
+        facing: Pairs whose chord is normal at the first, within a cell: positions, and lengths of the chord
+            and of its tangential part.
+        coincident: Pairs of different points at the same place, as x n + y.
+        compared: Number of pairs that were not pruned.
+    """
+
+    radius: Float[np.ndarray, "a"]
+    error: Float[np.ndarray, "a"]
+    witness: Int[np.ndarray, "a"]
+    facing: tuple[np.ndarray, ...]
+    coincident: Int[np.ndarray, "c"]
+    compared: int = 0
+
+    def and_then(self, other: Seen) -> Seen:
+        """Both, of the same tile."""
+        better = other.radius < self.radius
+        return Seen(
+            radius=np.where(better, other.radius, self.radius),
+            error=np.where(better, other.error, self.error),
+            witness=np.where(better, other.witness, self.witness),
+            facing=tuple(map(np.concatenate, zip(self.facing, other.facing, strict=True))),
+            coincident=np.concatenate([self.coincident, other.coincident]),
+            compared=self.compared + other.compared,
+        )
 
 
 def check_options(caller: str, tile_size: int | None, tolerance: float) -> None:
@@ -69,82 +106,6 @@ def tile_shape(cloud: Cloud, tile_size: int | None) -> tuple[int, int]:
         rows, columns = int(tile_size), min(columns, 16 * int(tile_size))
     # A power of two for small clouds: few shapes, few compilations.
     return rows, min(columns, 1 << max(5, (len(cloud.points) - 1).bit_length()))
-
-
-class Side(NamedTuple):
-    """Rows or columns of a tile: ``number`` in the cloud (-1 for padding), points, and their scales.
-
-    The points are given in few directions; ``rest`` is the length of what these leave out.
-    """
-
-    number: Int[Any, "a"]
-    points: Float[Any, "a k"]
-    rest: Float[Any, "a"]
-    noise: Float[Any, "a"]
-    half_cell: Float[Any, "a"]
-
-
-@jax.jit
-def screen(
-    rows: Side,
-    tangents: tuple[Any, ...],
-    columns: Side,
-    best: tuple[Float[Array, "a"], Int[Array, "a"]],
-    limits: tuple[Array, ...],
-) -> tuple[Float[Array, "a b"], tuple[Float[Array, "a"], Int[Array, "a"]]]:
-    """Lower bounds of the radii of a tile, -infinity where a pair is to be looked at in any case.
-
-    Also the best sure radius of every row and the number of its column, after those of ``best``.
-    """
-    frames, outside, tilt, curvature, cones = tangents
-    longest, separation, drift = limits
-    chord, normal, along, rounding, relative = pair_squares(rows.points, frames, columns.points)
-    # What the directions leave out is normal to them but for the drift, and to the tangents but for what
-    # these have outside too; |P (v + r)|^2 - |P v|^2 = 2 <P v, r> + |P r|^2.
-    rest = rows.rest[:, None] + columns.rest[None, :]
-    rounding = rounding + 2 * jnp.sqrt(chord) * (2 * drift + outside[:, None] * rest) + (rest + drift) ** 2
-    if rows.points.shape[1] <= DIRECT_FEATURES:
-        # The part of a frame in the directions is not orthonormal: |v - F^T a|^2 misses a part of |a|^2.
-        rounding = rounding + outside[:, None] ** 2 * sum(entry**2 for entry in along)
-    if cones is not None:
-        normal = normal + squared_distance(cones, along, jnp)
-        rounding = 2 * rounding
-    other = (columns.number[None, :] >= 0) & (rows.number[:, None] != columns.number[None, :])
-    noise = rows.noise[:, None] + columns.noise[None, :]
-    squares, length = jnp.maximum(chord - rounding, 0.0), jnp.sqrt(chord + rounding)
-    soft, softest = tilt[:, None] * length + noise, tilt[:, None] * jnp.sqrt(squares) + noise
-    low = jnp.sqrt(jnp.maximum(normal - rounding, 0.0)) - relative * length
-    high = jnp.sqrt(normal + rounding) + relative * length
-    tiny = jnp.finfo(low.dtype).tiny
-    # The upper end of the interval bounds the minimum; the lower end says which pairs may still beat it.
-    sure = other & (squares >= separation**2) & (soft <= RELIABLE * low)
-    upper = jnp.where(sure, (chord + rounding) / (2 * jnp.maximum(low, tiny)), jnp.inf)
-    maybe = other & (chord + rounding >= separation**2) & (softest <= RELIABLE * high)
-    lower = jnp.where(maybe, squares / (2 * jnp.maximum(high, tiny)), jnp.inf)
-    # Where the metric is degenerate (at a pole) points coincide by nature.
-    together = other & (squares <= 4 * noise**2) & jnp.isfinite(frames[:, :1, 0])
-    cells = rows.half_cell[:, None] * (1 + length * curvature[:, None]) + columns.half_cell[None, :]
-    tangent = chord - normal - rounding
-    facing = other & (tangent <= cells**2) & (tangent <= STEEP**2 * length**2)
-    facing = facing & (squares <= 4 * longest**2)
-    lower = jnp.where(together | facing, -jnp.inf, lower)
-    # Kept apart, or the compiler would compute all of it once for the minimum and once for the bounds.
-    upper, lower = jax.lax.optimization_barrier((upper, lower))
-    least, place = jnp.min(upper, axis=1), columns.number[jnp.argmin(upper, axis=1)]
-    better = least < best[0]
-    return lower, (jnp.where(better, least, best[0]), jnp.where(better, place, best[1]))
-
-
-@jax.jit
-def near(
-    points: Float[Array, "n k"], rows: Int[Array, "a"], columns: Int[Array, "b"], limit: Float[Array, "a"]
-) -> tuple[Bool[Array, "b"], Int[Array, "a"]]:
-    """Columns (-1 for padding) within the limit of any row, and how many pairs that is."""
-    x, y = points[rows], points[columns]
-    sizes = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
-    squares = sizes - 2 * matmul(x, y.T)
-    close = (squares - product_rounding(x) * sizes <= limit[:, None] ** 2) & (columns >= 0)
-    return jnp.any(close, axis=0), jnp.sum(close, axis=1)
 
 
 class Balls(NamedTuple):
@@ -233,7 +194,9 @@ class PairSearch:
         self._projected = jax.device_put(self.cloud.projected)
         self._slack = SLACK * float(np.finfo(self.cloud.projected.dtype).eps)
         # Pairs whose chord is normal at the first, within a cell; lengths of chord and tangential part.
-        self._facing = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0))]
+        self._facing: list[tuple[np.ndarray, ...]] = [
+            (np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0))
+        ]
         self._coincident = [np.zeros(0, np.int64)]
 
     @property
@@ -246,7 +209,35 @@ class PairSearch:
         """Number of ordered pairs of different points at the same place."""
         return len(np.unique(np.concatenate(self._coincident)))
 
-    def add(self, tile: Tile) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To other processes it travels without what it has seen."""
+        return PairSearch, (self.cloud, self.columns, self.longest, self.separation, self.allowed)
+
+    def compare_all(self, tiles: Iterable[Tile], executor: Any = None) -> Iterator[tuple[Tile, Seen]]:
+        """Every tile and what :meth:`compare` gives of it, which is taken in; in the order it is there."""
+        waiting: dict[int, Tile] = {}
+
+        def tasks() -> Iterator[tuple[Tile]]:
+            for k, tile in enumerate(tiles):
+                waiting[k] = tile
+                yield (tile,)
+
+        for k, seen in run_sharing(PairSearch.compare, self, tasks(), executor):
+            tile = waiting.pop(k)
+            self._take(tile, seen)
+            yield tile, seen
+
+    def _take(self, tile: Tile, seen: Seen) -> None:
+        """Keep what was seen from a tile, whose centres no other tile has."""
+        mine = tile.mine
+        position = tile.position[mine]
+        self.radius[position], self.error[position] = seen.radius[mine], seen.error[mine]
+        self.witness[position], self.centre[position] = seen.witness[mine], True
+        self.compared += seen.compared
+        self._facing.append(seen.facing)
+        self._coincident.append(seen.coincident)
+
+    def compare(self, tile: Tile) -> Seen:
         """Compare the centres of a tile with all points that their balls may meet."""
         dtype, count, drift = self.cloud.projected.dtype, len(tile.position), self.cloud.reduced.drift
         rows = self._side(tile.position, count)
@@ -256,40 +247,40 @@ class PairSearch:
         limits = tuple(dtype.type(x) for x in (self.longest, self.separation, drift))
         best: Any = np.full(count, np.inf, dtype), np.full(count, -1, np.int32)
         others, columns = self._everyone, min(self.columns, len(self._everyone))
-        compared, screened = len(others) * count, []
+        compared, screened = np.full(count, len(others)), []
+        seen = self._exactly(tile, np.zeros(0, int), np.zeros(0, int))
 
-        def compare(index: np.ndarray, size: int, best: Any) -> Any:
+        def compare(index: np.ndarray, size: int, best: Any, seen: Seen) -> tuple[Any, Seen]:
             lower, best = screen(rows, tangents, self._side(index, size), best, limits)
             screened.append((index, lower))
             if sum(bounds.size for _, bounds in screened) > HELD:
-                self._settle(tile, screened, best)
-            return best
+                seen = seen.and_then(self._settle(tile, screened, best))
+            return best, seen
 
         if len(others) > (2 if self.cloud.short else 1) * columns:
             # The tile's own points come first: the radii they give say how far the rest can be.
-            best = compare(self._only_allowed(tile.position), count, best)
+            best, seen = compare(self._only_allowed(tile.position), count, best, seen)
             radius = np.minimum(np.asarray(best[0]), tile.radius)
             others, compared = self._within(tile, 2 * np.maximum(radius, self.longest))
         for start in range(0, len(others), columns):
             part = others[start : start + columns]
-            best = compare(part, _padded_size(len(part), columns), best)
-        self.compared += compared
-        self.centre[tile.position] = True
-        self._settle(tile, screened, best)
+            best, seen = compare(part, _padded_size(len(part), columns), best, seen)
+        seen = seen.and_then(self._settle(tile, screened, best))
+        return seen._replace(compared=int(compared[tile.mine].sum()))
 
     def _settle(
         self, tile: Tile, screened: list[tuple[np.ndarray, Array]], best: tuple[Array, Array]
-    ) -> None:
+    ) -> Seen:
         """Compute again the best sure pairs, and the screened ones that may beat them."""
         (bound, witness), n = map(np.asarray, best), len(self.cloud.points)
-        sure = np.flatnonzero(witness >= 0)
+        sure = np.flatnonzero((witness >= 0) & tile.mine)
         keys = [sure * n + witness[sure]]
         for index, lower in screened:
             better = np.asarray(lower)[:, : len(index)] < bound[:, None] * (1 - self._slack)
-            row, column = np.divmod(np.flatnonzero(better), len(index))
+            row, column = np.divmod(np.flatnonzero(better & tile.mine[:, None]), len(index))
             keys.append(row * n + index[column])
         screened.clear()
-        self._merge(tile, *np.divmod(np.unique(np.concatenate(keys)), n))
+        return self._exactly(tile, *np.divmod(np.unique(np.concatenate(keys)), n))
 
     def _side(self, index: np.ndarray, size: int) -> Side:
         """Points at the given positions, filled up to ``size``: one shape, one compilation."""
@@ -301,8 +292,10 @@ class PairSearch:
     def _only_allowed(self, position: np.ndarray) -> np.ndarray:
         return position if self.allowed is None else position[self.allowed[position]]
 
-    def _within(self, tile: Tile, limit: Float[np.ndarray, "a"]) -> tuple[Int[np.ndarray, "m"], int]:
-        """Positions within the limit of some row of the tile, and the number of pairs within their limits.
+    def _within(
+        self, tile: Tile, limit: Float[np.ndarray, "a"]
+    ) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "a"]]:
+        """Positions within the limit of some row of the tile, and for every row how many are within its own.
 
         First those within the ball around the tile; then, for long points, pair by pair after projection.
         """
@@ -314,39 +307,37 @@ class PairSearch:
         farthest = float(limit.max()) + size + 2 * cloud.slack
         index = np.flatnonzero(squares <= farthest**2 + cloud.slack * float(cloud.squares.max()) ** 0.5)
         if cloud.short:
-            return self._only_allowed(index), len(index) * len(here)
+            return self._only_allowed(index), np.full(len(here), len(index))
         rows, limits = tile.position.astype(np.int32), np.asarray(limit + cloud.slack, dtype)
-        kept, pairs, step = [index[:0]], 0, min(PROJECTED_COLUMNS, len(cloud.points))
+        kept, pairs, step = [index[:0]], np.zeros(len(here), int), min(PROJECTED_COLUMNS, len(cloud.points))
         for start in range(0, len(index), step):
             part = index[start : start + step]
             any_row, count = near(self._projected, rows, _padded(part, step), limits)
             kept.append(part[np.asarray(any_row)[: len(part)]])
-            pairs += int(np.asarray(count).sum())
+            pairs += np.asarray(count)
         return self._only_allowed(np.concatenate(kept)), pairs
 
-    def _merge(self, tile: Tile, row: np.ndarray, other: np.ndarray) -> None:
-        """Compute screened pairs in float64; keep the smallest balls and the bottleneck candidates."""
-        if not len(row):
-            return
-        cloud, x = self.cloud, tile.position[row]
+    def _exactly(self, tile: Tile, row: np.ndarray, other: np.ndarray) -> Seen:
+        """Screened pairs in float64: the smallest balls and the bottleneck candidates."""
+        cloud, x, count = self.cloud, tile.position[row], len(tile.position)
+        radius, error, witness = np.full(count, np.inf), np.zeros(count), np.full(count, -1)
         balls = pair_balls(cloud, tile, row, other, self._slack)
         apart = balls.chord > 2 * balls.noise
-        radius = np.where(apart & (balls.chord >= self.separation), balls.radius, np.inf)
-        order = np.lexsort((radius, x))
-        best = order[np.unique(x[order], return_index=True)[1]]
-        best = best[radius[best] < self.radius[x[best]]]
-        self.radius[x[best]] = radius[best]
-        self.error[x[best]] = balls.error[best]
-        self.witness[x[best]] = other[best]
+        values = np.where(apart & (balls.chord >= self.separation), balls.radius, np.inf)
+        order = np.lexsort((values, row))
+        best = order[np.unique(row[order], return_index=True)[1]]
+        best = best[np.isfinite(values[best])]
+        radius[row[best]], error[row[best]] = values[best], balls.error[best]
+        witness[row[best]] = other[best]
         cell = cloud.half_cell[x] * (1 + balls.chord * tile.curvature[row]) + cloud.half_cell[other]
         tangent = np.sqrt(np.maximum(balls.chord**2 - balls.normal**2, 0.0))
         # Where stencils do not know the tangent space (copies by rasterisation) nothing is normal to it.
         facing = apart & (tile.tilt[row] <= TILTED) & (balls.noise <= RELIABLE * balls.normal)
         facing &= (tangent <= np.minimum(cell, STEEP * balls.chord)) & (balls.chord <= 2 * self.longest)
         facing &= np.isfinite(balls.normal)
-        self._facing.append((x[facing], other[facing], balls.chord[facing], tangent[facing]))
+        pairs = (x[facing], other[facing], balls.chord[facing], tangent[facing])
         same = ~apart & np.isfinite(balls.normal)
-        self._coincident.append(x[same] * len(cloud.points) + other[same])
+        return Seen(radius, error, witness, pairs, x[same] * len(cloud.points) + other[same])
 
     def bottlenecks(self) -> tuple[Int[np.ndarray, "m 2"], Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
         """Ordered pairs whose chord is normal at both ends, each once with the smaller position first.

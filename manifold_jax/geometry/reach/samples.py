@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from manifold_jax._checks import (
     real,
     whole,
 )
+from manifold_jax._executors import check_executor
 from manifold_jax._files import Progress
 from manifold_jax._linalg import norm
 from manifold_jax.geometry.reach.bottleneck import NONE, Candidate
@@ -29,9 +31,10 @@ from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make
 from manifold_jax.geometry.reach.distortion import BYTES, MOST_POINTS, Distortion, spherical_distortion
 from manifold_jax.geometry.reach.frames import ROUNDING
 from manifold_jax.geometry.reach.lattice import End
-from manifold_jax.geometry.reach.pairs import PAIRS, RELIABLE, PairSearch, Tile, check_options, tile_shape
+from manifold_jax.geometry.reach.pairs import PAIRS, PairSearch, Tile, check_options, tile_shape
 from manifold_jax.geometry.reach.result import ComponentReach, Reach, conclude, smallest_pairs
 from manifold_jax.geometry.reach.scales import Scales, fit_scales
+from manifold_jax.geometry.reach.screen import RELIABLE
 
 TURNED = 0.2  # bar of the tilt of fitted tangent spaces beyond which samples are too few for any bar
 METHODS = ("plug-in", "curvature", "distortion")
@@ -85,6 +88,7 @@ def reach_from_samples(
     tolerance: float = 0.1,
     tile_size: int | None = None,
     progress: Progress | None = None,
+    executor: Any = None,
 ) -> Reach:
     """Reach from samples alone, with a bar for sampling, noise and the errors of tangents.
 
@@ -128,6 +132,7 @@ def reach_from_samples(
         tolerance: As in :func:`reach`.
         tile_size: As in :func:`reach`.
         progress: As in :func:`reach`.
+        executor: As in :func:`reach`; local fits are made in this process.
 
     Returns:
         The estimate. ``local`` and ``bottleneck`` are those of near and of far pairs (chord at more than 30
@@ -151,6 +156,7 @@ def reach_from_samples(
     optional(partial(positive, zero=True), name, "noise", noise)
     optional(checked_function, name, "progress", progress)
     choice(name, "method", method, METHODS)
+    executor = check_executor(name, executor)
     if is_traced(points):
         raise ValueError(f"{name}: the search runs on the host and cannot be traced; call it outside of jit.")
     everyone, dimension = (
@@ -186,7 +192,7 @@ def reach_from_samples(
             raise ValueError(f"{name}: points must be at least {least + 1} different ones, got {n}.")
         frames, tilt = known.frames, tilt + share * known.tilt
     cloud = make_cloud(rows, rounding[first] + share * PAIRS * noise / 2**0.5)
-    search = _compare_all(cloud, frames, tilt, separation or 0.0, tile_size, progress)
+    search = _compare_all(cloud, frames, tilt, separation or 0.0, tile_size, progress, executor)
     paths = None
     if method == "distortion" and known is not None:
         paths = spherical_distortion(rows, known, count, rounding[first])
@@ -208,16 +214,21 @@ def _compare_all(
     separation: float,
     tile_size: int | None,
     progress: Progress | None,
+    executor: Any,
 ) -> PairSearch:
     """Search all pairs, tile by tile."""
     n, (size, columns) = len(cloud.points), tile_shape(cloud, tile_size)
     search, size, done = PairSearch(cloud, columns, separation=separation), min(size, n), 0
     nothing = np.zeros(size)
-    for group in compact_groups(cloud.projected, size):
-        # Filled up with the last point of the group: one shape, one compilation.
-        position = np.pad(group, (0, size - len(group)), mode="edge")
-        search.add(Tile(position, frames[position], tilt[position], nothing + np.inf, nothing))
-        done += len(group)
+
+    def tiles() -> Iterator[Tile]:
+        for group in compact_groups(cloud.projected, size):
+            # Filled up with the last point of the group: one shape, one compilation.
+            position, own = np.pad(group, (0, size - len(group)), mode="edge"), np.arange(size) < len(group)
+            yield Tile(position, frames[position], tilt[position], nothing + np.inf, nothing, own=own)
+
+    for tile, _ in search.compare_all(tiles(), executor):
+        done += int(tile.mine.sum())
         if progress is not None:
             progress(done, n)
     return search

@@ -32,6 +32,7 @@ from manifold_jax._checks import (
     shown,
     whole,
 )
+from manifold_jax._executors import check_executor
 from manifold_jax._files import Progress
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.grid import Accuracy, Grid
@@ -41,7 +42,15 @@ from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make
 from manifold_jax.geometry.reach.cones import open_seams
 from manifold_jax.geometry.reach.frames import tiles
 from manifold_jax.geometry.reach.lattice import Component, extend, half_cells, vertex_drop
-from manifold_jax.geometry.reach.pairs import PAIRS, PairSearch, Tile, check_options, pair_balls, tile_shape
+from manifold_jax.geometry.reach.pairs import (
+    PAIRS,
+    PairSearch,
+    Seen,
+    Tile,
+    check_options,
+    pair_balls,
+    tile_shape,
+)
 from manifold_jax.geometry.reach.result import Reach, assemble
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import stencil_of
@@ -66,6 +75,7 @@ def reach(  # noqa: PLR0913
     tile_size: int | None = None,
     block_size: int | None = None,
     progress: Progress | None = None,
+    executor: Any = None,
 ) -> Reach:
     """Reach of a manifold or a union of manifolds, with witnesses.
 
@@ -96,6 +106,9 @@ def reach(  # noqa: PLR0913
         tile_size: Centres per tile, which memory follows; by default 256, or 64 where points are long.
         block_size: As in :func:`measure`.
         progress: Called as ``progress(points done, points)`` after every tile.
+        executor: Where pairs are compared, as in :func:`measure`, to which it is handed too. All points
+            travel once to every worker, tiles with their tangents to one; the numbers are those of this
+            process.
 
     Returns:
         Value, bar, case and witnesses; :attr:`Reach.sentence` says them in words. The bars of arrays hold the
@@ -116,6 +129,7 @@ def reach(  # noqa: PLR0913
         optional(positive, "reach", "longest", longest)
     optional(flag, "reach", "exact", exact)
     optional(checked_function, "reach", "progress", progress)
+    executor = check_executor("reach", executor)
     union = is_union(points_or_manifold, grid)
     manifolds = list(points_or_manifold) if union else [as_function(points_or_manifold)]
     if isinstance(manifolds[0], Sequence) and not callable(manifolds[0]):
@@ -133,7 +147,8 @@ def reach(  # noqa: PLR0913
     components: list[Component] = []
     for points, given in zip(manifolds, known, strict=True):
         start = (len(components), sum(c.lattice.size for c in components))
-        components.append(_component(start, points, given, copies or {}, periods, block_size, **settings))
+        how = (copies or {}, periods, block_size, executor)
+        components.append(_component(start, points, given, *how, **settings))
     cloud = _cloud(components)
     shortest = min(float(np.min(c.radii.radius)) for c in components)
     rows, columns = tile_shape(cloud, tile_size)
@@ -143,12 +158,13 @@ def reach(  # noqa: PLR0913
     search = PairSearch(cloud, columns, longest, allowed=allowed)
     drop = np.zeros(len(cloud.points))
     done, total = 0, sum(int(c.wanted.sum()) for c in components)
-    for tile in (tile for component in components for tile in tiles(component, cloud, rows)):
-        search.add(tile)
-        drop[tile.position] = _lattice_drop(components, search, tile)
-        done += len(tile.position)
+    every = (tile for component in components for tile in tiles(component, cloud, rows))
+    for tile, seen in search.compare_all(every, executor):
+        mine = tile.mine
+        drop[tile.position[mine]] = _lattice_drop(components, cloud, tile, seen)[mine]
+        done += int(mine.sum())
         if progress is not None:
-            progress(min(done, total), total)
+            progress(done, total)
     return assemble(components, search, drop, tolerance)
 
 
@@ -167,6 +183,7 @@ def _component(
     copies: Mapping[str, int],
     periods: int,
     block_size: int | None,
+    executor: Any,
     *,
     grid: Grid | None,
     exact: bool | None,
@@ -190,7 +207,8 @@ def _component(
     fits_in_memory("reach", what, size, "take fewer samples of an axis")
     exact = source.evaluated if exact is None else exact
     if geometry is None:
-        geometry = measure(points, grid, exact=exact, missing=missing, block_size=block_size, **stencil)
+        options = {"missing": missing, "block_size": block_size, "executor": executor}
+        geometry = measure(points, grid, exact=exact, **options, **stencil)
     if not isinstance(geometry, Geometry) or geometry.grid != grid:
         got = f"that of a grid {geometry.grid.shape}" if isinstance(geometry, Geometry) else shown(geometry)
         raise ValueError(f"reach: geometry must be the result of measure on the same grid, got {got}.")
@@ -245,24 +263,26 @@ def _beside_borders(
     return np.where(known[:, :, None], result, radius)
 
 
-def _lattice_drop(components: Sequence[Component], search: PairSearch, tile: Tile) -> Float[np.ndarray, "a"]:
+def _lattice_drop(
+    components: Sequence[Component], cloud: Cloud, tile: Tile, seen: Seen
+) -> Float[np.ndarray, "a"]:
     """How far R(x, .) may fall below its smallest sample, from the neighbours of the witnesses of a tile."""
-    drop, witness = np.zeros(len(tile.position)), search.witness[tile.position]
-    below = search.radius[tile.position] < tile.radius  # elsewhere curvature decides
+    drop, witness = np.zeros(len(tile.position)), seen.witness
+    below = seen.radius < tile.radius  # elsewhere curvature decides
     for component in components:
         rows = np.flatnonzero(component.holds(witness) & below)
         sides = component.neighbours(witness[rows])
-        middle = search.radius[tile.position[rows]]
+        middle = seen.radius[rows]
 
-        def radii(position: np.ndarray, rows: np.ndarray = rows, search: PairSearch = search) -> np.ndarray:
+        def radii(position: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
             row = np.broadcast_to(rows[:, None, None], position.shape)
             usable = (position >= 0) & (position != tile.position[row])
             result = np.full(position.shape, np.nan)
-            result[usable] = pair_balls(search.cloud, tile, row[usable], position[usable]).radius
+            result[usable] = pair_balls(cloud, tile, row[usable], position[usable]).radius
             return result
 
         radius = radii(sides)
-        inward = search.cloud.inward[witness[rows], : component.grid.ndim]
+        inward = cloud.inward[witness[rows], : component.grid.ndim]
         if inward.any():
             radius = _beside_borders(component, inward, sides, middle, radius, radii)
         drop[rows] = vertex_drop(middle, radius)
