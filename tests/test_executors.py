@@ -3,11 +3,13 @@
 import contextlib
 import math
 import multiprocessing
+import operator
 import os
 import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +18,24 @@ import pytest
 from interrupt import Interrupted, interrupt_after
 from typer.testing import CliRunner
 
-from manifold_jax import Axis, Grid, load_geometry, measure
-from manifold_jax._executors import MANY, call_exported, exported, run_tasks, workers_of
+from manifold_jax import (
+    Axis,
+    Grid,
+    _executors,
+    datasets,
+    load_geometry,
+    measure,
+    measure_union,
+    reach,
+    reach_from_samples,
+)
+from manifold_jax._executors import MANY, call_exported, exported, run_sharing, run_tasks, workers_of
 from manifold_jax.experiments import cli, cluster
 from manifold_jax.experiments.fits.runner import Plan, run_cells
 from manifold_jax.experiments.fits.studies import closed_and_open
 from manifold_jax.experiments.measure import command as measure_command
 from manifold_jax.experiments.results import Cells
+from manifold_jax.fitting import Estimator, builtin_estimators, calibrate
 from manifold_jax.geometry import sources
 from manifold_jax.geometry.manifold import Points
 
@@ -170,6 +183,60 @@ def test_threads_and_progress(array, reference):
     assert seen == sorted(seen)
 
 
+@pytest.mark.parametrize("executor", [Elsewhere, partial(ThreadPoolExecutor, 2)])
+def test_tiles_of_reach_find_the_same_wherever_they_are_compared(executor, array, reference):
+    search = partial(reach, array, GRID, geometry=reference, tile_size=4)
+    here, seen = search(), []
+    assert 0 < here.pruned < 1
+    assert here == search(executor=executor(), progress=lambda *done: seen.append(done))
+    assert seen == sorted(seen)
+    assert seen[-1] == (GRID.size, GRID.size)
+
+
+@pytest.mark.slow
+def test_reach_of_unions_and_samples_in_other_processes():
+    circles = datasets.parallel_circles(gap=0.5, size=60)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        for exact in (False, True):
+            here, there = (measure_union(circles, exact=exact, executor=e) for e in (None, executor))
+            same(here.geometries, there.geometries)
+            assert here.reach == there.reach
+        angle = np.random.default_rng(0).uniform(0, 2 * np.pi, 300)
+        points = np.stack([2 * np.cos(angle), np.sin(angle)], axis=1)
+        search = partial(reach_from_samples, points, dimension=1, tile_size=50)
+        assert search() == search(executor=executor)
+
+
+def drawn(points, dimension, key):
+    return points[0, 0] + dimension + jax.random.normal(key)
+
+
+def silent_estimator(_points, dimension):
+    raise TypeError(f"none of dimension {dimension}")
+
+
+def test_estimators_are_called_elsewhere_and_judged_here():
+    tried = *builtin_estimators("tangent")[:1], Estimator("drawn", "reach", drawn, needs=("dimension", "key"))
+    tried += (Estimator("none", "volume", silent_estimator), Estimator("few", "volume", len, most=50))
+    seen, options = [], {"key": jax.random.key(3), "seeds": (0, 1), "on_error": "record"}
+    run = partial(calibrate, tried, datasets.circle(), [96], **options)
+    here, there = (
+        [row._replace(seconds=0.0) for row in table.rows]
+        for table in (run(), run(executor=Elsewhere(), progress=seen.append))
+    )
+    assert repr(here) == repr(there)  # NaN for those that are left out
+    assert len(seen) == len(there) == 8
+    assert "raised TypeError on 96 samples of 'circle': none of dimension 1" in there[2].status
+    with pytest.raises(ValueError, match=r"calibrate: the first task of the executor failed, .*lambda"):
+        calibrate(
+            ("reach", lambda x, dimension: 1.0),
+            datasets.circle(),
+            [96],
+            key=options["key"],
+            executor=Elsewhere(),
+        )
+
+
 # --- tasks --------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +255,24 @@ def test_few_tasks_are_handed_over_at_a_time():
             most.append(len(made) - len(results))
     assert results == {k: k**2 for k in range(40)}
     assert max(most) <= 2 * 3
+
+
+def test_what_tasks_share_travels_once_to_every_worker(monkeypatch):
+    kept = [{}, {}, {}]
+
+    class Three(Elsewhere):
+        _max_workers = 2  # of which the executor does not know the third
+
+        def submit(self, *task):
+            monkeypatch.setattr(_executors, "_SHARED", kept[len(self.sent) % 3])
+            return super().submit(*task)
+
+    executor = Three()
+    found = dict(run_sharing(operator.add, 1000, ((k,) for k in range(50)), executor))
+    assert found == {k: 1000 + k for k in range(50)}
+    carried = [task for _, task in executor.sent if 1000 in task]
+    assert 3 <= len(carried) < 8
+    assert len(executor.sent) < 60
 
 
 class Jobs:

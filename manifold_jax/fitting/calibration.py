@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from manifold_jax._checks import checked_function, choice, flag, optional, positive, random_key, shown, whole
+from manifold_jax._executors import arrived, check_executor, first_task, run_tasks, shares_memory
 from manifold_jax.fitting.calibration_table import Calibration, Row
 from manifold_jax.fitting.estimators import Estimator
 from manifold_jax.fitting.nearest_points import components
@@ -32,6 +35,7 @@ def calibrate(
     warm_up: bool = True,
     on_error: str = "raise",
     progress: Callable[[Row], None] | None = None,
+    executor: Any = None,
 ) -> Calibration:
     """Compare estimators with exact geometry on samples that are uniform by volume.
 
@@ -60,11 +64,15 @@ def calibrate(
         warm_up: Whether to call everything once before the clock runs: ``seconds`` is without compilation.
         on_error: Whether an estimator that raises, or returns NaN everywhere, is a ValueError (``"raise"``)
             or a row with a status (``"record"``).
-        progress: Called with every row.
+        progress: Called with every row, as it is there.
+        executor: Where estimators are called, as in :func:`measure`: functions of a module and partials of
+            them travel, with the samples. Samples are drawn, exact values computed and estimates judged in
+            this process. A worker calls all twice where ``warm_up`` is set, and then times them.
 
     Raises:
-        ValueError: An argument is out of range or a name is taken twice, an estimator returns another shape
-            than its quantity has, or while ``on_error`` is ``"raise"`` it fails or there is no exact value.
+        ValueError: An argument is out of range or a name is taken twice, an estimator cannot travel or
+            returns another shape than its quantity has, or while ``on_error`` is ``"raise"`` it fails or
+            there is no exact value.
 
     Example:
         >>> radius = lambda points, dimension: jnp.max(jnp.linalg.norm(points, axis=1))
@@ -76,11 +84,60 @@ def calibrate(
     tried, places = _estimators(estimators), _places(manifolds)
     sizes, seeds = _whole_numbers("sizes", sizes, 2), _whole_numbers("seeds", seeds, 0)
     choice("calibrate", "on_error", on_error, ("raise", "record"))
-    label, warm_up = _noise_label(noise), flag("calibrate", "warm_up", warm_up)
+    _noise_label(noise)
+    warm_up = flag("calibrate", "warm_up", warm_up)
     random_key("calibrate", "key", key)
     optional(checked_function, "calibrate", "progress", progress)
-    quantities = {estimator.quantity for estimator in tried}
-    rows: list[Row] = []
+    executor = check_executor("calibrate", executor)
+    here = shares_memory(executor)
+    if not here:
+        first_task("calibrate", executor, arrived, *tried)
+    asked, rows = list[Any](), dict[int, Row]()
+
+    def take(number: int, row: Row) -> None:
+        rows[number] = row
+        if progress is not None:
+            progress(row)
+
+    def tasks() -> Iterator[tuple[Any, ...]]:
+        for number, case in enumerate(_cases(tried, places, sizes, seeds, key, noise)):
+            row = _without_call(case, on_error)
+            if row is not None:
+                take(number, row)
+                continue
+            again = warm_up and (case.first or not here)
+            asked.append((number, case, warm_up or (here and not case.first)))
+            sample = case.sample
+            yield case.estimator, sample.points, sample.held, case.row.dimension, _data_of(case.key), again
+
+    for k, outcome in run_tasks(partial(_call, here), tasks(), executor):
+        number, case, warm = asked[k]
+        asked[k] = None
+        take(number, _judge(case, outcome, warm, on_error))
+    return Calibration(tuple(rows[number] for number in sorted(rows)))
+
+
+class _Case(NamedTuple):
+    """An estimator and a sample, and how it is judged."""
+
+    estimator: Estimator
+    sample: Sample
+    truth: Truth
+    row: Row
+    key: Any
+    first: bool  # whether the sample is the first of its size
+
+
+def _cases(
+    tried: Sequence[Estimator],
+    places: dict[str, tuple[Manifold, ...]],
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    key: PRNGKeyArray,
+    noise: Noise,
+) -> Iterator[_Case]:
+    """All estimators on all samples."""
+    quantities, label = {estimator.quantity for estimator in tried}, _noise_label(noise)
     for place, parts in places.items():
         d, totals = parts[0].grid.ndim, dict[str, float]()
         volumes = [exact_total((part,), "volume") for part in parts] if len(parts) > 1 else [1.0]
@@ -91,47 +148,61 @@ def calibrate(
             if "fit" in quantities:
                 sample = sample._replace(held=draw(test, parts, volumes, TESTS, None).clean)
             truths = {name: truth_of(name, sample, totals) for name in quantities}
-            call = _Call(inner, warm_up and number == 0, warm_up or number > 0, on_error)
             for estimator in tried:
                 name, quantity, features = estimator.name, estimator.quantity, sample.points.shape[1]
-                row = Row(name, quantity, place, d, features, size, seed, label)
-                rows.append(_score(estimator, sample, truths[quantity], row, call))
-                if progress is not None:
-                    progress(rows[-1])
-    return Calibration(tuple(rows))
+                truth, row = truths[quantity], Row(name, quantity, place, d, features, size, seed, label)
+                row = row._replace(scale=truth.scale, reference=truth.reference)
+                yield _Case(estimator, sample, truth, row, inner, number == 0)
 
 
-class _Call(NamedTuple):
-    key: Any
-    again: bool  # whether to call once before the clock runs
-    warm: bool  # whether the call is compiled when the clock runs
-    on_error: str
+def _without_call(case: _Case, on_error: str) -> Row | None:
+    """The row of an estimator that need not be called; None for others."""
+    most, row = case.estimator.most, case.row
+    if most is not None and row.size > most:
+        return row._replace(status=f"left out: takes up to {most} points")
+    if np.isfinite(row.scale):
+        return None
+    exact = f"the exact {row.quantity} of {row.manifold!r} is {row.scale}"
+    return _failed(row, f"{exact}: there is no error to measure.", on_error)
 
 
-def _score(estimator: Estimator, sample: Sample, truth: Truth, row: Row, call: _Call) -> Row:
-    """The row of one estimator on one sample."""
-    row = row._replace(scale=truth.scale, reference=truth.reference)
-    if estimator.most is not None and row.size > estimator.most:
-        return row._replace(status=f"left out: takes up to {estimator.most} points")
-    if not np.isfinite(truth.scale):
-        exact = f"the exact {row.quantity} of {row.manifold!r} is {truth.scale}"
-        return _failed(row, f"{exact}: there is no error to measure.", call.on_error)
-    where = f"{row.size} samples of {row.manifold!r}"
+class _Outcome(NamedTuple):
+    """What a call returned and its seconds, or the error that it raised, in words too."""
+
+    value: Any = None
+    seconds: float = np.nan
+    error: Exception | None = None
+    kind: str = ""
+    text: str = ""
+
+
+def _call(
+    here: bool, estimator: Estimator, points: Any, held: Any, dimension: int, key: Any, again: bool
+) -> _Outcome:
+    """Call an estimator, once before the clock runs if asked for; errors do not travel, their words do."""
     try:
-        if call.again:
-            _estimate(estimator, sample, row.dimension, call.key)
+        if again:
+            _estimate(estimator, points, held, dimension, key)
         began = time.perf_counter()
-        value = _estimate(estimator, sample, row.dimension, call.key)
-        seconds = time.perf_counter() - began
+        value = _estimate(estimator, points, held, dimension, key)
+        return _Outcome(value, time.perf_counter() - began)
     except Exception as error:
-        sentence = f"estimator {estimator.name!r} raised {type(error).__name__} on {where}: {error}"
-        return _failed(row, sentence, call.on_error, error)
-    errors = truth.errors(_checked_value(estimator, value, truth.shapes)) / truth.scale
+        return _Outcome(error=error if here else None, kind=type(error).__name__, text=str(error))
+
+
+def _judge(case: _Case, outcome: _Outcome, warm: bool, on_error: str) -> Row:
+    """The row of an estimator that was called."""
+    estimator, row = case.estimator, case.row
+    where = f"{row.size} samples of {row.manifold!r}"
+    if outcome.kind:
+        sentence = f"estimator {estimator.name!r} raised {outcome.kind} on {where}: {outcome.text}"
+        return _failed(row, sentence, on_error, outcome.error)
+    errors = case.truth.errors(_checked_value(estimator, outcome.value, case.truth.shapes)) / row.scale
     good = np.isfinite(errors)
-    row = row._replace(seconds=seconds, warm=call.warm, failed=float(1 - good.mean()))
+    row = row._replace(seconds=outcome.seconds, warm=warm, failed=float(1 - good.mean()))
     if not good.any():
         sentence = f"estimator {estimator.name!r} returned no finite value on {where}"
-        return _failed(row, f"{sentence}; finite {row.quantity} values were expected.", call.on_error)
+        return _failed(row, f"{sentence}; finite {row.quantity} values were expected.", on_error)
     errors = errors[good]
     return row._replace(
         bias=float(errors.mean()),
@@ -147,16 +218,26 @@ def _failed(row: Row, sentence: str, on_error: str, cause: Exception | None = No
     return row._replace(status=sentence)
 
 
-def _estimate(estimator: Estimator, sample: Sample, dimension: int, key: Any) -> Any:
+def _data_of(key: Any) -> tuple[np.ndarray, str | None]:
+    """A random key as numbers, which travel, and the name of its kind."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return np.asarray(key), None
+    return np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
+
+
+def _estimate(estimator: Estimator, points: Any, held: Any, dimension: int, key: Any) -> Any:
     """What the estimator returns; of a fit, the images of the held points."""
-    given = {"dimension": dimension, "key": key}
+    data, kind = key
+    given: dict[str, Any] = {"dimension": dimension}
+    if "key" in estimator.needs:
+        given["key"] = jnp.asarray(data) if kind is None else jax.random.wrap_key_data(data, impl=kind)
     needed = {name: given[name] for name in estimator.needs}
-    value = jax.block_until_ready(estimator.function(sample.points, **needed, **estimator.options))
+    value = jax.block_until_ready(estimator.function(points, **needed, **estimator.options))
     if estimator.quantity != "fit":
         return value
     if not callable(value):
         raise TypeError(f"a fit returns a function that projects points, got {type(value).__name__}")
-    return jax.block_until_ready(value(sample.held))
+    return jax.block_until_ready(value(held))
 
 
 def _checked_value(estimator: Estimator, value: Any, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
