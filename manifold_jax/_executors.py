@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
@@ -26,6 +27,7 @@ from manifold_jax._programs import first_line, frozen, result_of
 AHEAD = 2  # tasks handed over for each worker: the next one is there when one is done
 MANY = 64  # workers of an executor that does not tell how many it has
 SHARED = 2  # jobs whose shared part a worker keeps
+WORKERS = 10  # seconds in which one worker of Dask is there
 POLL = 0.05  # seconds between two looks at futures that are not of concurrent.futures
 PLATFORMS = ("cpu", "cuda", "tpu")  # that the program of a function is lowered for
 
@@ -34,8 +36,8 @@ def check_executor(caller: str, executor: Any) -> Any:
     """An executor that takes work, or None; a Client of Dask gives its executor.
 
     Raises:
-        ValueError: It has no ``submit``, forks, does not do its first task, or its workers have another
-            version.
+        ValueError: It has no ``submit``, forks, has no workers and asked for none, does not do its first
+            task, or its workers have another version.
     """
     if executor is None:
         return None
@@ -48,11 +50,30 @@ def check_executor(caller: str, executor: Any) -> Any:
     if context is not None and context.get_start_method() == "fork":
         remedy = 'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))'
         raise ValueError(f"{caller}: executor must not fork, or JAX waits for ever in its workers: {remedy}.")
+    _await_workers(caller, executor)
     version = first_task(caller, executor, package_version)
     if version != package_version():
         versions = f"{version}, this process {package_version()}"
         raise ValueError(f"{caller}: the workers of the executor have manifold_jax {versions}: install one.")
     return executor
+
+
+def _await_workers(caller: str, executor: Any) -> None:
+    """Wait for the first worker of Dask; say so where that takes long, refuse where none was asked for."""
+    client, began = getattr(executor, "_client", None), time.monotonic()
+    if not hasattr(client, "nthreads"):
+        return
+    while not client.nthreads():
+        if time.monotonic() - began > WORKERS:
+            message = f"the scheduler {client.scheduler.address} has no workers"
+            if getattr(client.cluster, "worker_spec", None):  # they are waiting in the queue of a cluster
+                warnings.warn(
+                    f"{caller}: {message} yet: it waits for those that were asked for.", stacklevel=4
+                )
+                return
+            remedy = f"start some with `dask worker {client.scheduler.address}`"
+            raise ValueError(f"{caller}: {message}: {remedy}.")
+        time.sleep(POLL)
 
 
 def first_task(caller: str, executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:

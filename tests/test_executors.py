@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import operator
 import os
+import re
 import signal
 import threading
 import time
@@ -372,6 +373,23 @@ def test_a_pool_that_loses_a_worker_says_so_and_keeps_what_was_done(array, refer
         measure(array, GRID, executor=executor, checkpoint=tmp_path, progress=kill, **BLOCKS)
     assert len(list(tmp_path.glob("partial-*/*.npy"))) >= 2
     same(measure(array, GRID, checkpoint=tmp_path, **BLOCKS), reference)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_scheduler_without_workers_is_said_in_time(monkeypatch, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(_executors, "WORKERS", 0.2)
+    options = {"n_workers": 0, "dashboard_address": None, "processes": False}
+    with distributed.LocalCluster(**options) as dask, distributed.Client(dask) as client:
+        address = re.escape(dask.scheduler_address)
+        message = rf"the scheduler {address} has no workers: start some with `dask worker {address}`\."
+        with pytest.raises(ValueError, match=f"measure: {message}"):
+            measure(torus, GRID, executor=client)
+        with (
+            pytest.raises(ValueError, match=f"--scheduler: {message}"),
+            cluster.cluster_executor(None, dask.scheduler_address),
+        ):
+            pass
 
 
 @pytest.mark.slow

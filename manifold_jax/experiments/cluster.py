@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from manifold_jax._checks import require
+from manifold_jax._executors import check_executor
 
 _ADDRESS = re.compile(r"(\w+://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d+")
 
@@ -51,7 +52,8 @@ def cluster_executor(workers: int | None, scheduler: str | None) -> Iterator[Any
             )
         else:
             address = scheduler
-        yield stack.enter_context(_client(distributed, address)).get_executor()
+        option = "--workers" if scheduler is None else "--scheduler"
+        yield check_executor(option, stack.enter_context(_client(distributed, address)))
 
 
 def _client(distributed: Any, address: Any) -> Any:
