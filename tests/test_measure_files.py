@@ -90,6 +90,33 @@ def test_zarr(version, tmp_path, loaded):
     is_cylinder(loaded(tmp_path / "y.zarr", **AXES))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_addresses_of_zarr(tmp_path, loaded):
+    fsspec = pytest.importorskip("fsspec")
+    labelled().to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "x.zarr"), "/bucket/x.zarr", recursive=True)
+    states = set()
+    for address in (f"file://{tmp_path}/x.zarr", "memory://bucket/x.zarr"):
+        samples = loaded(address, periodic=["angle"])
+        is_cylinder(samples)
+        assert address in samples.attributes["source"]
+        states.add(samples.key)
+        assert loaded(address, periodic=["angle"]).key == samples.key
+        assert f"manifold-jax measure {address} " in text(run("inspect", address))
+    zarr.open(tmp_path / "x.zarr" / "points", mode="r+")[:] = 2 * CYLINDER
+    states.add(loaded(f"file://{tmp_path}/x.zarr", periodic=["angle"]).key)
+    assert len(states) == 3
+
+
+@pytest.mark.parametrize("address", ["memory://bucket/none.zarr", "nothing://bucket/x.zarr"])
+def test_addresses_where_nothing_is(address, tmp_path):
+    pytest.importorskip("fsspec")
+    result = run("measure", address, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert f"{address} cannot be read (" in text(result)
+
+
 def test_hdf5(tmp_path, loaded):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["deep/points"] = CYLINDER
@@ -423,6 +450,19 @@ def test_measure_a_file(tmp_path):
     assert abs(geometry.total_volume.value - TURN) <= geometry.total_volume.error
     assert geometry.grid.axes[0].unit == "rad"
     assert "ℓ: that of the numbers in the file (float32)" in text(result)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_measure_an_address(tmp_path):
+    pytest.importorskip("fsspec")
+    zarr.save_array(tmp_path / "x.zarr", CYLINDER)
+    options = [f"--axis=angle=0:{TURN}", "--axis=height=0:1", "--periodic=angle", "--no-plots", "--no-reach"]
+    for number, place in enumerate((tmp_path / "x.zarr", f"file://{tmp_path}/x.zarr")):
+        result = run("measure", place, *options, "--out", tmp_path / str(number))
+        assert result.exit_code == 0, result.output
+    here, there = (load_geometry(tmp_path / number / "geometry.nc") for number in "01")
+    np.testing.assert_array_equal(here.volume_element.value, there.volume_element.value)
 
 
 def test_accuracy_is_chosen_where_noise_dominates(tmp_path, monkeypatch):

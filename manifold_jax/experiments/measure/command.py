@@ -39,6 +39,7 @@ from manifold_jax.experiments.measure.data import (
     parse_range,
 )
 from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, load
+from manifold_jax.experiments.measure.formats import is_address
 from manifold_jax.experiments.measure.page import write_cloud_page, write_measure_page
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.pages import REPORT
@@ -69,7 +70,7 @@ from manifold_jax.geometry.stencil import stencil_of
 
 _KEY = "measure"  # results of another measurement in the same folder are replaced
 POINT_COPIES = 3  # of all points, that the search for the reach holds
-SOURCES = f"A file, a folder of images, or a data set: {', '.join(OPTIONS)}."
+SOURCES = f"A file, a folder of images, an address of Zarr, or a data set: {', '.join(OPTIONS)}."
 AXIS_HELP = "Axis of a file, in the order of its dimensions; repeatable. STOP is the end of a period."
 LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20, coil100)."
 
@@ -151,8 +152,9 @@ def measure_command(
 ) -> None:
     """Measure volume, curvature and reach with error bars; write a table, files and pictures.
 
-    A file is .npy, .npz, .nc, .h5, .zarr, or .csv with a cloud of points; a folder holds images and a table
-    of their factors. manifold-jax inspect FILE says what it sees and what to run.
+    A file is .npy, .npz, .nc, .h5, .zarr, or .csv with a cloud of points; an address is that of a Zarr store,
+    s3://bucket/points.zarr; a folder holds images and a table of their factors. manifold-jax inspect FILE
+    says what it sees and what to run.
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
@@ -225,10 +227,10 @@ def _sources(
     dataset: str, given: dict[str, Any], files: contextlib.ExitStack
 ) -> Sequence[Manifold | Samples] | Cloud:
     """What is to be measured: a data set of the package, or what a file or folder holds."""
-    path = user_path(dataset)
-    if dataset in OPTIONS or not path.exists():
+    path = dataset if is_address(dataset) else user_path(dataset)
+    if dataset in OPTIONS or (isinstance(path, Path) and not path.exists()):
         return build(dataset, given)
-    with progress_bar(f"reading {path.name}") as advance:
+    with progress_bar(f"reading {Path(path).name}") as advance:
         source = load(path, given, files, advance)
     return source if isinstance(source, Cloud) else (source,)
 

@@ -14,7 +14,7 @@ import numpy as np
 from manifold_jax._checks import fits_in_memory
 from manifold_jax._keys import digest_arrays
 from manifold_jax.datasets.folders import image_folder
-from manifold_jax.experiments.measure.formats import Content, kind_of, opened, read_cloud
+from manifold_jax.experiments.measure.formats import Content, kind_of, opened, read_cloud, states_of
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.sources import Rearranged
 
@@ -193,7 +193,7 @@ class Cloud(NamedTuple):
     dimension: int | None
 
 
-def check_file_options(path: Path, options: Mapping[str, Any]) -> str:
+def check_file_options(path: Path | str, options: Mapping[str, Any]) -> str:
     """What kind of file or folder it is; options that it does not take are refused."""
     kind = kind_of(path)
     known = FILE_OPTIONS[kind]
@@ -208,18 +208,20 @@ def check_file_options(path: Path, options: Mapping[str, Any]) -> str:
 
 
 def load(
-    path: Path, options: Mapping[str, Any], files: contextlib.ExitStack, progress: Any = None
+    path: Path | str, options: Mapping[str, Any], files: contextlib.ExitStack, progress: Any = None
 ) -> Samples | Cloud:
-    """What a file or folder holds, by the options of the command line; files stay open as long as the stack.
+    """What a file, folder or address holds, by the options of the command line; open as long as the stack.
 
     Raises:
         ValueError: It cannot be read, or the options do not fit what it holds.
     """
     kind = check_file_options(path, options)
     if kind == "cloud":
+        path = Path(path)
         return Cloud(path.name, read_cloud(path), options.get("dimension"))
     periods = parse_periodic(options.get("periodic", ()))
     if kind == "folder":
+        path = Path(path)
         chosen = {"pattern": options.get("pattern"), "factors": options.get("axes")}
         table = options.get("table")
         images, grid, notes = image_folder(path, table, **chosen, periodic=periods, progress=progress)
@@ -236,6 +238,4 @@ def load(
     )
     length = f"that of the numbers in the file ({content.values.dtype})"
     attributes = {"source": f"{path}: {content.label}", "length": length}
-    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in inside]
-    return Samples(content.label, points, grid, attributes, repr((content.label, states)))
+    return Samples(content.label, points, grid, attributes, repr((content.label, states_of(path))))

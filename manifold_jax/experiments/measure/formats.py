@@ -6,12 +6,13 @@ import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,12 +52,19 @@ class Content(NamedTuple):
     units: Mapping[str, str] = NOTHING
 
 
-def kind_of(path: Path) -> str:
-    """Whether a path holds an array, variables, images or a cloud of points.
+def is_address(name: str) -> bool:
+    """Whether it is an address of fsspec, such as ``s3://bucket/points.zarr``."""
+    return re.match(r"[A-Za-z][\w+.-]*://", name) is not None
+
+
+def kind_of(path: Path | str) -> str:
+    """Whether a path holds an array, variables, images or a cloud of points; an address is one of Zarr.
 
     Raises:
         ValueError: It is of no kind that is read.
     """
+    if isinstance(path, str):
+        return "variables"
     if path.is_dir():
         return "variables" if any((path / mark).exists() for mark in _MARKS) else "folder"
     kind = _KINDS.get(path.suffix.lower())
@@ -70,19 +78,22 @@ def kind_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path, variable: str | None = None) -> Iterator[Content]:
+def opened(path: Path | str, variable: str | None = None) -> Iterator[Content]:
     """What a file holds, which stays open in this block.
 
     Raises:
         ValueError: It is damaged, or several variables are meant.
     """
+    if isinstance(path, str):
+        yield _read_address(path, variable)
+        return
     suffix = ".zarr" if path.is_dir() else path.suffix.lower()
     with contextlib.ExitStack() as files:
         yield _READERS[suffix](path, variable, files)
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path | str) -> Iterator[None]:
     """Name the file in whatever NumPy and zipfile raise for a damaged one."""
     try:
         yield
@@ -90,6 +101,30 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} {choice}.") from None
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({first_line(error)[:150]}).") from error
+
+
+def _read_address(address: str, variable: str | None) -> Content:
+    """An array in a Zarr store somewhere else, which this process reads: it takes as long as the way."""
+    require("zarr", "zarr", "An address")
+    require("fsspec", "zarr", "An address")
+    with _naming(address):
+        found = reader.open_zarr(address, variable)
+        samples = reader.samples_of(found)
+        units = {name: unit for name in samples if (unit := reader.unit_of(found.vectors[name]))}
+    return _content(PurePosixPath(address), found.name, found.values, found.names, samples, units)
+
+
+def states_of(path: Path | str) -> list[tuple[str, ...]]:
+    """Names of all files that make up a file, folder or address, with their sizes and versions."""
+    if isinstance(path, str):
+        from fsspec.core import url_to_fs
+
+        system, root = url_to_fs(path)
+        marks = ("size", "mtime", "created", "LastModified", "ETag", "etag", "updated")
+        inside = system.find(root, detail=True)
+        return sorted((name, *(str(info.get(mark)) for mark in marks)) for name, info in inside.items())
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [(str(f.resolve()), str(f.stat().st_size), str(f.stat().st_mtime_ns)) for f in files]
 
 
 def _read_npy(path: Path, _: str | None, __: contextlib.ExitStack) -> Content:
@@ -219,7 +254,7 @@ _KINDS[".npy"], _READERS[".npy"] = "array", _read_npy
 
 
 def _content(
-    path: Path,
+    path: PurePath,
     chosen: str,
     values: Any,
     names: Sequence[str],

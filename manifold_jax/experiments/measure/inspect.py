@@ -25,7 +25,7 @@ from manifold_jax.experiments.measure.files import (
     parse_axis,
     place_on_grid,
 )
-from manifold_jax.experiments.measure.formats import Content, opened
+from manifold_jax.experiments.measure.formats import Content, is_address, opened
 from manifold_jax.experiments.terminal import console, plain_errors, words
 from manifold_jax.geometry.manifold import Points, as_points, end_distances, ends_coincide
 from manifold_jax.geometry.noise import BEYOND, DECAY
@@ -50,8 +50,8 @@ def inspect_command(
 ) -> None:
     """Say what is in a file or folder (shape, axes, range, noise, gaps), and which command measures it."""
     with plain_errors():
-        path = user_path(file)
-        if not path.exists():
+        path = file if is_address(file) else user_path(file)
+        if isinstance(path, Path) and not path.exists():
             raise ValueError(f"there is no file or folder {file!r}.")
         given = {"variable": variable, "axes": words(axes), "axis": axis or None}
         given |= {"table": table and user_path(table), "pattern": pattern, "cloud": cloud or None}
@@ -59,7 +59,7 @@ def inspect_command(
             console.print(line, soft_wrap=True)
 
 
-def describe(path: Path, given: dict[str, Any]) -> Iterator[str]:
+def describe(path: Path | str, given: dict[str, Any]) -> Iterator[str]:
     """What is in a file or folder, line by line; the last one is the command to run.
 
     Raises:
@@ -69,20 +69,20 @@ def describe(path: Path, given: dict[str, Any]) -> Iterator[str]:
     if kind == "cloud" or given.get("cloud"):
         yield from _describe_cloud(path, given)
     elif kind == "folder":
-        yield from _describe_folder(path, given)
+        yield from _describe_folder(Path(path), given)
     else:
         with opened(path, given.get("variable")) as content:
             yield from _describe_array(path, content, given)
 
 
-def _command(path: Path, given: dict[str, Any], *more: str) -> str:
+def _command(path: Path | str, given: dict[str, Any], *more: str) -> str:
     options = [f"--{name}={value}" for name, value in given.items() if isinstance(value, str | Path)]
     options += ["--cloud"] * bool(given.get("cloud"))
     options += ["--axes", ",".join(given["axes"])] if "axes" in given else []
     return f"run: {shlex.join(['manifold-jax', 'measure', str(path), *options, *more])}"
 
 
-def _describe_cloud(path: Path, given: dict[str, Any]) -> Iterator[str]:
+def _describe_cloud(path: Path | str, given: dict[str, Any]) -> Iterator[str]:
     with contextlib.ExitStack() as files:
         cloud = load(path, given, files)
     assert isinstance(cloud, Cloud)
@@ -128,7 +128,7 @@ def _samples(samples: np.ndarray) -> str:
     return f"{len(samples)} samples, {samples[0]:g} … {samples[-1]:g}, {spacing}"
 
 
-def _describe_array(path: Path, content: Content, given: dict[str, Any]) -> Iterator[str]:
+def _describe_array(path: Path | str, content: Content, given: dict[str, Any]) -> Iterator[str]:
     shape = tuple(content.values.shape)
     yield f"{content.label}: {content.values.dtype} of shape {shape}"
     if any(content.names):

@@ -83,7 +83,8 @@ def _open_hdf5(path: str, variable: str | None) -> Found:
     return Found(chosen, arrays[chosen], names, vectors)
 
 
-def _open_zarr(path: str, variable: str | None) -> Found:
+def open_zarr(path: str, variable: str | None) -> Found:
+    """The variable of a Zarr store, in a folder or at an address."""
     import zarr
 
     top = zarr.open(path, mode="r")
@@ -107,17 +108,17 @@ def _vectors_near(chosen: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 OPEN: dict[str, Callable[[str, str | None], Found]]
-OPEN = {"NetCDF": _open_netcdf, "HDF5": _open_hdf5, "Zarr": _open_zarr}
+OPEN = {"NetCDF": _open_netcdf, "HDF5": _open_hdf5, "Zarr": open_zarr}
 
 
-def _samples(found: Found) -> dict[str, np.ndarray]:
+def samples_of(found: Found) -> dict[str, np.ndarray]:
     """Vectors of numbers that are no longer than the array."""
     most = max(found.values.shape)
     known = {n: v for n, v in found.vectors.items() if v.dtype.kind in "iuf" and 1 < v.shape[0] <= most}
     return {name: np.ascontiguousarray(vector[:]) for name, vector in known.items()}
 
 
-def _unit(item: Any) -> str:
+def unit_of(item: Any) -> str:
     """The attribute ``units``, which other programs write as bytes or an array of one entry."""
     word = next(iter(np.ravel(item.attrs.get("units", ())).tolist()), "")
     return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
@@ -163,10 +164,10 @@ def main(kind: str, path: str, variable: str, seconds: str, room: str) -> None:
     allow(0)
     try:
         name, values, names, vectors = found = OPEN[kind](path, json.loads(variable))
-        shape, dtype, samples = tuple(map(int, values.shape)), np.dtype(values.dtype), _samples(found)
+        shape, dtype, samples = tuple(map(int, values.shape)), np.dtype(values.dtype), samples_of(found)
         if names and len(names) != len(shape):
             raise ValueError(f"{len(names)} names of dimensions for the shape {shape}")
-        units = {name: unit for name in samples if (unit := _unit(vectors[name]))}
+        units = {name: unit for name in samples if (unit := unit_of(vectors[name]))}
         kept = [(name, array.dtype.str, array.size) for name, array in samples.items()]
         about = {"name": name, "shape": shape, "dtype": dtype.str, "names": names}
         say(*samples.values(), vectors=kept, units=units, **about)
