@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +60,8 @@ def check_executor(caller: str, executor: Any) -> Any:
 
 def _await_workers(caller: str, executor: Any) -> None:
     """Wait for the first worker of Dask; say so where that takes long, refuse where none was asked for."""
-    client, began = getattr(executor, "_client", None), time.monotonic()
+    client: Any = getattr(executor, "_client", None)
+    began = time.monotonic()
     if not hasattr(client, "nthreads"):
         return
     while not client.nthreads():
@@ -127,6 +128,29 @@ def run_tasks(
 
 
 _SHARED: dict[str, Any] = {}  # what tasks of a worker share, by job
+
+
+def run_traced(
+    caller: str, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], executor: Any = None
+) -> Iterator[tuple[int, Any]]:
+    """Number and result of a traced function of arrays, as :func:`run_tasks`; its program travels.
+
+    Arguments have the same shapes in every task.
+
+    Raises:
+        ValueError: The function cannot travel.
+    """
+    if shares_memory(executor):
+        yield from run_tasks(function, tasks, executor)
+        return
+    first, *_ = ahead = list(islice(tasks := iter(tasks), 1))
+    program, constants, structure = exported(caller, function, *first)
+    for k, leaves in run_sharing(_call_traced, (program, constants), chain(ahead, tasks), executor):
+        yield k, jax.tree.unflatten(structure, leaves)
+
+
+def _call_traced(held: tuple[bytes, list[np.ndarray]], *arguments: Any) -> list[Any]:
+    return on_host(call_exported, *held, *arguments)
 
 
 def run_sharing(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from interrupt import Interrupted, interrupt_after
+from jax.tree_util import Partial
 from typer.testing import CliRunner
 
 from manifold_jax import (
@@ -24,6 +25,7 @@ from manifold_jax import (
     Grid,
     _executors,
     datasets,
+    horizontal_path,
     load_geometry,
     measure,
     measure_union,
@@ -32,6 +34,7 @@ from manifold_jax import (
 )
 from manifold_jax._executors import MANY, call_exported, exported, run_sharing, run_tasks, workers_of
 from manifold_jax.experiments import cli, cluster
+from manifold_jax.experiments.classifier.walks import PathOptions, walk_all
 from manifold_jax.experiments.fits.runner import Plan, run_cells
 from manifold_jax.experiments.fits.studies import closed_and_open
 from manifold_jax.experiments.measure import command as measure_command
@@ -236,6 +239,26 @@ def test_estimators_are_called_elsewhere_and_judged_here():
             key=options["key"],
             executor=Elsewhere(),
         )
+
+
+def classify(params, x):
+    return jax.nn.log_softmax(params @ jnp.tanh(jnp.ravel(x)))
+
+
+def test_walks_of_blocks_are_the_same_elsewhere():
+    random = np.random.default_rng(0)
+    log_prob, ends = (
+        Partial(classify, jnp.asarray(random.normal(size=(3, 6)))),
+        random.normal(size=(2, 7, 2, 3)),
+    )
+    options, executor = PathOptions(max_steps=8, clip=False, save_every=4, block=3), Elsewhere()
+    walk = partial(walk_all, horizontal_path, log_prob, ends.astype(np.float32), options)
+    seen = []
+    here, there = walk(), walk(executor=executor, progress=lambda *done: seen.append(done))
+    for a, b in zip(here, there, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-6)
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+    assert len(executor.sent) == 3
 
 
 # --- tasks --------------------------------------------------------------------------------------------------

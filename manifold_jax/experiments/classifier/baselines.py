@@ -89,14 +89,19 @@ def require_anchors(caller: str, kinds: Sequence[str]) -> None:
 
 
 def project_from_anchors(
-    log_prob: Partial, images: Images, training: LabelledImages, settings: Any, progress: Progress
+    log_prob: Partial,
+    images: Images,
+    training: LabelledImages,
+    settings: Any,
+    progress: Progress,
+    executor: Any = None,
 ) -> dict[str, Path]:
     """Project images onto the leaves of their anchors, for every kind in ``settings.anchors``."""
     predicted, projections = predictions(log_prob, images), {}
     for k, kind in enumerate(settings.anchors):
         ends = (anchors_of(kind, images, predicted, training), images)
-        tell = stage(progress, k, len(settings.anchors))
-        projections[kind] = walk_all(leaf_projection, log_prob, ends, settings.path, tell)
+        how = settings.path, stage(progress, k, len(settings.anchors)), executor
+        projections[kind] = walk_all(leaf_projection, log_prob, ends, *how)
     return projections
 
 

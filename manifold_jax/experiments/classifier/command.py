@@ -32,6 +32,7 @@ from manifold_jax.experiments.classifier.task import (
     read_images,
 )
 from manifold_jax.experiments.classifier.walks import change_path
+from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
 from manifold_jax.experiments.pages import Finished
 from manifold_jax.experiments.terminal import Out, Preset, Seed, Steps
 
@@ -132,16 +133,20 @@ def leaf_command(
         str | None, typer.Option(help="Initial weights: flax or torch, the paper's (default: flax).")
     ] = None,
     seed: Seed = 0,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     out: Out = None,
 ) -> None:
     """Look at the manifold that a classifier sees: train it, then run an experiment on its checkpoints.
 
     Training takes 1000 steps; with --preset full 10 000, for history, sweep and train 30 000. Interrupted and
     called again with the same --out, it goes on where it was. History keeps a checkpoint every 100 steps.
+    Workers share walks and projections; the training stays in this process.
     """
     arguments = registry.given_options(locals())
     with terminal.plain_errors():
         registry.check_options(arguments)
+        check_cluster(workers, scheduler)
         full_steps = 30_000 if experiment in _LONG else 10_000
         steps_of_preset = registry.preset_of(preset, {"reduced": 1000, "full": full_steps})
         changes: dict[str, Any] = {"images": images, "max_steps": max_steps, "pairs": pairs, "ways": ways}
@@ -149,7 +154,7 @@ def leaf_command(
         changes |= {"between": _numbers(between), "source": source, "destination": destination}
         settings = registry.all_settings(EXPERIMENTS, experiment, preset, changes, "train")
         given = {"data": data, "path": path, "letters": letters, "steps": steps, "width": width, "init": init}
-        given |= {"weights": weights, "batch_norm": batch_norm}
+        given |= {"weights": weights, "batch_norm": batch_norm, "workers": workers, "scheduler": scheduler}
         _refuse_unused(experiment, given, registry.given_options(changes))
         data, init, path = data or "digits", init or "flax", path and user_path(path)
         choice("leaf", "--data", data, READERS)
@@ -184,9 +189,11 @@ def leaf_command(
                         count = steps or steps_of_preset
                         marks = history.marks(count) if "history" in settings else MARKS
                         trial = learn(task, trial.folder, count, seed=seed, marks=marks, progress=advance)
-                finished = registry.run_experiments(
-                    EXPERIMENTS, settings, trial, folder, arguments, **options
-                )
+                with cluster_executor(workers, scheduler) as executor:
+                    trial = trial._replace(executor=executor)
+                    finished = registry.run_experiments(
+                        EXPERIMENTS, settings, trial, folder, arguments, **options
+                    )
             context = (folder / "sprites", seed)
             finished += registry.run_experiments(EXPERIMENTS, own, context, folder, arguments)
             registry.publish_page("leaf", finished, folder, arguments)
@@ -195,8 +202,9 @@ def leaf_command(
 def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, Any]) -> None:
     """Options that would do nothing are mistakes."""
     given, data = registry.given_options(options), options["data"] or "digits"
-    if experiment == "train" and changes:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(changes))
+    elsewhere = {"workers", "scheduler"} & set(given)
+    if experiment == "train" and (changes or elsewhere):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted({*changes, *elsewhere}))
         raise ValueError(f"train only trains: leave out {named}.")
     if experiment == "sprites" and given:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))

@@ -89,15 +89,20 @@ def _starts(trial: Trial, settings: Settings) -> tuple[Starts, LabelledImages]:
 
 
 def walk_all_kinds(
-    log_prob: Partial, starts: Starts, options: walks.PathOptions, progress: Progress = silent
+    log_prob: Partial,
+    starts: Starts,
+    options: walks.PathOptions,
+    progress: Progress = silent,
+    executor: Any = None,
 ) -> dict[str, Path]:
     """Horizontal walks to destinations and along directions, and straight ones that move as far, by kind."""
     sources, labels, destinations, directions = starts
     units = directions / walks.norms(directions).reshape(-1, *(1,) * (sources.ndim - 1))
     far = sources + np.float32(_FAR) * units
+    hows = [(options, stage(progress, k, 3), executor) for k in range(3)]
     to_class, random = (
-        walks.walk_all(horizontal_path, log_prob, (sources, ends), options, stage(progress, k, 3))
-        for k, ends in enumerate((destinations, far))
+        walks.walk_all(horizontal_path, log_prob, (sources, ends), *how)
+        for how, ends in zip(hows, (destinations, far), strict=False)
     )
     keeping = (sources, units, labels.astype(np.int32))
     return {
@@ -105,7 +110,7 @@ def walk_all_kinds(
         CLASS_LINE: walks.straighten(log_prob, to_class, destinations - sources),
         RANDOM: random,
         RANDOM_LINE: walks.straighten(log_prob, random, units),
-        KEPT: walks.walk_all(label_keeping_walk, log_prob, keeping, options, stage(progress, 2, 3)),
+        KEPT: walks.walk_all(label_keeping_walk, log_prob, keeping, *hows[2]),
     }
 
 
@@ -137,7 +142,7 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     task = trial.task
     starts, training = _starts(trial, settings)
     sources, labels, destinations, _ = starts
-    paths = walk_all_kinds(trial.log_prob, starts, settings.path, progress)
+    paths = walk_all_kinds(trial.log_prob, starts, settings.path, progress, trial.executor)
     first = paths[CLASS]
     stopped = np.full_like(first.status, PathStatus.STEPS_USED)
     still = first._replace(points=first.points[:, :1], log_probs=first.log_probs[:, :1], status=stopped)

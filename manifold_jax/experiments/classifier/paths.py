@@ -67,13 +67,14 @@ def _draw_pairs(trial: Trial, count: int) -> tuple[Array, Array]:
 
 
 def _walk_kinds(
-    task: Task, log_prob: Partial, kinds: Kinds, settings: Settings, progress: Progress = silent
+    trial: Trial, log_prob: Partial, kinds: Kinds, settings: Settings, progress: Progress = silent
 ) -> Iterator[Walks]:
     """Walk between all kinds of pairs, in all ways."""
     cells = [(kind, options) for kind in kinds for options in VARIANTS[: settings.ways]]
     for k, (kind, variant) in enumerate(cells):
-        options = _with_steps(variant, settings.max_steps, task)
-        path = walk_all(horizontal_path, log_prob, kinds[kind], options, stage(progress, k, len(cells)))
+        options = _with_steps(variant, settings.max_steps, trial.task)
+        how = options, stage(progress, k, len(cells)), trial.executor
+        path = walk_all(horizontal_path, log_prob, kinds[kind], *how)
         yield Walks(path, options, kind, np.asarray(kinds[kind][1]))
 
 
@@ -133,7 +134,7 @@ def _compare(
     trial: Trial, kinds: Kinds, settings: Settings, progress: Any, stem: str, about: str, *notes: str
 ) -> Outcome:
     """Walk between all kinds of pairs at one checkpoint: table, curves and image strips."""
-    sets = list(_walk_kinds(trial.task, trial.log_prob, kinds, settings, progress))
+    sets = list(_walk_kinds(trial, trial.log_prob, kinds, settings, progress))
     title, several = f"{trial.title}: horizontal paths {about}", len(kinds) > 1
     rows = [({"paths": walks.kind} if several else {}) | summarize(walks) for walks in sets]
     groups = [_panel(walks, f"{walks.kind}\n{walks.caption}" if several else walks.caption) for walks in sets]
@@ -158,7 +159,7 @@ def sweep(trial: Trial, settings: Settings, progress: Progress = silent) -> Outc
     steps = [step for step in trial.checkpoints if step == trial.step or step in _SWEPT]
     rows, data, ends = [], {}, {}
     for k, step in enumerate(steps):
-        for walks in _walk_kinds(trial.task, trial.log_prob_at(step), kinds, settings):
+        for walks in _walk_kinds(trial, trial.log_prob_at(step), kinds, settings):
             rows.append({"checkpoint": step} | summarize(walks))
             data[f"{step}: {walks.caption}"] = walks.record()
             ends.setdefault(walks.caption, []).append(walks.distances[:, -1] / walks.distances[:, 0])
@@ -193,7 +194,8 @@ def add_noise(trial: Trial, images: Array, key: Array, steps: int = Settings().n
     """Walks across the leaves in random directions, clamped: the noise of the paper."""
     options = _with_steps(VARIANTS[0], steps, trial.task)
     directions = jax.random.normal(key, images.shape, images.dtype)
-    return Walks(walk_all(vertical_walk, trial.log_prob, (images, directions), options), options)
+    ends, where = (images, directions), trial.executor
+    return Walks(walk_all(vertical_walk, trial.log_prob, ends, options, executor=where), options)
 
 
 def from_noise(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:

@@ -59,6 +59,7 @@ class Trial(NamedTuple):
     step: int  # of the checkpoint, or of the last one of a history
     seed: int = 0  # of all choices of images and directions
     weights: str = ""  # name of the file that the parameters of the task's network come from, if any
+    executor: Any = None  # where walks are made
 
     def log_prob_at(self, step: int) -> Partial:
         """The classifier at a checkpoint; its parameters are the leaves."""

@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import flat, whole
+from manifold_jax._executors import run_traced
 from manifold_jax._files import Progress, silent
 from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
@@ -87,17 +88,27 @@ class Walks(NamedTuple):
         } | {name: getattr(path, name) / unit for name in ("length", "drift", "clipped")}
 
 
-def in_blocks(function: Callable[..., Any], *arrays: Any, block: int, progress: Progress = silent) -> Any:
-    """A compiled function on blocks of equal length, the last one filled up; NumPy arrays of all rows."""
+def in_blocks(
+    function: Callable[..., Any],
+    *arrays: Any,
+    block: int,
+    progress: Progress = silent,
+    executor: Any = None,
+) -> Any:
+    """A traced function on blocks of equal length, the last one filled up; NumPy arrays of all rows.
+
+    With an ``executor`` blocks are computed there.
+    """
     total = len(arrays[0])
     size = min(whole("in_blocks", "block", block), whole("in_blocks", "the number of rows", total))
-    parts = []
-    for begin in range(0, total, size):
-        rows = np.minimum(np.arange(begin, begin + size), total - 1)
-        result = function(*(jnp.asarray(array[rows]) for array in arrays))
-        parts.append(jax.tree.map(lambda a: np.asarray(a)[: total - begin], result))  # noqa: B023
-        progress(min(begin + size, total), total)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    begins = range(0, total, size)
+    rows = (np.minimum(np.arange(begin, begin + size), total - 1) for begin in begins)
+    tasks = (tuple(jnp.asarray(array[chosen]) for array in arrays) for chosen in rows)
+    parts: dict[int, Any] = {}
+    for k, result in run_traced("in_blocks", function, tasks, executor):
+        parts[k] = jax.tree.map(lambda a: np.asarray(a)[: total - begins[k]], result)  # noqa: B023
+        progress(min(len(parts) * size, total), total)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(parts[k] for k in range(len(parts))))
 
 
 @partial(jax.jit, static_argnames=("walk", "fixed"))
@@ -109,7 +120,12 @@ def _walk_block(
 
 
 def walk_all(
-    walk: Any, log_prob: Partial, ends: Sequence[Any], options: PathOptions, progress: Progress = silent
+    walk: Any,
+    log_prob: Partial,
+    ends: Sequence[Any],
+    options: PathOptions,
+    progress: Progress = silent,
+    executor: Any = None,
 ) -> Path:
     """Make a walk of the package from many images.
 
@@ -128,7 +144,7 @@ def walk_all(
     else:
         fixed["save_every"] = options.save_every
     walk_block = partial(_walk_block, walk, tuple(fixed.items()), log_prob, numbers)
-    return in_blocks(walk_block, *ends, block=options.block, progress=progress)
+    return in_blocks(walk_block, *ends, block=options.block, progress=progress, executor=executor)
 
 
 def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:
