@@ -191,12 +191,13 @@ def run_sharing(
 
 def _with_shared(function: Callable[..., Any], key: str, given: Any, *task: Any) -> Any:
     """The result of a task, in a tuple; None in a worker that does not have what tasks share."""
-    if given is not None and key not in _SHARED:
-        while len(_SHARED) >= SHARED:
+    if given is None:
+        given = _SHARED.get(key)
+    else:
+        while key not in _SHARED and len(_SHARED) >= SHARED:
             _SHARED.pop(next(iter(_SHARED)), None)
-        _SHARED[key] = given
-    shared = _SHARED.get(key)
-    return None if shared is None else (function(shared, *task),)
+        given = _SHARED.setdefault(key, given)
+    return None if given is None else (function(given, *task),)
 
 
 def workers_of(executor: Any) -> int:

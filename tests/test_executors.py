@@ -434,6 +434,11 @@ def test_dask_loses_a_worker_and_goes_on(array, reference):
         deadline = time.monotonic() + 30
         while len(client.nthreads()) < 2 and time.monotonic() < deadline:  # the nanny starts another one
             time.sleep(0.2)
+        killed.clear()
+        workers[:] = cluster.workers.values()
+        search = partial(reach, array, GRID, geometry=reference, tile_size=4)
+        assert search(executor=client, progress=kill) == search()
+        assert killed
 
 
 # --- commands -----------------------------------------------------------------------------------------------
