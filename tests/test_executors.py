@@ -1,6 +1,7 @@
 """Blocks that other processes measure: the same numbers, whatever the executor and wherever points are."""
 
 import contextlib
+import json
 import math
 import multiprocessing
 import operator
@@ -34,6 +35,7 @@ from manifold_jax import (
 )
 from manifold_jax._executors import MANY, call_exported, exported, run_sharing, run_tasks, workers_of
 from manifold_jax.experiments import cli, cluster
+from manifold_jax.experiments.classifier import command as leaf_command
 from manifold_jax.experiments.classifier.walks import PathOptions, walk_all
 from manifold_jax.experiments.fits.runner import Plan, run_cells
 from manifold_jax.experiments.fits.studies import closed_and_open
@@ -460,6 +462,19 @@ def test_a_command_measures_the_same_with_workers(tmp_path, monkeypatch):
         assert result.exit_code == 0, result.output
     for file in ("geometry.nc", "geometry_stencil.nc"):
         same(*(load_geometry(tmp_path / name / file) for name in ("here", "there")))
+
+
+@pytest.mark.slow
+def test_a_command_walks_the_same_with_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaf_command, "cluster_executor", pretended)
+    options = ["leaf", "paths", "--steps", "20", "--pairs", "3", "--max-steps", "6", "--ways", "1"]
+    found = []
+    for name, more in {"here": (), "there": ("--workers", "2")}.items():
+        folder = tmp_path / name
+        result = CliRunner().invoke(cli.application("leaf"), [*options, *more, "--out", str(folder)])
+        assert result.exit_code == 0, result.output
+        found.append(json.loads((folder / "paths.json").read_text())["data"])
+    assert found[0] == found[1]
 
 
 def test_cells_are_the_same_wherever_they_are_computed(tmp_path):

@@ -57,6 +57,8 @@ def test_every_data_set_is_read_from_its_folder(name, tmp_path):
         (("across", "--step-size", 1.0), "--step-size does not belong to across"),
         (("rank", "--directions", 3), "--directions does not belong to rank"),
         (("paths", "--weights", "w.npz"), "--weights is for --data mnist"),
+        (("train", "--workers", 2), "train only trains: leave out --workers"),
+        (("sprites", "--scheduler", "tcp://127.0.0.1:9"), "leave out --scheduler"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
