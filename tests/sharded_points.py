@@ -67,7 +67,6 @@ def check(function, mesh, names, *arrays, under=lambda x: x):
 
 @fast
 def images_in_pieces():
-    check(OF_TWO["local_data_matvec"], mesh_of(*PLANE), ("y", "x"), IMAGES, OTHERS)
     check(OF_TWO["horizontal_path"], mesh_of(*PLANE), "x", IMAGES, OTHERS)
     images = cut(IMAGES, mesh_of(*LINE), "x")
     mapped = jax.vmap(partial(spectrum, Partial(classify, WEIGHTS)))
