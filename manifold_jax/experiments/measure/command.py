@@ -18,7 +18,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from manifold_jax._checks import choice, fits_in_memory, optional, positive
-from manifold_jax._files import Progress, user_path
+from manifold_jax._files import user_path
 from manifold_jax._keys import digest_function, fingerprint
 from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
 from manifold_jax.experiments.experiment import check_options, given_options, say_where
@@ -38,8 +38,7 @@ from manifold_jax.experiments.measure.data import (
     parse_pairs,
     parse_range,
 )
-from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, load
-from manifold_jax.experiments.measure.formats import is_address
+from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, is_address, load
 from manifold_jax.experiments.measure.page import write_cloud_page, write_measure_page
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.pages import REPORT
@@ -152,9 +151,8 @@ def measure_command(
 ) -> None:
     """Measure volume, curvature and reach with error bars; write a table, files and pictures.
 
-    A file is .npy, .npz, .nc, .h5, .zarr, or .csv with a cloud of points; an address is that of a Zarr store,
-    s3://bucket/points.zarr; a folder holds images and a table of their factors. manifold-jax inspect FILE
-    says what it sees and what to run.
+    A file is .npy, .npz, .nc, .h5, .zarr (s3://... too) or .csv with a cloud of points; a folder holds images
+    and a table of their factors. manifold-jax inspect FILE says what it sees and what to run.
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
@@ -359,14 +357,14 @@ def _write(
     tables = report.tables_of(parts)
     result, union, began = None, None, time.perf_counter()
     if options is not None:
+        known = {name: options[name] for name in ("tolerance", "executor")}
         try:
             with progress_bar("reach, all pairs") as advance:
                 if len(parts) > 1:
-                    known = {name: options[name] for name in ("tolerance", "executor")}
-                    union = _unite(parts, progress=advance, **known)
+                    union = _unite(parts, **known, progress=advance)
                     result = union.reach
                 else:
-                    result = _search_reach(parts[0], options, advance)
+                    result = _search_reach(parts[0], options, known | {"progress": advance})
         except ValueError as error:  # points that have none cost no measurement
             tables.append(Text(f"\nThe reach is left out: {str(error).partition(': ')[2]}"))
     if len(parts) > 1:
@@ -388,16 +386,13 @@ def _write(
     return tables, written
 
 
-def _search_reach(first: Part, options: dict[str, Any], progress: Progress) -> Reach:
+def _search_reach(first: Part, options: dict[str, Any], known: dict[str, Any]) -> Reach:
     """The reach of a single component, with the curvature that is known already."""
-    known: dict[str, Any] = {name: options[name] for name in ("tolerance", "executor")}
-    known["progress"] = progress
     if isinstance(first.manifold, Samples):
         names = ("accuracy", "stride", "block_size", "missing")
         known |= {name: options[name] for name in names if name in options}
         return reach(first.points, first.geometry.grid, geometry=first.geometry, **known)
-    # By exact tangents.
-    return reach(first.manifold, geometry=first.geometry, **known)
+    return reach(first.manifold, geometry=first.geometry, **known)  # by exact tangents
 
 
 def _unite(parts: Sequence[Part], **options: Any) -> UnionGeometry:

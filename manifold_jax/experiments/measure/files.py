@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,11 @@ class Samples(NamedTuple):
     grid: Grid
     attributes: Mapping[str, Any]
     key: str
+
+
+def is_address(name: str) -> bool:
+    """Whether it is an address of fsspec, such as ``s3://bucket/points.zarr``."""
+    return re.match(r"[A-Za-z][\w+.-]*://", name) is not None
 
 
 AXIS_FORM = "NAME=START:STOP[:UNIT]"

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -50,11 +49,6 @@ class Content(NamedTuple):
     names: tuple[str, ...]
     vectors: Vectors = NOTHING
     units: Mapping[str, str] = NOTHING
-
-
-def is_address(name: str) -> bool:
-    """Whether it is an address of fsspec, such as ``s3://bucket/points.zarr``."""
-    return re.match(r"[A-Za-z][\w+.-]*://", name) is not None
 
 
 def kind_of(path: Path | str) -> str:

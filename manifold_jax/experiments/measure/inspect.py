@@ -21,11 +21,12 @@ from manifold_jax.experiments.measure.files import (
     AxisOption,
     Cloud,
     check_file_options,
+    is_address,
     load,
     parse_axis,
     place_on_grid,
 )
-from manifold_jax.experiments.measure.formats import Content, is_address, opened
+from manifold_jax.experiments.measure.formats import Content, opened
 from manifold_jax.experiments.terminal import console, plain_errors, words
 from manifold_jax.geometry.manifold import Points, as_points, end_distances, ends_coincide
 from manifold_jax.geometry.noise import BEYOND, DECAY
