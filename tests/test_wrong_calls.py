@@ -359,6 +359,11 @@ CALLS = [
         for f in (mj.local_data_matvec, mj.horizontal_projection, mj.vertical_projection)
     ),
     (mj.label_keeping_projection, INPUT | {"v": X, "label": 0}, {}),
+    (
+        mj.geodesic,
+        {"embedding": lambda u: jnp.sin(u), "start": np.zeros(2), "velocity": np.ones(2)},
+        {"embedding": "function", "start": "vector", "velocity": "vector", "steps": "whole"},
+    ),
     (mj.horizontal_path, ENDS, {"tolerance": "positive"}),
     (mj.leaf_projection, {"log_prob": log_prob, "anchor": X, "x": X + 0.1, "max_steps": 4}, {}),
     (mj.leaf_distance, {"log_prob": log_prob, "anchor": X, "x": X + 0.1, "max_steps": 4}, {}),
@@ -672,6 +677,14 @@ CALLS = [
     ),
     (plotting.principal_components, {"points": CLOUD}, {"points": "finite"}),
     (plotting.save_figure, {"figure": None, "path": "a.png"}, {"figure": "geometry", "path": ""}),
+    (
+        plotting.save_animation,
+        {
+            "moving": plotting.Moving("", np.ones((1, 1, 2, 2)), ["a"], [["b"]]),
+            "path": "/dev/null/no/a.gif",
+        },
+        {"moving": "geometry", "path": "", "seconds": "positive"},
+    ),
     (
         plotting.save_report,
         {"path": "/dev/null/no/a.html", "manifold": RING, "geometry": GEOMETRY},

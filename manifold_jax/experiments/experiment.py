@@ -19,6 +19,7 @@ from manifold_jax._keys import fingerprint, package_version
 from manifold_jax.experiments.pages import REPORT, Finished, write_outcomes
 from manifold_jax.experiments.results import publishing
 from manifold_jax.experiments.terminal import as_text, console, progress_bar
+from manifold_jax.plotting.animation import Moving, save_animation
 from manifold_jax.plotting.geometry import save_figure
 from manifold_jax.plotting.style import Figure
 
@@ -40,6 +41,7 @@ class Outcome(NamedTuple):
     figures: dict[str, Figure]
     notes: Sequence[str] = ()
     dataset: Any = None
+    moving: Mapping[str, Moving] | None = None  # by the stem of the file, written where it is asked for
 
 
 def replace_field(settings: Any, option: str, value: Any) -> Any:
@@ -142,8 +144,8 @@ def check_options(options: Mapping[str, Any]) -> None:
                 whole("manifold-jax", option, int(entry), -(2**31), 2**31 - 1)
 
 
-_WHERE = ("out", "workers", "scheduler")
-"""Options that say where work is done and written, not what."""
+_WHERE = ("out", "workers", "scheduler", "animate")
+"""Options that say how work is done and shown, not what."""
 
 
 def run_experiments(
@@ -173,7 +175,7 @@ def run_experiments(
             write(outcome, folder, name, record)
         console.print(table(outcome, console.width), *outcome.notes, sep="\n")
         say_where(out, written, f"{seconds:.0f} s. ")
-        about, (title, rows, _, _, notes, _) = experiments[name].about, outcome
+        about, (title, rows, _, _, notes, *_) = experiments[name].about, outcome
         finished.append(Finished(name, about, title, rows, notes, table(outcome, _WIDTH), written, record))
     return finished
 
@@ -208,7 +210,11 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
     written = [write_json(out / f"{name}.json", record), write_text(out / f"{name}.txt", text)]
     if outcome.dataset is not None:
         written.append(write_dataset(outcome.dataset, out / f"{name}.nc"))
-    return written + [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]
+    written += [save_figure(figure, out / f"{stem}.png") for stem, figure in outcome.figures.items()]
+    if arguments.get("animate"):
+        several = (outcome.moving or {}).items()
+        written += [save_animation(moving, out / f"{stem}.gif") for stem, moving in several]
+    return written
 
 
 def write_json(path: Path, record: dict[str, Any]) -> Path:

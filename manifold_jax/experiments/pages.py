@@ -54,7 +54,7 @@ def pictures(files: Sequence[Path], most: int = PICTURES, *, folded: bool = Fals
     """The pictures among files, so many bytes at most, shown at once or at a click; of others the names."""
     shown, left_out = [], []
     for file in files:
-        if file.suffix != ".png":
+        if file.suffix not in (".png", ".gif"):
             continue
         size = file.stat().st_size
         if size <= most:

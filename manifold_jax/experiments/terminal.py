@@ -43,6 +43,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everythin
 Steps = Annotated[int | None, typer.Option(min=1, help="Training steps (default: the preset's).")]
 _COIL20 = "Where COIL-20 is (default: MANIFOLD_JAX_DATA, else downloaded)."
 Coil20 = Annotated[Path | None, typer.Option("--path", help=_COIL20)]
+Animate = Annotated[bool, typer.Option("--animate", help="Write images that move as GIF too.")]
 _OUT = "Folder of the results (default: a folder of that name in runs/)."
 Out = Annotated[Path | None, typer.Option(help=_OUT)]
 

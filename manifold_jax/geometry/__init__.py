@@ -11,6 +11,8 @@ from manifold_jax.geometry.curvature import second_form_norm as second_form_norm
 from manifold_jax.geometry.curvature import second_fundamental_form as second_fundamental_form
 from manifold_jax.geometry.curvature import sectional_curvature as sectional_curvature
 from manifold_jax.geometry.curvature import volume_element as volume_element
+from manifold_jax.geometry.geodesics import Geodesic as Geodesic
+from manifold_jax.geometry.geodesics import geodesic as geodesic
 from manifold_jax.geometry.grid import Axis as Axis
 from manifold_jax.geometry.grid import Grid as Grid
 from manifold_jax.geometry.jet import Jet as Jet

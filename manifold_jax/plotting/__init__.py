@@ -1,5 +1,7 @@
 """Pictures of manifolds and of what was measured on them; needs the extra ``plots``."""
 
+from manifold_jax.plotting.animation import Moving as Moving
+from manifold_jax.plotting.animation import save_animation as save_animation
 from manifold_jax.plotting.geometry import plot_comparison as plot_comparison
 from manifold_jax.plotting.geometry import plot_histograms as plot_histograms
 from manifold_jax.plotting.geometry import plot_maps as plot_maps

@@ -12,7 +12,14 @@ from jaxtyping import Array, Float
 from manifold_jax._files import Progress, silent
 from manifold_jax._linalg import map_blocks, norm
 from manifold_jax.experiments.classifier.task import Trial, sample, stage
-from manifold_jax.experiments.classifier.walks import PathOptions, Walks, confidence, name_classes, walk_all
+from manifold_jax.experiments.classifier.walks import (
+    PathOptions,
+    Walks,
+    animate,
+    confidence,
+    name_classes,
+    walk_all,
+)
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import vertical_projection, vertical_walk
 from manifold_jax.information.log_prob import scores
@@ -105,7 +112,7 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
         images, (settings.directions, *(1,) * (images.ndim - 1))
     )  # one direction after the other
     directions = jax.random.normal(jax.random.key(trial.seed), starts.shape, images.dtype)
-    rows, curves, figures, data = [], [], {}, {}
+    rows, curves, figures, data, moving = [], [], {}, {}, {}
     title = f"{trial.title}: walks across the leaves"
     for k, (clip, stem) in enumerate(((True, "across_clamped"), (False, "across_free"))):
         options = options_of(settings.max_steps, clip, trial.task.std)
@@ -115,7 +122,10 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
         rows += [_row(walks, slot, settings.directions) for slot in shown_slots(options)]
         curves.append(Curves(walks.caption, walks.steps, confidence(walks.path.log_probs), {}))
         data[walks.caption] = walks.record()
-        figures[stem] = _draw_strips(title, walks, [names[label] for label in labels[:_SHOWN]], names)
+        classes = [names[label] for label in labels[:_SHOWN]]
+        figures[stem] = _draw_strips(title, walks, classes, names)
+        about = f"{title}\n{walks.caption}; d: distance from the image"
+        moving[f"{stem}_moving"] = animate(about, [walks], names, classes)
     figures["across_curves"] = curve_panels(title, curves, "step", "confidence", ylim=(0, 1.02))
     signs, gradients = (np.asarray(part) for part in fast_gradient_departure(log_prob, images, labels))
     data["vertical share"] = {"sign gradient": signs, "gradient": gradients}
@@ -125,4 +135,4 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
         f"Vertical share of the sign-gradient (FGSM): median {np.median(signs):.3f}, range "
         f"{signs.min():.3f} to {signs.max():.3f}; of the gradient itself: at most {gradients.max():.1g}.",
     ]
-    return Outcome(title, rows, data, figures, notes)
+    return Outcome(title, rows, data, figures, notes, moving=moving)

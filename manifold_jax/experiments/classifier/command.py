@@ -34,7 +34,7 @@ from manifold_jax.experiments.classifier.task import (
 from manifold_jax.experiments.classifier.walks import change_path
 from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
 from manifold_jax.experiments.pages import Finished
-from manifold_jax.experiments.terminal import Out, Preset, Seed, Steps
+from manifold_jax.experiments.terminal import Animate, Out, Preset, Seed, Steps
 
 
 def _of(module: Any, run: Any, about: str, *options: str, changes: Any = ({}, {})) -> registry.Experiment:
@@ -132,6 +132,7 @@ def leaf_command(
     init: Annotated[
         str | None, typer.Option(help="Initial weights: flax or torch, the paper's (default: flax).")
     ] = None,
+    animate: Animate = False,
     seed: Seed = 0,
     workers: Workers = None,
     scheduler: Scheduler = None,

@@ -18,10 +18,18 @@ from jaxtyping import Array
 
 from manifold_jax._files import Progress, silent
 from manifold_jax.experiments.classifier.task import Task, Trial, different_pairs, read_images, stage
-from manifold_jax.experiments.classifier.walks import PathOptions, Walks, confidence, name_classes, walk_all
+from manifold_jax.experiments.classifier.walks import (
+    PathOptions,
+    Walks,
+    animate,
+    confidence,
+    name_classes,
+    walk_all,
+)
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import PathStatus, horizontal_path, vertical_walk
 from manifold_jax.models import pixels
+from manifold_jax.plotting.animation import Moving
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
 VARIANTS = tuple(PathOptions(step_size, clip=clip) for step_size in (0.1, 0.02) for clip in (True, False))
@@ -110,6 +118,16 @@ def _strip(walks: Walks, k: int, names: Sequence[str]) -> tuple[list[Any], list[
     return [*path.points[k, slots], walks.destinations[k]], [*captions, ""]
 
 
+def _move(title: str, sets: Sequence[Walks], names: Sequence[str]) -> Moving:
+    """The paths of the strips, as they move."""
+    first = [walks for walks in sets if walks.options == sets[0].options]
+    kinds = [walks.kind for walks in first]
+    if len(first) == 1:
+        kinds = [f"pair {k + 1}" for k in range(min(_SHOWN, len(first[0].destinations)))]
+    about = f"{sets[0].caption}; d: distance to the destination, normalised grey levels"
+    return animate(f"{title}\n{about}", first, names, kinds)
+
+
 def _draw_strips(title: str, sets: Sequence[Walks], names: Sequence[str]) -> Any:
     """The first path of every kind, or the first few of a single kind, as the first variant walks them."""
     first = [walks for walks in sets if walks.options == sets[0].options]
@@ -144,7 +162,8 @@ def _compare(
         f"{stem}_images": _draw_strips(title, sets, trial.task.test.names),
     }
     data = {f"{walks.kind}: {walks.caption}": walks.record() for walks in sets}
-    return Outcome(title, rows, data, figures, [_NOTE, *notes])
+    moving = {f"{stem}_moving": _move(title, sets, trial.task.test.names)}
+    return Outcome(title, rows, data, figures, [_NOTE, *notes], moving=moving)
 
 
 def between_classes(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:

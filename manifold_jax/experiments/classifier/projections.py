@@ -21,6 +21,7 @@ from manifold_jax.experiments.classifier.task import Images, Trial, different_pa
 from manifold_jax.experiments.classifier.walks import confidence, name_classes
 from manifold_jax.experiments.experiment import Outcome, Row, plain
 from manifold_jax.experiments.results import Cells, cell_name
+from manifold_jax.plotting.animation import Moving
 from manifold_jax.plotting.images import Curves, curve_panels, image_grid
 
 
@@ -233,7 +234,23 @@ def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way], settings:
     speed, end = random_speed(size, features), closest_by_chance(size, features)
     note = f"A random direction alone would make {speed:.4f} a step, and come no nearer than {end:.3g}."
     data = {walked.caption: {"step": walked.steps} | _record(walked) for walked in sets}
-    return Outcome(title, table, {"pairs": pairs.rows} | data, figures, [_NOTE, note])
+    moving = {"algorithm_moving": _move(title, trial, pairs, sets)}
+    return Outcome(title, table, {"pairs": pairs.rows} | data, figures, [_NOTE, note], moving=moving)
+
+
+def _move(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Moving:
+    """The first pair in all ways with the clamp."""
+    shown = [walked for walked in sets if walked.clip] or sets
+    captions = []
+    for walked in shown:
+        classes = name_classes(walked.values["log_probs"][0], trial.task.test.names)
+        ratios = zip(classes, walked.ratios[0], strict=True)
+        captions.append([f"{name}\n{ratio:.2f}" for name, ratio in ratios])
+    source, destination = pairs.rows[0]
+    about = f"test images {source} to {destination}; below: class, distance over that at the start"
+    images = np.stack([walked.values["points"][0] / 255 for walked in shown])
+    names = [walked.caption.rpartition(", ")[0] for walked in shown]
+    return Moving(f"{title}\n{about}", images, names, captions, 1.0)
 
 
 def _record(walked: _Way) -> dict[str, Any]:

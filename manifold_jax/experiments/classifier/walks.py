@@ -19,6 +19,7 @@ from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
 from manifold_jax.information import Path, PathStatus, horizontal_path, leaf_projection
 from manifold_jax.information.walker import Step
+from manifold_jax.plotting.animation import Moving
 
 
 class PathOptions(NamedTuple):
@@ -185,6 +186,16 @@ def fisher_rao_lengths(log_probs: Float[Any, "n saved C"]) -> Float[np.ndarray, 
 def confidence(log_probs: Float[Any, "*n C"]) -> Float[np.ndarray, "*n"]:
     """Largest probability."""
     return np.exp(np.asarray(log_probs).max(-1))
+
+
+def animate(title: str, walks: Sequence[Walks], names: Sequence[str], rows: Sequence[str]) -> Moving:
+    """The first paths of walks, all with as many saved points; class, probability and distance below each."""
+    chosen = [(one, k) for one in walks for k in range(len(rows) // len(walks))]
+    captions = []
+    for one, k in chosen:
+        pairs = zip(name_classes(one.path.log_probs[k], names), one.distances[k], strict=True)
+        captions.append([f"{name}\nd = {d:.1f}" for name, d in pairs])
+    return Moving(title, np.stack([one.path.points[k] for one, k in chosen]), rows, captions, 1.0)
 
 
 def name_classes(log_probs: Float[Any, "n C"], names: Sequence[str]) -> list[str]:

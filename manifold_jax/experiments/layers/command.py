@@ -65,6 +65,7 @@ def layers_command(
     checkpoints: Annotated[
         int | None, typer.Option(min=1, help="Checkpoints that figure6 measures (default: 4).")
     ] = None,
+    animate: terminal.Animate = False,
     seed: terminal.Seed = 0,
     out: terminal.Out = None,
 ) -> None:

@@ -17,6 +17,7 @@ from manifold_jax.experiments.layers.trial import Settings, Trial, forward, outp
 from manifold_jax.experiments.sprites import draw_images, ends, evaluate
 from manifold_jax.geometry import Grid, measure, reach
 from manifold_jax.models import Layers, Pure, network_layers, pixels
+from manifold_jax.plotting.animation import Moving
 from manifold_jax.plotting.images import image_grid
 from manifold_jax.plotting.style import Figure
 
@@ -101,10 +102,14 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         "MIG of Chen et al. 2018; a latent is in use if its KL is above 0.1."
     )
     figures = {"reconstructions": _reconstructions(trial, layers, step)}
-    figures["traversals"] = _traversals(trial, layers[0], step, tables[0], names)
+    traversed = _traversals(trial, layers[0], tables[0], names)
+    about, steps = f"{trial.name}: traversals of run 0, step {step}", [f"{value:.1f}" for value in _STEPS]
+    figures["traversals"] = _picture_rows(about, traversed, steps)
+    images = np.stack([np.asarray(row).reshape(row.shape[:3]) for row in traversed.values()])
+    moving = {"traversals": Moving(about, images, list(traversed), [steps] * len(traversed))}
     metrics = {name: values[::10] for name, values in trial.metrics.items()}
     data = {"shared information, run 0": tables[0], "metrics": metrics}
-    return Outcome(title, rows, data, figures, [note])
+    return Outcome(title, rows, data, figures, [note], moving=moving)
 
 
 def _codes(trial: Trial, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +145,7 @@ def _reconstructions(trial: Trial, layers: list[Layers], step: int) -> Figure:
     return _picture_rows(f"{trial.name}: reconstructions, step {step}", rows, columns)
 
 
-def _traversals(trial: Trial, layers: Layers, step: int, shared: np.ndarray, names: list[str]) -> Figure:
+def _traversals(trial: Trial, layers: Layers, shared: np.ndarray, names: list[str]) -> dict[str, Array]:
     """One latent at a time moved from an image, first those that say most of a factor."""
     encoder, decoder = split_at_latent(layers)
     start = output(encoder, pixels(trial.images[:1]))
@@ -149,8 +154,7 @@ def _traversals(trial: Trial, layers: Layers, step: int, shared: np.ndarray, nam
         moved = jnp.repeat(start, len(_STEPS), axis=0).at[:, k].set(jnp.asarray(_STEPS, start.dtype))
         factor = int(shared[k].argmax())
         rows[f"z{k}: {names[factor]} {shared[k, factor]:.2f}"] = output(decoder, moved)
-    columns = [f"{value:.1f}" for value in _STEPS]
-    return _picture_rows(f"{trial.name}: traversals of run 0, step {step}", rows, columns)
+    return rows
 
 
 def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:

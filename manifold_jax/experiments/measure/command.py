@@ -33,7 +33,9 @@ from manifold_jax.experiments.measure.cloud import (
 from manifold_jax.experiments.measure.data import (
     OPTIONS,
     build,
+    check_animation,
     default_folder,
+    parse_accuracy,
     parse_object,
     parse_pairs,
     parse_range,
@@ -44,6 +46,7 @@ from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.pages import REPORT
 from manifold_jax.experiments.results import publishing, remove_others
 from manifold_jax.experiments.terminal import (
+    Animate,
     bars,
     console,
     plain_errors,
@@ -64,7 +67,6 @@ from manifold_jax.geometry import (
     suggest_stencil,
 )
 from manifold_jax.geometry.embeddings import evaluate_points
-from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.stencil import stencil_of
 
 _KEY = "measure"  # results of another measurement in the same folder are replaced
@@ -143,6 +145,7 @@ def measure_command(
         typer.Option("--reach/--no-reach", help="Search the reach too (default: where the memory allows)."),
     ] = None,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures.")] = True,
+    animate: Animate = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
     out: Annotated[
@@ -170,7 +173,7 @@ def measure_command(
         given |= {"cloud": cloud or None, "dimension": dimension}
         given = given_options(given)
         folder = prepare(out or Path("runs") / default_folder(dataset, given), plots=plots)
-        orders = _parse_accuracy(accuracy)
+        orders = parse_accuracy(accuracy)
         if not 0 < tolerance < 1:
             raise ValueError(f"--tolerance must lie between 0 and 1, got {tolerance}.")
         optional(partial(positive, zero=True), "measure", "--noise", noise)
@@ -194,6 +197,7 @@ def measure_command(
                 with results_folder(folder):
                     _measure_cloud(manifolds, folder, chosen, plots, arguments)
                 return
+            check_animation(manifolds, animate, plots)
             for manifold in manifolds:  # refused before anything is computed
                 stencil_of("measure", manifold.grid, 2 if orders == "auto" else orders, stride, smooth)
                 stored = isinstance(manifold, Samples)
@@ -277,11 +281,6 @@ def _measure_cloud(
     remove_others(out, _KEY, written)
     console.print(*tables, sep="\n")
     say_where(out, written)
-
-
-def _parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
-    orders = tuple(int(word) if word.isdigit() else word for word in map(str.strip, text.split(",")))
-    return orders[0] if len(orders) == 1 else orders
 
 
 def _suggest(manifold: Manifold | Samples, options: dict[str, Any]) -> dict[str, Any]:
@@ -379,7 +378,7 @@ def _write(
         report.write_results(parts, folder, record, tables, result)
     if plots:
         with publishing(out, _KEY, written) as folder:
-            report.write_figures(parts, folder, result, union)
+            report.write_figures(parts, folder, result, union, animate=arguments["animate"])
     with publishing(out, _KEY, written) as folder, bars.status(f"writing {REPORT}"):
         write_measure_page(folder / REPORT, parts, record, result, union, list(written))
     remove_others(out, _KEY, written)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from manifold_jax.datasets.outlines import SHAPES
 from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
+from manifold_jax.geometry.grid import Accuracy
 
 _CURVES = ("circle", "ellipse", "helix", "parallel_circles", "two_moons")
 _OTHERS = ("ellipsoid", "flat_torus", "hyperboloid", "sphere", "swiss_roll", "torus", "veronese")
@@ -67,6 +68,24 @@ def parse_range(text: str) -> tuple[float, float]:
     """Read ``start:stop``."""
     start, _, stop = text.partition(":")
     return float(start), float(stop)
+
+
+def parse_accuracy(text: str) -> Accuracy | tuple[Accuracy, ...]:
+    """Read an order, or several with commas between."""
+    orders = tuple(int(word) if word.isdigit() else word for word in map(str.strip, text.split(",")))
+    return orders[0] if len(orders) == 1 else orders
+
+
+def check_animation(manifolds: Sequence[Manifold | Samples], animate: bool, plots: bool) -> None:
+    """Refuse to move what cannot be rendered between its samples, or is no image."""
+    if not animate:
+        return
+    if not plots:
+        raise ValueError("--animate draws pictures: leave out --no-plots.")
+    for manifold in manifolds:
+        if isinstance(manifold, Samples) or len(manifold.feature_shape) not in (2, 3):
+            wanted = "images that can be rendered anywhere, such as sprites"
+            raise ValueError(f"--animate needs {wanted}, and {manifold.name} has none: leave it out.")
 
 
 def default_folder(name: str, options: Mapping[str, Any]) -> str:

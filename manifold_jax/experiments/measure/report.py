@@ -27,6 +27,7 @@ from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_medi
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict
 from manifold_jax.plotting.style import compare
+from manifold_jax.plotting.traversals import geodesics, traversals
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _PAIRS = 10  # of classes that a table shows, the nearest
@@ -359,9 +360,14 @@ def write_results(
 
 
 def write_figures(
-    parts: Sequence[Part], out: Path, reach: Reach | None, union: UnionGeometry | None = None
+    parts: Sequence[Part],
+    out: Path,
+    reach: Reach | None,
+    union: UnionGeometry | None = None,
+    *,
+    animate: bool = False,
 ) -> list[Path]:
-    """Draw and save every picture."""
+    """Draw and save every picture, and those that move."""
     drawings: dict[str, Callable[[], Any]] = {}
     for part in parts:
         drawings |= {f"{stem}{part.mark}": partial(draw, part) for stem, draw in FIGURES.items()}
@@ -377,4 +383,10 @@ def write_figures(
     for stem, draw in drawings.items():
         with bars.status(f"drawing {stem}.png"):
             written.append(plotting.save_figure(draw(), out / f"{stem}.png"))
+    for part in parts if animate else ():
+        if isinstance(part.manifold, Manifold):
+            for move in (traversals, geodesics):
+                with bars.status(f"drawing {move.__name__}{part.mark}.gif"):
+                    file = out / f"{move.__name__}{part.mark}.gif"
+                    written.append(plotting.save_animation(move(part.manifold), file))
     return written

@@ -102,7 +102,8 @@ def png(pixels: np.ndarray) -> str:
 
 def picture(file: Path, words: str = "") -> str:
     """A picture in a file, with its words below."""
-    source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    kind = file.suffix.removeprefix(".")
+    source = f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
     caption = f"<figcaption>{escape(words or file.name)}</figcaption>"
     return (
         f'<figure class="picture"><img alt="{escape(words or file.stem)}" src="{source}">{caption}</figure>'
