@@ -9,6 +9,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from jaxtyping import PRNGKeyArray
+
 from .typeset import typeset
 
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Example|Examples|Note):\s*$")
@@ -116,11 +118,11 @@ def expanded(text: str, scope: dict[str, Any]) -> str:
             return "pathlib.Path"
         alias = hasattr(value, "__origin__") or isinstance(value, UnionType)
         shaped = isinstance(value, type) and hasattr(value, "dim_str")  # of jaxtyping
-        keys = match[0] == "PRNGKeyArray"  # says more than what it stands for
-        return match[0] if keys or not (alias or shaped) else plain(value.__name__ if shaped else value)
+        return plain(value.__name__ if shaped else value) if alias or shaped else match[0]
 
     quoted = re.split(r"('[^']*')", text)
-    return "".join(part if k % 2 else re.sub(r"[A-Za-z]\w*", word, part) for k, part in enumerate(quoted))
+    written = (part if k % 2 else re.sub(r"[A-Za-z]\w*", word, part) for k, part in enumerate(quoted))
+    return "".join(written).replace(plain(PRNGKeyArray), "PRNGKeyArray")  # says more than what it stands for
 
 
 def plain_default(value: Any) -> str:
