@@ -54,6 +54,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Fields", "params_style")]
 napoleon_use_rtype = False
+smartquotes = False  # u' is no quotation
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
