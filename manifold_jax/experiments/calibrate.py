@@ -262,7 +262,7 @@ def _figure(every: Sequence[ErrorCurve]) -> Figure:
         at.set_xlabel("samples")
         at.grid(alpha=0.3)
         if methods:
-            at.legend(fontsize=7)
+            at.legend(fontsize=8)
     first = figure.axes[0]
     first.set_ylabel("relative RMS error")
     handles = [first.plot([], [], color=colour, label=name)[0] for name, colour in colours.items()]

@@ -9,6 +9,7 @@ quotes it, or is no theorem at all: show it as such.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -93,6 +94,21 @@ class Rate:
     log_exponent: Callable[[int], float]
     evidence: Evidence
     note: str
+
+    @property
+    def words(self) -> str:
+        """For legends: side, noise and source; a star marks exponents that are not verified.
+
+        Example:
+            >>> print(mj.fitting.RATES["noiseless_hausdorff_upper"].words)
+            upper bound, noiseless (Genovese et al. 2012)
+        """
+        noise, (first, _, last) = re.split("[:,]", self.noise)[0], self.source.partition(" & ")
+        first, *more = first.split(", ")
+        second = " et al." if more else f" & {last.split(',')[0].split(' ')[0]}" if last else ""
+        year = re.search(r"\((\d{4})\)", self.source)
+        when = f" {year.group(1)}" if year else ""
+        return f"{self.side} bound{'' if self.verified else '*'}, {noise} ({first}{second}{when})"
 
     @property
     def verified(self) -> bool:

@@ -226,9 +226,8 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """For legends."""
-        checked = "" if self.rate.verified else ", exponents not verified"
-        return f"{self.rate.name}, d = {self.dimension}, C = {self.constant:.3g} ({self.origin}{checked})"
+        """For legends; a star marks exponents that are not verified."""
+        return f"{self.rate.words}, d = {self.dimension}, C = {self.constant:.3g} ({self.origin})"
 
     def __call__(self, n: Any) -> Float[Array, "*shape"]:
         """Values at numbers of samples."""
@@ -244,7 +243,7 @@ def explicit(rate: Rate, dimension: int, *, constant: float) -> Curve:
     Example:
         >>> rate = mj.fitting.RATES["perpendicular_hausdorff_lower"]
         >>> print(mj.fitting.explicit(rate, 2, constant=3.0).label)
-        perpendicular_hausdorff_lower, d = 2, C = 3 (explicit)
+        lower bound, perpendicular (Genovese et al. 2012), d = 2, C = 3 (explicit)
     """
     instance("explicit", "rate", rate, Rate, "see RATES")
     positive("explicit", "constant", constant)
@@ -280,7 +279,7 @@ def fit_constant(
     Example:
         >>> sizes, rate = jnp.array([100.0, 1e3, 1e4]), mj.fitting.RATES["noiseless_hausdorff_lower"]
         >>> print(mj.fitting.fit_constant(sizes, 5.0 / sizes, rate, 2).label)
-        noiseless_hausdorff_lower, d = 2, C = 5 (fitted by least squares)
+        lower bound, noiseless (Genovese et al. 2012), d = 2, C = 5 (fitted by least squares)
     """
     instance("fit_constant", "rate", rate, Rate, "see RATES")
     sizes, errors = _checked_errors("fit_constant", sizes, errors, 1)

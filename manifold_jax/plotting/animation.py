@@ -119,6 +119,6 @@ def _frames(moving: Moving, images: np.ndarray) -> Any:
             image = np.squeeze(images[k, frame])
             axes.images[0].set_data(image if image.ndim == 2 else np.clip(image / largest, 0, 1))
             caption = moving.captions[k][frame]
-            axes.set_xlabel(f"{moving.names[k]}\n{caption}" if rows > 1 else caption, fontsize=7, labelpad=2)
+            axes.set_xlabel(f"{moving.names[k]}\n{caption}" if rows > 1 else caption, fontsize=8, labelpad=2)
         canvas.draw()
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -43,7 +43,7 @@ def image_grid(
         axes.set(xticks=[], yticks=[])
         axes.set_title(columns[k] if i == 0 else "", fontsize=9)
         axes.set_ylabel(rows[i] if k == 0 else "", fontsize=9)
-        axes.set_xlabel(captions[i][k] if captions else "", fontsize=7, labelpad=2)
+        axes.set_xlabel(captions[i][k] if captions else "", fontsize=8, labelpad=2)
         if image is None:
             axes.set_frame_on(False)
         elif k in differences:
@@ -84,5 +84,5 @@ def curve_panels(
             at.axhline(level, ls="--", color=colour, lw=1, label=name)
         at.set_title(group.title, fontsize=9)
         at.set(xlabel=x_label, ylabel="" if k % columns else y_label, **limits)
-        at.legend(fontsize=7)
+        at.legend(fontsize=8)
     return figure

@@ -34,7 +34,7 @@ def matplotlib(module: str) -> Any:
 
 def new_figure(width: float, height: float, title: str) -> Figure:
     """Empty figure with a title, drawn by Agg without any window; sizes in inches."""
-    figure = matplotlib("figure").Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = matplotlib("figure").Figure(figsize=(width, height), dpi=150, layout="constrained")
     matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
     return figure

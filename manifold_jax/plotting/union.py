@@ -105,7 +105,7 @@ def _draw_distances(union: UnionGeometry, axes: Any) -> None:
         above = below if name == "paired" else np.zeros_like(below)  # the nearest pair is an upper bound
         places = np.arange(len(values)) + (k - 0.5) * 0.2
         axes.errorbar(places, values, [below, above], fmt="os"[k], color=_colour(k), capsize=3, label=name)
-    axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=30 * (len(labels) > 3))
+    axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=30 * (len(labels) > 3))
     axes.set_ylim(bottom=0.0)
     axes.set_title("distance between classes", fontsize=10)
     axes.legend(fontsize=8)

@@ -26,7 +26,7 @@ from manifold_jax.information import fisher_involutivity_defect, involutivity_de
 from manifold_jax.information.foliation import reject, span
 from manifold_jax.information.log_prob import LogProb, scores
 from manifold_jax.information.precision import rank_tolerances
-from manifold_jax.plotting.style import new_figure, panels
+from manifold_jax.plotting.style import PALETTE, new_figure, panels
 
 _BLOCK = 10  # images from one report of the progress to the next
 _LEAST = 1e-8  # smallest defect that is drawn
@@ -165,7 +165,7 @@ def _draw(title: str, rows: list[Row], data: dict[str, np.ndarray]) -> Any:
         panels(figure, len(rows), len(rows)), rows, data.items(), strict=True
     ):
         axes.hist(np.maximum(values, _LEAST), np.geomspace(_LEAST, 1, 33))
-        axes.axvline(row["random"], color="tab:red", ls="--", label="random directions")
+        axes.axvline(row["random"], color=PALETTE[1], ls="--", label="random directions")
         axes.set(title=name, xlabel="defect", xscale="log", xlim=(_LEAST, 2))
         axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("test images")

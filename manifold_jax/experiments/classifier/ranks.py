@@ -14,7 +14,7 @@ from manifold_jax._linalg import map_blocks
 from manifold_jax.experiments.classifier.task import Trial, sample, stage
 from manifold_jax.experiments.experiment import Outcome, Row
 from manifold_jax.information import LocalDataRank, local_data_rank, local_data_trace
-from manifold_jax.plotting.style import new_figure, panels
+from manifold_jax.plotting.style import PALETTE, new_figure, panels
 
 _MANY_CLASSES = 100
 """More classes than 8 x 8 images have pixels: the bound on the rank is then that of the pixels."""
@@ -73,7 +73,7 @@ def _draw_ranks(title: str, rows: list[Row], data: dict[str, LocalDataRank]) -> 
         bins = np.arange(bound + 2) - 0.5
         axes.hist(rank.matrix, bins, label="rank G", alpha=0.7)
         axes.hist(rank.distribution, bins, label="rank D", histtype="step", lw=2, color="black")
-        axes.axvline(bound, color="tab:red", ls="--", label="C - 1")
+        axes.axvline(bound, color=PALETTE[1], ls="--", label="C - 1")
         axes.set(title=row["network"], xlabel="numerical rank")
         axes.legend(fontsize=8)
     figure.axes[0].set_ylabel("test images")

@@ -24,6 +24,7 @@ from manifold_jax.experiments.fits.outcomes import (
 from manifold_jax.experiments.fits.report import Results, Trend
 from manifold_jax.experiments.fits.runner import FITS, Plan
 from manifold_jax.experiments.fits.samples import Setting
+from manifold_jax.plotting.style import PALETTE
 
 _STEP, _FIRST, _LAST = 0.5 / 21, 3, 18  # scales of the lattice: 22 from 0.5 to 1, without 3 at either end
 _SHAPES = ("square", "ellipse", "heart")
@@ -71,9 +72,9 @@ def _union(data: str, dimension: int, pixels: int, path: Path | None) -> Setting
 
 
 _DRAWN = {
-    "perpendicular_hausdorff_lower": (0.01, "tab:green"),
-    "perpendicular_hausdorff_upper": (0.99, "tab:green"),
-    "small_additive_hausdorff_upper_as_drawn": (0.99, "tab:orange"),
+    "perpendicular_hausdorff_lower": (0.01, PALETTE[2]),
+    "perpendicular_hausdorff_upper": (0.99, PALETTE[2]),
+    "small_additive_hausdorff_upper_as_drawn": (0.99, PALETTE[4]),
 }
 """Rates that the paper draws, each through which quantile of the fitted line over the rate."""
 
@@ -137,8 +138,9 @@ def _panel(results: Results, setting: Setting) -> Panel:
     lines, theory = [], []
     for trend in results.of("maximum", setting=setting):
         both = results.of("hausdorff", setting=setting, fit=trend.series.fit)[0]
-        lines += [fit_line(trend, f"{trend.series.fit}, |x - fit(x)|")]
-        lines += [fit_line(both, f"{trend.series.fit}, two-sided", "s--")]
+        name = FITS[trend.series.fit].label
+        lines += [fit_line(trend, f"{name}, |x - fit(x)|")]
+        lines += [fit_line(both, f"{name}, two-sided", "s--")]
         if not theory:
             for curve in bracket(trend):
                 level, colour = _DRAWN[curve.rate.name]

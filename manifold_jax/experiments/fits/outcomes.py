@@ -16,6 +16,7 @@ from manifold_jax.experiments.fits.samples import Setting
 from manifold_jax.plotting.style import LENGTH, PALETTE, Figure, quantity_panels
 
 _MARKS = "osD^vP*"
+STARRED = "* exponents that were not found in the source, or that are those of a picture only"
 _LEGEND = 58  # characters in a line of a legend below a panel
 _TICKS = 6  # at most, on the x axis
 
@@ -62,13 +63,20 @@ def error_figure(
     """Panels on logarithmic axes, in rows of ``columns`` and so many inches high."""
     title = textwrap.fill(title, 52 * min(columns, len(groups)))
     figure, pairs = quantity_panels(title, groups, (5.2, height), columns)
+    if any("*" in curve.label for panel in groups for curve in panel.theory):
+        figure.supxlabel(STARRED, fontsize=8)
     for at, panel in pairs:
         fits = [handle for line in panel.lines for handle in _draw_line(at, line)]
         at.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label + unit)
         _tick(at, [x for line in panel.lines for x in line.x])
         limits = at.get_ylim()
         curves = [
-            at.plot(curve.x, curve.y, label=textwrap.fill(curve.label, _LEGEND), **curve.style)[0]
+            at.plot(
+                curve.x,
+                curve.y,
+                label=textwrap.fill(curve.label.replace(" = ", "\u00a0=\u00a0"), _LEGEND),
+                **curve.style,
+            )[0]
             for curve in panel.theory
         ]
         if any(curve.held for curve in panel.theory):
@@ -76,10 +84,10 @@ def error_figure(
         at.set_title(panel.title, fontsize=10)
         at.grid(alpha=0.3)
         if fits:
-            at.add_artist(at.legend(handles=fits, fontsize=7, loc="best", framealpha=0.7))
+            at.add_artist(at.legend(handles=fits, fontsize=8, loc="best", framealpha=0.7))
         if curves:
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-            at.legend(handles=curves, fontsize=7, frameon=False, **place)
+            at.legend(handles=curves, fontsize=8, frameon=False, **place)
     return figure
 
 
@@ -118,7 +126,7 @@ def fit_line(trend: Trend, label: str = "", style: str = "") -> Line:
     fit = trend.series.fit
     style = style or _MARKS[list(FITS).index(fit) % len(_MARKS)] + "-"
     good = usable(trend.series, trend.quantity)
-    return Line(label or fit, trend.series.sizes, trend.errors, colour_of(fit), style, good)
+    return Line(label or FITS[fit].label, trend.series.sizes, trend.errors, colour_of(fit), style, good)
 
 
 def size_figure(title: str, groups: Sequence[Panel], quantity: str, **options: Any) -> Figure:
@@ -151,7 +159,7 @@ def _rates(trends: Sequence[Trend]) -> list[Theory]:
             style = {"ls": ("--", "-.", ":")[len(curves) % 3], "color": "black", "lw": 1.2}
             sizes = trend.series.sizes[trend.used]
             n = np.geomspace(sizes[0], sizes[-1], 40)
-            label = f"{curve.label}, to {trend.series.fit}"
+            label = f"{curve.label}, to {FITS[trend.series.fit].label}"
             curves[curve.rate.name] = Theory(label, n, np.asarray(curve(n)), style, held=True)
     return list(curves.values())
 
@@ -162,15 +170,15 @@ def _bound(setting: Setting, sizes: Sequence[int]) -> list[Theory]:
     bound = explicit_bound(setting, n)
     if bound is None:
         return []
-    facts = f"V = {setting.volume:.3g}, tau = {setting.reach:.3g}, R = {setting.radius:.3g}"
+    facts = f"V = {setting.volume:.3g}, τ = {setting.reach:.3g}, R = {setting.radius:.3g}"
     curves = []
     for k in (0, len(CONSTANTS) // 2, len(CONSTANTS) - 1):
         label = (
-            f"Fefferman-Mitter-Narayanan RMS, {facts}, C = {CONSTANTS[k]:g} (explicit, exponents not "
-            f"verified): vacuous below n = {float(bound.least_samples[k, 0]):.2g}"
+            f"explicit bound* of the RMS (Fefferman et al. 2016), {facts}, C = {CONSTANTS[k]:g}: "
+            f"vacuous below n = {float(bound.least_samples[k, 0]):.2g}"
         )
         keep, values = ~np.asarray(bound.vacuous[k]), np.asarray(bound.root_mean_square[k])
-        style = {"color": "red", "lw": 1.5, "ls": ("-", "--", ":")[len(curves)]}
+        style = {"color": PALETTE[1], "lw": 1.5, "ls": ("-", "--", ":")[len(curves)]}
         curves.append(Theory(label, n[keep], values[keep], style))
     return curves
 
@@ -233,7 +241,7 @@ def show_reach(results: Results) -> Outcome:
     for fit in fits:
         curves = [(f"n = {size}", *_over_reach(results, fit, size)) for size in sizes]
         lines = [Line(*curve, colour) for curve, colour in zip(curves, PALETTE, strict=False)]
-        groups.append(Panel(fit, [line for line in lines if len(line.x)]))
+        groups.append(Panel(FITS[fit].label, [line for line in lines if len(line.x)]))
     title, axis = "Hausdorff error of tori, R = 2", f"reach tau = minor radius [{LENGTH}]"
     explicit = "Tori of several reach: RMS and the explicit bound"
     drawn = {"": error_figure(title, groups, axis, "Hausdorff distance", columns=3, height=4.2)}
@@ -288,8 +296,8 @@ def show_ambient(results: Results) -> Outcome:
             words = report.slope_words(report.fit_slope(dimensions, noisy, results.seed))
             notes.append(f"{fit}, ambient noise: slope of log RMS on log D {words}.")
         colour = colour_of(fit)
-        lines.append(Line(f"{fit}, no noise", dimensions, clean, colour))
-        lines.append(Line(f"{fit}, ambient noise", dimensions, noisy, colour, "s--"))
+        lines.append(Line(f"{FITS[fit].label}, no noise", dimensions, clean, colour))
+        lines.append(Line(f"{FITS[fit].label}, ambient noise", dimensions, noisy, colour, "s--"))
     title, panel = "Torus in R^D", Panel(f"n = {results.plan.sizes[-1]}", lines)
     figure = error_figure(title, [panel], "ambient dimension D", QUANTITIES["rms"], height=4.2)
     return outcome_of(results, "Error of fits of a torus in R^D", rows, notes, {"": figure})
@@ -320,7 +328,7 @@ def show_boundary(results: Results) -> Outcome:
                 row |= {"slope [95 %]": report.slope_words(rms.slope), "RMS": rms.row["error"]}
                 rows.append(row | {"largest": largest.row["error"]})
                 if region or not setting.regions:
-                    label = f"{fit}, {region}" if region else fit
+                    label = FITS[fit].label + (f", {region}" if region else "")
                     lines.append(fit_line(rms, label, "s--" if region == "border" else "o-"))
         groups.append(Panel(panel_title(setting), lines))
     title = "RMS of |x - fit(x)|: closed (left), open with its interior and border (right)"

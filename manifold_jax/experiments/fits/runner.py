@@ -38,6 +38,7 @@ FAR = 1e5  # where samples that fill up an array lie, over the largest coordinat
 class Fit(NamedTuple):
     """One way to fit a manifold; a network has neither an order nor neighbours."""
 
+    label: str  # for legends
     about: str
     make: Callable[..., Any]  # of samples and dimension=
     order: int | None = None  # k of the error h^k in the fill distance h that theory gives
@@ -58,7 +59,8 @@ def _moving(degree: int) -> Fit:
     """Moving least squares; twice the terms of a polynomial, and some neighbours for the plane."""
     make = partial(moving_least_squares, degree=degree)
     neighbours = lambda d, images: 2 * math.comb(d + degree, degree) + 2 * d  # noqa: E731
-    return Fit(f"manifold moving least squares of degree {degree}", make, degree + 1, neighbours)
+    label = f"moving least squares, degree {degree}"
+    return Fit(label, f"manifold {label.replace(', ', ' of ')}", make, degree + 1, neighbours)
 
 
 _PCA = "local PCA, Gaussian weights, the larger of 6 and 2 * 2^d neighbours"
@@ -67,12 +69,18 @@ _VAE_B = "beta-VAE B of the published widths (32 channels, 256 units, 10 latents
 _published = partial(variational_autoencoder, channels=32, width=256, latent=10, learning_rate=5e-4)
 _exponential = partial(local_pca_projection, weights="exponential", sigma=1.0)
 FITS: dict[str, Fit] = {
-    "pca": Fit(_PCA, local_pca_projection, 2, lambda d, images: max(6, 2 * 2**d)),
-    "ref": Fit(_REF, _exponential, 2, lambda d, images: 2 * 2**d if images else 5),
+    "pca": Fit("local PCA", _PCA, local_pca_projection, 2, lambda d, images: max(6, 2 * 2**d)),
+    "ref": Fit(
+        "local PCA as in manifold-microscope",
+        _REF,
+        _exponential,
+        2,
+        lambda d, images: 2 * 2**d if images else 5,
+    ),
     **{f"mmls{degree}": _moving(degree) for degree in (1, 2, 3)},
-    "dae": Fit("denoising autoencoder", denoising_autoencoder),
-    "vae": Fit("beta-VAE, decoded means", variational_autoencoder),
-    "vae-b": Fit(_VAE_B, _published),
+    "dae": Fit("denoising autoencoder", "denoising autoencoder", denoising_autoencoder),
+    "vae": Fit("beta-VAE", "beta-VAE, decoded means", variational_autoencoder),
+    "vae-b": Fit("beta-VAE B", _VAE_B, _published),
 }
 
 
