@@ -145,11 +145,12 @@ def run_traced(
         return
     first, *_ = ahead = list(islice(tasks := iter(tasks), 1))
     program, constants, structure = exported(caller, function, *first)
-    for k, leaves in run_sharing(_call_traced, (program, constants), chain(ahead, tasks), executor):
+    for k, leaves in run_sharing(call_shared, (program, constants), chain(ahead, tasks), executor):
         yield k, jax.tree.unflatten(structure, leaves)
 
 
-def _call_traced(held: tuple[bytes, list[np.ndarray]], *arguments: Any) -> list[Any]:
+def call_shared(held: tuple[bytes, list[np.ndarray]], *arguments: Any) -> list[Any]:
+    """The leaves of the result of an :class:`Exported` function, as arrays of NumPy."""
     return on_host(call_exported, *held, *arguments)
 
 

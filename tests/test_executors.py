@@ -143,8 +143,12 @@ def test_of_an_array_in_memory_the_windows_travel(library, array, reference):
 def test_any_function_travels_as_its_program(exact):
     radius = jnp.asarray(0.5)  # held by a function that pickle cannot name
     source = lambda u: radius * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), 2 * jnp.cos(u[1])])  # noqa: E731
-    options = {"exact": exact, "block_size": None if exact else 40}
-    same(measure(source, GRID, executor=Elsewhere(), **options), measure(source, GRID, **options))
+    options, executor = {"exact": exact, "block_size": None if exact else 40}, Elsewhere()
+    executor._max_workers = 1
+    same(measure(source, GRID, executor=executor, **options), measure(source, GRID, **options))
+    sent = [jax.tree.leaves(arguments) for _, arguments in executor.sent]
+    assert len(sent) >= 3
+    assert sum(any(isinstance(leaf, bytes) for leaf in leaves) for leaves in sent) == 1
 
 
 def test_the_arrays_of_a_function_travel_beside_its_program():

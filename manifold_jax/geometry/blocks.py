@@ -7,7 +7,7 @@ host's memory or a file, or evaluate a function of the coordinates, traced or no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,10 +20,11 @@ from jaxtyping import Array, Float
 from manifold_jax._checks import single
 from manifold_jax._executors import (
     arrived,
-    call_exported,
+    call_shared,
     exported,
     first_task,
     on_host,
+    run_sharing,
     run_tasks,
     shares_memory,
 )
@@ -209,11 +210,22 @@ def _stack_one(tree: Any) -> Any:
 
 
 class Calls(NamedTuple):
-    """How groups of blocks are run: ``result(function(*task(numbers)))`` are their stacked results."""
+    """How groups of blocks are run: ``result(function(*task(numbers)))`` are their stacked results.
+
+    What tasks share, if anything, is the first argument of the function.
+    """
 
     function: Callable[..., Any]
     task: Callable[[np.ndarray], tuple[Any, ...]]
     result: Callable[[Any], Any]
+    shared: Any = None
+
+    def run(self, numbers: Iterable[np.ndarray], executor: Any) -> Iterator[tuple[int, Any]]:
+        """Number and result of the function for every group, as an executor has them."""
+        tasks = map(self.task, numbers)
+        if self.shared is None:
+            return run_tasks(self.function, tasks, executor)
+        return run_sharing(self.function, self.shared, tasks, executor)
 
 
 def _here(run: Callable[[np.ndarray], Any]) -> Calls:
@@ -236,19 +248,16 @@ def _elsewhere(
         after, travelling = after_sums(plan), travel(points)
         task = lambda chosen: (travelling(plan, int(chosen[0])), plan, after, int(chosen[0]), function)  # noqa: E731
         calls = Calls(partial(on_host, host_block), task, _stack_one)
-    look = arrived if points.evaluated else first_number
-    first_task(points.caller, executor, look, *calls.task(np.zeros(group, int)))
+    look, task = arrived if points.evaluated else first_number, calls.task(np.zeros(group, int))
+    first_task(points.caller, executor, look, *task)
     return calls
 
 
 def _program_calls(caller: str, run: Callable[[Any], Any], at: Any, argument: Callable[[Any], Any]) -> Calls:
     """Calls of a traced function of one argument."""
-    program, constants, structure = exported(caller, run, at)
-    return Calls(
-        partial(on_host, call_exported),
-        lambda chosen: (program, constants, argument(chosen)),
-        lambda leaves: jax.tree.unflatten(structure, leaves),
-    )
+    *held, structure = exported(caller, run, at)
+    unflatten = partial(jax.tree.unflatten, structure)
+    return Calls(call_shared, lambda chosen: (argument(chosen),), unflatten, tuple(held))
 
 
 def _in_groups(
@@ -272,7 +281,7 @@ def _in_groups(
     done = count - sum(sizes[start] for start in missing)
     # The last group repeats its last block: one shape, one compilation.
     chosen = (numbers[np.minimum(np.arange(start, start + group), count - 1)] for start in missing)
-    for k, result in run_tasks(calls.function, map(calls.task, chosen), executor):
+    for k, result in calls.run(chosen, executor):
         part, structure = jax.tree.flatten(calls.result(jax.device_get(result)))
         start = missing[k]
         leaves[start] = [leaf[: sizes[start]] for leaf in part]
