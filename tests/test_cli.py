@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -365,3 +366,26 @@ def test_the_list_of_commands_imports_no_networks():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+def test_numbers_are_never_cut_where_the_terminal_is_narrow():
+    table = terminal.new_table("quantity", "value", "between", "unit", spare=("between", "unit"))
+    table.add_row("scalar curvature", "-0.006218 ± 6e-05", "-0.0123 … 0.0123", "ℓ⁻²")
+    for width, shown in ((30, 0), (45, 1), (60, 2)):
+        printed = terminal.as_text([table], width)
+        assert "-0.006218 ± 6e-05" in printed or width == 30
+        assert ("ℓ⁻²" in printed, "0.0123" in printed) == (shown > 0, shown > 1)
+        assert max(map(len, printed.splitlines())) <= width
+
+
+def test_what_an_encoding_lacks_is_spelled_out(tmp_path):
+    words = "print('S = 2 ± 0.1 ℓ⁻², 5 … 9, \\u4e2d'); console.print('|II|² ── ±')"
+    code = f"from manifold_jax.experiments.terminal import *; write_what_fits(); {words}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode("ascii").split("\n")[0] == "S = 2 +- 0.1 l^-2, 5 .. 9, ?"
+    assert "|II|^2" in done.stdout.decode("ascii")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import sys
@@ -70,9 +69,7 @@ def main() -> None:
         app = application(sys.argv[1] if len(sys.argv) > 1 else None)
     try:
         terminal.handle_signals()
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # of what the terminal cannot show
+        terminal.write_what_fits()
         app()
     except SystemExit as end:
         if end.code in (130, 143):

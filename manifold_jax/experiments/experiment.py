@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -220,6 +221,17 @@ def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> 
 def write_json(path: Path, record: dict[str, Any]) -> Path:
     """Write a record, see :func:`plain`."""
     return write_text(path, json.dumps(plain(record), indent=1, allow_nan=False) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Versions and the device."""
+    device = jax.devices()[0]
+    record: dict[str, Any] = {"manifold_jax": package_version(), "jax": jax.__version__}
+    return record | {
+        "python": platform.python_version(),
+        "device": device.device_kind,
+        "platform": device.platform,
+    }
 
 
 def plain(value: Any) -> Any:

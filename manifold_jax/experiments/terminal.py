@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import copy
 import io
 import os
+import re
 import select
 import shlex
 import signal
@@ -16,11 +19,34 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich import progress
-from rich.console import Console, RenderableType
+from rich import box, progress
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
 
 from manifold_jax import _files
 from manifold_jax._checks import require
+
+_PLAIN = {"±": "+-", "ℓ": "l", "…": "..", "−": "-", "∫": "int", "√": "sqrt ", "τ": "tau", "×": "x", "Δ": "D"}
+_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
+
+def _spelled_out(error: UnicodeError) -> tuple[str, int]:
+    """Characters that an encoding lacks, in ASCII: ``+-``, ``^-2``; ``?`` for what has no other form."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = re.sub(
+        "[⁻⁰-⁹¹²³]+", lambda run: f"^{run[0].translate(_RAISED)}", error.object[error.start : error.end]
+    )
+    plain = "".join(_PLAIN.get(letter, letter if letter.isascii() else "?") for letter in text)
+    return plain, error.end
+
+
+def write_what_fits() -> None:
+    """Let the streams of this process spell out what their encoding cannot say."""
+    codecs.register_error("manifold_jax.plain", _spelled_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="manifold_jax.plain")
 
 
 class _Console(Console):
@@ -180,14 +206,41 @@ def results_folder(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Bar with time left; the time to compile is not extrapolated."""
+def progress_bar(label: str, first: str = " (compiling)") -> Iterator[Callable[[int, int], None]]:
+    """Bar with time left; what comes ``first`` is not extrapolated."""
     text = progress.TextColumn("{task.description}", markup=False)
     columns = (text, progress.BarColumn(), progress.TaskProgressColumn())
     columns += (progress.TimeElapsedColumn(), "left", progress.TimeRemainingColumn())
     with progress.Progress(*columns, console=bars, disable=not bars.is_terminal) as bar:
-        task = bar.add_task(f"{label} (compiling)", total=None)
+        task = bar.add_task(f"{label}{first}", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
+
+
+_WIDEST = 10_000  # columns in which any table has room
+
+
+class _Table(Table):
+    """A table that leaves out ``spare`` columns, the first of them first, where it is too wide."""
+
+    spare: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What is shown: numbers are never cut as long as there is a column to spare."""
+        shown, wide = copy.copy(self), options.update(max_width=_WIDEST)
+        for name in self.spare:
+            if console.measure(shown, options=wide).maximum <= options.max_width:
+                break
+            shown.columns = [column for column in shown.columns if column.header != name]
+        yield from Table.__rich_console__(shown, console, options)
+
+
+def new_table(*names: str, spare: Sequence[str] = ()) -> Table:
+    """An empty table; numbers to the right. Columns that are ``spare`` are left out where it is too wide."""
+    table = _Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    table.spare = tuple(spare)
+    for k, name in enumerate(names):
+        table.add_column(name, justify="left" if k == 0 or name == "unit" else "right", no_wrap=True)
+    return table
 
 
 def as_text(parts: Sequence[RenderableType], width: int = 110) -> str:

@@ -93,7 +93,7 @@ def with_bar(value: float, error: float) -> str:
         ('2.346 ± 0.01', '3918 ± 30', '1 ± 2e-5')
     """
     bar = f"{error:.0e}".replace("e-0", "e-") if math.isfinite(error) else "unknown"
-    if 1e-3 <= error < 1e5:
+    if error == 0 or 1e-3 <= error < 1e5:
         bar = f"{float(bar):g}"
     return f"{value:.4g} ± {bar}"
 

@@ -15,16 +15,14 @@ from rich.text import Text
 from manifold_jax import plotting
 from manifold_jax._checks import optional, require, whole
 from manifold_jax._files import Progress, write_dataset, write_text
-from manifold_jax.experiments.experiment import write_json
+from manifold_jax.experiments.experiment import machine, write_json
 from manifold_jax.experiments.measure.files import Cloud
 from manifold_jax.experiments.measure.report import (
     QUANTILES,
-    machine,
-    new_table,
     reach_entry,
     reach_table,
 )
-from manifold_jax.experiments.terminal import as_text
+from manifold_jax.experiments.terminal import as_text, new_table
 from manifold_jax.fitting import IntrinsicDimension, intrinsic_dimension
 from manifold_jax.geometry import Reach, reach_from_samples
 from manifold_jax.geometry.quantities import with_bar
@@ -92,7 +90,8 @@ def measure_cloud(
 
 def cloud_tables(result: CloudGeometry, tolerance: float) -> list[RenderableType]:
     """Dimension, curvature, tangents, noise and reach with their bars."""
-    table, intrinsic = new_table("quantity", "value", "5 % … 95 %", "unit", "resolved"), result.intrinsic
+    span, intrinsic = "5 % … 95 %", result.intrinsic
+    table = new_table("quantity", "value", span, "unit", "resolved", spare=(span, "unit"))
     certain = Text("yes", "green") if intrinsic.resolved else Text("no", "red")
     table.add_row("intrinsic dimension", with_bar(intrinsic.value, intrinsic.error), "", "", certain)
     lines = [intrinsic.status and f"The dimension has no bar: {intrinsic.status}.", result.note]

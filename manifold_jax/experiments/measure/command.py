@@ -216,13 +216,12 @@ def measure_command(
                 with cluster_executor(workers, scheduler) as executor:
                     parts, finished = _measure_parts(manifolds, folder, options, exact is not False, executor)
                     chosen = options | {"executor": executor} if with_reach else None
-                    tables, written = _write(parts, folder, chosen, plots, arguments)
+                    tables, written, last = _write(parts, folder, chosen, plots, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
                 console.print(*tables, sep="\n")
                 say_where(folder, written)
-            if note:
-                console.print(note)
+            console.print(*filter(None, (note, last)), sep="\n")
 
 
 def _sources(
@@ -351,8 +350,8 @@ def _probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:
 
 def _write(
     parts: list[Part], out: Path, options: dict[str, Any] | None, plots: bool, arguments: dict[str, Any]
-) -> tuple[list[RenderableType], list[Path]]:
-    """Search the reach if options are given for it; write files and pictures, and give tables to show."""
+) -> tuple[list[RenderableType], list[Path], Text]:
+    """Search the reach if options are given for it, write all; tables, files, the numbers that matter."""
     tables = report.tables_of(parts)
     result, union, began = None, None, time.perf_counter()
     if options is not None:
@@ -382,7 +381,7 @@ def _write(
     with publishing(out, _KEY, written) as folder, bars.status(f"writing {REPORT}"):
         write_measure_page(folder / REPORT, parts, record, result, union, list(written))
     remove_others(out, _KEY, written)
-    return tables, written
+    return tables, written, report.headline(parts, result)
 
 
 def _search_reach(first: Part, options: dict[str, Any], known: dict[str, Any]) -> Reach:

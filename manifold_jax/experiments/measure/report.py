@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from manifold_jax import plotting
 from manifold_jax._files import write_dataset, write_text
-from manifold_jax._keys import package_version
-from manifold_jax.experiments.experiment import write_json
+from manifold_jax.experiments.experiment import machine, write_json
 from manifold_jax.experiments.measure.files import Samples
-from manifold_jax.experiments.terminal import as_text, bars
+from manifold_jax.experiments.terminal import as_text, new_table, progress_bar
 from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median, with_bar
 from manifold_jax.geometry.reach.result import SCALARS
@@ -30,6 +26,7 @@ from manifold_jax.plotting.style import compare
 from manifold_jax.plotting.traversals import geodesics, traversals
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_SPAN = "5 % … 95 %"
 _PAIRS = 10  # of classes that a table shows, the nearest
 
 
@@ -65,14 +62,6 @@ FIGURES: dict[str, Callable[[Part], Any]] = {
 """Pictures of a component, by file name."""
 
 
-def new_table(*names: str) -> Table:
-    """An empty table; numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    for k, name in enumerate(names):
-        table.add_column(name, justify="left" if k == 0 or name == "unit" else "right", no_wrap=True)
-    return table
-
-
 def _name(quantity: str) -> str:
     """Short name; one that goes on from the row above begins with a dash."""
     words, comma, rest = LABELS[quantity].words.partition(", ")
@@ -105,7 +94,7 @@ def summary_table(part: Part) -> RenderableType:
     geometry, verdicts = part.geometry, part.geometry.verdicts()
     known = getattr(part.manifold, "known", {})  # of samples nothing is
     quantiles = geometry.quantiles((0.05, 0.5, 0.95))
-    table = new_table("quantity", "value", "5 % … 95 %", "unit", "resolved")
+    table = new_table("quantity", "value", _SPAN, "unit", "resolved", spare=(_SPAN, "unit"))
 
     def add(quantity: str, value: float, error: float, between: str) -> None:
         verdict = verdicts[quantity]
@@ -201,7 +190,8 @@ def comparison_table(part: Part) -> RenderableType | None:
     if part.both is None:
         return None
     stencil, exact = part.both
-    table = new_table("quantity", "stencils", "exact", "within the bar", "bar / error")
+    spare = ("bar / error", "within the bar")
+    table = new_table("quantity", "stencils", "exact", *reversed(spare), spare=spare)
     for quantity in TOTALS:
         (value, bar, _), (truth, own, _) = (getattr(result, quantity) for result in (stencil, exact))
         error, allowed = abs(float(value) - float(truth)), float(bar) + float(own)
@@ -243,7 +233,8 @@ def _estimate_words(estimate: Estimate) -> Text:
 
 def union_tables(union: UnionGeometry) -> list[RenderableType]:
     """The classes of a union next to each other, and every two of them, scaled to unit volume."""
-    table = new_table("class", "volume, share", "total curvature", "- positive part", "- negative part")
+    parts = ("- negative part", "- positive part")
+    table = new_table("class", "volume, share", "total curvature", *reversed(parts), spare=parts)
     shares = [(part.name, _estimate_words(part.volume), part) for part in union.classes]
     for name, share, part in (*shares, ("union", Text("1"), union)):
         table.add_row(name, share, *(_estimate_words(getattr(part, total)) for total in TOTALS[1:]))
@@ -251,7 +242,8 @@ def union_tables(union: UnionGeometry) -> list[RenderableType]:
     note = Text(f"{scale}lengths were multiplied by {union.scale:.5g}.", style="dim")
     tables: list[RenderableType] = [Group(Text("\nunion, of unit volume", style="bold"), table, note)]
     if union.reach is not None:
-        table = new_table("class", "reach alone", "in the union", "ball alone", "in the union")
+        spare = ("ball alone", "ball in the union")
+        table = new_table("class", "reach alone", "in the union", *spare, spare=spare[::-1])
         for part in union.classes:
             cells = [part.alone.least, part.together.least, part.alone.mean, part.together.mean]
             table.add_row(part.name, *map(_estimate_words, cells))
@@ -260,7 +252,8 @@ def union_tables(union: UnionGeometry) -> list[RenderableType]:
         words = "ball: radius of the largest empty tangent ball, its mean over the volume."
         tables.append(Group(table, Text(words, style="dim")))
     if union.distances:
-        table = new_table("distance between", "nearest points", "equal coordinates", "the least")
+        spare = ("the least", "equal coordinates")
+        table = new_table("distance between", "nearest points", *reversed(spare), spare=spare)
         nearest = sorted(union.distances, key=lambda pair: float(pair.nearest.value))[:_PAIRS]
         for pair in nearest:
             names = " and ".join(union.classes[k].name for k in (pair.first, pair.second))
@@ -316,17 +309,6 @@ def reach_entry(reach: Reach) -> dict[str, Any]:
     return entry | {"unit": "ℓ", "pair": reach.ends}
 
 
-def machine() -> dict[str, Any]:
-    """Versions and the device."""
-    device = jax.devices()[0]
-    record: dict[str, Any] = {"manifold_jax": package_version(), "jax": jax.__version__}
-    return record | {
-        "python": platform.python_version(),
-        "device": device.device_kind,
-        "platform": device.platform,
-    }
-
-
 def summary(
     parts: Sequence[Part], arguments: dict[str, Any], reach: Reach | None, seconds: float
 ) -> dict[str, Any]:
@@ -379,14 +361,27 @@ def write_figures(
         drawings["reach"] = partial(plotting.plot_reach, sources if len(parts) > 1 else sources[0], reach)
     if union is not None:
         drawings["union"] = partial(plotting.plot_union, [part.points for part in parts], union)
+    jobs: list[tuple[str, Callable[[], Any], Callable[..., Path]]]
+    jobs = [(f"{stem}.png", draw, plotting.save_figure) for stem, draw in drawings.items()]
+    for part, move in itertools.product(parts if animate else (), (traversals, geodesics)):
+        name = f"{move.__name__}{part.mark}.gif"
+        jobs.append((name, partial(move, part.points), plotting.save_animation))
     written = []
-    for stem, draw in drawings.items():
-        with bars.status(f"drawing {stem}.png"):
-            written.append(plotting.save_figure(draw(), out / f"{stem}.png"))
-    for part in parts if animate else ():
-        if isinstance(part.manifold, Manifold):
-            for move in (traversals, geodesics):
-                with bars.status(f"drawing {move.__name__}{part.mark}.gif"):
-                    file = out / f"{move.__name__}{part.mark}.gif"
-                    written.append(plotting.save_animation(move(part.manifold), file))
+    with progress_bar("pictures", first="") as advance:
+        for name, draw, save in jobs:
+            written.append(save(draw(), out / name))
+            advance(len(written), len(jobs))
     return written
+
+
+def headline(parts: Sequence[Part], reach: Reach | None) -> Text:
+    """The numbers that matter: volume, scalar curvature (of a curve |H|), reach."""
+    geometry = parts[0].geometry
+    curvature = "mean_curvature" if geometry.grid.ndim == 1 else "scalar_curvature"
+    words = []
+    for name in ("total_volume", curvature):
+        value, bar = (finite_median(part, math.nan) for part in getattr(geometry, name)[:2])
+        unit, of = plotting.unit_of(geometry, name), "" if name == "total_volume" else " (median)"
+        words.append(f"{LABELS[name].words}{of} {with_bar(value, bar)} {unit}".strip())
+    words += [f"reach {with_bar(reach.value, reach.error)} ℓ"] if reach is not None else []
+    return Text("; ".join(words), style="bold")
