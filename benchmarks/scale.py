@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,9 @@ def run_worker(task: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def points(options: argparse.Namespace) -> list[dict[str, Any]]:
+def points(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of growing grids."""
-    rows = []
-    for how in ("exact", "stencils", "zarr"):
+    for how in options.how:
         before = None
         for samples in SIZES:
             task = {"group": "points", "how": how, "samples": samples, "pixels": 32}
@@ -124,12 +124,11 @@ def points(options: argparse.Namespace) -> list[dict[str, Any]]:
             if before:
                 growth = row["points"] / before["points"]
                 row["exponent"] = math.log(row["seconds"] / before["seconds"]) / math.log(growth)
-            rows.append(row)
+            yield row
             before = row
-    return rows
 
 
-def workers(options: argparse.Namespace) -> list[dict[str, Any]]:
+def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of the same work on several processes."""
     import distributed
 
@@ -155,28 +154,24 @@ def workers(options: argparse.Namespace) -> list[dict[str, Any]]:
         print(kept, flush=True)
         return kept | {"over this process": seconds / alone - 1}
 
-    rows = []
     for how in ("exact", "stencils"):
         alone, blocks = timed(how)
-        rows.append(row("this process", how, alone, alone, blocks))
+        yield row("this process", how, alone, alone, blocks)
         for count in (1, 2, 4):
             settings = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": None}
             with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
-                rows.append(row(count, how, alone, *timed(how, client)))
-    return rows
+                yield row(count, how, alone, *timed(how, client))
 
 
-def outofcore(options: argparse.Namespace) -> list[dict[str, Any]]:
+def outofcore(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of grids that are not stored, or do not fit the limit."""
-    rows = []
     for how in options.how:
         pixels = options.pixels if how == "zarr" else options.pixels_function
         task = {"group": "outofcore", "how": how, "samples": options.samples, "pixels": pixels}
         task["store"] = str(options.work / f"sprites5-{options.samples}-{pixels}.zarr")
         if how == "zarr":
             store(Path(task["store"]), place(options.samples, pixels, ("aspect", *AXES)))
-        rows.append(run_worker(task | {"limit GiB": options.limit}))
-    return rows
+        yield run_worker(task | {"limit GiB": options.limit})
 
 
 def main() -> None:
@@ -201,10 +196,11 @@ def main() -> None:
     file = options.out / "scale.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
     for group in options.groups:
-        rows = {"points": points, "workers": workers, "outofcore": outofcore}[group](options)
-        rows = [{name: row[name] for name in GROUPS[group]} for row in rows]
-        kept[group] = {"rows": rows, "provenance": common.provenance()}
-        common.write_json(file, kept)
+        rows: list[dict[str, Any]] = []
+        for row in {"points": points, "workers": workers, "outofcore": outofcore}[group](options):
+            rows.append({name: row[name] for name in GROUPS[group]})
+            kept[group] = {"rows": rows, "provenance": common.provenance()}
+            common.write_json(file, kept)
     lines = ["# Scale", "", "By benchmarks/scale.py, which says what is measured.", ""]
     for group, part in kept.items():
         lines += [f"## {group}", "", origin_words(part["provenance"]), ""]
