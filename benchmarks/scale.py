@@ -1,11 +1,13 @@
 """How time and memory grow with the points and the workers, and grids that no memory holds.
 
-    python benchmarks/scale.py --work FOLDER points workers outofcore
+    python benchmarks/scale.py --work FOLDER points workers traffic outofcore
 
 points: ``measure`` of sprites of 32 x 32 pixels on 6^4 to 32^4 points, exactly, by stencils of the function
 and by those of a Zarr store; seconds of the first call, with compilation, and peak memory of the process; the
 exponent is that of the seconds since the grid before.
 workers: the same work on so many processes of Dask, warm; what a block costs more than in this process.
+traffic: what a block sends and takes, and the CPU time of the process that hands it over beside that of the
+work: from them follows how many workers a process can keep busy, on paper.
 outofcore: 16^5 points (aspect, scale, orientation, y, x) exactly and by stencils of the function, and by
 stencils of a Zarr store of --pixels^2 pixels, under a limit of the address space (``ulimit -v``).
 
@@ -17,12 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import pickle  # noqa: TID251, only what was packed here is unpacked
 import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,17 @@ RANGES = {"aspect": (0.8, 1.25), "scale": (0.7, 1.0), "y": (13.0, 18.0), "x": (1
 GROUPS = {
     "points": ("points", "how", "bytes of the points", "seconds", "peak MiB", "exponent"),
     "workers": ("workers", "points", "how", "blocks", "seconds", "ms a block", "over this process"),
+    "traffic": (
+        "points",
+        "how",
+        "blocks",
+        "kB out",
+        "kB back",
+        "ms of work",
+        "ms of the parent",
+        "workers that it feeds",
+        "workers on 10 Gbit/s",
+    ),
     "outofcore": ("points", "pixels", "how", "GB if stored", "limit GiB", "seconds", "peak MiB", "volume"),
 }
 
@@ -163,6 +178,45 @@ def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield row(count, how, alone, *timed(how, client))
 
 
+class Weighed(Executor):
+    """Does its tasks at once, as if they travelled; weighs what does, and counts the time of the work."""
+
+    def __init__(self) -> None:
+        self.out, self.back, self.blocks, self.work = 0, 0, 0, 0.0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future:
+        """Pack a task, do it, and pack its result."""
+        packed = pickle.dumps((fn, args, kwargs))
+        fn, args, kwargs = pickle.loads(packed)
+        began = time.process_time()
+        result = pickle.dumps(fn(*args, **kwargs))
+        self.work += time.process_time() - began
+        self.out, self.back, self.blocks = self.out + len(packed), self.back + len(result), self.blocks + 1
+        future: Future = Future()
+        future.set_result(pickle.loads(result))
+        return future
+
+
+def traffic(_options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What travels with a block; the second call, whose programs are there."""
+    import manifold_jax as mj
+
+    manifold = place(14, 32)
+    for how in ("exact", "stencils"):
+        mj.measure(manifold, exact=how == "exact", executor=Weighed())
+        executor, began = Weighed(), time.process_time()
+        mj.measure(manifold, exact=how == "exact", executor=executor)
+        parent = time.process_time() - began - executor.work
+        work, blocks = executor.work, executor.blocks
+        row: dict[str, Any] = {"points": manifold.grid.size, "how": how, "blocks": blocks}
+        row |= {"kB out": executor.out / blocks / 1000, "kB back": executor.back / blocks / 1000}
+        row |= {"ms of work": 1000 * work / blocks, "ms of the parent": 1000 * parent / blocks}
+        row["workers that it feeds"] = work / parent
+        row["workers on 10 Gbit/s"] = 1.25e9 * work / (executor.out + executor.back)
+        print(row, flush=True)
+        yield row
+
+
 def outofcore(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of grids that are not stored, or do not fit the limit."""
     for how in options.how:
@@ -197,7 +251,7 @@ def main() -> None:
     kept = json.loads(file.read_text()) if file.exists() else {}
     for group in options.groups:
         rows: list[dict[str, Any]] = []
-        for row in {"points": points, "workers": workers, "outofcore": outofcore}[group](options):
+        for row in globals()[group](options):
             rows.append({name: row[name] for name in GROUPS[group]})
             kept[group] = {"rows": rows, "provenance": common.provenance()}
             common.write_json(file, kept)
