@@ -80,7 +80,7 @@ def _await_workers(caller: str, executor: Any) -> None:
 def first_task(caller: str, executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a small task, which shows in time whether the arguments of large ones arrive."""
     try:
-        return executor.submit(function, *arguments).result()
+        return executor.submit(function, *jax.tree.map(_as_numpy, arguments)).result()
     except Exception as error:  # whatever pickle, a worker or a scheduler raises
         remedy = "give an executor that runs, and what pickle can take: functions of modules, paths, arrays"
         message = f"the first task of the executor failed, {type(error).__name__}: {first_line(error)}"
@@ -110,6 +110,8 @@ def run_tasks(
         yield from ((k, function(*task)) for k, task in enumerate(tasks))
         return
     run = partial(_in_worker, function, _settings(executor))
+    if not shares_memory(executor):
+        tasks = (jax.tree.map(_as_numpy, task) for task in tasks)
     numbered, most, waiting = enumerate(tasks), AHEAD * workers_of(executor), {}
     try:
         while True:
@@ -229,6 +231,15 @@ def _in_worker(function: Callable[..., Any], settings: tuple[bool, Any, Any], *t
     x64, precision, device = settings
     with jax.enable_x64(x64), jax.default_matmul_precision(precision), jax.default_device(device):
         return function(*task)
+
+
+def _as_numpy(leaf: Any) -> Any:
+    """An array of JAX as one of NumPy, which arrives as it was: JAX's would be rounded to float32 on the way.
+
+    They are read before the settings of the task hold in the worker.
+    """
+    numbers = isinstance(leaf, jax.Array) and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(leaf) if numbers else leaf
 
 
 def on_host(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -100,6 +100,7 @@ def test_an_animation_shows_its_images(tmp_path):
 def test_traversals_and_geodesics_of_images():
     factors, sizes = ("orientation", "x"), {"orientation": 8, "x": 5}
     sprite = mj.datasets.sprite("ellipse", size=16, layout="balanced", factors=factors, sizes=sizes)
+    assert traversals(sprite, frames=11).images.shape == (2, 11, 16, 16)
     along = traversals(sprite, frames=12)
     assert along.images.shape == (2, 12, 16, 16)
     # The orientation goes once around, x to its end and back.

@@ -87,6 +87,11 @@ def test_hand_values(x64):
     assert smooth_rate("curvature", 5, "upper").exponent(3) == 1.0
 
 
+def test_rates_of_one_loss_have_different_words():
+    words = [(rate.loss, rate.words) for rate in RATES.values()]
+    assert len(set(words)) == len(words)
+
+
 def test_what_was_not_seen_says_so():
     assert {name for name, rate in RATES.items() if not rate.verified} == UNSEEN
     assert not bounds.VERIFIED

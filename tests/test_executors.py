@@ -59,7 +59,9 @@ class Elsewhere(Executor):
     def submit(self, function, /, *arguments):
         future = Future()
         try:
-            self.sent.append(reduced := copied((function, arguments)))
+            # A thread of its own, which knows nothing of the settings of this one.
+            with ThreadPoolExecutor(1) as other:
+                self.sent.append(reduced := other.submit(copied, (function, arguments)).result())
             function, arguments = reduced
             future.set_result(function(*arguments))
         except Exception as error:
@@ -68,11 +70,17 @@ class Elsewhere(Executor):
 
 
 def copied(value):
-    """A value as another process has it."""
+    """A value as another process has it; arrays of JAX would arrive there as float32."""
     from multiprocessing.reduction import ForkingPickler
 
+    class Strict(ForkingPickler):
+        def reducer_override(self, held):
+            if isinstance(held, jax.Array) and jnp.issubdtype(held.dtype, jnp.floating):
+                raise TypeError(f"an array of JAX travels, {held.dtype}{held.shape}")
+            return NotImplemented
+
     left, right = multiprocessing.Pipe()
-    sender = threading.Thread(target=left.send_bytes, args=(ForkingPickler.dumps(value),))
+    sender = threading.Thread(target=left.send_bytes, args=(Strict.dumps(value),))
     sender.start()
     received = right.recv()
     sender.join()
@@ -176,6 +184,18 @@ def test_precision_is_that_of_the_caller(array):
         measured = measure(array.astype(np.float64), GRID, executor=Elsewhere(), **BLOCKS)
         assert measured.volume_element.value.dtype == np.float64
         same(measured, measure(array.astype(np.float64), GRID, **BLOCKS))
+
+
+def test_reach_of_long_points_in_double_precision():
+    frame = np.linalg.qr(np.random.default_rng(0).normal(size=(60, 3)))[0]
+    with jax.enable_x64(True):
+        points = np.asarray(jax.vmap(jax.vmap(torus))(GRID.coordinates(jnp.float64))) @ frame.T
+        geometry = measure(points, GRID)
+        here, there = (
+            reach(points, GRID, geometry=geometry, tile_size=4, executor=e) for e in (None, Elsewhere())
+        )
+    assert here == there
+    assert here.pruned > 0
 
 
 def test_parts_of_other_groups_are_not_taken(array, reference, tmp_path):

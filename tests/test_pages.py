@@ -13,7 +13,10 @@ import pytest
 from browser import browser, opened
 
 import manifold_jax as mj
-from manifold_jax.plotting.page import charts
+from manifold_jax.geometry.quantities import with_bar
+from manifold_jax.geometry.reach.lattice import End
+from manifold_jax.geometry.reach.result import ComponentReach
+from manifold_jax.plotting.page import charts, sections
 
 LARGEST = 10 * 2**20
 
@@ -135,7 +138,8 @@ def test_a_report_of_images_holds_them_and_the_reach(sprites):
 def test_results_are_tables_in_notebooks(torus):
     _, geometry = torus
     shown = geometry._repr_html_()
-    assert f"{4 * math.pi**2:.4g} ± " in shown  # 4 pi^2 R r
+    value, bar = re.search(r">volume</td><td[^>]*>([\d.]+) ± ([\d.e-]+)<", shown).groups()
+    assert abs(float(value) - 4 * math.pi**2) <= float(bar)  # 4 pi^2 R r
     assert "resolved at" in shown
     reach = mj.reach(mj.datasets.circle(size=32))
     assert reach.sentence() in reach._repr_html_()
@@ -207,3 +211,45 @@ def test_a_slider_cuts_the_other_axes(tmp_path):
         page.wait_for_selector("#map .hoverlayer .hovertext", state="attached")
         told = page.text_content("#map .hoverlayer .hovertext")
         assert any(f"{value:.4g} ±" in told for value in volume[:, 4, :].ravel()), told
+
+
+def ones_like(shapes):
+    """A result without measuring anything."""
+    return jax.tree.map(lambda one: np.ones(one.shape, one.dtype), shapes)
+
+
+SHAPES = [(2, 60), (1, 50), (50, 1), (5, 5, 5), (8, 8, 3), (8, 8, 2), (3,), (1,)]
+
+
+@pytest.mark.parametrize("features", SHAPES)
+def test_points_of_any_shape_have_a_page(features):
+    grid = mj.Grid((mj.Axis("a", 0, 2 * math.pi, 8, periodic=True),))
+    phases = np.linspace(0, 3, math.prod(features))
+    points = np.cos(np.arange(8)[:, None] * math.pi / 4 + phases).reshape(8, *features).astype(np.float32)
+    geometry = ones_like(jax.eval_shape(lambda x: mj.measure(x, grid), points))
+    end = End(0, np.array([1.0]))
+    ball = np.ones(8)
+    part = ComponentReach("a", grid, ball, ball, np.arange(8), ball > 2)
+    reach = mj.Reach(1.0, 0.1, True, "local", 1.0, 0.1, (1, 1), 1.0, 0.1, 1.0, (end, end), 0, 0.0, (part,))
+    data = charts.part_data(points, geometry, reach, 0, 1)
+    assert (data["images"] is not None) == (features == (8, 8, 3))
+    assert reach.sentence() in sections.witnesses(points, reach).body
+
+
+def test_many_manifolds_fit_on_a_page():
+    sizes = {"orientation": 36, "scale": 9, "x": 9}
+    sprite = mj.datasets.sprite("ellipse", size=32, factors=tuple(sizes), sizes=sizes, layout="balanced")
+    geometry = ones_like(jax.eval_shape(lambda: mj.measure(sprite)))
+    for count in (1, 20):
+        size = len(json.dumps(charts.part_data(sprite, geometry, None, 0, count)))
+        assert count * size < 4.5 * 2**20  # plotly.js takes as much, and pictures some of the rest
+
+
+def test_a_bar_holds_what_it_was_measured_to_hold():
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=2000) * 10.0 ** generator.integers(-8, 8, 2000)
+    errors = np.abs(values) * 10.0 ** generator.uniform(-9, 2, 2000)
+    for value, error in zip(values, errors, strict=True):
+        shown, bar = with_bar(value, error).split(" ± ")
+        assert float(bar) >= error * (1 - 2e-6)
+        assert abs(float(shown) - value) <= 0.051 * float(bar) + 1e-15 * abs(value)

@@ -308,4 +308,4 @@ def calibrate_command(
         ):
             cells = Cells(folder / f"cells-{'float32' if single else 'float64'}.jsonl", executor)
             finished = run_experiments(EXPERIMENTS, plans, (cells, seed), folder, arguments)
-            publish_page("calibrate", finished, folder, arguments)
+            publish_page("calibrate", finished, folder)

@@ -19,7 +19,7 @@ from manifold_jax._files import write_dataset, write_text
 from manifold_jax._keys import fingerprint, package_version
 from manifold_jax.experiments.pages import REPORT, Finished, write_outcomes
 from manifold_jax.experiments.results import publishing
-from manifold_jax.experiments.terminal import as_text, console, progress_bar
+from manifold_jax.experiments.terminal import as_text, console, left_out, progress_bar
 from manifold_jax.plotting.animation import Moving, save_animation
 from manifold_jax.plotting.geometry import save_figure
 from manifold_jax.plotting.style import Figure
@@ -186,15 +186,18 @@ def _asked(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in _WHERE}
 
 
-def publish_page(command: str, finished: Sequence[Finished], out: Path, arguments: dict[str, Any]) -> None:
-    """Write ``report.html`` about what a command ran, if it ran anything."""
+def publish_page(command: str, finished: Sequence[Finished], out: Path) -> None:
+    """Write ``report.html`` about what a command ran, in the place of that of an earlier run."""
     if not finished:
         return
     written: list[Path] = []
-    key = fingerprint(None, command, [one.name for one in finished], plain(_asked(arguments)))
-    with publishing(out, key, written) as folder:
+    lost: list[str] = []
+    # Of whatever this command ran last in the folder.
+    with publishing(out, fingerprint(None, REPORT, command), written) as folder, left_out(REPORT, lost):
         write_outcomes(folder / REPORT, command, finished)
     say_where(out, written)
+    if lost:
+        console.print(*lost, sep="\n")
 
 
 def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:

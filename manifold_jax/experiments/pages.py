@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,13 +22,24 @@ from manifold_jax.plotting.page.sections import boxes
 
 REPORT = "report.html"
 _CLASSES = {"green": "good", "yellow": "fair", "red": "bad", "dim": "quiet", "bold": "strong"}
-PICTURES = 3 * 2**20  # bytes of pictures that a page holds; others stay beside it
+PICTURES = 5 * 2**19  # bytes of pictures that a page holds; others stay beside it
 _FEW = 3  # different numbers of a column from which it is worth drawing
 
 
 def command_line() -> str:
-    """What was typed."""
-    return shlex.join(["manifold-jax", *sys.argv[1:]])
+    """What was typed, without what opens an address."""
+    return without_secrets(shlex.join(["manifold-jax", *sys.argv[1:]]))
+
+
+def without_secrets(text: str) -> str:
+    """Addresses without user, password and query, for files that are handed on.
+
+    Example:
+        >>> without_secrets("https://me:secret@host/x.zarr?key=1 --x64")
+        'https://host/x.zarr --x64'
+    """
+    text = re.sub(r"(\w://)[^/\s@]*@", r"\1", text)
+    return re.sub(r"(\w://[^\s?]*)\?[^\s']*", r"\1", text)
 
 
 def as_html(part: RenderableType, sortable: bool = False) -> str:

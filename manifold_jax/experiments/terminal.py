@@ -25,6 +25,7 @@ from rich.table import Table
 
 from manifold_jax import _files
 from manifold_jax._checks import require
+from manifold_jax._programs import first_line
 
 _PLAIN = {"±": "+-", "ℓ": "l", "…": "..", "−": "-", "∫": "int", "√": "sqrt ", "τ": "tau", "×": "x", "Δ": "D"}
 _RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
@@ -203,6 +204,15 @@ def results_folder(out: Path) -> Iterator[None]:
         kept = f"What is done is kept in {out}; the same command goes on:"
         _interrupted[0] = f"Interrupted. {kept}\n  {command}"
         yield
+
+
+@contextlib.contextmanager
+def left_out(name: str, lost: list[str]) -> Iterator[None]:
+    """Go on without what only shows results: whatever it raises must not cost the results."""
+    try:
+        yield
+    except Exception as error:  # of drawing libraries, for data that nobody thought of
+        lost.append(f"{name} is left out: {first_line(error)}")
 
 
 @contextlib.contextmanager

@@ -56,6 +56,12 @@ class Power(NamedTuple):
     q: float = 1.0
     r: float = 0.0
 
+    def __str__(self) -> str:
+        """As in formulas, ``2/(d+2)``."""
+        times = "" if self.q == 1 else f"{self.q:g}"
+        below = (f"{times}d" if self.q else "") + (f"{self.r:+g}" if self.r else "")
+        return f"{self.p:g}/{f'({below})' if self.q and self.r else below.removeprefix('+')}"
+
     def __call__(self, dimension: int) -> float:
         """The exponent in this dimension."""
         return self.p / (self.q * dimension + self.r)
@@ -97,18 +103,20 @@ class Rate:
 
     @property
     def words(self) -> str:
-        """For legends: side, noise and source; a star marks exponents that are not verified.
+        """For legends: side, power, noise and source; a star marks exponents that are not verified.
 
         Example:
             >>> print(mj.fitting.RATES["noiseless_hausdorff_upper"].words)
-            upper bound, noiseless (Genovese et al. 2012)
+            upper bound, power 2/d, noiseless (Genovese et al. 2012)
         """
         noise, (first, _, last) = re.split("[:,]", self.noise)[0], self.source.partition(" & ")
         first, *more = first.split(", ")
         second = " et al." if more else f" & {last.split(',')[0].split(' ')[0]}" if last else ""
         year = re.search(r"\((\d{4})\)", self.source)
         when = f" {year.group(1)}" if year else ""
-        return f"{self.side} bound{'' if self.verified else '*'}, {noise} ({first}{second}{when})"
+        start = f"{self.side} bound{'' if self.verified else '*'}"
+        power = f", power {self.exponent}" if isinstance(self.exponent, Power) and self.exponent.p else ""
+        return f"{start}{power}, {noise.replace('none assumed', 'any noise')} ({first}{second}{when})"
 
     @property
     def verified(self) -> bool:

@@ -243,7 +243,7 @@ def explicit(rate: Rate, dimension: int, *, constant: float) -> Curve:
     Example:
         >>> rate = mj.fitting.RATES["perpendicular_hausdorff_lower"]
         >>> print(mj.fitting.explicit(rate, 2, constant=3.0).label)
-        lower bound, perpendicular (Genovese et al. 2012), d = 2, C = 3 (explicit)
+        lower bound, power 2/(d+2), perpendicular (Genovese et al. 2012), d = 2, C = 3 (explicit)
     """
     instance("explicit", "rate", rate, Rate, "see RATES")
     positive("explicit", "constant", constant)
@@ -279,7 +279,7 @@ def fit_constant(
     Example:
         >>> sizes, rate = jnp.array([100.0, 1e3, 1e4]), mj.fitting.RATES["noiseless_hausdorff_lower"]
         >>> print(mj.fitting.fit_constant(sizes, 5.0 / sizes, rate, 2).label)
-        lower bound, noiseless (Genovese et al. 2012), d = 2, C = 5 (fitted by least squares)
+        lower bound, power 2/d, noiseless (Genovese et al. 2012), d = 2, C = 5 (fitted by least squares)
     """
     instance("fit_constant", "rate", rate, Rate, "see RATES")
     sizes, errors = _checked_errors("fit_constant", sizes, errors, 1)

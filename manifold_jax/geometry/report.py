@@ -31,7 +31,7 @@ from manifold_jax.geometry.quantities import (
     unit_of,
 )
 from manifold_jax.geometry.show import geometry_html
-from manifold_jax.geometry.stencil import Stencil
+from manifold_jax.geometry.stencil import Stencil, stencil_words
 from manifold_jax.geometry.verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -165,9 +165,10 @@ class Geometry:
     @property
     def title(self) -> str:
         """Name, grid and method in one line."""
-        source = "exact (automatic differentiation)" if self.exact else f"stencils {self.stencil}"
-        shape = " x ".join(map(str, self.grid.shape))
-        return f"{self.name}: {shape} points on {self.grid.names}, {source}"
+        orders = stencil_words(self.stencil or ())
+        source = "automatic differentiation" if self.exact else f"stencils of order {orders}"
+        lattice = " x ".join(f"{axis.size} {axis.name}" for axis in self.grid.axes)
+        return f"{self.name}: {self.grid.size} points, {lattice}; {source}"
 
     def summary(self) -> str:
         """Plain-text table of totals and fields with error bars and verdicts."""

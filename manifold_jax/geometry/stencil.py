@@ -110,6 +110,21 @@ def node_weights(positions: np.ndarray, derivative: int) -> np.ndarray:
     return weights[derivative]
 
 
+def stencil_words(stencil: Stencil) -> str:
+    """Orders of the axes in words, each once.
+
+    Example:
+        >>> stencil_words(((4, 1), (4, 2), ("spectral", 1), (4, 1)))
+        '4, 4 (stride 2), spectral'
+    """
+
+    def words(order: Any, stride: int, smooth: int = 0) -> str:
+        options = [f"stride {stride}"] * (stride > 1) + [f"smooth {smooth}"] * (smooth > 0)
+        return f"{order} ({', '.join(options)})" if options else str(order)
+
+    return ", ".join(words(*spec) for spec in dict.fromkeys(stencil))
+
+
 def halo(accuracy: Accuracy, stride: int, smooth: int = 0) -> int:
     """Samples that a stencil needs beyond a point on each side."""
     return 0 if accuracy == "spectral" else (smooth or int(accuracy) // 2) * stride

@@ -10,7 +10,14 @@ import numpy as np
 
 from manifold_jax.plotting.style import PALETTE, Figure, new_figure, panels
 
+_SIDE = 4  # pixels that an image has at least to each side: two rows of numbers are none
 _LETTERS = 10  # of a title, per inch
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether points of this shape are images: of grey levels, or with 1, 3 or 4 channels last."""
+    channels = tuple(shape[2:]) in ((), (1,), (3,), (4,))
+    return len(shape) >= 2 and min(shape[:2]) >= _SIDE and channels
 
 
 def image_grid(

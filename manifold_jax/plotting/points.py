@@ -13,7 +13,7 @@ from manifold_jax._checks import finite, real, shown, whole
 from manifold_jax.geometry import Geometry, Grid, Manifold
 from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.manifold import as_points
-from manifold_jax.plotting.images import image_grid
+from manifold_jax.plotting.images import image_grid, is_image
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure
 
 NUMBERS = 2**26  # numbers of stored points that are read for a picture
@@ -181,7 +181,7 @@ def plot_samples(manifold: Manifold | Any, geometry: Geometry | None = None, *, 
     columns = whole("plot_samples", "columns", columns)
     measured: Any = manifold if isinstance(manifold, Manifold) else geometry
     grid, name = measured.grid, measured.name
-    if len(feature_shape(manifold, grid)) in (2, 3):
+    if is_image(feature_shape(manifold, grid)):
         return _image_rows(manifold, grid, name, columns)
     chosen = style.subset(grid.size, _most(manifold, grid, 4 * MAX_POINTS))
     points = render(manifold, grid, grid_coordinates(grid, chosen))

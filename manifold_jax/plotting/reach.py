@@ -11,7 +11,7 @@ from manifold_jax._checks import instance
 from manifold_jax.geometry import Grid, Reach
 from manifold_jax.geometry.manifold import is_union
 from manifold_jax.geometry.reach.result import ComponentReach
-from manifold_jax.plotting.images import image_grid
+from manifold_jax.plotting.images import image_grid, is_image
 from manifold_jax.plotting.points import feature_shape, grid_coordinates, render
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure, matplotlib, new_figure
 
@@ -35,7 +35,7 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
     parts = _parts(manifolds, result)
     names = " and ".join(dict.fromkeys(component.name for component in result.components))
     title = f"{names}: reach {result.value:.4g} ± {result.error:.1g} {LENGTH}, {_CASES[result.case]}"
-    pictures = len(feature_shape(*parts[0])) == 2
+    pictures = is_image(feature_shape(*parts[0]))
     pairs = witness_pairs(manifolds, result) if pictures else []
     height = 2.9 * len(pairs) if pictures else 5.6
     figure = new_figure(9.5, height + 2.4, title)
@@ -46,12 +46,14 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
         _draw_pairs(above, pairs)
     else:
         _draw_chord(above, parts, result, values)
-    top = max(float(np.quantile(values, 0.99)) if len(values) else 1.0, 1.2 * result.value)
+    top = float(np.quantile(values, 0.99)) if len(values) else 1.0
+    top = max(top, 1.2 * result.value) if np.isfinite(result.value) else top
     axes = below.subplots()
     axes.hist(np.minimum(values, top), bins=40, range=(0, top), color="0.7")
-    axes.axvline(result.value, color=COLOURS[0], lw=2, label=f"reach {result.value:.4g}")
+    if np.isfinite(result.value):
+        axes.axvline(result.value, color=COLOURS[0], lw=2, label="reach")
+        axes.legend()
     axes.set(xlabel=f"radius of the largest empty tangent ball τ(x), {LENGTH}", ylabel="points")
-    axes.legend()
     return figure
 
 

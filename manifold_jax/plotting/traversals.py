@@ -23,8 +23,8 @@ def _there_and_back(axis: Axis, frames: int) -> np.ndarray:
     """Coordinates once around a periodic axis, to the end of an open one and back."""
     if axis.periodic:
         return np.linspace(axis.start, axis.stop, frames, endpoint=False)
-    half = np.linspace(axis.start, axis.stop, frames // 2)
-    return np.concatenate([half, half[::-1]])
+    there = np.linspace(axis.start, axis.stop, -(-frames // 2))
+    return np.concatenate([there, there[::-1]])[:frames]
 
 
 def traversals(manifold: Manifold, frames: int = FRAMES) -> Moving:
@@ -43,8 +43,8 @@ def traversals(manifold: Manifold, frames: int = FRAMES) -> Moving:
 def geodesics(manifold: Manifold, frames: int = FRAMES) -> Moving:
     """One moving image for each axis, along the geodesic that leaves the middle in its direction.
 
-    It begins with a velocity that would use 45 % of the range of the axis; where it leaves the range of an
-    open axis it stays at the border.
+    It begins with a velocity that would use 45 % of the range of the axis, and stops before it leaves the
+    range of an open axis, or where the metric degenerates.
     """
     grid = manifold.grid
     start, spans = _middle(grid), np.array([axis.stop - axis.start for axis in grid.axes])
@@ -55,14 +55,12 @@ def geodesics(manifold: Manifold, frames: int = FRAMES) -> Moving:
         return path.coordinates
 
     coordinates = np.asarray(jax.vmap(follow)(velocities), float)
-    for k, axis in enumerate(grid.axes):
-        if not axis.periodic:
-            coordinates[..., k] = np.clip(coordinates[..., k], axis.start, axis.stop)
-    # Where the metric degenerates there is no way on.
-    for path in coordinates:
-        lost = ~np.isfinite(path).all(axis=1)
-        if lost.any():
-            path[lost] = path[max(0, int(np.argmax(lost)) - 1)]
+    ends = np.array([[-np.inf, np.inf] if axis.periodic else [axis.start, axis.stop] for axis in grid.axes])
+    for path in coordinates:  # NaN, where the metric degenerates, is not inside either
+        outside = ~((path >= ends[:, 0]) & (path <= ends[:, 1])).all(axis=1)
+        if outside.any():
+            first = int(np.argmax(outside))
+            path[first:] = path[first - 1]
     captions = [[", ".join(f"{x:.3g}" for x in point) for point in path] for path in coordinates]
     title = f"{manifold.name}: geodesics from the middle; below: {', '.join(grid.names)}"
     return _moving(title, manifold, coordinates, captions)

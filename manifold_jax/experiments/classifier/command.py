@@ -197,7 +197,7 @@ def leaf_command(
                     )
             context = (folder / "sprites", seed)
             finished += registry.run_experiments(EXPERIMENTS, own, context, folder, arguments)
-            registry.publish_page("leaf", finished, folder, arguments)
+            registry.publish_page("leaf", finished, folder)
 
 
 def _refuse_unused(experiment: str, options: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def bounds_command(
         with terminal.results_folder(folder), cluster_executor(workers, scheduler) as executor:
             context = (folder, seed, executor)
             finished = registry.run_experiments(EXPERIMENTS, plans, context, folder, arguments)
-            registry.publish_page("bounds", finished, folder, arguments)
+            registry.publish_page("bounds", finished, folder)
 
 
 def _numbers(option: str, text: str | None, kind: type[int] | type[float] = int) -> tuple[Any, ...] | None:

@@ -105,7 +105,7 @@ def layers_command(
                 trial = training.learn(trial, advance)
             plans = dict.fromkeys(names, settings)
             finished = run_experiments(EXPERIMENTS, plans, trial, folder, arguments)
-            publish_page("layers", finished, folder, arguments)
+            publish_page("layers", finished, folder)
 
 
 def select_for(experiment: str, network: str) -> list[str]:

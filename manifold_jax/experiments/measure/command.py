@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 import typer
-from rich.console import RenderableType
 from rich.text import Text
 
 from manifold_jax._checks import choice, fits_in_memory, optional, positive
 from manifold_jax._files import user_path
-from manifold_jax._keys import digest_function, fingerprint
+from manifold_jax._keys import fingerprint
 from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
 from manifold_jax.experiments.experiment import check_options, given_options, say_where
 from manifold_jax.experiments.measure import report
@@ -39,16 +37,18 @@ from manifold_jax.experiments.measure.data import (
     parse_object,
     parse_pairs,
     parse_range,
+    probe,
 )
 from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, is_address, load
 from manifold_jax.experiments.measure.page import write_cloud_page, write_measure_page
 from manifold_jax.experiments.measure.report import Part
-from manifold_jax.experiments.pages import REPORT
+from manifold_jax.experiments.pages import REPORT, without_secrets
 from manifold_jax.experiments.results import publishing, remove_others
 from manifold_jax.experiments.terminal import (
     Animate,
     bars,
     console,
+    left_out,
     plain_errors,
     prepare,
     progress_bar,
@@ -66,12 +66,11 @@ from manifold_jax.geometry import (
     reach,
     suggest_stencil,
 )
-from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.stencil import stencil_of
 
 _KEY = "measure"  # results of another measurement in the same folder are replaced
 POINT_COPIES = 3  # of all points, that the search for the reach holds
-SOURCES = f"A file, a folder of images, an address of Zarr, or a data set: {', '.join(OPTIONS)}."
+SOURCES = f"A file, a folder of images, the address of a Zarr store, or a data set: {', '.join(OPTIONS)}."
 AXIS_HELP = "Axis of a file, in the order of its dimensions; repeatable. STOP is the end of a period."
 LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20, coil100)."
 
@@ -159,7 +158,7 @@ def measure_command(
 
     Interrupted and called again with the same --out, it goes on where it was.
     """
-    arguments = given_options(locals())
+    arguments = given_options(locals()) | {"dataset": without_secrets(dataset)}
     with plain_errors(), jax.enable_x64(x64 or jax.config.read("jax_enable_x64")):
         check_options(arguments)
         check_cluster(workers, scheduler)
@@ -216,12 +215,11 @@ def measure_command(
                 with cluster_executor(workers, scheduler) as executor:
                     parts, finished = _measure_parts(manifolds, folder, options, exact is not False, executor)
                     chosen = options | {"executor": executor} if with_reach else None
-                    tables, written, last = _write(parts, folder, chosen, plots, arguments)
+                    _write(parts, folder, chosen, plots, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
-                console.print(*tables, sep="\n")
-                say_where(folder, written)
-            console.print(*filter(None, (note, last)), sep="\n")
+            if note:
+                console.print(note)
 
 
 def _sources(
@@ -272,14 +270,17 @@ def _measure_cloud(
     written: list[Path] = []
     with publishing(out, _KEY, written) as folder:
         write_cloud(result, folder, record, tables)
+    console.print(*tables, sep="\n")
+    lost: list[str] = []
     if plots:
-        with publishing(out, _KEY, written) as folder:
+        with publishing(out, _KEY, written) as folder, left_out("cloud.png", lost):
             draw_cloud(result, folder)
-    with publishing(out, _KEY, written) as folder:
+    with publishing(out, _KEY, written) as folder, left_out(REPORT, lost):
         write_cloud_page(folder / REPORT, result, record, tables, list(written), options["tolerance"])
     remove_others(out, _KEY, written)
-    console.print(*tables, sep="\n")
     say_where(out, written)
+    if lost:
+        console.print(*lost, sep="\n")
 
 
 def _suggest(manifold: Manifold | Samples, options: dict[str, Any]) -> dict[str, Any]:
@@ -322,7 +323,7 @@ def _measure_stage(
     points, axes, attributes, options, and the version of the package.
     """
     dtype = jax.numpy.result_type(float)
-    data = (manifold.key,) if isinstance(manifold, Samples) else _probe(manifold, dtype)
+    data = (manifold.key,) if isinstance(manifold, Samples) else probe(manifold, dtype)
     parts = (manifold.name, manifold.grid, sorted(manifold.attributes.items()), options, str(dtype), number)
     path = out / f"finished-{fingerprint(None, *data, *parts)}.nc"
     if path.exists():
@@ -340,18 +341,10 @@ def _measure_stage(
     return geometry, path
 
 
-def _probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:
-    """What the embedding computes, with all arrays that it holds, and two points."""
-    grid = manifold.grid
-    ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
-    probe = evaluate_points(manifold.embedding, ends, dtype).tobytes()
-    return digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype)), probe
-
-
 def _write(
     parts: list[Part], out: Path, options: dict[str, Any] | None, plots: bool, arguments: dict[str, Any]
-) -> tuple[list[RenderableType], list[Path], Text]:
-    """Search the reach if options are given for it, write all; tables, files, the numbers that matter."""
+) -> None:
+    """Search the reach if options are given for it; show and write everything."""
     tables = report.tables_of(parts)
     result, union, began = None, None, time.perf_counter()
     if options is not None:
@@ -375,13 +368,16 @@ def _write(
     written: list[Path] = []
     with publishing(out, _KEY, written) as folder:
         report.write_results(parts, folder, record, tables, result)
+    console.print(*tables, sep="\n")
+    lost: list[str] = []
     if plots:
         with publishing(out, _KEY, written) as folder:
-            report.write_figures(parts, folder, result, union, animate=arguments["animate"])
-    with publishing(out, _KEY, written) as folder, bars.status(f"writing {REPORT}"):
+            lost = report.write_figures(parts, folder, result, union, animate=arguments["animate"])
+    with publishing(out, _KEY, written) as folder, bars.status(f"writing {REPORT}"), left_out(REPORT, lost):
         write_measure_page(folder / REPORT, parts, record, result, union, list(written))
     remove_others(out, _KEY, written)
-    return tables, written, report.headline(parts, result)
+    say_where(out, written)
+    console.print(*lost, report.headline(parts, result), sep="\n")
 
 
 def _search_reach(first: Part, options: dict[str, Any], known: dict[str, Any]) -> Reach:

@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from manifold_jax import datasets
-from manifold_jax._keys import digest_arrays
+from manifold_jax._keys import digest_arrays, digest_function
 from manifold_jax.datasets.coil20 import COIL20, COIL100
 from manifold_jax.datasets.outlines import SHAPES
 from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
+from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.grid import Accuracy
 
 _CURVES = ("circle", "ellipse", "helix", "parallel_circles", "two_moons")
@@ -142,3 +146,11 @@ def _surface(name: str, samples: Mapping[str, int]) -> tuple[Manifold, ...]:
             raise ValueError(f"--samples names the axis {axis!r}; the axes of {name} are {tuple(sizes)}.")
     size = tuple((sizes | dict(samples)).values())
     return components(name, construct(size=size[0] if len(size) == 1 else size)) if samples else parts
+
+
+def probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:
+    """What the embedding computes, with all arrays that it holds, and two points."""
+    grid = manifold.grid
+    ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
+    probe = evaluate_points(manifold.embedding, ends, dtype).tobytes()
+    return digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype)), probe

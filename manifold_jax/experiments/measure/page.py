@@ -25,12 +25,13 @@ from manifold_jax.plotting.style import value_range
 DRAWN = ("histograms", "maps", "pca", "reach", "cloud")
 """Pictures whose content is interactive in the page."""
 
+_SAMPLES = "<code>--samples NAME=NUMBER</code> takes more samples of an axis"
 _REMEDIES = {
-    "refine": "<code>--samples NAME=NUMBER</code> takes more samples of an axis",
-    "samples of": "<code>--samples NAME=NUMBER</code> takes more samples of an axis",
+    "refine": _SAMPLES,
+    "samples of": _SAMPLES,
+    "spacing": _SAMPLES,
     "noise": "<code>--accuracy auto</code> looks for the stencil with the smallest bars",
     "float64": "<code>--x64</code> computes in float64",
-    "spacing": "<code>--samples NAME=NUMBER</code> takes more samples of an axis",
 }
 """Options by a word of the verdicts that they help against."""
 
@@ -41,15 +42,18 @@ def _next_steps(
     """What to do with the result: mend what is open, look, load it, measure one's own."""
     said = " ".join(" ".join(sections.unresolved(geometry)) for geometry in geometries)
     said += reach.sentence() if reach is not None and not reach.resolved else ""
-    steps = []
+    steps, stored = [], any(isinstance(part.manifold, Samples) for part in parts)
     if said:
         remedies = dict.fromkeys(option for word, option in _REMEDIES.items() if word in said)
+        if stored:  # of which the command cannot take more
+            own = "take more samples of the axes that they name"
+            remedies = dict.fromkeys(own if option == _SAMPLES else option for option in remedies)
         options = f": {'; '.join(remedies)}" if remedies else ""
-        steps.append(f"Measure again as the verdicts in the middle say{options}.")
+        steps.append(f"Measure again as the verdicts say{options}.")
     steps.append("Choose a quantity below: where is it large, and what do those points look like?")
     first = next(name for name in files if name.startswith("geometry"))
     steps.append(f'Go on in Python: <code>manifold_jax.load_geometry("{escape(first)}")</code>.')
-    if not any(isinstance(part.manifold, Samples) for part in parts):
+    if not stored:
         steps.append("Measure your own: <code>manifold-jax inspect FOLDER</code> says how.")
     return steps
 
@@ -81,7 +85,7 @@ def write_measure_page(
     page.append(sections.tables(measured))
     both = [table for part in parts if (table := comparison_table(part)) is not None]
     page += [Section("Stencils beside exact values", "".join(map(as_html, both)))] if both else []
-    others = pictures([file for file in files if file.stem.rstrip("_0123456789") not in DRAWN], folded=True)
+    others = pictures([file for file in files if file.stem.rstrip("-_0123456789") not in DRAWN], folded=True)
     page += [Section("Pictures", others)] if others else []
     page.append(_about(record, files))
     title = sections.title_of(measured)
@@ -154,7 +158,7 @@ def _cloud_short(result: CloudGeometry) -> Section:
     steps = ["<li>Choose a quantity below and look where it is large.</li>"]
     if not intrinsic.resolved or (reach is not None and not reach.resolved):
         steps.insert(0, "<li>More points, or less noise, make the bars smaller.</li>")
-    steps.append("<li>Points on a grid tell far more: give their axes with <code>--axis</code>.</li>")
+    steps.append("<li>Do they lie on a grid? Give its axes with <code>--axis</code>: that tells more.</li>")
     boxes = {"What was measured": paragraph(what), "Is it reliable?": "".join(sure)}
     boxes["What next?"] = f"<ul>{''.join(steps)}</ul>"
     return Section("In short", sections.boxes(boxes))

@@ -17,10 +17,11 @@ from manifold_jax import plotting
 from manifold_jax._files import write_dataset, write_text
 from manifold_jax.experiments.experiment import machine, write_json
 from manifold_jax.experiments.measure.files import Samples
-from manifold_jax.experiments.terminal import as_text, new_table, progress_bar
+from manifold_jax.experiments.terminal import as_text, left_out, new_table, progress_bar
 from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median, with_bar
 from manifold_jax.geometry.reach.result import SCALARS
+from manifold_jax.geometry.stencil import stencil_words
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict
 from manifold_jax.plotting.style import compare
 from manifold_jax.plotting.traversals import geodesics, traversals
@@ -112,22 +113,7 @@ def summary_table(part: Part) -> RenderableType:
         bar = finite_median(getattr(geometry, quantity).error, math.inf)
         add(quantity, middle, bar, f"{low:.3g} … {high:.3g}")
     lines = (Text(note, style="dim") for note in notes(geometry))
-    return Group(Text(_title(geometry), style="bold"), table, *_sentences(verdicts), *lines)
-
-
-def _title(geometry: Geometry) -> str:
-    method = "automatic differentiation" if geometry.exact else f"stencils of order {_orders(geometry)}"
-    lattice = " x ".join(f"{axis.size} {axis.name}" for axis in geometry.grid.axes)
-    return f"{geometry.name}: {geometry.grid.size} points, {lattice}; {method}"
-
-
-def _orders(geometry: Geometry) -> str:
-    return ", ".join(_stencil_words(*spec) for spec in dict.fromkeys(geometry.stencil or ()))
-
-
-def _stencil_words(order: Any, stride: int, smooth: int = 0) -> str:
-    options = [f"stride {stride}"] * (stride > 1) + [f"smooth {smooth}"] * (smooth > 0)
-    return f"{order} ({', '.join(options)})" if options else str(order)
+    return Group(Text(geometry.title, style="bold"), table, *_sentences(verdicts), *lines)
 
 
 def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
@@ -207,7 +193,7 @@ def comparison_table(part: Part) -> RenderableType | None:
         truth = f"{finite_median(getattr(exact, quantity).value, math.nan):.4g}"
         table.add_row(_name(quantity), middle, truth, _percent(row.within), f"{row.sharpness:.1f}")
     note = "Medians over the points, and the share of points whose exact value lies within the bar."
-    title = f"\nstencils of order {_orders(stencil)} beside the exact values"
+    title = f"\nstencils of order {stencil_words(stencil.stencil or ())} beside the exact values"
     return Group(Text(title, style="bold"), table, Text(note, style="dim"))
 
 
@@ -348,8 +334,8 @@ def write_figures(
     union: UnionGeometry | None = None,
     *,
     animate: bool = False,
-) -> list[Path]:
-    """Draw and save every picture, and those that move."""
+) -> list[str]:
+    """Draw and save every picture, and those that move; why any is left out."""
     drawings: dict[str, Callable[[], Any]] = {}
     for part in parts:
         drawings |= {f"{stem}{part.mark}": partial(draw, part) for stem, draw in FIGURES.items()}
@@ -366,12 +352,13 @@ def write_figures(
     for part, move in itertools.product(parts if animate else (), (traversals, geodesics)):
         name = f"{move.__name__}{part.mark}.gif"
         jobs.append((name, partial(move, part.points), plotting.save_animation))
-    written = []
+    lost: list[str] = []
     with progress_bar("pictures", first="") as advance:
-        for name, draw, save in jobs:
-            written.append(save(draw(), out / name))
-            advance(len(written), len(jobs))
-    return written
+        for k, (name, draw, save) in enumerate(jobs, 1):
+            with left_out(name, lost):
+                save(draw(), out / name)
+            advance(k, len(jobs))
+    return lost
 
 
 def headline(parts: Sequence[Part], reach: Reach | None) -> Text:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -191,13 +192,17 @@ class PairSearch:
         self.centre = np.zeros(count, bool)
         self.compared = 0
         self._everyone = self._only_allowed(np.arange(count))
-        self._projected = jax.device_put(self.cloud.projected)
         self._slack = SLACK * float(np.finfo(self.cloud.projected.dtype).eps)
         # Pairs whose chord is normal at the first, within a cell; lengths of chord and tangential part.
         self._facing: list[tuple[np.ndarray, ...]] = [
             (np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros(0))
         ]
         self._coincident = [np.zeros(0, np.int64)]
+
+    @cached_property
+    def _projected(self) -> Array:
+        """On the device from when it is asked for: a worker arrives here with the settings of its task."""
+        return jax.device_put(self.cloud.projected)
 
     @property
     def pruned(self) -> float:

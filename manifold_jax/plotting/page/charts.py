@@ -12,6 +12,7 @@ import manifold_jax.plotting.style as style
 from manifold_jax.geometry import Geometry, Grid, Reach
 from manifold_jax.geometry.quantities import finite_median
 from manifold_jax.geometry.reach.result import ComponentReach
+from manifold_jax.plotting.images import is_image
 from manifold_jax.plotting.page.document import pack, png
 from manifold_jax.plotting.points import (
     NUMBERS,
@@ -118,18 +119,24 @@ def _quantities(
     ]
 
 
+def colours(images: np.ndarray) -> np.ndarray:
+    """Images ``(n, h, w)`` or ``(n, h, w, c)`` as grey levels, or as three colours without transparency."""
+    return images if images.ndim == 3 else images[..., :3] if images.shape[-1] >= 3 else images[..., 0]
+
+
 def shrink(images: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Images ``(n, h, w)`` or ``(n, h, w, c)``, of ``side`` pixels at most, by means of squares of pixels."""
+    """Images ``(n, h, w, ...)`` of about ``side`` pixels, by means of equal rectangles of pixels."""
     n, h, w, *rest = images.shape
     by = -(-max(h, w) // side)
-    h, w = h // by * by, w // by * by  # pixels at the far borders that fill no square are left out
-    return images[:, :h, :w].reshape(n, h // by, by, w // by, by, *rest).mean(axis=(2, 4))
+    down, right = min(by, h), min(by, w)
+    h, w = h // down * down, w // right * right  # pixels at the far borders that fill none are left out
+    parts = images[:, :h, :w].reshape(n, h // down, down, w // right, right, *rest)
+    return parts.mean(axis=(2, 4))
 
 
 def sheet(images: np.ndarray) -> dict[str, Any]:
     """Many small images in one picture, row by row; grey levels from the least (or 0) to the largest."""
-    if images.ndim == 4:
-        images = images[..., :3] if images.shape[-1] >= 3 else images[..., 0]
+    images = colours(images)
     low, high = min(0.0, float(np.nanmin(images))), float(np.nanmax(images))
     levels = np.nan_to_num(255 * (images - low) / ((high - low) or 1.0))
     n, h, w, *rest = levels.shape
@@ -149,8 +156,8 @@ def part_data(
 ) -> dict[str, Any]:
     """One of ``count`` manifolds: a sample of its points with images, quantities, and maps."""
     grid, shape = geometry.grid, feature_shape(source, geometry.grid)
-    most = max(60, min(POINTS // count, NUMBERS // math.prod(shape)))
-    chosen, steps = style.subset(grid.size, most), thin(grid, max(400, CELLS // count))
+    most = max(30, min(POINTS // count, NUMBERS // math.prod(shape)))
+    chosen, steps = style.subset(grid.size, most), thin(grid, max(100, CELLS // count))
     coordinates = grid_coordinates(grid, chosen)
     ends = reach.ends if reach is not None else ()
     ends = ends if all(end.component == number and end.coordinates.size for end in ends) else ()
@@ -169,7 +176,7 @@ def part_data(
         "chord": pack(chord) if len(chord) and np.ptp(chord, axis=0).any() else None,
         "quantities": _quantities(columns, chosen, lambda values: values.reshape(grid.shape)[cut]),
         "map": {"shape": [len(samples) for samples in thinned], "samples": thinned},
-        "images": sheet(shrink(features[:n].reshape(-1, *shape))) if len(shape) in (2, 3) else None,
+        "images": sheet(shrink(features[:n].reshape(-1, *shape))) if is_image(shape) else None,
     }
 
 

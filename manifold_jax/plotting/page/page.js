@@ -18,8 +18,14 @@
   };
   const floats = (text) => unpack(text, Float32Array);
   const words = (x) => (Number.isFinite(x) ? Number(x.toPrecision(4)).toString() : "not defined");
-  const bar = (e) => (e > 0 && e < 1e-3 ? e.toExponential(0) : Number(e.toPrecision(1)).toString());
-  const withBar = (x, e) => `${words(x)} ± ${Number.isFinite(e) ? bar(e) : "unknown"}`;
+  // As with_bar in Python: one digit of the bar, never less than it is, and one more digit of the value.
+  const withBar = (x, e) => {
+    if (!(e > 0 && e < Infinity)) return `${words(x)} ± ${e === 0 ? 0 : "unknown"}`;
+    const power = Math.floor(Math.log10(e)), up = Math.ceil((e / 10 ** power) * (1 - 1e-6));
+    const bar = Number(`${up}e${power}`), size = x ? Math.floor(Math.log10(Math.abs(x))) : power;
+    const digits = Math.min(Math.max(4, size - power + 2), 17);
+    return `${Number(x.toPrecision(digits))} ± ${bar < 1e-3 ? bar.toExponential(0) : bar}`;
+  };
   const inUnit = (unit) => (unit ? ` ${unit}` : "");
   const element = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
 

@@ -15,7 +15,8 @@ from manifold_jax._files import user_path
 from manifold_jax._html import escape, paragraph
 from manifold_jax.geometry import Geometry, Reach
 from manifold_jax.geometry.quantities import LABELS, with_bar
-from manifold_jax.plotting.page.charts import CELLS, part_data, shrink
+from manifold_jax.plotting.images import is_image
+from manifold_jax.plotting.page.charts import colours, part_data, shrink
 from manifold_jax.plotting.page.document import Section, about, png, write_page
 from manifold_jax.plotting.points import feature_shape
 from manifold_jax.plotting.reach import WitnessPair, witness_pairs
@@ -63,7 +64,7 @@ def _what(part: Measured) -> str:
     geometry, shape = part.geometry, feature_shape(part.source, part.geometry.grid)
     d, n = geometry.grid.ndim, geometry.grid.size
     things = f"points of R^{math.prod(shape)}"
-    if len(shape) in (2, 3):
+    if is_image(shape):
         things = f"images of {shape[0]} x {shape[1]} pixels"
     kind = {1: "curve", 2: "surface"}.get(d, f"{d}-dimensional manifold")
     axes = [f"{axis.size} of {style.axis_label(axis)}" for axis in geometry.grid.axes]
@@ -82,7 +83,8 @@ def _reliable(parts: Sequence[Measured], reach: Reach | None) -> list[str]:
         open_ones = unresolved(part.geometry)
         tolerance = f"{part.geometry.tolerance:.0%}"
         if not open_ones:
-            say = f"Yes: every quantity is resolved, its error bar is below {tolerance} of its natural scale."
+            where = "its error bar is below {} of its natural scale at 95 % of the points or more"
+            say = f"Yes: every quantity is resolved, {where.format(tolerance)}."
             lines.append(paragraph(name + say, "good"))
         for sentence, names in open_ones.items():
             lines.append(paragraph(f"{name}{', '.join(names)}: {sentence}", "bad"))
@@ -110,11 +112,18 @@ def _agreement(part: Measured) -> str:
     if part.geometry.exact:
         stencil, exact = exact, stencil
     rows = style.compare(stencil, exact)
-    least = min(rows[name].within for name in style.shown(exact))
-    words = f"the exact value lies within their error bar at {least:.1%} of the points or more."
-    if not least >= _ENOUGH:
-        return paragraph(f"The stencils on the same samples differ: {words}", "fair")
-    return paragraph(f"The stencils on the same samples agree with it: {words}", "good")
+    shares = [rows[name].within for name in style.shown(exact) if not math.isnan(rows[name].within)]
+    if not shares:
+        return paragraph("The stencils on the same samples have no error bars to compare with.", "fair")
+    words = f"the exact values lie within their error bars at {_down(min(shares))} of the points or more."
+    if min(shares) < _ENOUGH:
+        return paragraph(f"Stencils on the same samples do not always agree with them: {words}", "fair")
+    return paragraph(f"Stencils on the same samples agree with the exact values: {words}", "good")
+
+
+def _down(share: float) -> str:
+    """A share in per cent, never more than it is."""
+    return f"{math.floor(1000 * share) / 10:g} %"
 
 
 def _number(geometry: Geometry, name: str) -> str:
@@ -147,10 +156,12 @@ def explorer(parts: Sequence[dict[str, Any]]) -> Section:
         body.append(f'<h3>{title}</h3><p class="hint">{hint}</p>{plots}')
 
     points = '<div class="plot tall" id="points"></div><div class="box point" id="point"></div>'
-    hint = "Drag to turn, scroll to zoom. What is known of the point under the pointer is shown beside."
+    turn = "Drag to turn, scroll to zoom. " if any(len(p["points"]["names"]) == 3 for p in parts) else ""
+    hint = f"{turn}What is known of the point under the pointer is shown next to the plot."
     add("The points", hint, f'<div class="beside">{points}</div>')
     if any(part["map"] for part in parts):
-        hint = f"Samples of the grid, at most {CELLS}; the sliders choose where to cut the other axes."
+        hint = "Samples of the grid, thinned where they are too many for a page."
+        hint += " The sliders choose where to cut the other axes." * any(len(p["axes"]) > 2 for p in parts)
         sliders = '<div class="controls" id="sliders"></div><div class="plot" id="map"></div>'
         add("Along the axes", hint, sliders)
     histogram = '<div class="plot" id="histogram"></div><p id="histogram-words"></p>'
@@ -166,8 +177,7 @@ def explorer(parts: Sequence[dict[str, Any]]) -> Section:
 def witnesses(manifolds: Any, reach: Reach) -> Section:
     """The points that decide the reach, side by side where they are images."""
     pairs = witness_pairs(manifolds, reach)
-    images = pairs[0].x.ndim in (2, 3)
-    shown = "".join(map(_pair, pairs)) if images else _ends(pairs[0])
+    shown = "".join(map(_pair, pairs)) if is_image(pairs[0].x.shape) else _ends(pairs[0], reach)
     return Section("Reach", reach_words(reach) + shown)
 
 
@@ -177,26 +187,30 @@ def reach_words(reach: Reach) -> str:
     return f'<p class="hint">{meaning}</p><div class="scroll">{reach._repr_html_()}</div>'
 
 
-def _ends(pair: WitnessPair) -> str:
+def _ends(pair: WitnessPair, reach: Reach) -> str:
+    if not all(end.coordinates.size for end in reach.ends):
+        return ""
     words = " and ".join(dict.fromkeys(pair.places))
-    return paragraph(f"Decided at {words} ({pair.words}); the chord is drawn among the points above.")
+    drawn = not pair.same and reach.ends[0].component == reach.ends[1].component
+    chord = "; the chord is drawn among the points above" * drawn
+    return paragraph(f"Decided at {words} ({pair.words}){chord}.")
 
 
 def _pair(pair: WitnessPair) -> str:
     """Two images and their difference."""
-    low, high = min(0.0, pair.x.min(), pair.y.min()), max(pair.x.max(), pair.y.max())
+    x, y = colours(np.stack([pair.x, pair.y]))
+    low, high = min(0.0, x.min(), y.min()), max(x.max(), y.max())
 
     def shown(image: np.ndarray, words: str) -> str:
-        small = shrink(np.squeeze(image)[None], 200)[0]
-        levels = np.clip(255 * (small - low) / ((high - low) or 1.0), 0, 255)
+        levels = np.clip(255 * (shrink(image[None], 200)[0] - low) / ((high - low) or 1.0), 0, 255)
         return _figure(png(levels.round()), words)
 
-    figures = [shown(pair.x, f"x: {pair.places[0]}"), shown(pair.y, f"y: {pair.places[1]}")]
+    figures = [shown(x, f"x: {pair.places[0]}"), shown(y, f"y: {pair.places[1]}")]
     if pair.same:
         return f'<h3>{escape(pair.title)}; {escape(pair.words)}</h3><div class="pair">{figures[0]}</div>'
-    step = np.squeeze(pair.y - pair.x)
-    step = shrink((step if step.ndim == 2 else step.mean(axis=-1))[None], 200)[0]
-    figures.append(_figure(png(_signed(step)), f"y − x, {pair.words} (red: brighter in y)"))
+    step = y - x if x.ndim == 2 else (y - x).mean(axis=-1)
+    words = f"y − x, {pair.words} (red: brighter in y)"
+    figures.append(_figure(png(_signed(shrink(step[None], 200)[0])), words))
     return f'<h3>{escape(pair.title)}</h3><div class="pair">{"".join(figures)}</div>'
 
 
