@@ -246,7 +246,7 @@ def test_a_degenerate_manifold_is_said_to_be():
 def test_summary_is_plain_text(geometry):
     text = geometry.summary()
     lines = text.splitlines()
-    assert lines[0].startswith("cone: 24 x 20 points")
+    assert lines[0] == "cone: 480 points, 24 angle x 20 height; stencils of order 4"
     assert len(lines) == 1 + len(FIELDS) + len(TOTALS)
     assert all(" +- " in line for line in lines[1:])
 
