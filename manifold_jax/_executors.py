@@ -238,7 +238,7 @@ def _as_numpy(leaf: Any) -> Any:
 
     They are read before the settings of the task hold in the worker.
     """
-    numbers = isinstance(leaf, jax.Array) and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    numbers = isinstance(leaf, jax.Array) and not jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return np.asarray(leaf) if numbers else leaf
 
 
