@@ -174,3 +174,16 @@ def test_fewest_samples(order, stride, periodic):
 def test_halo():
     assert [halo(order, 2) for order in ORDERS] == [2, 4, 6, 8]
     assert halo("spectral", 3) == 0
+
+
+@pytest.mark.parametrize("accuracy", [2, 4, 6, 8])
+def test_noise_that_grows_with_distance_passes_second_derivatives_as_twice_first_ones(accuracy):
+    # Central weights of second derivatives are 2 / j times those of first ones, around a period too.
+    ring = axis_plan(Axis("t", 0, 3, 30, periodic=True), ((accuracy, 1),), 30, evaluated=False)
+    line = axis_plan(Axis("t", 0, 3, 31), ((accuracy, 1),), 31, evaluated=False)
+    away = accuracy // 2
+    for gains in (ring.gains, line.gains[:, away:-away]):
+        np.testing.assert_allclose(gains[3], 2 * gains[0])
+    nodes = Axis("t", 0, 3, 30, periodic=True, nodes=tuple(np.arange(30) / 10))
+    gains = axis_plan(nodes, ((accuracy, 1),), 30, evaluated=False).gains
+    np.testing.assert_allclose(gains, np.broadcast_to(gains[:, :1], gains.shape))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from manifold_jax import Axis, Grid, datasets, measure
+from manifold_jax import Axis, Grid, Manifold, datasets, measure
 from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import Axis as GridAxis
 from manifold_jax.geometry.pooling import neighbourhood_maximum
@@ -155,6 +155,45 @@ def test_rounding_is_blamed_for_rounding():
     assert not verdict.resolved
     assert verdict.axes == ()
     assert "rounding dominates, measure in float64" in verdict.sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accuracy", [2, 4, 8])
+def test_bars_hold_where_rounding_is_largest(accuracy):
+    # Just above a power of two the last place is as large as it can be.
+    grid = Grid((Axis("t", 0.0, 2 * math.pi, 400, periodic=True),))
+    t = 2 * np.pi * np.arange(400) / 400
+    points = 520 + np.stack([np.cos(t), np.sin(t)], axis=-1)
+    measured = measure(jnp.asarray(points, jnp.float32), grid, accuracy=accuracy)
+    for name in ("volume_element", "mean_curvature"):
+        error = np.abs(np.asarray(getattr(measured, name).value) - 1)
+        assert (error <= np.asarray(getattr(measured, name).error)).mean() >= 0.99, name
+
+
+@pytest.mark.slow
+def test_rounded_coordinates_move_samples_along_the_manifold(x64):
+    """They change the metric, whose bar covers them, and curvatures hardly."""
+    grid = Grid((Axis("t", 1000.0, 1000.0 + 2 * math.pi, 400, periodic=True),))
+    t = np.asarray(grid.coordinates(jnp.float32), float)
+    points = np.concatenate([np.cos(t), np.sin(t)], axis=-1).astype(np.float32)
+    measured = measure(jnp.asarray(points), grid, accuracy=4)
+    for name in ("volume_element", "mean_curvature"):
+        error = np.abs(np.asarray(getattr(measured, name).value, float) - 1)
+        bar = np.asarray(getattr(measured, name).error, float)
+        assert np.all(error <= bar), name
+        assert np.median(bar / np.maximum(error, 1e-9)) < {"volume_element": 30, "mean_curvature": 300}[name]
+
+
+def test_exact_bars_know_that_the_mean_curvature_of_a_minimal_surface_is_rounded():
+    lattice = Grid((Axis("u", -1.0, 1.0, 30), Axis("v", -1.0, 1.0, 30)))
+
+    def enneper(at):
+        u, v = at
+        return jnp.stack([u - u**3 / 3 + u * v**2, v - v**3 / 3 + v * u**2, u**2 - v**2])
+
+    mean, error, resolved = measure(Manifold("Enneper", enneper, lattice), exact=True).mean_curvature
+    assert np.all(np.asarray(mean) <= np.asarray(error))
+    assert np.all(resolved)
 
 
 def test_comparison_stencils_are_higher_where_samples_suffice():

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from manifold_jax._linalg import safe_sqrt
 from manifold_jax._sharding import by_compiler
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh, skeleton
@@ -42,6 +43,7 @@ from manifold_jax.geometry.quantities import (
     Estimate,
     Fields,
     PointQuantities,
+    Spread,
     extent_of,
     has_no_digit,
     natural_scales,
@@ -101,19 +103,32 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
         chosen = ([jnp.asarray(c, dtype)[r] for c, r in zip(x, block.rows, strict=True)] for x in columns)
         return [mesh(x).reshape(-1, d) for x in chosen]
 
-    first, second = spread([axis.gains for axis in plan.axes])
+    first, second, *farther = spread([axis.gains for axis in plan.axes])
     starts, steps, ranges = (jnp.asarray(x, dtype) for x in zip(*(a.chart for a in plan.axes), strict=True))
     coordinates = starts + steps * mesh(block.rows).reshape(-1, d)
     lengths = tangent_lengths(main)
     # Samples and their coordinates are rounded: a uniform error within half a unit in the last place, of
-    # variance eps^2 / 12, in every feature for itself.
+    # variance eps^2 / 12 at most, in every number for itself. Weights w turn it into one of |w| times the
+    # deviation, along any direction that of the largest feature at most; and the length of independent
+    # components has no larger deviation from its root mean square.
     shift = jnp.sum(jnp.abs(coordinates) * lengths, axis=-1)
     size = block.norm + shift
     scale = jnp.finfo(dtype).eps / 12**0.5 * size
-    along = jnp.minimum(DEVIATIONS * block.peak + shift, size) / jnp.maximum(size, jnp.finfo(dtype).tiny)
-    pairs = jnp.where(jnp.eye(d, dtype=bool), second[:, :, None], first[:, :, None] * first[:, None, :])
-    noises = scale[:, None] * first, scale[:, None, None] * pairs
-    rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises, along)
+    along, unit = DEVIATIONS * block.peak, jnp.maximum(size, jnp.finfo(dtype).tiny)
+    single = jnp.eye(d, dtype=bool)
+
+    def pairs(first: Array, other: Array, second: Array) -> Array:
+        """Noise of |X_ij|, from that along both axes or twice along one."""
+        crossed = first[:, :, None] * other[:, None, :]
+        return scale[:, None, None] * jnp.where(single, second[:, :, None], crossed)
+
+    near, turns = (part * lengths for part in farther)
+    turned = pairs(first, near, turns)
+    turned = jnp.where(single, turned, safe_sqrt(turned**2 + jnp.swapaxes(turned, 1, 2) ** 2))
+    noises = scale[:, None] * first, pairs(first, first, second)
+    slid = DEVIATIONS * shift  # along every axis, so that their sum bounds it in all directions together too
+    largest = Spread(along / unit, (block.norm + along) / unit, slid / unit, turned)
+    rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises, largest)
     # One program for both stencils compiles in half the time.
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
     value = jax.tree.map(lambda x: x[: plan.block_points], both)

@@ -197,12 +197,31 @@ def length_error(length: Array, squared: Array) -> Array:
     return squared / jnp.maximum(below, jnp.finfo(length.dtype).tiny)
 
 
+class Spread(NamedTuple):
+    """Largest lengths of random noise of two kinds, relative to what is propagated.
+
+    Attributes:
+        along: Of what moves samples anywhere, along any one direction.
+        length: Of the same, in all directions together.
+        slid: Of what moves samples along the manifold, as the rounding of their coordinates does.
+        turned: ``(d, d)`` noise of |X_ij| of what grows with the distance from the point: along a manifold
+            moved samples see the tangents turn by II times that.
+    """
+
+    along: Array
+    length: Array
+    slid: Array
+    turned: Array
+
+
 def point_rounding(
-    gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"], along: Array | float = 1.0
+    gram: JetGram, first: Float[Array, "d"], second: Float[Array, "d d"], spread: Spread | None = None
 ) -> tuple[Fields, Float[Array, "d d"], Float[Array, "d d d"]]:
     """Rounding noise of the quantities of one point, from the noise of |X_i| and of |X_ij|.
 
-    To first order inner products feel the part of it ``along`` one direction, to second order all of it.
+    The noise is a bound, or random with a ``spread``. To first order inner products feel the part of it along
+    one direction, to second order all of it. Of samples that slide along the manifold II feels how tangents
+    turn between them, and what they move X_ij along the tangents as far as these are tilted.
     Also what any noise is propagated by: the orthonormal frame, and the tangential part of X_ij in it.
     """
     eps = TENSOR_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
@@ -210,18 +229,29 @@ def point_rounding(
     basis = frame(gram.metric)
     mixed = frame_mixed(gram, basis)
     tangential = contract("abc,abc->", mixed, mixed)
-    normal = traces(second_form_gram(gram))[1]
+    trace, normal = traces(second_form_gram(gram))
+    norm, mean = safe_sqrt(normal), safe_sqrt(trace) / d
     squares = basis**2
     tilt = safe_sqrt(contract("ai,i->", squares, first**2))
     moved = safe_sqrt(contract("ai,bj,ij->", squares, squares, second**2))
-    size = safe_sqrt(tangential) + safe_sqrt(normal)
-    noise = moved + size * tilt
-    # |II|^2 is a difference of products of the size of the tangential part.
-    squared = 2 * safe_sqrt(normal) * (along * noise + size * eps) + (noise + size * eps) ** 2
-    squared += eps * (tangential + normal)
-    length = length_error(safe_sqrt(normal), squared)
-    volume = point_volume_element(gram) * d**0.5 * (along * tilt + eps)
-    return Fields(volume, squared, length, length, length, length), basis, mixed
+    size = safe_sqrt(tangential) + norm
+    linear = length = moved + size * tilt
+    along, bias = jnp.ones_like(tilt), jnp.zeros_like(tilt)
+    if spread:
+        along, longest = safe_sqrt(spread.along**2 + spread.slid**2), spread.length + spread.slid
+        turned = norm * safe_sqrt(contract("ai,bj,ij->", squares, squares, spread.turned**2))
+        slid = spread.slid * (size * tilt + turned + longest * tilt * moved)
+        linear, length = spread.along * linear + slid, spread.length * length + slid
+        # As in noise_fields: Hadamard's bound of what the bias of the metric does to its determinant.
+        bias = jnp.expm1(jnp.sum(jnp.log1p(jnp.sum(squares, axis=0) * (longest * first) ** 2)) / 2)
+    # |II|^2 and |H|^2 are differences of products of the size of the tangential part.
+    linear, square = linear + size * eps, (length + size * eps) ** 2 + eps * (tangential + normal)
+    squared = 2 * norm * linear + square
+    length = length_error(norm, squared)
+    # |H| <= |II| / sqrt(d) may vanish where |II| does not.
+    mean_error = length_error(mean, 2 * mean * linear + square / d**0.5)
+    volume = point_volume_element(gram) * (d**0.5 * (along * tilt + eps) + bias)
+    return Fields(volume, squared, mean_error, length, length, length), basis, mixed
 
 
 def exact_quantities(gram: JetGram, ranges: Float[Array, "d"]) -> PointQuantities:

@@ -193,7 +193,8 @@ class AxisPlan(NamedTuple):
         matrices: ``(specs, kinds, 3, block, window)`` derivative 0, 1 and 2, float64.
         differences: ``(kinds, 2, block, window)`` differences of norm 1 at each output sample, of the order
             asked for and of :data:`BELOW` less.
-        gains: ``(2, size)`` noise gain of derivative 1 and 2 at every sample, by the first stencil.
+        gains: ``(4, size)`` noise gain of derivative 1 and 2 at every sample, by the first stencil; then that
+            of noise which grows with the distance from the sample.
         overlaps: ``(6, size)`` products of the weights of the higher difference, then of the sample itself,
             with those of derivative 0, 1 and 2.
         chart: Start, spacing and length of the axis.
@@ -279,9 +280,22 @@ def axis_plan(
         table[:, rows] = values[:, kinds]
         return table
 
-    gains = at_samples(np.linalg.norm(main[:, 1:], axis=-1).swapaxes(0, 1))
+    away = np.array([_distances(axis, rows[k], columns[k]) for k in first])[:, None]
+    weights = np.concatenate([main[:, 1:], main[:, 1:] * away], axis=1)
+    gains = at_samples(np.linalg.norm(weights, axis=-1).swapaxes(0, 1))
     overlaps = at_samples(np.concatenate(products))
     return AxisPlan(rows, columns, kinds, matrices, differences, gains, overlaps, chart)
+
+
+def _distances(axis: Axis, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """From each output sample of an axis to the samples of its window ``(block, window)``."""
+    if axis.nodes:
+        samples = axis.samples()
+        away = samples[columns % axis.size] - samples[rows][:, None]
+    else:
+        away = axis.spacing * (columns - rows[:, None])
+    turn = axis.stop - axis.start
+    return (away + turn / 2) % turn - turn / 2 if axis.wraps else away
 
 
 def _difference_matrix(
