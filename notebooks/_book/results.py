@@ -19,7 +19,7 @@ GROUPS = {
         "calibration_reaches", "calibration_balls",
     ),
     "Time, memory and other packages": (
-        "accelerator", "peer_fitting", "peer_projection", "peer_leaf", "survival",
+        "accelerator", "peer_fitting", "peer_projection", "peer_leaf", "scale", "survival",
     ),
 }  # fmt: skip
 """Results by what they are about; what is not listed comes last, so that nothing is forgotten."""
