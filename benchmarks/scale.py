@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import pickle  # noqa: TID251, only what was packed here is unpacked
 import resource
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -179,21 +179,20 @@ def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 class Weighed(Executor):
-    """Does its tasks at once, as if they travelled; weighs what does, and counts the time of the work."""
+    """Does its tasks at once; weighs what would travel, and counts the time of the work."""
 
     def __init__(self) -> None:
         self.out, self.back, self.blocks, self.work = 0, 0, 0, 0.0
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future:
-        """Pack a task, do it, and pack its result."""
-        packed = pickle.dumps((fn, args, kwargs))
-        fn, args, kwargs = pickle.loads(packed)
+        """Weigh a task, do it, and weigh its result."""
+        self.out += len(ForkingPickler.dumps((fn, args, kwargs)))
         began = time.process_time()
-        result = pickle.dumps(fn(*args, **kwargs))
+        result = fn(*args, **kwargs)
         self.work += time.process_time() - began
-        self.out, self.back, self.blocks = self.out + len(packed), self.back + len(result), self.blocks + 1
+        self.back, self.blocks = self.back + len(ForkingPickler.dumps(result)), self.blocks + 1
         future: Future = Future()
-        future.set_result(pickle.loads(result))
+        future.set_result(result)
         return future
 
 

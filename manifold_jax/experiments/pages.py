@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from manifold_jax._html import escape, paragraph, table
+from manifold_jax.experiments.terminal import command_line
 from manifold_jax.plotting.page import document
 from manifold_jax.plotting.page.document import Section, picture, write_page
 from manifold_jax.plotting.page.sections import boxes
@@ -24,11 +23,6 @@ REPORT = "report.html"
 _CLASSES = {"green": "good", "yellow": "fair", "red": "bad", "dim": "quiet", "bold": "strong"}
 PICTURES = 5 * 2**19  # bytes of pictures that a page holds; others stay beside it
 _FEW = 3  # different numbers of a column from which it is worth drawing
-
-
-def command_line() -> str:
-    """What was typed, without what opens an address."""
-    return without_secrets(shlex.join(["manifold-jax", *sys.argv[1:]]))
 
 
 def without_secrets(text: str) -> str:
@@ -140,7 +134,7 @@ def about_experiments(finished: Sequence[Finished]) -> Section:
 
 def about(rows: dict[str, Any], files: Sequence[Path]) -> Section:
     """See ``document.about``; with the command."""
-    return document.about(rows, command_line(), [file.name for file in files])
+    return document.about(rows, without_secrets(command_line()), [file.name for file in files])
 
 
 def _words(value: Any) -> str:

@@ -194,15 +194,19 @@ def prepare(out: Path, *, plots: bool = True) -> Path:
     return folder
 
 
+def command_line() -> str:
+    """What was typed."""
+    return shlex.join(["manifold-jax", *sys.argv[1:]])
+
+
 @contextlib.contextmanager
 def results_folder(out: Path) -> Iterator[None]:
     """Hold the folder of the results: it can be written, and no other process writes to it."""
     _files.make_folder(out)
     with _files.locked(out):
         _files.remove_leftovers(out)
-        command = shlex.join(["manifold-jax", *sys.argv[1:]])
         kept = f"What is done is kept in {out}; the same command goes on:"
-        _interrupted[0] = f"Interrupted. {kept}\n  {command}"
+        _interrupted[0] = f"Interrupted. {kept}\n  {command_line()}"
         yield
 
 

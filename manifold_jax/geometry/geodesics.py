@@ -49,7 +49,7 @@ def geodesic(
             of one size, or ``steps`` is below 1.
 
     Example:
-        A quarter of a great circle, from the equator to the north:
+        An arc of a great circle, of length sqrt 2:
 
         >>> x, y = lambda u: jnp.cos(u[0]) * jnp.cos(u[1]), lambda u: jnp.sin(u[0]) * jnp.cos(u[1])
         >>> sphere = lambda u: jnp.stack([x(u), y(u), jnp.sin(u[1])])

@@ -78,9 +78,10 @@ class WitnessPair(NamedTuple):
 
 
 def witness_pairs(manifolds: Any, result: Reach) -> list[WitnessPair]:
-    """The pair that decides the reach, and the smallest tangent balls of other far pairs."""
+    """The pair that decides the reach; of images also the smallest tangent balls of other far pairs."""
     parts, pairs = _parts(manifolds, result), []
-    for k, (radius, *ends) in enumerate([(result.value, *result.ends), *_other_pairs(parts, result)]):
+    others = _other_pairs(parts, result) if is_image(feature_shape(*parts[0])) else []
+    for k, (radius, *ends) in enumerate([(result.value, *result.ends), *others]):
         x, y = (_point(parts[number], u) for number, u in ends)
         places = [
             ", ".join(f"{axis.name} {x:.3g}" for axis, x in zip(parts[number].grid.axes, u, strict=True))

@@ -17,10 +17,9 @@ from manifold_jax.experiments.pages import about, as_html, pictures
 from manifold_jax.geometry import Geometry, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import LENGTH
 from manifold_jax.plotting.page import sections
-from manifold_jax.plotting.page.charts import Column, ball_column, cloud_data, part_data
+from manifold_jax.plotting.page.charts import Column, ball_column, cloud_data, limits_of, part_data
 from manifold_jax.plotting.page.document import Section, write_page
 from manifold_jax.plotting.page.sections import Measured
-from manifold_jax.plotting.style import value_range
 
 DRAWN = ("histograms", "maps", "pca", "reach", "cloud")
 """Pictures whose content is interactive in the page."""
@@ -121,8 +120,7 @@ def _cloud_columns(result: CloudGeometry, tolerance: float) -> list[Column]:
 
     def column(label: str, unit: str, value: np.ndarray, error: np.ndarray) -> Column:
         small = error <= tolerance * np.abs(value)
-        finite = value[np.isfinite(value)]
-        limits = value_range(finite, 0.0, clip=2.0) if finite.size else (0.0, 1.0)
+        limits = limits_of(value)
         words = f"{small.mean():.0%} of the points have a bar below {tolerance:.0%}."
         return Column(f"{label} [{unit}]" if unit else label, unit, value, error, small, limits, words)
 

@@ -50,7 +50,7 @@ def columns_of(geometry: Geometry, ball: ComponentReach | None, sentence: str) -
         value, error, resolved = (np.asarray(part).ravel() for part in getattr(geometry, name))
         limits = style.limits(value, geometry, name)
         words = (style.label(geometry, name), style.unit_of(geometry, name))
-        verdict = f"{geometry.verdict(name).sentence}"
+        verdict = geometry.verdict(name).sentence
         signed = name == "scalar_curvature"
         columns.append(
             Column(*words, value, error, resolved, limits, verdict[:1].upper() + verdict[1:], signed)
@@ -60,13 +60,17 @@ def columns_of(geometry: Geometry, ball: ComponentReach | None, sentence: str) -
     return columns
 
 
+def limits_of(values: np.ndarray) -> tuple[float, float]:
+    """Range of colours of nearly all finite values."""
+    finite = values[np.isfinite(values)]
+    return style.value_range(finite, 0.0, clip=2.0) if finite.size else (0.0, 1.0)
+
+
 def ball_column(ball: ComponentReach, tolerance: float, sentence: str) -> Column:
     """Radii of the tangent balls."""
     value, error = ball.pointwise.ravel(), ball.pointwise_error.ravel()
-    finite = value[np.isfinite(value)]
-    limits = style.value_range(finite, 0.0, clip=2.0) if finite.size else (0.0, 1.0)
     label, words = f"{BALL} [{style.LENGTH}]", f"The {sentence}"
-    return Column(label, style.LENGTH, value, error, error <= tolerance * value, limits, words)
+    return Column(label, style.LENGTH, value, error, error <= tolerance * value, limits_of(value), words)
 
 
 def _histogram(column: Column) -> dict[str, Any]:

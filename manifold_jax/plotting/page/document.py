@@ -92,18 +92,22 @@ def pack(values: Any, kind: str = "<f4") -> str:
         return base64.b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode()
 
 
+def _address(data: bytes, kind: str) -> str:
+    """A picture as its own address."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
 def png(pixels: np.ndarray) -> str:
     """Grey levels ``(h, w)`` or colours ``(h, w, 3)`` in 0 to 255 as the address of a picture."""
     image = require("PIL.Image", "page", "A report").fromarray(pixels.astype(np.uint8))
     with io.BytesIO() as file:
         image.save(file, "png")
-        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return _address(file.getvalue(), "png")
 
 
 def picture(file: Path, words: str = "") -> str:
     """A picture in a file, with its words below."""
-    kind = file.suffix.removeprefix(".")
-    source = f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    source = _address(file.read_bytes(), file.suffix.removeprefix("."))
     caption = f"<figcaption>{escape(words or file.name)}</figcaption>"
     return (
         f'<figure class="picture"><img alt="{escape(words or file.stem)}" src="{source}">{caption}</figure>'

@@ -21,9 +21,7 @@ from manifold_jax.plotting.page.document import Section, about, png, write_page
 from manifold_jax.plotting.points import feature_shape
 from manifold_jax.plotting.reach import WitnessPair, witness_pairs
 
-_ENOUGH = (
-    0.99  # share of the points whose exact value lies within the bar of a stencil, from which they agree
-)
+_ENOUGH = 0.99  # share of points whose exact value lies within the bar of a stencil, from which they agree
 
 
 class Measured(NamedTuple):
