@@ -137,6 +137,7 @@ def trial(tmp_path):
     return Trial(task, tmp_path, 0, weights="none")
 
 
+@pytest.mark.thorough
 def test_paths_go_to_mirrored_images_letters_and_noise(trial, tmp_path):
     images, settings = trial.task.test.images / 255, projections.Settings(pairs=5)
     valid = projections.draw_pairs(trial, settings, None)

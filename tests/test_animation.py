@@ -46,6 +46,7 @@ def test_geodesics_do_not_depend_on_the_chart_and_are_straight_where_it_is_flat(
         np.testing.assert_allclose(points, [[1.0, t] for t in np.linspace(0, 1, 101)], atol=1e-8)
 
 
+@pytest.mark.thorough
 def test_geodesics_compose():
     velocities = jnp.array([[1.0, 0.2], [0.3, 0.7]])
     start = jnp.array([0.1, 0.2])

@@ -149,6 +149,7 @@ def wave(u):
 
 
 @pytest.mark.parametrize("accuracies", [(4, 6), pytest.param(("spectral", 2), marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_what_is_rendered_of_a_window_is_all_that_derivatives_need(accuracies, x64):
     first, other = accuracies
     periodic = first == "spectral"

@@ -159,6 +159,7 @@ def test_sample_complexity_by_hand():
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.thorough
 def test_inverse_round_trips(case, x64):
     epsilon, volume, reach, d, constant, delta = case
     for radius in (1.0, 3.7):

@@ -342,6 +342,7 @@ def test_images_of_a_lattice_are_drawn_apart_from_its_tests_and_projected_as_by_
     assert lost == 0.0
 
 
+@pytest.mark.thorough
 def test_a_lost_image_does_not_count_with_that_of_another_test_point(monkeypatch):
     heart = sprite("heart", factors=("scale",), sizes={"scale": 48}, layout="balanced", size=16)
     setting = Setting("heart", (heart,), grids=(heart.grid,))

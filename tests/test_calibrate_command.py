@@ -61,6 +61,7 @@ def check_run(sizes, tmp_path, monkeypatch):
     return samples[0]
 
 
+@pytest.mark.thorough
 def test_a_tiny_run_writes_its_tables_and_goes_on(tmp_path, monkeypatch):
     few = [one for one in builtin_estimators() if one.quantity == "volume" or one.name == "TwoNN"]
     fewer = {name: command.CURVATURES[name] for name in ("scalar_curvature", "second_form_norm")}

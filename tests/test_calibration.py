@@ -323,6 +323,7 @@ def one(estimators, manifold, size=40, **options):
     return calibrate(estimators, manifold, [size], key=KEY, warm_up=False, **options).rows[0]
 
 
+@pytest.mark.thorough
 def test_the_truth_has_no_error_and_a_known_bias_is_found(x64):
     scale = one(("scalar_curvature", torus_curvature), TORUS).scale
     exact = torus_curvature
@@ -364,6 +365,7 @@ def exact_samples(manifold, size):
         pytest.param("fit", lambda x, dimension: lambda y: 1.25 * y, 0.25, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.thorough
 def test_every_quantity_on_the_circle(quantity, function, bias):
     row = one((quantity, function), CIRCLE, 200)
     # The RMS distance from the centroid of a sample is 1 up to O(1/n).
@@ -399,6 +401,7 @@ def test_flat_manifolds_are_measured_against_their_natural_scale():
     assert one(wrong, plane).reference.startswith("none")
 
 
+@pytest.mark.thorough
 def test_failed_points_are_counted_and_not_averaged():
     half = Estimator(
         "half", "mean_curvature", lambda x, dimension: jnp.where(jnp.arange(len(x)) % 2, 1.2, jnp.nan)
@@ -451,6 +454,7 @@ def test_the_first_seed_is_called_twice_so_that_all_times_are_warm():
         (lambda key, part, u, x: 1.1 * x, 0.1),
     ],
 )
+@pytest.mark.thorough
 def test_noise_moves_the_points_and_not_the_truth(noise, deviation):
     radial = Estimator("radius", "mean_curvature", lambda x, dimension: jnp.linalg.norm(x, axis=1))
     row = one(radial, CIRCLE, 1000, noise=noise)
@@ -474,6 +478,7 @@ def test_unions_share_the_samples_by_volume():
     assert one(("volume", lambda x, dimension: 8 * math.pi), [(small, large)]).rmse < 1e-6
 
 
+@pytest.mark.thorough
 def test_failures_are_sentences(recwarn):
     def broken(points, *, dimension):
         raise RuntimeError("no convergence")

@@ -178,6 +178,7 @@ def test_measure_sees_new_weights_and_compiles_nothing_for_them(build, compilati
 
 
 @pytest.mark.parametrize("build", [in_linen, in_equinox, pair])
+@pytest.mark.thorough
 def test_reach_and_layers_take_any_library(build):
     network, _ = build(ring)
     assert reach(network, GRID).value == pytest.approx(1, rel=1e-3)
@@ -259,6 +260,7 @@ def test_networks_in_training_are_refused(wrap):
         measure(wrap(network), GRID)
 
 
+@pytest.mark.thorough
 def test_rules_of_derivatives_count():
     """The same values by the same operations, with another derivative."""
 
@@ -274,6 +276,7 @@ def test_rules_of_derivatives_count():
     np.testing.assert_allclose(lengths, 2 * math.pi * 2**0.5 * np.array([1, 3, 1]), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_rule_for_gradients_counts_and_is_compiled_once(compilations):
     def build(slope, weights):
         @jax.custom_vjp

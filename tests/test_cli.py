@@ -54,6 +54,7 @@ def test_entry_point_without_typer(monkeypatch, capsys):
     assert 'pip install "manifold_jax[cli]"' in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_curve_with_every_file(tmp_path):
     out = tmp_path / "new" / "folder"
     result = run("ellipse", "--samples", "angle=24", "--out", out)
@@ -220,6 +221,7 @@ def watched(monkeypatch):
     return watch
 
 
+@pytest.mark.thorough
 def test_interrupted_and_called_again_it_goes_on(tmp_path, monkeypatch, watched):
     monkeypatch.setattr(sys, "argv", ["manifold-jax", "measure", *SPRITES, "--out", str(tmp_path)])
     arguments = (*SPRITES, "--no-plots", "--out", tmp_path)

@@ -87,6 +87,7 @@ def scale_of(value):
         pytest.param(4, np.float32, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.thorough
 def test_random_jets_equal_the_oracle(d, dtype):
     # Twelve features keep the metric well conditioned, so that a tolerance means the same everywhere.
     jets, measured = random_case(d, 12, dtype)

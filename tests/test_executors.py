@@ -148,6 +148,7 @@ def test_of_an_array_in_memory_the_windows_travel(library, array, reference):
 
 
 @pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.thorough
 def test_any_function_travels_as_its_program(exact):
     radius = jnp.asarray(0.5)  # held by a function that pickle cannot name
     source = lambda u: radius * jnp.stack([jnp.cos(u[0]), jnp.sin(u[0]), 2 * jnp.cos(u[1])])  # noqa: E731
@@ -170,6 +171,7 @@ def test_the_arrays_of_a_function_travel_beside_its_program():
     np.testing.assert_allclose(result["y"], weights.sum(axis=1), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_missing_and_large_points_travel(array):
     far = array.astype(np.float64) + 1e6
     far[3, 4] = np.nan
@@ -179,6 +181,7 @@ def test_missing_and_large_points_travel(array):
     same(measure(far, GRID, executor=Elsewhere(), **options), measure(far, GRID, **options))
 
 
+@pytest.mark.thorough
 def test_precision_is_that_of_the_caller(array):
     with jax.enable_x64(True):
         measured = measure(array.astype(np.float64), GRID, executor=Elsewhere(), **BLOCKS)
@@ -186,6 +189,7 @@ def test_precision_is_that_of_the_caller(array):
         same(measured, measure(array.astype(np.float64), GRID, **BLOCKS))
 
 
+@pytest.mark.thorough
 def test_reach_of_long_points_in_double_precision():
     frame = np.linalg.qr(np.random.default_rng(0).normal(size=(60, 3)))[0]
     with jax.enable_x64(True):
@@ -198,6 +202,7 @@ def test_reach_of_long_points_in_double_precision():
     assert here.pruned > 0
 
 
+@pytest.mark.thorough
 def test_parts_of_other_groups_are_not_taken(array, reference, tmp_path):
     with pytest.raises(Interrupted):
         measure(jnp.asarray(array), GRID, checkpoint=tmp_path, progress=interrupt_after(60), **BLOCKS)
@@ -214,6 +219,7 @@ def test_threads_and_progress(array, reference):
 
 
 @pytest.mark.parametrize("executor", [Elsewhere, partial(ThreadPoolExecutor, 2)])
+@pytest.mark.thorough
 def test_tiles_of_reach_find_the_same_wherever_they_are_compared(executor, array, reference):
     search = partial(reach, array, GRID, geometry=reference, tile_size=4)
     here, seen = search(), []
@@ -245,6 +251,7 @@ def silent_estimator(_points, dimension):
     raise TypeError(f"none of dimension {dimension}")
 
 
+@pytest.mark.thorough
 def test_estimators_are_called_elsewhere_and_judged_here():
     tried = *builtin_estimators("tangent")[:1], Estimator("drawn", "reach", drawn, needs=("dimension", "key"))
     tried += (Estimator("none", "volume", silent_estimator), Estimator("few", "volume", len, most=50))
@@ -271,6 +278,7 @@ def classify(params, x):
     return jax.nn.log_softmax(params @ jnp.tanh(jnp.ravel(x)))
 
 
+@pytest.mark.thorough
 def test_walks_of_blocks_are_the_same_elsewhere():
     random = np.random.default_rng(0)
     log_prob, ends = (
@@ -501,6 +509,7 @@ def test_a_command_walks_the_same_with_workers(tmp_path, monkeypatch):
     assert found[0] == found[1]
 
 
+@pytest.mark.thorough
 def test_cells_are_the_same_wherever_they_are_computed(tmp_path):
     plan = Plan(("pca",), (40, 80), 2, 20)
     here, there = (Cells(tmp_path / name, e) for name, e in (("here", None), ("there", Elsewhere())))

@@ -45,6 +45,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("features", "count"), [(40, 7), pytest.param(3, 7, marks=SLOW), pytest.param(40, 500, marks=SLOW)]
 )
+@pytest.mark.thorough
 def test_neighbours_match_a_tree(x64, monkeypatch, features, count):
     monkeypatch.setattr(search, "TILE_NUMBERS", 40 * 130)  # several tiles, the last one overlapping
     samples, queries = random(500, features), random(61, features, seed=1)
@@ -191,6 +192,7 @@ def plane_loop(samples, points, dimension, count, sigma, power):
         pytest.param(40, 32, 4, "exponential", 1, marks=SLOW),
     ],
 )
+@pytest.mark.thorough
 def test_local_pca_equals_a_loop(x64, features, count, dimension, weights, power):
     samples, points = random(200, features), random(23, features, seed=1)
     project = local_pca_projection(
@@ -419,6 +421,7 @@ def curve_slope(fitter):
         pytest.param(partial(moving_least_squares, degree=3), 4, marks=SLOW),
     ],
 )
+@pytest.mark.thorough
 def test_orders_on_a_jittered_curve(x64, fitter, order):
     """Measured: local PCA 1.98; degrees 1, 2, 3: 1.99, 3.12, 3.87."""
     assert abs(curve_slope(fitter) - order) < 0.35

@@ -71,6 +71,7 @@ def test_sign_gradient_leaves_the_leaf(x64):
 # --- involutivity ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_defect_of_a_tanh_network_is_that_of_the_oracle(x64):
     for seed in range(2):
         params = classifier.weights(n=8, hidden=12, classes=4, scale=2.0, seed=seed)

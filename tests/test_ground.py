@@ -149,6 +149,7 @@ def test_partial_results_come_back_and_damaged_parts_do_not(tmp_path):
 
 
 @pytest.mark.parametrize(("n", "block"), [(7, 3), (8, 4), (11, 4), (5, 8), (12, 5)])
+@pytest.mark.thorough
 def test_maps_of_blocks_equal_one_call_with_one_trace(n, block):
     traces = []
 

@@ -80,6 +80,7 @@ def same(first, second, names, factor=1.0):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.thorough
 def test_ambient_isometry(seed, x64):
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.normal(size=(12, 12)))[0]

@@ -70,6 +70,7 @@ def spread(geometry, grid):
 
 
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
+@pytest.mark.thorough
 def test_awkward_names_units_and_attributes_come_back(suffix, geometry, tmp_path):
     units = [None, "s", "days since 2000-01-01", "°", "a\0b", "\ud800", "days"]
     for k in range(0, len(AWKWARD), 5):
@@ -93,6 +94,7 @@ def test_numbers_of_numpy_are_saved(tmp_path):
             Axis("t", 0, 1, 4, **({"periodic": True} | {label: value}))
 
 
+@pytest.mark.thorough
 def test_a_reach_over_axes_that_are_called_like_its_fields(tmp_path):
     grid = Grid((Axis("value", 0.0, 2 * np.pi, 16, periodic=True, unit="s"),))
     dataset = reach(ring, grid).to_xarray()
@@ -184,6 +186,7 @@ def test_manifolds_are_copied_and_say_why_they_are_not_sent(build):
 # --- keys ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_function_is_known_by_its_constants_and_not_by_some_points(tmp_path, monkeypatch):
     grid = Grid((Axis("t", 0.0, 1.0, 33),))
 
@@ -241,6 +244,7 @@ def test_a_folder_that_was_looked_at_is_still_whole(geometry, tmp_path):
     assert load_geometry(place) == geometry
 
 
+@pytest.mark.thorough
 def test_a_map_without_a_name_is_known_by_its_numbers(tmp_path):
     with tempfile.TemporaryFile(dir=tmp_path) as file:
         points = np.memmap(file, np.float32, "w+", shape=(*GRID.shape, 2))
@@ -249,6 +253,7 @@ def test_a_map_without_a_name_is_known_by_its_numbers(tmp_path):
     np.testing.assert_allclose(volume, 2 * np.pi, rtol=1e-2)
 
 
+@pytest.mark.thorough
 def test_a_command_removes_nothing_of_the_user(tmp_path):
     mine = (
         "pca.png",

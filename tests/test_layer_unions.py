@@ -58,6 +58,7 @@ def tori_in_five_dimensions():
 
 @pytest.mark.parametrize("layer", ["turned", "large"])
 @pytest.mark.parametrize("fixture", ["tori", pytest.param("tori_in_five_dimensions", marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_isometries_and_homotheties_change_nothing_of_a_union_of_unit_volume(fixture, layer, request):
     _, unions = request.getfixturevalue(fixture)
     before, after = unions["input"], unions[layer]

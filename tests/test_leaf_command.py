@@ -61,6 +61,7 @@ def test_every_data_set_is_read_from_its_folder(name, tmp_path):
         (("sprites", "--scheduler", "tcp://127.0.0.1:9"), "leave out --scheduler"),
     ],
 )
+@pytest.mark.thorough
 def test_what_cannot_be_is_said_in_one_sentence(tmp_path, arguments, message):
     result = run(*arguments, "--out", tmp_path / "out")
     assert result.exit_code == 2

@@ -82,6 +82,7 @@ def test_matvec_trace_spectrum_agree_with_the_matrix(x64):
     assert float(values[3]) == 0
 
 
+@pytest.mark.thorough
 def test_saturated_softmax_keeps_the_distribution():
     # Logit scale 40: 1 - p is 1e-9 and less, float32 rounds p to 1.
     params = classifier.weights(n=20, hidden=30, classes=8, scale=40.0)

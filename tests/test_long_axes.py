@@ -51,6 +51,7 @@ def test_matrices_of_a_long_axis_stay_small(periodic, evaluated):
 
 @pytest.mark.parametrize("source", ["host", "array", "function"])
 @pytest.mark.parametrize("periodic", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_curvature_of_a_long_curve(source, periodic, x64):
     grid, expected = curve(periodic)
     points = jax.jit(jax.vmap(ellipse))(grid.coordinates())

@@ -75,6 +75,7 @@ JOBS = {
 
 
 @pytest.mark.parametrize("name", JOBS)
+@pytest.mark.thorough
 def test_main_jobs_lower_for_every_platform(name):
     function, *arguments = JOBS[name]
     exported = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(*arguments)

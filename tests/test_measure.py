@@ -199,6 +199,7 @@ def interrupted(points, folder, **options):
 @pytest.mark.parametrize(
     "kind", ["host", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("array", "function"))]
 )
+@pytest.mark.thorough
 def test_a_measurement_goes_on_where_it_was(kind, reference, tmp_path):
     source = {"array": jnp.asarray(POINTS), "host": POINTS, "function": torus}[kind]
     interrupted(source, tmp_path, block_size=48)

@@ -417,6 +417,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), COMMANDS, ids=[" ".join(a) for a, _ in COMMANDS])
+@pytest.mark.thorough
 def test_commands_that_are_refused(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written(tmp_path)
@@ -465,6 +466,7 @@ def test_measure_an_address(tmp_path):
     np.testing.assert_array_equal(here.volume_element.value, there.volume_element.value)
 
 
+@pytest.mark.thorough
 def test_accuracy_is_chosen_where_noise_dominates(tmp_path, monkeypatch):
     t = np.arange(64) * TURN / 64
     noise = np.random.default_rng(0).normal(scale=1e-4, size=(64, 2))

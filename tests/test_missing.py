@@ -174,6 +174,7 @@ def without(points, places):
     ],
     ids=["circle", "ellipse", "peanut", "torus"],
 )
+@pytest.mark.thorough
 def test_the_reach_stays_where_a_few_points_are_missing(shape, places, true):
     points, grid = shape()
     whole = reach(points, grid)

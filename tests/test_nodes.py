@@ -88,6 +88,7 @@ def ellipse(u):
 
 @pytest.mark.parametrize("order", [4, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [pytest.param(smooth_axis, marks=pytest.mark.slow), rough_axis])
+@pytest.mark.thorough
 def test_the_geometry_of_an_ellipse_does_not_depend_on_its_nodes(make, order, x64):
     axis = make(96, True)
     points = np.asarray(jax.vmap(ellipse)(axis.samples()[:, None]))
@@ -124,6 +125,7 @@ def test_noise_at_unequal_steps_is_in_the_bars(make, x64):
     assert (np.abs(curvature.value - exact) <= curvature.error)[np.asarray(curvature.resolved)].mean() > 0.98
 
 
+@pytest.mark.thorough
 def test_reach_of_an_array_at_unequal_steps(x64):
     axis = smooth_axis(96, True)
     u = axis.samples()

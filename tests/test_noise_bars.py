@@ -89,12 +89,14 @@ def test_local_mean_is_the_mean_over_the_samples_that_exist():
 
 
 @pytest.mark.parametrize("sigma", [1e-6, pytest.param(1e-3, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_the_level_of_white_noise(sigma):
     level = noisy_torus(sigma).noise
     assert level.shape == (SIZE, SIZE, 2)
     np.testing.assert_allclose(np.median(level, axis=(0, 1)), sigma * 3**0.5, rtol=0.15)
 
 
+@pytest.mark.thorough
 def test_the_level_at_order_2_where_less_high_differences_see_signal(x64):
     u = TURN * np.arange(48) / 48
     t, sigma = u + 0.3 * np.sin(u), 3e-6
@@ -190,6 +192,7 @@ def test_bars_know_noise_that_points_one_way(x64):
         assert share >= 0.99, (name, share, count)
 
 
+@pytest.mark.thorough
 def test_rounding_of_many_features_hardly_points_along_the_second_form():
     t, rng = TURN * np.arange(RING.size) / RING.size, np.random.default_rng(0)
     turns, weights = np.stack([t, t, 2 * t, 2 * t]), rng.normal(size=(4, 400))

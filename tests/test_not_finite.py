@@ -109,6 +109,7 @@ def test_arrays_are_refused(bad, held):
 
 
 @pytest.mark.parametrize("scale", [pytest.param(1e20, marks=pytest.mark.slow), 1e30])
+@pytest.mark.thorough
 def test_arrays_whose_squares_overflow(scale):
     nowhere_counts(mj.measure((CURVE * scale).astype(np.float32), GRID))
     nowhere_counts(mj.measure((CURVE + scale).astype(np.float32), GRID), totals=False)  # all in one place
@@ -373,6 +374,7 @@ def test_paths_end_where_the_network_does(name, step):
         assert np.isnan(walked.horizontal)
 
 
+@pytest.mark.thorough
 def test_fisher():
     def apply(params, x):
         return jax.nn.log_softmax(x @ params["w"])
@@ -447,6 +449,7 @@ SAMPLED = {
 
 
 @pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.thorough
 def test_estimators_from_samples(name):
     function = getattr(mj.fitting, name)
     with pytest.raises(

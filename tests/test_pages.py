@@ -77,6 +77,7 @@ def test_a_report_holds_what_was_measured(torus, tmp_path):
     assert "12 of toroidal" in said
 
 
+@pytest.mark.thorough
 def test_a_report_says_what_is_not_resolved_and_what_to_do(tmp_path):
     grid = mj.Grid((mj.Axis("angle", 0, 2 * math.pi, 8, periodic=True),))
     t = grid.coordinates(jnp.float32)[..., 0]
@@ -89,6 +90,7 @@ def test_a_report_says_what_is_not_resolved_and_what_to_do(tmp_path):
     assert geometry.verdict("mean_curvature").sentence in said
 
 
+@pytest.mark.thorough
 def test_names_cannot_break_a_page(tmp_path):
     grid = mj.Grid((mj.Axis("<b>a</b>", 0, 2 * math.pi, 16, periodic=True),))
     t = grid.coordinates(jnp.float32)[..., 0]
@@ -135,6 +137,7 @@ def test_a_report_of_images_holds_them_and_the_reach(sprites):
     np.testing.assert_allclose(numbers(ball["values"]), reach.pointwise.ravel(), rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_results_are_tables_in_notebooks(torus):
     _, geometry = torus
     shown = geometry._repr_html_()
@@ -150,6 +153,7 @@ def test_results_are_tables_in_notebooks(torus):
     assert f"{table.rows[0].estimator}</td>" in table._repr_html_()
 
 
+@pytest.mark.thorough
 def test_paths_are_tables_in_notebooks():
     weights = jnp.arange(12.0).reshape(4, 3)
 
@@ -169,6 +173,7 @@ def test_paths_are_tables_in_notebooks():
     assert traced == [None]
 
 
+@pytest.mark.thorough
 def test_reports_work_in_a_browser(sprites):
     with browser() as chromium:
         for width, scheme in ((1280, "light"), (400, "dark")):
@@ -190,6 +195,7 @@ def test_reports_work_in_a_browser(sprites):
                 assert page.evaluate("document.documentElement.dataset.theme") != scheme
 
 
+@pytest.mark.thorough
 def test_a_slider_cuts_the_other_axes(tmp_path):
     options = {"factors": ("scale", "orientation", "x"), "sizes": {"scale": 5, "orientation": 8, "x": 5}}
     sprite = mj.datasets.sprite("ellipse", size=16, layout="balanced", **options)
@@ -222,6 +228,7 @@ SHAPES = [(2, 60), (1, 50), (50, 1), (5, 5, 5), (8, 8, 3), (8, 8, 2), (3,), (1,)
 
 
 @pytest.mark.parametrize("features", SHAPES)
+@pytest.mark.thorough
 def test_points_of_any_shape_have_a_page(features):
     grid = mj.Grid((mj.Axis("a", 0, 2 * math.pi, 8, periodic=True),))
     phases = np.linspace(0, 3, math.prod(features))
@@ -236,6 +243,7 @@ def test_points_of_any_shape_have_a_page(features):
     assert reach.sentence() in sections.witnesses(points, reach).body
 
 
+@pytest.mark.thorough
 def test_many_manifolds_fit_on_a_page():
     sizes = {"orientation": 36, "scale": 9, "x": 9}
     sprite = mj.datasets.sprite("ellipse", size=32, factors=tuple(sizes), sizes=sizes, layout="balanced")

@@ -105,6 +105,7 @@ def test_euler_drifts_at_first_order_and_says_so(x64):
         assert 0.5 < float(path.drift) / true < 2
 
 
+@pytest.mark.thorough
 def test_error_control_follows_the_leaf(x64):
     def run(tolerance):
         return mj.horizontal_path(
@@ -406,6 +407,7 @@ def test_a_lift_of_a_great_circle_attains_the_bound(x64):
         assert float(value) == pytest.approx(2 * angle, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_repeated_points_add_no_length_and_keep_gradients(x64):
     log_prob = classifier.network(PARAMS)
     points = jnp.stack([X, Y, Y, Y])

@@ -27,6 +27,7 @@ def few_pixels(scale, x):
 
 
 @pytest.mark.parametrize("shape", [(28, 28), pytest.param((224, 224, 3), marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_pixels_without_influence_do_not_change_the_rank(shape):
     classes = 20
     scale = np.geomspace(1.0, 5e-3, classes)
@@ -161,6 +162,7 @@ def test_classifiers_of_16_bits(dtype, function):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, FLOAT16])
+@pytest.mark.thorough
 def test_parameters_of_16_bits(dtype):
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), PARAMS)
     exact = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
@@ -191,6 +193,7 @@ def test_paths_and_lengths_of_16_bits(dtype):
 
 @pytest.mark.parametrize("dtype", [FLOAT16, jnp.bfloat16])
 @pytest.mark.parametrize("hold", [np.asarray, pytest.param(jnp.asarray, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_points_of_16_bits_are_measured_and_saved_in_float32(dtype, hold, tmp_path):
     grid = mj.Grid((mj.Axis("t", 0, 2 * np.pi, 64, periodic=True),))
     t = np.linspace(0, 2 * np.pi, 64, endpoint=False)
@@ -250,6 +253,7 @@ def test_loops_keep_the_dtype_of_the_input(step, types, x64):
         np.testing.assert_allclose(path.points, want.points, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_lists_and_python_numbers():
     basis = mj.horizontal_basis(jax.nn.log_softmax, [0.1, 0.2, 0.3])
     assert int(jnp.sum(jnp.any(basis != 0, axis=1))) == 2

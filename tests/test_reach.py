@@ -283,6 +283,7 @@ def twofold():
     return Manifold("twice", lambda u: jnp.stack([2 * jnp.cos(2 * u[0]), jnp.sin(2 * u[0])]), Grid((axis,)))
 
 
+@pytest.mark.thorough
 def test_undeclared_copies_are_reported_and_do_not_spoil_the_value(x64):
     seen = []
     result = reach(twofold(), tile_size=32, progress=lambda *counts: seen.append(counts))
@@ -395,6 +396,7 @@ ROUND = np.stack([np.cos(CIRCLE.axes[0].samples()), np.sin(CIRCLE.axes[0].sample
         pytest.param(1e-3, 100, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.thorough
 def test_bars_hold_the_noise_of_arrays(sigma, keys):
     grid = Grid((Axis("u", 0.0, TURN, 64, periodic=True),))
     t = grid.axes[0].samples()

@@ -33,8 +33,15 @@ def surface(manifold):
     return jax.vmap(manifold.embedding)(u), jnp.swapaxes(tangents, 1, 2)
 
 
-@pytest.mark.parametrize(("n", "d", "f"), [(60, 1, 3), (40, 3, 40)])
-@pytest.mark.parametrize("block_size", [None, 7])
+@pytest.mark.parametrize(
+    ("n", "d", "f", "block_size"),
+    [
+        (60, 1, 3, None),
+        (40, 3, 40, 7),
+        pytest.param(60, 1, 3, 7, marks=pytest.mark.thorough),
+        pytest.param(40, 3, 40, None, marks=pytest.mark.thorough),
+    ],
+)
 def test_it_is_the_formula(n, d, f, block_size, x64):
     points, tangents = generic(n, d, f)
     radius, witness = oracle.tangent_balls(points, tangents)
@@ -45,6 +52,7 @@ def test_it_is_the_formula(n, d, f, block_size, x64):
     assert not field.coincident.any()
 
 
+@pytest.mark.thorough
 def test_under_jit_and_vmap(x64):
     clouds = [generic(40, 3, 40, seed) for seed in range(2)]
     both = jax.jit(jax.vmap(reach_field))(*(jnp.stack(x) for x in zip(*clouds, strict=True)))
@@ -54,6 +62,7 @@ def test_under_jit_and_vmap(x64):
         np.testing.assert_array_equal(both.witness[k], witness)
 
 
+@pytest.mark.thorough
 def test_more_points_than_a_tile(x64):
     points, tangents = ellipse(1100)
     field, small = reach_field(points, tangents), reach_field(points, tangents, block_size=100)
@@ -67,6 +76,7 @@ def test_more_points_than_a_tile(x64):
 
 
 @pytest.mark.parametrize("features", [2, 300])
+@pytest.mark.thorough
 def test_it_agrees_with_the_search_of_samples(features, x64):
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(features, 2)))[0]
     points, tangents = (x @ turn.T for x in ellipse(400))
@@ -78,6 +88,7 @@ def test_it_agrees_with_the_search_of_samples(features, x64):
     np.testing.assert_array_equal(field.witness, search.witness)
 
 
+@pytest.mark.thorough
 def test_it_agrees_with_reach_where_pairs_decide(x64):
     manifold = datasets.helix(1.0, 1.0, size=97)
     field, result = reach_field(*surface(manifold)), reach(manifold)
@@ -95,11 +106,13 @@ def test_every_ball_of_a_sphere_is_its_own(x64):
     np.testing.assert_allclose(field.radius, 3.0, rtol=1e-10)
 
 
+@pytest.mark.thorough
 def test_balls_of_a_torus_fill_its_tube(x64):
     field = reach_field(*surface(datasets.torus(2.0, 0.5, size=(32, 24))))
     np.testing.assert_allclose(field.radius, 0.5, rtol=1e-9)
 
 
+@pytest.mark.thorough
 def test_the_reach_of_an_ellipse_is_met_at_second_order(x64):
     errors = [float(reach_field(*ellipse(n)).radius.min()) - 0.5 for n in (48, 96, 192)]
     assert min(errors) > 0  # the minimum over fewer pairs
@@ -111,6 +124,7 @@ def test_the_reach_of_an_ellipse_is_met_at_second_order(x64):
 
 @pytest.mark.parametrize("temperature", [None, 0.1])
 @pytest.mark.parametrize(("n", "d", "f"), [pytest.param(30, 1, 3, marks=pytest.mark.slow), (30, 2, 20)])
+@pytest.mark.thorough
 def test_derivatives_are_those_of_differences(n, d, f, temperature, x64):
     cloud = generic(n, d, f)
     step = generic(n, d, f, seed=1)
@@ -132,6 +146,7 @@ def test_derivatives_are_those_of_differences(n, d, f, temperature, x64):
 
 
 @pytest.mark.parametrize("features", [3, 20])
+@pytest.mark.thorough
 def test_the_soft_minimum_is_that_of_all_pairs(features, x64):
     points, tangents = generic(30, 2, features)
     radii = np.array(
@@ -151,6 +166,7 @@ def test_the_soft_minimum_is_that_of_all_pairs(features, x64):
 
 @pytest.mark.parametrize("temperature", [pytest.param(None, marks=pytest.mark.slow), 0.1])
 @pytest.mark.parametrize("features", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_derivatives_are_finite_where_nothing_is_defined(features, temperature, x64):
     """Points in one place, points in the tangent plane, and dependent tangents."""
     points, tangents = np.zeros((12, features)), np.zeros((12, 2, features))
@@ -180,6 +196,7 @@ def test_derivatives_are_finite_where_nothing_is_defined(features, temperature, 
 
 
 @pytest.mark.parametrize("features", [2, 300])
+@pytest.mark.thorough
 def test_bars_of_float32_hold(features):
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(features, 2)))[0]
     points, tangents = (np.float32(x @ turn.T) for x in ellipse(300))
@@ -195,6 +212,7 @@ def test_bars_of_float32_hold(features):
 
 @pytest.mark.parametrize("features", [pytest.param(3, marks=pytest.mark.slow), 40])
 @pytest.mark.parametrize("temperature", [pytest.param(None, marks=pytest.mark.slow), 0.1])
+@pytest.mark.thorough
 def test_memory_follows_the_block(features, temperature):
     n = 8192
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((n, features), (n, 2, features))]

@@ -63,6 +63,7 @@ def test_fits_are_exact_on_spheres_of_any_size(x64):
 
 
 @pytest.mark.parametrize("sigma", [1e-4, 1e-2])
+@pytest.mark.thorough
 def test_the_noise_is_measured(sigma, x64):
     points = ellipse(1000)[0]
     noisy = points + sigma * np.random.default_rng(1).normal(size=points.shape)
@@ -422,6 +423,7 @@ def test_refusals(call, message):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.thorough
 def test_points_off_the_directions_of_the_sample_still_decide(dtype, x64):
     """Long points are screened in directions that a sample shows; a few points lie elsewhere."""
     random, n = np.random.default_rng(1), 700
@@ -445,6 +447,7 @@ def test_points_off_the_directions_of_the_sample_still_decide(dtype, x64):
     np.testing.assert_array_equal(result.witness[far], witness[far])
 
 
+@pytest.mark.thorough
 def test_tangents_off_the_directions_of_the_points(x64):
     """Samples on an ellipse in a plane, whose tangents leave it: the screen compares two coordinates."""
     t = np.arange(64) * TURN / 64
@@ -458,6 +461,7 @@ def test_tangents_off_the_directions_of_the_points(x64):
 
 
 @pytest.mark.parametrize("held", [None, 1000])
+@pytest.mark.thorough
 def test_pairs_that_may_be_too_close_do_not_hide_others(held, x64, monkeypatch):
     """Two lines nearer than the separation; a facing pair is off the directions of the sample."""
     if held:
@@ -473,6 +477,7 @@ def test_pairs_that_may_be_too_close_do_not_hide_others(held, x64, monkeypatch):
     np.testing.assert_allclose(result.pointwise, tau, rtol=1e-9)
 
 
+@pytest.mark.thorough
 def test_points_that_no_sample_tells_apart():
     points = np.zeros((600, 64), np.float32)
     points[np.random.default_rng(0).permutation(600)[-1]] = 1

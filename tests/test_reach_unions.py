@@ -37,6 +37,7 @@ def beside(big, small, gap, sizes, shift):
         ),
     ],
 )
+@pytest.mark.thorough
 def test_gaps_below_the_spacing_are_found(big, small, gap, sizes, shift, x64):
     parts = beside(big, small, gap, sizes, shift)
     result = reach(parts)

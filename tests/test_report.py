@@ -111,6 +111,7 @@ def test_a_float64_file_is_read_without_x64(geometry, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cone.nc", "cone.zarr"])
+@pytest.mark.thorough
 def test_overwriting_a_file(name, geometry, tmp_path):
     path = tmp_path / name
     make(exact=True).save(path)
@@ -232,6 +233,7 @@ def test_verdicts_name_what_they_judge(geometry):
         geometry.verdict("colour")
 
 
+@pytest.mark.thorough
 def test_a_degenerate_manifold_is_said_to_be():
     flat = measure(jnp.ones((24, 20, 3)), GRID)
     assert float(flat.total_volume.value) == 0.0

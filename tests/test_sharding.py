@@ -26,6 +26,7 @@ def outcomes(*cases):
     return {name: text for name, text in json.loads(done.stdout.splitlines()[-1]).items() if text}
 
 
+@pytest.mark.thorough
 def test_eight_devices_give_what_one_gives():
     for case in (sharded_rows.trainings, sharded_points.images_in_pieces):
         assert case.__name__ in sharded.FAST

@@ -135,6 +135,7 @@ def test_a_file_is_read_a_window_at_a_time():
     np.testing.assert_allclose(volume_element(gram), 1.0, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_reach_and_jets_take_files(tmp_path):
     points = cylinder()
     stored = hdf5(points, tmp_path)
@@ -253,6 +254,7 @@ def test_not_finite_numbers_in_a_file_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("held", [np.asarray, pytest.param(jnp.asarray, marks=pytest.mark.slow), zarr.array])
+@pytest.mark.thorough
 def test_a_doubled_end_is_refused_and_a_fold_is_not(held):
     axis = LONG
     angle = np.linspace(0, TURN, axis.size)

@@ -471,6 +471,7 @@ def test_messages(arguments, message):
         sprite(**arguments)
 
 
+@pytest.mark.thorough
 def test_derivatives_of_every_factor_against_differences_of_lower_ones(x64):
     """All seven factors, forward and in reverse: the kernel of the outline has a rule of its own."""
     names = ("scale", "orientation", "y", "x", "blur", "shear", "aspect")

@@ -184,6 +184,7 @@ def test_rounded_coordinates_move_samples_along_the_manifold(x64):
         assert np.median(bar / np.maximum(error, 1e-9)) < {"volume_element": 30, "mean_curvature": 300}[name]
 
 
+@pytest.mark.thorough
 def test_exact_bars_know_that_the_mean_curvature_of_a_minimal_surface_is_rounded():
     lattice = Grid((Axis("u", -1.0, 1.0, 30), Axis("v", -1.0, 1.0, 30)))
 

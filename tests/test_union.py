@@ -64,6 +64,7 @@ def test_distances_between_spheres(spheres):
     assert spheres.distances[2].least_paired == pytest.approx(4.5 * spheres.scale, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_reach_of_each_circle_alone_and_together(x64):
     union = measure_union(circles(), CIRCLES, noise=0.0)
     scale = union.scale

@@ -113,6 +113,7 @@ def test_the_suggested_stencil_resolves_noise(x64):
     assert covered.mean() > 0.99
 
 
+@pytest.mark.thorough
 def test_rounding_on_a_long_axis_asks_for_float64():
     lattice = Grid((Axis("t", 0.0, TURN, 4096, periodic=True),))
     t = lattice.axes[0].samples()
@@ -218,6 +219,7 @@ def judged(value, error, norm):
     return changed.verdict("scalar_curvature"), changed.verdict("total_scalar_curvature")
 
 
+@pytest.mark.thorough
 def test_a_value_whose_sign_is_open_is_not_called_resolved():
     # Bars of 5 % of |II|^2 are small, and say nothing of the sign of a smaller value.
     for verdict in judged(0.04, 0.2, 2.0):
@@ -261,6 +263,7 @@ def test_a_plane_has_no_scale_but_its_own():
         assert "0 within its bar, like |II|" in verdict.sentence
 
 
+@pytest.mark.thorough
 def test_a_coarse_quadrature_of_exact_values_is_blamed_on_its_axis():
     coarse = measure(datasets.hyperboloid(size=(7, 64)), exact=True, tolerance=0.01)
     verdict = coarse.verdict("total_scalar_curvature")

@@ -33,6 +33,7 @@ def oracle(points, frames, i, k):
     return form
 
 
+@pytest.mark.thorough
 def test_the_map_is_that_of_an_independent_regression(x64):
     n, k = 60, 9
     t = RNG(0).uniform(-1, 1, (n, 2))
@@ -102,6 +103,7 @@ def test_frames_may_be_turned_and_points_moved(x64):
 
 
 @pytest.mark.parametrize("fit", [weingarten_fit, pytest.param(local_quadratic_fit, marks=pytest.mark.slow)])
+@pytest.mark.thorough
 def test_rows_are_those_of_all_points(fit, x64):
     x, rows = jnp.asarray(on_sphere(60)), jnp.array([7, 0, 59])
     every, some = fit(x, dimension=2, neighbours=12), fit(x, dimension=2, neighbours=12, rows=rows)

@@ -115,6 +115,7 @@ def run(kind, folder, count, seed):
 
 @pytest.mark.parametrize("kind", FEW)
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.thorough
 def test_a_few_damaged_files(kind, tmp_path, readers):
     run(kind, tmp_path, 40, 0)
 

@@ -88,6 +88,7 @@ def readers():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thorough
 def test_a_few_damaged_results(kind, tmp_path):
     total = run(kind, tmp_path, 48, 0)
     assert total["refused"] + total["right"] == sum(total.values())
