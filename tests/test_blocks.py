@@ -175,6 +175,7 @@ def window_all_grams(window, plan):
 
 
 @pytest.mark.parametrize("order", [pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.mark.thorough
 def test_rendering_grows_with_the_cross_and_not_with_the_window(order):
     sizes, places = (6, 12, 2, 2), []
     grid = Grid(tuple(Axis(n, 0.0, 1.0, m, periodic=m == 12) for n, m in zip("abcd", sizes, strict=True)))

@@ -75,6 +75,7 @@ def test_isometries_and_homotheties_change_nothing_of_a_union_of_unit_volume(fix
         assert b == pytest.approx(a, rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_volume_of_a_union_of_tori_is_known(tori):
     _, unions = tori
     union = unions["large"]
@@ -91,6 +92,7 @@ def test_the_volume_of_a_union_of_tori_is_known(tori):
     assert least == pytest.approx(3 * 0.25, rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_layers_that_lose_a_dimension_say_so(tori):
     _, unions = tori
     assert unions["input"].status == unions["large"].status == "resolved"
@@ -175,6 +177,7 @@ def test_stencils_converge_to_the_exact_totals_at_their_order():
     assert (abs(orders - 2) < 0.35).all(), orders
 
 
+@pytest.mark.thorough
 def test_figure_6_counts_what_is_known_and_measures_nothing_twice(tmp_path, monkeypatch, tori):
     """Unions and trainings are stand-ins: those of networks take minutes."""
     charts, unions = tori

@@ -106,6 +106,7 @@ def test_the_geometry_of_an_ellipse_does_not_depend_on_its_nodes(make, order, x6
 
 
 @pytest.mark.parametrize("make", [smooth_axis, rough_axis])
+@pytest.mark.thorough
 def test_noise_at_unequal_steps_is_in_the_bars(make, x64):
     axis, sigma = make(96, True), 1e-5  # as many samples as above: compiled once
     noise = sigma * np.random.default_rng(2).normal(size=(96, 3))

@@ -107,6 +107,7 @@ def test_the_level_at_order_2_where_less_high_differences_see_signal(x64):
     np.testing.assert_allclose(level, sigma * 2**0.5, rtol=0.4)
 
 
+@pytest.mark.thorough
 def test_the_level_of_rounded_samples(x64):
     step = 1 / 256
     points = np.round(torus_points() / step) * step

@@ -124,6 +124,7 @@ def test_the_sheet_holds_the_means_of_squares_of_pixels():
     np.testing.assert_allclose(part, 255 * small[3] / small.max(), atol=0.51)
 
 
+@pytest.mark.thorough
 def test_a_report_of_images_holds_them_and_the_reach(sprites):
     file, reach = sprites
     assert file.stat().st_size < LARGEST

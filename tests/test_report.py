@@ -120,6 +120,7 @@ def test_overwriting_a_file(name, geometry, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.thorough
 def test_a_failed_save_leaves_the_earlier_result(geometry, tmp_path, monkeypatch):
     path = geometry.save(tmp_path / "cone.zarr")
     rename = Path.rename

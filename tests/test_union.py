@@ -91,6 +91,7 @@ def test_reach_of_each_circle_alone_and_together(x64):
     assert "nearest" in lines[-1]
 
 
+@pytest.mark.thorough
 def test_scaling_everything_changes_nothing(x64):
     one, other = (measure_union(circles(scale), CIRCLES, noise=0.0) for scale in (1.0, 8.0))
     assert float(other.volume.value) == pytest.approx(8 * float(one.volume.value), rel=1e-12)
