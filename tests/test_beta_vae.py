@@ -226,6 +226,7 @@ def test_the_command_trains_and_writes(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "latents.json").read_text())
     assert record["arguments"]["settings"]["images"] == 18
     assert len(record["rows"]) == 1
+    assert f"{record['rows'][0]['KL']:.3g} nats" in record["headline"]
     for file in ("latents.txt", "traversals.png", "reconstructions.png"):
         assert (tmp_path / file).stat().st_size > 100
     assert run("train", *options[:-2], "--out", tmp_path).exit_code == 0

@@ -145,6 +145,7 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
     }
     record = json.loads((tmp_path / f"{name}.json").read_text())
     assert len(record["rows"]) == rows
+    assert any(letter.isdigit() for letter in record["headline"])
     assert list(record["rows"][0]) == columns
     for setting in record["data"].values():
         assert np.shape(setting["pca"]["errors"]["rms"]) == (3 if lattice else 2, 2)

@@ -101,6 +101,7 @@ def check_study(name, tmp_path, *options):
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / f"{name}.json").read_text())
     assert list(record["rows"][0]) == STUDY_COLUMNS[name]
+    assert any(letter.isdigit() for letter in record["headline"])
     return record
 
 

@@ -96,6 +96,7 @@ def test_a_run_leaves_its_files_and_is_not_trained_twice(name, options, figures,
     record = json.loads((tmp_path / f"{name}.json").read_text())
     assert record["arguments"]["settings"]["images"] == 2
     assert len(record["rows"]) > 1
+    assert any(letter.isdigit() for letter in record["headline"]), "the numbers that matter"
     if key:
         assert record["arguments"]["settings"]["max_steps"] == 10
         assert np.shape(record["data"][key]["gradient"]) == (2,)

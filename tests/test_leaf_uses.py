@@ -387,6 +387,7 @@ def check_files(outcome, tmp_path, stems):
     assert names == {"numbers.json", "numbers.txt", *(f"{stem}.png" for stem in stems)}
     assert len({tuple(row) for row in outcome.rows}) == 1
     assert table(outcome, 500).row_count == len(outcome.rows)
+    assert any(letter.isdigit() for letter in outcome.headline)
 
 
 @pytest.mark.slow

@@ -103,7 +103,10 @@ def test_noise_is_blamed(x64):
 def test_the_suggested_stencil_resolves_noise(x64):
     lattice = grid(64, 64)
     noisy = noisy_torus(lattice, 3e-5)
-    best = suggest_stencil(noisy, lattice, accuracies=(4, 6), strides=(1, 4), smooths=(0,))[0]
+    told = []
+    tried = {"accuracies": (4, 6), "strides": (1, 4), "smooths": (0,)}
+    best = suggest_stencil(noisy, lattice, **tried, progress=lambda *counts: told.append(counts))[0]
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     tried = measure(noisy, lattice, accuracy=best.accuracy, stride=best.stride, smooth=best.smooth)
     assert best.resolved > 0.95
     assert tried.verdict("second_form_norm").resolved

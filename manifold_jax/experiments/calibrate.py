@@ -125,7 +125,7 @@ def run(context: tuple[Cells, int], settings: Settings, progress: Progress = sil
     ordered = sorted(curves, key=lambda curve: (curve.quantity, curve.manifold))
     table = [_line(curve, calibration.rows, settings) for curve in ordered]
     title = f"Estimators from samples against exact geometry, {clouds}"
-    return Outcome(title, table, data, {"calibrate": _figure(curves)}, notes)
+    return Outcome(title, table, data, {"calibrate": _figure(curves)}, notes, headline=_in_short(ranks))
 
 
 def _run_estimators(settings: Settings, name: str, size: int, number: int, seed: int) -> list[dict[str, Any]]:
@@ -222,6 +222,16 @@ def _winners(ranks: Sequence[Rank]) -> list[str]:
             winners = "; ".join(f"{manifold}: {method}" for manifold, method in best.items())
             sentences.append(f"Best for {SHORT.get(name, name)}: {winners}.")
     return sentences
+
+
+def _in_short(ranks: Sequence[Rank]) -> str:
+    """Least errors on the first manifold, in words."""
+    of, best = ranks[0].manifold, dict[str, Rank]()
+    for rank in ranks:  # the best of each manifold comes first
+        if rank.manifold == of and np.isfinite(rank.error):
+            best.setdefault(rank.quantity, rank)
+    words = [f"{SHORT.get(name, name)} {rank.error:.1g} ({rank.estimator})" for name, rank in best.items()]
+    return f"Least errors, {of}: {', '.join(words)}."
 
 
 def _line(curve: ErrorCurve, every: Sequence[Row], settings: Settings) -> dict[str, Any]:

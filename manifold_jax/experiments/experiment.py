@@ -43,6 +43,7 @@ class Outcome(NamedTuple):
     notes: Sequence[str] = ()
     dataset: Any = None
     moving: Mapping[str, Moving] | None = None  # by the stem of the file, written where it is asked for
+    headline: str = ""  # the numbers that matter, in one line
 
 
 def replace_field(settings: Any, option: str, value: Any) -> Any:
@@ -177,7 +178,8 @@ def run_experiments(
         console.print(table(outcome, console.width), *outcome.notes, sep="\n")
         say_where(out, written, f"{seconds:.0f} s. ")
         about, (title, rows, _, _, notes, *_) = experiments[name].about, outcome
-        finished.append(Finished(name, about, title, rows, notes, table(outcome, _WIDTH), written, record))
+        shown = table(outcome, _WIDTH)
+        finished.append(Finished(name, about, title, rows, notes, shown, written, record, outcome.headline))
     return finished
 
 
@@ -196,8 +198,7 @@ def publish_page(command: str, finished: Sequence[Finished], out: Path) -> None:
     with publishing(out, fingerprint(None, REPORT, command), written) as folder, left_out(REPORT, lost):
         write_outcomes(folder / REPORT, command, finished)
     say_where(out, written)
-    if lost:
-        console.print(*lost, sep="\n")
+    console.print(*lost, *(Text(one.headline, style="bold") for one in finished if one.headline), sep="\n")
 
 
 def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:
@@ -209,8 +210,9 @@ def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:
 def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:
     """Write ``name.json``, ``name.txt``, the figures, and ``name.nc`` where there is a data set."""
     record = {"title": outcome.title, "arguments": arguments, "rows": list(outcome.rows)}
-    record |= {"notes": list(outcome.notes), "data": outcome.data}
+    record |= {"notes": list(outcome.notes), "headline": outcome.headline, "data": outcome.data}
     text = as_text([table(outcome, _WIDTH)], _WIDTH) + "".join(f"{note}\n" for note in outcome.notes)
+    text += f"{outcome.headline}\n" if outcome.headline else ""
     written = [write_json(out / f"{name}.json", record), write_text(out / f"{name}.txt", text)]
     if outcome.dataset is not None:
         written.append(write_dataset(outcome.dataset, out / f"{name}.nc"))

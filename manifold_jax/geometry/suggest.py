@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifold_jax._checks import choice
+from manifold_jax._files import Progress, silent
 from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import ORDERS, Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points
@@ -43,6 +44,7 @@ def suggest_stencil(
     accuracies: Iterable[Accuracy] = ORDERS,
     strides: Iterable[int] = (1, 2, 3, 4),
     smooths: Iterable[int] = (0, 6, 9),
+    progress: Progress = silent,
     **options: Any,
 ) -> list[Suggestion]:
     """Measure with every order, stride and smoothing, the best first.
@@ -58,6 +60,7 @@ def suggest_stencil(
         accuracies: Orders to try.
         strides: Strides to try.
         smooths: Half widths of local polynomials to try, 0 for none.
+        progress: Called with the number of stencils that are done and of all.
         options: Other arguments of :func:`measure`.
 
     Returns:
@@ -77,7 +80,7 @@ def suggest_stencil(
     """
     quantity = choice("suggest_stencil", "quantity", quantity, FIELDS)
     checked = as_points("suggest_stencil", points_or_manifold, grid, in_pieces=True)
-    rows = []
+    fitting = []
     for accuracy, stride, smooth in product(accuracies, strides, smooths):
         if smooth and (accuracy == "spectral" or smooth < int(accuracy) // 2 + 2):
             continue
@@ -87,14 +90,18 @@ def suggest_stencil(
         columns = [zip(checked.grid.axes, one, strict=True) for one in needed]
         if any(fewest_samples(axis, *spec) > axis.size for pairs in columns for axis, spec in pairs):
             continue
+        fitting.append((accuracy, stride, smooth))
+    if not fitting:
+        raise ValueError(
+            f"suggest_stencil: no stencil fits the grid {checked.grid.shape}: take more samples."
+        )
+    rows = []
+    for k, (accuracy, stride, smooth) in enumerate(fitting, 1):
         geometry = measure(
             points_or_manifold, grid, accuracy=accuracy, stride=stride, smooth=smooth, **options
         )
         estimate = getattr(geometry, quantity)
         bar, resolved = float(np.median(estimate.error)), float(np.mean(estimate.resolved))
         rows.append(Suggestion(accuracy, stride, smooth, bar, resolved))
-    if not rows:
-        raise ValueError(
-            f"suggest_stencil: no stencil fits the grid {checked.grid.shape}: take more samples."
-        )
+        progress(k, len(fitting))
     return sorted(rows, key=lambda row: (-row.resolved, row.bar))

@@ -69,7 +69,10 @@ def run_balls(context: Context, settings: Balls, progress: Progress = silent) ->
         "said. What is shown is what its recipe gives where the truth is known.",
     ]
     about = "Scalar curvature of S^2 from the volumes of balls"
-    return Outcome(about, rows, {f"n = {size}": clouds for size, clouds in results.items()}, {}, notes)
+    last = [row for row in rows if row["n"] == rows[-1]["n"]]
+    means = ", ".join(f"{row['mean of S']} by {row['by']} ({row['distances']})" for row in last)
+    data = {f"n = {size}": clouds for size, clouds in results.items()}
+    return Outcome(about, rows, data, {}, notes, headline=f"S is 2; at n = {last[0]['n']}: {means}.")
 
 
 def _ball_curvatures(settings: Balls, size: int, number: int, seed: int) -> dict[str, tuple[float, float]]:

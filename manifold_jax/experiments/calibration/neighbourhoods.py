@@ -91,7 +91,10 @@ def run_neighbourhoods(context: Context, settings: Neighbourhoods, progress: Pro
     figure = error_figure(title, groups, "neighbours k", "relative RMS error", columns=3, height=3.8, unit="")
     data = {f"{name}, n = {size}": clouds for (name, size), clouds in results.items()}
     about = "Curvature by two regressions: k neighbours and the oracle radius"
-    return Outcome(about, rows, data, {"neighbourhoods": figure}, notes)
+    here = next((row for row in rows if row["quantity"] == "scalar_curvature"), rows[0])
+    errors = ", ".join(f"{here[name]} by {name}" for name in ("usual k", "best k", "oracle radius"))
+    headline = f"Error of {here['quantity']}, {here['of']}, n = {here['n']}, {here['by']}: {errors}."
+    return Outcome(about, rows, data, {"neighbourhoods": figure}, notes, headline=headline)
 
 
 def _pairs() -> list[tuple[str, str]]:

@@ -61,7 +61,11 @@ def run_noises(context: Context, settings: Noises, progress: Progress = silent) 
     ]
     data = {"errors": [{"of": key, "noise": n, "rmse": v} for key, s in errors.items() for n, v in s.items()]}
     title = "Estimators from samples against noise and ambient dimension"
-    return Outcome(title, rows, data, {"noise": _noise_figure(errors, settings)}, notes)
+    first = [row for row in rows if row["quantity"] == rows[0]["quantity"] and row["D"] == rows[0]["D"]]
+    ends = [f"noise {noise:g}" for noise in (min(settings.noises), max(settings.noises))]
+    words = ", ".join(f"{row[ends[0]]} to {row[ends[1]]} by {row['by']}" for row in first)
+    headline = f"{rows[0]['quantity']}, D = {rows[0]['D']}, {' to '.join(ends)}: {words}."
+    return Outcome(title, rows, data, {"noise": _noise_figure(errors, settings)}, notes, headline=headline)
 
 
 def _noise_figure(errors: dict[tuple[str, str, int], dict[float, list[float]]], settings: Noises) -> Figure:

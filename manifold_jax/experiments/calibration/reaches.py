@@ -89,7 +89,12 @@ def run_reaches(context: Context, settings: Reaches, progress: Progress = silent
     title = "Relative error of the reach by three estimators"
     axis, error = "number of samples n", "|value / truth - 1|"
     figure = error_figure(title, groups, axis, error, columns=len(settings.noises), height=3.4, unit="")
-    return Outcome("Reach from samples by three estimators", rows, {"rows": data}, {"reaches": figure}, notes)
+    first, size = rows[0], max(row["n"] for row in rows)
+    here = [row for row in rows if (row["of"], row["noise"], row["n"]) == (first["of"], first["noise"], size)]
+    values = ", ".join(f"{row['value']} by {row['by']}" for row in here)
+    headline = f"{first['of']}, n = {size}, reach {first['truth']:.4g}: {values}."
+    title = "Reach from samples by three estimators"
+    return Outcome(title, rows, {"rows": data}, {"reaches": figure}, notes, headline=headline)
 
 
 def _estimate_reaches(name: str, size: int, noise: float, seeds: int, seed: int) -> dict[str, Any]:

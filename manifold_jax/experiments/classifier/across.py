@@ -135,4 +135,9 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
         f"Vertical share of the sign-gradient (FGSM): median {np.median(signs):.3f}, range "
         f"{signs.min():.3f} to {signs.max():.3f}; of the gradient itself: at most {gradients.max():.1g}.",
     ]
-    return Outcome(title, rows, data, figures, notes, moving=moving)
+    clamped, free = (next(row for row in reversed(rows) if row["clamp"] is clip) for clip in (True, False))
+    headline = (
+        f"After {free['step']} steps across the leaves {free['same label']:.0%} keep their label without the "
+        f"clamp (confidence {free['confidence']:.3f}), {clamped['same label']:.0%} with it."
+    )
+    return Outcome(title, rows, data, figures, notes, moving=moving, headline=headline)

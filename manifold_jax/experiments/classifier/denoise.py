@@ -118,7 +118,13 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
         "leaf_denoise_psnr": _draw_psnr(task, settings, values),
     }
     title = f"Denoising {len(labels)} test images of {task.name}: mean PSNR in dB by level of noise"
-    return Outcome(title, rows, data, figures, _notes(settings, data, leaf))
+    level = f"sd {levels[len(levels) // 2]:g}"
+    at_level = {str(row["method"]): row[level] for row in rows}
+    leaves = [name for name in at_level if name.startswith("leaf")]
+    shown = ("noisy image", max(at_level, key=at_level.__getitem__), max(leaves, key=at_level.__getitem__))
+    best = ", ".join(f"{name} {at_level[name]:.1f} dB" for name in shown)
+    headline = f"At noise of {level}: {best}."
+    return Outcome(title, rows, data, figures, _notes(settings, data, leaf), headline=headline)
 
 
 def _errors(value: Float[np.ndarray, "levels n"], ddof: int = 0) -> Any:

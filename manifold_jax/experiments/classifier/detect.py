@@ -141,7 +141,12 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent, **places:
     figures = {"leaf_detect": _draw_areas(task, settings, areas)}
     figures["leaf_detect_distances"] = _draw_distances(task, settings, scores)
     data = {"scores": scores, "auroc": areas, "paths": paths}
-    return Outcome(title, rows, data, figures, [_name_best(areas), *notes])
+    (over, _), names = list(areas[next(iter(areas))].items())[-1], [next(iter(areas)), *others]
+    shown = sorted(names, key=lambda name: -areas[name][over][0])[:3]
+    shown += [names[0]] * (names[0] not in shown)
+    areas_words = ", ".join(f"{name} {areas[name][over][0]:.3f}" for name in shown)
+    headline = f"Area under the ROC curve against {over}: {areas_words}."
+    return Outcome(title, rows, data, figures, [_name_best(areas), *notes], headline=headline)
 
 
 def _areas(by_set: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:

@@ -161,7 +161,9 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     figures = {"leaf_generate": _draw_images(task, settings, paths, starts)}
     figures["leaf_generate_curves"] = _draw_curves(task, settings, curves)
     title = f"{len(rest)} walks of each kind from test images of {task.name}: shares and medians at the ends"
-    return Outcome(title, rows, data, figures, _notes(settings.path, paths, summaries, rest))
+    kept = ", ".join(f"{row['label kept']:.0%} {row['way']}" for row in rows[1:])
+    notes = _notes(settings.path, paths, summaries, rest)
+    return Outcome(title, rows, data, figures, notes, headline=f"The label is kept: {kept}.")
 
 
 def _notes(options: Any, paths: dict[str, Path], summaries: dict[str, Any], rest: Any) -> list[str]:

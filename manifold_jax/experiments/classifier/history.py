@@ -6,6 +6,7 @@ gradient is taken next, and at a reference batch, the first training images. Her
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -162,7 +163,7 @@ def follow_training(trial: Trial, settings: Settings, progress: Progress = silen
     ]
     if len(steps) < 2:
         notes.append(f"Curves begin at step {every}: train for longer.")
-        return Outcome(title, rows, {"step": steps}, {}, notes)
+        return Outcome(title, rows, {"step": steps}, {}, notes, headline=_in_short(rows))
     results = _judge(steps, curves, std)
     notes.append(
         f"Below in normalised pixels. Smoothed: mean of the last {SMOOTHED} values. Intervals: 95 % of "
@@ -170,7 +171,16 @@ def follow_training(trial: Trial, settings: Settings, progress: Progress = silen
     )
     notes += [returns.sentence(f"tr G, {name}", result, steps[-1]) for name, result in results.items()]
     data = {"step": steps, "returns": results} | {kind: _means(curve) for kind, curve in curves.items()}
-    return Outcome(title, rows, data, {"history": _draw(title, steps, curves, rows, std)}, notes)
+    figures = {"history": _draw(title, steps, curves, rows, std)}
+    return Outcome(title, rows, data, figures, notes, headline=_in_short(rows))
+
+
+def _in_short(rows: Sequence[Row]) -> str:
+    """The first and the last row, in words."""
+    first, last = rows[0], rows[-1]
+    changes = [f"{name} {first[name]:.3g} to {last[name]:.3g}" for name in ("tr G, reference", "rank G")]
+    accuracy = f"{last['test accuracy']:.1%} of the test images right"
+    return f"From step {first['step']} to {last['step']}: {', '.join(changes)}; {accuracy}."
 
 
 def _means(reading: Reading) -> dict[str, Any]:

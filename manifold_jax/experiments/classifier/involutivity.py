@@ -155,7 +155,13 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
         rows.append(_row(name, how, values, random_defect(classes - 1, dimension)))
         data[f"{name}, {how}"] = values
     title = f"{trial.title}: defect of involutivity at {len(images)} test images"
-    return Outcome(title, rows, data, {"involutivity": _draw(title, rows, data)}, [_NOTE])
+    figures, between = {"involutivity": _draw(title, rows, data)}, rows[len(rows) // 2]
+    parts = [f"{row['defect']:.3g} ({row['from']:.3g} to {row['to']:.3g})" for row in (between, rows[-1])]
+    headline = (
+        f"Defect {parts[0]} over the pixels by {between['by']}, {parts[1]} over the parameters; random "
+        f"directions {between['random']:.3g}."
+    )
+    return Outcome(title, rows, data, figures, [_NOTE], headline=headline)
 
 
 def _draw(title: str, rows: list[Row], data: dict[str, np.ndarray]) -> Any:

@@ -163,7 +163,18 @@ def _compare(
     }
     data = {f"{walks.kind}: {walks.caption}": walks.record() for walks in sets}
     moving = {f"{stem}_moving": _move(title, sets, trial.task.test.names)}
-    return Outcome(title, rows, data, figures, [_NOTE, *notes], moving=moving)
+    firsts = {walks.kind: row for walks, row in zip(reversed(sets), reversed(rows), strict=True)}
+    words = [f"{f'{kind}: ' if several else ''}{_in_short(firsts[kind])}" for kind in kinds]
+    return Outcome(
+        title, rows, data, figures, [_NOTE, *notes], moving=moving, headline=f"{'; '.join(words)}."
+    )
+
+
+def _in_short(row: Row) -> str:
+    """What became of paths, in words."""
+    reached = round(row["reached"] * row["pairs"])
+    left = f"{row['ratio']:.0%} of the distance is left (best {row['best ratio']:.0%})"
+    return f"{reached} of {row['pairs']} paths arrive, {left}"
 
 
 def between_classes(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:
@@ -190,7 +201,9 @@ def sweep(trial: Trial, settings: Settings, progress: Progress = silent) -> Outc
     for axes in figure.axes:
         axes.set_xscale("symlog", linthresh=10)
         axes.set_xlim(left=0)
-    return Outcome(title, rows, data, {"sweep": figure}, [_NOTE])
+    first, last = rows[0], next(row for row in rows if row["checkpoint"] == steps[-1])
+    headline = f"Step {steps[0]}: {_in_short(first)}; step {steps[-1]}: {_in_short(last)}."
+    return Outcome(title, rows, data, {"sweep": figure}, [_NOTE], headline=headline)
 
 
 def to_other_symbols(

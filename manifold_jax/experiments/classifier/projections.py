@@ -235,7 +235,11 @@ def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way], settings:
     note = f"A random direction alone would make {speed:.4f} a step, and come no nearer than {end:.3g}."
     data = {walked.caption: {"step": walked.steps} | _record(walked) for walked in sets}
     moving = {"algorithm_moving": _move(title, trial, pairs, sets)}
-    return Outcome(title, table, {"pairs": pairs.rows} | data, figures, [_NOTE, note], moving=moving)
+    firsts = {row["way"]: row for row in reversed(table)}
+    left = [f"{row['ratio']:.0%} ({row['from']:.0%} to {row['to']:.0%}) {way}" for way, row in firsts.items()]
+    headline = f"Of the distance is left: {', '.join(reversed(left))}."
+    numbers, notes = {"pairs": pairs.rows} | data, [_NOTE, note]
+    return Outcome(title, table, numbers, figures, notes, moving=moving, headline=headline)
 
 
 def _move(title: str, trial: Trial, pairs: Pairs, sets: list[_Way]) -> Moving:

@@ -62,7 +62,14 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
         "D is spanned by the scores and does not depend on p; G weighs them by p, and loses rank to rounding "
         "where p saturates."
     ]
-    return Outcome(title, rows, data, {"rank": _draw_ranks(title, rows, data)}, notes)
+    before, after = rows[:2]
+    headline = (
+        f"Rank of G {after['rank G: mean']:.3g} ({after['rank G: least']} to {after['rank G: most']}), of "
+        f"the distribution {after['rank D: least']} to {after['rank D: most']}, at most "
+        f"{after['bound C - 1']}; tr G {after['tr G']:.3g}, untrained {before['tr G']:.3g}."
+    )
+    figures = {"rank": _draw_ranks(title, rows, data)}
+    return Outcome(title, rows, data, figures, notes, headline=headline)
 
 
 def _draw_ranks(title: str, rows: list[Row], data: dict[str, LocalDataRank]) -> Any:

@@ -229,7 +229,14 @@ def run(start: tuple[Path, int], settings: Settings, progress: Progress = silent
         "Angles in degrees; visibility X_i^T G X_i / (|X_i|^2 lambda_max(G)); S of the metric pulled back to "
         "(scale, orientation), 1/2 where its image is totally geodesic in the sphere of radius 2."
     ]
-    return Outcome(title, table(result), data(result), {"sprites": figure(result)}, notes)
+    rows = table(result)
+    angle, most = rows[0], max(rows[len(FACTORS) : -2 * len(result.maps)], key=lambda row: row["median"])
+    headline = (
+        f"Least angle of tangents and distribution {angle['median']:.0f} deg, untrained "
+        f"{angle['untrained']:.0f}, random {angle['random']:.0f}; most visible: "
+        f"{most['quantity'].removeprefix('visibility of ')} of the {most['shape']}, {most['median']:.2g}."
+    )
+    return Outcome(title, rows, data(result), {"sprites": figure(result)}, notes, headline=headline)
 
 
 def curvature_quartiles(factors: FactorMap) -> Float[np.ndarray, "3"]:

@@ -188,7 +188,22 @@ def outcome_of(
 ) -> Outcome:
     """An outcome with the numbers that all studies have; figures are given by the ends of their names."""
     named = {f"{results.name}{end}": figure for end, figure in drawn.items()}
-    return Outcome(title, rows, report.numbers(results), named, notes)
+    return Outcome(title, rows, report.numbers(results), named, notes, headline=_in_short(rows))
+
+
+def _in_short(rows: Sequence[Row]) -> str:
+    """Slopes of the first setting, or errors where there is none, in words."""
+    column = next(name for name in ("slope [95 %]", "RMS") if name in rows[0])
+    of = next(name for name in ("setting", "fixed", "D") if name in rows[0])
+    here = [row for row in rows if row[of] == rows[0][of] and row.get("where", "all") == "all"]
+    here = [row for row in here if row.get("noise") == rows[0].get("noise")]
+    words = [f"{row['fit']} {_number(row[column])}" for row in here]
+    where = f"{of} {rows[0][of]}" if of == "D" else rows[0][of]
+    return f"{column.removesuffix(' [95 %]')}, {where}: {', '.join(words)}."
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def show_slopes(results: Results) -> Outcome:

@@ -43,7 +43,10 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
         "share of points whose error bar is below the tolerance of 0.1; cover: share of those whose bar "
         "covers the error."
     )
-    return Outcome(title, rows, {"grid": chart.grid.shape}, {}, [note])
+    worst = max(row["|II| err"] for row in rows)
+    least = min(row[f"{short} cover"] for row in rows for short in ("dV", "|II|"))
+    headline = f"In all layers |II| is known to {worst:.1g} (median), bars hold at {least:.1%} of the points."
+    return Outcome(title, rows, {"grid": chart.grid.shape}, {}, [note], headline=headline)
 
 
 class Spacing(NamedTuple):
@@ -124,7 +127,10 @@ def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         "mean over arc length tends to the total turning over the length, once samples outnumber the kinks."
     )
     data = {name: part._asdict() | {"exponent": part.exponent()} for name, part in spacings.items()}
-    return Outcome(title, rows, data, {"spacing": _spacing_figure(spacings, names, title)}, [note])
+    exponents = [f"{name} {np.nanmax(part.exponent()):.2f}" for name, part in spacings.items()]
+    headline = f"Largest exponent of the curvature in the number of samples: {', '.join(exponents)}."
+    figures = {"spacing": _spacing_figure(spacings, names, title)}
+    return Outcome(title, rows, data, figures, [note], headline=headline)
 
 
 def _spacing_figure(spacings: dict[str, Spacing], names: tuple[str, ...], title: str) -> Figure:

@@ -66,7 +66,14 @@ def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     title = f"{trial.name}: layers at step {steps[-1]}, unit volume, {settings.seeds} runs"
     data = {"layers": names, "steps": steps, "claims": claims}
     figures = _figures(trial, raw, unit, alone, names)
-    return Outcome(title, rows, data, figures, notes, _dataset(steps, raw, unit, alone, names))
+    numbers = _dataset(steps, raw, unit, alone, names)
+    return Outcome(title, rows, data, figures, notes, numbers, headline=claims_in_short(claims, steps[-1]))
+
+
+def claims_in_short(claims: Sequence[Row], step: int) -> str:
+    """In how many runs the claims hold over all layers of all classes, in words."""
+    here = [row for row in claims if row["layers"] == "all" and row["claim"].endswith(f"depth, step {step}")]
+    return "; ".join(f"{row['claim']}: in {row['holds in']} of {row['runs']} runs" for row in here) + "."
 
 
 def _measure_all(trial: Trial, progress: Progress) -> tuple[Quantities, Quantities, Parts, tuple[str, ...]]:

@@ -72,7 +72,11 @@ def figure6(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     title = f"Figure 6: {' and '.join([trial.name, *others])}, {settings.steps} of {PUBLISHED_STEPS} steps"
     figures = {f"figure6_{scale}": _figure(title, rows, names, scale) for scale in ("symlog", "linear")}
     figures["figure6_loss"] = _loss_figure(losses)
-    return Outcome(title, table, data, figures, _notes(settings, rows, depth))
+    ends = [row for row in depth if row["layers"] == "all" and row["step"] == trial.steps[-1]]
+    ends = [row for row in ends if row["network"] == settings.activation]
+    found = ", ".join(f"{row['quantity']} {row['mean']:.2f}" for row in ends)
+    headline = f"Rank correlation with depth, {settings.activation}: {found}."
+    return Outcome(title, table, data, figures, _notes(settings, rows, depth), headline=headline)
 
 
 def _other(trial: Trial, settings: Settings, progress: Progress) -> dict[str, Trial]:

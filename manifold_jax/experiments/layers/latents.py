@@ -109,7 +109,12 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     moving = {"traversals": Moving(about, images, list(traversed), [steps] * len(traversed))}
     metrics = {name: values[::10] for name, values in trial.metrics.items()}
     data = {"shared information, run 0": tables[0], "metrics": metrics}
-    return Outcome(title, rows, data, figures, [note], moving=moving)
+    means = {name: np.mean([row[name] for row in rows]) for name in ("explained", "KL", "MIG")}
+    headline = (
+        f"Means of {len(rows)} runs: {means['explained']:.1%} explained, KL {means['KL']:.3g} nats, mutual "
+        f"information gap {means['MIG']:.2g}."
+    )
+    return Outcome(title, rows, data, figures, [note], moving=moving, headline=headline)
 
 
 def _codes(trial: Trial, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +201,12 @@ def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     fields = ("volume", "second_form_norm", "reach")
     values = [{field: getattr(part, field) for field in fields} for part in (mean, sample)]
     data = {"mu": values[0], "sampled": values[1], "axes": ["run", "layer"], "claims": claims}
-    return Outcome(title, table, data, {}, notes)
+    latent, image = table[0], table[-1]
+    headline = (
+        f"|II| of the latent {latent['|II|, mu']:.3g} at z = mu, {latent['|II|, sampled']:.3g} sampled; of "
+        f"the image {image['|II|, mu']:.3g} and {image['|II|, sampled']:.3g}."
+    )
+    return Outcome(title, table, data, {}, notes, headline=headline)
 
 
 def _measure_decoder(decoder: Layers, latents: jax.Array, grid: Grid) -> Quantities:

@@ -287,8 +287,8 @@ def _suggest(manifold: Manifold | Samples, options: dict[str, Any]) -> dict[str,
     """Order, stride and smoothing with the smallest bars; a union has those of its first component."""
     points = manifold.points if isinstance(manifold, Samples) else manifold
     others = {name: value for name, value in options.items() if name not in ("accuracy", "stride", "smooth")}
-    with progress_bar(f"{manifold.name}, orders, strides and smoothing"):
-        best = suggest_stencil(points, manifold.grid, **others)[0]
+    with progress_bar(f"{manifold.name}, orders, strides and smoothing") as advance:
+        best = suggest_stencil(points, manifold.grid, progress=advance, **others)[0]
     return {"accuracy": best.accuracy, "stride": best.stride, "smooth": best.smooth}
 
 
