@@ -202,9 +202,12 @@ def publish_page(command: str, finished: Sequence[Finished], out: Path) -> None:
 
 
 def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:
-    """Name the results."""
-    names = ", ".join(path.name for path in written)
-    console.print(Text.assemble(f"{before}Results in ", (str(out), "bold"), f": {names}"), soft_wrap=True)
+    """Name the results, and say how to look at the page."""
+    pages = [path for path in written if path.suffix == ".html"]
+    if names := ", ".join(path.name for path in written if path not in pages):
+        console.print(Text.assemble(f"{before}Results in ", (str(out), "bold"), f": {names}"), soft_wrap=True)
+    for page in pages:
+        console.print(Text.assemble("Open ", (str(page), "bold"), " in a browser."), soft_wrap=True)
 
 
 def write(outcome: Outcome, out: Path, name: str, arguments: dict[str, Any]) -> list[Path]:

@@ -116,7 +116,9 @@ def _in_short(finished: Sequence[Finished]) -> Section:
     found = "".join(paragraph(one.headline, "strong") for one in finished if one.headline)
     notes = "".join(paragraph(note) for one in finished for note in one.notes if note.strip())
     notes = notes or paragraph("The tables below say it.")
-    steps = ["Rows of the tables are drawn against each other below: choose the columns."]
+    steps = []
+    if any(len(_varying(_columns(one.rows))) >= 2 for one in finished):
+        steps = ["Rows of the tables are drawn against each other below: choose the columns."]
     steps += ["The numbers are in the .json files beside this page, the pictures in .png files."]
     if any(one.record.get("preset") == "reduced" for one in finished):
         steps.append("This was the reduced preset; <code>--preset full</code> takes the published sizes.")

@@ -86,24 +86,24 @@ def finite_median(values: Any, otherwise: float) -> float:
 
 
 def with_bar(value: float, error: float) -> str:
-    """A value and its error bar: one digit, never less than it is, and one more digit of the value.
+    """A value and its error bar: two digits, never less than it is, and as many places of the value.
 
     Example:
         >>> with_bar(2.34567, 0.0123), with_bar(391823.4, 3.0), with_bar(1.0, 2e-5)
-        ('2.346 ± 0.02', '391823.4 ± 3', '1 ± 2e-5')
+        ('2.346 ± 0.013', '391823.4 ± 3', '1 ± 2e-5')
     """
     if not 0 < error < math.inf:
         return f"{value:.4g} ± {0 if error == 0 else 'unknown'}"
     power = math.floor(math.log10(error))
-    digit = math.ceil(error / 10.0**power * (1 - _EXACT))
-    bar = f"{digit * 10.0**power:.0e}".replace("e-0", "e-")
+    digits = math.ceil(error / 10.0 ** (power - 1) * (1 - _EXACT))
+    bar = f"{digits * 10.0 ** (power - 1):.2g}".replace("e-0", "e-").replace("e+0", "e+")
     if 1e-3 <= error < 1e5:
         bar = f"{float(bar):g}"
     size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else power
     return f"{value:.{min(max(4, size - power + 2), 17)}g} ± {bar}"
 
 
-_EXACT = 1e-6  # share by which a bar may be above a digit without being rounded up
+_EXACT = 1e-6  # share by which a bar may be above its digits without being rounded up
 
 LENGTH = "ℓ"  # symbol of the unit of length of the ambient space
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

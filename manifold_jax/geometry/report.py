@@ -29,6 +29,7 @@ from manifold_jax.geometry.quantities import (
     Fields,
     finite_median,
     unit_of,
+    with_bar,
 )
 from manifold_jax.geometry.show import geometry_html
 from manifold_jax.geometry.stencil import Stencil, stencil_words
@@ -112,7 +113,7 @@ class Geometry:
         def short(estimate: Estimate) -> str:
             if is_traced(estimate) or np.ndim(estimate.value):
                 return f"{estimate.value.dtype}{list(estimate.value.shape)}"
-            return f"{float(estimate.value):.5g} +- {float(estimate.error):.1e}"
+            return with_bar(float(estimate.value), float(estimate.error)).replace("±", "+-")
 
         totals = (f"  {name}: {short(getattr(self, name))}" for name in TOTALS)
         return "\n".join([f"Geometry of {self.title}", *totals])
@@ -182,7 +183,8 @@ class Geometry:
                 low, value, high = quantiles[name]
                 error, span = finite_median(estimate.error, math.inf), f"[{low:.4g}, {high:.4g}]  "
             sentence = self.verdict(name).sentence
-            lines.append(f"  {name:26s} {value: .5g} +- {error:.1e}  {span}{sentence}")
+            words = with_bar(value, error).replace("±", "+-")
+            lines.append(f"  {name:26s} {words:>22s}  {span}{sentence}")
         level = float(np.median(np.asarray(self.noise)))
         if math.isnan(level):
             lines.append("  noise of the samples: not known and not in the bars, too few samples to tell.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from manifold_jax._html import escape
-from manifold_jax.geometry.quantities import TOTALS, Estimate
+from manifold_jax.geometry.quantities import TOTALS, Estimate, with_bar
 from manifold_jax.geometry.reach import Reach
 from manifold_jax.geometry.report import Geometry
 
@@ -121,7 +121,7 @@ class UnionGeometry(NamedTuple):
 
 def _shown(estimate: Estimate) -> str:
     value, error, resolved = estimate
-    return f"{float(value):.4g} ± {float(error):.1e}{'' if bool(resolved) else '?'}"
+    return with_bar(float(value), float(error)) + ("" if bool(resolved) else "?")
 
 
 def _curvature_words(part: ClassGeometry | UnionGeometry) -> list[str]:

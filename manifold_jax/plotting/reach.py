@@ -27,9 +27,9 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
         result: Its reach.
 
     Returns:
-        The figure: for images, one row per pair (x, y, y - x), the deciding pair first, then the smallest
-        tangent balls that a far point stops; else the points coloured by tau(x) with the deciding chord.
-        Below, a histogram of tau(x).
+        The figure: for images, one row per pair (p, q, q - p), the deciding pair first, then the smallest
+        tangent balls that a far point stops; else the points coloured by tau(p) with the deciding chord.
+        Below, a histogram of tau(p).
     """
     instance("plot_reach", "result", result, Reach, "see reach")
     parts = _parts(manifolds, result)
@@ -53,7 +53,7 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
     if np.isfinite(result.value):
         axes.axvline(result.value, color=COLOURS[0], lw=2, label="reach")
         axes.legend()
-    axes.set(xlabel=f"radius of the largest empty tangent ball τ(x), {LENGTH}", ylabel="points")
+    axes.set(xlabel=f"radius of the largest empty tangent ball τ(p), {LENGTH}", ylabel="points")
     return figure
 
 
@@ -74,7 +74,7 @@ class WitnessPair(NamedTuple):
     def words(self) -> str:
         """What is said of the difference."""
         chord = f"length {np.linalg.norm(self.y - self.x):.3g} {LENGTH}"
-        return "x = y: the curvature at x decides" if self.same else chord
+        return "p = q: the curvature at p decides" if self.same else chord
 
 
 def witness_pairs(manifolds: Any, result: Reach) -> list[WitnessPair]:
@@ -87,7 +87,7 @@ def witness_pairs(manifolds: Any, result: Reach) -> list[WitnessPair]:
             ", ".join(f"{axis.name} {x:.3g}" for axis, x in zip(parts[number].grid.axes, u, strict=True))
             for number, u in ends
         ]
-        title = f"{'decides' if k == 0 else 'a tangent ball'}: τ(x) = {radius:.3g} {LENGTH}"
+        title = f"{'decides' if k == 0 else 'a tangent ball'}: τ(p) = {radius:.3g} {LENGTH}"
         pairs.append(WitnessPair(title, x, y, places))
     return pairs
 
@@ -146,18 +146,18 @@ def _point(part: _Part, u: np.ndarray) -> np.ndarray:
 
 
 def _draw_pairs(figure: Any, pairs: Sequence[WitnessPair]) -> None:
-    """Rows of images x, y and y - x."""
+    """Rows of images p, q and q - p."""
     rows = [pair.title.replace(": ", "\n") for pair in pairs]
     images = [[pair.x, pair.y, None if pair.same else pair.y - pair.x] for pair in pairs]
     captions = [[*pair.places, pair.words] for pair in pairs]
     largest = max(float(image.max()) for pair in pairs for image in (pair.x, pair.y)) or 1.0
-    columns = ("x", "y", "y − x")
+    columns = ("p", "q", "q − p")
     options: dict[str, Any] = {"captions": captions, "differences": (2,), "largest": largest}
     image_grid("", images, rows=rows, columns=columns, figure=figure, **options)
 
 
 def _draw_chord(figure: Any, parts: Sequence[_Part], result: Reach, values: np.ndarray) -> None:
-    """Points in two or three dimensions, coloured by tau(x), with the chord that decides."""
+    """Points in two or three dimensions, coloured by tau(p), with the chord that decides."""
     size = int(np.prod(feature_shape(*parts[0])))
     axes: Any = figure.subplots(subplot_kw={"projection": "3d"} if size > 2 else {})
     low, high = np.quantile(values, (0.0, 0.95)) if len(values) else (0.0, 1.0)
@@ -176,4 +176,4 @@ def _draw_chord(figure: Any, parts: Sequence[_Part], result: Reach, values: np.n
     else:
         axes.set_box_aspect([np.ptp(getattr(axes, f"get_{name}lim")()) for name in "xyz"])
         axes.set_title("the first three of the ambient coordinates" if size > 3 else "", fontsize=9)
-    figure.colorbar(drawn, ax=axes, label=f"τ(x) in {LENGTH}", extend="max", shrink=0.8)
+    figure.colorbar(drawn, ax=axes, label=f"τ(p) in {LENGTH}", extend="max", shrink=0.8)

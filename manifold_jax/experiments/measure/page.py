@@ -15,7 +15,7 @@ from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.experiments.measure.report import Part, comparison_table, union_tables
 from manifold_jax.experiments.pages import about, as_html, pictures
 from manifold_jax.geometry import Geometry, Reach, UnionGeometry
-from manifold_jax.geometry.quantities import LENGTH
+from manifold_jax.geometry.quantities import LENGTH, with_bar
 from manifold_jax.plotting.page import sections
 from manifold_jax.plotting.page.charts import Column, ball_column, cloud_data, limits_of, part_data
 from manifold_jax.plotting.page.document import Section, write_page
@@ -141,9 +141,8 @@ def _cloud_short(result: CloudGeometry) -> Section:
     n, f = result.points.shape
     intrinsic, reach = result.intrinsic, result.reach
     what = f"{result.name}: {n} points of R^{f} without a grid. "
-    what += (
-        f"Intrinsic dimension {intrinsic.value:.3g} ± {intrinsic.error:.1g}; measured as {result.dimension}."
-    )
+    dimension = with_bar(intrinsic.value, intrinsic.error)
+    what += f"Intrinsic dimension {dimension}; measured as {result.dimension}."
     certain = (
         "certain"
         if intrinsic.resolved
@@ -152,7 +151,8 @@ def _cloud_short(result: CloudGeometry) -> Section:
     sure = [paragraph(f"The dimension is {certain}.", "good" if intrinsic.resolved else "bad")]
     sure += [paragraph(result.note, "fair")] if result.note else []
     if reach is not None:
-        sure.append(paragraph(f"The {reach.sentence()}", "good" if reach.resolved else "bad"))
+        said = "reach is resolved." if reach.resolved else reach.sentence()
+        sure.append(paragraph(f"The {said}", "good" if reach.resolved else "bad"))
     steps = ["<li>Choose a quantity below and look where it is large.</li>"]
     if not intrinsic.resolved or (reach is not None and not reach.resolved):
         steps.insert(0, "<li>More points, or less noise, make the bars smaller.</li>")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from manifold_jax._checks import require, whole
 from manifold_jax._files import printable, safe_labels
 from manifold_jax.geometry.grid import Grid
+from manifold_jax.geometry.quantities import with_bar
 from manifold_jax.geometry.reach.bottleneck import (
     BY_VALUE,
     NONE,
@@ -202,7 +203,7 @@ class Reach(NamedTuple):
 
     def sentence(self) -> str:
         """One sentence for people."""
-        text = f"reach {self.value:.5g} +- {self.error:.1e}: {CASES[self.case]}"
+        text = f"reach {with_bar(self.value, self.error)}: {CASES[self.case]}".replace("±", "+-")
         if self.on_lattice:
             text += ", on this lattice"
         if self.missing:

@@ -18,13 +18,13 @@
   };
   const floats = (text) => unpack(text, Float32Array);
   const words = (x) => (Number.isFinite(x) ? Number(x.toPrecision(4)).toString() : "not defined");
-  // As with_bar in Python: one digit of the bar, never less than it is, and one more digit of the value.
+  // As with_bar in Python: two digits of the bar, never less than it is, and as many places of the value.
   const withBar = (x, e) => {
     if (!(e > 0 && e < Infinity)) return `${words(x)} ± ${e === 0 ? 0 : "unknown"}`;
-    const power = Math.floor(Math.log10(e)), up = Math.ceil((e / 10 ** power) * (1 - 1e-6));
-    const bar = Number(`${up}e${power}`), size = x ? Math.floor(Math.log10(Math.abs(x))) : power;
+    const power = Math.floor(Math.log10(e)), up = Math.ceil((e / 10 ** (power - 1)) * (1 - 1e-6));
+    const bar = Number(`${up}e${power - 1}`), size = x ? Math.floor(Math.log10(Math.abs(x))) : power;
     const digits = Math.min(Math.max(4, size - power + 2), 17);
-    return `${Number(x.toPrecision(digits))} ± ${bar < 1e-3 ? bar.toExponential(0) : bar}`;
+    return `${Number(x.toPrecision(digits))} ± ${bar < 1e-3 ? bar.toExponential() : bar}`;
   };
   const inUnit = (unit) => (unit ? ` ${unit}` : "");
   const element = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
@@ -74,6 +74,12 @@
     const { axes, points, quantities, images } = part();
     const box = $("point");
     if (!box) return;
+    const drawn = $("points");
+    if (drawn && drawn.data) {
+      const last = drawn.data.length - 1, { x, y, z } = drawn.data[0];
+      const at = { x: [[x[k]]], y: [[y[k]]], ...(z ? { z: [[z[k]]] } : {}) };
+      if (box.dataset.point !== String(k)) Plotly.restyle(drawn, at, [last]);
+    }
     box.dataset.point = k;
     const rows = axes.map((axis, j) => [axis.label, words(floats(points.coordinates)[k * axes.length + j])]);
     for (const q of quantities) {
@@ -120,9 +126,12 @@
         name: "where the reach is decided", line: { color: colour("other"), width: three ? 6 : 3 },
         marker: { color: colour("other"), size: three ? 7 : 11 } });
     }
+    traces.push({ type, mode: "markers", ...place(all.slice(0, size)), hoverinfo: "skip",
+      marker: { color: colour("ink"), symbol: "circle-open", size: three ? 9 : 14, line: { width: 3 } } });
     const [x, y, z] = points.names;
     const equal = { yaxis: { scaleanchor: "x", scaleratio: 1 } };
     Plotly.react("points", traces, layout(three ? { x, y, z, uirevision: "points" } : { x, y, ...equal }), config);
+    $("point").dataset.point = "";
     showPoint(Math.floor(floats(points.coordinates).length / Math.max(1, part().axes.length) / 2), "One of the points");
   };
 
@@ -293,8 +302,9 @@
       $("part").onchange = (event) => { state.part = Number(event.target.value); startPart(); };
     }
     startPart();
-    listen("points", "plotly_hover", (hit) => showPoint(hit.pointNumber));
-    listen("points", "plotly_click", (hit) => showPoint(hit.pointNumber));
+    const ofPoint = (hit) => { if (hit.curveNumber === 0) showPoint(hit.pointNumber); };
+    listen("points", "plotly_hover", ofPoint);
+    listen("points", "plotly_click", ofPoint);
     listen("bars", "plotly_hover", (hit) => showPoint(hit.customdata));
   }
   (data.tables || []).forEach(({ columns }, k) => {

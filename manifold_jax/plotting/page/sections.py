@@ -21,6 +21,18 @@ from manifold_jax.plotting.page.document import Section, about, png, write_page
 from manifold_jax.plotting.points import feature_shape
 from manifold_jax.plotting.reach import WitnessPair, witness_pairs
 
+MEANINGS = {
+    "volume_element": "volume of the manifold that a unit cell of the axes covers",
+    "scalar_curvature": "intrinsic; on a surface twice the Gauss curvature, positive as on a sphere",
+    "mean_curvature": "length of the trace of the second form",
+    "second_form_norm": "how much the manifold bends in its space, over all directions at once",
+    "normal_curvature": "bending along the direction that bends most; 1 / it bounds the reach",
+    "total_volume": "length, area or volume of the whole",
+    "total_scalar_curvature": "scalar curvature summed over the volume, and its positive and negative parts",
+    "reach": "distance up to which every point has one nearest point on the manifold",
+}
+"""Quantities in a few words, by the keys of :data:`LABELS`."""
+
 _ENOUGH = 0.99  # share of points whose exact value lies within the bar of a stencil, from which they agree
 
 
@@ -81,11 +93,14 @@ def _reliable(parts: Sequence[Measured], reach: Reach | None) -> list[str]:
         open_ones = unresolved(part.geometry)
         tolerance = f"{part.geometry.tolerance:.0%}"
         if not open_ones:
-            where = "its error bar is below {} of its natural scale at 95 % of the points or more"
-            say = f"Yes: every quantity is resolved, {where.format(tolerance)}."
+            scale = f"{tolerance} of its size (that of S: of |II|²)"
+            say = f"Yes: every quantity is resolved, its error bar is below {scale} at 95 % of the points."
             lines.append(paragraph(name + say, "good"))
+        else:
+            say = "No, not all of it. A number that is not resolved should not be used."
+            lines.append(paragraph(name + say, "bad"))
         for sentence, names in open_ones.items():
-            lines.append(paragraph(f"{name}{', '.join(names)}: {sentence}", "bad"))
+            lines.append(paragraph(f"{name}{'; '.join(names)}: {sentence}", "bad"))
         if part.beside is not None:
             lines.append(_agreement(part))
     if reach is not None:
@@ -116,6 +131,9 @@ def _agreement(part: Measured) -> str:
     words = f"the exact values lie within their error bars at {_down(min(shares))} of the points or more."
     if min(shares) < _ENOUGH:
         return paragraph(f"Stencils on the same samples do not always agree with them: {words}", "fair")
+    left = unresolved(stencil)
+    names = "; ".join(name for group in left.values() for name in group)
+    words += f" By themselves they would leave open: {names}." if left else ""
     return paragraph(f"Stencils on the same samples agree with the exact values: {words}", "good")
 
 
@@ -154,8 +172,9 @@ def explorer(parts: Sequence[dict[str, Any]]) -> Section:
         body.append(f'<h3>{title}</h3><p class="hint">{hint}</p>{plots}')
 
     points = '<div class="plot tall" id="points"></div><div class="box point" id="point"></div>'
+    chord = " Orange: where the reach is decided." * any(part["chord"] is not None for part in parts)
     turn = "Drag to turn, scroll to zoom. " if any(len(p["points"]["names"]) == 3 for p in parts) else ""
-    hint = f"{turn}What is known of the point under the pointer is shown next to the plot."
+    hint = f"{turn}What is known of the point under the pointer, ringed, is shown next to the plot.{chord}"
     add("The points", hint, f'<div class="beside">{points}</div>')
     if any(part["map"] for part in parts):
         hint = "Samples of the grid, thinned where they are too many for a page."
@@ -203,11 +222,11 @@ def _pair(pair: WitnessPair) -> str:
         levels = np.clip(255 * (shrink(image[None], 200)[0] - low) / ((high - low) or 1.0), 0, 255)
         return _figure(png(levels.round()), words)
 
-    figures = [shown(x, f"x: {pair.places[0]}"), shown(y, f"y: {pair.places[1]}")]
+    figures = [shown(x, f"p: {pair.places[0]}"), shown(y, f"q: {pair.places[1]}")]
     if pair.same:
         return f'<h3>{escape(pair.title)}; {escape(pair.words)}</h3><div class="pair">{figures[0]}</div>'
     step = y - x if x.ndim == 2 else (y - x).mean(axis=-1)
-    words = f"y − x, {pair.words} (red: brighter in y)"
+    words = f"q − p, {pair.words} (red: brighter in q)"
     figures.append(_figure(png(_signed(shrink(step[None], 200)[0])), words))
     return f'<h3>{escape(pair.title)}</h3><div class="pair">{"".join(figures)}</div>'
 
@@ -226,9 +245,23 @@ def _signed(values: np.ndarray) -> np.ndarray:
 
 
 def tables(parts: Sequence[Measured]) -> Section:
-    """Every quantity with its bar and its verdict."""
-    shown = (f'<div class="scroll">{part.geometry._repr_html_()}</div>' for part in parts)
-    return Section("All numbers", "".join(shown))
+    """Every quantity with its bar and its verdict, and what they are."""
+    shown = "".join(f'<div class="scroll">{part.geometry._repr_html_()}</div>' for part in parts)
+    lengths = {length_words(part.geometry, part.source) for part in parts}
+    units = paragraph(f"{style.LENGTH}: {'; or '.join(sorted(lengths))}.", "quiet")
+    named = (
+        f"<li><b>{escape(LABELS[key].name)}</b>: {escape(words)}.</li>" for key, words in MEANINGS.items()
+    )
+    meanings = f"<details><summary>What they are</summary><ul>{''.join(named)}</ul></details>"
+    return Section("All numbers", shown + units + meanings)
+
+
+def length_words(geometry: Geometry, source: Any) -> str:
+    """What the unit of length is."""
+    usual = "the unit of length of the space that the points lie in"
+    if is_image(feature_shape(source, geometry.grid)):
+        usual = "distance between images, the root of summed squared differences of their pixels"
+    return dict(geometry.attributes).get("length", usual)
 
 
 def title_of(parts: Sequence[Measured]) -> str:
