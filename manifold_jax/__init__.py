@@ -29,7 +29,14 @@ def _names_of(room: str) -> dict[str, Any]:
     return {k: v for k, v in names.items() if not k.startswith("_") and not isinstance(v, ModuleType)}
 
 
+def _public() -> list[str]:
+    """All names that the package has for its users."""
+    return sorted({*_ROOMS, *(name for room in _NAMED for name in _names_of(room))})
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # what ``from manifold_jax import *`` asks for, and nothing else
+        return _public()
     if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
     if not name.startswith("_"):
@@ -42,4 +49,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS, *(name for room in _NAMED for name in _names_of(room))})
+    return sorted({*globals(), *_public()})

@@ -298,6 +298,7 @@ def test_a_finished_stage_of_another_manifold_is_not_taken(tmp_path, monkeypatch
         (["sprites", "--samples", "scale"], "--samples takes name=value"),
         (["sprites", "--samples", "scale=a"], "cannot read the value 'a' of 'scale'"),
         (["sprites", "--samples", "scale=1"], "size must be a whole number, at least 2"),
+        (["sprite"], "that name: perhaps you mean sprites; the data sets are sprites, dsprites"),
         (["sprites", "--samples", "blur=9"], "sizes may hold"),
         (["sprites", "--samples", "x=4,x=5"], "twice"),
         (["sprites", "--range", "scale=1"], "cannot read the value '1' of 'scale'"),
@@ -358,6 +359,7 @@ def test_every_command_has_help(name):
     result = CliRunner().invoke(cli.application(name), [name, "--help"])
     assert result.exit_code == 0, result.output
     assert ("--out" in result.output) == (name != "inspect")
+    assert "bool" not in result.output, "which asks for --cloud true"
 
 
 def test_the_list_of_commands_imports_no_networks():

@@ -51,8 +51,10 @@ def surface():
 
 WRONG = {
     # axes
-    "axis without a name": (lambda: Axis("", 0, 1, 5), r"non-empty name, got ''"),
-    "name is a number": (lambda: Axis(3, 0, 1, 5), r"non-empty name, got 3"),
+    "axis without a name": (lambda: Axis("", 0, 1, 5), r"non-empty name first, .*, got ''"),
+    "name is a number": (lambda: Axis(3, 0, 1, 5), r"non-empty name first, as in Axis\('angle'.*, got 3"),
+    "name is forgotten": (lambda: Axis(0.0, 360.0, 24), r"non-empty name first, as in .*, got 0.0"),
+    "size is forgotten": (lambda: Axis("u", 0.0, 1.0), r"size must be a whole number, at least 2, got None"),
     "start is text": (lambda: Axis("a", "left", 1, 5), r"'a': start must be a finite number, got 'left'"),
     "stop is missing": (lambda: Axis("a", 0, None, 5), r"'a': stop must be a finite number, got None"),
     "start is nan": (lambda: Axis("a", math.nan, 1, 5), r"'a': start must be a finite number, got nan"),
@@ -194,6 +196,10 @@ WRONG = {
     "measure an embedding without a grid": (
         lambda: measure(flat),
         r"grid must be .*Grid, got NoneType",
+    ),
+    "measure a cloud": (
+        lambda: measure(POINTS),
+        r"got NoneType: fitting.curvature_from_samples and reach_from_samples take points without a grid",
     ),
     "measure a shape": (lambda: measure(POINTS, (9, 12)), r"must be a manifold_jax.Grid, got tuple"),
     "nan": (

@@ -68,6 +68,12 @@ def test_import_sets_no_flag_and_starts_no_backend():
     assert jax.config.jax_enable_x64 is False
 
 
+@pytest.mark.slow
+def test_a_star_imports_the_public_names_and_no_others():
+    names = fresh("from manifold_jax import *; print(*(n for n in globals() if not n.startswith('__')))")
+    assert set(names.split()) == {*LAZY, *PUBLIC}
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_fixed_names_are_public(name):
     assert hasattr(manifold_jax, name)

@@ -27,12 +27,12 @@ COMMANDS = {
 
 def application(asked: str | None = None) -> typer.Typer:
     """The commands. Only the module of the one that is asked for is imported; the others are listed."""
-    from manifold_jax.experiments.terminal import new_application
+    from manifold_jax.experiments.terminal import PlainCommand, new_application
 
     app = new_application("Measure data manifolds: volume, curvature and reach with error bars.")
     for name, (module, about) in COMMANDS.items():
         if name == asked:
-            app.command(name)(getattr(import_module(module), f"{name}_command"))
+            app.command(name, cls=PlainCommand)(getattr(import_module(module), f"{name}_command"))
         else:
             app.command(name, help=about)(lambda: None)
     return app

@@ -19,7 +19,7 @@ from manifold_jax._files import write_dataset, write_text
 from manifold_jax._keys import fingerprint, package_version
 from manifold_jax.experiments.pages import REPORT, Finished, write_outcomes
 from manifold_jax.experiments.results import publishing
-from manifold_jax.experiments.terminal import as_text, console, left_out, progress_bar
+from manifold_jax.experiments.terminal import as_text, console, left_out, meant, progress_bar
 from manifold_jax.plotting.animation import Moving, save_animation
 from manifold_jax.plotting.geometry import save_figure
 from manifold_jax.plotting.style import Figure
@@ -85,7 +85,9 @@ def select(experiments: Experiments, name: str, *others: str) -> list[str]:
         return []
     if name not in experiments:
         names = ", ".join((*experiments, *others))
-        raise ValueError(f"no experiment {name!r}: choose from {names}, or all.")
+        raise ValueError(
+            f"no experiment {name!r}: {meant(name, (*experiments, *others))}choose from {names}, or all."
+        )
     return [name]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import copy
+import difflib
 import io
 import os
 import re
@@ -13,15 +14,16 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import box, progress
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
 
 from manifold_jax import _files
 from manifold_jax._checks import require
@@ -80,6 +82,37 @@ def words(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(word.strip() for word in text.split(","))
 
 
+def meant(word: str, known: Iterable[str]) -> str:
+    """A guess which of the known words is meant, to be put before a list of them; empty if none is near.
+
+    Example:
+        >>> meant("sprite", ("sprites", "torus"))
+        'perhaps you mean sprites; '
+    """
+    near = difflib.get_close_matches(word.lower(), list(known), 1)
+    return f"perhaps you mean {near[0]}; " if near else ""
+
+
+class _WithoutTypes:
+    """A command whose help says nothing of the type of a flag: ``<bool>`` asks for a value that none takes."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters."""
+        params = super().get_params(ctx)  # pyright: ignore[reportAttributeAccessIssue]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class PlainCommand(_WithoutTypes, TyperCommand):
+    """One of the commands."""
+
+
+class _PlainGroup(_WithoutTypes, TyperGroup):
+    """All of them."""
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"manifold_jax {version('manifold_jax')}")
@@ -95,7 +128,9 @@ def _root(show: Annotated[bool, _VERSION] = False) -> None:
 
 def new_application(about: str) -> typer.Typer:
     """An application without commands; it knows ``--help`` and ``--version``."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        cls=_PlainGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
     app.callback(help=about)(_root)
     return app
 

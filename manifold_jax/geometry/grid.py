@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +58,7 @@ class Axis:
     name: str
     start: float
     stop: float
-    size: int
+    size: int = cast(Any, None)  # asked for below, in a sentence: who forgets it mostly forgets the name
     periodic: bool = False
     unit: str = ""
     wrap: bool = field(default=True, kw_only=True)
@@ -67,7 +67,8 @@ class Axis:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"Axis needs a non-empty name, got {shown(self.name)}.")
+            example = "Axis('angle', 0.0, 360.0, 24)"
+            raise ValueError(f"Axis needs a non-empty name first, as in {example}, got {shown(self.name)}.")
         caller = f"Axis {self.name!r}"
         object.__setattr__(self, "name", str(self.name))
         if not isinstance(self.unit, str | None):

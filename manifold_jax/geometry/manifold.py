@@ -229,7 +229,9 @@ def as_points(
         if isinstance(grid, Grid) and set(grid.names) <= set(points.dims):
             points = points.transpose(*grid.names, ...)
     if not isinstance(grid, Grid):
-        raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}.")
+        cloud = "fitting.curvature_from_samples and reach_from_samples take points without a grid"
+        hint = f": {cloud}" if grid is None and not callable(points) else ""
+        raise ValueError(f"{caller}: grid must be a manifold_jax.Grid, got {type(grid).__name__}{hint}.")
     points, masked = as_function(points), choice(caller, "missing", missing, MISSING) == "mask"
     points, back = explicit(points) if isinstance(points, jax.Array) else (points, None)
     if mesh_of(points) is not None and not in_pieces and not is_traced(points):

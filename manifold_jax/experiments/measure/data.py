@@ -14,6 +14,7 @@ from manifold_jax._keys import digest_arrays, digest_function
 from manifold_jax.datasets.coil20 import COIL20, COIL100
 from manifold_jax.datasets.outlines import SHAPES
 from manifold_jax.experiments.measure.files import Samples
+from manifold_jax.experiments.terminal import meant
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
 from manifold_jax.geometry.embeddings import evaluate_points
@@ -108,7 +109,7 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold | Samples, ..
         [(16,), (16,)]
     """
     if name not in OPTIONS:
-        known = f"the data sets are {', '.join(OPTIONS)}"
+        known = f"{meant(name, OPTIONS)}the data sets are {', '.join(OPTIONS)}"
         raise ValueError(f"there is no data set {name!r}, and no file or folder of that name: {known}.")
     for option in options:
         if option not in OPTIONS[name]:
