@@ -21,6 +21,7 @@ from manifold_jax.experiments.measure.formats import read_cloud
 from manifold_jax.geometry import sources, windows
 
 TURN = 2 * math.pi
+FORGOTTEN = "looks like an axis: if it is one, name it too, with --axis"
 ANGLE, HEIGHT = np.arange(12) * TURN / 12, np.linspace(0, 1, 7)
 CYLINDER = np.stack(
     np.broadcast_arrays(np.cos(ANGLE)[:, None], np.sin(ANGLE)[:, None], HEIGHT[None]), axis=-1
@@ -374,6 +375,7 @@ COMMANDS = [
     (["nothing.npy"], "no file or folder of that name"),
     (["x.png"], "is not of a kind that is read"),
     (["x.npy"], "has the shape (12, 7, 3) and no axes"),
+    (["x.npy"], "--cloud if it has no grid"),
     (["x.npy", *CYLINDER_AXES, "--axis", "c=0:1"], "dimensions of features must be left"),
     (["x.npy", "--axis", "a=0"], "--axis takes name=start:stop[:unit], got 'a=0'"),
     (["x.npy", "--axis", "a=0:x"], "got 'a=0:x'"),
@@ -453,6 +455,44 @@ def test_measure_a_file(tmp_path):
     assert "ℓ: that of the numbers in the file (float32)" in text(result)
 
 
+def test_a_forgotten_axis_is_a_note_wherever_one_may_look(tmp_path):
+    t = np.arange(64) * TURN / 64
+    points = np.stack([np.cos(t), np.sin(t)], axis=-1).astype(np.float32)  # as in test_measure_a_file
+    np.save(tmp_path / "x.npy", np.stack([points, 2 * points], axis=1))
+    out = tmp_path / "out"
+    options = ("--axis", f"angle=0:{TURN}:rad", "--periodic", "angle", "--no-plots", "--no-reach")
+    result = run("measure", tmp_path / "x.npy", *options, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"Dimension 2 (of 2) is taken as part of every point, but {FORGOTTEN}" in text(result)
+    assert FORGOTTEN in (out / "report.html").read_text(encoding="utf-8")
+    (part,) = json.loads((out / "summary.json").read_text())["manifolds"]
+    assert FORGOTTEN in part["notes"][-1]
+    assert FORGOTTEN in text(run("inspect", tmp_path / "x.npy", "--axis", "angle=0:1"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((9, 8, 16, 16), "Dimension 2 (of 8) is taken as part of every point"),
+        ((9, 8, 7, 16, 16), "Dimensions 2 (of 8) and 3 (of 7) are taken as parts"),
+        ((9, 8, 16, 16, 3), "Dimension 2 (of 8)"),
+        *(((9, *point), "") for point in ((16,), (16, 16), (16, 16, 3), (3, 16, 16), (1, 16, 16))),
+    ],
+)
+def test_dimensions_of_points_that_look_like_axes(shape, said, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape).cumsum(axis=0))
+    lines = described(tmp_path / "x.npy", axis=["u=0:1"])
+    notes = [line for line in lines if line.startswith("Dimension")]
+    assert [note[: len(said)] for note in notes] == [said] * bool(said)
+
+
+def test_a_forgotten_axis_of_a_file_with_names(tmp_path):
+    labelled().to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    (note,) = (line for line in described(tmp_path / "x.nc", axes=("angle",)) if "Dimension" in line)
+    assert note.startswith("Dimension height (of 7) is taken")
+    assert note.endswith("with --axes.")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_measure_an_address(tmp_path):
@@ -479,8 +519,30 @@ def test_accuracy_is_chosen_where_noise_dominates(tmp_path, monkeypatch):
     result = run("measure", tmp_path / "x.npy", *options, "--accuracy", "auto")
     assert "stencils of order 4 (stride 4)" in text(result)
     assert "dominates" not in text(result)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(64, 2))
+    np.save(tmp_path / "x.npy", (np.stack([np.cos(t), np.sin(t)], axis=-1) + noise).astype(np.float32))
+    result = run("measure", tmp_path / "x.npy", *options, "--accuracy", "auto")
+    assert "no stencil that was tried has smaller bars; average several images" in text(result)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for said in (text(result), page.partition("What next?")[2].partition("</ul>")[0]):
+        assert "average several images" in said
+        assert "--accuracy auto" not in said
     result = run("measure", tmp_path / "x.npy", *options, "--accuracy", "auto", "--stride", "2")
     assert "leave out --stride and --smooth" in text(result)
+
+
+def test_results_of_other_points_are_kept(circle, tmp_path):
+    np.savetxt(tmp_path / "c.csv", circle, delimiter=",")
+    np.save(tmp_path / "c.npy", circle)
+    out, made = tmp_path / "out", []
+    for name, more in (("c.csv", ()), ("c.npy", ("--cloud",)), ("c.csv", ("--tolerance", 0.2))):
+        more = (*more, "--no-reach", "--no-plots", "--out", out)
+        assert run("measure", tmp_path / name, *more).exit_code == 0
+        made.append({path.name for path in out.iterdir() if not path.name.startswith(".")})
+    assert made[0] == {"cloud.nc", "summary.json", "summary.txt", "report.html"}
+    assert made[1] == made[0] | {"cloud-2.nc", "summary-2.json", "summary-2.txt"}
+    assert made[2] == made[1], "the same points once more"
+    assert json.loads((out / "summary.json").read_text())["arguments"]["tolerance"] == 0.2
 
 
 @pytest.mark.slow
@@ -615,6 +677,30 @@ def test_inspect_sees_noise_ends_and_what_is_not_finite(tmp_path):
     np.save(tmp_path / "x.npy", points)
     lines = described(tmp_path / "x.npy")
     assert "not finite: NaN or infinite values in 1 of 65 points: --missing mask leaves them out" in lines
+
+
+def test_inspect_tells_a_cloud_from_an_axis(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(500, 3)))
+    for given in ({}, {"axis": ["u=0:1"]}):
+        lines = described(tmp_path / "x.npy", **given)
+        assert any("this looks like a cloud without a grid" in line for line in lines)
+        assert not any("periodic" in line for line in lines)
+        assert lines[-1] == f"run: manifold-jax measure {tmp_path / 'x.npy'} --cloud"
+    np.save(tmp_path / "x.npy", rng.permutation(CYLINDER))  # of one axis only
+    lines = described(tmp_path / "x.npy")
+    assert "order of axis1: neighbours are no nearer than any two points, this looks like no axis" in lines
+    assert lines[-1].endswith("--axis axis1=0:1 --axis axis2=0:1")
+
+
+def test_rounding_is_no_more_than_all_the_noise(tmp_path):
+    t = np.linspace(0, TURN, 64, endpoint=False)
+    circle = np.stack([np.cos(t), np.sin(t)], -1)
+    for size, words in ((1e3, "about what rounding makes, 0.29"), (1e3, ", of which rounding makes 0.29")):
+        noise = np.random.default_rng(0).normal(scale=0 if "what" in words else 3, size=circle.shape)
+        np.save(tmp_path / "x.npy", np.round(size * circle + noise).astype(np.int16))
+        (line,) = (x for x in described(tmp_path / "x.npy") if x.startswith("noise"))
+        assert line.endswith(words)
 
 
 def test_inspect_a_folder(folder):

@@ -497,6 +497,9 @@ def test_noise_is_blamed_and_a_larger_stride_resolves():
     assert not noisy.resolved
     assert noisy.noisy
     assert "take a larger stride" in noisy.sentence()
+    shapeless = reach(*stored_ellipse(256, 10.0))
+    assert not shapeless.resolved
+    assert f"{256 * 255} pairs coincide within rounding and noise and are left out." in shapeless.sentence()
     wider = reach(*stored_ellipse(256, 1e-4), stride=4)
     assert wider.resolved
     assert not wider.noisy

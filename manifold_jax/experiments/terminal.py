@@ -94,7 +94,7 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 
 class _WithoutTypes:
-    """A command whose help says nothing of the type of a flag: ``<bool>`` asks for a value that none takes."""
+    """A command whose help shows no type of a flag: ``<bool>`` asks for a value, which flags do not take."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """All parameters."""

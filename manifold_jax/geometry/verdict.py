@@ -34,6 +34,15 @@ REFINEMENTS = 1.5, 16.0  # least and largest refinement that is advised: less ch
 SMOOTHER = "take a larger stride, a lower accuracy or smooth= (suggest_stencil tries them)"
 """What is advised where noise dominates."""
 
+SUGGESTED = ("stencil", "the one with the smallest bars")
+"""Attribute of a Geometry whose stencil ``suggest_stencil`` chose: another one would not help."""
+
+QUIETER = (
+    "average several images of each point, keep more bits, blur them, smooth over a wider window, "
+    "or take more samples"
+)
+"""What is advised where noise dominates such a one."""
+
 
 class Verdict(NamedTuple):
     """Whether a quantity can be trusted on this grid.
@@ -161,7 +170,10 @@ def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
         if certain or rough:
             return axes, cause
     if noisy:
-        return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {SMOOTHER}"
+        remedy = SMOOTHER
+        if SUGGESTED in geometry.attributes:
+            remedy = f"and no stencil that was tried has smaller bars; {QUIETER}"
+        return (), f"noise of {np.median(level[failing]):.1e} a sample dominates, {remedy}"
     if rounding > max(NOISY, noise):
         single = np.asarray(geometry.volume_element.error).dtype == np.float32
         if geometry.exact and not single:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ import jax
 import typer
 from rich.text import Text
 
-from manifold_jax._checks import choice, fits_in_memory, optional, positive
+from manifold_jax._checks import choice, optional, positive
 from manifold_jax._files import user_path
 from manifold_jax._keys import fingerprint
 from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
@@ -32,12 +31,15 @@ from manifold_jax.experiments.measure.data import (
     OPTIONS,
     build,
     check_animation,
+    decide_on_reach,
     default_folder,
+    key_of,
     parse_accuracy,
     parse_object,
     parse_pairs,
     parse_range,
     probe,
+    with_attributes,
 )
 from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, is_address, load
 from manifold_jax.experiments.measure.page import write_cloud_page, write_measure_page
@@ -67,9 +69,9 @@ from manifold_jax.geometry import (
     suggest_stencil,
 )
 from manifold_jax.geometry.stencil import stencil_of
+from manifold_jax.geometry.verdict import SUGGESTED
 
-_KEY = "measure"  # results of another measurement in the same folder are replaced
-POINT_COPIES = 3  # of all points, that the search for the reach holds
+_PAGE = fingerprint(None, REPORT, "measure")  # of whatever this command ran last in the folder
 SOURCES = f"A file, a folder of images, the address of a Zarr store, or a data set: {', '.join(OPTIONS)}."
 AXIS_HELP = "Axis of a file, in the order of its dimensions; repeatable. STOP is the end of a period."
 LAYOUTS = "Lattice: dense, balanced or original (sprites); views, balanced or dense (coil20, coil100)."
@@ -182,6 +184,7 @@ def measure_command(
             raise ValueError(
                 "--accuracy auto tries strides and smoothing too: leave out --stride and --smooth."
             )
+        key = key_of(dataset, given)  # results of the same points are replaced
         options = {"accuracy": orders, "stride": stride, "smooth": smooth, "noise": noise}
         options |= {"tolerance": tolerance, "block_size": block_size}
         choice("measure", "--missing", missing, ("refuse", "mask"))
@@ -194,7 +197,7 @@ def measure_command(
                 _refuse_for_clouds(options | given_only)
                 chosen = {"noise": noise, "tolerance": tolerance, "with_reach": with_reach is not False}
                 with results_folder(folder):
-                    _measure_cloud(manifolds, folder, chosen, plots, arguments)
+                    _measure_cloud(manifolds, folder, key, chosen, plots, arguments)
                 return
             check_animation(manifolds, animate, plots)
             for manifold in manifolds:  # refused before anything is computed
@@ -209,13 +212,15 @@ def measure_command(
                 if missing != "refuse" and not stored:
                     raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
             options |= {"missing": missing} if missing != "refuse" else {}
-            with_reach, note = _decide_on_reach(manifolds, with_reach)
+            with_reach, note = decide_on_reach(manifolds, with_reach)
             with results_folder(folder):
-                options |= _suggest(manifolds[0], options) if orders == "auto" else {}
+                if orders == "auto":
+                    options |= _suggest(manifolds[0], options)
+                    manifolds = [with_attributes(manifold, SUGGESTED) for manifold in manifolds]
                 with cluster_executor(workers, scheduler) as executor:
                     parts, finished = _measure_parts(manifolds, folder, options, exact is not False, executor)
                     chosen = options | {"executor": executor} if with_reach else None
-                    _write(parts, folder, chosen, plots, arguments)
+                    _write(parts, folder, key, chosen, plots, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
             if note:
@@ -234,24 +239,6 @@ def _sources(
     return source if isinstance(source, Cloud) else (source,)
 
 
-def _decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | None) -> tuple[bool, str]:
-    """Whether the reach is searched, which needs all points in memory, and a note if it is left out."""
-    size = sum(
-        POINT_COPIES * jax.numpy.dtype(float).itemsize * math.prod(manifold.points.shape)
-        for manifold in manifolds
-        if isinstance(manifold, Samples)
-    )
-    if wanted is False:
-        return False, ""
-    try:
-        fits_in_memory("reach", "all points together", size, "take fewer samples")
-    except ValueError as error:
-        if wanted:
-            raise ValueError(f"{error} --no-reach leaves it out.") from None
-        return False, f"The reach is left out: {str(error).partition(': ')[2]}"
-    return True, ""
-
-
 def _refuse_for_clouds(options: dict[str, Any]) -> None:
     """Raise ValueError for an option that would do nothing for a cloud."""
     usual = {"accuracy": 4, "stride": 1, "smooth": 0, "block_size": None, "exact": False, "stencils": False}
@@ -262,22 +249,22 @@ def _refuse_for_clouds(options: dict[str, Any]) -> None:
 
 
 def _measure_cloud(
-    cloud: Cloud, out: Path, options: dict[str, Any], plots: bool, arguments: dict[str, Any]
+    cloud: Cloud, out: Path, key: str, options: dict[str, Any], plots: bool, arguments: dict[str, Any]
 ) -> None:
     with progress_bar(f"{cloud.name}, all pairs") as advance:
         result = measure_cloud(cloud, progress=advance, **options)
     tables, record = cloud_tables(result, options["tolerance"]), cloud_record(result, arguments)
     written: list[Path] = []
-    with publishing(out, _KEY, written) as folder:
+    with publishing(out, key, written) as folder:
         write_cloud(result, folder, record, tables)
     console.print(*tables, sep="\n")
     lost: list[str] = []
     if plots:
-        with publishing(out, _KEY, written) as folder, left_out("cloud.png", lost):
+        with publishing(out, key, written) as folder, left_out("cloud.png", lost):
             draw_cloud(result, folder)
-    with publishing(out, _KEY, written) as folder, left_out(REPORT, lost):
+    with publishing(out, _PAGE, written) as folder, left_out(REPORT, lost):
         write_cloud_page(folder / REPORT, result, record, tables, list(written), options["tolerance"])
-    remove_others(out, _KEY, written)
+    remove_others(out, key, written)
     say_where(out, written)
     if lost:
         console.print(*lost, sep="\n")
@@ -342,7 +329,12 @@ def _measure_stage(
 
 
 def _write(
-    parts: list[Part], out: Path, options: dict[str, Any] | None, plots: bool, arguments: dict[str, Any]
+    parts: list[Part],
+    out: Path,
+    key: str,
+    options: dict[str, Any] | None,
+    plots: bool,
+    arguments: dict[str, Any],
 ) -> None:
     """Search the reach if options are given for it; show and write everything."""
     tables = report.tables_of(parts)
@@ -366,16 +358,16 @@ def _write(
     record = report.summary(parts, arguments, result, time.perf_counter() - began)
     record |= {"union": report.union_entry(union)} if union else {}
     written: list[Path] = []
-    with publishing(out, _KEY, written) as folder:
+    with publishing(out, key, written) as folder:
         report.write_results(parts, folder, record, tables, result)
     console.print(*tables, sep="\n")
     lost: list[str] = []
     if plots:
-        with publishing(out, _KEY, written) as folder:
+        with publishing(out, key, written) as folder:
             lost = report.write_figures(parts, folder, result, union, animate=arguments["animate"])
-    with publishing(out, _KEY, written) as folder, bars.status(f"writing {REPORT}"), left_out(REPORT, lost):
+    with publishing(out, _PAGE, written) as folder, bars.status(f"writing {REPORT}"), left_out(REPORT, lost):
         write_measure_page(folder / REPORT, parts, record, result, union, list(written))
-    remove_others(out, _KEY, written)
+    remove_others(out, key, written)
     say_where(out, written)
     console.print(*lost, report.headline(parts, result), sep="\n")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import jax
 import numpy as np
 
 from manifold_jax import datasets
-from manifold_jax._keys import digest_arrays, digest_function
+from manifold_jax._checks import fits_in_memory
+from manifold_jax._files import user_path
+from manifold_jax._keys import digest_arrays, digest_function, fingerprint
 from manifold_jax.datasets.coil20 import COIL20, COIL100
 from manifold_jax.datasets.outlines import SHAPES
-from manifold_jax.experiments.measure.files import Samples
+from manifold_jax.experiments.experiment import plain
+from manifold_jax.experiments.measure.files import Samples, is_address
 from manifold_jax.experiments.terminal import meant
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
@@ -24,6 +29,8 @@ _CURVES = ("circle", "ellipse", "helix", "parallel_circles", "two_moons")
 _OTHERS = ("ellipsoid", "flat_torus", "hyperboloid", "sphere", "swiss_roll", "torus", "veronese")
 SURFACES = tuple(sorted(_CURVES + _OTHERS))
 """Constructors of manifolds with closed forms, by name."""
+
+POINT_COPIES = 3  # of all points, that the search for the reach holds
 
 _IMAGES = ("layout", "axes", "size", "blur", "samples", "range", "fixed")
 OPTIONS = {"sprites": ("shape", *_IMAGES), "dsprites": ("shape", "data", "axes", "fixed")}
@@ -101,6 +108,30 @@ def default_folder(name: str, options: Mapping[str, Any]) -> str:
     return f"measure-{name}-{detail[name]}" if name in detail else f"measure-{stem}"
 
 
+def decide_on_reach(manifolds: Sequence[Manifold | Samples], wanted: bool | None) -> tuple[bool, str]:
+    """Whether the reach is searched, which needs all points in memory, and a note if it is left out."""
+    size = sum(
+        POINT_COPIES * jax.numpy.dtype(float).itemsize * math.prod(manifold.points.shape)
+        for manifold in manifolds
+        if isinstance(manifold, Samples)
+    )
+    if wanted is False:
+        return False, ""
+    try:
+        fits_in_memory("reach", "all points together", size, "take fewer samples")
+    except ValueError as error:
+        if wanted:
+            raise ValueError(f"{error} --no-reach leaves it out.") from None
+        return False, f"The reach is left out: {str(error).partition(': ')[2]}"
+    return True, ""
+
+
+def key_of(name: str, options: Mapping[str, Any]) -> str:
+    """What tells the results of these points from others in the same folder: a data set or file, and axes."""
+    source = name if name in OPTIONS or is_address(name) else str(user_path(name).resolve())
+    return fingerprint(None, "measure", source, plain(options))
+
+
 def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold | Samples, ...]:
     """The components to measure, one for everything but unions, from the options that were given.
 
@@ -147,6 +178,14 @@ def _surface(name: str, samples: Mapping[str, int]) -> tuple[Manifold, ...]:
             raise ValueError(f"--samples names the axis {axis!r}; the axes of {name} are {tuple(sizes)}.")
     size = tuple((sizes | dict(samples)).values())
     return components(name, construct(size=size[0] if len(size) == 1 else size)) if samples else parts
+
+
+def with_attributes(manifold: Manifold | Samples, *pairs: tuple[str, str]) -> Manifold | Samples:
+    """The same manifold, of which reports record more."""
+    attributes = {**manifold.attributes, **dict(pairs)}
+    if isinstance(manifold, Samples):
+        return manifold._replace(attributes=attributes)
+    return replace(manifold, attributes=attributes)
 
 
 def probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:

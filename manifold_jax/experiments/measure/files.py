@@ -44,6 +44,7 @@ def is_address(name: str) -> bool:
 
 
 AXIS_FORM = "NAME=START:STOP[:UNIT]"
+_CHANNELS = (1, 3, 4)  # of images: grey, red, green and blue, or with an alpha channel
 
 FILE_OPTIONS = {
     "array": ("axes", "axis", "periodic"),
@@ -105,13 +106,25 @@ def parse_periodic(options: Sequence[str]) -> dict[str, bool | float]:
     return periods
 
 
+def feature_dimensions(shape: Sequence[int]) -> int:
+    """How many of the last dimensions look like those of a point: images, coloured or not, or a vector.
+
+    Example:
+        >>> [feature_dimensions(shape) for shape in ((20, 24, 16, 16), (20, 3, 16, 16), (500, 3))]
+        [2, 3, 1]
+    """
+    if len(shape) > 3 and (shape[-1] in _CHANNELS or (shape[-3] in _CHANNELS and min(shape[-2:]) > 4)):
+        return 3
+    return 2 if len(shape) > 2 and min(shape[-2:]) > 4 else 1
+
+
 def place_on_grid(
     content: Content,
     axes: Sequence[str] | None,
     given: Sequence[AxisOption],
     periods: Mapping[str, bool | float],
-) -> tuple[Any, Grid]:
-    """The array with the axes of its grid first, and the grid.
+) -> tuple[Any, Grid, str]:
+    """The array with the axes of its grid first, the grid, and a note if dimensions of points look like axes.
 
     Args:
         content: What a file holds.
@@ -136,7 +149,7 @@ def place_on_grid(
     chosen = chosen or [n for n in names if n in options or n in sampled]
     if not chosen:
         asked = "name them in order, --axis name=start:stop[:unit] once for each, the rest being features"
-        raise ValueError(f"{label} has the shape {shape} and no axes: {asked}.")
+        raise ValueError(f"{label} has the shape {shape} and no axes: {asked}; --cloud if it has no grid.")
     for option, asked in {"--axes": chosen, "--periodic": periods}.items():
         _known(option, asked, chosen if option == "--periodic" else [n for n in names if n], label)
     if len(chosen) == len(shape):
@@ -150,13 +163,27 @@ def place_on_grid(
         )
     )
     order += [k for k in range(len(shape)) if k not in order]
+    count = len(shape) - feature_dimensions([shape[k] for k in order])
+    further = [f"{names[k] or k + 1} (of {shape[k]})" for k in order[len(chosen) : count]]
+    note = _note_on(further, "--axes" if axes else "--axis NAME=START:STOP")
     flipped = [k for k, axis in enumerate(grid.axes) if axis.descending]
     grid = Grid(tuple(replace(axis, descending=False) for axis in grid.axes))
     # What is mapped in the order of Fortran would be copied as a whole.
     mapped = isinstance(content.values, np.memmap) and not content.values.flags.c_contiguous
     if flipped or mapped or order != sorted(order):
-        return Rearranged(content.values, order, flipped), grid
-    return content.values, grid
+        return Rearranged(content.values, order, flipped), grid, note
+    return content.values, grid, note
+
+
+def _note_on(further: Sequence[str], option: str) -> str:
+    """What is said of dimensions that were not named and look like axes."""
+    if not further:
+        return ""
+    if len(further) == 1:
+        what = "is taken as part of every point, but looks like an axis: if it is one, name it too"
+        return f"Dimension {further[0]} {what}, with {option}."
+    what = "are taken as parts of every point, but look like axes: if they are, name them too"
+    return f"Dimensions {' and '.join(further)} {what}, with {option}."
 
 
 def _known(option: str, asked: Collection[str], names: Sequence[str], label: str) -> None:
@@ -239,9 +266,9 @@ def load(
         fits_in_memory("measure", content.label, 8 * math.prod(content.values.shape))
         points = np.asarray(content.values[:])
         return Cloud(content.label, points.reshape(len(points), -1), options.get("dimension"))
-    points, grid = place_on_grid(
+    points, grid, note = place_on_grid(
         content, options.get("axes"), [parse_axis(text) for text in options.get("axis", ())], periods
     )
     length = f"that of the numbers in the file ({content.values.dtype})"
-    attributes = {"source": f"{path}: {content.label}", "length": length}
+    attributes = {"source": f"{path}: {content.label}", "length": length} | ({"note": note} if note else {})
     return Samples(content.label, points, grid, attributes, repr((content.label, states_of(path))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from manifold_jax.experiments.measure.files import (
     AxisOption,
     Cloud,
     check_file_options,
+    feature_dimensions,
     is_address,
     load,
     parse_axis,
@@ -32,7 +33,10 @@ from manifold_jax.geometry.manifold import Points, as_points, end_distances, end
 from manifold_jax.geometry.noise import BEYOND, DECAY
 
 NUMBERS = 2**25  # that are read to look at values, and along every axis
+WHOLE = 0.29  # standard deviation that rounding to whole numbers makes, 12^(-1/2)
 LINES = 8  # along every axis on which noise is looked at
+FEWEST = 8  # samples of an axis from which neighbours are compared with any two of them
+NEARER = 0.8  # squared distance of neighbours, over that of any two, from which samples have no order
 NEAR = 1.5  # distance of two ends that are a step apart, over that of neighbours
 
 
@@ -139,8 +143,7 @@ def _describe_array(path: Path | str, content: Content, given: dict[str, Any]) -
     options = [parse_axis(text) for text in given.get("axis", ())]
     more = [word for option in given.get("axis", ()) for word in ("--axis", option)]
     if not options and "axes" not in given and not set(content.names) & set(content.vectors):
-        features = _features(shape)
-        count = len(shape) - features
+        count = len(shape) - feature_dimensions(shape)
         if count < 1:
             yield "axes: none is left besides the features, and one point has no geometry"
             return
@@ -151,17 +154,28 @@ def _describe_array(path: Path | str, content: Content, given: dict[str, Any]) -
         what = f"the {first}, and the rest like a point"
         yield f"axes: the file names none; {what}: give them names, ranges and units"
         more = [word for o in options for word in ("--axis", f"{o.name}=0:1")]
-    values, grid = place_on_grid(content, given.get("axes"), options, {})
-    periodic = yield from _points(as_points("inspect", values, grid))
+    values, grid, note = place_on_grid(content, given.get("axes"), options, {})
+    yield from filter(None, [note])
+    points = as_points("inspect", values, grid)
     rest = {k: v for k, v in given.items() if k != "axis"}
+    if all(_is_unordered(points, k) for k in range(grid.ndim)):
+        yield "order: neighbours are no nearer than any two points, this looks like a cloud without a grid"
+        yield from _describe_cloud(path, {k: v for k, v in rest.items() if k != "axes"} | {"cloud": True})
+        return
+    periodic = yield from _points(points)
     yield _command(path, rest, *more, *periodic)
 
 
-def _features(shape: Sequence[int]) -> int:
-    """How many of the last dimensions look like those of a point: images, coloured or not, or a vector."""
-    if len(shape) > 3 and shape[-1] in (3, 4):
-        return 3
-    return 2 if len(shape) > 2 and min(shape[-2:]) > 4 else 1
+def _is_unordered(points: Points, k: int) -> bool:
+    """Whether samples that are next to each other along an axis are no nearer than any two of a line."""
+    grid, most = points.grid, max(1, NUMBERS // points.features)
+    size = min(grid.shape[k], most)
+    if size < FEWEST:
+        return False
+    lines = _lines(points, k, max(1, min(LINES, most // size, grid.size // grid.shape[k])))[:, :size]
+    values = points.at(lines.ravel()).astype(float).reshape(*lines.shape, -1)
+    steps, spread = np.mean(np.diff(values, axis=1) ** 2), 2 * np.mean(np.var(values, axis=1, ddof=1))
+    return bool(spread > 0 and steps > NEARER * spread)
 
 
 def _points(points: Points) -> Iterator[str]:
@@ -178,7 +192,10 @@ def _points(points: Points) -> Iterator[str]:
     levels: list[tuple[float, bool]] = []
     for k, axis in enumerate(grid.axes):
         ends = _ends(points, k)
-        if ends == "same":
+        if _is_unordered(points, k):
+            what = "neighbours are no nearer than any two points, this looks like no axis"
+            yield f"order of {axis.name}: {what}"
+        elif ends == "same":
             what = "first and last sample coincide: without the last one it is periodic"
             yield f"ends of {axis.name}: {what}"
         elif ends == "near":
@@ -189,8 +206,14 @@ def _points(points: Points) -> Iterator[str]:
         level, certain = min(levels)
         about = f"about {level:.2g}" if certain else f"below {level:.2g}"
         about = "none beyond rounding" if level <= rounding else about
-        whole = points.values.dtype.kind in "iu"
-        yield f"noise of a number: {about}" + (", of which rounding makes 0.29" if whole and certain else "")
+        if certain and points.values.dtype.kind in "iu":
+            little = level < 1.5 * WHOLE
+            about = (
+                f"about what rounding makes, {WHOLE}"
+                if little
+                else f"{about}, of which rounding makes {WHOLE}"
+            )
+        yield f"noise of a number: {about}"
     return periodic
 
 

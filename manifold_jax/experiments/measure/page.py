@@ -16,6 +16,7 @@ from manifold_jax.experiments.measure.report import Part, comparison_table, unio
 from manifold_jax.experiments.pages import about, as_html, pictures
 from manifold_jax.geometry import Geometry, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import LENGTH, with_bar
+from manifold_jax.geometry.verdict import QUIETER, SUGGESTED
 from manifold_jax.plotting.page import sections
 from manifold_jax.plotting.page.charts import Column, ball_column, cloud_data, limits_of, part_data
 from manifold_jax.plotting.page.document import Section, write_page
@@ -25,11 +26,12 @@ DRAWN = ("histograms", "maps", "pca", "reach", "cloud")
 """Pictures whose content is interactive in the page."""
 
 _SAMPLES = "<code>--samples NAME=NUMBER</code> takes more samples of an axis"
+_AUTO = "<code>--accuracy auto</code> looks for the stencil with the smallest bars"
 _REMEDIES = {
     "refine": _SAMPLES,
     "samples of": _SAMPLES,
     "spacing": _SAMPLES,
-    "noise": "<code>--accuracy auto</code> looks for the stencil with the smallest bars",
+    "noise": _AUTO,
     "float64": "<code>--x64</code> computes in float64",
 }
 """Options by a word of the verdicts that they help against."""
@@ -47,6 +49,8 @@ def _next_steps(
         if stored:  # of which the command cannot take more
             own = "take more samples of the axes that they name"
             remedies = dict.fromkeys(own if option == _SAMPLES else option for option in remedies)
+        if any(SUGGESTED in geometry.attributes for geometry in geometries):
+            remedies = dict.fromkeys(QUIETER if option == _AUTO else option for option in remedies)
         options = f": {'; '.join(remedies)}" if remedies else ""
         steps.append(f"Measure again as the verdicts say{options}.")
     steps.append("Choose a quantity below: where is it large, and what do those points look like?")

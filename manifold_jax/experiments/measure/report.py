@@ -112,7 +112,8 @@ def summary_table(part: Part) -> RenderableType:
         low, middle, high = quantiles[quantity]
         bar = finite_median(getattr(geometry, quantity).error, math.inf)
         add(quantity, middle, bar, f"{low:.3g} … {high:.3g}")
-    lines = (Text(note, style="dim") for note in notes(geometry))
+    doubt = dict(geometry.attributes).get("note", "")
+    lines = (Text(note, style="yellow" if note == doubt else "dim") for note in notes(geometry))
     return Group(Text(geometry.title, style="bold"), table, *_sentences(verdicts), *lines)
 
 

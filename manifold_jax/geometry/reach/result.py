@@ -118,8 +118,8 @@ class Reach(NamedTuple):
         bottleneck_error: Its bar.
         searched: Half length up to which bottlenecks were looked for; longer ones cannot decide.
         ends: The two points that decide, equal for the local case.
-        coincident: Number of ordered pairs of different points at the same place, which are left out; a cover
-            of several sheets is declared with ``copies``.
+        coincident: Number of ordered pairs of different points nearer to each other than rounding and noise
+            let tell, which are left out; a cover of several sheets is declared with ``copies``.
         pruned: Share of all pairs that were excluded by their projected distance.
         components: The tangent balls of every manifold, in the order given; the fields of a single one are
             also properties of the Reach.
@@ -213,12 +213,13 @@ class Reach(NamedTuple):
         elif not self.resolved:
             remedy = "refine the grid, or complete the points" if self.missing else "refine the grid"
             if self.noisy:
-                remedy = "noise of the samples dominates, take a larger stride or a lower accuracy"
+                remedy = "noise dominates, take a larger stride, a lower accuracy or less noisy samples"
             if all(component.grid is None for component in self.components):
                 remedy = "more samples or less noise are needed"
             text += f"; not resolved: {remedy}"
         if self.coincident:
-            text += f"; {self.coincident} pairs coincide and are left out (a cover? declare copies)"
+            cover = "" if self.noisy else " (a cover? declare copies)"
+            text += f"; {self.coincident} pairs coincide within rounding and noise and are left out{cover}"
         return text + "."
 
     def to_xarray(self, component: int = 0) -> xarray.Dataset:

@@ -101,6 +101,8 @@ def _reliable(parts: Sequence[Measured], reach: Reach | None) -> list[str]:
             lines.append(paragraph(name + say, "bad"))
         for sentence, names in open_ones.items():
             lines.append(paragraph(f"{name}{'; '.join(names)}: {sentence}", "bad"))
+        if note := dict(part.geometry.attributes).get("note"):
+            lines.append(paragraph(f"{name}{note}", "fair"))
         if part.beside is not None:
             lines.append(_agreement(part))
     if reach is not None:
