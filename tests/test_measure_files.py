@@ -687,10 +687,23 @@ def test_inspect_tells_a_cloud_from_an_axis(tmp_path):
         assert any("this looks like a cloud without a grid" in line for line in lines)
         assert not any("periodic" in line for line in lines)
         assert lines[-1] == f"run: manifold-jax measure {tmp_path / 'x.npy'} --cloud"
-    np.save(tmp_path / "x.npy", rng.permutation(CYLINDER))  # of one axis only
+    shuffled = rng.normal(size=(200, 1, 3)) + CYLINDER[0]  # of two axes, the first
+    np.save(tmp_path / "x.npy", shuffled)
     lines = described(tmp_path / "x.npy")
     assert "order of axis1: neighbours are no nearer than any two points, this looks like no axis" in lines
     assert lines[-1].endswith("--axis axis1=0:1 --axis axis2=0:1")
+
+
+def test_coarse_samples_are_not_called_noise(tmp_path):
+    t = np.arange(64) * TURN / 64
+    np.save(tmp_path / "x.npy", np.stack([np.cos(20 * t), np.sin(20 * t)], axis=-1).astype(np.float32))
+    options = ("--axis", f"angle=0:{TURN}:rad", "--periodic", "angle", "--no-plots", "--no-reach")
+    said = text(run("measure", tmp_path / "x.npy", *options, "--out", tmp_path / "out"))
+    assert "May be too coarse: angle; with more samples this falls, noise does not." in said
+    assert "angle axis too coarse: refine" in said
+    assert "dominates" not in said
+    (noise,) = (line for line in described(tmp_path / "x.npy") if line.startswith("noise"))
+    assert noise.startswith("noise of a number: below")
 
 
 def test_rounding_is_no_more_than_all_the_noise(tmp_path):

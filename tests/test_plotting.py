@@ -32,6 +32,7 @@ def measured(grid, *, exact=False, blank=False):
         rounding=Fields(*(np.zeros(grid.shape) for _ in FIELDS)),
         noise=np.zeros(grid.ndim),
         noise_bars=Fields(*(np.zeros(grid.shape) for _ in FIELDS)),
+        noise_decay=np.full(grid.ndim, np.nan),
         name="waves",
         grid=grid,
         stencil=None if exact else ((4, 1),) * grid.ndim,

@@ -144,6 +144,21 @@ def test_a_coarse_axis_is_not_taken_for_noise(x64):
     assert "a axis too coarse: refine" in said
 
 
+def test_coarse_samples_of_a_curve_are_not_taken_for_noise():
+    lattice = Grid((Axis("t", 0.0, TURN, 64, periodic=True),))
+    t = lattice.axes[0].samples()
+    coarse = measure(np.stack([np.cos(20 * t), np.sin(20 * t)], axis=-1), lattice)
+    assert 0.2 < float(coarse.noise_decay[0]) < 0.4
+    assert "t axis too coarse: refine" in sentence(coarse)
+    assert "coarse samples of t, or noise: " in coarse.summary()
+    assert "Coarse samples of t, or noise (median)" in coarse._repr_html_()
+    noise = np.random.default_rng(0).normal(size=(64, 2))
+    noisy = measure(np.stack([np.cos(t), np.sin(t)], axis=-1) + 0.01 * noise, lattice)
+    assert float(noisy.noise_decay[0]) > 0.7
+    assert "a sample dominates" in sentence(noisy)
+    assert "noise of the samples: " in noisy.summary()
+
+
 @pytest.mark.slow
 def test_refining_a_coarse_axis_as_told_resolves(x64):
     said = sentence(measure(sample(twice, grid(10, 24)), grid(10, 24)))

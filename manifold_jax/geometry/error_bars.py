@@ -33,6 +33,7 @@ from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.noise import (
     DEVIATIONS,
     NoiseModel,
+    decay_of,
     noise_of,
     noise_terms,
     overlap_with_jets,
@@ -301,7 +302,8 @@ def report_on(
     if noise is None:
         bars, level = jax.tree.map(jnp.zeros_like, quantities.rounding), jnp.zeros((*grid.shape, grid.ndim))
     else:
-        bars, level = noise_of(quantities.value, jax.tree.map(jnp.asarray, terms), noise, grid)
+        terms = jax.tree.map(jnp.asarray, terms)
+        bars, level = noise_of(quantities.value, terms, noise, grid)
     # What is wrong at a sample is felt by all whose stencil holds it; where kinks count by themselves, less.
     radii = (1,) * grid.ndim
     if stencil and not (noise and any(noise.orders)):
@@ -315,5 +317,6 @@ def report_on(
         "rounding": quantities.rounding,
         "noise": level,
         "noise_bars": bars,
+        "noise_decay": jnp.full(grid.ndim, jnp.nan) if noise is None else decay_of(terms, noise),
     }
     return Geometry(**fields._asdict(), **totals, **parts, **about)

@@ -49,6 +49,9 @@ DEVIATIONS = 3.0
 DECAY = 0.1
 """Share of its energy below that a difference of higher order keeps, from which it is one of noise."""
 
+STEADY = 0.6
+"""Share that a difference of noise keeps, less what few samples scatter: below it samples may be coarse."""
+
 ROUNDING = 4.0
 """Energy of a difference, over that of rounding, from which there is noise besides rounding."""
 
@@ -190,6 +193,28 @@ def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) ->
     run = partial(_noise_of, grid=skeleton(grid), orders=model.orders, halos=model.halos)
     arguments = value, terms, gains, model.known, model.features
     return by_compiler(run, terms.rounding, grid.ndim)(*arguments)
+
+
+@partial(jax.jit, static_argnames="orders")
+def _decay_of(terms: NoiseTerms, orders: tuple[int, ...]) -> Array:
+    rough = rough_samples(terms, orders)
+    parts = (jnp.where(rough | ~jnp.isfinite(x), 0.0, x) for x in (terms.energies, terms.below))
+    kept, below = (jnp.sum(x.reshape(-1, len(orders)), axis=0) for x in parts)
+    return jnp.where(
+        (jnp.asarray(orders) > 0) & (below > 0), kept / jnp.where(below > 0, below, 1.0), jnp.nan
+    )
+
+
+def decay_of(terms: NoiseTerms, noise: NoiseModel) -> Float[Array, "d"]:
+    """Share of its energy below that the difference along every axis keeps; NaN if unknown.
+
+    It is 1 for noise, and less where a signal is left: then the axis may be too coarse. Where the noise was
+    given nobody asks.
+    """
+    if noise.known is not None:
+        return jnp.full(len(noise.orders), jnp.nan, terms.energies.dtype)
+    run = partial(_decay_of, orders=noise.orders)
+    return by_compiler(run, terms.rounding, terms.rounding.ndim)(terms)
 
 
 def grid_median(values: Float[Array, "*shape"]) -> Float[Array, ""]:

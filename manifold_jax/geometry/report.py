@@ -33,7 +33,7 @@ from manifold_jax.geometry.quantities import (
 )
 from manifold_jax.geometry.show import geometry_html
 from manifold_jax.geometry.stencil import Stencil, stencil_words
-from manifold_jax.geometry.verdict import Verdict, judge
+from manifold_jax.geometry.verdict import Verdict, coarse_axes, judge
 
 if TYPE_CHECKING:
     import xarray
@@ -66,6 +66,9 @@ class Geometry:
             explains it, NaN where no axis has samples enough to tell. For equal noise in f features it is
             sqrt(f) times that of one. Beside a kink it is of that too.
         noise_bars: Part of each error bar that is noise, or a kink.
+        noise_decay: Share of its energy that a high difference along every axis keeps where its order grows
+            by 4: about 1 for noise, less where the axis may be too coarse; NaN where samples are too few
+            or the noise was given.
         name: Title.
         grid: The lattice.
         stencil: ``(accuracy, stride)`` per axis, or ``(accuracy, stride, smooth)``; None for exact jets.
@@ -87,6 +90,7 @@ class Geometry:
     rounding: Fields
     noise: Float[Array, "*shape d"]
     noise_bars: Fields
+    noise_decay: Float[Array, "d"]
     name: str = field(default="manifold", metadata=_STATIC)
     grid: Grid = field(kw_only=True, metadata=_STATIC)
     stencil: Stencil | None = field(default=None, metadata=_STATIC)
@@ -185,11 +189,12 @@ class Geometry:
             sentence = self.verdict(name).sentence
             words = with_bar(value, error).replace("±", "+-")
             lines.append(f"  {name:26s} {words:>22s}  {span}{sentence}")
-        level = float(np.median(np.asarray(self.noise)))
+        level, coarse = float(np.median(np.asarray(self.noise))), coarse_axes(self)
         if math.isnan(level):
             lines.append("  noise of the samples: not known and not in the bars, too few samples to tell.")
         elif level > 0:
-            lines.append(f"  noise of the samples: {level:.1e} {LENGTH} each (median), in the bars.")
+            what = f"coarse samples of {' and '.join(coarse)}, or noise" if coarse else "noise of the samples"
+            lines.append(f"  {what}: {level:.1e} {LENGTH} each (median), in the bars.")
         return "\n".join(lines)
 
     def to_xarray(self) -> xarray.Dataset:
@@ -213,6 +218,7 @@ class Geometry:
             data[f"{name}_rounding"] = (labels, np.asarray(getattr(self.rounding, name)))
             data[f"{name}_noise"] = (labels, np.asarray(getattr(self.noise_bars, name)))
         data["noise"] = ((*labels, "axis_name"), np.asarray(self.noise), {"units": LENGTH})
+        data["noise_decay"] = (("axis_name",), np.asarray(self.noise_decay))
         data["axis_sensitivity"] = (("measure_name", "axis_name"), np.asarray(self.axis_sensitivity))
         coordinates: dict[str, Any] = coordinates_of(grid, labels)
         coordinates |= {"measure_name": list(FIELDS), "axis_name": list(labels)}
@@ -269,7 +275,7 @@ def _variables() -> list[str]:
     """Names of all variables in a data set, in order."""
     parts = [[name, f"{name}_error", f"{name}_resolved"] for name in FIELDS + TOTALS]
     parts += [[f"{name}_rounding", f"{name}_noise"] for name in FIELDS]
-    return [*itertools.chain(*parts), "noise", "axis_sensitivity"]
+    return [*itertools.chain(*parts), "noise", "noise_decay", "axis_sensitivity"]
 
 
 def _digest(static: Mapping[str, Any], values: Mapping[str, Any]) -> str:
@@ -313,7 +319,8 @@ def _read_geometry(dataset: Any) -> Geometry:
     stencil, attributes = json.loads(static["stencil"]), json.loads(static["attributes"])
     values = {name: dataset[name].values for name in _variables()}
     shapes = {name: () if name.startswith("total") else grid.shape for name in values}
-    shapes |= {"noise": (*grid.shape, grid.ndim), "axis_sensitivity": (len(FIELDS), grid.ndim)}
+    shapes |= {"noise": (*grid.shape, grid.ndim), "noise_decay": (grid.ndim,)}
+    shapes |= {"axis_sensitivity": (len(FIELDS), grid.ndim)}
     for name, part in values.items():
         if part.shape != shapes[name]:
             raise ValueError(f"{name} has the shape {part.shape}, not {shapes[name]}.")
@@ -330,6 +337,7 @@ def _read_geometry(dataset: Any) -> Geometry:
         rounding=Fields(*(jnp.asarray(values[f"{name}_rounding"]) for name in FIELDS)),
         noise=jnp.asarray(values["noise"]),
         noise_bars=Fields(*(jnp.asarray(values[f"{name}_noise"]) for name in FIELDS)),
+        noise_decay=jnp.asarray(values["noise_decay"]),
         name=json.loads(static["name"]),
         grid=grid,
         stencil=tuple(map(tuple, stencil)) if stencil else None,

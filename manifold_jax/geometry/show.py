@@ -17,6 +17,7 @@ from manifold_jax.geometry.quantities import (
     unit_of,
     with_bar,
 )
+from manifold_jax.geometry.verdict import coarse_axes
 
 
 def geometry_html(geometry: Any) -> str:
@@ -37,9 +38,9 @@ def geometry_html(geometry: Any) -> str:
     lines = [paragraph(note, "quiet")]
     level = finite_median(np.asarray(geometry.noise), 0.0)
     if level > 0:
-        lines.append(
-            paragraph(f"Noise of a sample (median): {level:.1e} {LENGTH}; it is in the bars.", "quiet")
-        )
+        coarse = " and ".join(coarse_axes(geometry))
+        what = f"Coarse samples of {coarse}, or noise" if coarse else "Noise of a sample"
+        lines.append(paragraph(f"{what} (median): {level:.1e} {LENGTH}; it is in the bars.", "quiet"))
     return titled(geometry.title, table(head, rows, left=(0, 3, 4)), *lines)
 
 

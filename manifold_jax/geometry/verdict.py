@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax.geometry.noise import difference_orders
+from manifold_jax.geometry.noise import STEADY, difference_orders
 from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields, finite_median, natural_scales
 from manifold_jax.geometry.stencil import halo
 from manifold_jax.geometry.totals import FLAT, quadrature_changes, quadrature_of
@@ -212,14 +212,25 @@ def _noise_and_rounding(geometry: Any, failing: np.ndarray) -> tuple[float, floa
     if not failing.any():
         return 0.0, 0.0, False
     noise, rounding = (_share(geometry, part, failing) for part in (geometry.noise_bars, geometry.rounding))
-    level = np.asarray(geometry.noise)
-    by_axis = np.median(level[failing], axis=0)
-    uneven = by_axis.max() > ROUGH * by_axis.min()
-    orders = difference_orders(geometry.grid, geometry.stencil) if geometry.stencil else ()
-    enough = any(m and n >= TOLD * m for n, m in zip(geometry.grid.shape, orders, strict=False))
-    # A level that was given is the same everywhere.
-    told = enough or level.max() == level.min()
-    return noise, rounding, bool(noise > max(NOISY, rounding) and told and not uneven)
+    return noise, rounding, bool(noise > max(NOISY, rounding) and not coarse_axes(geometry, failing))
+
+
+def coarse_axes(geometry: Any, where: Any = ...) -> tuple[str, ...]:
+    """Names of the axes whose samples may be coarse rather than noisy at some points, at all by default.
+
+    Noise is told where it is the same along every axis, does not fall with the order of the difference, and
+    an axis has samples enough to see that.
+    """
+    level, decays = np.asarray(geometry.noise), np.asarray(geometry.noise_decay)
+    if geometry.stencil is None or np.isnan(decays).all():  # no noise, or a level that was given
+        return ()
+    by_axis = np.nan_to_num(np.median(level[where].reshape(-1, level.shape[-1]), axis=0))
+    orders, names = difference_orders(geometry.grid, geometry.stencil), geometry.grid.names
+    sizes = geometry.grid.shape
+    told = any(m and n >= TOLD * m and not x < STEADY for m, n, x in zip(orders, sizes, decays, strict=True))
+    if told and by_axis.max() <= ROUGH * by_axis.min():
+        return ()
+    return tuple(name for name, x in zip(names, by_axis, strict=True) if x * ROUGH > by_axis.max())
 
 
 def _share(geometry: Any, part: Fields, failing: np.ndarray) -> float:

@@ -30,13 +30,14 @@ from manifold_jax.experiments.measure.files import (
 from manifold_jax.experiments.measure.formats import Content, opened
 from manifold_jax.experiments.terminal import console, plain_errors, words
 from manifold_jax.geometry.manifold import Points, as_points, end_distances, ends_coincide
-from manifold_jax.geometry.noise import BEYOND, DECAY
+from manifold_jax.geometry.noise import BEYOND, STEADY
+from manifold_jax.geometry.stencil import BELOW
 
 NUMBERS = 2**25  # that are read to look at values, and along every axis
 WHOLE = 0.29  # standard deviation that rounding to whole numbers makes, 12^(-1/2)
 LINES = 8  # along every axis on which noise is looked at
 FEWEST = 8  # samples of an axis from which neighbours are compared with any two of them
-NEARER = 0.8  # squared distance of neighbours, over that of any two, from which samples have no order
+NEARER = 0.8  # squared distance of neighbours, over that of any two: nearer to 1 there is no order
 NEAR = 1.5  # distance of two ends that are a step apart, over that of neighbours
 
 
@@ -167,7 +168,7 @@ def _describe_array(path: Path | str, content: Content, given: dict[str, Any]) -
 
 
 def _is_unordered(points: Points, k: int) -> bool:
-    """Whether samples that are next to each other along an axis are no nearer than any two of a line."""
+    """Whether samples that are next to each other along an axis are as far apart as any two of a line."""
     grid, most = points.grid, max(1, NUMBERS // points.features)
     size = min(grid.shape[k], most)
     if size < FEWEST:
@@ -175,7 +176,7 @@ def _is_unordered(points: Points, k: int) -> bool:
     lines = _lines(points, k, max(1, min(LINES, most // size, grid.size // grid.shape[k])))[:, :size]
     values = points.at(lines.ravel()).astype(float).reshape(*lines.shape, -1)
     steps, spread = np.mean(np.diff(values, axis=1) ** 2), 2 * np.mean(np.var(values, axis=1, ddof=1))
-    return bool(spread > 0 and steps > NEARER * spread)
+    return bool(NEARER * spread < steps < spread / NEARER)
 
 
 def _points(points: Points) -> Iterator[str]:
@@ -257,9 +258,9 @@ def _noise(points: Points, k: int, count: int) -> list[tuple[float, bool]]:
         return []
     values = points.at(_lines(points, k, count).ravel()).astype(float).reshape(count, size, -1)
     energies = []
-    for m in (order - 2, order):
+    for m in (order - BELOW, order):
         difference = np.diff(values, m, axis=1)
         energies.append(np.median(np.mean(difference**2, axis=2)) / math.comb(2 * m, m))
     if not np.isfinite(energies).all():
         return []
-    return [(float(energies[1]) ** 0.5, bool(energies[1] > DECAY * energies[0]))]
+    return [(float(energies[1]) ** 0.5, bool(energies[1] > STEADY * energies[0]))]

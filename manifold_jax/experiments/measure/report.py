@@ -22,7 +22,7 @@ from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeom
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median, with_bar
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.stencil import stencil_words
-from manifold_jax.geometry.verdict import SMOOTHER, Verdict
+from manifold_jax.geometry.verdict import SMOOTHER, Verdict, coarse_axes
 from manifold_jax.plotting.style import compare
 from manifold_jax.plotting.traversals import geodesics, traversals
 
@@ -164,7 +164,11 @@ def _noise(geometry: Geometry) -> list[str]:
     by_axis = ", ".join(f"{level:.1e} ℓ along {name}" for name, level in levels.items())
     bars = [(np.asarray(part), np.asarray(field.error)) for part, field in zip(*parts, strict=True)]
     share = max(finite_median(part / np.where(bar > 0, bar, np.nan), 0.0) for part, bar in bars)
-    return [f"Noise of a sample, a length in the ambient space: {by_axis}; up to {share:.0%} of the bars."]
+    shares = f"a length in the ambient space: {by_axis}; up to {share:.0%} of the bars."
+    if coarse := coarse_axes(geometry):
+        doubt = f"May be too coarse: {', '.join(coarse)}; with more samples this falls, noise does not."
+        return [f"Noise of a sample, or what coarse samples leave, {shares} {doubt}"]
+    return [f"Noise of a sample, {shares}"]
 
 
 def _span(axis: Any) -> str:
