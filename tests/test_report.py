@@ -266,6 +266,14 @@ def test_provenance_is_json(geometry):
     assert json.loads(dataset.attrs["stencil"]) == [[4, 1], [4, 1]]
 
 
+def test_a_result_saved_without_the_decay_of_its_noise_still_loads(geometry):
+    dataset = geometry.to_xarray().drop_vars("noise_decay")
+    with pytest.raises(ValueError, match="not those that were measured"):
+        geometry_from_xarray(dataset)  # it was taken out
+    del dataset.attrs["digest"]
+    assert np.isnan(geometry_from_xarray(dataset).noise_decay).all()
+
+
 @pytest.mark.slow
 def test_a_result_saved_with_a_reach_still_loads(geometry, tmp_path):
     # Saved before the reach had a result of its own.

@@ -281,7 +281,9 @@ def _variables() -> list[str]:
 def _digest(static: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Digest of everything that makes a Geometry: a damaged file is told by it."""
     text = json.dumps([str(static[name]) for name in ("name", "axes", "stencil", "tolerance", "attributes")])
-    return digest_arrays(np.frombuffer(text.encode(), np.uint8), *(values[name] for name in _variables()))
+    return digest_arrays(
+        np.frombuffer(text.encode(), np.uint8), *(values[name] for name in _variables() if name in values)
+    )
 
 
 def geometry_from_xarray(dataset: Any) -> Geometry:
@@ -317,7 +319,8 @@ def _read_geometry(dataset: Any) -> Geometry:
     static = dict(dataset.attrs)
     grid = Grid(tuple(Axis(**axis) for axis in json.loads(static["axes"])))
     stencil, attributes = json.loads(static["stencil"]), json.loads(static["attributes"])
-    values = {name: dataset[name].values for name in _variables()}
+    later = {"noise_decay"} - set(dataset)  # what files of earlier versions lack
+    values = {name: dataset[name].values for name in _variables() if name not in later}
     shapes = {name: () if name.startswith("total") else grid.shape for name in values}
     shapes |= {"noise": (*grid.shape, grid.ndim), "noise_decay": (grid.ndim,)}
     shapes |= {"axis_sensitivity": (len(FIELDS), grid.ndim)}
@@ -337,7 +340,7 @@ def _read_geometry(dataset: Any) -> Geometry:
         rounding=Fields(*(jnp.asarray(values[f"{name}_rounding"]) for name in FIELDS)),
         noise=jnp.asarray(values["noise"]),
         noise_bars=Fields(*(jnp.asarray(values[f"{name}_noise"]) for name in FIELDS)),
-        noise_decay=jnp.asarray(values["noise_decay"]),
+        noise_decay=jnp.asarray(values.get("noise_decay", np.full(grid.ndim, np.nan))),
         name=json.loads(static["name"]),
         grid=grid,
         stencil=tuple(map(tuple, stencil)) if stencil else None,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from manifold_jax._checks import choice
+from manifold_jax._checks import checked_function, choice
 from manifold_jax._files import Progress, silent
 from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import ORDERS, Accuracy, Grid
@@ -79,6 +79,7 @@ def suggest_stencil(
         (4, True)
     """
     quantity = choice("suggest_stencil", "quantity", quantity, FIELDS)
+    checked_function("suggest_stencil", "progress", progress)
     checked = as_points("suggest_stencil", points_or_manifold, grid, in_pieces=True)
     fitting = []
     for accuracy, stride, smooth in product(accuracies, strides, smooths):
