@@ -35,6 +35,83 @@ class Page(NamedTuple):
     findings: Sequence[tuple[Sequence[str], Callable[[Runs], str]]] = ()
 
 
+def _claims(runs: Runs, study: str, words: str, part: str) -> Mapping[str, Any]:
+    """In how many runs a claim holds in a part of the network; of several checkpoints the last."""
+    rows = runs[study]["data"]["claims"]
+    return next(row for row in reversed(rows) if words in row["claim"] and row["layers"] == part)
+
+
+def _held(runs: Runs, study: str, words: str, part: str) -> str:
+    row = _claims(runs, study, words, part)
+    return f"{row['holds in']} of {row['runs']}"
+
+
+def _before_learning(runs: Runs) -> str:
+    first = f"step {runs['evolution']['data']['steps'][0]}"
+    grows, falls = (
+        _held(runs, "evolution", f"{what} with depth, {first}", "all")
+        for what in ("curvature grows", "reach falls")
+    )
+    return (
+        f"*Random weights do it already.* Before any training mean |II| grows with depth in {grows} runs and "
+        f"the reach falls in {falls}: neither is a sign of learning."
+    )
+
+
+def _after_learning(study: str, name: str) -> Callable[[Runs], str]:
+    def words(runs: Runs) -> str:
+        last = f"step {runs[study]['data']['steps'][-1]}"
+        curvature, reach = f"curvature grows with depth, {last}", f"reach falls with depth, {last}"
+        encoder, decoder = (_held(runs, study, curvature, part) for part in ("encoder", "decoder"))
+        falls, below = (_held(runs, study, reach, part) for part in ("encoder", "decoder"))
+        return (
+            f"*{name}, {last}.* Mean |II| grows along the encoder in {encoder} runs and along the decoder in "
+            f"{decoder}; the reach falls along the encoder in {falls} and along the decoder in {below}."
+        )
+
+    return words
+
+
+def _every_class(runs: Runs) -> str:
+    shares = []
+    for shape in ("ellipse", "square", "heart"):
+        held = _held(runs, "evolution", f"reach falls with depth, {shape} sprite alone", "encoder")
+        shares.append(f"{shape} {held}")
+    return f"*Each class by itself:* the reach falls along the encoder in {', '.join(shares)} runs."
+
+
+def _noise(runs: Runs) -> str:
+    first = runs["sampled"]["rows"][0]
+    ratio = first["|II|, sampled"] / first["|II|, mu"]
+    at_mean, drawn = (
+        _held(runs, "sampled", f"curvature grows with depth, {z}", "decoder") for z in ("z = mu", "z sampled")
+    )
+    return (
+        f"*A latent that is sampled at every grid point, as in the reference,* has {ratio:.1f} times the "
+        f"|II| of z = mu, and |II| grows along the decoder in {drawn} runs, at z = mu in {at_mean}."
+    )
+
+
+def _bars(runs: Runs) -> str:
+    rows = runs["stencils"]["rows"]
+    least = min(row[f"{short} cover"] for row in rows for short in ("dV", "|II|"))
+    return (
+        f"*Stencils beside exact jets:* in every layer their bars cover at {least:.1%} of the points or more."
+    )
+
+
+def _kinks(runs: Runs) -> str:
+    rows = [row for row in runs["spacing"]["rows"] if row["layer"] != "input"]
+    spans = []
+    for name in ("relu", "silu"):
+        exponents = [row["exponent"] for row in rows if row["network"] == name]
+        spans.append(f"{min(exponents):.2f} to {max(exponents):.2f}")
+    return (
+        f"*Behind ReLU, as published,* the largest curvature by stencils grows with the number of samples, "
+        f"exponents {spans[0]} over the layers (behind SiLU {spans[1]}): it is a number about the grid."
+    )
+
+
 _SPRITES = "--steps 6000 --gamma 10"
 _COIL = "--data coil20 --path coil-20-proc.zip --steps 3000"
 
@@ -120,6 +197,15 @@ every layer has second derivatives, unless a table says otherwise. The published
             "A LeNet with SiLU, and means in place of maxima, that tells the three shapes apart; "
             "scale is measured.",
         ),
+    ),
+    (
+        (("evolution",), _before_learning),
+        (("evolution",), _after_learning("evolution", "Sprites")),
+        (("evolution",), _every_class),
+        (("coil20_evolution",), _after_learning("coil20_evolution", "COIL-20")),
+        (("sampled",), _noise),
+        (("stencils",), _bars),
+        (("spacing",), _kinks),
     ),
 )
 
