@@ -113,7 +113,7 @@ def _kinks(runs: Runs) -> str:
 
 
 _SPRITES = "--steps 6000 --gamma 10"
-_COIL = "--data coil20 --path coil-20-proc.zip --steps 3000"
+_COIL = "--data coil20 --path coil-20-proc.zip --steps 3000 --seeds 2"
 
 LAYERS = Page(
     "Layer by layer: a beta-VAE on manifolds that are known",
