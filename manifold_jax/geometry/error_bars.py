@@ -112,24 +112,28 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     # variance eps^2 / 12 at most, in every number for itself. Weights w turn it into one of |w| times the
     # deviation, along any direction that of the largest feature at most; and the length of independent
     # components has no larger deviation from its root mean square.
-    shift = jnp.sum(jnp.abs(coordinates) * lengths, axis=-1)
-    size = block.norm + shift
-    scale = jnp.finfo(dtype).eps / 12**0.5 * size
-    along, unit = DEVIATIONS * block.peak, jnp.maximum(size, jnp.finfo(dtype).tiny)
-    single = jnp.eye(d, dtype=bool)
-
-    def pairs(first: Array, other: Array, second: Array) -> Array:
-        """Noise of |X_ij|, from that along both axes or twice along one."""
-        crossed = first[:, :, None] * other[:, None, :]
-        return scale[:, None, None] * jnp.where(single, second[:, :, None], crossed)
-
-    near, turns = (part * lengths for part in farther)
-    turned = pairs(first, near, turns)
-    turned = jnp.where(single, turned, safe_sqrt(turned**2 + jnp.swapaxes(turned, 1, 2) ** 2))
-    noises = scale[:, None] * first, pairs(first, first, second)
-    slid = DEVIATIONS * shift  # along every axis, so that their sum bounds it in all directions together too
-    largest = Spread(along / unit, (block.norm + along) / unit, slid / unit, turned)
-    rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises, largest)
+    deviation = jnp.finfo(dtype).eps / 12**0.5
+    scale = deviation * (block.norm + jnp.sum(jnp.abs(coordinates) * lengths, axis=-1))
+    norm, peak = (jnp.broadcast_to(size, scale.shape) for size in (block.norm, block.peak))
+    single, sample = jnp.eye(d, dtype=bool), deviation * norm
+    crossed = jnp.where(single, second[:, :, None], first[:, :, None] * first[:, None, :])
+    noises = sample[:, None] * first, sample[:, None, None] * crossed
+    along = DEVIATIONS * peak / jnp.maximum(norm, jnp.finfo(dtype).tiny)
+    # A coordinate is rounded once for all samples that share it: derivatives along its own axis feel that,
+    # those along others see the samples move together.
+    slips, (near, turns) = DEVIATIONS * deviation * jnp.abs(coordinates), farther
+    bent = safe_sqrt(jnp.einsum("nijij->nij", main.second))
+    own = (slips * first) ** 2
+    turned = jnp.where(single, (slips * turns)[:, :, None], safe_sqrt(own[:, :, None] + own[:, None, :]))
+    spread_of = Spread(
+        along=along,
+        length=1 + along,
+        stretched=slips * first * lengths,
+        tilted=slips * near * jnp.diagonal(bent, axis1=1, axis2=2),
+        slid=slips * second * lengths,
+        turned=turned * lengths[:, :, None] * lengths[:, None, :],
+    )
+    rounding, basis, mixed = jax.vmap(point_rounding)(main, *noises, spread_of)
     # One program for both stencils compiles in half the time.
     both = jax.vmap(point_fields)(jax.tree.map(lambda *g: jnp.concatenate(g), main, low))
     value = jax.tree.map(lambda x: x[: plan.block_points], both)

@@ -198,20 +198,25 @@ def length_error(length: Array, squared: Array) -> Array:
 
 
 class Spread(NamedTuple):
-    """Largest lengths of random noise of two kinds, relative to what is propagated.
+    """Largest effects of random noise at one point: of the samples, and of their coordinates.
+
+    Rounded coordinates move samples along the manifold, along every axis for itself.
 
     Attributes:
-        along: Of what moves samples anywhere, along any one direction.
+        along: Of noise of the samples, relative to what is propagated, along any one direction.
         length: Of the same, in all directions together.
-        slid: Of what moves samples along the manifold, as the rounding of their coordinates does.
-        turned: ``(d, d)`` noise of |X_ij| of what grows with the distance from the point: along a manifold
-            moved samples see the tangents turn by II times that.
+        stretched: ``(d,)`` change of X_i along itself, by its coordinate.
+        tilted: ``(d,)`` change of X_i in other directions, by its coordinate.
+        slid: ``(d,)`` change of X_ii along X_i, by its coordinate.
+        turned: ``(d, d)`` change of the normal part of X_ij over |II|, by both coordinates.
     """
 
     along: Array
     length: Array
-    slid: Array
-    turned: Array
+    stretched: Float[Array, "d"]
+    tilted: Float[Array, "d"]
+    slid: Float[Array, "d"]
+    turned: Float[Array, "d d"]
 
 
 def point_rounding(
@@ -221,7 +226,7 @@ def point_rounding(
 
     The noise is a bound, or random with a ``spread``. To first order inner products feel the part of it along
     one direction, to second order all of it. Of samples that slide along the manifold II feels how tangents
-    turn between them, and what they move X_ij along the tangents as far as these are tilted.
+    stretch, tilt and turn between them, and what they move X_ij along tangents as far as these are tilted.
     Also what any noise is propagated by: the orthonormal frame, and the tangential part of X_ij in it.
     """
     eps = TENSOR_ROUNDINGS * jnp.finfo(gram.metric.dtype).eps
@@ -232,25 +237,33 @@ def point_rounding(
     trace, normal = traces(second_form_gram(gram))
     norm, mean = safe_sqrt(normal), safe_sqrt(trace) / d
     squares = basis**2
-    tilt = safe_sqrt(contract("ai,i->", squares, first**2))
-    moved = safe_sqrt(contract("ai,bj,ij->", squares, squares, second**2))
+
+    def in_frame(noise: Float[Array, "d"]) -> Array:
+        return safe_sqrt(contract("ai,i->", squares, noise**2))
+
+    def of_pairs(noise: Float[Array, "d d"]) -> Array:
+        return safe_sqrt(contract("ai,bj,ij->", squares, squares, noise**2))
+
+    tilt, moved = in_frame(first), of_pairs(second)
     size = safe_sqrt(tangential) + norm
     linear = length = moved + size * tilt
-    along, bias = jnp.ones_like(tilt), jnp.zeros_like(tilt)
+    metric, bias = tilt, jnp.zeros_like(tilt)
     if spread:
-        along, longest = safe_sqrt(spread.along**2 + spread.slid**2), spread.length + spread.slid
-        turned = norm * safe_sqrt(contract("ai,bj,ij->", squares, squares, spread.turned**2))
-        slid = spread.slid * (size * tilt + turned + longest * tilt * moved)
+        stretched, tilted = in_frame(spread.stretched), in_frame(spread.tilted)
+        slid = 2 * norm * stretched + safe_sqrt(tangential) * tilted + norm * of_pairs(spread.turned)
+        slid += (spread.length * tilt + tilted) * of_pairs(jnp.diag(spread.slid))
         linear, length = spread.along * linear + slid, spread.length * length + slid
+        metric = safe_sqrt((spread.along * tilt) ** 2 + stretched**2 + tilted**2)
         # As in noise_fields: Hadamard's bound of what the bias of the metric does to its determinant.
-        bias = jnp.expm1(jnp.sum(jnp.log1p(jnp.sum(squares, axis=0) * (longest * first) ** 2)) / 2)
+        each = (spread.length * first) ** 2 + spread.stretched**2 + spread.tilted**2
+        bias = jnp.expm1(jnp.sum(jnp.log1p(jnp.sum(squares, axis=0) * each)) / 2)
     # |II|^2 and |H|^2 are differences of products of the size of the tangential part.
     linear, square = linear + size * eps, (length + size * eps) ** 2 + eps * (tangential + normal)
     squared = 2 * norm * linear + square
     length = length_error(norm, squared)
     # |H| <= |II| / sqrt(d) may vanish where |II| does not.
     mean_error = length_error(mean, 2 * mean * linear + square / d**0.5)
-    volume = point_volume_element(gram) * (d**0.5 * (along * tilt + eps) + bias)
+    volume = point_volume_element(gram) * (d**0.5 * (metric + eps) + bias)
     return Fields(volume, squared, mean_error, length, length, length), basis, mixed
 
 
