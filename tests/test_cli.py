@@ -301,6 +301,7 @@ def test_a_finished_stage_of_another_manifold_is_not_taken(tmp_path, monkeypatch
         (["sprite"], "that name: perhaps you mean sprites; the data sets are sprites, dsprites"),
         (["sprites", "--samples", "blur=9"], "sizes may hold"),
         (["sprites", "--samples", "x=4,x=5"], "twice"),
+        (["sprites", "--samples", "x=4", "--samples", "x=5"], "twice"),
         (["sprites", "--range", "scale=1"], "cannot read the value '1' of 'scale'"),
         (["sprites", "--range", "scale=1:0.5"], "must increase"),
         (["sprites", "--fixed", "colour=1"], "'colour'"),

@@ -104,9 +104,15 @@ def measure_command(
         int | None, typer.Option(min=1, help="Dimension of a cloud (default: estimated).")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels per side of the images.")] = None,
-    samples: Annotated[str | None, typer.Option(help="Samples by axis: scale=9,orientation=32.")] = None,
-    ranges: Annotated[str | None, typer.Option("--range", help="Ranges: scale=0.5:1,x=10:20.")] = None,
-    fixed: Annotated[str | None, typer.Option(help="Factors that do not vary: scale=0.8.")] = None,
+    samples: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Samples by axis: scale=9,orientation=32.")
+    ] = None,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", metavar="TEXT", help="Ranges: scale=0.5:1,x=10:20.")
+    ] = None,
+    fixed: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Factors that do not vary: scale=0.8.")
+    ] = None,
     blur: Annotated[float | None, typer.Option(help="Gaussian blur in pixels.")] = None,
     object_id: Annotated[
         str | None, typer.Option("--object", help="Number of the object of COIL, or all.")

@@ -43,17 +43,19 @@ _ARGUMENTS = {"axes": "factors", "samples": "sizes", "range": "ranges", "object"
 """What the constructors call these options, where they have another name for them."""
 
 
-def parse_pairs(text: str | None, option: str, convert: Callable[[str], Any]) -> dict[str, Any] | None:
-    """Read ``name=value,name=value``, or None where the option was not given.
+def parse_pairs(
+    given: Sequence[str] | None, option: str, convert: Callable[[str], Any]
+) -> dict[str, Any] | None:
+    """Read ``name=value,name=value``, of an option that may be repeated; None where it was not given.
 
     Example:
-        >>> parse_pairs("scale=9,orientation=32", "--samples", int)
-        {'scale': 9, 'orientation': 32}
+        >>> parse_pairs(["scale=9,orientation=32", "x=3"], "--samples", int)
+        {'scale': 9, 'orientation': 32, 'x': 3}
     """
-    if text is None:
+    if given is None:
         return None
     pairs: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, ",".join(given).split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not name or not equals:
             raise ValueError(f"{option} takes name=value,name=value, got {part!r}.")
