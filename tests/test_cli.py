@@ -68,7 +68,7 @@ def test_curve_with_every_file(tmp_path):
     assert str(out) in text(result)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["arguments"]["dataset"] == "ellipse"
-    assert summary["arguments"]["samples"] == "angle=24"
+    assert summary["arguments"]["samples"] == ["angle=24"]
     assert summary["dtype"] == "float32"
     assert {"manifold_jax", "jax", "device", "platform"} <= set(summary)
     (entry,) = summary["manifolds"]
