@@ -184,6 +184,24 @@ def test_rounded_coordinates_move_samples_along_the_manifold(x64):
         assert np.median(bar / np.maximum(error, 1e-9)) < {"volume_element": 30, "mean_curvature": 300}[name]
 
 
+def test_values_of_a_function_are_rounded_more_than_once():
+    """Matrix products one after the other round what they turn; its geometry stays that of the circle."""
+    turns = [np.linalg.qr(np.random.default_rng(k).normal(size=(10, 10)))[0] for k in range(12)]
+
+    def turned(u):
+        x = jnp.zeros(10, u.dtype).at[:2].set(jnp.array([jnp.cos(u[0]), jnp.sin(u[0])]))
+        for turn in turns:
+            x = jnp.asarray(turn, u.dtype) @ x
+        return x
+
+    grid = Grid((Axis("t", 0.0, 2 * math.pi, 200, periodic=True),))
+    measured = measure(turned, grid, accuracy=8)
+    for name in ("volume_element", "mean_curvature"):
+        value, error, _ = getattr(measured, name)
+        covered = np.abs(np.asarray(value) - 1) <= np.asarray(error)
+        assert covered.mean() >= 0.99, name
+
+
 @pytest.mark.thorough
 def test_exact_bars_know_that_the_mean_curvature_of_a_minimal_surface_is_rounded():
     lattice = Grid((Axis("u", -1.0, 1.0, 30), Axis("v", -1.0, 1.0, 30)))

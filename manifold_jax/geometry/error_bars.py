@@ -60,6 +60,7 @@ from manifold_jax.geometry.totals import Quadrature, quadrature_of, totals_of
 from manifold_jax.geometry.windows import BlockGrams, BlockPlan, plan_blocks
 
 SAFETY = 3.0  # factor on the estimated error; its coverage and sharpness are benchmarked
+EVALUATION = 4.0  # deviation of what a function gives over that of numbers rounded once: 16 roundings
 LEFT_OUT = 3  # least number of the highest modes that the comparison of a spectral axis leaves out
 PROBED_BLOCKS = 6  # blocks from which the sensitivity to each axis is taken: medians need no more
 PROBED_POINTS = 64  # points of each of them at most
@@ -116,6 +117,8 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     scale = deviation * (block.norm + jnp.sum(jnp.abs(coordinates) * lengths, axis=-1))
     norm, peak = (jnp.broadcast_to(size, scale.shape) for size in (block.norm, block.peak))
     single, sample = jnp.eye(d, dtype=bool), deviation * norm
+    if plan.evaluated:
+        sample *= EVALUATION
     crossed = jnp.where(single, second[:, :, None], first[:, :, None] * first[:, None, :])
     noises = sample[:, None] * first, sample[:, None, None] * crossed
     along = DEVIATIONS * peak / jnp.maximum(norm, jnp.finfo(dtype).tiny)

@@ -34,8 +34,9 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
         row: Row = {"layer": name, "volume": float(volume.value), "+-": float(volume.error)}
         row["exact"] = float(truth.total_volume.value)
         for short, quantity in (("dV", "volume_element"), ("|II|", "second_form_norm")):
-            coverage, median, *_rest, resolved = errors[quantity]
-            row |= {f"{short} err": median, f"{short} known": resolved, f"{short} cover": coverage}
+            found = errors[quantity]
+            row[f"{short} err"] = found.median
+            row |= {f"{short} known": found.resolved, f"{short} cover": found.coverage}
         rows.append(row)
     title = f"{chart.name} through {trial.name}, step {step}: stencils and exact jets"
     note = (
