@@ -95,9 +95,7 @@ def _noise(runs: Runs) -> str:
 def _bars(runs: Runs) -> str:
     rows = runs["stencils"]["rows"]
     least = min(row[f"{short} cover"] for row in rows for short in ("dV", "|II|"))
-    return (
-        f"*Stencils beside exact jets:* in every layer their bars cover at {least:.1%} of the points or more."
-    )
+    return f"*Stencils and exact jets:* in every layer their bars cover at {least:.1%} of the points or more."
 
 
 def _kinks(runs: Runs) -> str:
@@ -107,8 +105,8 @@ def _kinks(runs: Runs) -> str:
         exponents = [row["exponent"] for row in rows if row["network"] == name]
         spans.append(f"{min(exponents):.2f} to {max(exponents):.2f}")
     return (
-        f"*Behind ReLU, as published,* the largest curvature by stencils grows with the number of samples, "
-        f"exponents {spans[0]} over the layers (behind SiLU {spans[1]}): it is a number about the grid."
+        f"*After ReLU, as published,* the largest curvature by stencils grows with the number of samples, "
+        f"exponents {spans[0]} over the layers (after SiLU {spans[1]}): it is a number about the grid."
     )
 
 
@@ -156,7 +154,7 @@ every layer has second derivatives, unless a table says otherwise. The published
         ),
         Study(
             "stencils",
-            "Exact jets beside stencils",
+            "Exact jets and stencils",
             f"layers stencils {_SPRITES}",
             {},
             "Windows of activations go from layer to layer. err: median relative error; known: share "

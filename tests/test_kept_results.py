@@ -64,6 +64,8 @@ def spread(geometry, grid):
     def shaped(leaf):
         if leaf.shape[:1] == (16,):
             return np.full(grid.shape + (grid.ndim,) * (leaf.ndim - 1), leaf.ravel()[0])
+        if leaf.ndim == 1:
+            return np.full(grid.ndim, leaf[0])
         return np.full((len(leaf), grid.ndim), leaf.ravel()[0]) if leaf.ndim == 2 else leaf
 
     return dataclasses.replace(jax.tree.map(shaped, jax.device_get(geometry)), grid=grid)

@@ -682,11 +682,12 @@ def test_inspect_sees_noise_ends_and_what_is_not_finite(tmp_path):
 def test_inspect_tells_a_cloud_from_an_axis(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", rng.normal(size=(500, 3)))
-    for given in ({}, {"axis": ["u=0:1"]}):
-        lines = described(tmp_path / "x.npy", **given)
-        assert any("this looks like a cloud without a grid" in line for line in lines)
-        assert not any("periodic" in line for line in lines)
-        assert lines[-1] == f"run: manifold-jax measure {tmp_path / 'x.npy'} --cloud"
+    lines = described(tmp_path / "x.npy")
+    assert any("this looks like a cloud without a grid" in line for line in lines)
+    assert lines[-1] == f"run: manifold-jax measure {tmp_path / 'x.npy'} --cloud"
+    lines = described(tmp_path / "x.npy", axis=["u=0:1"])
+    assert any(line.startswith("order of u: neighbours are no nearer than any two points") for line in lines)
+    assert not any("periodic" in line for line in lines)
     shuffled = rng.normal(size=(200, 1, 3)) + CYLINDER[0]  # of two axes, the first
     np.save(tmp_path / "x.npy", shuffled)
     lines = described(tmp_path / "x.npy")

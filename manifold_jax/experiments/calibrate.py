@@ -226,10 +226,12 @@ def _winners(ranks: Sequence[Rank]) -> list[str]:
 
 def _in_short(ranks: Sequence[Rank]) -> str:
     """Least errors on the first manifold, in words."""
-    of, best = ranks[0].manifold, dict[str, Rank]()
+    of, best = ranks[0].manifold if ranks else "", dict[str, Rank]()
     for rank in ranks:  # the best of each manifold comes first
         if rank.manifold == of and np.isfinite(rank.error):
             best.setdefault(rank.quantity, rank)
+    if not best:
+        return ""
     words = [f"{SHORT.get(name, name)} {rank.error:.1g} ({rank.estimator})" for name, rank in best.items()]
     return f"Least errors, {of}: {', '.join(words)}."
 

@@ -148,8 +148,8 @@ def check_options(options: Mapping[str, Any]) -> None:
                 whole("manifold-jax", option, int(entry), -(2**31), 2**31 - 1)
 
 
-_WHERE = ("out", "workers", "scheduler", "animate")
-"""Options that say how work is done and shown, not what."""
+_WHERE = ("out", "workers", "scheduler", "animate", "test images right")
+"""What says how work is done and shown, and what came out of it, not what is done."""
 
 
 def run_experiments(
@@ -200,7 +200,8 @@ def publish_page(command: str, finished: Sequence[Finished], out: Path) -> None:
     with publishing(out, fingerprint(None, REPORT, command), written) as folder, left_out(REPORT, lost):
         write_outcomes(folder / REPORT, command, finished)
     say_where(out, written)
-    console.print(*lost, *(Text(one.headline, style="bold") for one in finished if one.headline), sep="\n")
+    for words in (*lost, *(Text(one.headline, style="bold") for one in finished if one.headline)):
+        console.print(words)
 
 
 def say_where(out: Path, written: Sequence[Path], before: str = "") -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,12 +35,15 @@ def _is_own(path: Path, key: str, listed: set[tuple[str, ...]]) -> bool:
 
 
 @contextlib.contextmanager
-def publishing(out: Path, key: str, written: list[Path]) -> Iterator[Path]:
+def publishing(out: Path, key: str, written: list[Path], *, beside: Sequence[Path] = ()) -> Iterator[Path]:
     """A folder to write results to; when the block ends they get their names in ``out``, and are ``written``.
 
     They replace those of the same work, which has the same ``key``. Where a name is taken by anything else,
-    all of them get a number: ``geometry-2.nc``.
+    all of them get a number: ``geometry-2.nc``. Those that belong to others get the number of these, if it
+    is free.
     """
+    taken = [re.search(r"-(\d+)$", path.stem) for path in beside]
+    first = max((int(match[1]) for match in taken if match), default=1)
     with scratch_folder(out) as folder:
         yield folder
         files, listed = sorted(folder.iterdir()), _listed(out)
@@ -51,7 +55,7 @@ def publishing(out: Path, key: str, written: list[Path]) -> Iterator[Path]:
         def is_free(paths: list[Path]) -> bool:
             return all(_is_own(path, key, listed) or not os.path.lexists(path) for path in paths)
 
-        paths = next(filter(is_free, map(numbered, itertools.count(1))))
+        paths = next(filter(is_free, map(numbered, itertools.count(first))))
         moves = list(zip(files, paths, strict=True))
         with (out / MANIFEST).open("a", encoding="utf-8") as manifest:
             manifest.writelines(f"{file_digest(file)} {key} {path.name}\n" for file, path in moves)

@@ -125,14 +125,14 @@ def grid_quantities(block: BlockGrams, plan: BlockPlan) -> PointQuantities:
     # A coordinate is rounded once for all samples that share it: derivatives along its own axis feel that,
     # those along others see the samples move together.
     slips, (near, turns) = DEVIATIONS * deviation * jnp.abs(coordinates), farther
-    bent = safe_sqrt(jnp.einsum("nijij->nij", main.second))
+    bent = safe_sqrt(jnp.einsum("niiii->ni", main.second))
     own = (slips * first) ** 2
     turned = jnp.where(single, (slips * turns)[:, :, None], safe_sqrt(own[:, :, None] + own[:, None, :]))
     spread_of = Spread(
         along=along,
         length=1 + along,
         stretched=slips * first * lengths,
-        tilted=slips * near * jnp.diagonal(bent, axis1=1, axis2=2),
+        tilted=slips * near * bent,
         slid=slips * second * lengths,
         turned=turned * lengths[:, :, None] * lengths[:, None, :],
     )

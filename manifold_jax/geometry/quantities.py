@@ -94,7 +94,7 @@ def with_bar(value: float, error: float) -> str:
     """
     if not 0 < error < math.inf:
         return f"{value:.4g} ± {0 if error == 0 else 'unknown'}"
-    power = math.floor(math.log10(error))
+    power = math.floor(math.log10(max(error, 1e-300)))
     digits = math.ceil(error / 10.0 ** (power - 1) * (1 - _EXACT))
     bar = f"{digits * 10.0 ** (power - 1):.2g}".replace("e-0", "e-").replace("e+0", "e+")
     if 1e-3 <= error < 1e5:

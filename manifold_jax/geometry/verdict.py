@@ -222,7 +222,10 @@ def coarse_axes(geometry: Any, where: Any = ...) -> tuple[str, ...]:
     an axis has samples enough to see that.
     """
     level, decays = np.asarray(geometry.noise), np.asarray(geometry.noise_decay)
-    if geometry.stencil is None or np.isnan(decays).all():  # no noise, or a level that was given
+    known = level[np.isfinite(level)]
+    if geometry.stencil is None or not known.size:
+        return ()
+    if np.isnan(decays).all() and known.min() == known.max():  # a level that was given
         return ()
     by_axis = np.nan_to_num(np.median(level[where].reshape(-1, level.shape[-1]), axis=0))
     orders, names = difference_orders(geometry.grid, geometry.stencil), geometry.grid.names

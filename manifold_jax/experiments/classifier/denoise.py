@@ -122,7 +122,7 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     at_level = {str(row["method"]): row[level] for row in rows}
     leaves = [name for name in at_level if name.startswith("leaf")]
     shown = ("noisy image", max(at_level, key=at_level.__getitem__), max(leaves, key=at_level.__getitem__))
-    best = ", ".join(f"{name} {at_level[name]:.1f} dB" for name in shown)
+    best = ", ".join(f"{name} {at_level[name]:.1f} dB" for name in dict.fromkeys(shown))
     headline = f"At noise of {level}: {best}."
     return Outcome(title, rows, data, figures, _notes(settings, data, leaf), headline=headline)
 

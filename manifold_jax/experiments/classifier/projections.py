@@ -235,9 +235,12 @@ def _outcome(title: str, trial: Trial, pairs: Pairs, sets: list[_Way], settings:
     note = f"A random direction alone would make {speed:.4f} a step, and come no nearer than {end:.3g}."
     data = {walked.caption: {"step": walked.steps} | _record(walked) for walked in sets}
     moving = {"algorithm_moving": _move(title, trial, pairs, sets)}
-    firsts = {row["way"]: row for row in reversed(table)}
+    clamped = [row for row in table if row["clamp"]] or table
+    firsts = {row["way"]: row for row in reversed(clamped)}
     left = [f"{row['ratio']:.0%} ({row['from']:.0%} to {row['to']:.0%}) {way}" for way, row in firsts.items()]
-    headline = f"Of the distance is left: {', '.join(reversed(left))}."
+    headline = (
+        f"Of the distance is left{' with the clamp' * clamped[0]['clamp']}: {', '.join(reversed(left))}."
+    )
     numbers, notes = {"pairs": pairs.rows} | data, [_NOTE, note]
     return Outcome(title, table, numbers, figures, notes, moving=moving, headline=headline)
 

@@ -197,8 +197,9 @@ def _in_short(rows: Sequence[Row]) -> str:
     of = next(name for name in ("setting", "fixed", "D") if name in rows[0])
     here = [row for row in rows if row[of] == rows[0][of] and row.get("where", "all") == "all"]
     here = [row for row in here if row.get("noise") == rows[0].get("noise")]
+    here = [row for row in here if of != "D" or row["n"] == rows[-1]["n"]]
     words = [f"{row['fit']} {_number(row[column])}" for row in here]
-    where = f"{of} {rows[0][of]}" if of == "D" else rows[0][of]
+    where = f"D = {rows[0][of]}, n = {rows[-1]['n']}" if of == "D" else rows[0][of]
     return f"{column.removesuffix(' [95 %]')}, {where}: {', '.join(words)}."
 
 

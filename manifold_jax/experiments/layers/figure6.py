@@ -74,8 +74,8 @@ def figure6(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     figures["figure6_loss"] = _loss_figure(losses)
     ends = [row for row in depth if row["layers"] == "all" and row["step"] == trial.steps[-1]]
     ends = [row for row in ends if row["network"] == settings.activation]
-    found = ", ".join(f"{row['quantity']} {row['mean']:.2f}" for row in ends)
-    headline = f"Rank correlation with depth, {settings.activation}: {found}."
+    words = ", ".join(f"{row['quantity']} {row['mean']:.2f}" for row in ends)
+    headline = f"Rank correlation with depth, {settings.activation}: {words}."
     return Outcome(title, table, data, figures, _notes(settings, rows, depth), headline=headline)
 
 

@@ -266,7 +266,7 @@ def _measure_cloud(
     console.print(*tables, sep="\n")
     lost: list[str] = []
     if plots:
-        with publishing(out, key, written) as folder, left_out("cloud.png", lost):
+        with publishing(out, key, written, beside=written) as folder, left_out("cloud.png", lost):
             draw_cloud(result, folder)
     with publishing(out, _PAGE, written) as folder, left_out(REPORT, lost):
         write_cloud_page(folder / REPORT, result, record, tables, list(written), options["tolerance"])
@@ -369,7 +369,7 @@ def _write(
     console.print(*tables, sep="\n")
     lost: list[str] = []
     if plots:
-        with publishing(out, key, written) as folder:
+        with publishing(out, key, written, beside=written) as folder:
             lost = report.write_figures(parts, folder, result, union, animate=arguments["animate"])
     with publishing(out, _PAGE, written) as folder, bars.status(f"writing {REPORT}"), left_out(REPORT, lost):
         write_measure_page(folder / REPORT, parts, record, result, union, list(written))

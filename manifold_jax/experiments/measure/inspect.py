@@ -159,7 +159,8 @@ def _describe_array(path: Path | str, content: Content, given: dict[str, Any]) -
     yield from filter(None, [note])
     points = as_points("inspect", values, grid)
     rest = {k: v for k, v in given.items() if k != "axis"}
-    if all(_is_unordered(points, k) for k in range(grid.ndim)):
+    named = bool(given.get("axis") or given.get("axes"))
+    if not named and grid.ndim == 1 and _is_unordered(points, 0):
         yield "order: neighbours are no nearer than any two points, this looks like a cloud without a grid"
         yield from _describe_cloud(path, {k: v for k, v in rest.items() if k != "axes"} | {"cloud": True})
         return
@@ -208,12 +209,10 @@ def _points(points: Points) -> Iterator[str]:
         about = f"about {level:.2g}" if certain else f"below {level:.2g}"
         about = "none beyond rounding" if level <= rounding else about
         if certain and points.values.dtype.kind in "iu":
-            little = level < 1.5 * WHOLE
-            about = (
-                f"about what rounding makes, {WHOLE}"
-                if little
-                else f"{about}, of which rounding makes {WHOLE}"
-            )
+            if WHOLE / 1.5 < level < 1.5 * WHOLE:
+                about = f"about what rounding makes, {WHOLE}"
+            elif level > WHOLE:
+                about = f"{about}, of which rounding makes {WHOLE}"
         yield f"noise of a number: {about}"
     return periodic
 

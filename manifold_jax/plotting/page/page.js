@@ -302,9 +302,8 @@
       $("part").onchange = (event) => { state.part = Number(event.target.value); startPart(); };
     }
     startPart();
-    const ofPoint = (hit) => { if (hit.curveNumber === 0) showPoint(hit.pointNumber); };
-    listen("points", "plotly_hover", ofPoint);
-    listen("points", "plotly_click", ofPoint);
+    listen("points", "plotly_hover", (hit) => showPoint(hit.pointNumber));
+    listen("points", "plotly_click", (hit) => showPoint(hit.pointNumber));
     listen("bars", "plotly_hover", (hit) => showPoint(hit.customdata));
   }
   (data.tables || []).forEach(({ columns }, k) => {

@@ -24,7 +24,7 @@ from manifold_jax.plotting.reach import WitnessPair, witness_pairs
 MEANINGS = {
     "volume_element": "volume of the manifold that a unit cell of the axes covers",
     "scalar_curvature": "intrinsic; on a surface twice the Gauss curvature, positive as on a sphere",
-    "mean_curvature": "length of the trace of the second form",
+    "mean_curvature": "length of the trace of the second form, over the dimension",
     "second_form_norm": "how much the manifold bends in its space, over all directions at once",
     "normal_curvature": "bending along the direction that bends most; 1 / it bounds the reach",
     "total_volume": "length, area or volume of the whole",
@@ -93,7 +93,7 @@ def _reliable(parts: Sequence[Measured], reach: Reach | None) -> list[str]:
         open_ones = unresolved(part.geometry)
         tolerance = f"{part.geometry.tolerance:.0%}"
         if not open_ones:
-            scale = f"{tolerance} of its size (that of S: of |II|²)"
+            scale = f"{tolerance} of its scale (|II| for curvatures, |II|² for S)"
             say = f"Yes: every quantity is resolved, its error bar is below {scale} at 95 % of the points."
             lines.append(paragraph(name + say, "good"))
         else:
