@@ -103,7 +103,7 @@ def _kinks(runs: Runs) -> str:
     spans = []
     for name in ("relu", "silu"):
         exponents = [row["exponent"] for row in rows if row["network"] == name]
-        spans.append(f"{min(exponents):.2f} to {max(exponents):.2f}")
+        spans.append(f"{min(exponents):.2f} to {max(exponents):.2f}".replace("-0.00", "0.00"))
     return (
         f"*After ReLU, as published,* the largest curvature by stencils grows with the number of samples, "
         f"exponents {spans[0]} over the layers (after SiLU {spans[1]}): it is a number about the grid."
