@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from command_results import wilson
 
+from manifold_jax.experiments.layers.quantities import depth_correlation
+
 HOLDS, PART, FAILS, MECHANISM = "holds", "holds in part", "does not hold", "mechanism"
 OPEN = "not resolved"  # the interval is so wide that the claim could not have failed
 DIFFERS = "differs, by another protocol"  # nothing is said of the claim until its own protocol was run
@@ -153,8 +155,7 @@ def in_layers(claim: str) -> Callable[[Any], Found]:
 def apart_in_layers(record: Any) -> Found:
     """Rank correlation with depth of the distance of classes over that within them."""
     rows = record["runs"]["evolution"]["rows"]
-    ranks = np.argsort(np.argsort([row["apart"] for row in rows]))
-    return exactly(float(np.corrcoef(np.arange(len(rows)), ranks)[0, 1]))
+    return exactly(depth_correlation(np.array([row["apart"] for row in rows])))
 
 
 def union(shape: str, quantity: str) -> Callable[[Any], Found]:

@@ -35,14 +35,10 @@ class Page(NamedTuple):
     findings: Sequence[tuple[Sequence[str], Callable[[Runs], str]]] = ()
 
 
-def _claims(runs: Runs, study: str, words: str, part: str) -> Mapping[str, Any]:
+def _held(runs: Runs, study: str, words: str, part: str) -> str:
     """In how many runs a claim holds in a part of the network; of several checkpoints the last."""
     rows = runs[study]["data"]["claims"]
-    return next(row for row in reversed(rows) if words in row["claim"] and row["layers"] == part)
-
-
-def _held(runs: Runs, study: str, words: str, part: str) -> str:
-    row = _claims(runs, study, words, part)
+    row = next(row for row in reversed(rows) if words in row["claim"] and row["layers"] == part)
     return f"{row['holds in']} of {row['runs']}"
 
 

@@ -90,7 +90,7 @@ class Finished(NamedTuple):
 
 def write_outcomes(path: Path, command: str, finished: Sequence[Finished]) -> Path:
     """Write a page about experiments: their notes first, then tables, rows against each other, pictures."""
-    sections, tables = [_in_short(finished)], []
+    sections, tables = [], []
     share = PICTURES // len(finished)
     for one in finished:
         body = as_html(one.shown, sortable=True)
@@ -99,7 +99,7 @@ def write_outcomes(path: Path, command: str, finished: Sequence[Finished]) -> Pa
             body += _explorer(len(tables), columns)
             tables.append({"columns": columns})
         sections.append(Section(one.name, body + pictures(one.files, share)))
-    sections.append(about_experiments(finished))
+    sections = [_in_short(finished, drawn=bool(tables)), *sections, about_experiments(finished)]
     return write_page(path, f"manifold-jax {command}", _names(finished), sections, {"tables": tables})
 
 
@@ -107,8 +107,8 @@ def _names(finished: Sequence[Finished]) -> str:
     return ", ".join(one.name for one in finished)
 
 
-def _in_short(finished: Sequence[Finished]) -> Section:
-    """What was done, what came out, and what to do next."""
+def _in_short(finished: Sequence[Finished], *, drawn: bool) -> Section:
+    """What was done, what came out, and what to do next; whether rows are ``drawn`` against each other."""
     done = "".join(
         f"<p><strong>{escape(one.name)}</strong>: {escape(one.about)}. {escape(one.title)}.</p>"
         for one in finished
@@ -117,7 +117,7 @@ def _in_short(finished: Sequence[Finished]) -> Section:
     notes = "".join(paragraph(note) for one in finished for note in one.notes if note.strip())
     notes = notes or paragraph("The tables below say it.")
     steps = []
-    if any(len(_varying(_columns(one.rows))) >= 2 for one in finished):
+    if drawn:
         steps = ["Rows of the tables are drawn against each other below: choose the columns."]
     steps += ["The numbers are in the .json files beside this page, the pictures in .png files."]
     if any(one.record.get("preset") == "reduced" for one in finished):

@@ -28,7 +28,7 @@ from manifold_jax._linalg import safe_sqrt
 from manifold_jax._sharding import by_compiler
 from manifold_jax.geometry.grid import Axis, Grid, mesh, skeleton
 from manifold_jax.geometry.pooling import local_mean, neighbourhood_maximum
-from manifold_jax.geometry.quantities import Fields, length_error
+from manifold_jax.geometry.quantities import Fields, length_error, volume_bias
 from manifold_jax.geometry.stencil import Stencil
 from manifold_jax.geometry.tensors import contract, derivative_indices, pair_positions
 
@@ -315,7 +315,7 @@ def noise_fields(
     tilt, d = safe_sqrt(jnp.sum(inverse * first**2, axis=-1)), len(gains)
     mean, norm, *bounds = (jnp.nan_to_num(x) for x in value[2:])
     error = safe_sqrt(moved) + (terms.tangential + norm) * tilt
-    bias = jnp.expm1(jnp.sum(jnp.log1p(beyond * inverse * first**2), axis=-1) / 2)
+    bias = volume_bias(beyond * inverse * first**2)
     volume = value.volume_element * (along * tilt + bias)
     # S = |tr II|^2 - |II|^2 has the gradient 2 (tr II delta_ab - II_ab).
     gradient = 2 * safe_sqrt(jnp.maximum((d - 2) * (d * mean) ** 2 + norm**2, 0.0))

@@ -85,22 +85,24 @@ def finite_median(values: Any, otherwise: float) -> float:
     return float(np.median(given[finite])) if finite.any() else otherwise
 
 
-def with_bar(value: float, error: float) -> str:
+def with_bar(value: float, error: float, sign: str = "±") -> str:
     """A value and its error bar: two digits, never less than it is, and as many places of the value.
+
+    Texts of Python, which any encoding must hold, have the ``sign`` ``"+-"``.
 
     Example:
         >>> with_bar(2.34567, 0.0123), with_bar(391823.4, 3.0), with_bar(1.0, 2e-5)
         ('2.346 ± 0.013', '391823.4 ± 3', '1 ± 2e-5')
     """
     if not 0 < error < math.inf:
-        return f"{value:.4g} ± {0 if error == 0 else 'unknown'}"
+        return f"{value:.4g} {sign} {0 if error == 0 else 'unknown'}"
     power = math.floor(math.log10(max(error, 1e-300)))
     digits = math.ceil(error / 10.0 ** (power - 1) * (1 - _EXACT))
     bar = f"{digits * 10.0 ** (power - 1):.2g}".replace("e-0", "e-").replace("e+0", "e+")
     if 1e-3 <= error < 1e5:
         bar = f"{float(bar):g}"
     size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else power
-    return f"{value:.{min(max(4, size - power + 2), 17)}g} ± {bar}"
+    return f"{value:.{min(max(4, size - power + 2), 17)}g} {sign} {bar}"
 
 
 _EXACT = 1e-6  # share by which a bar may be above its digits without being rounded up
@@ -197,6 +199,14 @@ def length_error(length: Array, squared: Array) -> Array:
     return squared / jnp.maximum(below, jnp.finfo(length.dtype).tiny)
 
 
+def volume_bias(squares: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """Share by which noise lengthens a volume: Hadamard's bound of the determinant of g and its bias.
+
+    ``squares`` are those of the noise of every X_i, times the entries of the diagonal of the inverse metric.
+    """
+    return jnp.expm1(jnp.sum(jnp.log1p(squares), axis=-1) / 2)
+
+
 class Spread(NamedTuple):
     """Largest effects of random noise at one point: of the samples, and of their coordinates.
 
@@ -254,9 +264,8 @@ def point_rounding(
         slid += (spread.length * tilt + tilted) * of_pairs(jnp.diag(spread.slid))
         linear, length = spread.along * linear + slid, spread.length * length + slid
         metric = safe_sqrt((spread.along * tilt) ** 2 + stretched**2 + tilted**2)
-        # As in noise_fields: Hadamard's bound of what the bias of the metric does to its determinant.
         each = (spread.length * first) ** 2 + spread.stretched**2 + spread.tilted**2
-        bias = jnp.expm1(jnp.sum(jnp.log1p(jnp.sum(squares, axis=0) * each)) / 2)
+        bias = volume_bias(jnp.sum(squares, axis=0) * each)
     # |II|^2 and |H|^2 are differences of products of the size of the tangential part.
     linear, square = linear + size * eps, (length + size * eps) ** 2 + eps * (tangential + normal)
     squared = 2 * norm * linear + square

@@ -117,7 +117,7 @@ class Geometry:
         def short(estimate: Estimate) -> str:
             if is_traced(estimate) or np.ndim(estimate.value):
                 return f"{estimate.value.dtype}{list(estimate.value.shape)}"
-            return with_bar(float(estimate.value), float(estimate.error)).replace("±", "+-")
+            return with_bar(float(estimate.value), float(estimate.error), "+-")
 
         totals = (f"  {name}: {short(getattr(self, name))}" for name in TOTALS)
         return "\n".join([f"Geometry of {self.title}", *totals])
@@ -187,7 +187,7 @@ class Geometry:
                 low, value, high = quantiles[name]
                 error, span = finite_median(estimate.error, math.inf), f"[{low:.4g}, {high:.4g}]  "
             sentence = self.verdict(name).sentence
-            words = with_bar(value, error).replace("±", "+-")
+            words = with_bar(value, error, "+-")
             lines.append(f"  {name:26s} {words:>22s}  {span}{sentence}")
         level, coarse = float(np.median(np.asarray(self.noise))), coarse_axes(self)
         if math.isnan(level):

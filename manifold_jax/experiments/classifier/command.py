@@ -191,8 +191,10 @@ def leaf_command(
                         count = steps or steps_of_preset
                         marks = history.marks(count) if "history" in settings else MARKS
                         trial = learn(task, trial.folder, count, seed=seed, marks=marks, progress=advance)
-                right = predictions(trial.log_prob, task.test.images) == task.test.labels
-                arguments |= {"data": data, "test images right": f"{right.mean():.1%}"}
+                arguments["data"] = data
+                if settings:
+                    right = predictions(trial.log_prob, task.test.images) == task.test.labels
+                    arguments["test images right"] = f"{right.mean():.1%}"
                 with cluster_executor(workers, scheduler) as executor:
                     trial = trial._replace(executor=executor)
                     finished = registry.run_experiments(

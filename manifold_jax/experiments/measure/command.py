@@ -206,17 +206,9 @@ def measure_command(
                     _measure_cloud(manifolds, folder, key, chosen, plots, arguments)
                 return
             check_animation(manifolds, animate, plots)
-            for manifold in manifolds:  # refused before anything is computed
+            for manifold in manifolds:
                 stencil_of("measure", manifold.grid, 2 if orders == "auto" else orders, stride, smooth)
-                stored = isinstance(manifold, Samples)
-                if exact and stored:
-                    raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
-                if noise and exact is None and not stored:
-                    raise ValueError(
-                        f"--noise is that of samples, {dataset} is differentiated exactly: add --stencils."
-                    )
-                if missing != "refuse" and not stored:
-                    raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
+                _refuse_for_grids(dataset, isinstance(manifold, Samples), exact, noise, missing)
             options |= {"missing": missing} if missing != "refuse" else {}
             with_reach, note = decide_on_reach(manifolds, with_reach)
             with results_folder(folder):
@@ -243,6 +235,18 @@ def _sources(
     with progress_bar(f"reading {Path(path).name}") as advance:
         source = load(path, given, files, advance)
     return source if isinstance(source, Cloud) else (source,)
+
+
+def _refuse_for_grids(
+    dataset: str, stored: bool, exact: bool | None, noise: float | None, missing: str
+) -> None:
+    """Raise ValueError for an option of samples or of functions where the other was given."""
+    if exact and stored:
+        raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
+    if noise and exact is None and not stored:
+        raise ValueError(f"--noise is that of samples, {dataset} is differentiated exactly: add --stencils.")
+    if missing != "refuse" and not stored:
+        raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
 
 
 def _refuse_for_clouds(options: dict[str, Any]) -> None:

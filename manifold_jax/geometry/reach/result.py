@@ -203,7 +203,7 @@ class Reach(NamedTuple):
 
     def sentence(self) -> str:
         """One sentence for people."""
-        text = f"reach {with_bar(self.value, self.error)}: {CASES[self.case]}".replace("±", "+-")
+        text = f"reach {with_bar(self.value, self.error, '+-')}: {CASES[self.case]}"
         if self.on_lattice:
             text += ", on this lattice"
         if self.missing:
