@@ -213,6 +213,15 @@ def test_principal_components_agree_with_both_gram_matrices():
     np.testing.assert_allclose(np.abs(a), np.abs(b), atol=1e-9)
 
 
+def test_the_first_of_many_principal_components_are_those_of_all():
+    rng = np.random.default_rng(2)
+    points = rng.normal(size=(300, 400)) + np.outer(rng.normal(size=300), np.arange(400) / 100)
+    scores, shares = plotting.principal_components(points)
+    left, sizes, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(shares, sizes[:3] ** 2 / np.sum(sizes**2), rtol=1e-9)
+    np.testing.assert_allclose(np.abs(scores), np.abs(left[:, :3] * sizes[:3]), atol=1e-6)
+
+
 @pytest.mark.slow
 def test_scalar_curvature_is_centred_on_zero(ring):
     image = next(c for axes in plotting.plot_maps(ring[2]).get_axes()[1:2] for c in axes.collections)

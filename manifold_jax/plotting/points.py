@@ -17,6 +17,7 @@ from manifold_jax.plotting.images import image_grid, is_image
 from manifold_jax.plotting.style import COLOURS, LENGTH, MAX_POINTS, Figure
 
 NUMBERS = 2**26  # numbers of stored points that are read for a picture
+_DENSE = 256  # points or features up to which all principal components are found; of more the first alone
 
 
 def render(source: Manifold | Any, grid: Grid, coordinates: np.ndarray) -> np.ndarray:
@@ -64,12 +65,17 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
     points = checked_cloud("principal_components", points)
     count = whole("principal_components", "count", count)
     centred = points - points.mean(axis=0)
-    wide = centred.shape[1] > len(centred)
-    power, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-    power, vectors = np.maximum(power[::-1], 0.0), vectors[:, ::-1][:, :count]
-    leading = power[:count]
-    scores = vectors * np.sqrt(leading) if wide else centred @ vectors
-    return scores, leading / max(power.sum(), np.finfo(float).tiny)
+    if min(centred.shape) <= _DENSE:
+        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    else:
+        # Late: JAX itself installs SciPy, but it takes long to import.
+        from scipy.sparse import linalg as sparse_linalg
+
+        start = np.random.default_rng(0).normal(size=min(centred.shape))
+        parts: Any = sparse_linalg.svds(centred, count, v0=start)
+        left, sizes = parts[0][:, ::-1], parts[1][::-1]
+    whole_variance = max(np.sum(centred**2), np.finfo(float).tiny)
+    return left[:, :count] * sizes[:count], sizes[:count] ** 2 / whole_variance
 
 
 def components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -120,7 +120,7 @@ def _reduce(points: np.ndarray) -> tuple[Reduced, np.ndarray]:
     holds = 2 * count <= f and (n <= SAMPLE or count <= CERTAIN * SAMPLE)
     width = max(count, min(PROJECTION, len(sample))) if holds else min(PROJECTION, len(sample))
     width = max(1, min(width, int(np.sum(values > RANK * values[0]))))
-    basis = np.linalg.qr(sample.T @ weights[:, :width])[0]
+    basis = _orthonormal(sample.T @ weights[:, :width])
     coordinates, rest, drift = np.empty((n, width), points.dtype), np.zeros(n), 0.0
     skew = float(np.linalg.norm(basis.T @ basis - np.eye(width)))
     for part in pieces(n, f):
@@ -137,6 +137,17 @@ def _reduce(points: np.ndarray) -> tuple[Reduced, np.ndarray]:
             drift = max(drift, 2 * float(rounding.max()))
     projected = np.ascontiguousarray(coordinates[:, :PROJECTION])
     return Reduced(coordinates, rest, basis, drift) if holds else whole, projected
+
+
+def _orthonormal(columns: Float[np.ndarray, "f k"]) -> Float[np.ndarray, "f k"]:
+    """An orthonormal basis of nearly orthogonal columns, by Cholesky: a tenth of the time of QR."""
+    sizes = np.linalg.norm(columns, axis=0)
+    if not sizes.all():  # the sample lies in one place
+        return np.linalg.qr(columns)[0]
+    columns = columns / sizes
+    for _ in range(2):  # the second time leaves rounding
+        columns = np.linalg.solve(np.linalg.cholesky(columns.T @ columns), columns.T).T
+    return columns
 
 
 def pieces(rows: int, numbers: int) -> Iterator[slice]:

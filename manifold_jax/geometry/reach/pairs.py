@@ -26,7 +26,6 @@ from manifold_jax.geometry.reach.screen import RELIABLE, STEEP, Side, near, scre
 
 LARGEST_TILE = 16384  # rows of a tile at most: they are compared with thousands of columns at once
 PROJECTED_COLUMNS = 8192  # projected points that are compared with a tile at once
-FEWEST = 512  # columns that are compared with a tile at once at least, padding included
 HELD = 2**24  # bounds of pairs of a tile that are kept before some are computed again
 PAIRS = 5  # standard deviations that the noise of the least of all pairs may be off
 TILTED = 0.25  # largest sine of the error of a tangent space to which a chord can be said to be normal
@@ -157,11 +156,6 @@ def _padded(index: np.ndarray, size: int) -> Int[np.ndarray, "m"]:
     return np.pad(index, (0, size - len(index)), constant_values=-1).astype(np.int32)
 
 
-def _padded_size(count: int, most: int) -> int:
-    """The next power of two, of which there are few: each is a compilation."""
-    return min(most, max(FEWEST, 1 << (count - 1).bit_length()))
-
-
 @dataclass(eq=False)
 class PairSearch:
     """A search through all pairs, tile by tile, and what it has seen so far.
@@ -269,7 +263,7 @@ class PairSearch:
             others, compared = self._within(tile, 2 * np.maximum(radius, self.longest))
         for start in range(0, len(others), columns):
             part = others[start : start + columns]
-            best, seen = compare(part, _padded_size(len(part), columns), best, seen)
+            best, seen = compare(part, columns, best, seen)
         seen = seen.and_then(self._settle(tile, screened, best))
         return seen._replace(compared=int(compared[tile.mine].sum()))
 
