@@ -1,6 +1,9 @@
 import dataclasses
+import html
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -87,6 +90,19 @@ def test_curve_with_every_file(tmp_path):
     with xarray.open_dataset(out / "reach.nc", engine="h5netcdf") as fields:
         assert fields["pointwise"].shape == (24,)
         assert float(fields["value"]) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.thorough
+def test_the_page_gives_the_command_that_resolves_what_is_open(tmp_path, monkeypatch):
+    coarse = ("ellipse", "--samples", "angle=8", "--accuracy", "2", "--stencils", "--no-plots")
+    monkeypatch.setattr(sys, "argv", ["manifold-jax", "measure", *coarse, "--out", str(tmp_path / "coarse")])
+    assert "too coarse: refine" in text(run(*coarse, "--out", tmp_path / "coarse"))
+    page = (tmp_path / "coarse" / "report.html").read_text(encoding="utf-8")
+    (command,) = re.findall("<pre><code>(manifold-jax .*?)</code></pre>", page)
+    _, _, *words = shlex.split(html.unescape(command))
+    assert run(*words, "--out", tmp_path / "fine").exit_code == 0
+    verdicts = load_geometry(tmp_path / "fine" / "geometry.nc").verdicts()
+    assert all(verdict.resolved for verdict in verdicts.values())
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from manifold_jax._html import escape, paragraph
 from manifold_jax.experiments.measure.cloud import CloudGeometry
 from manifold_jax.experiments.measure.files import Samples
 from manifold_jax.experiments.measure.report import Part, comparison_table, union_tables
-from manifold_jax.experiments.pages import about, as_html, pictures
+from manifold_jax.experiments.pages import about, as_html, pictures, without_secrets
+from manifold_jax.experiments.terminal import command_line
 from manifold_jax.geometry import Geometry, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import LENGTH, with_bar
 from manifold_jax.geometry.verdict import QUIETER, SUGGESTED
@@ -27,18 +31,60 @@ DRAWN = ("histograms", "maps", "pca", "reach", "cloud")
 
 _SAMPLES = "<code>--samples NAME=NUMBER</code> takes more samples of an axis"
 _AUTO = "<code>--accuracy auto</code> looks for the stencil with the smallest bars"
+_DOUBLE = "<code>--x64</code> computes in float64"
 _REMEDIES = {
     "refine": _SAMPLES,
     "samples of": _SAMPLES,
     "spacing": _SAMPLES,
     "noise": _AUTO,
-    "float64": "<code>--x64</code> computes in float64",
+    "float64": _DOUBLE,
 }
 """Options by a word of the verdicts that they help against."""
+_MORE = 2.0  # times as many samples of an axis where a verdict asks for more and does not say how many
+
+
+def refined(geometries: Sequence[Geometry]) -> dict[str, int]:
+    """Samples of the axes that verdicts call too coarse, as many as they ask for."""
+    wanted: dict[str, int] = {}
+    for geometry in geometries:
+        said = list(sections.unresolved(geometry))
+        for name, size in zip(geometry.grid.names, geometry.grid.shape, strict=True):
+            coarse, more = (
+                rf"{re.escape(name)} axis too coarse: refine ([\d.]+)x",
+                rf"samples of .*\b{re.escape(name)}\b",
+            )
+            times = [float(x) for sentence in said for x in re.findall(coarse, sentence)]
+            times += [_MORE for sentence in said if re.search(more, sentence)]
+            if times:
+                wanted[name] = max(wanted.get(name, 0), math.ceil(max(times) * size))
+    return wanted
+
+
+def command_again(typed: Sequence[str], samples: Mapping[str, int], options: Sequence[str]) -> str:
+    """A command that was typed, with other samples and further options.
+
+    Example:
+        >>> command_again("measure torus --samples u=9,v=8 --stride 2".split(), {"u": 18}, ["--x64"])
+        'measure torus --stride 2 --samples v=8,u=18 --x64'
+        >>> command_again("measure torus --stride=2".split(), {}, ["--accuracy", "auto"])
+        'measure torus --accuracy auto'
+    """
+    replaced = {"--samples"} | ({"--accuracy", "--stride", "--smooth"} if "auto" in options else set())
+    given, rest, words = "", [], iter(typed)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in replaced:
+            value = value if equals else next(words, "")
+            given += f",{value}" if name == "--samples" else ""
+        elif word not in options:
+            rest.append(word)
+    pairs = [pair for pair in given.split(",") if pair and pair.partition("=")[0].strip() not in samples]
+    pairs += [f"{name}={count}" for name, count in samples.items()]
+    return shlex.join([*rest, *(["--samples", ",".join(pairs)] if pairs else []), *options])
 
 
 def _next_steps(
-    parts: Sequence[Part], geometries: Sequence[Geometry], reach: Reach | None, files: Sequence[str]
+    parts: Sequence[Part], geometries: Sequence[Geometry], reach: Reach | None, files: Sequence[Path]
 ) -> list[str]:
     """What to do with the result: mend what is open, look, load it, measure one's own."""
     said = " ".join(" ".join(sections.unresolved(geometry)) for geometry in geometries)
@@ -52,13 +98,24 @@ def _next_steps(
         if any(SUGGESTED in geometry.attributes for geometry in geometries):
             remedies = dict.fromkeys(QUIETER if option == _AUTO else option for option in remedies)
         options = f": {'; '.join(remedies)}" if remedies else ""
-        steps.append(f"Measure again as the verdicts say{options}.")
+        steps.append(f"Measure again as the verdicts say{options}.{_to_copy(geometries, remedies, stored)}")
     steps.append("Choose a quantity below: where is it large, and what do those points look like?")
-    first = next(name for name in files if name.startswith("geometry"))
-    steps.append(f'Go on in Python: <code>manifold_jax.load_geometry("{escape(first)}")</code>.')
+    first = next(file for file in files if file.name.startswith("geometry"))
+    steps.append(f'Go on in Python: <code>manifold_jax.load_geometry("{escape(str(first))}")</code>.')
     if not stored:
         steps.append("Measure your own: <code>manifold-jax inspect FOLDER</code> says how.")
     return steps
+
+
+def _to_copy(geometries: Sequence[Geometry], remedies: Collection[str], stored: bool) -> str:
+    """The command that does what can be done by options, to be copied."""
+    samples = {} if stored else refined(geometries)
+    options = ["--accuracy", "auto"] if _AUTO in remedies else []
+    options += ["--x64"] if _DOUBLE in remedies else []
+    if not samples and not options:
+        return ""
+    command = command_again(shlex.split(without_secrets(command_line())), samples, options)
+    return f"<pre><code>{escape(command)}</code></pre>"
 
 
 def _about(record: dict[str, Any], files: Sequence[Path]) -> Section:
@@ -78,8 +135,7 @@ def write_measure_page(
     """Write the page of manifolds on grids."""
     measured = [Measured(part.points, part.geometry, part.beside) for part in parts]
     data = [part_data(m.source, m.geometry, reach, k, len(measured)) for k, m in enumerate(measured)]
-    names = [file.name for file in files]
-    steps = _next_steps(parts, [part.geometry for part in parts], reach, names)
+    steps = _next_steps(parts, [part.geometry for part in parts], reach, files)
     page = [sections.short(measured, reach, steps), sections.explorer(data)]
     if reach is not None:
         page.append(sections.witnesses([m.source for m in measured] if union else measured[0].source, reach))
