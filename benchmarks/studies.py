@@ -6,9 +6,10 @@
 
 A page has the studies that studies_pages.py lists under its name. Every study keeps the command that anyone
 can repeat, the machine, the versions and the commit it was run at; results/PAGE.json holds them, and a
-study that is run again takes its own place there. Images are looked for where ``MANIFOLD_JAX_DATA`` says;
-files in commands are in the folder in which this is called. What the folder of the runs holds is not
-trained or computed again.
+study that is run again takes its own place there. Parts of its data that are too long for the repository are
+named under ``left out``, with their length: the command writes them again. Images are looked for where
+``MANIFOLD_JAX_DATA`` says; files in commands are in the folder in which this is called. What the folder of
+the runs holds is not trained or computed again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import peer_common as common
 from command_results import latest, origin_words, run_study, table
 from studies_pages import PAGES, Page, Study
 
-LARGEST = 20_000  # characters of JSON that a part of the data of a record may have
+LARGEST = 20_000  # characters of JSON that a part of the data of a study may have
 
 
 def run(study: Study, page: str, runs: Path, out: Path) -> dict[str, Any]:
@@ -34,8 +35,11 @@ def run(study: Study, page: str, runs: Path, out: Path) -> dict[str, Any]:
     record = run_study(words, folder, study.experiment, study.key)
     for stem in study.pictures:
         shutil.copy(latest(folder, f"{stem}.png"), out / picture_name(page, study, stem))
-    small = {name: part for name, part in record.pop("data").items() if len(json.dumps(part)) <= LARGEST}
-    return {"provenance": origin} | record | {"data": small}
+    data = record.pop("data")
+    lengths = {name: len(json.dumps(part)) for name, part in data.items()}
+    large = {name: length for name, length in lengths.items() if length > LARGEST}
+    small = {name: part for name, part in data.items() if name not in large}
+    return {"provenance": origin} | record | {"data": small, "left out": large}
 
 
 def picture_name(page: str, study: Study, stem: str) -> str:
