@@ -203,7 +203,7 @@ every layer has second derivatives, unless a table says otherwise. The published
     ),
 )
 
-_MNIST = "--data mnist --steps 10000"
+_MNIST = "--data mnist --steps 3000"
 _CIFAR = "--data cifar10 --steps 2000"
 
 LEAF = Page(
