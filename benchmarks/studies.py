@@ -44,7 +44,8 @@ def run(study: Study, page: str, runs: Path, out: Path) -> dict[str, Any]:
 
 def picture_name(page: str, study: Study, stem: str) -> str:
     """Name of a picture among the results."""
-    return f"{page}_{study.key}.png" if len(study.pictures) == 1 else f"{page}_{study.key}_{stem}.png"
+    name = page if len(PAGES[page].studies) == 1 else f"{page}_{study.key}"
+    return f"{name}.png" if len(study.pictures) == 1 else f"{name}_{stem}.png"
 
 
 def tables(study: Study, rows: list[dict[str, Any]]) -> list[str]:
@@ -61,9 +62,11 @@ def tables(study: Study, rows: list[dict[str, Any]]) -> list[str]:
 def section(page: str, study: Study, record: dict[str, Any]) -> list[str]:
     """Heading, command, origin, tables, notes and pictures of one study."""
     took = f"{record['arguments']['seconds']:.0f} s" if "seconds" in record["arguments"] else ""
-    lines = [f"## {study.title}", "", *([study.about, ""] if study.about else [])]
+    lines = [f"## {study.title}", ""] if len(PAGES[page].studies) > 1 else []
+    lines += [study.about, ""] if study.about else []
     lines += [f"`{record['command']}`", "", f"{origin_words(record['provenance'])} {took}".strip(), ""]
-    lines += [f"{record['title']}.", "", *tables(study, record["rows"])]
+    lines += [f"{record['title']}.", ""] if record["title"] != PAGES[page].title else []
+    lines += tables(study, record["rows"])
     for note in record["notes"]:
         lines += [note] if note.startswith(("- ", "  ")) else [f"- {note}"]
     lines += [""] * bool(record["notes"])
@@ -74,7 +77,8 @@ def section(page: str, study: Study, record: dict[str, Any]) -> list[str]:
 
 def markdown(name: str, page: Page, runs: dict[str, Any]) -> str:
     """The page: what it is about, what was found in words and numbers of the record, the studies."""
-    lines = [f"# {page.title}", "", "By benchmarks/studies.py.", "", page.about, ""]
+    lines = [f"# {page.title}", "", "By benchmarks/studies.py.", ""]
+    lines += [page.about, ""] if page.about else []
     found = [finding(runs) for needed, finding in page.findings if set(needed) <= set(runs)]
     lines += [*(["**In short.**", *(f"- {words}" for words in found), ""] if found else [])]
     for study in page.studies:

@@ -357,4 +357,31 @@ of their bars, [ball volumes by a published recipe](calibration_balls.md).""",
     ),
 )
 
-PAGES = {"leaf": LEAF, "layers": LAYERS, "bounds": BOUNDS, "calibration": CALIBRATION}
+
+def _estimators(study: str, title: str, options: str, *, drawn: bool = True) -> Page:
+    """A page of one study of what estimators from samples see."""
+    command = f"calibrate {study} --preset full {options}"
+    about = "One of the studies of [estimators from samples](calibration.md)."
+    return Page(title, about, (Study(study, title, command, {study: title} if drawn else {}),))
+
+
+PAGES = {
+    "leaf": LEAF,
+    "layers": LAYERS,
+    "bounds": BOUNDS,
+    "calibration": CALIBRATION,
+    "calibration_neighbourhoods": _estimators(
+        "neighbourhoods",
+        "Curvature by two regressions: k neighbours and the oracle radius",
+        "--size 4000 --seeds 3",
+    ),
+    "calibration_noise": _estimators(
+        "noise", "Estimators from samples against noise and ambient dimension", "--seeds 2"
+    ),
+    "calibration_reaches": _estimators(
+        "reaches", "Reach from samples by three estimators", "--seeds 12 --size 200 --size 500"
+    ),
+    "calibration_balls": _estimators(
+        "balls", "Scalar curvature of S^2 from the volumes of balls", "--size 1000 --size 4000", drawn=False
+    ),
+}
