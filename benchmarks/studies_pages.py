@@ -1,11 +1,12 @@
-"""Which studies a page of results has, and how its findings are read from their records."""
+"""Which studies a page of results has, and which findings are read from their records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-Runs = Mapping[str, Any]
+import studies_findings as found
+from studies_findings import Finding
 
 
 class Study(NamedTuple):
@@ -32,78 +33,7 @@ class Page(NamedTuple):
     title: str
     about: str
     studies: Sequence[Study]
-    findings: Sequence[tuple[Sequence[str], Callable[[Runs], str]]] = ()
-
-
-def _held(runs: Runs, study: str, words: str, part: str) -> str:
-    """In how many runs a claim holds in a part of the network; of several checkpoints the last."""
-    rows = runs[study]["data"]["claims"]
-    row = next(row for row in reversed(rows) if words in row["claim"] and row["layers"] == part)
-    return f"{row['holds in']} of {row['runs']}"
-
-
-def _before_learning(runs: Runs) -> str:
-    first = f"step {runs['evolution']['data']['steps'][0]}"
-    grows, falls = (
-        _held(runs, "evolution", f"{what} with depth, {first}", "all")
-        for what in ("curvature grows", "reach falls")
-    )
-    return (
-        f"*Random weights do it already.* Before any training mean |II| grows with depth in {grows} runs and "
-        f"the reach falls in {falls}: neither is a sign of learning."
-    )
-
-
-def _after_learning(study: str, name: str) -> Callable[[Runs], str]:
-    def words(runs: Runs) -> str:
-        last = f"step {runs[study]['data']['steps'][-1]}"
-        curvature, reach = f"curvature grows with depth, {last}", f"reach falls with depth, {last}"
-        encoder, decoder = (_held(runs, study, curvature, part) for part in ("encoder", "decoder"))
-        falls, below = (_held(runs, study, reach, part) for part in ("encoder", "decoder"))
-        return (
-            f"*{name}, {last}.* Mean |II| grows along the encoder in {encoder} runs and along the decoder in "
-            f"{decoder}; the reach falls along the encoder in {falls} and along the decoder in {below}."
-        )
-
-    return words
-
-
-def _every_class(runs: Runs) -> str:
-    shares = []
-    for shape in ("ellipse", "square", "heart"):
-        held = _held(runs, "evolution", f"reach falls with depth, {shape} sprite alone", "encoder")
-        shares.append(f"{shape} {held}")
-    return f"*Each class by itself:* the reach falls along the encoder in {', '.join(shares)} runs."
-
-
-def _noise(runs: Runs) -> str:
-    first = runs["sampled"]["rows"][0]
-    ratio = first["|II|, sampled"] / first["|II|, mu"]
-    at_mean, drawn = (
-        _held(runs, "sampled", f"curvature grows with depth, {z}", "decoder") for z in ("z = mu", "z sampled")
-    )
-    return (
-        f"*A latent that is sampled at every grid point, as in the reference,* has {ratio:.1f} times the "
-        f"|II| of z = mu, and |II| grows along the decoder in {drawn} runs, at z = mu in {at_mean}."
-    )
-
-
-def _bars(runs: Runs) -> str:
-    rows = runs["stencils"]["rows"]
-    least = min(row[f"{short} cover"] for row in rows for short in ("dV", "|II|"))
-    return f"*Stencils and exact jets:* in every layer their bars cover at {least:.1%} of the points or more."
-
-
-def _kinks(runs: Runs) -> str:
-    rows = [row for row in runs["spacing"]["rows"] if row["layer"] != "input"]
-    spans = []
-    for name in ("relu", "silu"):
-        exponents = [row["exponent"] for row in rows if row["network"] == name]
-        spans.append(f"{min(exponents):.2f} to {max(exponents):.2f}".replace("-0.00", "0.00"))
-    return (
-        f"*After ReLU, as published,* the largest curvature by stencils grows with the number of samples, "
-        f"exponents {spans[0]} over the layers (after SiLU {spans[1]}): it is a number about the grid."
-    )
+    findings: Sequence[tuple[Sequence[str], Finding]] = ()
 
 
 _SPRITES = "--steps 6000 --gamma 10"
@@ -193,13 +123,13 @@ every layer has second derivatives, unless a table says otherwise. The published
         ),
     ),
     (
-        (("evolution",), _before_learning),
-        (("evolution",), _after_learning("evolution", "Sprites")),
-        (("evolution",), _every_class),
-        (("coil20_evolution",), _after_learning("coil20_evolution", "COIL-20")),
-        (("sampled",), _noise),
-        (("stencils",), _bars),
-        (("spacing",), _kinks),
+        (("evolution",), found.before_learning),
+        (("evolution",), found.after_learning("evolution", "Sprites")),
+        (("evolution",), found.every_class),
+        (("coil20_evolution",), found.after_learning("coil20_evolution", "COIL-20")),
+        (("sampled",), found.sampled_latent),
+        (("stencils",), found.bars),
+        (("spacing",), found.kinks),
     ),
 )
 
@@ -281,6 +211,15 @@ generation](uses.md), [bars of rank and trace](coverage_information.md). Here is
             " volume.",
         ),
     ),
+    (
+        (("rank",), found.ranks("rank", "MNIST")),
+        (("sweep",), found.over_training),
+        (("ways",), found.ways_to_walk),
+        (("cifar10_rank",), found.ranks("cifar10_rank", "CIFAR-10")),
+        (("cifar10_paths",), found.cifar10_paths),
+        (("cifar10_across",), found.cifar10_across),
+        (("sprites",), found.sprites_seen),
+    ),
 )
 
 _IMAGES = "--fits pca,ref,mmls1,mmls2 --sizes 100,300,1000,3000 --seeds 3 --tests 60"
@@ -325,6 +264,19 @@ Reduced presets, double precision. By the protocol of Koulakis & Seibold: [figur
             {"boundary": "Errors"},
         ),
     ),
+    (
+        (("toys",), found.follow_the_fit("toys", "Toys")),
+        (("sprites",), found.follow_the_fit("sprites", "Sprites")),
+        (("coil20",), found.follow_the_fit("coil20", "COIL-20")),
+        (("coil20",), found.too_few),
+        (("toys",), found.degrees),
+        (("toys",), found.networks),
+        (("toys",), found.noise_and_neighbours),
+        (("toys",), found.explicit_bound),
+        (("reach",), found.against_reach),
+        (("ambient",), found.ambient_dimension),
+        (("boundary",), found.at_a_border),
+    ),
 )
 
 CALIBRATION = Page(
@@ -354,6 +306,14 @@ of their bars, [ball volumes by a published recipe](calibration_balls.md).""",
             "",
             "quantity",
         ),
+    ),
+    (
+        (("all",), found.grid_and_estimators),
+        (("all",), found.tangents),
+        (("all",), found.scalar_curvatures),
+        (("all",), found.volumes_and_reach),
+        (("all",), found.dimensions),
+        (("sprite4",), found.four_factors),
     ),
 )
 
