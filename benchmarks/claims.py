@@ -28,9 +28,6 @@ def words(value: data.Value) -> str:
 
 def outcome(claim: data.Claim, results: Path) -> tuple[str, str]:
     """What was found and the verdict."""
-    if claim.source.endswith(".md"):
-        there = (results / claim.source).exists()
-        return (f"table in {claim.source}" if there else "not run"), UNTESTED
     path = results / f"{claim.source}.json"
     if not path.exists():
         return f"not run: {path.name} is not there", UNTESTED

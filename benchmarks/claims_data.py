@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from command_results import wilson
+from studies_findings import grid_gains, largest_size
 
 from manifold_jax.experiments.layers.quantities import depth_correlation
 
@@ -258,12 +259,66 @@ def resolved_layers(run: str, network: str, column: str) -> Callable[[Any], Foun
     return find
 
 
+def rank_of_distribution(study: str) -> Callable[[Any], Found]:
+    """Least and most rank of D over the test images, after the training."""
+
+    def find(record: Any) -> Found:
+        row, images = (
+            record["runs"][study]["rows"][1],
+            record["runs"][study]["arguments"]["settings"]["images"],
+        )
+        ends = row["rank D: least"], row["rank D: most"]
+        return Value(ends[0], *ends, f"({images} images, {row['network']})")
+
+    return find
+
+
+def cifar10_paths(record: Any) -> Found:
+    """Share of the paths with the steps of the paper that arrive; no test where they were too short."""
+    row = record["runs"]["cifar10_paths"]["rows"][0]
+    unit = f"({row['pairs']} pairs, {row['length']:.0f} units long of {row['distance before']:.0f})"
+    long_enough = row["length"] >= row["distance before"]
+    return Value(row["reached"], *wilson(row["reached"], row["pairs"]), unit, long_enough)
+
+
+def cifar10_across(record: Any) -> Found:
+    """Share of the images that keep their label to the end."""
+    run = record["runs"]["cifar10_across"]
+    images, row = run["arguments"]["settings"]["images"], run["rows"][-1]
+    return Value(
+        row["same label"], *wilson(row["same label"], images), f"({images} images, step {row['step']})"
+    )
+
+
+def bracketed(record: Any) -> Found:
+    """Share of the sizes at which the error lies between the lower and the upper rate of the paper."""
+    shares = []
+    for setting in record["data"].values():
+        fit, power = setting["ref"], 2 / (2 + setting["setting"]["dimension"])
+        sizes, errors = np.array(fit["sizes"], float), np.array(fit["errors"]["maximum"], float)
+        labels = fit["line of the paper"]["curves"][:2]
+        low, high = (float(label.split("C = ")[1].split()[0]) for label in labels)
+        above_low = np.nanmean(errors, axis=1) >= low * sizes**-power
+        below_high = np.nanmean(errors, axis=1) <= high * (np.log(sizes) / sizes) ** power
+        shares.append(float(np.mean(above_low & below_high)))
+    return Value(float(np.mean(shares)), min(shares), max(shares))
+
+
+def differences_beat(record: Any) -> Found:
+    """Share of the cases in which a grid is nearer than the best estimator of as many points."""
+    run = record["runs"]["all"]
+    gains = grid_gains(run)
+    share = sum(gain > 1 for gain in gains) / len(gains)
+    return Value(share, share, share, f"of {len(gains)} cases, {largest_size(run)} points")
+
+
 NAMED, RANDOM = "Pairs of the paper's repository", "Pairs drawn at random"
 HISTORY = "python benchmarks/history.py"
 ALGORITHM = "python benchmarks/algorithm.py"
 ACROSS = "python benchmarks/across.py"
 INVOLUTIVITY = "python benchmarks/involutivity.py"
 USES = "python benchmarks/uses.py"
+LEAVES = "python benchmarks/studies.py leaf"
 EPOCHS = tuple(f"{NAMED}, epoch {k}" for k in range(2, 6))
 LENET = "LeNet after 10000 steps"
 RUNS = (NAMED, *EPOCHS, RANDOM, f"{LENET}, pairs drawn at random")
@@ -451,7 +506,30 @@ MODEL_CENTRIC = (
         )
         for run, network in INVOLVED
     ),
-    Claim("On CIFAR-10 it is as on MNIST", "lossy subset", "leaf.md"),
+    Claim(
+        "On CIFAR-10 too D has rank C - 1 = 9",
+        "test images of a lossy subset, a small network like VGG11: least and most",
+        "leaf",
+        rank_of_distribution("cifar10_rank"),
+        above(9.0),
+        LEAVES,
+    ),
+    Claim(
+        "On CIFAR-10 too horizontal paths join any two images (arrive within 1)",
+        "lossy subset, a small network like VGG11; tested only if the paths are as long as the distances",
+        "leaf",
+        cifar10_paths,
+        above(0.9),
+        LEAVES,
+    ),
+    Claim(
+        "On CIFAR-10 too walks across the leaves keep the label (at least 90 % of the images)",
+        "without the clamp, lossy subset, a small network like VGG11",
+        "leaf",
+        cifar10_across,
+        above(0.9),
+        LEAVES,
+    ),
     Claim(
         "The rank of D is that of the network, by its centred Jacobian",
         "constructed networks, all sizes, both dtypes",
@@ -522,7 +600,17 @@ MICROSCOPE = (
         for rate, exponent in (("n^(-2/(2+d))", lambda d: -2 / (2 + d)), ("n^(-1/d)", lambda d: -1 / d))
         for toy, d in (("circle", 1), ("moons", 1), ("sphere", 2), ("torus", 2))
     ),
-    Claim("Curves that are drawn bracket the errors", "rescaled by quantiles of the errors", "bounds.md"),
+    *(
+        Claim(
+            "Curves that are drawn bracket the errors (at least 95 % of the sizes)",
+            f"{figure}, through 1 and 99 % of the line; least and most of the settings",
+            figure.replace(" ", ""),
+            bracketed,
+            elsewhere(above(0.95)),
+            f"python benchmarks/bounds_figures.py {figure.replace(' ', '')}",
+        )
+        for figure in ("figure 3", "figure 5")
+    ),
     Claim(
         "Curvature grows with depth (rank correlation)",
         "2 factors, 5 runs, reduced beta-VAE, SiLU, union of unit volume",
@@ -581,8 +669,11 @@ MICROSCOPE = (
         for network in ("relu", "silu")
     ),
     Claim(
-        "Differences beat estimators from samples",
-        "all quantities, equal numbers of points",
-        "calibration.md",
+        "Differences beat estimators from samples (at least 90 % of quantities and manifolds)",
+        "without noise, equal numbers of points, against the best of the estimators",
+        "calibration",
+        differences_beat,
+        above(0.9),
+        "python benchmarks/studies.py calibration",
     ),
 )
