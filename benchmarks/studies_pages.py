@@ -145,7 +145,8 @@ paper (Grementieri & Fioresi, SIAM J. Imaging Sci. 15, 2022). "full" steps are t
 same length; "controlled" ones stay on the leaf within the error control. By the protocols of the paper,
 with intervals and pictures: [trace along the training](history.md), [Algorithm 1: ways to project a
 step](algorithm.md), [across](across.md), [involutivity](involutivity.md), [denoising, detection,
-generation](uses.md), [bars of rank and trace](coverage_information.md). Here is what they leave out.""",
+generation](uses.md), [bars of rank and trace](coverage_information.md). Here is what they leave out. Seconds
+were taken while other work shared the cores.""",
     (
         Study(
             "rank",
@@ -228,7 +229,7 @@ BOUNDS = Page(
     "Fits of manifolds to samples: errors, slopes, rates and bounds",
     """\
 Reduced presets, double precision. By the protocol of Koulakis & Seibold: [figure 3](figure3.md), [figure
-5](figure5.md).""",
+5](figure5.md). Seconds were taken while other work shared the cores.""",
     (
         Study(
             "toys",
