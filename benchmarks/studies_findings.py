@@ -247,7 +247,7 @@ def degrees(runs: Runs) -> str:
 
 
 def networks(runs: Runs) -> str:
-    rows = [row for row in _noiseless(runs["toys"]["rows"]) if row["fit"] in ("dae", "vae")]
+    rows = _noiseless(runs["networks"]["rows"])
     flat = sum(low <= 0 <= high for _, low, high in map(slope_of, rows))
     errors = [float(row["error"]) for row in rows]
     return (

@@ -234,7 +234,7 @@ Reduced presets, double precision. By the protocol of Koulakis & Seibold: [figur
         Study(
             "toys",
             "Circle, two moons, sphere, torus",
-            "bounds toys",
+            "bounds toys --fits pca,ref,mmls1,mmls2,mmls3",
             {"toys-hausdorff-none": "Hausdorff distance, no noise", "toys-rms-none": "RMS, no noise"},
         ),
         Study(
@@ -264,6 +264,12 @@ Reduced presets, double precision. By the protocol of Koulakis & Seibold: [figur
             "bounds boundary --fits pca,mmls2 --seeds 3",
             {"boundary": "Errors"},
         ),
+        Study(
+            "networks",
+            "Networks on the same toys",
+            "bounds toys --fits dae,vae",
+            {"toys-hausdorff-none": "Hausdorff distance, no noise"},
+        ),
     ),
     (
         (("toys",), found.follow_the_fit("toys", "Toys")),
@@ -271,7 +277,7 @@ Reduced presets, double precision. By the protocol of Koulakis & Seibold: [figur
         (("coil20",), found.follow_the_fit("coil20", "COIL-20")),
         (("coil20",), found.too_few),
         (("toys",), found.degrees),
-        (("toys",), found.networks),
+        (("networks",), found.networks),
         (("toys",), found.noise_and_neighbours),
         (("toys",), found.explicit_bound),
         (("reach",), found.against_reach),
