@@ -188,7 +188,6 @@ were taken while other work shared the cores.""",
             "CIFAR-10: horizontal paths",
             f"leaf paths {_CIFAR} --pairs 5 --max-steps 300",
             {
-                "paths_curves": "Distances to the destination",
                 "paths_images": "Beginning, end and destination",
             },
             "",
