@@ -33,6 +33,7 @@ from manifold_jax.geometry.missing import shrunk_quantities
 from manifold_jax.geometry.noise import NoiseModel, difference_orders
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
+from manifold_jax.geometry.rounded import rounded_energy
 from manifold_jax.geometry.sources import Stored, file_of
 from manifold_jax.geometry.stencil import Stencil, reaches, stencil_of
 from manifold_jax.geometry.windows import BatchPlan, BlockPlan, plan_batches, plan_blocks
@@ -71,7 +72,8 @@ def measure(  # noqa: PLR0913
         smooth: Derivatives of the polynomial of degree ``accuracy`` that fits so many samples on each side
             best; 0 for none. For noisy samples; its bias is in the bars.
         noise: Standard deviation of the noise of every feature. By default it is estimated, from high
-            differences of samples; a function has none.
+            differences of samples, and from the step to which these are rounded where few features have one
+            in common (not under ``jit``); a function has none.
         exact: Differentiate the embedding automatically instead; errors are then rounding alone.
         missing: ``"mask"`` where points of an array that are masked, NaN or infinite are missing: every other
             point takes the highest order, ``accuracy`` or below, whose samples are all there, and is
@@ -154,7 +156,9 @@ def measure(  # noqa: PLR0913
         model = None
         if orders:
             halos = reaches(comparison, points.grid)
-            model = NoiseModel([axis.gains for axis in plan.axes], orders, noise, points.features, halos)
+            rounded = 0.0 if noise else rounded_energy(points)
+            gains = [axis.gains for axis in plan.axes]
+            model = NoiseModel(gains, orders, noise, points.features, halos, rounded)
         quantities = _grid_quantities(points, plan, run, block_size)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:

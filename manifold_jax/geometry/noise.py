@@ -63,6 +63,9 @@ RUGGED = 15.0
 """Energy of a difference, over its median, from which it meets a kink: noise in two features exceeds it at 3
 samples in 100 000."""
 
+ROUNDED = 0.05
+"""Share of the energy that rounding to a step should leave in a difference, from which that explains it."""
+
 KINK = 3.0
 """What a kink counts as, over the largest high difference beside it; what lies between samples is unknown."""
 
@@ -121,6 +124,7 @@ class NoiseModel(NamedTuple):
         known: Standard deviation of every feature if it is known.
         features: Number of features.
         halos: Samples that the stencils reach to each side.
+        rounded: Energy of the noise of a sample if it is what rounding to a common step leaves, else 0.
     """
 
     gains: list[Float[np.ndarray, "2 n"]]
@@ -128,6 +132,7 @@ class NoiseModel(NamedTuple):
     known: float | None
     features: int
     halos: tuple[int, ...]
+    rounded: float = 0.0
 
 
 def noise_terms(
@@ -165,6 +170,7 @@ def _noise_of(
     gains: list[Array],
     known: float | None,
     features: int,
+    rounded: float,
     *,
     grid: Grid,
     orders: tuple[int, ...],
@@ -176,7 +182,7 @@ def _noise_of(
     rough = rough_samples(terms, orders)
     kinks = kink_level(terms, rough, grid, orders, halos)
     if known is None:
-        level, share = noise_level(terms, rough, grid, orders)
+        level, share = noise_level(terms, rough, grid, orders, rounded)
     else:
         level = jnp.full_like(terms.energies, known * features**0.5)
         share = jnp.asarray(features**-0.5, level.dtype)
@@ -191,7 +197,7 @@ def noise_of(value: Fields, terms: NoiseTerms, model: NoiseModel, grid: Grid) ->
     """Error of every quantity by noise and kinks of the samples, and the level of the noise."""
     gains = [jnp.asarray(gain, terms.energies.dtype) for gain in model.gains]
     run = partial(_noise_of, grid=skeleton(grid), orders=model.orders, halos=model.halos)
-    arguments = value, terms, gains, model.known, model.features
+    arguments = value, terms, gains, model.known, model.features, model.rounded
     return by_compiler(run, terms.rounding, grid.ndim)(*arguments)
 
 
@@ -247,7 +253,11 @@ def kink_level(
 
 
 def noise_level(
-    terms: NoiseTerms, rough: Bool[Array, "*shape d"], grid: Grid, orders: tuple[int, ...]
+    terms: NoiseTerms,
+    rough: Bool[Array, "*shape d"],
+    grid: Grid,
+    orders: tuple[int, ...],
+    rounded: Array | float = 0.0,
 ) -> tuple[Array, Array]:
     """Length s of the noise of a sample at every point by every axis ``(*shape, d)``, and its share.
 
@@ -255,6 +265,9 @@ def noise_level(
     as much: where energies fall with the order, they count the less. Levels are means over the width of the
     difference, of smooth samples over smooth ones, at least the median of those over the grid; 0 where
     rounding explains them. An axis with too few samples takes the largest level of the others.
+
+    Of samples rounded to a common step the energy is known, ``rounded``: where few features differ by few
+    values, on a circle say, what happens to be left in high differences may be a fifth of it.
     """
 
     def mean(values: Array, rough: Array, radii: tuple[int, ...]) -> Array:
@@ -271,7 +284,9 @@ def noise_level(
         energy, below = (mean(x[..., k], rough[..., k], radii) for x in (terms.energies, terms.below))
         energy *= jnp.minimum(energy / jnp.maximum(DECAY * below, jnp.finfo(energy.dtype).tiny), 1.0)
         smooth = jnp.where(rough[..., k], jnp.nan, energy)
-        energy = jnp.maximum(energy, jnp.nan_to_num(grid_median(smooth)))
+        middle = jnp.nan_to_num(grid_median(smooth))
+        explained = (middle > ROUNDED * rounded) & (middle < rounded)
+        energy = jnp.maximum(energy, jnp.where(explained, rounded, middle))
         squares.append(jnp.where(energy > ROUNDING * floor, energy, 0.0))
         sums = (jnp.where(rough[..., k], 0.0, x[..., k]) for x in (terms.aligned, terms.energies))
         aligned, total = map(jnp.nansum, sums)
