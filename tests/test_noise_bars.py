@@ -150,6 +150,17 @@ def test_rounding_of_symmetric_samples_is_not_taken_for_less(x64, bits):
         assert (np.abs(value - speed) <= bar)[resolved].all()
 
 
+def test_dense_samples_of_few_bits_may_begin_where_they_end(x64):
+    t = TURN * np.arange(2000) / 2000
+    points = np.round(np.stack([np.cos(t), np.sin(t)], axis=-1) * 100) / 100
+    assert (points[0] == points[-1]).all()
+    geometry = measure(points, Grid((Axis("t", 0.0, TURN, 2000, periodic=True),)))
+    assert not geometry.volume_element.resolved.any()
+    doubled = np.append(points[::20], points[:1], axis=0)
+    with pytest.raises(ValueError, match="first and last samples of the periodic axis 't' coincide"):
+        measure(doubled, Grid((Axis("t", 0.0, TURN, 101, periodic=True),)))
+
+
 def test_samples_of_equal_steps_that_are_smooth_have_no_noise(x64):
     u, v = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21), indexing="ij")
     grid = Grid((Axis("u", -1.0, 1.0, 21), Axis("v", -1.0, 1.0, 21)))

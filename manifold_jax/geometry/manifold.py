@@ -27,6 +27,7 @@ OFFSET = 4.0  # length of points over their distances from which it is subtracte
 MISSING = ("refuse", "mask")  # what is done with points that are not finite
 PROBED = 16  # points from which that is told, and whether the ends of an axis are one point
 PROBED_NUMBERS = 2**22  # numbers of these points, at most
+LINE = 4096  # samples along an axis, at most, among which equal neighbours are looked for
 SAME = 1e-3  # distance of points that are one, over that of neighbours
 
 
@@ -359,20 +360,30 @@ def end_distances(points: Points, axis: int) -> np.ndarray:
     return distances[:, np.isfinite(distances).all(axis=0)]
 
 
-def ends_coincide(distances: np.ndarray) -> bool:
+def ends_coincide(points: Points, axis: int, distances: np.ndarray) -> bool:
     """Whether the ends of an axis are one point, from :func:`end_distances`.
 
     A fold has equal ends too, its samples come back the way they went; and coarsely rounded samples repeat.
     """
     ends, next_to_them, *steps = distances
     step = np.minimum(*steps)
-    return bool((ends <= SAME * step).all() and ((next_to_them > SAME * step) & (step > 0)).any())
+    same = (ends <= SAME * step).all() and ((next_to_them > SAME * step) & (step > 0)).any()
+    return bool(same) and not _repeats(points, axis)
+
+
+def _repeats(points: Points, axis: int) -> bool:
+    """Whether neighbours along one line of an axis are equal, as those of densely rounded samples are."""
+    size = points.grid.shape[axis]
+    place = [np.full(min(size, LINE), k[0]) for k in np.unravel_index(probed(points)[:1], points.grid.shape)]
+    place[axis] = np.arange(min(size, LINE))
+    line = points.at(np.ravel_multi_index(tuple(place), points.grid.shape))
+    return bool((line[1:] == line[:-1]).all(axis=1).any())
 
 
 def _refuse_doubled_ends(points: Points) -> None:
     """Raise ValueError if a periodic axis was sampled at both ends, which are one point."""
     for k, axis in enumerate(points.grid.axes):
-        if axis.wraps and axis.size >= 5 and ends_coincide(end_distances(points, k)):
+        if axis.wraps and axis.size >= 5 and ends_coincide(points, k, end_distances(points, k)):
             what = f"first and last samples of the periodic axis {axis.name!r} coincide"
             remedy = "leave the last one out, whose place is that of the first"
             raise ValueError(f"{points.caller}: {what}: {remedy}.")

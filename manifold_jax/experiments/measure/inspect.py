@@ -243,7 +243,7 @@ def _ends(points: Points, k: int) -> str:
     if points.grid.shape[k] < 5:
         return ""
     distances = end_distances(points, k)
-    if ends_coincide(distances):
+    if ends_coincide(points, k, distances):
         return "same"
     steps = distances[2:].max(axis=0)
     return "near" if steps.any() and (distances[0] <= NEAR * steps).all() else ""
