@@ -242,7 +242,7 @@ def degrees(runs: Runs) -> str:
     better = sum(second <= third for second, third in pairs)
     return (
         f"*Degree 2 and 3 of moving least squares:* at the largest n degree 2 is as near or nearer on "
-        f"{better} of {len(pairs)} toys, since its support holds fewer samples."
+        f"{better} of {len(pairs)} toys."
     )
 
 
