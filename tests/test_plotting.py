@@ -261,7 +261,7 @@ def test_reach_of_curves_and_images_side_by_side():
     assert any("tangent ball" in text for text in labels(figure))
     pictures = sprite("ellipse", factors=("orientation",), size=16, sizes={"orientation": 24}, full_turn=True)
     figure = plotting.plot_reach(pictures, reach(pictures))
-    for axes, name in zip(figure.get_axes()[:2], "xy", strict=True):
+    for axes, name in zip(figure.get_axes()[:2], "pq", strict=True):
         assert axes.get_title() == name
         assert axes.get_xlabel().startswith("orientation")
 
