@@ -313,11 +313,11 @@ def ambient_dimension(runs: Runs) -> str:
             for note in runs["ambient"]["notes"]
             if note.startswith(f"{fit}, ambient noise")
         )
-        words.append(f"{fit} by {change:.0e}, with noise it grows as a power {slope} of D")
+        words.append(f"{fit} changes by at most {change:.0e} of itself, with noise it grows as D^{slope}")
     dimensions = [row["D"] for row in rows]
     return (
-        f"*From D = {min(dimensions)} to {max(dimensions)}* the RMS without noise changes, as a share of "
-        f"itself, of {'; of '.join(words)} (noise of fixed size in every coordinate)."
+        f"*From D = {min(dimensions)} to {max(dimensions)}* the RMS without noise of {'; of '.join(words)} "
+        "(the same noise in every coordinate)."
     )
 
 
