@@ -113,7 +113,7 @@ def _in_short(finished: Sequence[Finished], *, drawn: bool) -> Section:
         f"<p><strong>{escape(one.name)}</strong>: {escape(one.about)}. {escape(one.title)}.</p>"
         for one in finished
     )
-    found = "".join(paragraph(one.headline, "strong") for one in finished if one.headline)
+    headlines = "".join(paragraph(one.headline, "strong") for one in finished if one.headline)
     notes = "".join(paragraph(note) for one in finished for note in one.notes if note.strip())
     notes = notes or paragraph("The tables below say it.")
     steps = []
@@ -123,7 +123,7 @@ def _in_short(finished: Sequence[Finished], *, drawn: bool) -> Section:
     if any(one.record.get("preset") == "reduced" for one in finished):
         steps.append("This was the reduced preset; <code>--preset full</code> takes the published sizes.")
     following = f"<ul>{''.join(f'<li>{step}</li>' for step in steps)}</ul>"
-    answers = {"What was done": done, "What came out": found, "How to read it": notes}
+    answers = {"What was done": done, "What came out": headlines, "How to read it": notes}
     answers = {question: answer for question, answer in answers.items() if answer}
     return Section("In short", boxes(answers | {"What next?": following}))
 

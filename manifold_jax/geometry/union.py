@@ -303,9 +303,9 @@ def nearest_pair(
 
     and at least the least one of the lattice: so much smaller may the true D be.
     """
-    found = nearest_neighbours(*points, 1)
-    second = int(np.argmin(found.distances[:, 0]))
-    value, ends = float(found.distances[second, 0]), (int(found.indices[second, 0]), second)
+    nearest = nearest_neighbours(*points, 1)
+    second = int(np.argmin(nearest.distances[:, 0]))
+    value, ends = float(nearest.distances[second, 0]), (int(nearest.indices[second, 0]), second)
     cells = [_half_cell(p, g.grid, at) for p, g, at in zip(points, geometries, ends, strict=True)]
     curvatures = [
         float(np.ravel(g.normal_curvature.value)[at]) for g, at in zip(geometries, ends, strict=True)

@@ -158,7 +158,7 @@ def _summary(walked: _Way, labels: np.ndarray | None) -> Row:
 
     values, ends = walked.values, walked.ratios[:, -1]
     half = slice(walked.ratios.shape[1] // 2, None)
-    found = values["log_probs"].argmax(-1)
+    predicted = values["log_probs"].argmax(-1)
     low, high = stats.quantile_test(ends, p=0.5).confidence_interval(0.95)  # free of any distribution
 
     def later(name: str) -> float:
@@ -180,8 +180,8 @@ def _summary(walked: _Way, labels: np.ndarray | None) -> Row:
         "vertical": later("vertical"),
         "of it logits": later("logits"),
         "s_C / s_C-1": later("singular"),
-        "other label": float(np.mean(found[:, -1] != found[:, 0])),
-        "label of the destination": np.nan if labels is None else float(np.mean(found[:, -1] == labels)),
+        "other label": float(np.mean(predicted[:, -1] != predicted[:, 0])),
+        "label of the destination": np.nan if labels is None else float(np.mean(predicted[:, -1] == labels)),
         "noise": float(np.median(values["noise"][:, -1] / values["noise"][:, 0])),
         "steps": float(np.median(values["steps"])),
     }

@@ -181,10 +181,14 @@ def depth_rows(rows: Sequence[Row], names: tuple[str, ...]) -> list[Row]:
                 values = np.array([[_usable(row, quantity) for row in run] for run in runs.values()])[
                     :, layers
                 ]
-                found = np.array([depth_correlation(run) for run in values])
-                known = found[np.isfinite(found)]
+                correlations = np.array([depth_correlation(run) for run in values])
+                known = correlations[np.isfinite(correlations)]
                 line: Row = {"network": network, "step": step, "quantity": quantity, "claimed": sign}
-                line |= {"layers": part, "counted": int(np.isfinite(values).all(0).sum()), "runs": len(found)}
+                line |= {
+                    "layers": part,
+                    "counted": int(np.isfinite(values).all(0).sum()),
+                    "runs": len(correlations),
+                }
                 line["mean"] = float(known.mean()) if known.size else np.nan
                 line |= {"least": float(known.min()) if known.size else np.nan}
                 result.append(line | {"most": float(known.max()) if known.size else np.nan})
@@ -227,7 +231,7 @@ def _notes(settings: Settings, rows: Sequence[Row], depth: Sequence[Row]) -> lis
         f"Reach and distances: {pairs} points a class. Both are upper bounds: what lies between the points "
         "is not known, and bars hold rounding alone.",
         "After a ReLU the exact jets are those of the smooth pieces. They exist almost everywhere, at all "
-        "points where no unit is exactly 0; the kinks between the pieces bend the manifold too, count for "
+        "points where no unit is exactly 0; the kinks between the pieces are curvature too, count for "
         "nothing in the totals of the jets, and make the true reach 0.",
         "Figures: bands from the least to the most run; hollow where a layer is not resolved, grey where no "
         "run has a number because a layer is degenerate or not finite. Correlations with depth take layers "

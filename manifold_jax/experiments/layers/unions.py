@@ -111,8 +111,8 @@ def _sample(chart: Manifold, layers: Layers, grid: Grid) -> list[_Sample]:
         row = []
         for part in jets:
             ranges = chart_ranges(grid, part.vectors.dtype)
-            found = (flat(part.points), part.tangents, jet_quantities(part, ranges))
-            row.append(jax.tree.map(np.asarray, found))
+            measured = (flat(part.points), part.tangents, jet_quantities(part, ranges))
+            row.append(jax.tree.map(np.asarray, measured))
         parts.append(row)
     result = []
     for column in zip(*parts, strict=True):

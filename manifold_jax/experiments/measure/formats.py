@@ -102,10 +102,10 @@ def _read_address(address: str, variable: str | None) -> Content:
     require("zarr", "zarr", "An address")
     require("fsspec", "zarr", "An address")
     with _naming(address):
-        found = reader.open_zarr(address, variable)
-        samples = reader.samples_of(found)
-        units = {name: unit for name in samples if (unit := reader.unit_of(found.vectors[name]))}
-    return _content(PurePosixPath(address), found.name, found.values, found.names, samples, units)
+        opened = reader.open_zarr(address, variable)
+        samples = reader.samples_of(opened)
+        units = {name: unit for name in samples if (unit := reader.unit_of(opened.vectors[name]))}
+    return _content(PurePosixPath(address), opened.name, opened.values, opened.names, samples, units)
 
 
 def states_of(path: Path | str) -> list[tuple[str, ...]]:

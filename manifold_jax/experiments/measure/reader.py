@@ -163,8 +163,8 @@ def main(kind: str, path: str, variable: str, seconds: str, room: str) -> None:
     allow = _limits(float(seconds), int(room))
     allow(0)
     try:
-        name, values, names, vectors = found = OPEN[kind](path, json.loads(variable))
-        shape, dtype, samples = tuple(map(int, values.shape)), np.dtype(values.dtype), samples_of(found)
+        name, values, names, vectors = opened = OPEN[kind](path, json.loads(variable))
+        shape, dtype, samples = tuple(map(int, values.shape)), np.dtype(values.dtype), samples_of(opened)
         if names and len(names) != len(shape):
             raise ValueError(f"{len(names)} names of dimensions for the shape {shape}")
         units = {name: unit for name in samples if (unit := unit_of(vectors[name]))}
