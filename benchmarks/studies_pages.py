@@ -296,8 +296,8 @@ of their bars, [ball volumes by a published recipe](calibration_balls.md).""",
         Study(
             "all",
             "All estimators and the grid",
-            "calibrate --preset full --manifold sphere2 --manifold sphere3 --manifold torus "
-            "--manifold hyperboloid --manifold sprite2",
+            "calibrate --preset full --size 500 --size 1000 --size 2000 --size 5000 --manifold sphere2 "
+            "--manifold sphere3 --manifold torus --manifold hyperboloid --manifold sprite2",
             {"calibrate": "Relative errors against the number of samples"},
             "",
             "",
