@@ -43,7 +43,7 @@ from manifold_jax.experiments.measure import command as measure_command
 from manifold_jax.experiments.results import Cells
 from manifold_jax.fitting import Estimator, builtin_estimators, calibrate
 from manifold_jax.geometry import sources
-from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.points import Points
 
 GRID = Grid((Axis("u", 0.0, 2 * math.pi, 16, periodic=True), Axis("v", 0.0, 2 * math.pi, 12, periodic=True)))
 BLOCKS = {"block_size": 40}

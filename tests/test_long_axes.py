@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, gram_from_grid, jet_from_grid, mean_curvature, measure
-from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.stencil import SPECTRAL_SIZE
 from manifold_jax.geometry.windows import LENGTH, plan_blocks
 

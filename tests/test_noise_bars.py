@@ -124,12 +124,11 @@ def test_the_step_of_rounded_samples_is_found_and_no_other(bits, dtype):
         smooth = np.stack([np.cos(t) + 0.2 * np.cos(2 * t + 0.3), np.sin(t), 0 * t, np.sin(3 * t + 0.2)], 1)
         step = np.ptp(smooth) / (2**bits - 1)
         rounded = smooth.min() + step * np.round((smooth - smooth.min()) / step)
-        found, varying = common_step(rounded.astype(dtype))
-        assert found == pytest.approx(step, rel=1e-3 if dtype == np.float32 else 1e-9)
-        assert varying == 3
-        assert common_step(smooth.astype(dtype))[0] == 0
+        step_of = common_step(rounded.astype(dtype))
+        assert step_of == pytest.approx(step, rel=1e-3 if dtype == np.float32 else 1e-9)
+        assert common_step(smooth.astype(dtype)) == 0
         noisy = smooth + 1e-3 * np.random.default_rng(bits).normal(size=smooth.shape)
-        assert common_step(noisy.astype(dtype))[0] == 0
+        assert common_step(noisy.astype(dtype)) == 0
 
 
 @pytest.mark.thorough
@@ -145,9 +144,11 @@ def test_rounding_of_symmetric_samples_is_not_taken_for_less(x64, bits):
     for order in (4, 6, 8, "spectral"):
         geometry = measure(rounded, grid, accuracy=order)
         assert np.median(geometry.noise) > 0.75 * true
-        value, bar, resolved = (np.asarray(x) for x in geometry.volume_element)
+        if order != "spectral":  # differences of spectral order meet the curve, which is C^2 only
+            assert np.median(geometry.noise) < 1.4 * true
+        value, bar, _ = (np.asarray(x) for x in geometry.volume_element)
         speed = TURN * np.sqrt(1 + (1.5 * np.sin(t + 0.4) ** 2 * np.cos(t + 0.4)) ** 2)
-        assert (np.abs(value - speed) <= bar)[resolved].all()
+        assert (np.abs(value - speed) <= bar).all()
 
 
 def test_dense_samples_of_few_bits_may_begin_where_they_end(x64):
@@ -156,17 +157,42 @@ def test_dense_samples_of_few_bits_may_begin_where_they_end(x64):
     assert (points[0] == points[-1]).all()
     geometry = measure(points, Grid((Axis("t", 0.0, TURN, 2000, periodic=True),)))
     assert not geometry.volume_element.resolved.any()
-    doubled = np.append(points[::20], points[:1], axis=0)
-    with pytest.raises(ValueError, match="first and last samples of the periodic axis 't' coincide"):
-        measure(doubled, Grid((Axis("t", 0.0, TURN, 101, periodic=True),)))
+
+
+def test_rings_sampled_at_both_ends_are_refused_also_beside_poles_and_pauses(x64):
+    angles = np.linspace(0, TURN, 33)
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    ring[-1] = ring[0]
+    grid, says = Grid((Axis("t", 0.0, TURN, 33, periodic=True),)), "samples of the periodic axis 't' coincide"
+    paused, part = ring.copy(), ring.copy()
+    paused[11], part[10:13] = paused[10], np.nan
+    latitude = np.linspace(0, math.pi, 21)[:, None, None]
+    sphere = np.concatenate([np.sin(latitude) * ring, np.cos(latitude) * np.ones((21, 33, 1))], axis=-1)
+    globe = Grid((Axis("s", 0.0, math.pi, 21), *grid.axes))
+    for points, where in ((ring, grid), (paused, grid), (sphere, globe)):
+        with pytest.raises(ValueError, match=says):
+            measure(points, where)
+    for points in (part, jnp.asarray(part)):
+        with pytest.raises(ValueError, match=says):
+            measure(points, grid, missing="mask")
 
 
 def test_samples_of_equal_steps_that_are_smooth_have_no_noise(x64):
     u, v = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21), indexing="ij")
     grid = Grid((Axis("u", -1.0, 1.0, 21), Axis("v", -1.0, 1.0, 21)))
     bowl = np.stack([u, v, u**2 + v**2], axis=-1)
-    assert common_step(bowl.reshape(-1, 3))[0] == pytest.approx(0.01)
+    assert common_step(bowl.reshape(-1, 3)) == pytest.approx(0.01)
     assert np.max(measure(bowl, grid).noise) < 1e-12
+
+
+def test_features_that_are_exact_have_no_share_in_the_noise_of_rounded_ones(x64):
+    u, v = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41), indexing="ij")
+    height = np.sin(2 * u + 0.3) * np.cos(1.7 * v - 0.2)
+    grid = Grid((Axis("u", -1.0, 1.0, 41), Axis("v", -1.0, 1.0, 41)))
+    for digits in (3, 4):
+        rounded = np.round(height, digits)
+        level = np.median(measure(np.stack([u, v, rounded], axis=-1), grid).noise)
+        assert level == pytest.approx(np.sqrt(np.mean((rounded - height) ** 2)), rel=0.2)
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])

@@ -220,6 +220,11 @@ def test_the_first_of_many_principal_components_are_those_of_all():
     left, sizes, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(shares, sizes[:3] ** 2 / np.sum(sizes**2), rtol=1e-9)
     np.testing.assert_allclose(np.abs(scores), np.abs(left[:, :3] * sizes[:3]), atol=1e-6)
+    tiny, least = plotting.principal_components(points * 1e-200)
+    np.testing.assert_allclose(np.abs(tiny), np.abs(scores) * 1e-200, rtol=1e-6)
+    np.testing.assert_allclose(least, shares, rtol=1e-9)
+    assert not plotting.principal_components(np.ones((300, 400)))[0].any()
+    assert plotting.principal_components(points, 500)[0].shape == (300, 300)
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def main() -> None:
             print(f"Error: {missing}", file=sys.stderr)
             raise SystemExit(2) from None
         app = application(sys.argv[1] if len(sys.argv) > 1 else None)
-    # Tracing makes millions of objects and hardly a circle of them: to look for those took 6 % of a run.
+    # Tracing makes millions of objects and hardly any cycles: to look for them took 6 % of a run.
     gc.set_threshold(100_000, 50, 100)
     try:
         terminal.handle_signals()

@@ -41,7 +41,6 @@ from manifold_jax.geometry.host_blocks import (
     host_window,
     travel,
 )
-from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.pieces import (
     back_in_pieces,
     cut_window,
@@ -50,6 +49,7 @@ from manifold_jax.geometry.pieces import (
     join_blocks,
     piece_blocks,
 )
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.windows import (
     BatchPlan,
     BlockGrams,

@@ -29,7 +29,6 @@ from manifold_jax._linalg import safe_sqrt
 from manifold_jax._sharding import by_compiler
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, mesh, skeleton
-from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.noise import (
     DEVIATIONS,
     NoiseModel,
@@ -38,6 +37,7 @@ from manifold_jax.geometry.noise import (
     noise_terms,
     overlap_with_jets,
 )
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.pooling import neighbourhood_maximum
 from manifold_jax.geometry.quantities import (
     FIELDS,

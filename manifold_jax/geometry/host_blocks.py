@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from manifold_jax._sharding import unchanged
-from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.sources import Cut, FileArray, Stored, portable
 from manifold_jax.geometry.windows import (
     BlockGrams,

@@ -23,7 +23,8 @@ from manifold_jax._sharding import explicit, joined, mesh_of, names_of, over_row
 from manifold_jax.geometry.blocks import block_vectors, run_blocks
 from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import Points, Source, as_points
+from manifold_jax.geometry.manifold import Source, as_points
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.stencil import stencil_of
 from manifold_jax.geometry.tensors import JetGram, pair_positions, unpack_gram
 from manifold_jax.geometry.windows import (

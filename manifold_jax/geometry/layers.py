@@ -38,7 +38,8 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors
-from manifold_jax.geometry.manifold import Manifold, Points, as_points
+from manifold_jax.geometry.manifold import Manifold, as_points
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.stencil import Stencil, stencil_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -13,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manifold_jax._checks import choice, finite, instance, is_traced, single
+from manifold_jax._checks import choice, instance, is_traced, single
 from manifold_jax._programs import as_function, program_of, result_of
-from manifold_jax._sharding import by_compiler, explicit, gathered, mesh_of, pieces_of, take_rows, unchanged
+from manifold_jax._sharding import by_compiler, explicit, gathered, mesh_of, take_rows
 from manifold_jax.geometry.embeddings import evaluate_points, frozen_embedding, render
+from manifold_jax.geometry.ends import refuse_doubled_ends
 from manifold_jax.geometry.grid import DType, Grid
+from manifold_jax.geometry.points import Points, probed
 from manifold_jax.geometry.sources import Stored, as_real_array, is_labelled
 
 Source = Any
@@ -25,10 +26,6 @@ Source = Any
 
 OFFSET = 4.0  # length of points over their distances from which it is subtracted: two bits of every number
 MISSING = ("refuse", "mask")  # what is done with points that are not finite
-PROBED = 16  # points from which that is told, and whether the ends of an axis are one point
-PROBED_NUMBERS = 2**22  # numbers of these points, at most
-LINE = 4096  # samples along an axis, at most, among which equal neighbours are looked for
-SAME = 1e-3  # distance of points that are one, over that of neighbours
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,97 +103,6 @@ def is_union(points: Any, grid: Grid | None = None) -> bool:
     if isinstance(grid, Grid) and all(len(getattr(p, "shape", ())) > grid.ndim for p in points):
         return True
     return all(isinstance(p, Manifold) for p in points)
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Points on a grid; :func:`as_points` alone decides how they are held, and only ``blocks`` looks at it.
-
-    Attributes:
-        kind: ``"array"`` (JAX), ``"host"`` (NumPy, never copied whole), ``"file"`` (read window by window)
-            or ``"function"`` (evaluated, also beyond the ends of the grid; never stored).
-        values: Array ``(*grid.shape, f)``, a :class:`Stored` one, or the function as it was when it was
-            given, with all arrays that it holds as leaves of a ``jax.tree_util.Partial``.
-        grid: The lattice.
-        feature_shape: Shape of one point, before it was flattened to ``f`` numbers.
-        dtype: Floating type of the computation.
-        traced: The values depend on a transformation (``jit``, ``grad``, ``vmap``) and cannot be looked at.
-        caller: Public function that was given them, for messages.
-        centre: One of the points ``(f,)``, which those on the host lose when they are read; None for none.
-        offset: Length whose rounding in ``dtype`` is that of the stored points of a large offset.
-        there: Which points are there ``(*grid.shape,)``; None for all of them.
-        stand_in: A point ``(f,)`` that is read where one is missing.
-        back: From results of pieces on the devices of a mesh to those on the mesh that was given.
-    """
-
-    kind: str
-    values: Any
-    grid: Grid
-    feature_shape: tuple[int, ...]
-    dtype: DType
-    traced: bool = False
-    caller: str = "measure"
-    centre: np.ndarray | None = None
-    offset: float = 0.0
-    there: Any = None
-    stand_in: np.ndarray | None = None
-    back: Callable[[Any], Any] = unchanged
-
-    @property
-    def features(self) -> int:
-        """Numbers per point, f."""
-        return math.prod(self.feature_shape)
-
-    @property
-    def pieces(self) -> tuple[int, ...]:
-        """Along each axis of the grid, the pieces in which devices hold the points."""
-        return pieces_of(self.values)[:-1] if self.kind == "array" else (1,) * self.grid.ndim
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether the points are a function of the coordinates, so that they exist beyond the ends too."""
-        return self.kind == "function"
-
-    @property
-    def on_host(self) -> bool:
-        """Whether blocks are read by the host."""
-        return self.kind in ("host", "file")
-
-    def read(self, part: np.ndarray, features: slice = slice(None)) -> np.ndarray:
-        """Some features ``(..., f)`` of stored points in the type of the computation, less the centre."""
-        if self.stand_in is not None:
-            part = np.where(np.isfinite(part), part, self.stand_in[features].astype(part.dtype))
-        part, centre = single(part), 0.0 if self.centre is None else self.centre[features]
-        if self.centre is None and part.dtype == self.dtype:
-            return part
-        with np.errstate(over="ignore"):  # infinite from here on
-            return np.subtract(part, centre, out=np.empty(part.shape, self.dtype), casting="same_kind")
-
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Points ``(n, f)`` at flat positions: evaluated, or as they are held."""
-        if self.evaluated:
-            coordinates = np.asarray(self.grid.coordinates(self.dtype)).reshape(-1, self.grid.ndim)
-            return evaluate_points(self.values, coordinates[places], self.dtype)
-        if mesh_of(self.values) is not None:
-            return np.asarray(take_rows(self.values, np.unravel_index(places, self.grid.shape)))
-        if not isinstance(self.values, Stored):
-            return np.asarray(self.values[np.unravel_index(places, self.grid.shape)])
-        index = zip(*np.unravel_index(places, self.grid.shape), strict=True)
-        return np.stack([self.values.take([np.array([k]) for k in place]).reshape(-1) for place in index])
-
-    def refuse_nonfinite(self) -> None:
-        """Raise ValueError if an array holds NaN or infinite values."""
-        if self.evaluated or self.traced:
-            return
-        values = self.values
-        if isinstance(values, Stored):  # whether the numbers of a point are finite is all that is kept
-            values = np.where(self.finite(), 0.0, np.nan)[..., None]
-        finite(self.caller, "points", values, axes=self.grid.ndim)
-
-    def finite(self) -> np.ndarray:
-        """Which of the points on the host are finite, ``(*grid.shape,)``."""
-        slabs = self.values.slabs() if isinstance(self.values, Stored) else self.values[:, None]
-        return np.concatenate([np.isfinite(slab).all(axis=-1) for slab in slabs])
 
 
 def as_points(
@@ -277,7 +183,7 @@ def _array_points(caller: str, points: Any, grid: Grid, flipped: Sequence[int], 
     if checked.on_host:
         checked = _centred(checked)
     if not traced:
-        _refuse_doubled_ends(checked)
+        refuse_doubled_ends(checked)
     if traced:  # what is read while a program is being traced becomes part of it
         held = checked.values
         values = checked.read(np.asarray(held)) if checked.on_host else jnp.asarray(held, dtype)
@@ -329,64 +235,6 @@ def _centred(points: Points) -> Points:
         return points
     share = np.finfo(np.float64).eps / np.finfo(points.dtype).eps
     return replace(points, centre=centre, offset=float(share * length))
-
-
-def probed(points: Points) -> np.ndarray:
-    """Flat positions of the points that are looked at before all are read: fewer where one is large."""
-    count = max(1, min(PROBED, PROBED_NUMBERS // points.features, points.grid.size))
-    return np.linspace(0, points.grid.size - 1, count).round().astype(int)
-
-
-def end_distances(points: Points, axis: int) -> np.ndarray:
-    """Distances ``(4, n)`` on lines along an axis: of its ends, the samples next to them, the end steps.
-
-    Lines with a missing sample are left out.
-    """
-    shape, there = points.grid.shape, points.there
-    places = np.stack(np.unravel_index(probed(points), shape))
-
-    columns = []
-    for index in (0, 1, shape[axis] - 2, shape[axis] - 1):
-        places[axis] = index
-        columns.append(np.ravel_multi_index(tuple(places), shape))
-    flat = np.concatenate(columns)
-    values = points.at(flat).astype(np.float64)  # all at once: every look at a device takes its time
-    if there is not None:
-        values = np.where(np.asarray(there).reshape(-1)[flat, None], values, np.nan)
-    first, second, before, last = np.split(values, 4)
-    pairs = (first, last), (second, before), (first, second), (before, last)
-    with np.errstate(invalid="ignore"):
-        distances = np.stack([np.abs(x - y).max(axis=-1) for x, y in pairs])
-    return distances[:, np.isfinite(distances).all(axis=0)]
-
-
-def ends_coincide(points: Points, axis: int, distances: np.ndarray) -> bool:
-    """Whether the ends of an axis are one point, from :func:`end_distances`.
-
-    A fold has equal ends too, its samples come back the way they went; and coarsely rounded samples repeat.
-    """
-    ends, next_to_them, *steps = distances
-    step = np.minimum(*steps)
-    same = (ends <= SAME * step).all() and ((next_to_them > SAME * step) & (step > 0)).any()
-    return bool(same) and not _repeats(points, axis)
-
-
-def _repeats(points: Points, axis: int) -> bool:
-    """Whether neighbours along one line of an axis are equal, as those of densely rounded samples are."""
-    size = points.grid.shape[axis]
-    place = [np.full(min(size, LINE), k[0]) for k in np.unravel_index(probed(points)[:1], points.grid.shape)]
-    place[axis] = np.arange(min(size, LINE))
-    line = points.at(np.ravel_multi_index(tuple(place), points.grid.shape))
-    return bool((line[1:] == line[:-1]).all(axis=1).any())
-
-
-def _refuse_doubled_ends(points: Points) -> None:
-    """Raise ValueError if a periodic axis was sampled at both ends, which are one point."""
-    for k, axis in enumerate(points.grid.axes):
-        if axis.wraps and axis.size >= 5 and ends_coincide(points, k, end_distances(points, k)):
-            what = f"first and last samples of the periodic axis {axis.name!r} coincide"
-            remedy = "leave the last one out, whose place is that of the first"
-            raise ValueError(f"{points.caller}: {what}: {remedy}.")
 
 
 def _is_staged() -> bool:

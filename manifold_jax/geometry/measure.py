@@ -28,9 +28,10 @@ from manifold_jax.geometry.error_bars import (
 )
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.jet import gram_from_function
-from manifold_jax.geometry.manifold import Manifold, Points, as_points, probed
+from manifold_jax.geometry.manifold import Manifold, as_points
 from manifold_jax.geometry.missing import shrunk_quantities
 from manifold_jax.geometry.noise import NoiseModel, difference_orders
+from manifold_jax.geometry.points import Points, probed
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.rounded import rounded_energy
@@ -156,7 +157,7 @@ def measure(  # noqa: PLR0913
         model = None
         if orders:
             halos = reaches(comparison, points.grid)
-            rounded = 0.0 if noise else rounded_energy(points)
+            rounded = rounded_energy(points) if noise is None else 0.0
             gains = [axis.gains for axis in plan.axes]
             model = NoiseModel(gains, orders, noise, points.features, halos, rounded)
         quantities = _grid_quantities(points, plan, run, block_size)

@@ -63,7 +63,7 @@ RUGGED = 15.0
 """Energy of a difference, over its median, from which it meets a kink: noise in two features exceeds it at 3
 samples in 100 000."""
 
-ROUNDED = 0.05
+ROUNDED = 0.1
 """Share of the energy that rounding to a step should leave in a difference, from which that explains it."""
 
 KINK = 3.0
@@ -266,7 +266,7 @@ def noise_level(
     difference, of smooth samples over smooth ones, at least the median of those over the grid; 0 where
     rounding explains them. An axis with too few samples takes the largest level of the others.
 
-    Of samples rounded to a common step the energy is known, ``rounded``: where few features differ by few
+    Of few features that are rounded to a common step the energy is known, ``rounded``: where they take few
     values, on a circle say, what happens to be left in high differences may be a fifth of it.
     """
 

@@ -21,9 +21,10 @@ from manifold_jax._executors import check_executor
 from manifold_jax._files import Progress
 from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.grid import Accuracy, Grid
-from manifold_jax.geometry.manifold import Points, as_points, is_union
+from manifold_jax.geometry.manifold import as_points, is_union
 from manifold_jax.geometry.measure import measure
 from manifold_jax.geometry.neighbours import nearest_neighbours
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.quantities import Estimate
 from manifold_jax.geometry.reach import Reach, reach
 from manifold_jax.geometry.reach.lattice import neighbours

@@ -26,7 +26,7 @@ from manifold_jax.geometry.derivatives import (
     window_derivatives,
 )
 from manifold_jax.geometry.grid import DType, Grid, mesh, skeleton
-from manifold_jax.geometry.manifold import Points
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
 
 MEMORY = 256 * 2**20  # bytes that the temporaries of one block may take when no block size is given

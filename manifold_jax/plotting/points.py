@@ -65,7 +65,9 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
     points = checked_cloud("principal_components", points)
     count = whole("principal_components", "count", count)
     centred = points - points.mean(axis=0)
-    if min(centred.shape) <= _DENSE:
+    scale = max(np.abs(centred).max(), np.finfo(float).tiny)
+    centred /= scale  # the squares of what is small would vanish
+    if min(centred.shape) <= max(_DENSE, count) or not centred.any():
         left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     else:
         # Late: JAX itself installs SciPy, but it takes long to import.
@@ -74,8 +76,8 @@ def principal_components(points: np.ndarray, count: int = 3) -> tuple[np.ndarray
         start = np.random.default_rng(0).normal(size=min(centred.shape))
         parts: Any = sparse_linalg.svds(centred, count, v0=start)
         left, sizes = parts[0][:, ::-1], parts[1][::-1]
-    whole_variance = max(np.sum(centred**2), np.finfo(float).tiny)
-    return left[:, :count] * sizes[:count], sizes[:count] ** 2 / whole_variance
+    variance = max(np.sum(centred**2), np.finfo(float).tiny)
+    return left[:, :count] * sizes[:count] * scale, sizes[:count] ** 2 / variance
 
 
 def components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

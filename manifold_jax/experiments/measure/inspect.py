@@ -29,8 +29,10 @@ from manifold_jax.experiments.measure.files import (
 )
 from manifold_jax.experiments.measure.formats import Content, opened
 from manifold_jax.experiments.terminal import console, plain_errors, words
-from manifold_jax.geometry.manifold import Points, as_points, end_distances, ends_coincide
+from manifold_jax.geometry.ends import end_distances, ends_coincide
+from manifold_jax.geometry.manifold import as_points
 from manifold_jax.geometry.noise import BEYOND, STEADY
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.stencil import BELOW
 
 NUMBERS = 2**25  # that are read to look at values, and along every axis

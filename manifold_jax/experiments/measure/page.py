@@ -47,16 +47,15 @@ def refined(geometries: Sequence[Geometry]) -> dict[str, int]:
     """Samples of the axes that verdicts call too coarse, as many as they ask for."""
     wanted: dict[str, int] = {}
     for geometry in geometries:
-        said = list(sections.unresolved(geometry))
-        for name, size in zip(geometry.grid.names, geometry.grid.shape, strict=True):
-            coarse, more = (
-                rf"{re.escape(name)} axis too coarse: refine ([\d.]+)x",
-                rf"samples of .*\b{re.escape(name)}\b",
-            )
-            times = [float(x) for sentence in said for x in re.findall(coarse, sentence)]
-            times += [_MORE for sentence in said if re.search(more, sentence)]
-            if times:
-                wanted[name] = max(wanted.get(name, 0), math.ceil(max(times) * size))
+        sizes = dict(zip(geometry.grid.names, geometry.grid.shape, strict=True))
+        for verdict in geometry.verdicts().values():
+            if verdict.resolved:
+                continue
+            times = [float(x) for x in re.findall(r"too coarse: refine ([\d.]+)x", verdict.sentence)]
+            if "needs more samples of" in verdict.sentence:
+                times = [_MORE] * len(verdict.axes)
+            for name, more in zip(verdict.axes, times, strict=False):
+                wanted[name] = max(wanted.get(name, 0), math.ceil(more * sizes[name]))
     return wanted
 
 
@@ -66,21 +65,23 @@ def command_again(typed: Sequence[str], samples: Mapping[str, int], options: Seq
     Example:
         >>> command_again("measure torus --samples u=9,v=8 --stride 2".split(), {"u": 18}, ["--x64"])
         'measure torus --stride 2 --samples v=8,u=18 --x64'
-        >>> command_again("measure torus --stride=2".split(), {}, ["--accuracy", "auto"])
-        'measure torus --accuracy auto'
+        >>> command_again("measure --stride=2 --out auto -- torus".split(), {}, ["--accuracy", "auto"])
+        'measure --out auto --accuracy auto -- torus'
     """
     replaced = {"--samples"} | ({"--accuracy", "--stride", "--smooth"} if "auto" in options else set())
-    given, rest, words = "", [], iter(typed)
+    end = list(typed).index("--") if "--" in typed else len(typed)
+    given, rest, words = "", [], iter(typed[:end])
     for word in words:
         name, equals, value = word.partition("=")
         if name in replaced:
             value = value if equals else next(words, "")
             given += f",{value}" if name == "--samples" else ""
-        elif word not in options:
+        elif not (word.startswith("--") and word in options):
             rest.append(word)
     pairs = [pair for pair in given.split(",") if pair and pair.partition("=")[0].strip() not in samples]
     pairs += [f"{name}={count}" for name, count in samples.items()]
-    return shlex.join([*rest, *(["--samples", ",".join(pairs)] if pairs else []), *options])
+    new = [*(["--samples", ",".join(pairs)] if pairs else []), *options]
+    return shlex.join([*rest, *new, *typed[end:]])
 
 
 def _next_steps(
@@ -115,7 +116,8 @@ def _to_copy(geometries: Sequence[Geometry], remedies: Collection[str], stored: 
     if not samples and not options:
         return ""
     command = command_again(shlex.split(without_secrets(command_line())), samples, options)
-    return f"<pre><code>{escape(command)}</code></pre>"
+    where = " It writes over this page; <code>--out</code> names another folder."
+    return f"{where}<pre><code>{escape(command)}</code></pre>"
 
 
 def _about(record: dict[str, Any], files: Sequence[Path]) -> Section:

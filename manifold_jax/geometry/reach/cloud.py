@@ -142,12 +142,13 @@ def _reduce(points: np.ndarray) -> tuple[Reduced, np.ndarray]:
 def _orthonormal(columns: Float[np.ndarray, "f k"]) -> Float[np.ndarray, "f k"]:
     """An orthonormal basis of nearly orthogonal columns, by Cholesky: a tenth of the time of QR."""
     sizes = np.linalg.norm(columns, axis=0)
-    if not sizes.all():  # the sample lies in one place
+    basis = columns / np.where(sizes > 0, sizes, 1.0)
+    try:
+        for _ in range(2):  # the second time leaves rounding
+            basis = np.linalg.solve(np.linalg.cholesky(basis.T @ basis), basis.T).T
+    except np.linalg.LinAlgError:  # the sample lies in one place
         return np.linalg.qr(columns)[0]
-    columns = columns / sizes
-    for _ in range(2):  # the second time leaves rounding
-        columns = np.linalg.solve(np.linalg.cholesky(columns.T @ columns), columns.T).T
-    return columns
+    return basis
 
 
 def pieces(rows: int, numbers: int) -> Iterator[slice]:

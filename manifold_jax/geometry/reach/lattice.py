@@ -14,8 +14,8 @@ from jaxtyping import Float
 from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.error_bars import comparison_stencil
 from manifold_jax.geometry.grid import Grid
-from manifold_jax.geometry.manifold import Points
 from manifold_jax.geometry.missing import defined_points, lower_stencils
+from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.reach.cloud import Cloud, distances
 from manifold_jax.geometry.reach.cones import inward_signs
 from manifold_jax.geometry.report import Geometry

@@ -261,7 +261,7 @@ class PairSearch:
             best, seen = compare(self._only_allowed(tile.position), count, best, seen)
             radius = np.minimum(np.asarray(best[0]), tile.radius)
             others, compared = self._within(tile, 2 * np.maximum(radius, self.longest))
-        for start in range(0, len(others), columns):
+        for start in range(0, len(others), columns):  # the last part is filled up: one size, one program
             part = others[start : start + columns]
             best, seen = compare(part, columns, best, seen)
         seen = seen.and_then(self._settle(tile, screened, best))
