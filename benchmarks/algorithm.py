@@ -140,9 +140,9 @@ def in_short(runs: dict[str, Any]) -> list[str]:
         f"- In the second half of the way a step of the code still comes nearer by {min(speeds):.1g} to "
         f"{max(speeds):.1g}, one on the leaf by at most {max(row['speed'] for row in leaf):.1g}. 'rank and "
         "random' has one random direction more in every step.",
-        "- The more the direction outside of D_x is that of the mean of the logits, the same in every step, "
-        f"the less near a path of the code comes: rank correlation {correlated.statistic:.2f} "
-        f"over {len(every)} pairs.",
+        "- What is left of the distance by the code, and how far its direction outside of D_x is that of the "
+        f"mean of the logits, the same in every step: rank correlation {correlated.statistic:.2f} over "
+        f"{len(every)} pairs.",
         "",
     ]
     return lines

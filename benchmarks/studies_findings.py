@@ -87,13 +87,10 @@ def bars(runs: Runs) -> str:
 
 def kinks(runs: Runs) -> str:
     rows = [row for row in runs["spacing"]["rows"] if row["layer"] != "input"]
-    spans = []
-    for name in ("relu", "silu"):
-        exponents = [row["exponent"] for row in rows if row["network"] == name]
-        spans.append(f"{min(exponents):.2f} to {max(exponents):.2f}".replace("-0.00", "0.00"))
+    relu, silu = (span([row["exponent"] for row in rows if row["network"] == n]) for n in ("relu", "silu"))
     return (
         f"*After ReLU, as published,* the largest curvature by stencils grows with the number of samples, "
-        f"exponents {spans[0]} over the layers (after SiLU {spans[1]}): it is a number about the grid."
+        f"exponents {relu} over the layers (after SiLU {silu}): it is a number about the grid."
     )
 
 
@@ -130,15 +127,16 @@ def _arrived(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def over_training(runs: Runs) -> str:
     rows = runs["sweep"]["rows"]
-    first, last = ([row for row in rows if row["checkpoint"] == rows[k]["checkpoint"]] for k in (0, -1))
-    words = ", ".join(
-        f"{'with' if now['clamp'] else 'without'} the clamp from {then['ratio']:.0%} to {now['ratio']:.0%}"
-        for then, now in zip(first, last, strict=True)
-    )
+    steps = ", ".join(str(step) for step in dict.fromkeys(row["checkpoint"] for row in rows))
+    words = []
+    for clamp in (True, False):
+        left = ", ".join(f"{row['ratio']:.0%}" for row in rows if row["clamp"] is clamp)
+        words.append(f"{left} {'with' if clamp else 'without'} the clamp")
     return (
-        f"*Training brings the ends of paths nearer.* From step {first[0]['checkpoint']} to step "
-        f"{last[0]['checkpoint']} the median of what is left of the distance after {last[0]['steps']:.0f} "
-        f"steps of {last[0]['step']:g} falls {words}; at any of these checkpoints {_arrived(rows)}."
+        f"*Ends of paths over the training.* After {rows[0]['steps']:.0f} steps of {rows[0]['step']:g} are "
+        f"left of the distance, at the checkpoints {steps}: {' and '.join(words)} (medians of "
+        f"{rows[0]['pairs']} pairs, "
+        f"without intervals). At any of these checkpoints {_arrived(rows)}."
     )
 
 
@@ -148,11 +146,12 @@ def ways_to_walk(runs: Runs) -> str:
         f"{row['ratio']:.0%} ({row['kind']} steps of {row['step']:g}{', clamped' * row['clamp']})"
         for row in rows
     )
-    off = [row["drift/length"] * row["length"] for row in (rows[0], rows[-1])]
+    off = ", ".join(f"{row['drift/length'] * row['length']:.1f}" for row in rows)
+    steps = span([row["steps"] for row in rows], 0)
     return (
-        f"*Five ways to walk.* After {rows[0]['steps']:.0f} steps {_arrived(rows)} in any way. Of the "
-        f"distance are left, as medians: {left}. Paths that come nearer have left the leaf, the first way by "
-        f"about {off[0]:.1f} units, the last by {off[1]:.1f}."
+        f"*{len(rows)} ways to walk.* After {steps} steps (medians) {_arrived(rows)} in any way. Of the "
+        f"distance are left, as medians: {left}. In the same order they have left the leaf by about {off} "
+        "units (drift times length, of the medians)."
     )
 
 
@@ -162,18 +161,19 @@ def cifar10_paths(runs: Runs) -> str:
     return (
         f"*CIFAR-10, paths.* {first['steps']:.0f} steps are short there: {longest:.0f} units of "
         f"{first['distance before']:.0f}. {_arrived(rows)}; {first['ratio']:.1%} of the distance is left "
-        f"with the steps of the paper, {last['ratio']:.1%} with error control (medians)."
+        f"with the clamped steps of the paper, {last['ratio']:.1%} with error control (medians)."
     )
 
 
 def cifar10_across(runs: Runs) -> str:
-    rows, images = runs["cifar10_across"]["rows"], runs["cifar10_across"]["arguments"]["settings"]["images"]
+    rows, settings = runs["cifar10_across"]["rows"], runs["cifar10_across"]["arguments"]["settings"]
+    images, walks = settings["images"], settings["images"] * settings["directions"]
     free, clamped = (next(row for row in reversed(rows) if row["clamp"] is clamp) for clamp in (False, True))
     low = wilson(free["same label"], images)[0]
     return (
-        f"*CIFAR-10, across the leaves.* After {free['step']} steps {free['same label']:.0%} of the walks "
-        f"from {images} images keep their label without the clamp (95 %: at least {low:.0%}), "
-        f"{clamped['same label']:.0%} with it."
+        f"*CIFAR-10, across the leaves.* After {free['step']} steps {free['same label']:.0%} of {walks} "
+        f"walks from {images} images keep their label without the clamp (95 %, by images: at least "
+        f"{low:.0%}), {clamped['same label']:.0%} with it."
     )
 
 
@@ -188,10 +188,10 @@ def sprites_seen(runs: Runs) -> str:
     most = max(ratio for ratios in others for ratio in ratios)
     least = min(ratio for ratios in others for ratio in ratios)
     return (
-        "*Two manifolds meet.* Training turns the distribution towards the tangents of the sprites, from "
-        f"{angle['untrained']:.0f} to {angle['median']:.0f} degrees (median of the smallest angle; random "
-        f"directions {angle['random']:.0f}). Scale, of which the classes are made, becomes {span(scale, 1)} "
-        f"times as visible, orientation, y and x {least:.2f} to {most:.2f} times."
+        "*Two manifolds meet.* The smallest angle between the distribution and the tangents of the sprites "
+        f"is {angle['untrained']:.0f} degrees before training and {angle['median']:.0f} after it (medians; "
+        f"random directions {angle['random']:.0f}). Scale, which with the shape makes the classes, becomes "
+        f"{span(scale, 1)} times as visible, orientation, y and x {least:.2f} to {most:.2f} times."
     )
 
 
@@ -224,7 +224,7 @@ def follow_the_fit(study: str, name: str) -> Finding:
             slopes.setdefault(theory[0], []).append(slope)
         groups = "; ".join(f"{of:.2f}: {span(slopes[of])}" for of in sorted(slopes, reverse=True))
         return (
-            f"*{name}: without noise the slope is that of the fit,* n^(-k/d) with h^k its order. In "
+            f"*{name}: slopes without noise beside that of the fit,* n^(-k/d) with h^k its order. In "
             f"{held} of {len(rows)} cases the interval meets the range from this rate to the one with the "
             f"logarithm. Measured, by the slope of theory: {groups}."
         )
@@ -261,8 +261,8 @@ def noise_and_neighbours(runs: Runs) -> str:
     slopes = [slope_of(row)[0] for row in rows]
     share = runs["toys"]["arguments"]["settings"]["noise"]
     return (
-        f"*With noise of {share:g} of the reach and a fixed number of neighbours* the error of local PCA "
-        f"does not fall with n: slopes {span(slopes)}. The neighbourhood shrinks below the noise."
+        f"*With noise of {share:g} of the reach and a fixed number of neighbours* the slope of the error of "
+        f"local PCA in n is {span(slopes)}."
     )
 
 
@@ -332,8 +332,8 @@ def at_a_border(runs: Runs) -> str:
             (_, low, high), (_, least, most) = slope_of(border), slope_of(inner)
             alike += low <= most and least <= high
     return (
-        f"*At a border* the RMS is {span(ratios, 1)} times that of the interior, with the same slope: their "
-        f"intervals overlap in {alike} of {len(ratios)} cases."
+        f"*At a border* the RMS is {span(ratios, 1)} times that of the interior; the intervals of the two "
+        f"slopes overlap in {alike} of {len(ratios)} cases."
     )
 
 
