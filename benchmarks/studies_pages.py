@@ -291,7 +291,8 @@ CALIBRATION = Page(
 Samples are uniform by volume, without noise, in double precision. Studies of their own: [k neighbours, the
 oracle radius and the Weingarten map](calibration_neighbourhoods.md), [noise and ambient
 dimension](calibration_noise.md), [three estimators of the reach](calibration_reaches.md) with the coverage
-of their bars, [ball volumes by a published recipe](calibration_balls.md).""",
+of their bars, [ball volumes by a published recipe](calibration_balls.md). The run was interrupted and went
+on: the seconds after the command are those of the last call.""",
     (
         Study(
             "all",

@@ -30,7 +30,7 @@ from manifold_jax.fitting.truth import exact_field, exact_total, field_scale
 from manifold_jax.geometry import Grid, Manifold, measure
 from manifold_jax.geometry.local_fit import CURVATURES
 from manifold_jax.geometry.quantities import LABELS
-from manifold_jax.plotting.style import PALETTE, Figure, quantity_panels
+from manifold_jax.plotting.style import PALETTE, Figure, quantity_panels, tick_at
 
 _NAMES = tuple((one.name, one.quantity) for one in builtin_estimators())
 GRID, EXACT = "grid, order 4", "autodiff"
@@ -272,6 +272,7 @@ def _figure(every: Sequence[ErrorCurve]) -> Figure:
             at.plot([], [], line, marker=mark, color="0.4", label=method)
         at.set_title(SHORT.get(name, name), fontsize=10)
         at.set_xlabel("samples")
+        tick_at(at, [size for curve in here for size in curve.sizes])
         at.grid(alpha=0.3)
         if methods:
             at.legend(fontsize=8)

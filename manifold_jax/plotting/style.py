@@ -24,6 +24,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Colours told apart by colour-blind readers (Okabe & Ito, 2008), and grey."""
 
 COLOURS = PALETTE[:3]  # marks, highlights and a third colour
+_TICKS = 6  # at most, on the x axis
 MAX_POINTS = 2000  # points drawn in a scatter plot, and images held to find principal components
 
 
@@ -201,3 +202,14 @@ def errors(stencil: Geometry, exact: Geometry, quantity: str) -> tuple[np.ndarra
     # In double precision, where a quotient by next to nothing does not overflow.
     relative = error / np.maximum(scale, np.finfo(error.dtype).tiny, dtype=np.float64)
     return error, relative, (bar.astype(np.float64) + truth_bar)[defined], resolved[defined]
+
+
+def tick_at(at: Any, values: Sequence[float]) -> None:
+    """Ticks at values far enough apart: less than a decade has few powers of ten, and crowded labels."""
+    *rest, largest = sorted({float(value) for value in values})
+    kept, apart = [largest], (largest / min([largest, *rest])) ** (1 / _TICKS)
+    for value in reversed(rest):
+        if kept[-1] >= apart * value:
+            kept.append(value)
+    at.set_xticks(kept, [f"{value:g}" for value in kept])
+    at.set_xticks([], minor=True)

@@ -13,12 +13,11 @@ from manifold_jax.experiments.fits import report
 from manifold_jax.experiments.fits.report import CONSTANTS, Results, Trend, explicit_bound, usable
 from manifold_jax.experiments.fits.runner import FITS, QUANTITIES
 from manifold_jax.experiments.fits.samples import Setting
-from manifold_jax.plotting.style import LENGTH, PALETTE, Figure, quantity_panels
+from manifold_jax.plotting.style import LENGTH, PALETTE, Figure, quantity_panels, tick_at
 
 _MARKS = "osD^vP*"
 STARRED = "* exponents that were not found in the source, or that are those of a picture only"
 _LEGEND = 58  # characters in a line of a legend below a panel
-_TICKS = 6  # at most, on the x axis
 
 
 class Line(NamedTuple):
@@ -68,7 +67,7 @@ def error_figure(
     for at, panel in pairs:
         fits = [handle for line in panel.lines for handle in _draw_line(at, line)]
         at.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label + unit)
-        _tick(at, [x for line in panel.lines for x in line.x])
+        tick_at(at, [x for line in panel.lines for x in line.x])
         limits = at.get_ylim()
         curves = [
             at.plot(
@@ -103,17 +102,6 @@ def _draw_line(at: Any, line: Line) -> list[Any]:
     handles = at.plot(x, middle, line.style, color=line.colour, ms=4, lw=1, label=line.label)
     at.plot(x[lost], middle[lost], line.style[0], mec=line.colour, mfc="white", ms=4)
     return handles
-
-
-def _tick(at: Any, values: Sequence[float]) -> None:
-    """Ticks at values far enough apart: less than a decade has few powers of ten, and crowded labels."""
-    *rest, largest = sorted({float(value) for value in values})
-    kept, apart = [largest], (largest / min([largest, *rest])) ** (1 / _TICKS)
-    for value in reversed(rest):
-        if kept[-1] >= apart * value:
-            kept.append(value)
-    at.set_xticks(kept, [f"{value:g}" for value in kept])
-    at.set_xticks([], minor=True)
 
 
 def colour_of(fit: str) -> str:
