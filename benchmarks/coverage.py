@@ -20,7 +20,7 @@ A row misses if it has 100 resolved points or more and a quantity is covered bel
 above 30, or if a smooth row without noise resolves less than before.
 
 What is known to miss: coverage of the superellipsoid, whose tangents turn infinitely fast at its seams (no
-high difference tells that from noise), and of kinked curves of few bits; sharpness beside kinks and
+high difference tells that from noise); sharpness beside kinks and
 degenerate points, where a bar is as wide as the widest next door, and of float32 at high order, where
 rounding counts as that of the largest point near by, of its coordinates too. COIL-20 and the finest Fourier
 surface resolved more before, and 5 to 40 % of that falsely.
