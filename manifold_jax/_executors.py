@@ -22,7 +22,7 @@ import numpy as np
 
 from manifold_jax._checks import require, shown
 from manifold_jax._keys import package_version
-from manifold_jax._programs import first_line, frozen, result_of
+from manifold_jax._programs import first_line, frozen_once, result_of
 
 AHEAD = 2  # tasks handed over for each worker: the next one is there when one is done
 MANY = 64  # workers of an executor that does not tell how many it has
@@ -264,7 +264,7 @@ def exported(caller: str, function: Callable[..., Any], *at: Any) -> Exported:
     require("flatbuffers", "cluster", "A function for the workers of an executor")
     from jax import export  # flatbuffers is slow to import
 
-    held = frozen(function, *at)
+    held = frozen_once(function, *at)
     (constants,), structure = held.args, jax.tree.structure(result_of(held))
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in constants]
     flat = jax.jit(lambda *arguments: jax.tree.leaves(held.func(*arguments)))

@@ -49,11 +49,11 @@ class Program:
         result: Those of the result, a pytree.
     """
 
-    def __init__(self, jaxpr: Jaxpr, arguments: tuple[Any, ...], result: Any, function: Any) -> None:
+    def __init__(self, jaxpr: Jaxpr, arguments: tuple[Any, ...], result: Any, key: Any) -> None:
         self.jaxpr, self.arguments, self.result = jaxpr, arguments, result
         types, structures = zip(*(jax.tree.flatten(tree) for tree in (arguments, result)), strict=True)
         kinds = tuple(_kind(leaf) for part in types for leaf in part)
-        self._key = (_key_of(function, jaxpr), structures, kinds)
+        self._key = (key, structures, kinds)
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
@@ -110,6 +110,16 @@ def frozen(function: Callable[..., Any], *at: Any) -> Partial:
     known = program_of(function)
     if known is not None and known.fits(arguments):
         return function  # type: ignore[return-value]
+    return _traced(function, arguments, known_again=True)
+
+
+def frozen_once(function: Callable[..., Any], *at: Any) -> Partial:
+    """As :func:`frozen` for one use: its program equals no other, so that none has to be compared."""
+    return _traced(function, jax.tree.map(_shape_of, at), known_again=False)
+
+
+def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], *, known_again: bool) -> Partial:
+    """What :func:`frozen` returns; its program is one with those that equal it only if it is known again."""
     while hasattr(function, "lower") and (inside := getattr(function, "__wrapped__", None)) is not None:
         function = inside  # under jax.jit arrays would be part of the program
     held, rebuild = _arrays(function)
@@ -131,7 +141,9 @@ def frozen(function: Callable[..., Any], *at: Any) -> Partial:
             raise ValueError(f"{STATE}: call module.eval() first.") from error
         raise
     result = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), result)
-    program = _interned(Program(closed.jaxpr, arguments, result, function))
+    key = _key_of(function, closed.jaxpr) if known_again else object()
+    program = Program(closed.jaxpr, arguments, result, key)
+    program = _interned(program) if known_again else program
     # Copies: NumPy arrays may be changed in place while the program runs.
     constants = [jnp.array(x) if isinstance(x, np.ndarray) else x for x in (*closed.consts, *held)]
     return Partial(program, constants)
