@@ -131,6 +131,19 @@ def test_the_step_of_rounded_samples_is_found_and_no_other(bits, dtype):
         assert common_step(noisy.astype(dtype)) == 0
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_the_step_of_features_of_very_different_size_is_found(bits):
+    """Counted from one offset, small features carry its rounding, which is far above their own."""
+    for seed in range(4):
+        mixing = np.random.default_rng(seed).normal(size=(2, 3)) * [1.0, 0.05, 0.01]
+        t = TURN * np.arange(96) / 96
+        smooth = np.stack([np.cos(t), np.sin(2 * t + 0.3)], axis=1) @ mixing
+        step = np.ptp(smooth) / (2**bits - 1)
+        rounded = smooth.min() + step * np.round((smooth - smooth.min()) / step)
+        assert common_step(rounded) == pytest.approx(step, rel=1e-9)
+        assert common_step(smooth) == 0
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 def test_rounding_of_symmetric_samples_is_not_taken_for_less(x64, bits):

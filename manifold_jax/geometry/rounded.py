@@ -20,9 +20,9 @@ ALONE = 4096  # the same along the only one
 DIFFERENCE = 10  # order of the difference that a rounded feature has; of a smooth one nothing is left in it
 BORNE_OUT = 0.01  # share of the energy of rounding that it has at least
 FEWEST = 16  # gaps between values that a step has to explain
-CLEAR = 64.0  # least step, over the rounding of the dtype
+CLEAR = 32.0  # least step, over the rounding of the dtype
 REMAINDERS = 6  # of Euclid's algorithm: the smallest gap is rarely more than a few steps
-UNCLEAR = 0.25  # share of a step within which a gap must be known, or it may be of any number of steps
+UNCLEAR = 0.4  # share of a step within which a gap must be known, or it may be of any number of steps
 
 
 def rounded_energy(points: Points) -> float:
@@ -66,14 +66,13 @@ def common_step(samples: Float[np.ndarray, "n f"]) -> float:
     samples = samples[np.isfinite(samples).all(axis=1)].astype(np.float64)
     if len(samples) < 2:
         return 0.0
-    rounding = np.broadcast_to(2 * float(np.finfo(kind).eps) * np.abs(samples).max(axis=0), samples[1:].shape)
+    # That of the largest feature: small ones counted from an offset in common carry the rounding of it.
+    rounding = 2 * float(np.finfo(kind).eps) * float(np.abs(samples).max())
     gaps = np.diff(np.sort(samples, axis=0), axis=0)
-    known = gaps > rounding
-    order = np.argsort(gaps[known])
-    gaps, rounding = gaps[known][order], rounding[known][order]
+    gaps = np.sort(gaps[gaps > rounding])
     step = float(gaps[0]) if len(gaps) >= FEWEST else 0.0
     for _ in range(REMAINDERS):
-        if step < CLEAR * rounding.min(initial=math.inf):
+        if step < CLEAR * rounding:
             break
         step, remainder = _fitted(gaps, rounding, step)
         if not remainder:
@@ -82,17 +81,15 @@ def common_step(samples: Float[np.ndarray, "n f"]) -> float:
     return 0.0
 
 
-def _fitted(
-    gaps: Float[np.ndarray, "m"], rounding: Float[np.ndarray, "m"], step: float
-) -> tuple[float, float]:
+def _fitted(gaps: Float[np.ndarray, "m"], rounding: float, step: float) -> tuple[float, float]:
     """The step by least squares, from the smallest gap to the largest, and what it leaves of one, if any.
 
     The more steps a gap has, the better the step is known that tells how many.
     """
     products, squares = 0.0, 0.0
-    for gap, error in zip(gaps.tolist(), rounding.tolist(), strict=True):
+    for gap in gaps.tolist():
         count = round(gap / step)
-        allowed = 2 * error * (1 + count / max(squares, 1.0) ** 0.5)
+        allowed = rounding * (1 + count / max(squares, 1.0) ** 0.5)
         left = abs(gap - count * step)
         if left > allowed or allowed > UNCLEAR * step:
             return step, left
