@@ -8,12 +8,14 @@ results/algorithm.md, .json and the pictures; parts that are not asked for stay 
     named     the pairs of images whose pictures stand in the repository of the paper
     random    pairs drawn at random
     epoch2 to epoch5   the named pairs after these epochs
-    noisy-valid, noisy-noisy, valid-mirrored, valid-letter   pairs drawn at random, from and to these
+    noisy-valid, noisy-own, noisy-noisy, valid-noisy, valid-mirrored, valid-letter
+              pairs drawn at random, from and to these; own is the image before the noise
     lenet     pairs drawn at random, on LeNet as PyTorch initialises it after --train steps
     cifar10   the same on VGG11 with batch normalisation, of --width channels, by steps of 1 (--cifar10)
 
-The weights are those of the small network in the history of the repository (4c765df, after epoch 1 unless
-the part says otherwise), saved as .npz files of the state dicts, small_cnn_01.npz to small_cnn_05.npz.
+Paths from noise have 10 000 steps, others 5000, as in the paper. The weights are those of the small network
+in the history of the repository (4c765df, after epoch 1 unless the part says otherwise), saved as .npz files
+of the state dicts, small_cnn_01.npz to small_cnn_05.npz.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ SHORT = ("full rank", "rank", "rank and random")
 DETAILED = ("full rank, clamped", "rank, clamped", "rank and random, clamped")
 
 
-KINDS = ("noisy-valid", "noisy-noisy", "valid-mirrored", "valid-letter")
+KINDS = ("noisy-valid", "noisy-own", "noisy-noisy", "valid-noisy", "valid-mirrored", "valid-letter")
 PARTS = ("named", "random", *(f"epoch{k}" for k in range(2, 6)), *KINDS, "lenet", "cifar10")
 
 
@@ -48,7 +50,9 @@ def title(part: str, options: argparse.Namespace) -> str:
         network = f"VGG11 with batch normalisation, {options.width} channels"
         return f"{network}, on CIFAR-10 (lossy subset) after {options.train} steps, pairs drawn at random"
     if part in KINDS:
-        return f"{' to '.join(part.split('-'))}, pairs drawn at random"
+        source, destination = part.split("-")
+        destination = {"own": "its own image"}.get(destination, destination)
+        return f"{source} to {destination}, pairs drawn at random"
     if part.startswith("epoch"):
         return f"Pairs of the paper's repository, epoch {part[5:]}"
     return {"named": "Pairs of the paper's repository", "random": "Pairs drawn at random"}[part]
@@ -78,7 +82,8 @@ def arguments(part: str, options: argparse.Namespace) -> list[Any]:
 def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a command wrote."""
     command = ["leaf", "algorithm", *arguments(part, options), "--preset", "full"]
-    command += ["--max-steps", options.steps, "--ways", options.ways]
+    steps = options.steps or (10_000 if part.startswith("noisy") else 5000)
+    command += ["--max-steps", steps, "--ways", options.ways]
     return run_command(command, options.runs / part, "algorithm")
 
 
@@ -175,7 +180,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of the weights of the small network")
     parser.add_argument("--letters", type=Path, help="file of letters")
     parser.add_argument("--runs", type=Path, help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=5000, help="steps of every path")
+    parser.add_argument("--steps", type=int, help="steps of every path (default: the paper's)")
     parser.add_argument("--pairs", type=int, default=20, help="pairs drawn at random")
     parser.add_argument("--ways", type=int, default=5, help="ways to project a step, float64 last")
     parser.add_argument("--train", type=int, default=10_000, help="steps of the training of LeNet or VGG11")

@@ -154,6 +154,10 @@ def test_paths_go_to_mirrored_images_letters_and_noise(trial, tmp_path):
     moved = np.linalg.norm((noisy.sources - valid.sources).reshape(5, -1), axis=1)
     assert (moved > 10 * 0.1 * 0.5).all()  # much of 250 steps of 0.1, with the clamp
     np.testing.assert_array_equal(noisy.destinations, valid.destinations)
+    own = projections.draw_pairs(trial, settings._replace(source="noisy", destination="own"), None)
+    np.testing.assert_array_equal(own.sources, noisy.sources)
+    np.testing.assert_array_equal(own.destinations, valid.sources)
+    np.testing.assert_array_equal(own.labels, trial.task.test.labels[valid.rows[:, 0]])
 
 
 def test_pairs_that_there_are_not_are_refused(trial):
@@ -164,3 +168,5 @@ def test_pairs_that_there_are_not_are_refused(trial):
         projections.check(settings._replace(between=((1, 2),)))
     with pytest.raises(ValueError, match="--source must be one of 'valid', 'noisy', got 'letter'"):
         projections.check(settings._replace(source="letter"))
+    with pytest.raises(ValueError, match="--destination own is the image before the noise: give --source no"):
+        projections.check(settings._replace(destination="own"))

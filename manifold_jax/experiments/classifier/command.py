@@ -124,7 +124,7 @@ def leaf_command(
     ] = None,
     destination: Annotated[
         str | None,
-        typer.Option(help="valid, noisy, mirrored or letter, for algorithm (default: valid)."),
+        typer.Option(help="valid, own, noisy, mirrored or letter, for algorithm (default: valid)."),
     ] = None,
     weights: Annotated[
         Path | None,

@@ -37,7 +37,7 @@ class Settings(NamedTuple):
     between: tuple[tuple[int, int], ...] = ()  # numbers of test images, instead of pairs drawn at random
     ways: int = 5  # the first is that of the paper's code, the second what it says
     source: str = "valid"  # or noisy
-    destination: str = "valid"  # or noisy, mirrored, letter
+    destination: str = "valid"  # or own (of noise), noisy, mirrored, letter
 
     @property
     def save_every(self) -> int:
@@ -86,7 +86,9 @@ def check(settings: Settings) -> None:
     """Refuse pairs that there are not."""
     positive("leaf", "--step-size", settings.step_size)
     choice("leaf", "--source", settings.source, ("valid", "noisy"))
-    choice("leaf", "--destination", settings.destination, ("valid", "noisy", "mirrored", "letter"))
+    choice("leaf", "--destination", settings.destination, ("valid", "own", "noisy", "mirrored", "letter"))
+    if settings.destination == "own" and settings.source != "noisy":
+        raise ValueError("--destination own is the image before the noise: give --source noisy with it.")
     if settings.between and settings.destination == "letter":
         raise ValueError("--between names test images: leave it out on the way to letters.")
 
@@ -135,6 +137,8 @@ def draw_pairs(trial: Trial, settings: Settings, letters: Path | None) -> Pairs:
         rows = np.array(settings.between)
     else:
         rows = np.stack(different_pairs(test.labels, settings.pairs, trial.seed), axis=1)
+    if settings.destination == "own":
+        rows = np.stack([rows[:, 0], rows[:, 0]], axis=1)
     labels, images = test.labels[rows[:, 1]], test.images[rows[:, 1]]
     if settings.destination == "letter":
         if letters is None:
