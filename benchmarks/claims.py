@@ -18,6 +18,13 @@ import claims_data as data
 
 COLUMNS = ("claim", "protocol", "found", "command", "verdict")
 UNTESTED = "not tested"
+COUNTED = (data.HOLDS, data.PART, data.FAILS)
+SEVERAL = {
+    data.HOLDS: "hold",
+    data.PART: "hold in part",
+    data.FAILS: "do not hold",
+    data.MECHANISM: "explain",
+}
 
 
 def words(value: data.Value) -> str:
@@ -42,6 +49,19 @@ def outcome(claim: data.Claim, results: Path) -> tuple[str, str]:
     return words(value), claim.rule(value) if value.tested else UNTESTED
 
 
+def summary(found: list[tuple[data.Claim, str, str]]) -> list[str]:
+    """Every claim once: in how many tests it holds, holds in part or does not."""
+    verdicts: dict[str, Counter[str]] = {}
+    for claim, _, verdict in found:
+        verdicts.setdefault(claim.text, Counter())[verdict] += 1
+    lines = ["| " + " | ".join(("claim", "tests", *COUNTED, "else")) + " |", "|" + " --- |" * 6]
+    for text, counts in verdicts.items():
+        others = "; ".join(f"{n} {verdict}" for verdict, n in counts.items() if verdict not in COUNTED)
+        cells = (text, counts.total(), *(counts[name] or "" for name in COUNTED), others)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,9 +80,9 @@ def main() -> None:
     for title, claims in papers.items():
         found = [(claim, *outcome(claim, results)) for claim in claims]
         counts = Counter(verdict for _, _, verdict in found)
-        total = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        lines += [f"## {title}", "", f"{len(found)} tests: {total}.", ""]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+        total = ", ".join(f"{count} {SEVERAL.get(verdict, verdict)}" for verdict, count in counts.items())
+        lines += [f"## {title}", "", f"{len(found)} tests: {total}.", "", *summary(found), ""]
+        lines += ["### Test by test", "", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
         for claim, number, verdict in found:
             command = f"`{claim.command}`" if claim.command else "-"
             lines.append(f"| {claim.text} | {claim.protocol} | {number} | {command} | {verdict} |")
