@@ -6,12 +6,13 @@
 
 runs ``manifold-jax layers figure6`` twice: the published beta-VAE, and three seeds of a small one for the
 spread. What the folder of the runs holds is not computed again, and a training with more steps goes on.
-Writes results/figure6.md, .json and .png.
+With ``--only`` the other run stays as the results have it. Writes results/figure6.md, .json and .png.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def section(name: str, record: dict[str, Any]) -> list[str]:
     """Table, pictures and notes of one run."""
     mark = "" if name == "published" else f"_{name}"
     lines = [f"## {TITLES[name]}", "", f"By `{record['command']}`. {record['title']}.", ""]
+    lines += [origin_words(record["provenance"]), ""]
     lines += [*table(list(record["rows"][0]), record["rows"]), ""]
     lines += [note if note.startswith("- ") else f"- {note}" for note in record["notes"]]
     lines += ["", f"![Every layer, symmetric logarithmic](figure6{mark}.png)", ""]
@@ -60,19 +62,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    origin = common.provenance()
+    origin, place = common.provenance(), options.out / "figure6.json"
+    earlier = json.loads(place.read_text())["runs"] if options.only and place.exists() else {}
     asked = ("steps", "lattice", "pairs", "checkpoints")
     sizes = [word for name in asked for word in (f"--{name}", str(getattr(options, name)))]
     looked_at = ["--checkpoints", str(options.checkpoints)]
     commands = {"reduced": ["--preset", "reduced", *looked_at], "published": ["--preset", "full", *sizes]}
-    records = {
+    records = earlier | {
         name: measured(name, ["layers", "figure6", *words], options.runs, options.out)
+        | {"provenance": origin}
         for name, words in commands.items()
         if options.only in (None, name)
     }
-    common.write_json(options.out / "figure6.json", {"provenance": origin, "runs": records})
+    common.write_json(place, {"runs": records})
     lines = ["# Figure 6: the classes as one union of unit volume, layer by layer", ""]
-    lines += [f"By benchmarks/figure6.py. {origin_words(origin)}", ""]
+    lines += ["By benchmarks/figure6.py.", ""]
     for name in records:
         lines += section(name, records[name])
     (options.out / "figure6.md").write_text("\n".join(lines))
