@@ -135,8 +135,12 @@ def run_blocks(
         stacked = _in_groups(calls_made, numbers, group, plan, progress, checkpoint, executor)
     if blocks is not None:
         return stacked
-    whole = jax.tree.map(plan.reassemble, stacked)
-    return whole if points.traced else jax.device_put(whole)
+    if points.traced:
+        return jax.tree.map(plan.reassemble, stacked)
+    leaves, structure = jax.tree.flatten(stacked)
+    del stacked
+    # One array after the other, so that of what lies in two orders there is one.
+    return structure.unflatten([jax.device_put(plan.reassemble(leaves.pop(0))) for _ in range(len(leaves))])
 
 
 def _on_mesh(
@@ -270,28 +274,38 @@ def _in_groups(
     executor: Any,
 ) -> Any:
     """Run blocks in groups of equal size, reporting and keeping results in between; they lie on the host."""
-    count, structure = len(numbers), None
+    count, structure, whole = len(numbers), None, list[np.ndarray]()
     starts = range(0, count, group)
     kept = {} if checkpoint is None else checkpoint.load()
     sizes = {start: min(group, count - start) for start in starts}
+
+    def fill(start: int, part: list[np.ndarray]) -> None:
+        """Put results of a group in their place, rather than keep those of all groups beside the whole."""
+        if not whole:
+            whole.extend(np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in part)
+        for column, leaf in zip(whole, part, strict=True):
+            column[start : start + sizes[start]] = leaf
+
     # Those of other groups are left: with an executor they are smaller.
-    leaves = {start: part for start, part in kept.items() if part and len(part[0]) == sizes.get(start)}
+    there = [start for start, part in kept.items() if part and len(part[0]) == sizes.get(start)]
+    for start in there:
+        fill(start, kept.pop(start))
     # The last group is run again where all are kept: it tells the structure of the results.
-    missing = [start for start in starts if start not in leaves] or [starts[-1]]
+    missing = [start for start in starts if start not in there] or [starts[-1]]
     done = count - sum(sizes[start] for start in missing)
     # The last group repeats its last block: one shape, one compilation.
     chosen = (numbers[np.minimum(np.arange(start, start + group), count - 1)] for start in missing)
     for k, result in calls.run(chosen, executor):
         part, structure = jax.tree.flatten(calls.result(jax.device_get(result)))
         start = missing[k]
-        leaves[start] = [leaf[: sizes[start]] for leaf in part]
-        done += len(leaves[start][0])
+        part = [leaf[: sizes[start]] for leaf in part]
+        fill(start, part)
+        done += sizes[start]
         if checkpoint is not None:
-            checkpoint.save(start, leaves[start])
+            checkpoint.save(start, part)
         if progress is not None:
             progress(min(done * plan.block_points, plan.grid.size), plan.grid.size)
-    merged = [np.concatenate(column) for column in zip(*(leaves[start] for start in starts), strict=True)]
-    return jax.tree.unflatten(structure, merged)
+    return jax.tree.unflatten(structure, whole)
 
 
 @partial(jax.jit, static_argnames=("dtype", "function"))
