@@ -1,6 +1,7 @@
 """One job on blocks, however the points are held."""
 
 import math
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,22 @@ def test_a_host_array_within_a_program_becomes_part_of_it(array, expected):
         return scale * run_blocks(checked, plan_blocks(checked, (STENCIL,)), metric)
 
     np.testing.assert_allclose(jax.jit(job)(1.0), expected, atol=2e-5)
+
+
+def many_numbers(coordinates, plan):
+    return [np.full((len(coordinates), 500), k, np.float32) for k in range(8)]
+
+
+def test_results_are_held_once():
+    grid = Grid(tuple(Axis(name, 0.0, 1.0, 64) for name in "uv"))
+    checked, plan = as_points("test", torus, grid), BatchPlan(grid, 100)
+    run_blocks(checked, plan, many_numbers)
+    tracemalloc.start()
+    results = run_blocks(checked, plan, many_numbers)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * sum(leaf.nbytes for leaf in results)
+    np.testing.assert_array_equal(results[5], 5)
 
 
 @pytest.mark.slow
