@@ -267,7 +267,7 @@ def points(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of growing grids."""
     for how in options.how:
         before = None
-        for samples in SIZES:
+        for samples in options.sizes:
             task = {"group": "points", "how": how, "samples": samples, "pixels": 32}
             task["store"] = str(options.work / f"sprites-{samples}-32.zarr")
             if how == "zarr":  # made here, so that its memory does not count
@@ -403,6 +403,7 @@ def main() -> None:
     )
     parser.add_argument("groups", nargs="*", choices=[[], *GROUPS], default=[], help="what is measured")
     parser.add_argument("--work", type=Path, default=Path("runs/scale"), help="folder of the stores")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="samples of every axis")
     parser.add_argument("--counts", type=int, nargs="*", default=COUNTS, help="of workers")
     parser.add_argument("--samples", type=int, default=16, help="of every axis, out of core")
     parser.add_argument("--pixels", type=int, default=64, help="a side of the stored images, out of core")
