@@ -135,6 +135,16 @@ def survive(name: str, job: Job, kills: int, work: Path, random: np.random.Gener
     return row
 
 
+def page(rows: list[dict[str, Any]]) -> str:
+    """What the results say."""
+    lines = ["# Jobs that are killed and called again", ""]
+    lines += ["By benchmarks/survival.py, which says what is killed, how, and what is compared.", ""]
+    lines += table(COLUMNS, rows, 3)
+    for row in rows:
+        lines += ["", f"- {row['job']}: `{row['command']}`; {origin_words(row['provenance'])}"]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,13 +168,8 @@ def main() -> None:
         row = survive(name, JOBS[name], options.kills, work, random)
         rows[name] = row | {"command": f"manifold-jax {' '.join(JOBS[name].command)}", "provenance": origin}
         common.write_json(place, {"rows": list(rows.values())})
+        (options.out / "survival.md").write_text(page(list(rows.values())))
         print({key: row[key] for key in COLUMNS}, flush=True)
-    lines = ["# Jobs that are killed and called again", ""]
-    lines += ["By benchmarks/survival.py, which says what is killed, how, and what is compared.", ""]
-    lines += table(COLUMNS, list(rows.values()), 3)
-    for row in rows.values():
-        lines += ["", f"- {row['job']}: `{row['command']}`; {origin_words(row['provenance'])}"]
-    (options.out / "survival.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
