@@ -7,6 +7,7 @@ travels (:func:`exported`), with the arrays that they hold beside it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 import warnings
@@ -231,6 +232,38 @@ def _in_worker(function: Callable[..., Any], settings: tuple[bool, Any, Any], *t
     x64, precision, device = settings
     with jax.enable_x64(x64), jax.default_matmul_precision(precision), jax.default_device(device):
         return function(*task)
+
+
+@contextlib.contextmanager
+def compiling_ahead() -> Iterator[Callable[..., None]]:
+    """A function that has a program compiled in a thread while the body of ``with`` does something else.
+
+    It is given a jitted function and its arguments, as they will be or arrays of the same shapes; the call
+    then finds the program. At the end those that are not begun are left to their calls. Errors too: they
+    come again, where they are expected.
+    """
+
+    def compile_one(program: Any, *arguments: Any) -> None:
+        with contextlib.suppress(Exception):
+            program.lower(*arguments).compile()
+
+    with one_thread() as submit:
+        yield lambda *task: submit(compile_one, *task) and None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[Callable[..., Future[Any]]]:
+    """``submit`` of a thread that works beside this one, with its settings of JAX.
+
+    At the end it finishes what it has begun and leaves the rest; an error or interrupt does not wait for it.
+    """
+    settings, pool = _settings(None), ThreadPoolExecutor(1)
+    try:
+        yield lambda function, *task: pool.submit(_in_worker, function, settings, *task)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown(cancel_futures=True)
 
 
 def _as_numpy(leaf: Any) -> Any:

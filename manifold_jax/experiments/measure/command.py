@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import typer
 from rich.text import Text
 
 from manifold_jax._checks import choice, optional, positive
+from manifold_jax._executors import one_thread
 from manifold_jax._files import user_path
 from manifold_jax._keys import fingerprint
 from manifold_jax.experiments.cluster import Scheduler, Workers, check_cluster, cluster_executor
@@ -215,10 +216,11 @@ def measure_command(
                 if orders == "auto":
                     options |= _suggest(manifolds[0], options)
                     manifolds = [with_attributes(manifold, SUGGESTED) for manifold in manifolds]
-                with cluster_executor(workers, scheduler) as executor:
-                    parts, finished = _measure_parts(manifolds, folder, options, exact is not False, executor)
+                with cluster_executor(workers, scheduler) as executor, one_thread() as submit:
+                    measured = exact is not False, executor, submit if plots else None
+                    parts, finished = _measure_parts(manifolds, folder, options, *measured)
                     chosen = options | {"executor": executor} if with_reach else None
-                    _write(parts, folder, key, chosen, plots, arguments)
+                    _write(parts, folder, key, chosen, submit if plots else None, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
             if note:
@@ -290,24 +292,33 @@ def _suggest(manifold: Manifold | Samples, options: dict[str, Any]) -> dict[str,
 
 
 def _measure_parts(
-    manifolds: Sequence[Manifold | Samples], out: Path, options: dict[str, Any], exact: bool, executor: Any
+    manifolds: Sequence[Manifold | Samples],
+    out: Path,
+    options: dict[str, Any],
+    exact: bool,
+    executor: Any,
+    draw: Callable[..., Any] | None,
 ) -> tuple[list[Part], list[Path]]:
     """Every component, and the files that keep what is measured until the whole command is done.
 
     An embedding is measured both ways; the exact values are the results of it, unless ``exact`` is False.
+    Its pictures are drawn from when these are there; of samples, which may be large, after all else.
     """
     parts, finished = [], []
     for k, manifold in enumerate(manifolds):
-        results, seconds = {}, {}
-        for stage in ("stencil",) if isinstance(manifold, Samples) else ("exact", "stencil"):
+        results, seconds, pictures = {}, {}, {}
+        mark, stored = f"_{k + 1}" if len(manifolds) > 1 else "", isinstance(manifold, Samples)
+        main, other = ("exact", "stencil") if exact and not stored else ("stencil", "exact")
+        for stage in ("stencil",) if stored else ("exact", "stencil"):
             chosen = options | ({"exact": True, "noise": None} if stage == "exact" else {"exact": False})
             began = time.perf_counter()
             results[stage], path = _measure_stage(manifold, out, chosen, k, executor)
             seconds[stage] = time.perf_counter() - began
             finished.append(path)
-        main, other = ("exact", "stencil") if exact and "exact" in results else ("stencil", "exact")
-        geometry, beside = results[main], results.get(other)
-        parts.append(Part(manifold, geometry, beside, seconds, f"_{k + 1}" if len(manifolds) > 1 else ""))
+            if draw and main in results and not stored:
+                begun = Part(manifold, results[main], results.get(other), seconds, mark, pictures)
+                pictures = report.start_pictures(begun, draw)
+        parts.append(Part(manifold, results[main], results.get(other), seconds, mark, pictures))
     return parts, finished
 
 
@@ -343,7 +354,7 @@ def _write(
     out: Path,
     key: str,
     options: dict[str, Any] | None,
-    plots: bool,
+    draw: Callable[..., Any] | None,
     arguments: dict[str, Any],
 ) -> None:
     """Search the reach if options are given for it; show and write everything."""
@@ -372,9 +383,9 @@ def _write(
         report.write_results(parts, folder, record, tables, result)
     console.print(*tables, sep="\n")
     lost: list[str] = []
-    if plots:
+    if draw:
         with publishing(out, key, written, beside=written) as folder:
-            lost = report.write_figures(parts, folder, result, union, animate=arguments["animate"])
+            lost = report.write_figures(parts, folder, result, union, draw, animate=arguments["animate"])
     with publishing(out, _PAGE, written) as folder, bars.status(f"writing {REPORT}"), left_out(REPORT, lost):
         write_measure_page(folder / REPORT, parts, record, result, union, list(written))
     remove_others(out, key, written)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_medi
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.stencil import stencil_words
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict, coarse_axes
-from manifold_jax.plotting.style import compare
+from manifold_jax.plotting.style import Figure, compare
 from manifold_jax.plotting.traversals import geodesics, traversals
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -39,6 +41,7 @@ class Part(NamedTuple):
     beside: Geometry | None  # by stencils where the other one is exact, or the other way round
     seconds: dict[str, float]  # of every stage; an interrupted one counts from where it went on
     mark: str  # "_1", "_2", ... in a union, else empty
+    pictures: dict[str, Future[bytes]]  # by file name, those that are being drawn already
 
     @property
     def points(self) -> Any:
@@ -61,6 +64,30 @@ FIGURES: dict[str, Callable[[Part], Any]] = {
     "pca": lambda part: plotting.plot_pca(part.points, part.geometry),
 }
 """Pictures of a component, by file name."""
+
+
+def _png(draw: Callable[[], Figure]) -> bytes:
+    """A figure as the content of a file."""
+    content = io.BytesIO()
+    draw().savefig(content, format="png")
+    return content.getvalue()
+
+
+def _save_picture(picture: Future[bytes], path: Path) -> None:
+    path.write_bytes(picture.result())
+
+
+def _save_moving(move: Callable[[Any], Any], points: Any, path: Path) -> None:
+    plotting.save_animation(move(points), path)
+
+
+def start_pictures(part: Part, submit: Callable[..., Future[Any]]) -> dict[str, Future[bytes]]:
+    """Have pictures of a component drawn in a thread, beside measurements that leave a core to it."""
+    pictures = {f"{stem}{part.mark}.png": partial(draw, part) for stem, draw in FIGURES.items()}
+    if part.both is not None:
+        pictures[f"exact_vs_stencil{part.mark}.png"] = partial(plotting.plot_comparison, *part.both)
+    begun = part.pictures
+    return begun | {name: submit(_png, draw) for name, draw in pictures.items() if name not in begun}
 
 
 def _name(quantity: str) -> str:
@@ -336,32 +363,33 @@ def write_figures(
     parts: Sequence[Part],
     out: Path,
     reach: Reach | None,
-    union: UnionGeometry | None = None,
+    union: UnionGeometry | None,
+    submit: Callable[..., Future[Any]],
     *,
     animate: bool = False,
 ) -> list[str]:
-    """Draw and save every picture, and those that move; why any is left out."""
-    drawings: dict[str, Callable[[], Any]] = {}
+    """Draw and save every picture, and those that move; why any is left out.
+
+    All are drawn in the one thread behind ``submit``: matplotlib is not made for two.
+    """
+    pictures: dict[str, Future[bytes]] = {}
     for part in parts:
-        drawings |= {f"{stem}{part.mark}": partial(draw, part) for stem, draw in FIGURES.items()}
-        if part.both is not None:
-            draw = partial(plotting.plot_comparison, *part.both)
-            drawings[f"exact_vs_stencil{part.mark}"] = draw
+        pictures |= start_pictures(part, submit)
+    sources = [part.points for part in parts]
     if reach is not None:
-        sources = [part.points for part in parts]
-        drawings["reach"] = partial(plotting.plot_reach, sources if len(parts) > 1 else sources[0], reach)
+        draw = partial(plotting.plot_reach, sources if len(parts) > 1 else sources[0], reach)
+        pictures["reach.png"] = submit(_png, draw)
     if union is not None:
-        drawings["union"] = partial(plotting.plot_union, [part.points for part in parts], union)
-    jobs: list[tuple[str, Callable[[], Any], Callable[..., Path]]]
-    jobs = [(f"{stem}.png", draw, plotting.save_figure) for stem, draw in drawings.items()]
+        pictures["union.png"] = submit(_png, partial(plotting.plot_union, sources, union))
+    jobs: list[tuple[str, Callable[[Path], Any]]]
+    jobs = [(name, partial(_save_picture, picture)) for name, picture in pictures.items()]
     for part, move in itertools.product(parts if animate else (), (traversals, geodesics)):
-        name = f"{move.__name__}{part.mark}.gif"
-        jobs.append((name, partial(move, part.points), plotting.save_animation))
+        jobs.append((f"{move.__name__}{part.mark}.gif", partial(_save_moving, move, part.points)))
     lost: list[str] = []
     with progress_bar("pictures", first="") as advance:
-        for k, (name, draw, save) in enumerate(jobs, 1):
+        for k, (name, save) in enumerate(jobs, 1):
             with left_out(name, lost):
-                save(draw(), out / name)
+                save(out / name)
             advance(k, len(jobs))
     return lost
 
