@@ -40,10 +40,13 @@ from manifold_jax.experiments.measure.data import (
     parse_pairs,
     parse_range,
     probe,
+    refuse_for_clouds,
+    refuse_for_grids,
     with_attributes,
 )
 from manifold_jax.experiments.measure.files import AXIS_FORM, Cloud, Samples, is_address, load
 from manifold_jax.experiments.measure.page import write_cloud_page, write_measure_page
+from manifold_jax.experiments.measure.pictures import start_pictures, write_pictures
 from manifold_jax.experiments.measure.report import Part
 from manifold_jax.experiments.pages import REPORT, without_secrets
 from manifold_jax.experiments.results import publishing, remove_others
@@ -201,7 +204,7 @@ def measure_command(
                 if workers or scheduler:
                     raise ValueError("--workers and --scheduler are for points on a grid: leave them out.")
                 given_only = {"exact": exact is True, "stencils": exact is False, "missing": missing}
-                _refuse_for_clouds(options | given_only)
+                refuse_for_clouds(options | given_only)
                 chosen = {"noise": noise, "tolerance": tolerance, "with_reach": with_reach is not False}
                 with results_folder(folder):
                     _measure_cloud(manifolds, folder, key, chosen, plots, arguments)
@@ -209,7 +212,7 @@ def measure_command(
             check_animation(manifolds, animate, plots)
             for manifold in manifolds:
                 stencil_of("measure", manifold.grid, 2 if orders == "auto" else orders, stride, smooth)
-                _refuse_for_grids(dataset, isinstance(manifold, Samples), exact, noise, missing)
+                refuse_for_grids(dataset, isinstance(manifold, Samples), exact, noise, missing)
             options |= {"missing": missing} if missing != "refuse" else {}
             with_reach, note = decide_on_reach(manifolds, with_reach)
             with results_folder(folder):
@@ -237,27 +240,6 @@ def _sources(
     with progress_bar(f"reading {Path(path).name}") as advance:
         source = load(path, given, files, advance)
     return source if isinstance(source, Cloud) else (source,)
-
-
-def _refuse_for_grids(
-    dataset: str, stored: bool, exact: bool | None, noise: float | None, missing: str
-) -> None:
-    """Raise ValueError for an option of samples or of functions where the other was given."""
-    if exact and stored:
-        raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
-    if noise and exact is None and not stored:
-        raise ValueError(f"--noise is that of samples, {dataset} is differentiated exactly: add --stencils.")
-    if missing != "refuse" and not stored:
-        raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
-
-
-def _refuse_for_clouds(options: dict[str, Any]) -> None:
-    """Raise ValueError for an option that would do nothing for a cloud."""
-    usual = {"accuracy": 4, "stride": 1, "smooth": 0, "block_size": None, "exact": False, "stencils": False}
-    usual |= {"missing": "refuse"}
-    for name, value in usual.items():
-        if options[name] != value:
-            raise ValueError(f"--{name.replace('_', '-')} is for points on a grid: leave it out for a cloud.")
 
 
 def _measure_cloud(
@@ -317,7 +299,7 @@ def _measure_parts(
             finished.append(path)
             if draw and main in results and not stored:
                 begun = Part(manifold, results[main], results.get(other), seconds, mark, pictures)
-                pictures = report.start_pictures(begun, draw)
+                pictures = start_pictures(begun, draw)
         parts.append(Part(manifold, results[main], results.get(other), seconds, mark, pictures))
     return parts, finished
 
@@ -385,7 +367,7 @@ def _write(
     lost: list[str] = []
     if draw:
         with publishing(out, key, written, beside=written) as folder:
-            lost = report.write_figures(parts, folder, result, union, draw, animate=arguments["animate"])
+            lost = write_pictures(parts, folder, result, union, draw, animate=arguments["animate"])
     with publishing(out, _PAGE, written) as folder, bars.status(f"writing {REPORT}"), left_out(REPORT, lost):
         write_measure_page(folder / REPORT, parts, record, result, union, list(written))
     remove_others(out, key, written)

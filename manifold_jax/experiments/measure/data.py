@@ -196,3 +196,24 @@ def probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:
     ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
     probe = evaluate_points(manifold.embedding, ends, dtype).tobytes()
     return digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype)), probe
+
+
+def refuse_for_grids(
+    dataset: str, stored: bool, exact: bool | None, noise: float | None, missing: str
+) -> None:
+    """Raise ValueError for an option of samples or of functions where the other was given."""
+    if exact and stored:
+        raise ValueError(f"--exact needs a function, and {dataset} holds samples: leave it out.")
+    if noise and exact is None and not stored:
+        raise ValueError(f"--noise is that of samples, {dataset} is differentiated exactly: add --stencils.")
+    if missing != "refuse" and not stored:
+        raise ValueError(f"--missing does not apply to {dataset}, which has all points.")
+
+
+def refuse_for_clouds(options: dict[str, Any]) -> None:
+    """Raise ValueError for an option that would do nothing for a cloud."""
+    usual = {"accuracy": 4, "stride": 1, "smooth": 0, "block_size": None, "exact": False, "stencils": False}
+    usual |= {"missing": "refuse"}
+    for name, value in usual.items():
+        if options[name] != value:
+            raise ValueError(f"--{name.replace('_', '-')} is for points on a grid: leave it out for a cloud.")

@@ -1,13 +1,10 @@
-"""Tables, files and pictures that ``manifold-jax measure`` leaves behind."""
+"""Tables and files that ``manifold-jax measure`` leaves behind."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +16,13 @@ from manifold_jax import plotting
 from manifold_jax._files import write_dataset, write_text
 from manifold_jax.experiments.experiment import machine, write_json
 from manifold_jax.experiments.measure.files import Samples
-from manifold_jax.experiments.terminal import as_text, left_out, new_table, progress_bar
+from manifold_jax.experiments.terminal import as_text, new_table
 from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median, with_bar
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.stencil import stencil_words
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict, coarse_axes
-from manifold_jax.plotting.style import Figure, compare
-from manifold_jax.plotting.traversals import geodesics, traversals
+from manifold_jax.plotting.style import compare
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SPAN = "5 % … 95 %"
@@ -54,40 +50,6 @@ class Part(NamedTuple):
         if self.beside is None:
             return None
         return (self.beside, self.geometry) if self.geometry.exact else (self.geometry, self.beside)
-
-
-FIGURES: dict[str, Callable[[Part], Any]] = {
-    "samples": lambda part: plotting.plot_samples(part.points, part.geometry),
-    "histograms": lambda part: plotting.plot_histograms(part.geometry),
-    "pairs": lambda part: plotting.plot_pairs(part.geometry),
-    "maps": lambda part: plotting.plot_maps(part.geometry),
-    "pca": lambda part: plotting.plot_pca(part.points, part.geometry),
-}
-"""Pictures of a component, by file name."""
-
-
-def _png(draw: Callable[[], Figure]) -> bytes:
-    """A figure as the content of a file."""
-    content = io.BytesIO()
-    draw().savefig(content, format="png")
-    return content.getvalue()
-
-
-def _save_picture(picture: Future[bytes], path: Path) -> None:
-    path.write_bytes(picture.result())
-
-
-def _save_moving(move: Callable[[Any], Any], points: Any, path: Path) -> None:
-    plotting.save_animation(move(points), path)
-
-
-def start_pictures(part: Part, submit: Callable[..., Future[Any]]) -> dict[str, Future[bytes]]:
-    """Have pictures of a component drawn in a thread, beside measurements that leave a core to it."""
-    pictures = {f"{stem}{part.mark}.png": partial(draw, part) for stem, draw in FIGURES.items()}
-    if part.both is not None:
-        pictures[f"exact_vs_stencil{part.mark}.png"] = partial(plotting.plot_comparison, *part.both)
-    begun = part.pictures
-    return begun | {name: submit(_png, draw) for name, draw in pictures.items() if name not in begun}
 
 
 def _name(quantity: str) -> str:
@@ -357,41 +319,6 @@ def write_results(
             written.append(write_dataset(reach.to_xarray(k), out / f"reach{part.mark}.nc"))
     record_file = write_json(out / "summary.json", record)
     return [*written, record_file, write_text(out / "summary.txt", as_text(tables))]
-
-
-def write_figures(
-    parts: Sequence[Part],
-    out: Path,
-    reach: Reach | None,
-    union: UnionGeometry | None,
-    submit: Callable[..., Future[Any]],
-    *,
-    animate: bool = False,
-) -> list[str]:
-    """Draw and save every picture, and those that move; why any is left out.
-
-    All are drawn in the one thread behind ``submit``: matplotlib is not made for two.
-    """
-    pictures: dict[str, Future[bytes]] = {}
-    for part in parts:
-        pictures |= start_pictures(part, submit)
-    sources = [part.points for part in parts]
-    if reach is not None:
-        draw = partial(plotting.plot_reach, sources if len(parts) > 1 else sources[0], reach)
-        pictures["reach.png"] = submit(_png, draw)
-    if union is not None:
-        pictures["union.png"] = submit(_png, partial(plotting.plot_union, sources, union))
-    jobs: list[tuple[str, Callable[[Path], Any]]]
-    jobs = [(name, partial(_save_picture, picture)) for name, picture in pictures.items()]
-    for part, move in itertools.product(parts if animate else (), (traversals, geodesics)):
-        jobs.append((f"{move.__name__}{part.mark}.gif", partial(_save_moving, move, part.points)))
-    lost: list[str] = []
-    with progress_bar("pictures", first="") as advance:
-        for k, (name, save) in enumerate(jobs, 1):
-            with left_out(name, lost):
-                save(out / name)
-            advance(k, len(jobs))
-    return lost
 
 
 def headline(parts: Sequence[Part], reach: Reach | None) -> Text:

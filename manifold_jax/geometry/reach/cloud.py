@@ -16,7 +16,7 @@ TAIL = 1e-7  # share of squared lengths in the directions that are left out wher
 RANK = 1e-12  # ratio to the largest below which squared lengths are rounding
 ROUNDED = 64 * float(np.finfo(np.float64).eps)  # of a product of long vectors in float64, relative
 CERTAIN = 7 / 8  # of the sampled points: with more directions the sample does not tell what they leave out
-PIECE = 2**22  # numbers that are turned into float64 at a time: 32 MiB
+PIECE = 2**20  # numbers turned into float64 at a time: 8 MiB, which malloc keeps; 32 were mapped each time
 
 
 class Reduced(NamedTuple):
