@@ -235,23 +235,6 @@ def _in_worker(function: Callable[..., Any], settings: tuple[bool, Any, Any], *t
 
 
 @contextlib.contextmanager
-def compiling_ahead() -> Iterator[Callable[..., None]]:
-    """A function that has a program compiled in a thread while the body of ``with`` does something else.
-
-    It is given a jitted function and its arguments, as they will be or arrays of the same shapes; the call
-    then finds the program. At the end those that are not begun are left to their calls. Errors too: they
-    come again, where they are expected.
-    """
-
-    def compile_one(program: Any, *arguments: Any) -> None:
-        with contextlib.suppress(Exception):
-            program.lower(*arguments).compile()
-
-    with one_thread() as submit:
-        yield lambda *task: submit(compile_one, *task) and None
-
-
-@contextlib.contextmanager
 def one_thread() -> Iterator[Callable[..., Future[Any]]]:
     """``submit`` of a thread that works beside this one, with its settings of JAX.
 

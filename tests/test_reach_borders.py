@@ -1,8 +1,6 @@
 """Reach with a border: the tangent cone in Federer's formula, against closed forms and fine lattices."""
 
-import contextlib
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,6 @@ import pytest
 
 from manifold_jax import Axis, Grid, Manifold, reach
 from manifold_jax import datasets as D
-from manifold_jax.geometry.reach import search
 
 TURN = 2 * math.pi
 
@@ -221,24 +218,3 @@ def test_charts_side_by_side_have_no_border_where_they_meet(x64):
     result = reach(halves)
     assert not any(component.border.any() for component in result.components)
     assert covered(result, 1.0, 1e-12)
-
-
-# --- programs that are compiled beside the search ----------------------------------------------------------
-
-
-def test_the_programs_of_the_end_are_known_beforehand(monkeypatch, caplog):
-    @contextlib.contextmanager
-    def at_once():
-        yield lambda program, *arguments: program.lower(*arguments).compile() and None
-
-    def annulus(u):
-        return 1.25 * u[0] * ring(u[1:])  # of no other test
-
-    grid = Grid((Axis("radius", 1.0, 2.0, 9), Axis("angle", 0.0, TURN, 32, periodic=True)))
-    monkeypatch.setattr(search, "compiling_ahead", at_once)
-    with jax.log_compiles():
-        result = reach(annulus, grid)
-    assert covered(result, 1.25, 1e-5)
-    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
-    for name in ("largest_curvature", "refine_bottleneck", "_exact_faces", "largest_face_curvature"):
-        assert compiled.count(name) == 1, name

@@ -57,9 +57,6 @@ def _ending_at_once() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line; the entry point of ``manifold-jax``."""
-    # NumPy's threads sleep at once when a product is done (OpenBLAS: after 2^4 ticks, not 2^26). They would
-    # spin on the cores that XLA needs: a third of the processor time of a search for the reach.
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     with _ending_at_once():
         try:
             import rich  # noqa: F401

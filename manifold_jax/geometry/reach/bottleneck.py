@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -63,7 +63,8 @@ def smallest_radius(component: Component) -> Candidate:
     if not math.isfinite(value):  # flat, or degenerate everywhere
         error = 0.0 if radii.defined.any() else math.inf
     elif c.stencil is None:
-        place, curvature, *rest = largest_curvature(*curvature_search(c, u))
+        ranges = jnp.asarray(chart_ranges(c.grid, u.dtype))
+        place, curvature, *rest = largest_curvature(c.source.values, ranges, *start_and_box(c.grid, u))
         # Curvature from stencils is only where to start.
         better = not c.geometry.exact or 1 / float(curvature) < value
         if rest[0] < CERTAIN * curvature and better:
@@ -74,20 +75,6 @@ def smallest_radius(component: Component) -> Candidate:
         error += max(0.0, value - float(radii.radius.min()))
     end = End(c.number, u)
     return Candidate(value, error, (end, end))
-
-
-def curvature_search(c: Component, u: Float[np.ndarray, "d"]) -> tuple[Any, ...]:
-    """Arguments of :func:`largest_curvature` for a search that starts at a chart point."""
-    return c.source.values, jnp.asarray(chart_ranges(c.grid, u.dtype)), *start_and_box(c.grid, u)
-
-
-def curvature_programs(c: Component) -> Iterator[tuple[Any, ...]]:
-    """What :func:`smallest_radius` and :func:`shortest_bottleneck` are about to call, with such arguments."""
-    if c.stencil is None:
-        u = c.coordinates[0]
-        spacing, both = jnp.asarray(c.grid.spacing, u.dtype), jnp.ones(2 * c.grid.ndim, u.dtype)
-        yield largest_curvature, *curvature_search(c, u)
-        yield refine_bottleneck, (c.source.values,) * 2, (jnp.asarray(u),) * 2, (spacing,) * 2, both
 
 
 def start_and_box(grid: Grid, u: Float[np.ndarray, "d"], held: int | None = None) -> tuple[Array, ...]:

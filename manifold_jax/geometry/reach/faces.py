@@ -7,7 +7,6 @@ balls at c along c' = v is 1 / sqrt(|II(v, v)|^2 + max(0, -<c'', nu>)^2) for uni
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,40 +85,30 @@ def with_borders(component: Component, cloud: Cloud) -> CurvatureRadii:
     if d == 1 or not inward.any():
         return radii
     radius, error = radii.radius.copy(), radii.error.copy()
-    for axis, sign, rows in _faces(inward):
-        curvature, bar, turning = _of_face(component, rows, axis, sign, cloud)
-        if d > 2:
-            # Between the direction that turns most and that which is curved most.
-            bar = bar + np.hypot(radii.curvature[rows], turning) - curvature
-        turns = (curvature > 1 / radius[rows]) & (turning > 0)
-        radius[rows[turns]], error[rows[turns]] = inverse_with_bar(curvature[turns], bar[turns])
-    return radii._replace(radius=radius, error=error)
-
-
-def _faces(inward: Int[np.ndarray, "n d"]) -> Iterator[tuple[int, int, Int[np.ndarray, "a"]]]:
-    """Axis, sign that leads inward and points of every face."""
     for axis in np.flatnonzero(inward.any(axis=0)):
         for sign in (1, -1):
-            if len(rows := np.flatnonzero(inward[:, axis] == sign)):
-                yield int(axis), sign, rows
-
-
-def face_programs(c: Component, cloud: Cloud) -> Iterator[tuple[Any, ...]]:
-    """What :func:`with_borders` and :func:`smallest_border_radius` are about to call, with such arguments."""
-    inward = cloud.inward[c.centres, : c.grid.ndim]
-    if c.stencil is None and c.grid.ndim > 1:
-        for axis, sign, rows in _faces(inward):
-            yield _exact_faces, *_face_points(c, rows, axis, sign)
-            yield largest_face_curvature, *_face_search(c, c.coordinates[rows[0]], axis, sign)
+            rows = np.flatnonzero(inward[:, axis] == sign)
+            if not len(rows):
+                continue
+            curvature, bar, turning = _of_face(component, rows, int(axis), sign, cloud)
+            if d > 2:
+                # Between the direction that turns most and that which is curved most.
+                bar = bar + np.hypot(radii.curvature[rows], turning) - curvature
+            turns = (curvature > 1 / radius[rows]) & (turning > 0)
+            radius[rows[turns]], error[rows[turns]] = inverse_with_bar(curvature[turns], bar[turns])
+    return radii._replace(radius=radius, error=error)
 
 
 def _of_face(
     component: Component, rows: Int[np.ndarray, "a"], axis: int, sign: int, cloud: Cloud
 ) -> tuple[np.ndarray, ...]:
     """Curvature, bar and turning part at some points of a face."""
-    eps = float(jnp.finfo(component.source.dtype).eps)
+    d, dtype = component.grid.ndim, component.source.dtype
+    eps = float(jnp.finfo(dtype).eps)
     if component.stencil is None:
-        faces = _exact_faces(*_face_points(component, rows, axis, sign))
+        batch = jet_batch(d, component.source.features, dtype)
+        side, u = jnp.asarray(sign, dtype), jnp.asarray(component.coordinates[rows])
+        faces = _exact_faces(component.source.values, u, side, axis, batch)
         main = FaceCurvature(*(np.asarray(field, np.float64) for field in faces))
         return main.value, JET_ROUNDING * eps * main.size, main.turning
     value, bar, turning = np.zeros((3, len(rows)))
@@ -135,18 +124,6 @@ def _of_face(
         change = safety_factor(*stencils) * np.abs(main - other)[:, :2].sum(axis=1)
         bar[here] = change + noise * gain + JET_ROUNDING * eps * size
     return value, bar, turning
-
-
-def _face_points(c: Component, rows: Int[np.ndarray, "a"], axis: int, sign: int) -> tuple[Any, ...]:
-    """Arguments of :func:`_exact_faces`."""
-    dtype = c.source.dtype
-    batch = jet_batch(c.grid.ndim, c.source.features, dtype)
-    return c.source.values, jnp.asarray(c.coordinates[rows]), jnp.asarray(sign, dtype), axis, batch
-
-
-def _face_search(c: Component, u: Float[np.ndarray, "d"], axis: int, sign: int) -> tuple[Any, ...]:
-    """Arguments of :func:`largest_face_curvature` for a search that starts at a chart point."""
-    return c.source.values, jnp.asarray(sign, u.dtype), *start_and_box(c.grid, u, axis), axis
 
 
 def _from_stencils(
@@ -179,9 +156,10 @@ def smallest_border_radius(component: Component, cloud: Cloud, radii: CurvatureR
     u, value, error = c.coordinates[index], float(radii.radius[index]), float(radii.error[index])
     inward = cloud.inward[c.centres[index], : grid.ndim]
     best = NONE
-    for axis in map(int, np.flatnonzero(inward)):
+    for axis in np.flatnonzero(inward):
         if c.stencil is None:
-            place, *maximum = largest_face_curvature(*_face_search(c, u, axis, int(inward[axis])))
+            sign, chart = jnp.asarray(inward[axis], u.dtype), start_and_box(grid, u, int(axis))
+            place, *maximum = largest_face_curvature(c.source.values, sign, *chart, int(axis))
             radius, bar = radius_of_maximum(*maximum)
         else:
             place, radius = u, value

@@ -14,7 +14,6 @@ measured, and told apart.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,16 +32,14 @@ from manifold_jax._checks import (
     shown,
     whole,
 )
-from manifold_jax._executors import check_executor, compiling_ahead
+from manifold_jax._executors import check_executor
 from manifold_jax._files import Progress
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import Manifold, as_points, is_union
 from manifold_jax.geometry.measure import measure
-from manifold_jax.geometry.reach.bottleneck import curvature_programs
 from manifold_jax.geometry.reach.cloud import Cloud, check_extent, lengths, make_cloud
 from manifold_jax.geometry.reach.cones import open_seams
-from manifold_jax.geometry.reach.faces import face_programs
 from manifold_jax.geometry.reach.frames import tiles
 from manifold_jax.geometry.reach.lattice import Component, extend, half_cells, vertex_drop
 from manifold_jax.geometry.reach.pairs import (
@@ -152,28 +149,22 @@ def reach(  # noqa: PLR0913
         start = (len(components), sum(c.lattice.size for c in components))
         how = (copies or {}, periods, block_size, executor)
         components.append(_component(start, points, given, *how, **settings))
-    with compiling_ahead() as ahead:  # beside the search, which leaves a core to it
-        for task in itertools.chain.from_iterable(map(curvature_programs, components)):
-            ahead(*task)
-        cloud = _cloud(components)
-        for component in components:
-            for task in face_programs(component, cloud):
-                ahead(*task)
-        shortest = min(float(np.min(c.radii.radius)) for c in components)
-        rows, columns = tile_shape(cloud, tile_size)
-        longest = MARGIN * shortest if longest is None else longest
-        allowed = np.concatenate([c.wanted[c.homes] for c in components])
-        allowed = None if allowed.all() else allowed
-        search = PairSearch(cloud, columns, longest, allowed=allowed)
-        drop = np.zeros(len(cloud.points))
-        done, total = 0, sum(int(c.wanted.sum()) for c in components)
-        every = (tile for component in components for tile in tiles(component, cloud, rows))
-        for tile, seen in search.compare_all(every, executor):
-            mine = tile.mine
-            drop[tile.position[mine]] = _lattice_drop(components, cloud, tile, seen)[mine]
-            done += int(mine.sum())
-            if progress is not None:
-                progress(done, total)
+    cloud = _cloud(components)
+    shortest = min(float(np.min(c.radii.radius)) for c in components)
+    rows, columns = tile_shape(cloud, tile_size)
+    longest = MARGIN * shortest if longest is None else longest
+    allowed = np.concatenate([c.wanted[c.homes] for c in components])
+    allowed = None if allowed.all() else allowed
+    search = PairSearch(cloud, columns, longest, allowed=allowed)
+    drop = np.zeros(len(cloud.points))
+    done, total = 0, sum(int(c.wanted.sum()) for c in components)
+    every = (tile for component in components for tile in tiles(component, cloud, rows))
+    for tile, seen in search.compare_all(every, executor):
+        mine = tile.mine
+        drop[tile.position[mine]] = _lattice_drop(components, cloud, tile, seen)[mine]
+        done += int(mine.sum())
+        if progress is not None:
+            progress(done, total)
     return assemble(components, search, drop, tolerance)
 
 
