@@ -47,7 +47,7 @@ import numpy as np
 import peer_common as common
 from command_results import origin_words, table
 
-SIZES = (6, 10, 18, 32)
+SIZES = (6, 10, 18, 32)  # the first is one block of stencils, which has no exponent
 COUNTS = (1, 2, 4)
 DEVICES = (1, 2, 4, 8)
 SHARED = {"exact": 18, "stencils": 14}  # samples of every axis that workers share: blocks of 0.2 to 0.3 s
@@ -194,7 +194,7 @@ def outofcore_worker(task: dict[str, Any]) -> dict[str, Any]:
     return kept | {
         "points": manifold.grid.size,
         "bytes of the points": float(bytes_held),
-        "CPU s of the blocks": clock.cpu_ms() * clock.blocks / 1000,
+        "CPU s of the blocks": clock.cpu_ms() * clock.blocks / 1000 if clock.blocks > 1 else None,
         "GB if stored": bytes_held / 1e9,
         "volume": volume,
     }
@@ -274,7 +274,7 @@ def points(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 store(Path(task["store"]), place(samples, 32))
             row = run_worker(task) | {"exponent": None}
             spent = row["CPU s of the blocks"]
-            if before:
+            if before and before["CPU s of the blocks"]:
                 growth = row["points"] / before["points"]
                 row["exponent"] = math.log(spent / before["CPU s of the blocks"]) / math.log(growth)
             yield row
