@@ -327,12 +327,13 @@ def _by_layer(rows: Sequence[Row], step: int, column: str, names: Sequence[str])
 
 def _loss_figure(losses: dict[str, dict[str, Any]]) -> Figure:
     """Reconstruction and KL along the training."""
-    figure, panels = quantity_panels("Training", ["reconstruction", "kl"], (6.2, 4.0), 2)
+    words = {"reconstruction": "reconstruction error [nats]", "kl": "KL divergence of the latents [nats]"}
+    figure, panels = quantity_panels("Training", list(words), (6.2, 4.0), 2)
     for at, name in panels:
         for colour, (network, curves) in zip(PALETTE, losses.items(), strict=False):
             for k, run in enumerate(curves[name]):
                 at.plot(curves["step"], run, color=colour, lw=1, label=network if k == 0 else None)
-        at.set_title(name, fontsize=10)
+        at.set_title(words[name], fontsize=10)
         at.set_xlabel("step")
         at.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
