@@ -218,7 +218,7 @@ def depth(run: str, network: str, quantity: str) -> Callable[[Any], Found]:
         if row["mean"] is None:
             return None
         trained = row["step"] >= part["published_steps"]
-        unit = f"in {row['counted']} layers, {row['runs']} runs, step {row['step']}"
+        unit = f"in {row['counted']} layers, step {row['step']}, runs: {row['runs']}"
         return Value(row["mean"], row["least"], row["most"], unit, trained)
 
     return find
