@@ -15,8 +15,8 @@ GROUPS = {
     ),
     "Layers of a network": ("layers", "figure6", "layers_cost"),
     "Fits, rates and estimators": (
-        "bounds", "figure3", "figure4", "figure5", "calibration", "calibration_neighbourhoods", "calibration_noise",
-        "calibration_reaches", "calibration_balls",
+        "bounds", "figure3", "figure4", "figure5", "calibration", "calibration_neighbourhoods",
+        "calibration_noise", "calibration_reaches", "calibration_balls",
     ),
     "Time, memory and other packages": (
         "accelerator", "peer_fitting", "peer_projection", "peer_leaf", "scale", "survival",
