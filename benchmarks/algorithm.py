@@ -133,7 +133,7 @@ def in_short(runs: dict[str, Any]) -> list[str]:
     correlated: Any = spearmanr(ends, logits)
     lines = ["**In short.** Of the distance are left at the end, with the clamp (median with 95 %):", ""]
     rows = [
-        {"run": name, "pairs": part["rows"][0]["pairs"]}
+        {"run": name, "pairs": part["rows"][0]["pairs"], "steps": part["settings"]["max_steps"]}
         | {way: "{ratio:.0%} [{from:.0%}, {to:.0%}]".format(**clamped(part, way)) for way in SHORT}
         for name, part in runs.items()
     ]
