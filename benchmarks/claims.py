@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import claims_data as data
+from command_results import table
 
 COLUMNS = ("claim", "protocol", "found", "command", "verdict")
 UNTESTED = "not tested"
@@ -54,12 +55,12 @@ def summary(found: list[tuple[data.Claim, str, str]]) -> list[str]:
     verdicts: dict[str, Counter[str]] = {}
     for claim, _, verdict in found:
         verdicts.setdefault(claim.text, Counter())[verdict] += 1
-    lines = ["| " + " | ".join(("claim", "tests", *COUNTED, "else")) + " |", "|" + " --- |" * 6]
+    rows = []
     for text, counts in verdicts.items():
         others = "; ".join(f"{n} {verdict}" for verdict, n in counts.items() if verdict not in COUNTED)
-        cells = (text, counts.total(), *(counts[name] or "" for name in COUNTED), others)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+        several = {name: str(counts[name] or "") for name in COUNTED}
+        rows.append({"claim": text, "tests": counts.total()} | several | {"else": others})
+    return table(("claim", "tests", *COUNTED, "else"), rows)
 
 
 def main() -> None:
@@ -82,11 +83,12 @@ def main() -> None:
         counts = Counter(verdict for _, _, verdict in found)
         total = ", ".join(f"{count} {SEVERAL.get(verdict, verdict)}" for verdict, count in counts.items())
         lines += [f"## {title}", "", f"{len(found)} tests: {total}.", "", *summary(found), ""]
-        lines += ["### Test by test", "", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+        rows = []
         for claim, number, verdict in found:
             command = f"`{claim.command}`" if claim.command else "-"
-            lines.append(f"| {claim.text} | {claim.protocol} | {number} | {command} | {verdict} |")
-        lines.append("")
+            cells = (claim.text, claim.protocol, number, command, verdict)
+            rows.append(dict(zip(COLUMNS, cells, strict=True)))
+        lines += ["### Test by test", "", *table(COLUMNS, rows), ""]
     (results / "claims.md").write_text("\n".join(lines))
     print("\n".join(lines))
 

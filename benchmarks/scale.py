@@ -266,19 +266,21 @@ def run_worker(task: dict[str, Any], flags: str = "") -> dict[str, Any]:
 def points(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of growing grids."""
     for how in options.how:
-        before = None
         for samples in options.sizes:
             task = {"group": "points", "how": how, "samples": samples, "pixels": 32}
             task["store"] = str(options.work / f"sprites-{samples}-32.zarr")
             if how == "zarr":  # made here, so that its memory does not count
                 store(Path(task["store"]), place(samples, 32))
-            row = run_worker(task) | {"exponent": None}
-            spent = row["CPU s of the blocks"]
-            if before and before["CPU s of the blocks"]:
-                growth = row["points"] / before["points"]
-                row["exponent"] = math.log(spent / before["CPU s of the blocks"]) / math.log(growth)
-            yield row
-            before = row
+            yield run_worker(task)
+
+
+def with_exponents(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows by how and points, with the exponent of the CPU seconds since the grid before."""
+    for before, row in zip([{}, *rows], rows, strict=False):
+        spent = [r.get("CPU s of the blocks") for r in (before, row)]
+        known = before.get("how") == row["how"] and all(spent)
+        growth = math.log(row["points"] / before["points"]) if known else math.nan
+        yield row | {"exponent": math.log(spent[1] / spent[0]) / growth if known else None}
 
 
 def imported() -> None:
@@ -421,7 +423,9 @@ def main() -> None:
     kept = json.loads(file.read_text()) if file.exists() else {}
     for group in options.groups:
         for row in globals()[group](options):
-            new = {name: row[name] for name in GROUPS[group]} | {"provenance": common.provenance()}
+            new = {name: row[name] for name in GROUPS[group] if name != "exponent"} | {
+                "provenance": common.provenance()
+            }
             key = [row.get(name) for name in KEYS if name in GROUPS[group]]
             others = (r for r in kept.get(group, []) if [r[n] for n in KEYS if n in GROUPS[group]] != key)
             kept[group] = [*others, new]
@@ -429,6 +433,7 @@ def main() -> None:
     lines = ["# Scale", "", "By benchmarks/scale.py, which says what is measured.", ""]
     for group in filter(kept.get, GROUPS):
         rows = sorted(kept[group], key=lambda row: [str(row["how"]), row["points"]])
+        rows = list(with_exponents(rows)) if group == "points" else rows
         lines += [f"## {group}", "", *table(GROUPS[group], rows, 3), ""]
         lines += [f"- {words}" for words in dict.fromkeys(origin_words(row["provenance"]) for row in rows)]
         lines += [""]

@@ -241,8 +241,8 @@ def _notes(settings: Settings, rows: Sequence[Row], depth: Sequence[Row]) -> lis
     ]
     for row in depth:
         if row["layers"] == "all" and row["step"] == last:
-            span = f"{row['mean']:.2f} ({row['least']:.2f} to {row['most']:.2f}, {row['runs']} runs)"
-            span = f"{row['mean']:.2f} (1 run)" if row["runs"] == 1 else span
+            among = f"{row['least']:.2f} to {row['most']:.2f}, {row['runs']} runs"
+            span = f"{row['mean']:.2f} ({'1 run' if row['runs'] == 1 else among})"
             counted = f"{row['counted']} layers in all runs"
             words = f"{row['network']}, step {last}: rank correlation of {row['quantity']} with depth {span}"
             notes.append(f"{words}, {counted}; claimed sign {row['claimed']:+d}.")
