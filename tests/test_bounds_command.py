@@ -25,7 +25,7 @@ from manifold_jax.experiments.fits.samples import (
 )
 from manifold_jax.experiments.fits.studies import EXPERIMENTS
 from manifold_jax.experiments.results import MANIFEST, Cells
-from manifold_jax.fitting import local_pca_projection, smooth_rate, supports
+from manifold_jax.fitting import RATES, local_pca_projection, smooth_rate, supports
 from manifold_jax.geometry import Manifold
 
 
@@ -151,6 +151,7 @@ def test_a_tiny_run_writes_all_files_and_goes_on_from_its_cells(
         assert np.shape(setting["pca"]["errors"]["rms"]) == (3 if lattice else 2, 2)
         assert setting["setting"]["reach"] > 0
     cells, table = ((tmp_path / end).read_text() for end in (kept, f"{name}.txt"))
+    assert not any(rate in table for rate in RATES)  # but their words
     for errors in ("errors_of", "lattice_errors"):
         monkeypatch.setattr(runner, errors, lambda *_: pytest.fail("was done before"))
     assert run(*arguments).exit_code == 0

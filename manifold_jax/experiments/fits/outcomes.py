@@ -62,10 +62,9 @@ def error_figure(
     """Panels on logarithmic axes, in rows of ``columns`` and so many inches high."""
     title = textwrap.fill(title, 52 * min(columns, len(groups)))
     figure, pairs = quantity_panels(title, groups, (5.2, height), columns)
-    if any("*" in curve.label for panel in groups for curve in panel.theory):
-        figure.supxlabel(STARRED, fontsize=8)
+    fits: dict[str, Any] = {}  # by label: the panels share one legend, which covers none of them
     for at, panel in pairs:
-        fits = [handle for line in panel.lines for handle in _draw_line(at, line)]
+        fits |= {line.label: handle for line in panel.lines for handle in _draw_line(at, line)}
         at.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label + unit)
         tick_at(at, [x for line in panel.lines for x in line.x])
         limits = at.get_ylim()
@@ -82,11 +81,14 @@ def error_figure(
             at.set_ylim(limits)
         at.set_title(panel.title, fontsize=10)
         at.grid(alpha=0.3)
-        if fits:
-            at.add_artist(at.legend(handles=fits, fontsize=8, loc="best", framealpha=0.7))
         if curves:
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
             at.legend(handles=curves, fontsize=8, frameon=False, **place)
+    starred = any("*" in curve.label for panel in groups for curve in panel.theory)
+    if fits or starred:
+        place = {"loc": "outside lower center", "ncols": 2 * min(columns, len(groups))}
+        words = {"title": STARRED if starred else None, "title_fontsize": 8, "fontsize": 8}
+        figure.legend(handles=[*fits.values()], frameon=False, **place, **words)
     return figure
 
 

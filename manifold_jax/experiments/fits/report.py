@@ -187,14 +187,14 @@ def lost_words(failed: np.ndarray) -> str:
 
 
 def rate_words(trend: Trend) -> str:
-    """One sentence: which rates agree with a slope; a star marks exponents that were not verified."""
+    """One sentence: which rates agree with a slope, in words; a star marks exponents not verified."""
     name = f"- {trend.series.setting.name}, {trend.series.fit}"
     if trend.slope is None:
         return f"{name}: fewer than two sizes without lost points, no slope."
     agreeing = [support.rate for support in trend.supports if support.supported]
-    names = ", ".join(rate.name + ("" if rate.verified else "*") for rate in agreeing)
+    names = "; ".join(rate.words for rate in agreeing)
     nearest = trend.supports[0]
-    none = f"no rate; the nearest is {nearest.rate.name} with slope {nearest.effective:.2f}"
+    none = f"no rate; the nearest is the {nearest.rate.words} with slope {nearest.effective:.2f}"
     sizes = trend.series.sizes[trend.used]
     return f"{name} (n = {sizes[0]} to {sizes[-1]}): {names or none}."
 
