@@ -13,7 +13,14 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from functools import lru_cache, partial
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -29,6 +36,7 @@ AHEAD = 2  # tasks handed over for each worker: the next one is there when one i
 MANY = 64  # workers of an executor that does not tell how many it has
 SHARED = 2  # jobs whose shared part a worker keeps
 WORKERS = 10  # seconds in which one worker of Dask is there
+LOOK = 1.0  # seconds between two looks at whether Dask still has its scheduler
 POLL = 0.05  # seconds between two looks at futures that are not of concurrent.futures
 PLATFORMS = ("cpu", "cuda", "tpu")  # that the program of a function is lowered for
 
@@ -102,10 +110,12 @@ def run_tasks(
 ) -> Iterator[tuple[int, Any]]:
     """Number and result of ``function(*task)`` for every task, as an executor has them, or one by one.
 
-    A few tasks for each worker are handed over at a time, so that the arguments of all are never held.
+    A few tasks for each worker are handed over at a time, so that the arguments of all are never held. Where
+    an executor is lost, what it has done comes before the error.
 
     Raises:
-        RuntimeError: The executor lost a worker and takes no more work, as pools of processes do.
+        RuntimeError: The executor lost its workers or scheduler and takes no more work, as pools of processes
+            do, or a task was lost with one worker after the other.
     """
     if executor is None:
         yield from ((k, function(*task)) for k, task in enumerate(tasks))
@@ -113,21 +123,52 @@ def run_tasks(
     run = partial(_in_worker, function, _settings(executor))
     if not shares_memory(executor):
         tasks = (jax.tree.map(_as_numpy, task) for task in tasks)
-    numbered, most, waiting = enumerate(tasks), AHEAD * workers_of(executor), {}
+    numbered, most, waiting, lost = enumerate(tasks), AHEAD * workers_of(executor), {}, None
     try:
         while True:
-            for k, task in islice(numbered, most - len(waiting)):
-                waiting[executor.submit(run, *task)] = k
+            for k, task in islice(numbered, 0 if lost else most - len(waiting)):
+                future, lost = _unless_lost(executor.submit, run, *task)
+                if lost:
+                    break
+                waiting[future] = k
             if not waiting:
-                return
-            for future in _done(list(waiting)):
-                yield waiting.pop(future), future.result()
-    except BrokenExecutor as error:
-        remedy = "what was done before is kept where there is a checkpoint: call again with a new executor"
-        raise RuntimeError(f"The executor lost a worker and takes no more work: {remedy}.") from error
+                break
+            done, gone = _unless_lost(_done, executor, list(waiting))
+            if gone:
+                lost = lost or gone
+                break
+            for future in done:
+                k = waiting.pop(future)
+                result, error = _unless_lost(future.result)
+                lost = lost or error
+                if not error:
+                    yield k, result
     finally:
         for future in waiting:
             future.cancel()
+    if lost:
+        raise RuntimeError(
+            f"{_loss(lost)}; what was done before is kept where there is a checkpoint."
+        ) from lost
+
+
+def _unless_lost(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Exception | None]:
+    """A result, or the error by which executors say that a worker or a scheduler was lost."""
+    try:
+        return function(*arguments), None
+    except Exception as error:
+        if isinstance(error, (BrokenExecutor, CancelledError)) or type(error).__name__ == "KilledWorker":
+            return None, error
+        raise
+
+
+def _loss(error: Exception) -> str:
+    """What was lost, and how to go on."""
+    if type(error).__name__ == "KilledWorker":  # of Dask, which tries again with other workers before
+        remedy = "give them more memory, or less to do at once (block_size=), and call again"
+        return f"A task was lost with every worker of the executor that took it: {remedy}"
+    lost = "its scheduler" if isinstance(error, CancelledError) else "a worker"
+    return f"The executor lost {lost} and takes no more work: call again with a new one"
 
 
 _SHARED: dict[str, Any] = {}  # what tasks of a worker share, by job
@@ -211,13 +252,24 @@ def workers_of(executor: Any) -> int:
     return count or (sum(client.nthreads().values()) if client else 0) or MANY
 
 
-def _done(futures: list[Any]) -> Iterable[Any]:
-    """Those that are done, at least one."""
-    if all(isinstance(future, Future) for future in futures):
-        return wait(futures, return_when=FIRST_COMPLETED).done
-    while not (done := [future for future in futures if future.done()]):  # jobs of submitit
-        time.sleep(POLL)
-    return done
+def _done(executor: Any, futures: list[Any]) -> Iterable[Any]:
+    """Those that are done, at least one.
+
+    Raises:
+        CancelledError: Dask has given up its scheduler; it leaves futures as they are.
+    """
+    client, standard = getattr(executor, "_client", None), all(isinstance(f, Future) for f in futures)
+    while True:
+        if standard:
+            done = wait(futures, LOOK, FIRST_COMPLETED).done
+        else:  # jobs of submitit
+            done = {future for future in futures if future.done()}
+        if done:
+            return done
+        if getattr(client, "status", None) == "closed":
+            raise CancelledError
+        if not standard:
+            time.sleep(POLL)
 
 
 def _settings(executor: Any) -> tuple[bool, Any, Any]:

@@ -7,9 +7,7 @@ import multiprocessing
 import operator
 import os
 import re
-import signal
 import threading
-import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 
@@ -439,24 +437,6 @@ def test_a_file_that_is_not_on_the_worker(array, tmp_path, monkeypatch):
 # --- processes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_pool_that_loses_a_worker_says_so_and_keeps_what_was_done(array, reference, tmp_path):
-    context = multiprocessing.get_context("spawn")
-
-    def kill(done, _total):
-        if done > 60:
-            for process in list(executor._processes.values()):
-                os.kill(process.pid, signal.SIGKILL)
-
-    with (
-        ProcessPoolExecutor(2, mp_context=context) as executor,
-        pytest.raises(RuntimeError, match=r"lost a worker .*: call again with a new executor"),
-    ):
-        measure(array, GRID, executor=executor, checkpoint=tmp_path, progress=kill, **BLOCKS)
-    assert len(list(tmp_path.glob("partial-*/*.npy"))) >= 2
-    same(measure(array, GRID, checkpoint=tmp_path, **BLOCKS), reference)
-
-
 @pytest.mark.filterwarnings("default")
 def test_a_scheduler_without_workers_is_said_in_time(monkeypatch, tmp_path):
     distributed = pytest.importorskip("distributed")
@@ -472,32 +452,6 @@ def test_a_scheduler_without_workers_is_said_in_time(monkeypatch, tmp_path):
             cluster.cluster_executor(None, dask.scheduler_address),
         ):
             pass
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_dask_loses_a_worker_and_goes_on(array, reference):
-    distributed = pytest.importorskip("distributed")
-    killed = []
-
-    def kill(done, _total):
-        if done > 60 and not killed:
-            killed.append(workers[0].process.process.pid if hasattr(workers[0], "process") else None)
-            os.kill(killed[0], signal.SIGKILL)
-
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        workers = list(cluster.workers.values())
-        same(measure(array, GRID, executor=client, progress=kill, **BLOCKS), reference)
-        assert killed
-        deadline = time.monotonic() + 30
-        while len(client.nthreads()) < 2 and time.monotonic() < deadline:  # the nanny starts another one
-            time.sleep(0.2)
-        killed.clear()
-        workers[:] = cluster.workers.values()
-        search = partial(reach, array, GRID, geometry=reference, tile_size=4)
-        assert search(executor=client, progress=kill) == search()
-        assert killed
 
 
 # --- commands -----------------------------------------------------------------------------------------------
