@@ -8,6 +8,7 @@ travels (:func:`exported`), with the arrays that they hold beside it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import uuid
 import warnings
@@ -36,7 +37,7 @@ AHEAD = 2  # tasks handed over for each worker: the next one is there when one i
 MANY = 64  # workers of an executor that does not tell how many it has
 SHARED = 2  # jobs whose shared part a worker keeps
 WORKERS = 10  # seconds in which one worker of Dask is there
-LOOK = 1.0  # seconds between two looks at whether Dask still has its scheduler
+LOOK = 1.0  # seconds between two looks at the scheduler and the workers of Dask
 POLL = 0.05  # seconds between two looks at futures that are not of concurrent.futures
 PLATFORMS = ("cpu", "cuda", "tpu")  # that the program of a function is lowered for
 
@@ -76,7 +77,7 @@ def _await_workers(caller: str, executor: Any) -> None:
     while not client.nthreads():
         if time.monotonic() - began > WORKERS:
             message = f"the scheduler {client.scheduler.address} has no workers"
-            if getattr(client.cluster, "worker_spec", None):  # they are waiting in the queue of a cluster
+            if _asked_for(client):  # they are waiting in the queue of a cluster
                 warnings.warn(
                     f"{caller}: {message} yet: it waits for those that were asked for.", stacklevel=4
                 )
@@ -123,9 +124,11 @@ def run_tasks(
     run = partial(_in_worker, function, _settings(executor))
     if not shares_memory(executor):
         tasks = (jax.tree.map(_as_numpy, task) for task in tasks)
-    numbered, most, waiting, lost = enumerate(tasks), AHEAD * workers_of(executor), {}, None
+    numbered, waiting, lost, most, looked = enumerate(tasks), {}, None, 0, -math.inf
     try:
         while True:
+            if time.monotonic() > looked + LOOK:  # workers of a cluster come and go
+                most, looked = AHEAD * workers_of(executor), time.monotonic()
             for k, task in islice(numbered, 0 if lost else most - len(waiting)):
                 future, lost = _unless_lost(executor.submit, run, *task)
                 if lost:
@@ -246,10 +249,20 @@ def _with_shared(function: Callable[..., Any], key: str, given: Any, *task: Any)
 
 
 def workers_of(executor: Any) -> int:
-    """How many tasks an executor runs at once, :data:`MANY` where it does not tell."""
+    """How many tasks an executor runs at once, :data:`MANY` where it does not tell.
+
+    Those that were asked for and wait in the queue of a cluster count too.
+    """
     count = getattr(executor, "_max_workers", None)  # of the standard library and loky
     client = getattr(executor, "_client", None)  # of Dask
-    return count or (sum(client.nthreads().values()) if client else 0) or MANY
+    if count or client is None:
+        return count or MANY
+    return max(sum(client.nthreads().values()), len(_asked_for(client))) or MANY
+
+
+def _asked_for(client: Any) -> Any:
+    """The workers that a cluster of Dask was told to have."""
+    return getattr(getattr(client, "cluster", None), "worker_spec", None) or ()
 
 
 def _done(executor: Any, futures: list[Any]) -> Iterable[Any]:

@@ -10,6 +10,7 @@ import re
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +208,27 @@ def test_parts_of_other_groups_are_not_taken(array, reference, tmp_path):
     same(measure(array, GRID, executor=Elsewhere(), checkpoint=tmp_path, **BLOCKS), reference)
 
 
+@pytest.mark.thorough
+def test_parts_are_taken_whatever_the_number_of_workers(tmp_path):
+    def run(workers, **options):
+        executor = Elsewhere()
+        executor._max_workers = workers
+        try:
+            measured = measure(torus, grid, exact=True, executor=executor, checkpoint=tmp_path, **options)
+        except Interrupted:
+            measured = None
+        # The first two tasks look at the version, and whether the program arrives.
+        return measured, len(executor.sent) - 2
+
+    grid = datasets.torus(size=(192, 192)).grid  # 144 batches of 256 points
+    reference = measure(torus, grid, exact=True)
+    assert run(1, progress=interrupt_after(20_000)) == (None, 40)
+    measured, sent = run(100)
+    assert sent == 144 - 2 * 40
+    for a, b in zip(jax.tree.leaves(measured), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_threads_and_progress(array, reference):
     seen = []
     with ThreadPoolExecutor(2) as executor:
@@ -336,6 +358,52 @@ def test_few_tasks_are_handed_over_at_a_time():
             most.append(len(made) - len(results))
     assert results == {k: k**2 for k in range(40)}
     assert max(most) <= 2 * 3
+
+
+class Growing:
+    """As Dask where one worker after the other comes: a task is done when it is asked for."""
+
+    def __init__(self, client):
+        self._client, self.open, self.most = client, 0, 0
+
+    def submit(self, function, *arguments):
+        self.open += 1
+        self.most = max(self.most, self.open)
+        return Task(self, partial(function, *arguments))
+
+
+class Task:
+    def __init__(self, executor, call):
+        self.executor, self.call = executor, call
+
+    def done(self):
+        return True
+
+    def result(self):
+        self.executor.open -= 1
+        return self.call()
+
+
+def test_workers_that_come_later_have_work(monkeypatch):
+    monkeypatch.setattr(_executors, "LOOK", -1.0)
+    there = {"first": 1}
+
+    def tasks():
+        for k in range(40):
+            there[f"worker {k}"] = 1
+            yield (float(k),)
+
+    executor = Growing(SimpleNamespace(nthreads=lambda: there, cluster=None))
+    assert len(dict(run_tasks(math.sqrt, tasks(), executor))) == 40
+    assert executor.most > 2 * 4
+
+
+def test_workers_that_wait_in_a_queue_count():
+    cluster = SimpleNamespace(worker_spec={k: {} for k in range(64)})
+    client = SimpleNamespace(nthreads=lambda: {"first": 2}, cluster=cluster)
+    assert workers_of(SimpleNamespace(_client=client)) == 64
+    client.cluster = None
+    assert workers_of(SimpleNamespace(_client=client)) == 2
 
 
 def test_what_tasks_share_travels_once_to_every_worker(monkeypatch):
@@ -524,3 +592,22 @@ def test_a_scheduler_that_does_not_answer_is_said_in_time(monkeypatch):
         cluster.cluster_executor(None, "tcp://127.0.0.1:9"),
     ):
         pass
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_worker_that_dies_as_it_starts_is_tried_again(deaths):
+    class Distributed:
+        tried = 0
+
+        def LocalCluster(self, **_options):
+            self.tried += 1
+            if self.tried <= deaths:
+                raise RuntimeError("Nanny failed to start.")
+            return self
+
+    distributed = Distributed()
+    if deaths < cluster.STARTS:
+        assert cluster._local_cluster(distributed, 2) is distributed
+    else:
+        with pytest.raises(ValueError, match="--workers 2: 3 times one died as it started: take fewer"):
+            cluster._local_cluster(distributed, 2)

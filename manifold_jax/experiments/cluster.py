@@ -15,6 +15,7 @@ from manifold_jax._executors import check_executor
 
 _ADDRESS = re.compile(r"(\w+://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d+")
 
+STARTS = 3  # times that workers of this machine are started
 ANSWER = 10  # seconds in which a scheduler answers
 
 Workers = Annotated[
@@ -45,15 +46,26 @@ def cluster_executor(workers: int | None, scheduler: str | None) -> Iterator[Any
     distributed = require("distributed", "cluster", "--workers or --scheduler")
     with contextlib.ExitStack() as stack:
         if scheduler is None:
-            # One thread each: XLA has threads of its own.
-            options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-            address = stack.enter_context(
-                distributed.LocalCluster(**options, processes=True, silence_logs=logging.CRITICAL)
-            )
+            address = stack.enter_context(_local_cluster(distributed, workers))
         else:
             address = scheduler
         option = "--workers" if scheduler is None else "--scheduler"
         yield check_executor(option, stack.enter_context(_client(distributed, address)))
+
+
+def _local_cluster(distributed: Any, workers: int | None) -> Any:
+    """So many processes; a worker that dies before it is there is tried again, which Dask leaves to us."""
+    # One thread each: XLA has threads of its own.
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    options |= {"processes": True, "silence_logs": logging.CRITICAL}
+    died: Exception | None = None
+    for _ in range(STARTS):
+        try:
+            return distributed.LocalCluster(**options)
+        except RuntimeError as error:
+            died = error
+    remedy = "take fewer, or see that they have enough memory"
+    raise ValueError(f"--workers {workers}: {STARTS} times one died as it started: {remedy}.") from died
 
 
 def _client(distributed: Any, address: Any) -> Any:

@@ -27,6 +27,7 @@ from manifold_jax._executors import (
     run_sharing,
     run_tasks,
     shares_memory,
+    workers_of,
 )
 from manifold_jax._files import PartialResult, Progress
 from manifold_jax._linalg import block_rows, map_blocks
@@ -51,6 +52,7 @@ from manifold_jax.geometry.pieces import (
 )
 from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.windows import (
+    CALLS,
     BatchPlan,
     BlockGrams,
     BlockPlan,
@@ -61,7 +63,7 @@ from manifold_jax.geometry.windows import (
     locate,
 )
 
-CALLS = 64  # about how many compiled calls a long job is split into; between them results are kept
+TURNS = 4  # calls for each worker, so that none is idle for long when the others are done
 RENDERED = 16  # arrays of the size of a point that its rendering holds at once, about
 
 
@@ -94,8 +96,8 @@ def run_blocks(
         function: What to compute: a pytree of arrays ``(*plan.block, ...)``, or ``(b, ...)`` for batches.
         windows: Hand over windows instead of their Grams.
         blocks: Numbers of a few blocks, whose results are only stacked.
-        calls: About how many compiled calls a job on Grams is split into. With 1, results (of windows too)
-            stay on the device, and there is neither progress nor checkpoint.
+        calls: About how many compiled calls a job on Grams is split into, if there are not many workers. With
+            1, results (of windows too) stay on the device, and there is neither progress nor checkpoint.
         progress: Called as ``progress(points done, points)`` after every call.
         checkpoint: Where results are saved, and where an interrupted job goes on; the caller removes it.
         executor: Where the calls are made instead of in this process, see :mod:`_executors`: on Grams and
@@ -108,7 +110,8 @@ def run_blocks(
     Raises:
         ValueError: A window of an array on the host holds NaN or infinite values.
     """
-    if points.kind == "array" and not shares_memory(executor):
+    here = shares_memory(executor)
+    if points.kind == "array" and not here:
         points = replace(points, kind="host", values=np.asarray(points.values))
     if isinstance(plan, BlockPlan) and not points.traced:
         plan = jax.device_put(plan)  # once for all calls
@@ -117,7 +120,9 @@ def run_blocks(
     numbers = np.arange(plan.size) if blocks is None else np.asarray(blocks)
     one = _one_block(points, plan, function, windows)
     on_device = isinstance(plan, BlockPlan) and not windows and not points.on_host
-    group = max(1, len(numbers) // calls) if on_device else 1
+    turns = calls if here else max(calls, TURNS * workers_of(executor))
+    grouped = on_device or (not here and isinstance(plan, BatchPlan))
+    group = max(1, len(numbers) // turns) if grouped else 1
 
     def run(chosen: np.ndarray) -> Any:
         if on_device:
@@ -130,7 +135,6 @@ def run_blocks(
         parts = [run(numbers[k : k + group]) for k in range(0, len(numbers), group)]
         stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     else:
-        here = shares_memory(executor)
         calls_made = _here(run) if here else _elsewhere(points, plan, function, group, executor)
         stacked = _in_groups(calls_made, numbers, group, plan, progress, checkpoint, executor)
     if blocks is not None:
@@ -243,8 +247,9 @@ def _elsewhere(
     """Calls in other processes: of a function its program travels, of a file its path, else the windows."""
     if isinstance(plan, BatchPlan):
         batches = np.asarray(plan.coordinates(points.dtype))
-        run = lambda batch: _stack_one(function(batch, plan))  # noqa: E731
-        calls = _program_calls(points.caller, run, batches[0], lambda chosen: batches[chosen[0]])
+        run = lambda chosen: _map_one(lambda batch: function(batch, plan), chosen)  # noqa: E731
+        first = batches[np.zeros(group, int)]
+        calls = _program_calls(points.caller, run, first, lambda chosen: batches[chosen])
     elif points.evaluated:
         run = lambda chosen: _device_blocks(points.values, plan, chosen, points.dtype, function)  # noqa: E731
         calls = _program_calls(points.caller, run, np.zeros(group, int), lambda chosen: chosen)
@@ -284,14 +289,15 @@ def _in_groups(
         if not whole:
             whole.extend(np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in part)
         for column, leaf in zip(whole, part, strict=True):
-            column[start : start + sizes[start]] = leaf
+            column[start : start + len(leaf)] = leaf
 
-    # Those of other groups are left: with an executor they are smaller.
-    there = [start for start, part in kept.items() if part and len(part[0]) == sizes.get(start)]
-    for start in there:
-        fill(start, kept.pop(start))
+    there = np.zeros(count, bool)  # parts may be of other groups, whose size depends on the workers
+    for start in [start for start, part in kept.items() if part and start + len(part[0]) <= count]:
+        part = kept.pop(start)
+        fill(start, part)
+        there[start : start + len(part[0])] = True
     # The last group is run again where all are kept: it tells the structure of the results.
-    missing = [start for start in starts if start not in there] or [starts[-1]]
+    missing = [start for start in starts if not there[start : start + group].all()] or [starts[-1]]
     done = count - sum(sizes[start] for start in missing)
     # The last group repeats its last block: one shape, one compilation.
     chosen = (numbers[np.minimum(np.arange(start, start + group), count - 1)] for start in missing)

@@ -37,7 +37,7 @@ from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.rounded import rounded_energy
 from manifold_jax.geometry.sources import Stored, file_of
 from manifold_jax.geometry.stencil import Stencil, reaches, stencil_of
-from manifold_jax.geometry.windows import BatchPlan, BlockPlan, plan_batches, plan_blocks
+from manifold_jax.geometry.windows import CALLS, PARTS, BatchPlan, BlockPlan, plan_batches, plan_blocks
 
 RESULTS = 24  # numbers of a point in a result: values, bars, rounding and noise of six fields
 
@@ -145,7 +145,7 @@ def measure(  # noqa: PLR0913
         def job(coordinates: Array, _: BatchPlan) -> PointQuantities:
             return _exact_batch(points.values, coordinates, ranges, block_size)
 
-        geometry = report(run(plan_batches(points.grid), job))
+        geometry = report(run(plan_batches(points.grid, PARTS if travel else CALLS), job))
     else:
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
         factor = safety_factor(stencil, comparison)
