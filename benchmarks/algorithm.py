@@ -96,8 +96,22 @@ def pictures(part: str) -> list[str]:
 def kept(part: str, record: dict[str, Any]) -> dict[str, Any]:
     """What the results hold of a part."""
     found = {key: record[key] for key in ("rows", "notes")} | settings_of(record)
-    found |= {"pairs": pairs_of(record), "pictures": pictures(part)}
+    found |= {"pairs": pairs_of(record), "pictures": pictures(part), "halfway": halfway(record)}
     return found | {"provenance": common.provenance()}
+
+
+def halfway(record: dict[str, Any]) -> dict[str, Any]:
+    """After half of the steps, with the clamp: their number, and what is left of the distance (medians)."""
+    left = {}
+    for way, name in zip(SHORT, DETAILED, strict=True):
+        if name in record["data"]:
+            steps, distances = (np.asarray(record["data"][name][key]) for key in ("step", "distances"))
+            middle = len(steps) // 2
+            left |= {
+                way: float(np.median(distances[:, middle] / distances[:, 0])),
+                "steps": int(steps[middle]),
+            }
+    return left
 
 
 def pairs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -122,6 +136,12 @@ def clamped(part: dict[str, Any], way: str) -> dict[str, Any]:
     return next(r for r in part["rows"] if (r["way"], r["dtype"], r["clamp"]) == (way, "float32", True))
 
 
+def in_brief(part: dict[str, Any], way: str) -> str:
+    """What is left of the distance at the end, with 95 %, and after half of the steps where that is known."""
+    words, half = "{ratio:.0%} [{from:.0%}, {to:.0%}]".format(**clamped(part, way)), part.get("halfway", {})
+    return words + (f", {half[way]:.0%} after {half['steps']}" if way in half else "")
+
+
 def in_short(runs: dict[str, Any]) -> list[str]:
     """What is left of the distance in every run, and what the runs say together."""
     code, leaf = ([clamped(part, way) for part in runs.values()] for way in ("full rank", "rank"))
@@ -134,7 +154,7 @@ def in_short(runs: dict[str, Any]) -> list[str]:
     lines = ["**In short.** Of the distance are left at the end, with the clamp (median with 95 %):", ""]
     rows = [
         {"run": name, "pairs": part["rows"][0]["pairs"], "steps": part["settings"]["max_steps"]}
-        | {way: "{ratio:.0%} [{from:.0%}, {to:.0%}]".format(**clamped(part, way)) for way in SHORT}
+        | {way: in_brief(part, way) for way in SHORT}
         for name, part in runs.items()
     ]
     lines += [*table(tuple(rows[0]), rows), ""]
