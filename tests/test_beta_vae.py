@@ -239,8 +239,8 @@ def test_the_command_trains_measures_and_goes_on(tmp_path, monkeypatch):
     options = ["--steps", 6, "--seeds", 2, "--images", 36, "--out", tmp_path]
     result = run("all", *options, "--factors", 1)
     assert result.exit_code == 0, result.output
-    for name in EXPERIMENTS:
-        assert (tmp_path / f"{name}.json").exists()
+    for name in EXPERIMENTS:  # figure 6 has a training of its own
+        assert (tmp_path / f"{name}.json").exists() == (name != "figure6")
     for file in (
         "evolution.nc",
         "evolution_symlog.png",

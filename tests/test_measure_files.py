@@ -1,6 +1,7 @@
 import contextlib
 import json
 import math
+import re
 import zipfile
 from functools import partial
 
@@ -349,6 +350,15 @@ def test_folders_that_are_refused(name, folder):
         image_folder(folder, **options)
     assert message in str(refusal.value)
     assert str(refusal.value).count("\n") == 0
+
+
+def test_the_pattern_that_a_refusal_gives_is_right(folder):
+    (folder / "factors.csv").unlink()
+    with pytest.raises(ValueError, match="no table of factors") as refusal:
+        image_folder(folder)
+    pattern = re.search(r"(\S+\.png) \(--pattern\)", str(refusal.value))
+    assert pattern
+    assert image_folder(folder, pattern=pattern[1]).grid.names == ("factor1", "factor2")
 
 
 # ---- what the command refuses

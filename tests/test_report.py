@@ -43,10 +43,10 @@ def assert_equal(first, second):
         assert getattr(first, name) == getattr(second, name), name
 
 
-@pytest.mark.slow
 def test_a_geometry_is_a_pytree(geometry):
     leaves, structure = jax.tree.flatten(geometry)
-    assert len(leaves) == 3 * (len(FIELDS) + len(TOTALS)) + 2 * (1 + len(FIELDS))
+    others = ("axis_sensitivity", "noise", "noise_decay")
+    assert len(leaves) == 3 * (len(FIELDS) + len(TOTALS)) + 2 * len(FIELDS) + len(others)
     assert_equal(jax.tree.unflatten(structure, leaves), geometry)
     doubled = jax.jit(lambda g: jax.tree.map(lambda x: 2 * x, g))(geometry)
     assert isinstance(doubled, Geometry)

@@ -102,8 +102,29 @@ def _only_table(folder: Path) -> Path:
     if not pictures:
         raise ValueError(f"image_folder: {folder} holds no PNG, JPEG or TIFF images.")
     many = f"{len(tables)} tables ({', '.join(t.name for t in tables)})" if tables else "no table of factors"
-    names = f"or a pattern such as {{factor}}.png for names like {pictures[0]}"
-    raise ValueError(f"image_folder: {folder} holds {many}: give one (CSV or JSON), {names}.")
+    names = f"or the pattern of names like {pictures[0]}, {pattern_of(pictures[0])}"
+    raise ValueError(
+        f"image_folder: {folder} holds {many}: give one (CSV or JSON; --table), {names} (--pattern)."
+    )
+
+
+def pattern_of(name: str) -> str:
+    """A pattern that a name follows, every number in it a factor with the word before it.
+
+    Example:
+        >>> pattern_of("zoom0.60_angle030.png"), pattern_of("7-12.png")
+        ('zoom{zoom}_angle{angle}.png', '{factor1}-{factor2}.png')
+    """
+    names: list[str] = []
+
+    def factor(match: re.Match[str]) -> str:
+        word = match[1] if match[1] and match[1] not in names else f"{match[1] or 'factor'}{len(names) + 1}"
+        names.append(word)
+        return f"{match[1]}{match[2]}{{{word}}}"
+
+    stem, dot, suffix = name.rpartition(".")
+    number = r"(?:(?<!\d)[-+])?\d+(?:\.\d+)?"  # after a digit a minus is a hyphen
+    return re.sub(rf"([A-Za-z]*)([_=]?){number}", factor, stem) + dot + suffix
 
 
 def _ends_with(path: Path, suffixes: Sequence[str]) -> bool:

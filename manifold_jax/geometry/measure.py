@@ -72,9 +72,10 @@ def measure(  # noqa: PLR0913
         stride: Spacing of the stencils in samples.
         smooth: Derivatives of the polynomial of degree ``accuracy`` that fits so many samples on each side
             best; 0 for none. For noisy samples; its bias is in the bars.
-        noise: Standard deviation of the noise of every feature. By default it is estimated, from high
-            differences of samples, and from the step to which these are rounded where few features have one
-            in common (not under ``jit``); a function has none.
+        noise: Standard deviation of the noise of every feature; where f features have as much, the length
+            for a sample that ``Geometry.noise`` and the reports tell is sqrt(f) times that. By default it is
+            estimated, from high differences of samples, and from the step to which these are rounded where
+            few features have one in common (not under ``jit``); a function has none.
         exact: Differentiate the embedding automatically instead; errors are then rounding alone.
         missing: ``"mask"`` where points of an array that are masked, NaN or infinite are missing: every other
             point takes the highest order, ``accuracy`` or below, whose samples are all there, and is

@@ -25,7 +25,7 @@ class Suggestion(NamedTuple):
         accuracy: Order of the stencil.
         stride: Its spacing in samples.
         smooth: Samples on each side of its local polynomials, or 0.
-        bar: Median error bar of the quantity over the points, infinite where it has none.
+        bar: Median error bar of the quantity over the points, in its unit; infinite where it has none.
         resolved: Share of the points at which it is resolved.
     """
 
@@ -50,8 +50,9 @@ def suggest_stencil(
     """Measure with every order, stride and smoothing, the best first.
 
     Noise falls with stride and smoothing and rises with the order; the error of a stencil does the opposite.
-    The best are those with the largest resolved share and then the smallest bar. Stencils that need more
-    samples than an axis has are left out.
+    The best are those with the largest resolved share and then the smallest bar. Where even the first row is
+    resolved nowhere no stencil helps, and the samples must have less noise: averages of several images, more
+    bits, wider blur, or more of them. Stencils that need more samples than an axis has are left out.
 
     Args:
         points_or_manifold: As in :func:`measure`.

@@ -94,7 +94,7 @@ def _equal(first: Any, other: Any) -> bool:
 CASES = {
     "local": "the largest normal curvature decides",
     "global": "two far points decide",
-    "tie": "curvature and a bottleneck tie",
+    "tie": "curvature and two far points tie",
 }
 """What each case of a :class:`Reach` says."""
 
@@ -250,7 +250,7 @@ class Reach(NamedTuple):
 def conclude(
     candidates: Sequence[Candidate], balls: tuple[ComponentReach, ...], search: PairSearch, tolerance: float
 ) -> Reach:
-    """The reach is the smallest candidate; curvature and bottleneck tie if equal within small bars."""
+    """The reach is the smallest candidate; curvature and far points tie if equal within small bars."""
     # Refined curvature, near pairs on the lattice; refined bottleneck, far pairs on the lattice.
     local, near, bottleneck, far = candidates
     curved, facing = _prefer(local, near), _prefer(bottleneck, far)
