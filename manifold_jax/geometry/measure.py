@@ -37,8 +37,9 @@ from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.rounded import rounded_energy
 from manifold_jax.geometry.sources import Stored, file_of
 from manifold_jax.geometry.stencil import Stencil, reaches, stencil_of
-from manifold_jax.geometry.windows import CALLS, PARTS, BatchPlan, BlockPlan, plan_batches, plan_blocks
+from manifold_jax.geometry.windows import BatchPlan, BlockPlan, plan_batches, plan_blocks
 
+PARTS = 16  # of a batch of exact jobs for other processes, which take as many together as suit them
 RESULTS = 24  # numbers of a point in a result: values, bars, rounding and noise of six fields
 
 
@@ -146,7 +147,7 @@ def measure(  # noqa: PLR0913
         def job(coordinates: Array, _: BatchPlan) -> PointQuantities:
             return _exact_batch(points.values, coordinates, ranges, block_size)
 
-        geometry = report(run(plan_batches(points.grid, PARTS if travel else CALLS), job))
+        geometry = report(run(plan_batches(points.grid, PARTS if travel else 1), job))
     else:
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
         factor = safety_factor(stencil, comparison)

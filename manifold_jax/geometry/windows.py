@@ -31,7 +31,6 @@ from manifold_jax.geometry.stencil import AxisPlan, Stencil, axis_plan, halo
 
 MEMORY = 256 * 2**20  # bytes that the temporaries of one block may take when no block size is given
 CALLS = 64  # about how many calls a long job is split into; between them results are kept
-PARTS = 1024  # most batches of exact jobs for other processes, which take as many together as suit them
 CHUNK = 128  # features contracted at a time: long enough for the matrix products, short enough for the cache
 LENGTH = 64  # most output samples of a block along an axis: its matrix is dense, the stencil a narrow band
 WHOLE_COPIES = 2  # windows of all features held at once: what was read, and a copy in another layout
@@ -158,10 +157,12 @@ class BatchPlan:
         return stacked.reshape(-1, *rest)[: self.grid.size].reshape(*self.grid.shape, *rest)
 
 
-def plan_batches(grid: Grid, most: int = CALLS) -> BatchPlan:
-    """Batches of few sizes, so that small grids share a compiled program, and at most so many."""
+def plan_batches(grid: Grid, parts: int = 1) -> BatchPlan:
+    """Batches of few sizes, so that small grids share a compiled program; each in at most so many parts."""
     # At least 256 points to fill the cores; progress is reported between batches.
-    return BatchPlan(grid, max(min(256, 1 << (grid.size - 1).bit_length()), -(-grid.size // most)))
+    least = min(256, 1 << (grid.size - 1).bit_length())
+    batch = max(least, -(-grid.size // CALLS))
+    return BatchPlan(grid, -(-batch // min(parts, batch // least)))
 
 
 def longest_block(size: int, spectral: bool) -> int:

@@ -143,7 +143,8 @@ def leaf_command(
 
     Training takes 1000 steps; with --preset full 10 000, for history, sweep and train 30 000. Interrupted and
     called again with the same --out, it goes on where it was. History keeps a checkpoint every 100 steps.
-    Workers share walks and projections; the training stays in this process.
+    Workers share walks and projections, which are made again after an interrupt; the training stays in this
+    process.
     """
     arguments = registry.given_options(locals())
     with terminal.plain_errors():
