@@ -147,7 +147,11 @@ def in_short(runs: dict[str, Any]) -> list[str]:
     code, leaf = ([clamped(part, way) for part in runs.values()] for way in ("full rank", "rank"))
     pairs = sum(row["pairs"] for row in leaf)
     reached = [round(sum(row["reached"] * row["pairs"] for row in rows)) for rows in (code, leaf)]
-    outside, speeds = ([row[name] for row in code] for name in ("vertical", "speed"))
+    outside = [row["vertical"] for row in code]
+    sizes = [part["settings"].get("step_size", 0.1) for part in runs.values()]
+    speeds, on_leaf = (
+        [row["speed"] / size for row, size in zip(rows, sizes, strict=True)] for rows in (code, leaf)
+    )
     every = [pair for part in runs.values() for pair in part["pairs"]]
     ends, logits = ([pair[name] for pair in every] for name in ("full rank", "logits, full rank"))
     correlated: Any = spearmanr(ends, logits)
@@ -162,9 +166,9 @@ def in_short(runs: dict[str, Any]) -> list[str]:
         f"- On the leaf ('rank') {reached[1]} of {pairs} paths arrive, by the projection of the code ('full "
         f"rank') {reached[0]}. The code takes the C gradients as independent: {min(outside):.0%} to "
         f"{max(outside):.0%} of the squared length of its steps is outside of D_x (medians of the runs).",
-        f"- In the second half of the way a step of the code still comes nearer by {min(speeds):.1g} to "
-        f"{max(speeds):.1g}, one on the leaf by at most {max(row['speed'] for row in leaf):.1g}. 'rank and "
-        "random' has one random direction more in every step.",
+        f"- In the second half of the way a step of the code still comes nearer by {min(speeds):.1%} to "
+        f"{max(speeds):.1%} of its length, one on the leaf by at most {max(on_leaf):.1%}. 'rank and random' "
+        "has one random direction more in every step.",
         "- What is left of the distance by the code, and how far its direction outside of D_x is that of the "
         f"mean of the logits, the same in every step: rank correlation {correlated.statistic:.2f} over "
         f"{len(every)} pairs.",
