@@ -201,6 +201,20 @@ def ridge(u):
     return [*torus(u), 0.3 * jnp.exp(-(jnp.sin((s - t) / 2 - 0.4) ** 2) / 0.01)]
 
 
+def folded_fourier(smooth, direction, u):
+    return smooth(u) + direction * jnp.abs(jnp.sin(TURN * (u[0] - 0.237)))
+
+
+def folded_case(size: float, seed: int) -> Callable[[], Callable]:
+    """A random Fourier surface with a fold along a line, in a direction of all features."""
+
+    def make() -> Callable:
+        direction = size * np.random.default_rng(seed).normal(size=PLAIN)
+        return Partial(folded_fourier, fourier_case(2, 3, 2.0, seed)(), jnp.asarray(direction))
+
+    return make
+
+
 # Surfaces with poles, zones between, and other surfaces with one periodic axis.
 def sphere(u):
     p, a = math.pi * u[0], TURN * u[1]
@@ -396,6 +410,7 @@ CASES = [
     Case("C^1 torus", "limited smoothness", "torus 48", formula(power_torus, 2.0)),
     Case("C^2 torus", "limited smoothness", "torus 48", formula(power_torus, 3.0)),
     Case("x^2.5 torus", "limited smoothness", "torus 48", formula(power_torus, 2.5)),
+    Case("folded Fourier 2", "limited smoothness", "torus 48", folded_case(0.1, 11)),
     Case("sphere", "poles", "zone", formula(sphere)),
     Case("ellipsoid", "poles", "zone", formula(ellipsoid)),
     Case("Veronese surface", "poles", "zone", formula(veronese)),

@@ -414,6 +414,27 @@ def test_bars_beside_kinks_and_ridges_cover(x64, surface, sigma, accuracy):
         assert np.quantile(geometry.noise, 0.25) < 5 * sigma * 2  # away from it
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("features", [50, 400])
+def test_kinks_of_the_size_of_the_noise_show_in_many_features(x64, features):
+    """A fold along a line in a direction of its own, its differences two to four times the noise."""
+    generator, grid = np.random.default_rng(0), torus_grid()
+    frame = generator.normal(size=(5, features)) / features**0.5
+
+    def surface(u):
+        s, t = u
+        fold = 0.2 * jnp.abs(jnp.sin(s - 1.489))
+        return jnp.stack([jnp.cos(s), jnp.sin(s), jnp.cos(t), jnp.sin(t), fold]) @ frame
+
+    points = np.asarray(jax.vmap(jax.vmap(surface))(grid.coordinates(jnp.float64)))
+    points = points + 1e-3 * generator.normal(size=points.shape) / features**0.5
+    geometry, exact = measure(points, grid), measure(surface, grid, exact=True)
+    within, resolved = coverage(geometry, exact, "volume_element")
+    assert within > 0.99
+    assert resolved > 0.8 * grid.size  # all but some columns beside the folds
+    assert np.median(geometry.noise) == pytest.approx(1e-3, rel=0.2)
+
+
 @pytest.mark.slow
 def test_bars_beside_kinks_of_a_curve_cover_at_order_8(x64):
     """A plane curve r(t) of smoothness C^1, of known curvature; sizes and order as in test_nodes."""

@@ -220,19 +220,26 @@ def pointwise_estimates(
     values, null = quantities.value, degenerate_points(quantities)
     scales = curvature_scales(quantities)
 
-    def difference(name: str, value: Array, other: Array, error: Array) -> Array:
+    def difference(name: str, value: Array, other: Array, error: Array) -> tuple[Array, Array]:
+        """What the stencils disagree by, and the part of it that rounding and noise explain."""
         if not factor:  # exact jets
-            return jnp.zeros_like(value)
+            return jnp.zeros_like(value), jnp.zeros_like(value)
         change = jnp.abs(value - other)
         if name != "volume_element":  # digits lost at a pole say nothing of its neighbours
             change = jnp.where(null, jnp.nan, change)
         # What rounding and noise explain of a change is no sign of more: it counts once, where it is.
         explained = jnp.fmin(change, jnp.where(jnp.isfinite(error), error, 0.0))
-        return factor * neighbourhood_maximum(change - explained, grid, radii) + explained
+        return factor * neighbourhood_maximum(change - explained, grid, radii), explained
 
-    bars = Fields(*map(difference, FIELDS, values, quantities.low, errors))
-    # The maximum that a search finds says nothing about convergence: leave the normal curvatures out.
-    relative = jnp.stack([bar / scale for bar, scale in zip(bars[:4], scales[:4], strict=True)])
+    parts = Fields(*map(difference, FIELDS, values, quantities.low, errors))
+    bars = Fields(*(left + explained for left, explained in parts))
+    # The maximum that a search finds says nothing about convergence: leave the normal curvatures out. Nor do
+    # changes of which noise explains the larger part: the noise of II is none of the volume element.
+    unexplained = (
+        jnp.where(left <= factor * explained, 0.0, left) / scale
+        for (left, explained), scale in zip(parts[:4], scales[:4], strict=True)
+    )
+    relative = jnp.stack([*unexplained])
     worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)
     # Where the metric is degenerate curvatures have no scale, which would say nothing of the volume.
     failing = jnp.where((worst > tolerance) & ~null, worst, 0.0)
