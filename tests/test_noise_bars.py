@@ -435,6 +435,24 @@ def test_kinks_of_the_size_of_the_noise_show_in_many_features(x64, features):
     assert np.median(geometry.noise) == pytest.approx(1e-3, rel=0.2)
 
 
+@pytest.mark.thorough
+def test_kinks_that_rounding_hides_are_in_the_bars(x64):
+    """The superellipsoid of exponent 1.5, whose seams leave little more in differences than 10 bits do."""
+
+    def surface(u):
+        waist, *ring = (jnp.cos(u[0]), jnp.cos(u[1]), jnp.sin(u[1]))
+        waist, *ring, height = (jnp.sign(x) * jnp.abs(x) ** 1.5 for x in (waist, *ring, jnp.sin(u[0])))
+        return jnp.stack([waist * ring[0], waist * ring[1], height])
+
+    grid = Grid((Axis("height", -TURN / 4, TURN / 4, 41), Axis("angle", 0.0, TURN, 40, periodic=True)))
+    points = np.asarray(jax.vmap(jax.vmap(surface))(grid.coordinates(jnp.float64)))
+    step = 2 / 1023
+    geometry, exact = measure(np.round(points / step) * step, grid), measure(surface, grid, exact=True)
+    within, resolved = coverage(geometry, exact, "volume_element")
+    assert within > 0.99
+    assert resolved > 0.2 * grid.size
+
+
 @pytest.mark.slow
 def test_bars_beside_kinks_of_a_curve_cover_at_order_8(x64):
     """A plane curve r(t) of smoothness C^1, of known curvature; sizes and order as in test_nodes."""

@@ -10,7 +10,8 @@ beside a kink, which counts by the size of the high differences there.
 Where an axis has too few samples for that, it is compared with q_(p-2) (for p = 2: twice the spacing), whose
 larger error is taken as it is (Roache, Annu. Rev. Fluid Mech. 29, 1997). The rounding part propagates the
 noise of stored samples through the stencil weights. On a coarse grid two orders may agree by chance in one
-quantity; since all come from the same jets, a relative bar above the tolerance is the least for all.
+quantity; since all come from the same jets, a relative bar above the tolerance is the least for all, unless
+noise explains the larger part of it.
 """
 
 from __future__ import annotations

@@ -163,6 +163,9 @@ def curvature_from_samples(
 ) -> Float[Array, "n"]:
     """One curvature at every sample, from a local quadratic fit.
 
+    It has no error bar: how far it is off with as many samples and as much noise is seen on manifolds of
+    known curvature, by ``manifold-jax calibrate``.
+
     Args:
         points: Samples.
         dimension: d.

@@ -186,6 +186,9 @@ def _noise_of(
     kinks = kink_level(terms, rough, grid, orders, halos)
     if known is None:
         level, share = noise_level(terms, rough, grid, orders, rounded)
+        # What differences of samples that were rounded hold beyond the rounding is no noise, but kinks.
+        excess = jnp.where(rounded > 0, level**2 - rounded, 0.0)
+        kinks = jnp.maximum(kinks, KINK * safe_sqrt(jnp.maximum(excess, 0.0)))
     else:
         level = jnp.full_like(terms.energies, known * features**0.5)
         share = jnp.asarray(features**-0.5, level.dtype)
