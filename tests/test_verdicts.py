@@ -197,7 +197,7 @@ def test_too_few_samples_to_tell_noise_are_said_to_be():
     assert "noise of the samples: not known" in geometry.summary()
     told = measure(np.stack([np.cos(t), np.sin(t)], axis=-1), lattice, noise=1e-3)
     np.testing.assert_allclose(told.noise, 1e-3 * math.sqrt(2), rtol=1e-6)
-    assert "1.4e-03" in told.summary()
+    assert "0.0014 ℓ each" in told.summary()
     assert float(told.noise_bars.second_form_norm.min()) > 0
 
 

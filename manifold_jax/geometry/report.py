@@ -194,7 +194,7 @@ class Geometry:
             lines.append("  noise of the samples: not known and not in the bars, too few samples to tell.")
         elif level > 0:
             what = f"coarse samples of {' and '.join(coarse)}, or noise" if coarse else "noise of the samples"
-            lines.append(f"  {what}: {level:.1e} {LENGTH} each, over all features (median), in the bars.")
+            lines.append(f"  {what}: {level:.2g} {LENGTH} each, over all features (median), in the bars.")
         return "\n".join(lines)
 
     def to_xarray(self) -> xarray.Dataset:

@@ -40,7 +40,7 @@ def geometry_html(geometry: Any) -> str:
     if level > 0:
         coarse = " and ".join(coarse_axes(geometry))
         what = f"Coarse samples of {coarse}, or noise" if coarse else "Noise of a sample"
-        lines.append(paragraph(f"{what} (median): {level:.1e} {LENGTH}; it is in the bars.", "quiet"))
+        lines.append(paragraph(f"{what} (median): {level:.2g} {LENGTH}; it is in the bars.", "quiet"))
     return titled(geometry.title, table(head, rows, left=(0, 3, 4)), *lines)
 
 

@@ -150,7 +150,7 @@ def _noise(geometry: Geometry) -> list[str]:
     if not levels:
         return []
     parts = (geometry.noise_bars, geometry.fields)
-    by_axis = ", ".join(f"{level:.1e} ℓ along {name}" for name, level in levels.items())
+    by_axis = ", ".join(f"{level:.2g} ℓ along {name}" for name, level in levels.items())
     bars = [(np.asarray(part), np.asarray(field.error)) for part, field in zip(*parts, strict=True)]
     share = max(finite_median(part / np.where(bar > 0, bar, np.nan), 0.0) for part, bar in bars)
     shares = f"a length in the ambient space: {by_axis}; up to {share:.0%} of the bars."
