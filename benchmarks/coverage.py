@@ -19,11 +19,9 @@ the figures of every manifold. Those of a row are over all quantities and points
 A row misses if it has 100 resolved points or more and a quantity is covered below 99 %, or if bar / error is
 above 30, or if a smooth row without noise resolves less than before.
 
-What is known to miss: coverage of the superellipsoid, whose tangents turn infinitely fast at its seams (no
-high difference tells that from noise); sharpness beside kinks and
-degenerate points, where a bar is as wide as the widest next door, and of float32 at high order, where
-rounding counts as that of the largest point near by, of its coordinates too. COIL-20 and the finest Fourier
-surface resolved more before, and 5 to 40 % of that falsely.
+What is known to miss: sharpness beside kinks and degenerate points, where a bar is as wide as the widest next
+door, and of float32 at high order, where rounding counts as that of the largest point near by, of its
+coordinates too. COIL-20 and the finest Fourier surface resolved more before, and 5 to 40 % of that falsely.
 """
 
 from __future__ import annotations
@@ -251,7 +249,7 @@ def tasks(chosen: list[Case], options: argparse.Namespace) -> Iterator[tuple[lis
             if order not in allowed.get("orders", ORDERS):
                 continue
             noises = [noise for noise in options.noises if noise in allowed.get("noises", NOISES)]
-            for dtype in options.dtypes:
+            for dtype in options.dtypes if noises else ():
                 yield lattices[where], order, dtype, noises
 
 

@@ -69,6 +69,9 @@ SPREAD = 5.5
 ROUNDED = 0.1
 """Share of the energy that rounding to a step should leave in a difference, from which that explains it."""
 
+ALLOWED = 1.4
+"""Energy of a difference, over that of the rounding of its samples, that may be rounding alone."""
+
 KINK = 3.0
 """What a kink counts as, over the largest high difference beside it; what lies between samples is unknown."""
 
@@ -187,8 +190,8 @@ def _noise_of(
     if known is None:
         level, share = noise_level(terms, rough, grid, orders, rounded)
         # What differences of samples that were rounded hold beyond the rounding is no noise, but kinks.
-        excess = jnp.where(rounded > 0, level**2 - rounded, 0.0)
-        kinks = jnp.maximum(kinks, KINK * safe_sqrt(jnp.maximum(excess, 0.0)))
+        beyond = (rounded > 0) & (level**2 > ALLOWED * rounded)
+        kinks = jnp.maximum(kinks, KINK * safe_sqrt(jnp.where(beyond, level**2 - rounded, 0.0)))
     else:
         level = jnp.full_like(terms.energies, known * features**0.5)
         share = jnp.asarray(features**-0.5, level.dtype)
