@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
+import os
+import threading
 import time
 import uuid
 import warnings
@@ -90,11 +93,19 @@ def _await_workers(caller: str, executor: Any) -> None:
 def first_task(caller: str, executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a small task, which shows in time whether the arguments of large ones arrive."""
     try:
-        return executor.submit(function, *jax.tree.map(_as_numpy, arguments)).result()
+        run = partial(_first, shares_memory(executor), function)
+        return executor.submit(run, *jax.tree.map(_as_numpy, arguments)).result()
     except Exception as error:  # whatever pickle, a worker or a scheduler raises
         remedy = "give an executor that runs, and what pickle can take: functions of modules, paths, arrays"
         message = f"the first task of the executor failed, {type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{caller}: {message}; {remedy}.") from error
+
+
+def _first(here: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a first task."""
+    if not here:
+        _end_with_parent()
+    return function(*arguments)
 
 
 def arrived(*_arguments: Any) -> None:
@@ -121,8 +132,9 @@ def run_tasks(
     if executor is None:
         yield from ((k, function(*task)) for k, task in enumerate(tasks))
         return
-    run = partial(_in_worker, function, _settings(executor))
-    if not shares_memory(executor):
+    here = shares_memory(executor)
+    run = partial(_in_worker, function, _settings(executor), here)
+    if not here:
         tasks = (jax.tree.map(_as_numpy, task) for task in tasks)
     numbered, waiting, lost, most, looked = enumerate(tasks), {}, None, 0, -math.inf
     try:
@@ -292,8 +304,21 @@ def _settings(executor: Any) -> tuple[bool, Any, Any]:
     return bool(config.jax_enable_x64), config.jax_default_matmul_precision, device
 
 
-def _in_worker(function: Callable[..., Any], settings: tuple[bool, Any, Any], *task: Any) -> Any:
+@lru_cache(maxsize=1)
+def _end_with_parent() -> None:
+    """See that this process ends when the one that started it is killed.
+
+    Workers of a pool would wait for tasks for ever, since they hold the other end of its queue too.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _in_worker(function: Callable[..., Any], settings: tuple[bool, Any, Any], here: bool, *task: Any) -> Any:
     """The result of a task with the settings of the thread that asked for it."""
+    if not here:
+        _end_with_parent()
     x64, precision, device = settings
     with jax.enable_x64(x64), jax.default_matmul_precision(precision), jax.default_device(device):
         return function(*task)
@@ -307,7 +332,7 @@ def one_thread() -> Iterator[Callable[..., Future[Any]]]:
     """
     settings, pool = _settings(None), ThreadPoolExecutor(1)
     try:
-        yield lambda function, *task: pool.submit(_in_worker, function, settings, *task)
+        yield lambda function, *task: pool.submit(_in_worker, function, settings, True, *task)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise

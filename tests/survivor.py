@@ -5,11 +5,13 @@ took, a digest of its result, and how much was done when it told so first.
 """
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +60,12 @@ def measure_file(folder):
     return measure(points, GRID, block_size=25, checkpoint=folder, progress=slowly)
 
 
+def measure_elsewhere(folder):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        options = {"checkpoint": folder, "progress": slowly, "executor": executor}
+        return measure(wave, GRID, block_size=25, **options)
+
+
 def bounds(folder):
     plan = Plan(("pca",), (30, 60), 6, 20)
     cells = Cells(folder / "cells.jsonl")
@@ -84,7 +92,15 @@ def training(folder):
 
 KINDS = {
     job.__name__: job
-    for job in (measure_function, measure_exactly, measure_file, bounds, calibrate, training)
+    for job in (
+        measure_function,
+        measure_exactly,
+        measure_file,
+        measure_elsewhere,
+        bounds,
+        calibrate,
+        training,
+    )
 }
 
 
