@@ -161,8 +161,8 @@ def test_coarse_samples_of_a_curve_are_not_taken_for_noise():
 
 @pytest.mark.slow
 def test_refining_a_coarse_axis_as_told_resolves(x64):
-    said = sentence(measure(sample(twice, grid(10, 24)), grid(10, 24)))
-    size = 10
+    said = sentence(measure(sample(twice, grid(9, 24)), grid(9, 24)))
+    size = 9
     while "axis too coarse" in said:
         assert "a axis too coarse: refine" in said
         size = math.ceil(size * float(re.search(r"refine ([\d.]+)x", said)[1]))
