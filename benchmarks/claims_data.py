@@ -7,7 +7,7 @@ rule that is data here, never by a word that was typed in.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -341,6 +341,18 @@ LEVELS = ("sd 0.1", "sd 0.3", "sd 0.5")
 UNION = "python benchmarks/union.py"
 FIGURE6 = "python benchmarks/figure6.py"
 
+
+def walks(
+    text: str, runs: Sequence[str], ways: Sequence[str], column: str, rule: Any, more: str = ""
+) -> list[Claim]:
+    """The same claim of the paths of Algorithm 1 with the clamp, run by run and way by way."""
+    return [
+        Claim(text, f"{way}, clamped, {of(run)}{more}", "algorithm", walk(run, way, column), rule, ALGORITHM)
+        for run in runs
+        for way in ways
+    ]
+
+
 MODEL_CENTRIC = (
     Claim(
         "The trace of G rises first, and then falls back",
@@ -378,40 +390,26 @@ MODEL_CENTRIC = (
         holding(9.0, 0.01),
         HISTORY,
     ),
-    *(
-        Claim(
-            "Horizontal paths join any two images (arrive within 1)",
-            f"{way}, clamped, {of(run)}",
-            "algorithm",
-            walk(run, way, "reached"),
-            above(0.9),
-            ALGORITHM,
-        )
-        for run in RUNS
-        for way in ("rank", "full rank")
+    *walks(
+        "Horizontal paths join any two images (arrive within 1)",
+        RUNS,
+        ("rank", "full rank"),
+        "reached",
+        above(0.9),
     ),
-    *(
-        Claim(
-            "Ends of the paths look like the destination (at most half of the distance is left)",
-            f"{way}, clamped, {of(run)}",
-            "algorithm",
-            walk(run, way, "ratio"),
-            below(0.5),
-            ALGORITHM,
-        )
-        for run in RUNS
-        for way in ("rank", "full rank", "rank and random")
+    *walks(
+        "Ends of the paths look like the destination (at most half of the distance is left)",
+        RUNS,
+        ("rank", "full rank", "rank and random"),
+        "ratio",
+        below(0.5),
     ),
-    *(
-        Claim(
-            "Steps of the paper's code leave the distribution D_x: share of a step outside of it",
-            f"full rank, clamped, {of(run)}",
-            "algorithm",
-            walk(run, "full rank", "vertical"),
-            explains(above(0.1)),
-            ALGORITHM,
-        )
-        for run in RUNS
+    *walks(
+        "Steps of the paper's code leave the distribution D_x: share of a step outside of it",
+        RUNS,
+        ("full rank",),
+        "vertical",
+        explains(above(0.1)),
     ),
     *(
         Claim(
@@ -436,17 +434,13 @@ MODEL_CENTRIC = (
         )
         for kind, words in (("letter", "letters"), ("mirrored", "mirrored digits"))
     ),
-    *(
-        Claim(
-            "No path leads from noise to a valid image (arrives within 1)",
-            f"{way}, clamped, {of(run)}; to be compared with paths from valid images",
-            "algorithm",
-            walk(run, way, "reached"),
-            below(0.2),
-            ALGORITHM,
-        )
-        for run in FROM_NOISE
-        for way in ("rank", "full rank")
+    *walks(
+        "No path leads from noise to a valid image (arrives within 1)",
+        FROM_NOISE,
+        ("rank", "full rank"),
+        "reached",
+        below(0.2),
+        "; to be compared with paths from valid images",
     ),
     *(
         Claim(
@@ -527,27 +521,19 @@ MODEL_CENTRIC = (
         above(9.0),
         LEAVES,
     ),
-    *(
-        Claim(
-            "On CIFAR-10 too horizontal paths join any two images (arrive within 1)",
-            f"{way}, clamped, {of(CIFAR10)}",
-            "algorithm",
-            walk(CIFAR10, way, "reached"),
-            above(0.9),
-            ALGORITHM,
-        )
-        for way in ("rank", "full rank")
+    *walks(
+        "On CIFAR-10 too horizontal paths join any two images (arrive within 1)",
+        (CIFAR10,),
+        ("rank", "full rank"),
+        "reached",
+        above(0.9),
     ),
-    *(
-        Claim(
-            "On CIFAR-10 too ends of paths look like the destination (at most half of the distance is left)",
-            f"{way}, clamped, {of(CIFAR10)}",
-            "algorithm",
-            walk(CIFAR10, way, "ratio"),
-            below(0.5),
-            ALGORITHM,
-        )
-        for way in ("rank", "full rank", "rank and random")
+    *walks(
+        "On CIFAR-10 too ends of paths look like the destination (at most half of the distance is left)",
+        (CIFAR10,),
+        ("rank", "full rank", "rank and random"),
+        "ratio",
+        below(0.5),
     ),
     Claim(
         "On CIFAR-10 too walks across the leaves keep the label (at least 90 % of the images)",

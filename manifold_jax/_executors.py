@@ -93,19 +93,12 @@ def _await_workers(caller: str, executor: Any) -> None:
 def first_task(caller: str, executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a small task, which shows in time whether the arguments of large ones arrive."""
     try:
-        run = partial(_first, shares_memory(executor), function)
+        run = partial(_in_worker, function, _settings(executor), shares_memory(executor))
         return executor.submit(run, *jax.tree.map(_as_numpy, arguments)).result()
     except Exception as error:  # whatever pickle, a worker or a scheduler raises
         remedy = "give an executor that runs, and what pickle can take: functions of modules, paths, arrays"
         message = f"the first task of the executor failed, {type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{caller}: {message}; {remedy}.") from error
-
-
-def _first(here: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a first task."""
-    if not here:
-        _end_with_parent()
-    return function(*arguments)
 
 
 def arrived(*_arguments: Any) -> None:

@@ -123,7 +123,7 @@ def pattern_of(name: str) -> str:
         return f"{match[1]}{match[2]}{{{word}}}"
 
     stem, dot, suffix = name.rpartition(".")
-    number = r"(?:(?<!\d)[-+])?\d+(?:\.\d+)?"  # after a digit a minus is a hyphen
+    number = rf"(?:(?<!\d)|(?![-+])){_NUMBER}"  # after a digit a minus is a hyphen
     return re.sub(rf"([A-Za-z]*)([_=]?){number}", factor, stem) + dot + suffix
 
 

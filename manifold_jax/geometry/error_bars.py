@@ -236,12 +236,11 @@ def pointwise_estimates(
     bars = Fields(*(left + explained for left, explained in parts))
     # The maximum that a search finds says nothing about convergence: leave the normal curvatures out. Nor do
     # changes of which noise explains the larger part: the noise of II is none of the volume element.
-    unexplained = (
+    unexplained = [
         jnp.where(left <= factor * explained, 0.0, left) / scale
         for (left, explained), scale in zip(parts[:4], scales[:4], strict=True)
-    )
-    relative = jnp.stack([*unexplained])
-    worst = jnp.max(jnp.nan_to_num(relative, nan=1.0), axis=0)
+    ]
+    worst = jnp.max(jnp.nan_to_num(jnp.stack(unexplained), nan=1.0), axis=0)
     # Where the metric is degenerate curvatures have no scale, which would say nothing of the volume.
     failing = jnp.where((worst > tolerance) & ~null, worst, 0.0)
 
