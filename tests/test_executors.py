@@ -202,10 +202,15 @@ def test_reach_of_long_points_in_double_precision():
 
 
 @pytest.mark.thorough
-def test_parts_of_other_groups_are_not_taken(array, reference, tmp_path):
+@pytest.mark.parametrize("function", [False, True])
+def test_parts_made_here_are_taken_elsewhere(array, tmp_path, function):
+    points, seen = torus if function else jnp.asarray(array), []
     with pytest.raises(Interrupted):
-        measure(jnp.asarray(array), GRID, checkpoint=tmp_path, progress=interrupt_after(60), **BLOCKS)
-    same(measure(array, GRID, executor=Elsewhere(), checkpoint=tmp_path, **BLOCKS), reference)
+        measure(points, GRID, checkpoint=tmp_path, progress=interrupt_after(60), **BLOCKS)
+    told = {"progress": lambda done, _: seen.append(done)}
+    measured = measure(points, GRID, executor=Elsewhere(), checkpoint=tmp_path, **told, **BLOCKS)
+    assert seen[0] > 60, "what was done is not done again"
+    same(measured, measure(points, GRID, **BLOCKS))
 
 
 @pytest.mark.thorough

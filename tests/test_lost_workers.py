@@ -240,7 +240,7 @@ def test_a_pool_that_lost_a_worker_is_refused_in_a_sentence(job, tmp_path):
     ):
         job(tmp_path / "killed", executor=executor, progress=kill)
     before, told[:] = told[-1], []
-    # Groups are others without an executor: threads do what they do.
+    # Groups and batches of exact jobs are others without an executor.
     same(job(tmp_path / "killed", progress=lambda done, total: told.append(done)), job(tmp_path / "whole"))
     if job in KEEP:
         assert told[0] >= before, "what was done is not done again"

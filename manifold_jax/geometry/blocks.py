@@ -280,37 +280,36 @@ def _in_groups(
 ) -> Any:
     """Run blocks in groups of equal size, reporting and keeping results in between; they lie on the host."""
     count, structure, whole = len(numbers), None, list[np.ndarray]()
-    starts = range(0, count, group)
-    kept = {} if checkpoint is None else checkpoint.load()
-    sizes = {start: min(group, count - start) for start in starts}
+    there = np.zeros(count, bool)
 
-    def fill(start: int, part: list[np.ndarray]) -> None:
-        """Put results of a group in their place, rather than keep those of all groups beside the whole."""
+    def fill(places: np.ndarray, part: list[np.ndarray]) -> None:
+        """Put results in their places, rather than keep those of all groups beside the whole."""
         if not whole:
             whole.extend(np.empty((count, *leaf.shape[1:]), leaf.dtype) for leaf in part)
         for column, leaf in zip(whole, part, strict=True):
-            column[start : start + len(leaf)] = leaf
+            column[places] = leaf
+        there[places] = True
 
-    there = np.zeros(count, bool)  # parts may be of other groups, whose size depends on the workers
+    kept = {} if checkpoint is None else checkpoint.load()
     for start in [start for start, part in kept.items() if part and start + len(part[0]) <= count]:
         part = kept.pop(start)
-        fill(start, part)
-        there[start : start + len(part[0])] = True
-    # The last group is run again where all are kept: it tells the structure of the results.
-    missing = [start for start in starts if not there[start : start + group].all()] or [starts[-1]]
-    done = count - sum(sizes[start] for start in missing)
+        fill(np.arange(start, start + len(part[0])), part)
+    missing = np.flatnonzero(~there)
+    # The last block is made again where all are kept: it tells the structure of the results.
+    places = missing if len(missing) else np.array([count - 1])
+    groups = [places[k : k + group] for k in range(0, len(places), group)]
     # The last group repeats its last block: one shape, one compilation.
-    chosen = (numbers[np.minimum(np.arange(start, start + group), count - 1)] for start in missing)
+    chosen = (numbers[np.pad(of, (0, group - len(of)), mode="edge")] for of in groups)
     for k, result in calls.run(chosen, executor):
         part, structure = jax.tree.flatten(calls.result(jax.device_get(result)))
-        start = missing[k]
-        part = [leaf[: sizes[start]] for leaf in part]
-        fill(start, part)
-        done += sizes[start]
-        if checkpoint is not None:
-            checkpoint.save(start, part)
+        part = [leaf[: len(groups[k])] for leaf in part]
+        fill(groups[k], part)
+        if checkpoint is not None and len(missing):
+            cuts = np.flatnonzero(np.diff(groups[k]) > 1) + 1  # parts are kept by their first block
+            for run in np.split(np.arange(len(groups[k])), cuts):
+                checkpoint.save(int(groups[k][run[0]]), [leaf[run] for leaf in part])
         if progress is not None:
-            progress(min(done * plan.block_points, plan.grid.size), plan.grid.size)
+            progress(min(int(there.sum()) * plan.block_points, plan.grid.size), plan.grid.size)
     return jax.tree.unflatten(structure, whole)
 
 

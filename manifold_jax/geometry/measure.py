@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -134,20 +134,26 @@ def measure(  # noqa: PLR0913
     fits_in_memory("measure", f"the results on {points.grid.size} points", numbers, remedy)
     title = name or (manifold.name if manifold else "manifold")
     attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
-    kept = None
-    if checkpoint is not None:
-        key = _fingerprint(points, title, stencil, noise, exact, missing, block_size, attributes, travel)
-        kept = PartialResult(checkpoint, key)
-    run = partial(run_blocks, points, progress=progress, checkpoint=kept, executor=executor)
+    asked = title, stencil, noise, exact, missing, block_size, attributes
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
+
+    def run_by(plan: BlockPlan | BatchPlan) -> tuple[PartialResult | None, Callable[..., Any]]:
+        """What is kept of a plan, and how jobs run by it."""
+        kept = None
+        if checkpoint is not None:
+            kept = PartialResult(checkpoint, _fingerprint(points, *asked, plan))
+        return kept, partial(run_blocks, points, progress=progress, checkpoint=kept, executor=executor)
+
     if exact:
         block_size = optional(whole, "measure", "block_size", block_size)
         ranges = chart_ranges(points.grid, points.dtype)
+        batches = plan_batches(points.grid, PARTS if travel else 1)
 
         def job(coordinates: Array, _: BatchPlan) -> PointQuantities:
             return _exact_batch(points.values, coordinates, ranges, block_size)
 
-        geometry = report(run(plan_batches(points.grid, PARTS if travel else 1), job))
+        kept, run = run_by(batches)
+        geometry = report(run(batches, job))
     else:
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
         factor = safety_factor(stencil, comparison)
@@ -162,6 +168,7 @@ def measure(  # noqa: PLR0913
             rounded = rounded_energy(points) if noise is None else 0.0
             gains = [axis.gains for axis in plan.axes]
             model = NoiseModel(gains, orders, noise, points.features, halos, rounded)
+        kept, run = run_by(plan)
         quantities = _grid_quantities(points, plan, run, block_size)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
     if kept is not None:
