@@ -226,12 +226,13 @@ def test_dask_loses_a_worker_in_the_middle_of_a_job(job, cluster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_a_pool_that_lost_a_worker_is_refused_in_a_sentence(job, tmp_path):
-    told = []
+    told, killed = [], []
 
     def kill(done, total):
         told.append(done)
-        if 0 < done < total:
-            os.kill(next(iter(executor._processes)), signal.SIGKILL)
+        if 0 < done < total and not killed:  # what was done before the loss is told after it
+            killed.extend(executor._processes)
+            os.kill(killed[0], signal.SIGKILL)
 
     spawn = multiprocessing.get_context("spawn")
     with (
