@@ -112,7 +112,7 @@ def test_noise_and_smoothing(tmp_path):
     result = run(*options, "--noise", 0.003, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "stencils of order 4 (smooth 5)" in text(result)
-    assert "Noise of a sample, a length in the ambient space: 0.0042 ℓ along angle" in text(result)
+    assert "Noise of a sample, a length over all features: 0.0042 ℓ along angle" in text(result)
     (entry,) = json.loads((tmp_path / "summary.json").read_text())["manifolds"]
     assert entry["noise"]["angle"] == pytest.approx(0.003 * 2**0.5, rel=1e-5)
     geometry = load_geometry(tmp_path / "geometry.nc")

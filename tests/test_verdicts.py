@@ -150,13 +150,14 @@ def test_coarse_samples_of_a_curve_are_not_taken_for_noise():
     coarse = measure(np.stack([np.cos(20 * t), np.sin(20 * t)], axis=-1), lattice)
     assert 0.2 < float(coarse.noise_decay[0]) < 0.4
     assert "t axis too coarse: refine" in sentence(coarse)
-    assert "coarse samples of t, or noise: " in coarse.summary()
-    assert "Coarse samples of t, or noise (median)" in coarse._repr_html_()
+    for told in (coarse.summary(), coarse._repr_html_()):
+        assert "Noise of a sample, or what coarse samples leave, a length over all features: " in told
+        assert "May be too coarse: t; with more samples this falls, noise does not." in told
     noise = np.random.default_rng(0).normal(size=(64, 2))
     noisy = measure(np.stack([np.cos(t), np.sin(t)], axis=-1) + 0.01 * noise, lattice)
     assert float(noisy.noise_decay[0]) > 0.7
     assert "a sample dominates" in sentence(noisy)
-    assert "noise of the samples: " in noisy.summary()
+    assert re.search(r"Noise of a sample, a length over all features: 0\.01\d ℓ along t; ", noisy.summary())
 
 
 @pytest.mark.slow
@@ -194,10 +195,10 @@ def test_too_few_samples_to_tell_noise_are_said_to_be():
     t = lattice.axes[0].samples()
     geometry = measure(np.stack([np.cos(t), np.sin(t)], axis=-1), lattice)
     assert np.isnan(geometry.noise).all()
-    assert "noise of the samples: not known" in geometry.summary()
+    assert "Noise of the samples is not known and not in the bars" in geometry.summary()
     told = measure(np.stack([np.cos(t), np.sin(t)], axis=-1), lattice, noise=1e-3)
     np.testing.assert_allclose(told.noise, 1e-3 * math.sqrt(2), rtol=1e-6)
-    assert "0.0014 ℓ each" in told.summary()
+    assert "features: 0.0014 ℓ along t; " in told.summary()
     assert float(told.noise_bars.second_form_norm.min()) > 0
 
 

@@ -33,7 +33,7 @@ from manifold_jax.geometry.quantities import (
 )
 from manifold_jax.geometry.show import geometry_html
 from manifold_jax.geometry.stencil import Stencil, stencil_words
-from manifold_jax.geometry.verdict import Verdict, coarse_axes, judge
+from manifold_jax.geometry.verdict import Verdict, judge, noise_sentence
 
 if TYPE_CHECKING:
     import xarray
@@ -189,12 +189,8 @@ class Geometry:
             sentence = self.verdict(name).sentence
             words = with_bar(value, error, "+-")
             lines.append(f"  {name:26s} {words:>22s}  {span}{sentence}")
-        level, coarse = float(np.median(np.asarray(self.noise))), coarse_axes(self)
-        if math.isnan(level):
-            lines.append("  noise of the samples: not known and not in the bars, too few samples to tell.")
-        elif level > 0:
-            what = f"coarse samples of {' and '.join(coarse)}, or noise" if coarse else "noise of the samples"
-            lines.append(f"  {what}: {level:.2g} {LENGTH} each, over all features (median), in the bars.")
+        if noise := noise_sentence(self):
+            lines.append(f"  {noise}")
         return "\n".join(lines)
 
     def to_xarray(self) -> xarray.Dataset:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from manifold_jax._html import Cell, paragraph, table, titled
 from manifold_jax.geometry.quantities import (
     FIELDS,
@@ -17,7 +15,7 @@ from manifold_jax.geometry.quantities import (
     unit_of,
     with_bar,
 )
-from manifold_jax.geometry.verdict import coarse_axes
+from manifold_jax.geometry.verdict import noise_sentence
 
 
 def geometry_html(geometry: Any) -> str:
@@ -36,11 +34,8 @@ def geometry_html(geometry: Any) -> str:
     head = ["quantity", "value", "5 % … 95 %", "unit", "verdict"]
     note = f"± half-width of the error bar, of fields the medians over the points. {LENGTH}: unit of length."
     lines = [paragraph(note, "quiet")]
-    level = finite_median(np.asarray(geometry.noise), 0.0)
-    if level > 0:
-        coarse = " and ".join(coarse_axes(geometry))
-        what = f"Coarse samples of {coarse}, or noise" if coarse else "Noise of a sample"
-        lines.append(paragraph(f"{what} (median): {level:.2g} {LENGTH}; it is in the bars.", "quiet"))
+    if noise := noise_sentence(geometry):
+        lines.append(paragraph(noise, "quiet"))
     return titled(geometry.title, table(head, rows, left=(0, 3, 4)), *lines)
 
 

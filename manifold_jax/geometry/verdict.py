@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax.geometry.noise import STEADY, difference_orders
-from manifold_jax.geometry.quantities import FIELDS, TOTALS, Fields, finite_median, natural_scales
+from manifold_jax.geometry.quantities import FIELDS, LENGTH, TOTALS, Fields, finite_median, natural_scales
 from manifold_jax.geometry.stencil import halo
 from manifold_jax.geometry.totals import FLAT, quadrature_changes, quadrature_of
 
@@ -236,7 +236,30 @@ def coarse_axes(geometry: Any, where: Any = ...) -> tuple[str, ...]:
     return tuple(name for name, x in zip(names, by_axis, strict=True) if x * ROUGH > by_axis.max())
 
 
-def _share(geometry: Any, part: Fields, failing: np.ndarray) -> float:
+def noise_levels(geometry: Any) -> dict[str, float]:
+    """Length of the noise of a sample by axis, the median over the points that have any; without zeros."""
+    columns = np.asarray(geometry.noise).reshape(-1, geometry.grid.ndim).T
+    medians = (finite_median(np.where(column > 0, column, np.nan), 0.0) for column in columns)
+    return {name: level for name, level in zip(geometry.grid.names, medians, strict=True) if level}
+
+
+def noise_sentence(geometry: Any) -> str:
+    """How large the noise of the samples is, and how much of the bars it makes; empty where there is none."""
+    if np.isnan(np.asarray(geometry.noise)).all():
+        return "Noise of the samples is not known and not in the bars: too few samples to tell."
+    levels = noise_levels(geometry)
+    if not levels:
+        return ""
+    by_axis = ", ".join(f"{level:.2g} {LENGTH} along {name}" for name, level in levels.items())
+    share = f"up to {_share(geometry, geometry.noise_bars, ...):.0%} of the bars"
+    what, doubt = "Noise of a sample, a length over all features", ""
+    if coarse := coarse_axes(geometry):
+        what = "Noise of a sample, or what coarse samples leave, a length over all features"
+        doubt = f" May be too coarse: {', '.join(coarse)}; with more samples this falls, noise does not."
+    return f"{what}: {by_axis}; {share}.{doubt}"
+
+
+def _share(geometry: Any, part: Fields, failing: Any) -> float:
     """Largest share of the bars that a part of them has, the median at failing points.
 
     All fields, since the bar of one is that of the worst.

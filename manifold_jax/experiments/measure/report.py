@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -21,7 +20,7 @@ from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeom
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median, with_bar
 from manifold_jax.geometry.reach.result import SCALARS
 from manifold_jax.geometry.stencil import stencil_words
-from manifold_jax.geometry.verdict import SMOOTHER, Verdict, coarse_axes
+from manifold_jax.geometry.verdict import SMOOTHER, Verdict, noise_levels, noise_sentence
 from manifold_jax.plotting.style import compare
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -130,34 +129,11 @@ def notes(geometry: Geometry) -> list[str]:
             span, name = _span(axis), axis.name
             totals = f"volume and totals are per {span} of {name}"
             lines.append(f"The axis {name} covers 1 {span}, after which the metric repeats: {totals}.")
-    lines += _noise(geometry)
+    lines += filter(None, [noise_sentence(geometry)])
     if geometry.grid.ndim > 1:
         scale = "when their bars are small next to |II|²"
         lines.append(f"The scalar curvature and its totals count as resolved {scale} and leave no sign open.")
     return [*lines, *filter(None, [dict(geometry.attributes).get("note", "")])]
-
-
-def _noise_levels(geometry: Geometry) -> dict[str, float]:
-    """Length of the noise of a sample by axis, the median over the points that have any; without zeros."""
-    columns = np.asarray(geometry.noise).reshape(-1, geometry.grid.ndim).T
-    medians = (finite_median(np.where(column > 0, column, np.nan), 0.0) for column in columns)
-    return {name: level for name, level in zip(geometry.grid.names, medians, strict=True) if level}
-
-
-def _noise(geometry: Geometry) -> list[str]:
-    """Say how large the noise of the samples is, and how much of the bars it makes."""
-    levels = _noise_levels(geometry)
-    if not levels:
-        return []
-    parts = (geometry.noise_bars, geometry.fields)
-    by_axis = ", ".join(f"{level:.2g} ℓ along {name}" for name, level in levels.items())
-    bars = [(np.asarray(part), np.asarray(field.error)) for part, field in zip(*parts, strict=True)]
-    share = max(finite_median(part / np.where(bar > 0, bar, np.nan), 0.0) for part, bar in bars)
-    shares = f"a length in the ambient space: {by_axis}; up to {share:.0%} of the bars."
-    if coarse := coarse_axes(geometry):
-        doubt = f"May be too coarse: {', '.join(coarse)}; with more samples this falls, noise does not."
-        return [f"Noise of a sample, or what coarse samples leave, {shares} {doubt}"]
-    return [f"Noise of a sample, {shares}"]
 
 
 def _span(axis: Any) -> str:
@@ -276,7 +252,7 @@ def _part_entry(part: Part) -> dict[str, Any]:
     for kind, names in {"totals": TOTALS, "fields": FIELDS}.items():
         entry[kind] = {quantity: _quantity_entry(geometry, quantity) for quantity in names}
     entry["seconds"] = {stage: round(seconds, 3) for stage, seconds in part.seconds.items()}
-    entry |= {"noise": _noise_levels(geometry), "notes": notes(geometry)}
+    entry |= {"noise": noise_levels(geometry), "notes": notes(geometry)}
     if part.both is not None:
         entry["stencil_against_exact"] = compare(*part.both)
     return entry
