@@ -455,14 +455,19 @@ def test_options_are_read():
 def test_measure_a_file(tmp_path):
     t = np.arange(64) * TURN / 64  # so many samples have other tests too: compiled once
     np.save(tmp_path / "x.npy", np.stack([np.cos(t), np.sin(t)], axis=-1).astype(np.float32))
-    assert "it looks periodic" in text(run("inspect", tmp_path / "x.npy"))
+    told = text(run("inspect", tmp_path / "x.npy"))
+    assert "it looks periodic" in told
+    assert "names and ranges: those below stand for yours" in told
     options = ("--axis", f"angle=0:{TURN}:rad", "--periodic", "angle", "--no-plots", "--no-reach")
     result = run("measure", tmp_path / "x.npy", *options, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     geometry = load_geometry(tmp_path / "out" / "geometry.nc")
     assert abs(geometry.total_volume.value - TURN) <= geometry.total_volume.error
     assert geometry.grid.axes[0].unit == "rad"
-    assert "ℓ: that of the numbers in the file (float32)" in text(result)
+    assert "ℓ: that of the numbers in the file (float32)." in text(result)
+    np.save(tmp_path / "x.npy", np.stack([np.cos(t), np.sin(t)], axis=-1))
+    result = run("measure", tmp_path / "x.npy", *options, "--out", tmp_path / "double")
+    assert "ℓ: that of the numbers in the file (float64), computed in float32; --x64 keeps" in text(result)
 
 
 def test_a_forgotten_axis_is_a_note_wherever_one_may_look(tmp_path):

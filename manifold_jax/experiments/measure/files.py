@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import fits_in_memory
@@ -270,5 +271,7 @@ def load(
         content, options.get("axes"), [parse_axis(text) for text in options.get("axis", ())], periods
     )
     length = f"that of the numbers in the file ({content.values.dtype})"
+    if content.values.dtype == np.float64 != jnp.result_type(float):
+        length += ", computed in float32; --x64 keeps all digits"
     attributes = {"source": f"{path}: {content.label}", "length": length} | ({"note": note} if note else {})
     return Samples(content.label, points, grid, attributes, repr((content.label, states_of(path))))

@@ -155,7 +155,8 @@ def _describe_array(path: Path | str, content: Content, given: dict[str, Any]) -
             f"first {count} dimensions look like axes" if count > 1 else "first dimension looks like an axis"
         )
         what = f"the {first}, and the rest like a point"
-        yield f"axes: the file names none; {what}: give them names, ranges and units"
+        yield f"axes: the file names none; {what}"
+        yield "names and ranges: those below stand for yours; only the volume element depends on them"
         more = [word for o in options for word in ("--axis", f"{o.name}=0:1")]
     values, grid, note = place_on_grid(content, given.get("axes"), options, {})
     yield from filter(None, [note])
