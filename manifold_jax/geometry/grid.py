@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache, lru_cache, reduce
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -306,6 +306,7 @@ def named_periods(caller: str, periodic: Mapping[str, bool | float] | Iterable[s
     return dict.fromkeys([periodic] if isinstance(periodic, str) else periodic, True)
 
 
+@lru_cache(maxsize=64)
 def skeleton(grid: Grid) -> Grid:
     """Grid of the same sizes and ends at unit spacing: what programs are compiled for.
 

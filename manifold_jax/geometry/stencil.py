@@ -17,6 +17,7 @@ from manifold_jax._checks import whole
 from manifold_jax.geometry.grid import Accuracy, Axis, Grid, accuracies, per_axis
 
 BELOW = 4  # orders that the second difference lies below the first: they agree on noise, not on a signal
+KEPT_SIZE = 256  # most samples of an axis whose plan is kept: a few MiB
 SPECTRAL_SIZE = 8192  # most samples of a spectral axis, whose matrix is dense: 512 MiB in float64
 
 Spec = tuple[Any, ...]
@@ -225,8 +226,15 @@ def axis_plan(
     moved back where that does not divide. Points that are ``evaluated`` exist beyond the ends. Otherwise a
     periodic axis wraps and an open one is extrapolated with polynomials of degree ``accuracy + 1``, which
     keep the order of second derivatives. A ``difference`` of that order, of samples that exist, is made
-    ready too.
+    ready too. Plans of small axes are kept for the next call.
     """
+    make = _kept_plan if axis.size <= KEPT_SIZE else _make_plan
+    return make(axis, specs, block, evaluated, difference, pieces)
+
+
+def _make_plan(
+    axis: Axis, specs: Stencil, block: int, evaluated: bool, difference: int, pieces: int
+) -> AxisPlan:
     n = axis.size
     free = evaluated or axis.wraps
     spectral = any(accuracy == "spectral" for accuracy, *_ in specs)
@@ -284,7 +292,13 @@ def axis_plan(
     weights = np.concatenate([main[:, 1:], main[:, 1:] * away], axis=1)
     gains = at_samples(np.linalg.norm(weights, axis=-1).swapaxes(0, 1))
     overlaps = at_samples(np.concatenate(products))
-    return AxisPlan(rows, columns, kinds, matrices, differences, gains, overlaps, chart)
+    plan = AxisPlan(rows, columns, kinds, matrices, differences, gains, overlaps, chart)
+    for table in plan:
+        table.flags.writeable = False  # shared by all who ask for it
+    return plan
+
+
+_kept_plan = lru_cache(maxsize=32)(_make_plan)
 
 
 def _distances(axis: Axis, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
