@@ -219,8 +219,9 @@ def show_slopes(results: Results) -> Outcome:
     drawn = {}
     for noise in dict.fromkeys(setting.noise for setting in results.settings):
         for quantity, caption in captions.items():
-            title = f"{QUANTITIES[quantity]}, {noise.replace('none', 'no')} noise; {caption}"
             groups = setting_panels(results, quantity, noise)
+            drawn_with = f"; {caption}" if any(panel.theory for panel in groups) else ""
+            title = f"{QUANTITIES[quantity]}, {noise.replace('none', 'no')} noise{drawn_with}"
             drawn[f"-{quantity}-{noise}"] = size_figure(title, groups, quantity)
     what = f" of images of {results.plan.pixels} pixels" if results.plan.data else ""
     title = f"Error of fits{what} against n: slopes of the Hausdorff distance"
