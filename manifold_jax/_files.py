@@ -1,10 +1,9 @@
-"""Files written aside and renamed, labelled data sets, partial results of long work."""
+"""Files written aside and renamed, labelled data sets."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import platform
 import re
@@ -14,21 +13,15 @@ import sys
 import tempfile
 import unicodedata
 import uuid
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from manifold_jax._checks import require
 from manifold_jax._keys import is_whole, seal
 
 Progress = Callable[[int, int], None]
 """Called with the number of points (or steps) done and the number of all."""
-
-_DIGEST = hashlib.sha256().digest_size
-"""Bytes at the start of a part of a partial result that tell whether it is whole."""
 
 _ENGINES = {".nc": ("h5netcdf", "report"), ".zarr": ("zarr", "zarr")}
 """The engine that reads and writes data sets of this suffix, and the extra that installs it."""
@@ -108,7 +101,7 @@ def forget_unfinished() -> None:
 
 
 @contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def writing_aside(path: Path) -> Iterator[Path]:
     """A hidden name next to a path, for this block only."""
     aside = temporary(path)
     _ASIDE.add(aside)
@@ -136,7 +129,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     ValueError if the place cannot be written.
     """
     path = user_path(path)
-    with writing(path), _aside(path) as aside:
+    with writing(path), writing_aside(path) as aside:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, of=path)
         yield aside
@@ -149,7 +142,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """A hidden new folder in a folder, for this block only."""
-    with writing(f"to the folder {folder}"), _aside(folder / "results") as scratch:
+    with writing(f"to the folder {folder}"), writing_aside(folder / "results") as scratch:
         scratch.mkdir()
         yield scratch
 
@@ -343,56 +336,3 @@ def safe_labels(names: Sequence[str], taken: Collection[str]) -> tuple[str, ...]
 def printable(text: str) -> str:
     """Text that every format takes: no control characters, no lone surrogates."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-class PartialResult:
-    """Results of finished parts of long work, a file for each, in a folder ``partial-KEY``.
-
-    ``key`` is the fingerprint of the work: what has another key is not looked at. A process that is killed
-    loses the parts that it had not finished; several processes may add to one folder.
-    """
-
-    def __init__(self, folder: str | Path, key: str) -> None:
-        self.path = user_path(folder, "checkpoint") / f"partial-{key}"
-        make_folder(self.path.parent)
-        remove_leftovers(self.path)
-
-    def load(self) -> dict[int, list[np.ndarray]]:
-        """The arrays of every part that is whole, by its number."""
-        files = (file for file in self.path.glob("[0-9]*.npy") if file.stem.isdecimal())
-        parts = {int(file.stem): _read_arrays(file) for file in files}
-        return {number: arrays for number, arrays in parts.items() if arrays is not None}
-
-    def save(self, number: int, arrays: Sequence[np.ndarray]) -> None:
-        """Keep the arrays of a part."""
-        content = io.BytesIO()
-        for array in arrays:
-            np.save(content, array, allow_pickle=False)
-        try:
-            path = self.path / f"{number}.npy"
-            with writing(path), _aside(path) as aside:
-                self.path.mkdir(exist_ok=True)
-                with aside.open("wb") as file:
-                    file.write(hashlib.sha256(content.getbuffer()).digest())
-                    file.write(content.getbuffer())
-                aside.replace(path)
-        except ValueError as error:  # a full disk costs what is kept, not what is measured
-            warnings.warn(f"{error} The work goes on, without being kept.", stacklevel=2)
-
-    def remove(self) -> None:
-        """Forget the parts: the work is complete."""
-        remove(self.path)
-
-
-def _read_arrays(path: Path) -> list[np.ndarray] | None:
-    """The arrays of a part, or None where its file is missing or damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    if content[:_DIGEST] != hashlib.sha256(content[_DIGEST:]).digest():
-        return None
-    stream, arrays = io.BytesIO(content[_DIGEST:]), []
-    while stream.tell() < len(content) - _DIGEST:
-        arrays.append(np.load(stream, allow_pickle=False))
-    return arrays

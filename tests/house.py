@@ -24,7 +24,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = "manifold_jax"
-GROUND = ("_sharding", "_linalg", "_checks", "_html", "_keys", "_files", "_programs", "_executors")
+GROUND = (
+    "_sharding",
+    "_linalg",
+    "_checks",
+    "_html",
+    "_keys",
+    "_files",
+    "_partial",
+    "_programs",
+    "_executors",
+)
 LOWER = ("geometry", "information")
 MIDDLE = ("datasets", "fitting", "models", "plotting")
 TOP = ("experiments",)
@@ -36,6 +46,7 @@ ALLOWED = {
     "_html": set(),
     "_keys": set(),
     "_files": {"_checks", "_keys"},
+    "_partial": {"_files"},
     "_programs": set(),
     "_executors": {"_checks", "_keys", "_programs"},
     "geometry": set(GROUND),

@@ -19,12 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import Partial
 
-from manifold_jax import Axis, Grid, measure
+from manifold_jax import Axis, Grid, Manifold, measure, measure_layers, reach
 from manifold_jax.experiments.calibration.reaches import Reaches, run_reaches
+from manifold_jax.experiments.classifier.walks import PathOptions, walk_all
 from manifold_jax.experiments.fits.runner import Plan, run_cells
 from manifold_jax.experiments.fits.studies import closed_and_open
 from manifold_jax.experiments.results import Cells
+from manifold_jax.information import horizontal_path
 from manifold_jax.models import train
 
 GRID = Grid((Axis("u", 0.0, 1.0, 40), Axis("v", 0.0, 1.0, 40)))
@@ -66,6 +69,35 @@ def measure_elsewhere(folder):
         return measure(wave, GRID, block_size=25, **options)
 
 
+def tiles(folder, **how):
+    options = {"geometry": measure(wave, GRID), "tile_size": 16, "checkpoint": folder, "progress": slowly}
+    result = reach(wave, GRID, **options, **how)
+    return result.value, result.error, result.pair, result.pointwise, result.pointwise_error
+
+
+def tiles_elsewhere(folder):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return tiles(folder, executor=executor)
+
+
+def layers(folder):
+    functions = [lambda x: jnp.tanh(x[:40] + x[20:]), lambda x: x[:20] * x[20:]]
+    options = {"accuracy": 4, "batch_size": 25, "checkpoint": folder, "progress": slowly}
+    return measure_layers(Manifold("wave", wave, GRID), functions, **options)
+
+
+def classify(params, x):
+    return jax.nn.log_softmax(params @ jnp.tanh(x))
+
+
+def walks(folder):
+    random = np.random.default_rng(0)
+    log_prob = Partial(classify, jnp.asarray(random.normal(size=(3, 6)), jnp.float32))
+    ends = random.normal(size=(2, 200, 6)).astype(np.float32)
+    options = PathOptions(max_steps=8, clip=False, save_every=4, block=3)
+    return walk_all(horizontal_path, log_prob, ends, options, slowly, folder)
+
+
 def bounds(folder):
     plan = Plan(("pca",), (30, 60), 6, 20)
     cells = Cells(folder / "cells.jsonl")
@@ -97,6 +129,10 @@ KINDS = {
         measure_exactly,
         measure_file,
         measure_elsewhere,
+        tiles,
+        tiles_elsewhere,
+        layers,
+        walks,
         bounds,
         calibrate,
         training,

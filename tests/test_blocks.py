@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from manifold_jax import Axis, Grid, gram_from_function
-from manifold_jax._files import PartialResult
+from manifold_jax._partial import PartialResult
 from manifold_jax.geometry.blocks import read_window, run_blocks
 from manifold_jax.geometry.layers import window_grams
 from manifold_jax.geometry.manifold import as_points

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from manifold_jax import _checks, _files
+from manifold_jax import _checks, _files, _partial
 from manifold_jax._linalg import leading_rows, map_blocks, norm, rotation, safe_sqrt
 
 # --- checks ------------------------------------------------------------------------------------------------
@@ -122,21 +122,21 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"Cannot write .*report\.txt: File exists"):
         _files.write_text(tmp_path / "file" / "report.txt", "text")
     with pytest.raises(ValueError, match="Cannot write to the folder"):
-        _files.PartialResult(tmp_path / "file", "key")
+        _partial.PartialResult(tmp_path / "file", "key")
 
 
 def test_partial_results_come_back_and_damaged_parts_do_not(tmp_path):
-    partial = _files.PartialResult(tmp_path, "key")
+    partial = _partial.PartialResult(tmp_path, "key")
     assert partial.load() == {}
     assert not list(tmp_path.iterdir())
     partial.save(7, [np.arange(3), np.ones((3, 2))])
     partial.save(0, [np.arange(3, 5), np.zeros((2, 0))])
-    kept = _files.PartialResult(tmp_path, "key").load()
+    kept = _partial.PartialResult(tmp_path, "key").load()
     assert sorted(kept) == [0, 7]
     np.testing.assert_array_equal(kept[7][0], np.arange(3))
     np.testing.assert_array_equal(kept[7][1], np.ones((3, 2)))
     assert kept[0][1].shape == (2, 0)
-    assert _files.PartialResult(tmp_path, "other").load() == {}
+    assert _partial.PartialResult(tmp_path, "other").load() == {}
     file = partial.path / "7.npy"
     file.write_bytes(file.read_bytes()[:-20])
     (partial.path / "-1.npy").write_bytes(b"")

@@ -13,7 +13,7 @@ from networks import drawn
 
 from manifold_jax import Axis, Grid, Manifold, jet_from_function, layer_jets, measure, measure_layers
 from manifold_jax.datasets import sphere, torus, warped
-from manifold_jax.experiments.layers.checks import circle_of, spacing_of
+from manifold_jax.experiments.layers.checks import circle_of, curve_curvatures, spacing_of
 from manifold_jax.experiments.layers.latents import explained_share, mutual_information_gap
 from manifold_jax.experiments.layers.quantities import (
     check_claims,
@@ -339,7 +339,7 @@ def test_kinks_make_the_largest_curvature_grow_with_the_samples():
 
     def exponent(activation):
         layers = chain({"layer": affine(0, 3, 40, activation)}, (3,))  # 80 kinks
-        return spacing_of(chart, layers, samples).exponent()
+        return spacing_of(samples, [curve_curvatures(chart, layers, n) for n in samples]).exponent()
 
     assert circle_of(chart, 64).grid.shape == (64,)
     straight, kinked = exponent(nnx.relu)

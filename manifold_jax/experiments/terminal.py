@@ -27,6 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from manifold_jax import _files
 from manifold_jax._checks import require
+from manifold_jax._partial import keeping_parts
 from manifold_jax._programs import first_line
 
 _PLAIN = {"±": "+-", "ℓ": "l", "…": "..", "−": "-", "∫": "int", "√": "sqrt ", "τ": "tau", "×": "x", "Δ": "D"}
@@ -236,9 +237,12 @@ def command_line() -> str:
 
 @contextlib.contextmanager
 def results_folder(out: Path) -> Iterator[None]:
-    """Hold the folder of the results: it can be written, and no other process writes to it."""
+    """Hold the folder of the results: it can be written, and no other process writes to it.
+
+    Parts of work that are kept in it go when all results are written.
+    """
     _files.make_folder(out)
-    with _files.locked(out):
+    with _files.locked(out), keeping_parts():
         _files.remove_leftovers(out)
         kept = f"What is done is kept in {out}; the same command goes on:"
         _interrupted[0] = f"Interrupted. {kept}\n  {command_line()}"

@@ -29,8 +29,9 @@ from manifold_jax._executors import (
     shares_memory,
     workers_of,
 )
-from manifold_jax._files import PartialResult, Progress
+from manifold_jax._files import Progress
 from manifold_jax._linalg import block_rows, map_blocks
+from manifold_jax._partial import PartialResult
 from manifold_jax._sharding import mesh_of
 from manifold_jax.geometry.derivatives import cross_columns, split_columns, window_derivatives
 from manifold_jax.geometry.grid import DType, mesh

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +25,9 @@ from jaxtyping import Array, Float
 
 from manifold_jax._checks import checked_function, finite, floating, optional, positive, single, whole
 from manifold_jax._files import Progress
+from manifold_jax._keys import digest_function
 from manifold_jax._linalg import map_blocks
+from manifold_jax._partial import PartialResult
 from manifold_jax._programs import as_function, first_line, frozen, result_of
 from manifold_jax._sharding import explicit, over_rows
 from manifold_jax.geometry.blocks import run_blocks
@@ -39,6 +43,7 @@ from manifold_jax.geometry.error_bars import (
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors
 from manifold_jax.geometry.manifold import Manifold, as_points
+from manifold_jax.geometry.measure import points_fingerprint
 from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
@@ -188,6 +193,7 @@ def measure_layers(
     tolerance: float = 0.1,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
 ) -> tuple[Geometry, ...]:
     """Volume and curvatures of a manifold in every layer of a network.
 
@@ -201,6 +207,7 @@ def measure_layers(
         tolerance: As for :func:`measure`.
         batch_size: Points differentiated at once; by default 64, or by memory for stencils.
         progress: Called as ``progress(points done, points)``.
+        checkpoint: Folder of finished blocks, from which a call with the same arguments goes on.
 
     Returns:
         The geometry of the input and of every layer, each as :func:`measure` gives for the composition.
@@ -228,12 +235,24 @@ def measure_layers(
     start = jax.ShapeDtypeStruct(points.feature_shape, points.dtype)
     functions = check_chain(functions, start, names)
     sizes = [start.size, *(result_of(function).size for function in functions)]
+
+    def run(points: Points, plan: BatchPlan | BlockPlan, job: Any, **options: Any) -> Any:
+        """Run a job, with what is kept of it."""
+        kept = None
+        if checkpoint is not None:
+            layers = lambda x: list(accumulate(functions, lambda y, layer: layer(y), initial=x))  # noqa: E731
+            kept = PartialResult(checkpoint, points_fingerprint(points, digest_function(layers, start), plan))
+        results = run_blocks(points, plan, job, progress=progress, checkpoint=kept, **options)
+        if kept is not None:
+            kept.remove()
+        return results
+
     if accuracy is None:
-        reports = _by_jets(points, functions, batch_size, progress)
+        reports = _by_jets(points, functions, batch_size, run)
     else:
         stencil = stencil_of("measure_layers", points.grid, accuracy, 1)
         largest = replace(points, feature_shape=(max(sizes),))
-        reports = _by_stencils(largest, points.feature_shape, functions, stencil, batch_size, progress)
+        reports = _by_stencils(largest, points.feature_shape, functions, stencil, batch_size, run)
     return tuple(
         report_on(grid=points.grid, name=name, tolerance=tolerance, **report)
         for name, report in zip(("input", *names), reports, strict=True)
@@ -241,7 +260,7 @@ def measure_layers(
 
 
 def _by_jets(
-    points: Points, functions: Sequence[Layer], batch_size: int | None, progress: Progress | None
+    points: Points, functions: Sequence[Layer], batch_size: int | None, run: Callable[..., Any]
 ) -> list[dict[str, Any]]:
     """What the report on every layer holds, by jets, a batch of points at a time."""
     ranges = chart_ranges(points.grid, points.dtype)
@@ -251,7 +270,7 @@ def _by_jets(
         return [jax.device_get(jet_quantities(part, ranges)) for part in jets]
 
     plan = BatchPlan(points.grid, min(batch_size or BATCH, points.grid.size))
-    return [{"quantities": part} for part in run_blocks(points, plan, job, progress=progress)]
+    return [{"quantities": part} for part in run(points, plan, job)]
 
 
 def _by_stencils(
@@ -260,7 +279,7 @@ def _by_stencils(
     functions: Sequence[Layer],
     stencil: Stencil,
     block_size: int | None,
-    progress: Progress | None,
+    run: Callable[..., Any],
 ) -> list[dict[str, Any]]:
     """What the report on every layer holds, by stencils; ``points`` have the features of the largest layer.
 
@@ -278,7 +297,7 @@ def _by_stencils(
 
     changes = axis_sensitivity(points, stencil, comparison, in_layers(stencil_fields))
     plan = plan_blocks(points, (stencil, comparison), block_size)
-    parts = run_blocks(points, plan, in_layers(_block_quantities), windows=True, progress=progress)
+    parts = run(points, plan, in_layers(_block_quantities), windows=True)
     return [
         {"quantities": part, "stencil": stencil, "factor": factor, "sensitivity": factor * change}
         for part, change in zip(parts, changes, strict=True)

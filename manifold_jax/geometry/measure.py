@@ -15,8 +15,9 @@ from jaxtyping import Array
 
 from manifold_jax._checks import checked_function, fits_in_memory, flag, optional, positive, whole
 from manifold_jax._executors import check_executor, shares_memory
-from manifold_jax._files import PartialResult, Progress
+from manifold_jax._files import Progress
 from manifold_jax._keys import digest_arrays, digest_function, fingerprint
+from manifold_jax._partial import PartialResult
 from manifold_jax._sharding import mesh_of
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
@@ -141,7 +142,7 @@ def measure(  # noqa: PLR0913
         """What is kept of a plan, and how jobs run by it."""
         kept = None
         if checkpoint is not None:
-            kept = PartialResult(checkpoint, _fingerprint(points, *asked, plan))
+            kept = PartialResult(checkpoint, points_fingerprint(points, *asked, plan))
         return kept, partial(run_blocks, points, progress=progress, checkpoint=kept, executor=executor)
 
     if exact:
@@ -205,7 +206,7 @@ def _grid_quantities(points: Points, plan: BlockPlan, run: Any, block_size: int 
     return shrunk_quantities(points.there, plan, plan_of, run_plan)
 
 
-def _fingerprint(points: Points, *parts: Any) -> str:
+def points_fingerprint(points: Points, *parts: Any) -> str:
     """Digest of the points and arguments of a measurement."""
     grid, values = points.grid, points.values
     places = np.linspace(0, grid.size - 1, 5).round().astype(int)

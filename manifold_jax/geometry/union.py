@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from manifold_jax._checks import checked_function, flag, instance, optional, positive, shown, text
 from manifold_jax._executors import check_executor
 from manifold_jax._files import Progress
+from manifold_jax._partial import keeping_parts
 from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import as_points, is_union
@@ -47,6 +49,7 @@ def measure_union(  # noqa: PLR0913
     tolerance: float = 0.1,
     block_size: int | None = None,
     progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
     executor: Any = None,
 ) -> UnionGeometry:
     """Volume, curvature, reach and distances of the classes of a union, scaled to unit volume.
@@ -66,6 +69,7 @@ def measure_union(  # noqa: PLR0913
         tolerance: Relative error up to which something counts as resolved.
         block_size: As in :func:`measure`.
         progress: Called as ``progress(done, points)`` in every measurement and search.
+        checkpoint: As in :func:`measure` and :func:`reach`. Distances between classes are taken again.
         executor: As in :func:`measure` and :func:`reach`. Distances between classes are taken in this
             process.
 
@@ -99,23 +103,24 @@ def measure_union(  # noqa: PLR0913
             raise ValueError(f"measure_union: the classes must have equally many {kind}, got {values}.")
     options: dict[str, Any] = {"accuracy": accuracy, "stride": stride, "exact": exact}
     options |= {"tolerance": tolerance, "block_size": block_size, "progress": progress}
-    options["executor"] = check_executor("measure_union", executor)
-    if geometry is None:
-        pairs = zip(manifolds, names, strict=True)
-        geometry = [measure(part, grid, name=name, noise=noise, **options) for part, name in pairs]
-    if len(geometry) != len(manifolds):
-        got = f"{len(manifolds)}, got {len(geometry)}"
-        raise ValueError(f"measure_union: geometry must be one result per class, {got}.")
-    for part in geometry:
-        instance("measure_union", "every geometry", part, Geometry, "see measure")
-    alone = together = None
-    if with_reach:
-        options["exact"] = True if exact else None
-        parts = zip(manifolds, geometry, strict=True)
-        alone = [reach(part, grid, geometry=known, **options) for part, known in parts]
-        together = reach(manifolds, grid, geometry=list(geometry), **options)
-    points = [p.at(np.arange(p.grid.size)) for p in sources] if with_distances else []
-    distances = _distances(sources, points, geometry, tolerance)
+    options |= {"checkpoint": checkpoint, "executor": check_executor("measure_union", executor)}
+    with keeping_parts():  # of one class until all are complete
+        if geometry is None:
+            pairs = zip(manifolds, names, strict=True)
+            geometry = [measure(part, grid, name=name, noise=noise, **options) for part, name in pairs]
+        if len(geometry) != len(manifolds):
+            got = f"{len(manifolds)}, got {len(geometry)}"
+            raise ValueError(f"measure_union: geometry must be one result per class, {got}.")
+        for part in geometry:
+            instance("measure_union", "every geometry", part, Geometry, "see measure")
+        alone = together = None
+        if with_reach:
+            options["exact"] = True if exact else None
+            parts = zip(manifolds, geometry, strict=True)
+            alone = [reach(part, grid, geometry=known, **options) for part, known in parts]
+            together = reach(manifolds, grid, geometry=list(geometry), **options)
+        points = [p.at(np.arange(p.grid.size)) for p in sources] if with_distances else []
+        distances = _distances(sources, points, geometry, tolerance)
     return unite(names, geometry, alone, together, distances, tolerance)
 
 

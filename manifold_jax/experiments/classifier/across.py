@@ -117,8 +117,8 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     for k, (clip, stem) in enumerate(((True, "across_clamped"), (False, "across_free"))):
         options = options_of(settings.max_steps, clip, trial.task.std)
         ends = (starts, directions)
-        how = options, stage(progress, k, 2), trial.executor
-        walks = Walks(walk_all(vertical_walk, log_prob, ends, *how), options)
+        how = options, stage(progress, k, 2)
+        walks = Walks(walk_all(vertical_walk, log_prob, ends, *how, **trial.how), options)
         rows += [_row(walks, slot, settings.directions) for slot in shown_slots(options)]
         curves.append(Curves(walks.caption, walks.steps, confidence(walks.path.log_probs), {}))
         data[walks.caption] = walks.record()

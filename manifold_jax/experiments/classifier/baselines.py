@@ -94,14 +94,17 @@ def project_from_anchors(
     training: LabelledImages,
     settings: Any,
     progress: Progress,
-    executor: Any = None,
+    **how: Any,
 ) -> dict[str, Path]:
-    """Project images onto the leaves of their anchors, for every kind in ``settings.anchors``."""
+    """Project images onto the leaves of their anchors, for every kind in ``settings.anchors``.
+
+    Other options are those of :func:`walk_all`.
+    """
     predicted, projections = predictions(log_prob, images), {}
     for k, kind in enumerate(settings.anchors):
         ends = (anchors_of(kind, images, predicted, training), images)
-        how = settings.path, stage(progress, k, len(settings.anchors)), executor
-        projections[kind] = walk_all(leaf_projection, log_prob, ends, *how)
+        tell = stage(progress, k, len(settings.anchors))
+        projections[kind] = walk_all(leaf_projection, log_prob, ends, settings.path, tell, **how)
     return projections
 
 

@@ -142,9 +142,8 @@ def leaf_command(
     """Look at the manifold that a classifier sees: train it, then run an experiment on its checkpoints.
 
     Training takes 1000 steps; with --preset full 10 000, for history, sweep and train 30 000. Interrupted and
-    called again with the same --out, it goes on where it was. History keeps a checkpoint every 100 steps.
-    Workers share walks and projections, which are made again after an interrupt; the training stays in this
-    process.
+    called again with the same --out, it goes on where it was, walks block by block. History keeps a
+    checkpoint every 100 steps. Workers share walks and projections; the training stays in this process.
     """
     arguments = registry.given_options(locals())
     with terminal.plain_errors():

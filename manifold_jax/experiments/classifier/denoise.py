@@ -87,7 +87,7 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     counts, weights = zip(*_choose(settings, validation.images, subspace, rng), strict=True)
     parts = [_add_noise(np.asarray(images), level, rng) for level in levels]
     noisy = np.concatenate(parts)
-    leaf = baselines.project_from_anchors(trial.log_prob, noisy, training, settings, progress, trial.executor)
+    leaf = baselines.project_from_anchors(trial.log_prob, noisy, training, settings, progress, **trial.how)
     methods: dict[str, Any] = {
         "noisy image, clipped": noisy,
         "principal components": np.concatenate(list(map(subspace.project, parts, counts))),

@@ -116,7 +116,7 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent, **places:
     sets, notes = image_sets(task, settings.images, seed=trial.seed, **places)
     images, training = np.concatenate(list(sets.values())), training_images(task.train)
     others = _other_scores(log_prob, images, training, settings, trial.seed)
-    leaf = baselines.project_from_anchors(log_prob, images, training, settings, progress, trial.executor)
+    leaf = baselines.project_from_anchors(log_prob, images, training, settings, progress, **trial.how)
     pooled = {}
     for kind, p in leaf.items():
         before = p.distances[:, 0]

@@ -93,16 +93,19 @@ def walk_all_kinds(
     starts: Starts,
     options: walks.PathOptions,
     progress: Progress = silent,
-    executor: Any = None,
+    **how: Any,
 ) -> dict[str, Path]:
-    """Horizontal walks to destinations and along directions, and straight ones that move as far, by kind."""
+    """Horizontal walks to destinations and along directions, and straight ones that move as far, by kind.
+
+    Other options are those of :func:`walk_all`.
+    """
     sources, labels, destinations, directions = starts
     units = directions / walks.norms(directions).reshape(-1, *(1,) * (sources.ndim - 1))
     far = sources + np.float32(_FAR) * units
-    hows = [(options, stage(progress, k, 3), executor) for k in range(3)]
+    tell = [stage(progress, k, 3) for k in range(3)]
     to_class, random = (
-        walks.walk_all(horizontal_path, log_prob, (sources, ends), *how)
-        for how, ends in zip(hows, (destinations, far), strict=False)
+        walks.walk_all(horizontal_path, log_prob, (sources, ends), options, tell[k], **how)
+        for k, ends in enumerate((destinations, far))
     )
     keeping = (sources, units, labels.astype(np.int32))
     return {
@@ -110,7 +113,7 @@ def walk_all_kinds(
         CLASS_LINE: walks.straighten(log_prob, to_class, destinations - sources),
         RANDOM: random,
         RANDOM_LINE: walks.straighten(log_prob, random, units),
-        KEPT: walks.walk_all(label_keeping_walk, log_prob, keeping, *hows[2]),
+        KEPT: walks.walk_all(label_keeping_walk, log_prob, keeping, options, tell[2], **how),
     }
 
 
@@ -142,7 +145,7 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     task = trial.task
     starts, training = _starts(trial, settings)
     sources, labels, destinations, _ = starts
-    paths = walk_all_kinds(trial.log_prob, starts, settings.path, progress, trial.executor)
+    paths = walk_all_kinds(trial.log_prob, starts, settings.path, progress, **trial.how)
     first = paths[CLASS]
     stopped = np.full_like(first.status, PathStatus.STEPS_USED)
     still = first._replace(points=first.points[:, :1], log_probs=first.log_probs[:, :1], status=stopped)

@@ -149,9 +149,8 @@ def run(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcom
     rows, data = [], {}
     for k, (name, how, dimension, function) in enumerate(jobs):
         tell = stage(progress, k, len(jobs))
-        values = in_blocks(
-            lambda part, f=function: f(log_prob, images=part), images, block=_BLOCK, progress=tell
-        )
+        options = {"block": _BLOCK, "progress": tell, "checkpoint": trial.folder.parent}
+        values = in_blocks(lambda part, f=function: f(log_prob, images=part), images, **options)
         rows.append(_row(name, how, values, random_defect(classes - 1, dimension)))
         data[f"{name}, {how}"] = values
     title = f"{trial.title}: defect of involutivity at {len(images)} test images"

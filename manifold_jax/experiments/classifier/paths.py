@@ -81,8 +81,8 @@ def _walk_kinds(
     cells = [(kind, options) for kind in kinds for options in VARIANTS[: settings.ways]]
     for k, (kind, variant) in enumerate(cells):
         options = _with_steps(variant, settings.max_steps, trial.task)
-        how = options, stage(progress, k, len(cells)), trial.executor
-        path = walk_all(horizontal_path, log_prob, kinds[kind], *how)
+        tell = stage(progress, k, len(cells))
+        path = walk_all(horizontal_path, log_prob, kinds[kind], options, tell, **trial.how)
         yield Walks(path, options, kind, np.asarray(kinds[kind][1]))
 
 
@@ -226,8 +226,8 @@ def add_noise(trial: Trial, images: Array, key: Array, steps: int = Settings().n
     """Walks across the leaves in random directions, clamped: the noise of the paper."""
     options = _with_steps(VARIANTS[0], steps, trial.task)
     directions = jax.random.normal(key, images.shape, images.dtype)
-    ends, where = (images, directions), trial.executor
-    return Walks(walk_all(vertical_walk, trial.log_prob, ends, options, executor=where), options)
+    ends = images, directions
+    return Walks(walk_all(vertical_walk, trial.log_prob, ends, options, **trial.how), options)
 
 
 def from_noise(trial: Trial, settings: Settings, progress: Progress = silent) -> Outcome:

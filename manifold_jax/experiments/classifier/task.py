@@ -78,6 +78,11 @@ class Trial(NamedTuple):
         return self.log_prob_at(self.step)
 
     @property
+    def how(self) -> dict[str, Any]:
+        """Where walks are made, and where they are kept until the results are written."""
+        return {"checkpoint": self.folder.parent, "executor": self.executor}
+
+    @property
     def checkpoints(self) -> list[int]:
         """Steps of the checkpoints up to ``step``."""
         return [step for step in models.checkpoint_steps(self.folder) if step <= self.step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._checks import flat, whole
 from manifold_jax._executors import run_traced
 from manifold_jax._files import Progress, silent
+from manifold_jax._keys import digest_arrays, digest_function, fingerprint
+from manifold_jax._partial import PartialResult
 from manifold_jax.experiments.classifier.task import Images, outputs
 from manifold_jax.experiments.experiment import replace_field
 from manifold_jax.information import Path, PathStatus, horizontal_path, leaf_projection
@@ -94,22 +97,39 @@ def in_blocks(
     *arrays: Any,
     block: int,
     progress: Progress = silent,
+    checkpoint: pathlib.Path | None = None,
     executor: Any = None,
 ) -> Any:
     """A traced function on blocks of equal length, the last one filled up; NumPy arrays of all rows.
 
-    With an ``executor`` blocks are computed there.
+    With an ``executor`` blocks are computed there. ``checkpoint`` is a folder of finished blocks, from which
+    a call goes on that computes the same of the same arrays.
     """
     total = len(arrays[0])
     size = min(whole("in_blocks", "block", block), whole("in_blocks", "the number of rows", total))
-    begins = range(0, total, size)
-    rows = (np.minimum(np.arange(begin, begin + size), total - 1) for begin in begins)
-    tasks = (tuple(jnp.asarray(array[chosen]) for array in arrays) for chosen in rows)
-    parts: dict[int, Any] = {}
-    for k, result in run_traced("in_blocks", function, tasks, executor):
-        parts[k] = jax.tree.map(lambda a: np.asarray(a)[: total - begins[k]], result)  # noqa: B023
+
+    def task(begin: int) -> tuple[Array, ...]:
+        chosen = np.minimum(np.arange(begin, begin + size), total - 1)
+        return tuple(jnp.asarray(array[chosen]) for array in arrays)
+
+    first, kept, parts = task(0), None, dict[int, list[np.ndarray]]()
+    if checkpoint is not None:
+        program = digest_function(function, *first)
+        kept = PartialResult(checkpoint, fingerprint(None, program, digest_arrays(*arrays)))
+        parts = kept.load()
         progress(min(len(parts) * size, total), total)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(parts[k] for k in range(len(parts))))
+    missing = [begin for begin in range(0, total, size) if begin not in parts]
+    result = None if missing else jax.eval_shape(function, *first)  # for the structure alone
+    for k, result in run_traced("in_blocks", function, map(task, missing), executor) if missing else ():
+        begin = missing[k]
+        parts[begin] = [np.asarray(leaf)[: total - begin] for leaf in jax.tree.leaves(result)]
+        if kept is not None:
+            kept.save(begin, parts[begin])
+        progress(min(len(parts) * size, total), total)
+    if kept is not None:
+        kept.remove()
+    leaves = map(np.concatenate, zip(*(parts[begin] for begin in range(0, total, size)), strict=True))
+    return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
 
 @partial(jax.jit, static_argnames=("walk", "fixed"))
@@ -126,13 +146,15 @@ def walk_all(
     ends: Sequence[Any],
     options: PathOptions,
     progress: Progress = silent,
+    checkpoint: pathlib.Path | None = None,
     executor: Any = None,
 ) -> Path:
     """Make a walk of the package from many images.
 
     ``walk`` is :func:`horizontal_path`, :func:`leaf_projection` (up to ``stationarity``),
     :func:`vertical_walk` or :func:`label_keeping_walk`; ``ends`` are its arguments after the classifier:
-    sources, then destinations or directions, ``(n, ...)`` each. Returns NumPy arrays, axis of images first.
+    sources, then destinations or directions, ``(n, ...)`` each; ``checkpoint`` and ``executor`` are those of
+    :func:`in_blocks`. Returns NumPy arrays, axis of images first.
     """
     numbers = {"step_size": options.step_size * options.unit}
     fixed = {"step": options.step, "clip": (0.0, 1.0) if options.clip else None}
@@ -145,7 +167,8 @@ def walk_all(
     else:
         fixed["save_every"] = options.save_every
     walk_block = partial(_walk_block, walk, tuple(fixed.items()), log_prob, numbers)
-    return in_blocks(walk_block, *ends, block=options.block, progress=progress, executor=executor)
+    how = {"progress": progress, "checkpoint": checkpoint, "executor": executor}
+    return in_blocks(walk_block, *ends, block=options.block, **how)
 
 
 def straighten(log_prob: Partial, path: Path, chords: Images) -> Path:

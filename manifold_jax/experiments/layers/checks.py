@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,9 @@ def stencils(trial: Trial, _: Settings, progress: Progress) -> Outcome:
     """Stencils on the grid of activations and exact jets: the first class on its finer grid, in run 0."""
     chart, step = trial.charts.fine, trial.steps[-1]
     layers = trial.layers(step)[0]
-    exact = measure_layers(chart, layers.functions, layers.names)
-    by_stencils = measure_layers(chart, layers.functions, layers.names, accuracy=4, progress=progress)
+    options = {"progress": progress, "checkpoint": trial.folder.parent}
+    exact = measure_layers(chart, layers.functions, layers.names, **options)
+    by_stencils = measure_layers(chart, layers.functions, layers.names, accuracy=4, **options)
     rows = []
     for name, truth, result in zip(("input", *layers.names), exact, by_stencils, strict=True):
         volume, errors = result.total_volume, compare(result, truth)
@@ -76,18 +78,19 @@ def circle_of(chart: Manifold, samples: int) -> Manifold:
     return Manifold(chart.name, curve, Grid((dataclasses.replace(axes[turning], size=samples),)))
 
 
-def spacing_of(chart: Manifold, layers: Layers, samples: Sequence[int]) -> Spacing:
-    """Curvature of :func:`circle_of` a chart in the input and every layer, in double precision."""
-    table = []
+def spacing_of(samples: Sequence[int], curvatures: Any) -> Spacing:
+    """Results of :func:`curve_curvatures` for several numbers of samples."""
+    mean, largest = np.moveaxis(np.array(curvatures), -1, 0)
+    return Spacing(tuple(samples), mean, largest)
+
+
+def curve_curvatures(chart: Manifold, layers: Layers, count: int) -> list[tuple[float, float]]:
+    """Mean and largest curvature of :func:`circle_of` a chart in the input and every layer, in float64."""
     with jax.enable_x64(True):
         functions = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), layers.functions)
-        layers = layers._replace(functions=functions)
-        for count in samples:
-            curve = circle_of(chart, count)
-            points = curve.grid.coordinates(jnp.float64).reshape(-1, 1)
-            table.append([_curvature(array, curve.grid) for array in layer_arrays(curve, layers, points)])
-    mean, largest = np.moveaxis(np.array(table), -1, 0)
-    return Spacing(tuple(samples), mean, largest)
+        curve, layers = circle_of(chart, count), layers._replace(functions=functions)
+        points = curve.grid.coordinates(jnp.float64).reshape(-1, 1)
+        return [_curvature(array, curve.grid) for array in layer_arrays(curve, layers, points)]
 
 
 def _curvature(array: jax.Array, grid: Grid) -> tuple[float, float]:
@@ -112,7 +115,8 @@ def spacing(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     for activation, one in trials.items():
         layers = one.layers(one.steps[-1])[0]
         names = ("input", *layers.names)
-        spacings[activation] = spacing_of(chart, layers, samples)
+        jobs = [(f"{n} along a curve", layers, partial(curve_curvatures, chart, layers, n)) for n in samples]
+        spacings[activation] = spacing_of(samples, one.compute(jobs, progress))
     columns, rows = {samples[0]: 0, samples[-1]: -1}, []
     for k, name in enumerate(names):
         for activation, part in spacings.items():

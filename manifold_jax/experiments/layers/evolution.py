@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -46,7 +47,7 @@ Parts = dict[str, Quantities]  # quantities by class
 
 def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     """Exact geometry of every layer of every run at every checkpoint; the table is that of the last one."""
-    raw, unit, alone, names = _measure_all(trial, progress)
+    raw, unit, alone, estimates, names = _measure_all(trial, progress)
     steps = trial.steps
     first, last = (Quantities(*(values[i] for values in unit)) for i in (0, -1))
     whens = {f"step {steps[0]}": first, f"step {steps[-1]}": last}
@@ -54,7 +55,6 @@ def evolution(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     parts = parts_of(names)
     claims = [row for when, one in whens.items() for row in check_claims(one, parts, when)]
     rows = _rows(last, names)
-    estimates = _two_nn(trial.charts.measured, trial.layers(steps[-1])[0], settings)
     for row, estimate in zip(rows, estimates, strict=True):
         row["TwoNN"] = estimate
     notes = [
@@ -76,25 +76,32 @@ def claims_in_short(claims: Sequence[Row], step: int) -> str:
     return "; ".join(f"{row['claim']}: in {row['holds in']} of {row['runs']} runs" for row in here) + "."
 
 
-def _measure_all(trial: Trial, progress: Progress) -> tuple[Quantities, Quantities, Parts, tuple[str, ...]]:
+def _measure_all(
+    trial: Trial, progress: Progress
+) -> tuple[Quantities, Quantities, Parts, list[float], tuple[str, ...]]:
     """Quantities ``(checkpoints, runs, layers)`` of all classes together, as they are and with unit volume.
 
-    Then those of each class with unit volume at the last checkpoint, ``(runs, layers)``, and names of layers.
+    Then those of each class with unit volume at the last checkpoint, ``(runs, layers)``, the estimates of
+    :func:`_two_nn` there, and names of layers.
     """
-    charts, steps = trial.charts.measured, trial.steps
-    dimension = charts[0].grid.ndim
-    table, layers = [], []
-    for i, step in enumerate(steps):
-        row, layers = [], trial.layers(step)
-        for run, network in enumerate(layers):
-            row.append(quantities.measure_union(charts, network))
-            progress(i * len(layers) + run + 1, len(steps) * len(layers))
-        table.append(quantities.stack(row))
-    raw, alone = quantities.stack(table), {}
-    for chart in charts:
-        values = quantities.stack([quantities.measure_union([chart], one) for one in layers])
-        alone[chart.name] = quantities.scale_to_unit_volume(values, dimension)
-    return raw, quantities.scale_to_unit_volume(raw, dimension), alone, ("input", *layers[0].names)
+    charts, networks = trial.charts.measured, [trial.layers(step) for step in trial.steps]
+    dimension, last = charts[0].grid.ndim, networks[-1]
+    unions = [("all", charts, one) for layers in networks for one in layers]
+    unions += [(chart.name, [chart], one) for chart in charts for one in last]
+    jobs: list[Any] = [(name, one, partial(_numbers, some, one)) for name, some, one in unions]
+    jobs.append(("TwoNN", last[0], partial(_two_nn, charts, last[0], trial.settings)))
+    *rows, estimates = trial.compute(jobs, progress)
+    # The first axis is that of checkpoints, then of classes, the second that of runs.
+    raw = Quantities(*(np.reshape(x, (-1, len(last), len(x[0]))) for x in zip(*rows, strict=True)))
+    unit, count = quantities.scale_to_unit_volume(raw, dimension), len(networks)
+    alone = {c.name: Quantities(*(x[k] for x in unit)) for k, c in enumerate(charts, count)}
+    raw, unit = (Quantities(*(x[:count] for x in part)) for part in (raw, unit))
+    return raw, unit, alone, estimates, ("input", *last[0].names)
+
+
+def _numbers(charts: Sequence[Manifold], layers: Layers) -> list[list[float]]:
+    """Quantities of a union, for JSON."""
+    return [values.tolist() for values in quantities.measure_union(charts, layers)]
 
 
 def _rows(last: Quantities, names: tuple[str, ...]) -> list[Row]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,8 +86,9 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     images = np.asarray(pixels(trial.images))
     names = ["class", *(axis.name for axis in trial.charts.sources[0].grid.axes)]
     layers = trial.layers(step)
-    for run, network in enumerate(layers):
-        gap, shared = mutual_information_gap(*_codes(trial, network))
+    jobs = [("information", network, partial(_information, trial, network)) for network in layers]
+    for run, (gap, table) in enumerate(trial.compute(jobs, progress)):
+        shared = np.array(table)
         tables.append(shared)
         error = float(last["reconstruction"][run])
         row: Row = {"run": run, "reconstruction": error}
@@ -94,7 +98,6 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         row |= {f"latent of {name}": int(shared[:, k].argmax()) for k, name in enumerate(names)}
         row |= {f"I/H {name}": float(shared[:, k].max()) for k, name in enumerate(names)}
         rows.append(row)
-        progress(run + 1, settings.seeds)
     title = f"{trial.name}: step {step}, {step * settings.batch_size} images a run"
     note = (
         "Reconstruction error (nats; of COIL-20 squared errors) and KL (nats), summed over pixels and "
@@ -115,6 +118,12 @@ def latents(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         f"information gap {means['MIG']:.2g}."
     )
     return Outcome(title, rows, data, figures, [note], moving=moving, headline=headline)
+
+
+def _information(trial: Trial, layers: Layers) -> tuple[float, list[list[float]]]:
+    """:func:`mutual_information_gap` of a run, for JSON."""
+    gap, shared = mutual_information_gap(*_codes(trial, layers))
+    return gap, shared.tolist()
 
 
 def _codes(trial: Trial, layers: Layers) -> tuple[np.ndarray, np.ndarray]:
@@ -171,15 +180,13 @@ def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
     chart, step, names = trial.charts.measured[0], trial.steps[-1], ()
     grid = chart.grid
     images = evaluate(chart.embedding, grid.coordinates().reshape(-1, grid.ndim))
-    of_mean, of_sample = [], []
-    for run, network in enumerate(trial.networks(step)):
-        _, decoder = split_at_latent(network_layers(network))
-        names = ("latent", *decoder.names)
-        z, noise = _encode(network, images, settings.seed + run)
-        of_mean.append(_measure_decoder(decoder, z, grid))
-        of_sample.append(_measure_decoder(decoder, z + noise, grid))
-        progress(run + 1, settings.seeds)
-    mean, sample = quantities.stack(of_mean), quantities.stack(of_sample)
+    jobs: list[Any] = []
+    for seed, network in enumerate(trial.networks(step), settings.seed):
+        layers = network_layers(network)
+        names = ("latent", *split_at_latent(layers)[1].names)
+        jobs.append((f"sampled by seed {seed}", layers, partial(_measure_both, network, images, grid, seed)))
+    both = zip(*trial.compute(jobs, progress), strict=True)
+    mean, sample = (Quantities(*map(np.array, zip(*runs, strict=True))) for runs in both)
     a, b = (quantities.scale_to_unit_volume(part, grid.ndim) for part in (mean, sample))
     decoder = {"decoder": slice(None)}
     claims = check_claims(a, decoder, "z = mu") + check_claims(b, decoder, "z sampled")
@@ -207,6 +214,13 @@ def sampled(trial: Trial, settings: Settings, progress: Progress) -> Outcome:
         f"the image {image['|II|, mu']:.3g} and {image['|II|, sampled']:.3g}."
     )
     return Outcome(title, table, data, {}, notes, headline=headline)
+
+
+def _measure_both(network: Pure, images: jax.Array, grid: Grid, seed: int) -> list[list[list[float]]]:
+    """:func:`_measure_decoder` after the mean and after a sample, for JSON."""
+    _, decoder = split_at_latent(network_layers(network))
+    z, noise = _encode(network, images, seed)
+    return [[x.tolist() for x in _measure_decoder(decoder, one, grid)] for one in (z, z + noise)]
 
 
 def _measure_decoder(decoder: Layers, latents: jax.Array, grid: Grid) -> Quantities:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,10 @@ from jaxtyping import Array, Float, Int, UInt8
 from manifold_jax import models
 from manifold_jax._checks import choice, optional, positive, whole
 from manifold_jax._files import Progress
+from manifold_jax._keys import digest_arrays
 from manifold_jax.datasets import coil20
 from manifold_jax.datasets.outlines import SHAPES
+from manifold_jax.experiments.results import Cells, cell_name
 from manifold_jax.experiments.sprites import (
     FACTORS,
     SmoothLeNet,
@@ -169,6 +171,18 @@ class Trial(NamedTuple):
         runs = range(self.settings.seeds)
         params = [jax.device_put(jax.tree.map(lambda leaf, k=k: leaf[k], stacked)) for k in runs]
         return [Pure(self.initial.apply, part) for part in params]
+
+    def compute(self, jobs: Sequence[tuple[str, Layers, Callable[[], Any]]], progress: Progress) -> list[Any]:
+        """What jobs give, for JSON, by a name and the network that each is about; finished ones are kept."""
+        # More steps of the same training, other checkpoints and more runs change nothing here.
+        settings = self.settings._replace(path=None, steps=0, checkpoints=1, seeds=1)._asdict()
+        about = {"settings": settings, "data": digest_arrays(self.images, self.labels)}
+        names = [
+            cell_name(job=name, network=digest_arrays(*jax.tree.leaves(layers.functions)), **about)
+            for name, layers, _ in jobs
+        ]
+        wanted = [(name, job) for name, (_, _, job) in zip(names, jobs, strict=True)]
+        return Cells(self.folder.parent / "layers.cells.jsonl").fill(wanted, progress)
 
     def layers(self, step: int) -> list[Layers]:
         """Their layers."""

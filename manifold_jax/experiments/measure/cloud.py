@@ -54,9 +54,15 @@ class CloudGeometry(NamedTuple):
 
 
 def measure_cloud(
-    cloud: Cloud, *, noise: float | None, tolerance: float, with_reach: bool, progress: Progress | None = None
+    cloud: Cloud,
+    *,
+    noise: float | None,
+    tolerance: float,
+    with_reach: bool,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> CloudGeometry:
-    """Measure a cloud of points.
+    """Measure a cloud of points; progress and checkpoint are those of :func:`reach_from_samples`.
 
     Raises:
         ValueError: The points are not finite, or too few, or the dimension does not fit them.
@@ -81,7 +87,8 @@ def measure_cloud(
     if note:
         return CloudGeometry(cloud.name, points, intrinsic, d, None, place, None, note)
     scales = fit_scales(rows, d, count, noise=noise)
-    options = {"dimension": d, "noise": noise, "tolerance": tolerance, "progress": progress}
+    options = {"dimension": d, "noise": noise, "tolerance": tolerance}
+    options |= {"progress": progress, "checkpoint": checkpoint}
     reach = reach_from_samples(points, **options) if with_reach else None
     if not intrinsic.resolved and cloud.dimension is None:
         note = f"The dimension is not certain; {d} was taken, --dimension takes another."

@@ -222,7 +222,7 @@ def measure_command(
                 with cluster_executor(workers, scheduler) as executor, one_thread() as submit:
                     measured = exact is not False, executor, submit if plots else None
                     parts, finished = _measure_parts(manifolds, folder, options, *measured)
-                    chosen = options | {"executor": executor} if with_reach else None
+                    chosen = options | {"checkpoint": folder, "executor": executor} if with_reach else None
                     _write(parts, folder, key, chosen, submit if plots else None, arguments)
                 for path in finished:
                     path.unlink(missing_ok=True)
@@ -246,7 +246,7 @@ def _measure_cloud(
     cloud: Cloud, out: Path, key: str, options: dict[str, Any], plots: bool, arguments: dict[str, Any]
 ) -> None:
     with progress_bar(f"{cloud.name}, all pairs") as advance:
-        result = measure_cloud(cloud, progress=advance, **options)
+        result = measure_cloud(cloud, progress=advance, checkpoint=out, **options)
     tables, record = cloud_tables(result, options["tolerance"]), cloud_record(result, arguments)
     written: list[Path] = []
     with publishing(out, key, written) as folder:
@@ -343,7 +343,7 @@ def _write(
     tables = report.tables_of(parts)
     result, union, began = None, None, time.perf_counter()
     if options is not None:
-        known = {name: options[name] for name in ("tolerance", "executor")}
+        known = {name: options[name] for name in ("tolerance", "checkpoint", "executor")}
         try:
             with progress_bar("reach, all pairs") as advance:
                 if len(parts) > 1:

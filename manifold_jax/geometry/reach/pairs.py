@@ -9,9 +9,11 @@ distance, and what lies beyond twice the radius already known is never looked at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from manifold_jax._checks import positive, whole
 from manifold_jax._executors import run_sharing
+from manifold_jax._files import Progress
+from manifold_jax._keys import digest_arrays, fingerprint
+from manifold_jax._partial import PartialResult
 from manifold_jax.geometry.reach.cloud import Cloud, pieces
 from manifold_jax.geometry.reach.cones import Cones, squared_distance
 from manifold_jax.geometry.reach.screen import RELIABLE, STEEP, Side, near, screen
@@ -89,6 +94,12 @@ class Seen(NamedTuple):
             coincident=np.concatenate([self.coincident, other.coincident]),
             compared=self.compared + other.compared,
         )
+
+
+def _as_seen(leaves: Sequence[np.ndarray]) -> Seen:
+    """The leaves of a kept comparison."""
+    radius, error, witness, *facing, coincident, compared = leaves
+    return Seen(radius, error, witness, tuple(facing), coincident, int(compared))
 
 
 def check_options(caller: str, tile_size: int | None, tolerance: float) -> None:
@@ -212,19 +223,53 @@ class PairSearch:
         """To other processes it travels without what it has seen."""
         return PairSearch, (self.cloud, self.columns, self.longest, self.separation, self.allowed)
 
-    def compare_all(self, tiles: Iterable[Tile], executor: Any = None) -> Iterator[tuple[Tile, Seen]]:
-        """Every tile and what :meth:`compare` gives of it, which is taken in; in the order it is there."""
-        waiting: dict[int, Tile] = {}
+    def compare_all(
+        self,
+        tiles: Iterable[Tile],
+        total: int,
+        progress: Progress | None = None,
+        checkpoint: str | Path | None = None,
+        executor: Any = None,
+        take: Callable[[Tile, Seen], None] = lambda tile, seen: None,
+    ) -> None:
+        """:meth:`compare` tiles with ``total`` centres in all; what is seen is kept here, and told ``take``.
+
+        What the folder ``checkpoint`` holds of the same tile among the same points is not compared again.
+        """
+        kept, there, handed, done = None, dict[int, list[np.ndarray]](), dict[int, tuple[int, str, Tile]](), 0
+        if checkpoint is not None:
+            points = digest_arrays(self.cloud.points, self.cloud.noise, self.cloud.half_cell)
+            allowed = None if self.allowed is None else digest_arrays(self.allowed)
+            key = fingerprint(None, points, allowed, self.columns, float(self.longest), self.separation)
+            kept = PartialResult(checkpoint, key)
+            there = kept.load()
+
+        def take_in(tile: Tile, seen: Seen, *, anew: bool) -> None:
+            nonlocal done
+            self._take(tile, seen)
+            take(tile, seen)
+            done += int(tile.mine.sum())
+            if progress is not None and (anew or done == total):
+                progress(done, total)
 
         def tasks() -> Iterator[tuple[Tile]]:
+            number = itertools.count()
             for k, tile in enumerate(tiles):
-                waiting[k] = tile
-                yield (tile,)
+                digest = "" if kept is None else digest_arrays(*jax.tree.leaves(tile))
+                part = there.pop(k, None)
+                if part is not None and str(part[0]) == digest:
+                    take_in(tile, _as_seen(part[1:]), anew=False)
+                else:
+                    handed[next(number)] = k, digest, tile
+                    yield (tile,)
 
-        for k, seen in run_sharing(PairSearch.compare, self, tasks(), executor):
-            tile = waiting.pop(k)
-            self._take(tile, seen)
-            yield tile, seen
+        for n, seen in run_sharing(PairSearch.compare, self, tasks(), executor):
+            k, digest, tile = handed.pop(n)
+            if kept is not None:
+                kept.save(k, [np.array(digest), *map(np.asarray, jax.tree.leaves(seen))])
+            take_in(tile, seen, anew=True)
+        if kept is not None:
+            kept.remove()
 
     def _take(self, tile: Tile, seen: Seen) -> None:
         """Keep what was seen from a tile, whose centres no other tile has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -88,6 +89,7 @@ def reach_from_samples(
     tolerance: float = 0.1,
     tile_size: int | None = None,
     progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
     executor: Any = None,
 ) -> Reach:
     """Reach from samples alone, with a bar for sampling, noise and the errors of tangents.
@@ -132,6 +134,8 @@ def reach_from_samples(
         tolerance: As in :func:`reach`.
         tile_size: As in :func:`reach`.
         progress: As in :func:`reach`.
+        checkpoint: Folder of finished tiles, from which a call with the same arguments goes on; local fits
+            and shortest paths are made again.
         executor: As in :func:`reach`; local fits are made in this process.
 
     Returns:
@@ -192,7 +196,8 @@ def reach_from_samples(
             raise ValueError(f"{name}: points must be at least {least + 1} different ones, got {n}.")
         frames, tilt = known.frames, tilt + share * known.tilt
     cloud = make_cloud(rows, rounding[first] + share * PAIRS * noise / 2**0.5)
-    search = _compare_all(cloud, frames, tilt, separation or 0.0, tile_size, progress, executor)
+    how = progress, checkpoint, executor
+    search = _compare_all(cloud, frames, tilt, separation or 0.0, tile_size, *how)
     paths = None
     if method == "distortion" and known is not None:
         paths = spherical_distortion(rows, known, count, rounding[first])
@@ -214,11 +219,12 @@ def _compare_all(
     separation: float,
     tile_size: int | None,
     progress: Progress | None,
+    checkpoint: str | Path | None,
     executor: Any,
 ) -> PairSearch:
     """Search all pairs, tile by tile."""
     n, (size, columns) = len(cloud.points), tile_shape(cloud, tile_size)
-    search, size, done = PairSearch(cloud, columns, separation=separation), min(size, n), 0
+    search, size = PairSearch(cloud, columns, separation=separation), min(size, n)
     nothing = np.zeros(size)
 
     def tiles() -> Iterator[Tile]:
@@ -227,10 +233,7 @@ def _compare_all(
             position, own = np.pad(group, (0, size - len(group)), mode="edge"), np.arange(size) < len(group)
             yield Tile(position, frames[position], tilt[position], nothing + np.inf, nothing, own=own)
 
-    for tile, _ in search.compare_all(tiles(), executor):
-        done += int(tile.mine.sum())
-        if progress is not None:
-            progress(done, n)
+    search.compare_all(tiles(), n, progress, checkpoint, executor)
     return search
 
 

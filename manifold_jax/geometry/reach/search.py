@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from manifold_jax._checks import (
 )
 from manifold_jax._executors import check_executor
 from manifold_jax._files import Progress
+from manifold_jax._partial import keeping_parts
 from manifold_jax._programs import as_function
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import Manifold, as_points, is_union
@@ -75,6 +77,7 @@ def reach(  # noqa: PLR0913
     tile_size: int | None = None,
     block_size: int | None = None,
     progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
     executor: Any = None,
 ) -> Reach:
     """Reach of a manifold or a union of manifolds, with witnesses.
@@ -106,6 +109,8 @@ def reach(  # noqa: PLR0913
         tile_size: Centres per tile, which memory follows; by default 256, or 64 where points are long.
         block_size: As in :func:`measure`.
         progress: Called as ``progress(points done, points)`` after every tile.
+        checkpoint: Folder of finished tiles, and of finished blocks where the curvature is measured here,
+            from which a call with the same arguments goes on.
         executor: Where pairs are compared, as in :func:`measure`, to which it is handed too. All points
             travel once to every worker, tiles with their tangents to one; the numbers are those of this
             process.
@@ -145,27 +150,27 @@ def reach(  # noqa: PLR0913
         raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
     settings = {"grid": grid, "exact": exact, "missing": missing, "accuracy": accuracy, "stride": stride}
     components: list[Component] = []
-    for points, given in zip(manifolds, known, strict=True):
-        start = (len(components), sum(c.lattice.size for c in components))
-        how = (copies or {}, periods, block_size, executor)
-        components.append(_component(start, points, given, *how, **settings))
-    cloud = _cloud(components)
-    shortest = min(float(np.min(c.radii.radius)) for c in components)
-    rows, columns = tile_shape(cloud, tile_size)
-    longest = MARGIN * shortest if longest is None else longest
-    allowed = np.concatenate([c.wanted[c.homes] for c in components])
-    allowed = None if allowed.all() else allowed
-    search = PairSearch(cloud, columns, longest, allowed=allowed)
-    drop = np.zeros(len(cloud.points))
-    done, total = 0, sum(int(c.wanted.sum()) for c in components)
-    every = (tile for component in components for tile in tiles(component, cloud, rows))
-    for tile, seen in search.compare_all(every, executor):
-        mine = tile.mine
-        drop[tile.position[mine]] = _lattice_drop(components, cloud, tile, seen)[mine]
-        done += int(mine.sum())
-        if progress is not None:
-            progress(done, total)
-    return assemble(components, search, drop, tolerance)
+    with keeping_parts():  # of measurements until the search is complete
+        for points, given in zip(manifolds, known, strict=True):
+            start = (len(components), sum(c.lattice.size for c in components))
+            how = (copies or {}, periods, block_size, checkpoint, executor)
+            components.append(_component(start, points, given, *how, **settings))
+        cloud = _cloud(components)
+        shortest = min(float(np.min(c.radii.radius)) for c in components)
+        rows, columns = tile_shape(cloud, tile_size)
+        longest = MARGIN * shortest if longest is None else longest
+        allowed = np.concatenate([c.wanted[c.homes] for c in components])
+        allowed = None if allowed.all() else allowed
+        search = PairSearch(cloud, columns, longest, allowed=allowed)
+        drop = np.zeros(len(cloud.points))
+        total = sum(int(c.wanted.sum()) for c in components)
+        every = (tile for component in components for tile in tiles(component, cloud, rows))
+
+        def take(tile: Tile, seen: Seen) -> None:
+            drop[tile.position[tile.mine]] = _lattice_drop(components, cloud, tile, seen)[tile.mine]
+
+        search.compare_all(every, total, progress, checkpoint, executor, take)
+        return assemble(components, search, drop, tolerance)
 
 
 def _features(points: Any, grid: Grid | None) -> int:
@@ -183,6 +188,7 @@ def _component(
     copies: Mapping[str, int],
     periods: int,
     block_size: int | None,
+    checkpoint: str | Path | None,
     executor: Any,
     *,
     grid: Grid | None,
@@ -207,7 +213,8 @@ def _component(
     fits_in_memory("reach", what, size, "take fewer samples of an axis")
     exact = source.evaluated if exact is None else exact
     if geometry is None:
-        options = {"missing": missing, "block_size": block_size, "executor": executor}
+        options = {"missing": missing, "block_size": block_size}
+        options |= {"checkpoint": checkpoint, "executor": executor}
         geometry = measure(points, grid, exact=exact, **options, **stencil)
     if not isinstance(geometry, Geometry) or geometry.grid != grid:
         got = f"that of a grid {geometry.grid.shape}" if isinstance(geometry, Geometry) else shown(geometry)
