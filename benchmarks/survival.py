@@ -42,14 +42,18 @@ class Job(NamedTuple):
 
 SMALL = ("--no-plots", "--no-reach", "--block-size", "16")
 SPRITES = ("measure", "sprites", "--axes", "scale,orientation", "--size", "16", *SMALL)
+REACH = ("measure", "sprites", "--axes", "scale,orientation", "--size", "32", "--no-plots")
+REACH += ("--samples", "scale=65,orientation=128")
 BOUNDS = ("bounds", "boundary", "--seeds", "2", "--fits", "pca", "--sizes", "100,200", "--tests", "50")
 CALIBRATE = ("calibrate", "reaches", "--manifold", "circle", "--seeds", "8")
-LEAF = ("leaf", "paths", "--steps", "200", "--pairs", "3", "--max-steps", "20", "--ways", "1")
-LAYERS = ("layers", "latents", "--steps", "200", "--images", "200", "--seeds", "1")
+LEAF = ("leaf", "paths", "--steps", "200", "--pairs", "100", "--max-steps", "300", "--ways", "1")
+LAYERS = ("layers", "evolution", "--steps", "200", "--images", "200", "--seeds", "1")
 TWO = ("--workers", "2")
 JOBS = {
     "measure": Job(SPRITES, "geometry*.nc"),
     "measure-workers": Job((*SPRITES, *TWO), "geometry*.nc", True),
+    "reach": Job(REACH, "*.nc"),
+    "reach-workers": Job((*REACH, *TWO), "*.nc", True),
     "file": Job(("measure", "points.npy", "--axis", "u=0:1", "--axis", "v=0:1", *SMALL), "geometry.nc"),
     "bounds": Job(BOUNDS, "boundary.json"),
     "bounds-workers": Job((*BOUNDS, *TWO), "boundary.json", True),
@@ -57,7 +61,7 @@ JOBS = {
     "calibrate-workers": Job((*CALIBRATE, *TWO), "reaches.json", True),
     "leaf": Job(LEAF, "paths.json"),
     "leaf-workers": Job((*LEAF, *TWO), "paths.json", True),
-    "layers": Job(LAYERS, "latents.json"),
+    "layers": Job(LAYERS, "evolution.nc"),
 }
 
 

@@ -9,14 +9,18 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.tree_util import Partial
 from networks import drawn
 from typer.testing import CliRunner
 
+from manifold_jax._files import silent
 from manifold_jax.experiments.cli import application
+from manifold_jax.experiments.layers import latents
 from manifold_jax.experiments.layers.command import EXPERIMENTS, select_for
-from manifold_jax.experiments.layers.trial import REDUCED
+from manifold_jax.experiments.layers.trial import REDUCED, Trial
 from manifold_jax.models import (
     BetaVAE,
+    Layers,
     Objective,
     beta_vae_loss,
     convolve,
@@ -230,6 +234,27 @@ def test_the_command_trains_and_writes(tmp_path, monkeypatch):
     for file in ("latents.txt", "traversals.png", "reconstructions.png"):
         assert (tmp_path / file).stat().st_size > 100
     assert run("train", *options[:-2], "--out", tmp_path).exit_code == 0
+    (tmp_path / "latents.json").unlink()
+    monkeypatch.setattr(latents, "mutual_information_gap", None)  # what is known is not computed again
+    assert run("latents", *options, "--out", tmp_path).exit_code == 0
+    assert json.loads((tmp_path / "latents.json").read_text())["rows"] == record["rows"]
+
+
+def test_measurements_of_other_networks_and_data_are_not_taken(tmp_path):
+    images, labels = np.zeros((4, 2, 2), np.uint8), np.zeros(4, int)
+    trial = Trial(TINY, None, images, labels, None, tmp_path / "checkpoints", {})
+    made = []
+
+    def ask(trial, name="job", weight=1.0):
+        layers = Layers(("only",), (Partial(jnp.multiply, jnp.float32(weight)),))
+        assert trial.compute([(name, layers, lambda: made.append(name) or [weight])], silent) == [[weight]]
+        return len(made)
+
+    changed = trial.settings._replace(points=7)
+    longer = trial.settings._replace(steps=10, seeds=2, checkpoints=2)
+    others = [trial._replace(images=images + 1), trial._replace(settings=changed)]
+    assert [ask(trial), ask(trial), ask(trial._replace(settings=longer))] == [1, 1, 1]
+    assert [ask(trial, weight=1.01), ask(trial, "other"), *map(ask, others)] == [2, 3, 4, 5]
 
 
 @pytest.mark.slow

@@ -98,17 +98,11 @@ def test_addresses_of_zarr(tmp_path, loaded):
     labelled().to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "x.zarr"), "/bucket/x.zarr", recursive=True)
-    states = set()
     for address in (f"file://{tmp_path}/x.zarr", "memory://bucket/x.zarr"):
         samples = loaded(address, periodic=["angle"])
         is_cylinder(samples)
         assert address in samples.attributes["source"]
-        states.add(samples.key)
-        assert loaded(address, periodic=["angle"]).key == samples.key
         assert f"manifold-jax measure {address} " in text(run("inspect", address))
-    zarr.open(tmp_path / "x.zarr" / "points", mode="r+")[:] = 2 * CYLINDER
-    states.add(loaded(f"file://{tmp_path}/x.zarr", periodic=["angle"]).key)
-    assert len(states) == 3
 
 
 @pytest.mark.parametrize("address", ["memory://bucket/none.zarr", "nothing://bucket/x.zarr"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -138,12 +138,15 @@ def measure(  # noqa: PLR0913
     asked = title, stencil, noise, exact, missing, block_size, attributes
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
 
-    def run_by(plan: BlockPlan | BatchPlan) -> tuple[PartialResult | None, Callable[..., Any]]:
-        """What is kept of a plan, and how jobs run by it."""
-        kept = None
+    kept: list[PartialResult] = []
+
+    def run(plan: BlockPlan | BatchPlan, job: Any, **options: Any) -> Any:
+        """Run a job by a plan, with what is kept of it."""
+        options = {"progress": progress, "executor": executor} | options
         if checkpoint is not None:
-            kept = PartialResult(checkpoint, points_fingerprint(points, *asked, plan))
-        return kept, partial(run_blocks, points, progress=progress, checkpoint=kept, executor=executor)
+            kept.append(PartialResult(checkpoint, points_fingerprint(points, *asked, plan)))
+            options["checkpoint"] = kept[-1]
+        return run_blocks(points, plan, job, **options)
 
     if exact:
         block_size = optional(whole, "measure", "block_size", block_size)
@@ -153,7 +156,6 @@ def measure(  # noqa: PLR0913
         def job(coordinates: Array, _: BatchPlan) -> PointQuantities:
             return _exact_batch(points.values, coordinates, ranges, block_size)
 
-        kept, run = run_by(batches)
         geometry = report(run(batches, job))
     else:
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
@@ -169,11 +171,10 @@ def measure(  # noqa: PLR0913
             rounded = rounded_energy(points) if noise is None else 0.0
             gains = [axis.gains for axis in plan.axes]
             model = NoiseModel(gains, orders, noise, points.features, halos, rounded)
-        kept, run = run_by(plan)
         quantities = _grid_quantities(points, plan, run, block_size)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
-    if kept is not None:
-        kept.remove()
+    for part in kept:
+        part.remove()
     return points.back(geometry if points.traced else _with_idle_axes(geometry, points))
 
 
@@ -201,7 +202,8 @@ def _grid_quantities(points: Points, plan: BlockPlan, run: Any, block_size: int 
         return plan_blocks(points, (stencil, lower), block_size, plan.differences)
 
     def run_plan(chosen: BlockPlan) -> PointQuantities:
-        return run(chosen, grid_quantities) if chosen is plan else run_blocks(points, chosen, grid_quantities)
+        told = {} if chosen is plan else {"progress": None, "executor": None}
+        return run(chosen, grid_quantities, **told)
 
     return shrunk_quantities(points.there, plan, plan_of, run_plan)
 

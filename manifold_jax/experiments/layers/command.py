@@ -71,7 +71,7 @@ def layers_command(
 ) -> None:
     """Train several networks on images of known geometry, and measure that geometry in every layer.
 
-    Interrupted and called again with the same --out, the training goes on where it was.
+    Interrupted and called again with the same --out, it goes on where it was.
     """
     arguments = registry.given_options(locals())
     with terminal.plain_errors():

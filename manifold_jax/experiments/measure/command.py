@@ -39,7 +39,6 @@ from manifold_jax.experiments.measure.data import (
     parse_object,
     parse_pairs,
     parse_range,
-    probe,
     refuse_for_clouds,
     refuse_for_grids,
     with_attributes,
@@ -66,7 +65,6 @@ from manifold_jax.geometry import (
     Manifold,
     Reach,
     UnionGeometry,
-    load_geometry,
     measure,
     measure_union,
     reach,
@@ -221,11 +219,9 @@ def measure_command(
                     manifolds = [with_attributes(manifold, SUGGESTED) for manifold in manifolds]
                 with cluster_executor(workers, scheduler) as executor, one_thread() as submit:
                     measured = exact is not False, executor, submit if plots else None
-                    parts, finished = _measure_parts(manifolds, folder, options, *measured)
+                    parts = _measure_parts(manifolds, folder, options, *measured)
                     chosen = options | {"checkpoint": folder, "executor": executor} if with_reach else None
                     _write(parts, folder, key, chosen, submit if plots else None, arguments)
-                for path in finished:
-                    path.unlink(missing_ok=True)
             if note:
                 console.print(note)
 
@@ -280,13 +276,13 @@ def _measure_parts(
     exact: bool,
     executor: Any,
     draw: Callable[..., Any] | None,
-) -> tuple[list[Part], list[Path]]:
-    """Every component, and the files that keep what is measured until the whole command is done.
+) -> list[Part]:
+    """Every component.
 
     An embedding is measured both ways; the exact values are the results of it, unless ``exact`` is False.
     Its pictures are drawn from when these are there; of samples, which may be large, after all else.
     """
-    parts, finished = [], []
+    parts = []
     for k, manifold in enumerate(manifolds):
         results, seconds, pictures = {}, {}, {}
         mark, stored = f"_{k + 1}" if len(manifolds) > 1 else "", isinstance(manifold, Samples)
@@ -294,41 +290,26 @@ def _measure_parts(
         for stage in ("stencil",) if stored else ("exact", "stencil"):
             chosen = options | ({"exact": True, "noise": None} if stage == "exact" else {"exact": False})
             began = time.perf_counter()
-            results[stage], path = _measure_stage(manifold, out, chosen, k, executor)
+            results[stage] = _measure_stage(manifold, out, chosen, executor)
             seconds[stage] = time.perf_counter() - began
-            finished.append(path)
             if draw and main in results and not stored:
                 begun = Part(manifold, results[main], results.get(other), seconds, mark, pictures)
                 pictures = start_pictures(begun, draw)
         parts.append(Part(manifold, results[main], results.get(other), seconds, mark, pictures))
-    return parts, finished
+    return parts
 
 
 def _measure_stage(
-    manifold: Manifold | Samples, out: Path, options: dict[str, Any], number: int, executor: Any
-) -> tuple[Geometry, Path]:
-    """One measurement, or the kept one, and the file that keeps it.
-
-    The file's name holds all that makes it: what the embedding computes, with all images that it holds, two
-    points, axes, attributes, options, and the version of the package.
-    """
-    dtype = jax.numpy.result_type(float)
-    data = (manifold.key,) if isinstance(manifold, Samples) else probe(manifold, dtype)
-    parts = (manifold.name, manifold.grid, sorted(manifold.attributes.items()), options, str(dtype), number)
-    path = out / f"finished-{fingerprint(None, *data, *parts)}.nc"
-    if path.exists():
-        with contextlib.suppress(ValueError):  # damaged: measure again
-            return load_geometry(path), path
+    manifold: Manifold | Samples, out: Path, options: dict[str, Any], executor: Any
+) -> Geometry:
+    """One measurement."""
     method = "automatic differentiation" if options["exact"] else "stencils"
     with progress_bar(f"{manifold.name}, {method}") as advance:
         kept = {"progress": advance, "checkpoint": out, "executor": executor}
         if isinstance(manifold, Samples):
             geometry = measure(manifold.points, manifold.grid, name=manifold.name, **kept, **options)
-            geometry = replace(geometry, attributes=tuple(manifold.attributes.items()))
-        else:
-            geometry = measure(manifold, **kept, **options)
-    geometry.save(path)
-    return geometry, path
+            return replace(geometry, attributes=tuple(manifold.attributes.items()))
+        return measure(manifold, **kept, **options)
 
 
 def _write(

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from manifold_jax import datasets
 from manifold_jax._checks import fits_in_memory
 from manifold_jax._files import user_path
-from manifold_jax._keys import digest_arrays, digest_function, fingerprint
+from manifold_jax._keys import fingerprint
 from manifold_jax.datasets.coil20 import COIL20, COIL100
 from manifold_jax.datasets.outlines import SHAPES
 from manifold_jax.experiments.experiment import plain
@@ -22,7 +21,6 @@ from manifold_jax.experiments.measure.files import Samples, is_address
 from manifold_jax.experiments.terminal import meant
 from manifold_jax.fitting.nearest_points import components
 from manifold_jax.geometry import Manifold
-from manifold_jax.geometry.embeddings import evaluate_points
 from manifold_jax.geometry.grid import Accuracy
 
 _CURVES = ("circle", "ellipse", "helix", "parallel_circles", "two_moons")
@@ -159,7 +157,7 @@ def build(name: str, options: Mapping[str, Any]) -> tuple[Manifold | Samples, ..
         images, grid, notes = datasets.dsprites(**arguments)
         about = {"length": "distance between images, the root of summed squared differences of pixels (0, 1)"}
         title = f"dsprites {options.get('shape', 'heart')}"
-        return (Samples(title, images, grid, about | {"note": " ".join(notes)}, digest_arrays(images)),)
+        return (Samples(title, images, grid, about | {"note": " ".join(notes)}),)
     return _surface(name, arguments.get("sizes") or {})
 
 
@@ -188,14 +186,6 @@ def with_attributes(manifold: Manifold | Samples, *pairs: tuple[str, str]) -> Ma
     if isinstance(manifold, Samples):
         return manifold._replace(attributes=attributes)
     return replace(manifold, attributes=attributes)
-
-
-def probe(manifold: Manifold, dtype: Any) -> tuple[Any, ...]:
-    """What the embedding computes, with all arrays that it holds, and two points."""
-    grid = manifold.grid
-    ends = np.asarray(grid.coordinates(dtype)).reshape(-1, grid.ndim)[[0, grid.size // 2]]
-    probe = evaluate_points(manifold.embedding, ends, dtype).tobytes()
-    return digest_function(manifold.embedding, jax.ShapeDtypeStruct((grid.ndim,), dtype)), probe
 
 
 def refuse_for_grids(

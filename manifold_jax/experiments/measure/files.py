@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from manifold_jax._checks import fits_in_memory
-from manifold_jax._keys import digest_arrays
 from manifold_jax.datasets.folders import image_folder
-from manifold_jax.experiments.measure.formats import Content, kind_of, opened, read_cloud, states_of
+from manifold_jax.experiments.measure.formats import Content, kind_of, opened, read_cloud
 from manifold_jax.geometry.grid import Axis, Grid
 from manifold_jax.geometry.sources import Rearranged
 
@@ -29,14 +28,12 @@ class Samples(NamedTuple):
         points: Array ``(*grid.shape, *features)``, in memory or in a file.
         grid: The lattice.
         attributes: What reports record.
-        key: What tells these data from others.
     """
 
     name: str
     points: Any
     grid: Grid
     attributes: Mapping[str, Any]
-    key: str
 
 
 def is_address(name: str) -> bool:
@@ -261,7 +258,7 @@ def load(
         images, grid, notes = image_folder(path, table, **chosen, periodic=periods, progress=progress)
         length = "distance between images, the root of summed squared differences of grey levels (white is 1)"
         attributes = {"source": str(path), "length": length, "note": " ".join(notes)}
-        return Samples(path.resolve().name, images, grid, attributes, digest_arrays(images))
+        return Samples(path.resolve().name, images, grid, attributes)
     content = files.enter_context(opened(path, options.get("variable")))
     if options.get("cloud"):
         fits_in_memory("measure", content.label, 8 * math.prod(content.values.shape))
@@ -274,4 +271,4 @@ def load(
     if content.values.dtype == np.float64 != jnp.result_type(float):
         length += ", computed in float32; --x64 keeps all digits"
     attributes = {"source": f"{path}: {content.label}", "length": length} | ({"note": note} if note else {})
-    return Samples(content.label, points, grid, attributes, repr((content.label, states_of(path))))
+    return Samples(content.label, points, grid, attributes)

@@ -108,19 +108,6 @@ def _read_address(address: str, variable: str | None) -> Content:
     return _content(PurePosixPath(address), opened.name, opened.values, opened.names, samples, units)
 
 
-def states_of(path: Path | str) -> list[tuple[str, ...]]:
-    """Names of all files that make up a file, folder or address, with their sizes and versions."""
-    if isinstance(path, str):
-        from fsspec.core import url_to_fs
-
-        system, root = url_to_fs(path)
-        marks = ("size", "mtime", "created", "LastModified", "ETag", "etag", "updated")
-        inside = system.find(root, detail=True)
-        return sorted((name, *(str(info.get(mark)) for mark in marks)) for name, info in inside.items())
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [(str(f.resolve()), str(f.stat().st_size), str(f.stat().st_mtime_ns)) for f in files]
-
-
 def _read_npy(path: Path, _: str | None, __: contextlib.ExitStack) -> Content:
     with _naming(path):
         return Content(path.name, np.lib.format.open_memmap(path, mode="r"), ())
