@@ -47,7 +47,7 @@ REACH += ("--samples", "scale=65,orientation=128")
 BOUNDS = ("bounds", "boundary", "--seeds", "2", "--fits", "pca", "--sizes", "100,200", "--tests", "50")
 CALIBRATE = ("calibrate", "reaches", "--manifold", "circle", "--seeds", "8")
 LEAF = ("leaf", "paths", "--steps", "200", "--pairs", "100", "--max-steps", "300", "--ways", "1")
-LAYERS = ("layers", "evolution", "--steps", "200", "--images", "200", "--seeds", "1")
+LAYERS = ("layers", "evolution", "--steps", "200", "--images", "200", "--seeds", "1", "--factors", "1")
 TWO = ("--workers", "2")
 JOBS = {
     "measure": Job(SPRITES, "geometry*.nc"),
