@@ -190,7 +190,8 @@ def block_vectors(window: Window, plan: BlockPlan) -> Float[Array, "stencils poi
     """First and second derivatives on a block by every stencil of the plan."""
     matrices = locate(plan, window.block, window.points.dtype).matrices
     stencils = range(len(plan.stencils))
-    return jnp.stack([window_derivatives(window.points, [m[s] for m in matrices]) for s in stencils])
+    jets = [window_derivatives(window.points, [m[s] for m in matrices]) for s in stencils]
+    return jnp.stack([jnp.stack(vectors, axis=1) for vectors in jets])
 
 
 def _one_block(

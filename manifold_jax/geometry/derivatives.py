@@ -17,6 +17,12 @@ from jaxtyping import Array, Float, Int
 from manifold_jax._linalg import matmul
 from manifold_jax.geometry.tensors import derivative_indices
 
+CACHED_POINTS = 64, 48, 32, 24, 16, 12, 9, 8
+"""Points whose jets fill the cache of a CPU core: the first that divides a block."""
+
+Vectors = list[Float[Array, "points f"]]
+"""Vectors of all points, one array after the other: together they would be a copy of all of them."""
+
 
 def _apply(matrix: Float[Array, "b m"], values: Array, axis: int) -> Array:
     """Multiply a matrix into one axis of an array, as a batched matrix product."""
@@ -27,19 +33,52 @@ def _apply(matrix: Float[Array, "b m"], values: Array, axis: int) -> Array:
     return product.reshape(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
 
 
-def _stack_partials(partials: dict[tuple[int, ...], Array]) -> Float[Array, "points v f"]:
-    """The v = d + d(d+1)/2 vectors of ``tensors.derivative_indices`` of every point, from those by orders."""
+def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*points v v"]:
+    """Gram matrices of the vectors of points."""
+    return matmul(vectors, jnp.swapaxes(vectors, -1, -2))
+
+
+def derivative_products(
+    vectors: Vectors, differences: Sequence[tuple[Array, Array]], wanted: Array
+) -> tuple[Float[Array, "points v v"], Float[Array, "points d 2+v"]]:
+    """Gram matrices of the jets of points, and what differences along every axis tell (0 if not wanted).
+
+    That is, of pairs of a higher and a lower one: the squares of both, then the products of the higher with
+    all vectors. On a CPU a few points at a time are put together, which stay in the cache.
+    """
+
+    def products(parts: tuple[Vectors, Sequence[tuple[Array, Array]]]) -> tuple[Array, Array]:
+        jets, pairs = jnp.stack(parts[0], axis=1), parts[1]
+        none = jnp.zeros((len(jets), len(pairs), 2 + jets.shape[1]), jets.dtype)
+
+        def told() -> Array:
+            squares = [jnp.stack([jnp.sum(jnp.square(x), axis=-1) for x in pair], axis=-1) for pair in pairs]
+            high = jnp.stack([pair[0] for pair in pairs], axis=1)
+            crossed = matmul(high, jnp.swapaxes(jets, -1, -2))
+            return jnp.concatenate([jnp.stack(squares, axis=1), crossed], axis=-1)
+
+        return inner_products(jets), jax.lax.cond(wanted, told, lambda: none) if pairs else none
+
+    points, parts = len(vectors[0]), (vectors, differences)
+    group = next((g for g in CACHED_POINTS if points % g == 0), points)
+    if jax.default_backend() != "cpu" or group == points:
+        return products(parts)
+    parts = jax.tree.map(lambda x: x.reshape(points // group, group, *x.shape[1:]), parts)
+    return jax.tree.map(lambda x: x.reshape(points, *x.shape[2:]), jax.lax.map(products, parts))
+
+
+def _in_order(partials: dict[tuple[int, ...], Array]) -> Vectors:
+    """The vectors of ``tensors.derivative_indices``, from those by orders."""
     d = len(next(iter(partials)))
     orders = [tuple(index.count(axis) for axis in range(d)) for index in derivative_indices(d)]
-    stacked = jnp.stack([partials[order] for order in orders], axis=d)
-    return stacked.reshape(-1, *stacked.shape[d:])
+    return [partials[order].reshape(-1, partials[order].shape[-1]) for order in orders]
 
 
-def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array, "points v f"]:
+def window_derivatives(window: Array, matrices: Sequence[Array]) -> Vectors:
     """First and second derivatives on a block from the samples ``(m_1, ..., m_d, f)`` on its window.
 
     ``matrices`` are ``(3, b_k, m_k)`` for each axis: derivative 0 (which picks samples), 1 and 2. The result
-    holds the v = d + d(d+1)/2 vectors of ``tensors.derivative_indices``.
+    holds the v = d + d(d+1)/2 vectors of ``tensors.derivative_indices``, each at all points.
     """
     d = len(matrices)
     partials: dict[tuple[int, ...], Array] = {(0,) * d: window}
@@ -53,7 +92,7 @@ def window_derivatives(window: Array, matrices: Sequence[Array]) -> Float[Array,
                 moved = (*orders[:axis], order, *orders[axis + 1 :])
                 done[moved] = _apply(matrices[axis][order], values, axis)
         partials = done
-    return _stack_partials(partials)
+    return _in_order(partials)
 
 
 def cross_sizes(inner: Sequence[int], outer: Sequence[int]) -> dict[tuple[int, ...], tuple[int, ...]]:
@@ -82,7 +121,7 @@ def cross_columns(matrices: Sequence[Array]) -> dict[tuple[int, ...], tuple[Arra
 
 def cross_derivatives(
     parts: dict[tuple[int, ...], Array], matrices: Sequence[Float[Array, "3 b m"]]
-) -> Float[Array, "points v f"]:
+) -> Vectors:
     """What :func:`window_derivatives` gives, from the samples ``(n_1, ..., n_d, f)`` of the parts of a cross.
 
     The columns of the matrices are those in the block, then the others.
@@ -103,24 +142,21 @@ def cross_derivatives(
         else:
             beside = along(i, 1, parts[j,], parts.get((i, j))) if (j,) in parts else None
             partials[orders] = along(j, 1, partials[first], beside)
-    return _stack_partials(partials)
+    return _in_order(partials)
 
 
 def high_differences(
-    window: Array, matrices: Sequence[Array], differences: Sequence[Array]
-) -> tuple[Float[Array, "points d f"], Float[Array, "points d 2"]]:
-    """D_k, the difference of the higher order along axis k, and |D_k|^2 of both, from samples on a window."""
+    window: Array, matrices: Sequence[Array], differences: Sequence[Float[Array, "2 b m"]]
+) -> list[tuple[Array, Array]]:
+    """Differences of the higher and of the lower order along every axis ``(points, f)``, from a window."""
     offsets = [jnp.argmax(m[0, 0]) for m in matrices]
 
-    def along(axis: int) -> Array:
-        """Both differences, ``(2, points, f)``, as one product."""
-        values, rows = window, differences[axis]
+    def along(axis: int) -> tuple[Array, Array]:
+        values = window
         for k, offset in enumerate(offsets):
             if k != axis:
                 values = jax.lax.dynamic_slice_in_dim(values, offset, matrices[k].shape[1], axis=k)
-        values = _apply(rows.reshape(-1, rows.shape[-1]), values, axis)
-        values = values.reshape(*values.shape[:axis], *rows.shape[:2], *values.shape[axis + 1 :])
-        return jnp.moveaxis(values, axis, 0).reshape(2, -1, values.shape[-1])
+        high, low = (_apply(rows, values, axis) for rows in differences[axis])
+        return high.reshape(-1, high.shape[-1]), low.reshape(-1, low.shape[-1])
 
-    both = jnp.stack([along(k) for k in range(len(matrices))], axis=2)
-    return both[0], jnp.moveaxis(jnp.sum(jnp.square(both), axis=-1), 0, -1)
+    return [along(k) for k in range(len(matrices))]

@@ -21,6 +21,7 @@ from manifold_jax._linalg import map_blocks
 from manifold_jax._programs import result_of
 from manifold_jax._sharding import explicit, joined, mesh_of, names_of, over_rows
 from manifold_jax.geometry.blocks import block_vectors, run_blocks
+from manifold_jax.geometry.derivatives import inner_products
 from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.grid import Accuracy, Grid
 from manifold_jax.geometry.manifold import Source, as_points
@@ -32,7 +33,6 @@ from manifold_jax.geometry.windows import (
     BlockGrams,
     BlockPlan,
     Window,
-    inner_products,
     longest_block,
     plan_blocks,
 )

@@ -31,6 +31,7 @@ from manifold_jax._partial import PartialResult
 from manifold_jax._programs import as_function, first_line, frozen, result_of
 from manifold_jax._sharding import explicit, over_rows
 from manifold_jax.geometry.blocks import run_blocks
+from manifold_jax.geometry.derivatives import inner_products
 from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.error_bars import (
     axis_sensitivity,
@@ -56,7 +57,6 @@ from manifold_jax.geometry.windows import (
     Window,
     block_grams,
     cut_features,
-    inner_products,
     locate,
     plan_blocks,
 )

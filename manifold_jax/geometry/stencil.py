@@ -229,7 +229,9 @@ def axis_plan(
     ready too. Plans of small axes are kept for the next call.
     """
     make = _kept_plan if axis.size <= KEPT_SIZE else _make_plan
-    return make(axis, specs, block, evaluated, difference, pieces)
+    plan = make(axis, specs, block, evaluated, difference, pieces)
+    # Objects of their own: JAX remembers by identity what constants are, which depends on jax_enable_x64.
+    return AxisPlan(*(table.view() for table in plan))
 
 
 def _make_plan(

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from manifold_jax._checks import optional, whole
-from manifold_jax._linalg import matmul
 from manifold_jax.geometry.derivatives import (
     cross_derivatives,
     cross_sizes,
+    derivative_products,
     high_differences,
     window_derivatives,
 )
@@ -37,7 +37,6 @@ WHOLE_COPIES = 2  # windows of all features held at once: what was read, and a c
 OFTEN = 4.0  # times that a number of a file is read, from which windows are read some features at a time
 CHUNK_COPIES = 3  # chunks of a window, its jets and their Gram held at once: what goes in and out, the sum
 SHAPING = 3  # first fields of an AxisPlan, which shape a program; the others are its data
-CACHED_POINTS = 16, 12, 9, 8  # points whose jets fill the cache of a CPU core: the first that divides a block
 
 
 @jax.tree_util.register_pytree_node_class
@@ -288,37 +287,6 @@ def locate(plan: BlockPlan, block: Array | int, dtype: DType) -> Place:
     return Place(*zip(*map(along, plan.axes, index), strict=True))
 
 
-def inner_products(vectors: Float[Array, "*points v f"]) -> Float[Array, "*points v v"]:
-    """Gram matrices of the vectors of points."""
-    return matmul(vectors, jnp.swapaxes(vectors, -1, -2))
-
-
-def _cached_products(
-    vectors: Float[Array, "points v f"], others: Float[Array, "points k f"], wanted: Array
-) -> tuple[Float[Array, "points v v"], Float[Array, "points k v"]]:
-    """Gram matrices, and products with other vectors (0 if not wanted).
-
-    On a CPU a few points at a time, to stay in cache.
-    """
-
-    def products(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        first, second = pair
-        shape = (*second.shape[:2], first.shape[1])
-        crossed = jax.lax.cond(
-            wanted,
-            lambda: matmul(second, jnp.swapaxes(first, -1, -2)),
-            lambda: jnp.zeros(shape, first.dtype),
-        )
-        return inner_products(first), crossed
-
-    points, pair = len(vectors), (vectors, others)
-    group = next((g for g in CACHED_POINTS if points % g == 0), points)
-    if jax.default_backend() != "cpu" or group == points:
-        return products(pair)
-    pair = jax.tree.map(lambda x: x.reshape(points // group, group, *x.shape[1:]), pair)
-    return jax.tree.map(lambda x: x.reshape(points, *x.shape[2:]), jax.lax.map(products, pair))
-
-
 Cut = Callable[[Any, int], Any]
 """From the first feature and a number of features to their window ``(m_1, ..., m_d, features)``, or
 to those of the parts of a cross."""
@@ -356,21 +324,21 @@ def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> Sums:
 
     def contract(start: Any, size: int) -> Sums:
         points = cut(start, size)
-        crossed, shape = isinstance(points, dict), (plan.block_points, len(plan.differences))
-        high, squares = (jnp.zeros((*shape, n), matrices[0].dtype) for n in (size, 2))
-        if plan.differences and not crossed:  # points that are evaluated have no noise to tell
-            high, squares = high_differences(points, [m[0] for m in matrices], place.differences)
+        whole = hasattr(points, "shape")  # else they are the parts of a cross
+        derivatives: Any = window_derivatives if whole else cross_derivatives
+        noisy = plan.differences and whole  # points that are evaluated have no noise to tell
+        high = high_differences(points, [m[0] for m in matrices], place.differences) if noisy else []
 
         def products(stencil: tuple[Sequence[Array], Array]) -> tuple[Array, Array]:
-            vectors = (cross_derivatives if crossed else window_derivatives)(points, stencil[0])
-            return _cached_products(vectors, high, stencil[1] == 0)
+            return derivative_products(derivatives(points, stencil[0]), high, stencil[1] == 0)
 
         # One stencil after the other: one program for all of them, and the jets of one held at a time.
-        grams, along = jax.lax.map(products, (matrices, jnp.arange(len(plan.stencils))))
+        grams, told = jax.lax.map(products, (matrices, jnp.arange(len(plan.stencils))))
+        none = jnp.zeros((plan.block_points, len(plan.differences), 2 + grams.shape[-1]), grams.dtype)
         leaves = jax.tree.leaves(points)
         lengths = jnp.concatenate([jnp.sum(jnp.square(x), axis=-1).ravel() for x in leaves])
         peak = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in leaves]))
-        return Sums(grams, lengths, jnp.concatenate([squares, along[0]], axis=-1), peak)
+        return Sums(grams, lengths, told[0] if noisy else none, peak)
 
     def add(total: Sums, start: Array) -> tuple[Sums, None]:
         return total.plus(contract(start, chunk)), None

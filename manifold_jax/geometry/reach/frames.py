@@ -132,7 +132,8 @@ def _stencil_frames(
         return frames, tilt, turn, _directions(first, frames)
 
     matrices = locate(plan, window.block, window.points.dtype).matrices
-    first, second = (window_derivatives(window.points, [m[s] for m in matrices])[:, :d] for s in (0, 1))
+    jets = (window_derivatives(window.points, [m[s] for m in matrices])[:d] for s in (0, 1))
+    first, second = (jnp.stack(vectors, axis=1) for vectors in jets)
     return jax.vmap(one)(first, second, gains)
 
 
