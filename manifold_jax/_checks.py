@@ -229,6 +229,8 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
         bad = np.argwhere(~good)
         where = f"at {len(bad)} of {good.size} points, first at index ({', '.join(map(str, bad[0]))})"
         remedy = "remove or repair them"
+        if caller in ("measure", "reach"):
+            remedy += ', or leave them out (missing="mask", on the command line --missing mask)'
         raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values {where}: {remedy}.")
 
 

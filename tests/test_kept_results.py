@@ -400,7 +400,7 @@ def test_a_signal_ends_compiled_code_in_a_sentence(signals, first, status, tmp_p
     assert process.returncode == status, errors
     assert "Traceback" not in errors
     if len(signals) == 1:
-        assert f"Interrupted. What is done is kept in {tmp_path}" in errors
+        assert f"Interrupted. What was complete, if anything, is kept in {tmp_path}" in errors
     assert output == ""
     assert names(tmp_path) == []
 

@@ -319,7 +319,7 @@ FOLDERS = {
     "damaged": (damage, {}, "3_0.png is damaged"),
     "text": (lambda f: (f / "3_0.png").write_text("hello"), {}, "3_0.png is damaged or not a PNG"),
     "period": (lambda f: None, {"periodic": {"angle": 2.0}}, "period"),
-    "factor": (lambda f: None, {"factors": ["angel"]}, "factors must name factors once, got 'angel'"),
+    "factor": (lambda f: None, {"factors": ["angel"]}, "factors must name factors, each once, got 'angel'"),
     "period of": (lambda f: None, {"periodic": ["angel"]}, "periodic must name factors"),
     "tables": (lambda f: (f / "more.csv").write_text("a"), {}, "holds 2 tables (factors.csv, more.csv)"),
     "both": (lambda f: None, {"table": "factors.csv", "pattern": "{a}.png"}, "give one of them"),

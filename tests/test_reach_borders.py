@@ -218,3 +218,20 @@ def test_charts_side_by_side_have_no_border_where_they_meet(x64):
     result = reach(halves)
     assert not any(component.border.any() for component in result.components)
     assert covered(result, 1.0, 1e-12)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_that_hides_the_curvature_of_a_border_leaves_the_reach_open(seed):
+    """A zone of a sphere of radius 2 whose circle at its end, of radius 2 sin 0.6, decides."""
+    polar, angle = np.linspace(0.6, 2.5, 40), 2 * np.pi * np.arange(60) / 60
+    t, p = np.meshgrid(polar, angle, indexing="ij")
+    points = 2 * np.stack([np.sin(t) * np.cos(p), np.sin(t) * np.sin(p), np.cos(t)], axis=-1)
+    grid = Grid((Axis("t", 0.6, 2.5, 40), Axis("p", 0.0, 2 * np.pi, 60, periodic=True)))
+    noise = np.random.default_rng(seed).normal(size=points.shape)
+    smooth, noisy = (reach(points + level * noise, grid) for level in (0.0, 1e-4))
+    truth = 2 * math.sin(0.6)
+    assert smooth.resolved
+    assert abs(smooth.value - truth) <= smooth.error
+    assert not noisy.resolved or abs(noisy.value - truth) <= noisy.error
+    assert "not resolved: noise dominates" in noisy.sentence()

@@ -274,7 +274,7 @@ def lattice_of(
         wrong = [name for name in asked if name not in named]
         if wrong or len(set(asked)) < len(asked):
             got = repr(wrong[0] if wrong else tuple(asked))
-            raise ValueError(f"image_folder: {argument} must name factors once, got {got}; {known}.")
+            raise ValueError(f"image_folder: {argument} must name factors, each once, got {got}; {known}.")
     axes, indices, notes = [], [], []
     for name in chosen:
         samples, index = _distinct(named[name])

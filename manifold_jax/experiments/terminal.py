@@ -244,7 +244,7 @@ def results_folder(out: Path) -> Iterator[None]:
     _files.make_folder(out)
     with _files.locked(out), keeping_parts():
         _files.remove_leftovers(out)
-        kept = f"What is done is kept in {out}; the same command goes on:"
+        kept = f"What was complete, if anything, is kept in {out}; the same command goes on:"
         _interrupted[0] = f"Interrupted. {kept}\n  {command_line()}"
         yield
 

@@ -53,3 +53,22 @@ def reach_html(reach: Any) -> str:
     names = ", ".join(component.name for component in reach.components)
     parts = table(["reach", "value", "unit"], rows, left=(0, 2)), paragraph(reach.sentence(), colour)
     return titled(f"Reach of {names[:200]}", *parts)
+
+
+def units(geometry: Any) -> list[str]:
+    """Sentences: what the unit of length is, and of what volume and totals are a part."""
+    length = "the unit of length of the ambient space"
+    if "size" in dict(geometry.attributes):
+        length = "distance between images, the root of summed squared grey-level differences (white is 1)"
+    lines = [f"{LENGTH}: {dict(geometry.attributes).get('length', length)}."]
+    for axis in geometry.grid.axes:
+        if axis.periodic and not axis.wrap:
+            span, name = _span(axis), axis.name
+            totals = f"volume and totals are per {span} of {name}"
+            lines.append(f"The axis {name} covers 1 {span}, after which the metric repeats: {totals}.")
+    return lines
+
+
+def _span(axis: Any) -> str:
+    length = axis.stop - axis.start
+    return axis.unit or "unit" if math.isclose(length, 1.0) else f"period of {length:g} {axis.unit}".strip()

@@ -173,7 +173,7 @@ def _blame(geometry: Any, name: str) -> tuple[tuple[str, ...], str]:
         remedy = SMOOTHER
         if SUGGESTED in geometry.attributes:
             remedy = f"and no stencil that was tried has smaller bars; {QUIETER}"
-        return (), f"noise of {np.median(level[failing]):.2g} a sample dominates, {remedy}"
+        return (), f"noise of {np.median(level[failing]):.2g} {LENGTH} a sample dominates, {remedy}"
     if rounding > max(NOISY, noise):
         single = np.asarray(geometry.volume_element.error).dtype == np.float32
         if geometry.exact and not single:

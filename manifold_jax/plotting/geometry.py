@@ -17,6 +17,7 @@ import manifold_jax.plotting.style as style
 from manifold_jax._checks import shown, whole
 from manifold_jax._files import replacing, user_path
 from manifold_jax.geometry import Geometry
+from manifold_jax.geometry.quantities import with_bar
 from manifold_jax.plotting.style import COLOURS, Comparison, Figure
 
 
@@ -55,7 +56,7 @@ def plot_histograms(geometry: Geometry) -> Figure:
         axes.set_xlim(limits)
         axes.locator_params(axis="x", nbins=5)
         share = geometry.verdict(quantity).share
-        axes.set_title(f"median {middle:.4g} ± {bar:.1g}; {share:.0%} resolved", fontsize=10)
+        axes.set_title(f"median {with_bar(middle, bar)}; {share:.0%} resolved", fontsize=10)
     return figure
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from manifold_jax._checks import instance
 from manifold_jax.geometry import Grid, Reach
 from manifold_jax.geometry.manifold import is_union
+from manifold_jax.geometry.quantities import with_bar
 from manifold_jax.geometry.reach.result import ComponentReach
 from manifold_jax.plotting.images import image_grid, is_image
 from manifold_jax.plotting.points import feature_shape, grid_coordinates, render
@@ -34,7 +35,7 @@ def plot_reach(manifolds: Any, result: Reach) -> Figure:
     instance("plot_reach", "result", result, Reach, "see reach")
     parts = _parts(manifolds, result)
     names = " and ".join(dict.fromkeys(component.name for component in result.components))
-    title = f"{names}: reach {result.value:.4g} ± {result.error:.1g} {LENGTH}, {_CASES[result.case]}"
+    title = f"{names}: reach {with_bar(result.value, result.error)} {LENGTH}, {_CASES[result.case]}"
     pictures = is_image(feature_shape(*parts[0]))
     pairs = witness_pairs(manifolds, result) if pictures else []
     height = 2.9 * len(pairs) if pictures else 5.6

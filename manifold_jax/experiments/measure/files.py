@@ -137,8 +137,8 @@ def place_on_grid(
     names = list(content.names or ("",) * len(shape))
     options = {option.name: option for option in given}
     if len(options) < len(given) or len(given) >= len(shape):
-        least = "each once, and dimensions of features must be left"
-        raise ValueError(f"--axis must name axes of {label} of shape {shape}, {least}; got {len(given)}.")
+        most = f"each once, {len(shape) - 1} at most since features must be left"
+        raise ValueError(f"--axis must name axes of {label} of shape {shape}, {most}; got {len(given)}.")
     by_name = all(option.name in names for option in given)
     if not by_name:
         names[: len(given)] = [option.name for option in given]

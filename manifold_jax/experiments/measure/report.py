@@ -19,6 +19,7 @@ from manifold_jax.experiments.terminal import as_text, new_table
 from manifold_jax.geometry import Estimate, Geometry, Manifold, Reach, UnionGeometry
 from manifold_jax.geometry.quantities import FIELDS, LABELS, TOTALS, finite_median, with_bar
 from manifold_jax.geometry.reach.result import SCALARS
+from manifold_jax.geometry.show import units
 from manifold_jax.geometry.stencil import stencil_words
 from manifold_jax.geometry.verdict import SMOOTHER, Verdict, noise_levels, noise_sentence
 from manifold_jax.plotting.style import compare
@@ -100,9 +101,10 @@ def summary_table(part: Part) -> RenderableType:
         low, middle, high = quantiles[quantity]
         bar = finite_median(getattr(geometry, quantity).error, math.inf)
         add(quantity, middle, bar, f"{low:.3g} … {high:.3g}")
-    doubt = dict(geometry.attributes).get("note", "")
-    lines = (Text(note, style="yellow" if note == doubt else "dim") for note in notes(geometry))
-    return Group(Text(geometry.title, style="bold"), table, *_sentences(verdicts), *lines)
+    head = [Text(geometry.title, style="bold")]
+    head += [Text(doubt, style="yellow") for doubt in _doubts(geometry)]
+    lines = (Text(note, style="dim") for note in notes(geometry) if note not in _doubts(geometry))
+    return Group(*head, table, *_sentences(verdicts), *lines)
 
 
 def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
@@ -118,27 +120,18 @@ def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
 
 def notes(geometry: Geometry) -> list[str]:
     """Sentences that a reader of the table needs."""
-    length = "the unit of length of the ambient space"
-    if "size" in dict(geometry.attributes):
-        length = "distance between images, the root of summed squared grey-level differences (white is 1)"
-    length = dict(geometry.attributes).get("length", length)
     bars = "± half-width of the error bar (median over points for fields); [5 %, 95 %] quantiles of fields."
-    lines = [bars, f"ℓ: {length}."]
-    for axis in geometry.grid.axes:
-        if axis.periodic and not axis.wrap:
-            span, name = _span(axis), axis.name
-            totals = f"volume and totals are per {span} of {name}"
-            lines.append(f"The axis {name} covers 1 {span}, after which the metric repeats: {totals}.")
+    lines = [bars, *units(geometry)]
     lines += filter(None, [noise_sentence(geometry)])
     if geometry.grid.ndim > 1:
         scale = "when their bars are small next to |II|²"
         lines.append(f"The scalar curvature and its totals count as resolved {scale} and leave no sign open.")
-    return [*lines, *filter(None, [dict(geometry.attributes).get("note", "")])]
+    return [*lines, *_doubts(geometry)]
 
 
-def _span(axis: Any) -> str:
-    length = axis.stop - axis.start
-    return axis.unit or "unit" if math.isclose(length, 1.0) else f"period of {length:g} {axis.unit}".strip()
+def _doubts(geometry: Geometry) -> list[str]:
+    """What may be wrong with the points, which comes before all numbers."""
+    return [*filter(None, [dict(geometry.attributes).get("note", "")])]
 
 
 def comparison_table(part: Part) -> RenderableType | None:

@@ -204,10 +204,13 @@ class Reach(NamedTuple):
     def sentence(self) -> str:
         """One sentence for people."""
         text = f"reach {with_bar(self.value, self.error, '+-')}: {CASES[self.case]}"
+        if math.isinf(self.error):
+            text = f"reach not known, {self.value:.4g} is the least radius seen"
         if self.on_lattice:
             text += ", on this lattice"
         if self.missing:
-            text += f" of which {self.missing} points are missing"
+            count = "one point is" if self.missing == 1 else f"{self.missing} points are"
+            text += f" of which {count} missing"
         if self.narrower:
             text += "; not resolved: narrower gaps, below the spacing, are possible: refine the grid"
         elif not self.resolved:
@@ -276,10 +279,14 @@ def conclude(
 
 
 def _prefer(fine: Candidate, coarse: Candidate) -> Candidate:
-    """The refined value, unless a lattice pair contradicts it beyond the bars."""
+    """The refined value, unless a lattice pair contradicts it beyond the bars.
+
+    Of a smaller one whose bar is unknown no pair knows more: noise hides near pairs, too.
+    """
     if math.isinf(coarse.value):
         return fine
-    if not math.isfinite(fine.value) or (math.isfinite(coarse.error) and not math.isfinite(fine.error)):
+    known = math.isfinite(coarse.error) and not math.isfinite(fine.error) and coarse.value <= fine.value
+    if not math.isfinite(fine.value) or known:
         return coarse
     return coarse if fine.value > coarse.value + fine.error + coarse.error else fine
 

@@ -15,6 +15,7 @@ from manifold_jax._files import user_path
 from manifold_jax._html import escape, paragraph
 from manifold_jax.geometry import Geometry, Reach
 from manifold_jax.geometry.quantities import LABELS, with_bar
+from manifold_jax.geometry.show import units
 from manifold_jax.plotting.images import is_image
 from manifold_jax.plotting.page.charts import colours, part_data, shrink
 from manifold_jax.plotting.page.document import Section, about, png, write_page
@@ -82,7 +83,8 @@ def _what(part: Measured) -> str:
     how = "The embedding was differentiated exactly (automatic differentiation)."
     if not geometry.exact:
         how = "Derivatives are finite differences of the samples."
-    return f"{geometry.name}: a {kind}, on a grid of {n} {things} ({lattice}). {how}"
+    what = f"{geometry.name}: a {kind}, on a grid of {n} {things} ({lattice}). {how}"
+    return " ".join([what, *units(geometry)])
 
 
 def _reliable(parts: Sequence[Measured], reach: Reach | None) -> list[str]:
@@ -130,7 +132,8 @@ def _agreement(part: Measured) -> str:
     shares = [rows[name].within for name in style.shown(exact) if not math.isnan(rows[name].within)]
     if not shares:
         return paragraph("The stencils on the same samples have no error bars to compare with.", "fair")
-    words = f"the exact values lie within their error bars at {_down(min(shares))} of the points or more."
+    where = "all points" if min(shares) == 1 else f"{_down(min(shares))} of the points at least"
+    words = f"the exact values lie within their error bars at {where}."
     if min(shares) < _ENOUGH:
         return paragraph(f"Stencils on the same samples do not always agree with them: {words}", "fair")
     left = unresolved(stencil)
