@@ -9,7 +9,7 @@ from fuzz.mutate import trial
 from fuzz.warm import Warm
 
 from manifold_jax import Axis, Grid, _files, load_geometry, measure
-from manifold_jax._files import PartialResult
+from manifold_jax._partial import PartialResult
 from manifold_jax.experiments.results import Cells
 from manifold_jax.models import load_params, save_checkpoint
 
