@@ -610,15 +610,15 @@ MICROSCOPE = (
     ),
     *(
         Claim(
-            f"Without noise the error of MMLS follows {rate}: {toy}",
-            "figure 5, 5 to 5000 points, 20 repetitions: slope of the largest error, upper half of the sizes",
+            f"Without noise the error of MMLS follows {rate}: {name}",
+            "figure 5, 20 repetitions: slope of the largest error, upper half of the sizes",
             "figure5",
-            slope("ref", toy),
+            slope("ref", name),
             holding(exponent(d)),
             "python benchmarks/bounds_figures.py figure5",
         )
         for rate, exponent in (("n^(-2/(2+d))", lambda d: -2 / (2 + d)), ("n^(-1/d)", lambda d: -1 / d))
-        for toy, d in (("circle", 1), ("moons", 1), ("sphere", 2), ("torus", 2))
+        for name, d in (("circle", 1), ("moons", 1), ("sphere", 2), ("torus", 2), ("dsprites 4", 4))
     ),
     *(
         Claim(
