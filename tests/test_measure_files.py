@@ -380,7 +380,7 @@ COMMANDS = [
     (["x.png"], "is not of a kind that is read"),
     (["x.npy"], "has the shape (12, 7, 3) and no axes"),
     (["x.npy"], "--cloud if it has no grid"),
-    (["x.npy", *CYLINDER_AXES, "--axis", "c=0:1"], "dimensions of features must be left"),
+    (["x.npy", *CYLINDER_AXES, "--axis", "c=0:1"], "features must be left"),
     (["x.npy", "--axis", "a=0"], "--axis takes name=start:stop[:unit], got 'a=0'"),
     (["x.npy", "--axis", "a=0:x"], "got 'a=0:x'"),
     (["x.npy", "--axis", "a=1:1"], "must be different numbers"),

@@ -1,5 +1,7 @@
 """Points that are missing: stencils shrink to what is there, the rest is undefined."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,11 @@ def test_every_point_has_the_highest_order_whose_samples_are_there(geometry):
     assert not geometry.second_form_norm.resolved[nearer].any()
     assert np.isinf(geometry.second_form_norm.error[nearer]).all()
     assert np.isnan(geometry.total_volume.value)  # what is missing has a volume too
+
+
+def test_totals_say_what_they_lack(geometry):
+    words = r"not defined: \d\.\d% of the points are missing: complete them to integrate\."
+    assert re.fullmatch(words, geometry.verdict("total_volume").sentence)
 
 
 def test_holes_are_no_kinks(geometry):

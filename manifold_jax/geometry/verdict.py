@@ -76,10 +76,14 @@ def judge(geometry: Any, name: str) -> Verdict:
     value, small = np.asarray(estimate.value), np.asarray(estimate.resolved)
     defined = ~np.isnan(value)
     if not defined.any():
-        lost = np.isfinite(np.asarray(geometry.volume_element.value)).all()
-        why = (
-            "the metric is degenerate on the whole grid" if lost else "points or their squares are not finite"
-        )
+        finite = np.isfinite(np.asarray(geometry.volume_element.value))
+        why = "points or their squares are not finite"
+        if finite.all():
+            why = "the metric is degenerate on the whole grid"
+        elif name in TOTALS and finite.any():
+            why = (
+                f"{1 - finite.mean():.1%} of the points are missing or not finite, complete them to integrate"
+            )
         return Verdict(False, 0.0, (), f"not defined{'' if name in TOTALS else ' anywhere'}: {why}.")
     missing = 1 - float(defined.mean())
     note = ""

@@ -14,7 +14,7 @@ from manifold_jax._checks import instance
 from manifold_jax._files import user_path
 from manifold_jax._html import escape, paragraph
 from manifold_jax.geometry import Geometry, Reach
-from manifold_jax.geometry.quantities import LABELS, with_bar
+from manifold_jax.geometry.quantities import LABELS, finite_median, with_bar
 from manifold_jax.geometry.show import units
 from manifold_jax.plotting.images import is_image
 from manifold_jax.plotting.page.charts import colours, part_data, shrink
@@ -150,7 +150,7 @@ def _down(share: float) -> str:
 def _number(geometry: Geometry, name: str) -> str:
     """A box with a number: a total, or the median of a field."""
     estimate, verdict = getattr(geometry, name), geometry.verdict(name)
-    value, bar = (float(np.nanmedian(np.asarray(part))) for part in estimate[:2])
+    value, bar = finite_median(estimate.value, math.nan), finite_median(estimate.error, math.inf)
     of = LABELS[name].words + ("" if name.startswith("total") else ", median over the points")
     return _box(of, with_bar(value, bar), style.unit_of(geometry, name), verdict.resolved, verdict.sentence)
 
