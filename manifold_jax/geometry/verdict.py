@@ -81,7 +81,8 @@ def judge(geometry: Any, name: str) -> Verdict:
         if finite.all():
             why = "the metric is degenerate on the whole grid"
         elif name in TOTALS and finite.any():
-            why = f"volume is not known at {1 - finite.mean():.1%} of the points, complete them to integrate"
+            share = f"{1 - finite.mean():.1%} of the points"
+            why = f"volume is not known at {share} (missing, or not finite), complete them to integrate"
         return Verdict(False, 0.0, (), f"not defined{'' if name in TOTALS else ' anywhere'}: {why}.")
     missing = 1 - float(defined.mean())
     note = ""
