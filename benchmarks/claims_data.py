@@ -615,7 +615,7 @@ MICROSCOPE = (
             "figure5",
             slope("ref", name),
             holding(exponent(d)),
-            "python benchmarks/bounds_figures.py figure5",
+            "python benchmarks/bounds_figures.py figure5 --data dsprites",
         )
         for rate, exponent in (("n^(-2/(2+d))", lambda d: -2 / (2 + d)), ("n^(-1/d)", lambda d: -1 / d))
         for name, d in (("circle", 1), ("moons", 1), ("sphere", 2), ("torus", 2), ("dsprites 4", 4))

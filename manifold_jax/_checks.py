@@ -208,7 +208,7 @@ def single(x: Any) -> Any:
     return x.astype(jnp.float32) if short else x
 
 
-def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
+def finite(caller: str, name: str, points: Any, axes: int = 1, remedy: str = "remove or repair them") -> None:
     """Refuse points with NaN or infinite values; the first ``axes`` axes tell points apart."""
     if is_traced(points):
         return
@@ -228,9 +228,6 @@ def finite(caller: str, name: str, points: Any, axes: int = 1) -> None:
     if not good.all():
         bad = np.argwhere(~good)
         where = f"at {len(bad)} of {good.size} points, first at index ({', '.join(map(str, bad[0]))})"
-        remedy = "remove or repair them"
-        if caller in ("measure", "reach"):
-            remedy += ', or leave them out (missing="mask", on the command line --missing mask)'
         raise ValueError(f"{caller}: {name} must be finite, got NaN or infinite values {where}: {remedy}.")
 
 

@@ -27,10 +27,8 @@ from manifold_jax._checks import checked_function, finite, floating, optional, p
 from manifold_jax._files import Progress
 from manifold_jax._keys import digest_function
 from manifold_jax._linalg import map_blocks
-from manifold_jax._partial import PartialResult
 from manifold_jax._programs import as_function, first_line, frozen, result_of
 from manifold_jax._sharding import explicit, over_rows
-from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.derivatives import inner_products
 from manifold_jax.geometry.embeddings import Embedding, frozen_embedding
 from manifold_jax.geometry.error_bars import (
@@ -44,7 +42,7 @@ from manifold_jax.geometry.error_bars import (
 from manifold_jax.geometry.grid import Accuracy
 from manifold_jax.geometry.jet import point_vectors
 from manifold_jax.geometry.manifold import Manifold, as_points
-from manifold_jax.geometry.measure import points_fingerprint
+from manifold_jax.geometry.measure import run_kept
 from manifold_jax.geometry.points import Points
 from manifold_jax.geometry.quantities import PointQuantities, chart_ranges, exact_quantities
 from manifold_jax.geometry.report import Geometry
@@ -236,17 +234,11 @@ def measure_layers(
     functions = check_chain(functions, start, names)
     sizes = [start.size, *(result_of(function).size for function in functions)]
 
-    def run(points: Points, plan: BatchPlan | BlockPlan, job: Any, **options: Any) -> Any:
-        """Run a job, with what is kept of it."""
-        kept = None
-        if checkpoint is not None:
-            layers = lambda x: list(accumulate(functions, lambda y, layer: layer(y), initial=x))  # noqa: E731
-            kept = PartialResult(checkpoint, points_fingerprint(points, digest_function(layers, start), plan))
-        results = run_blocks(points, plan, job, progress=progress, checkpoint=kept, **options)
-        if kept is not None:
-            kept.remove()
-        return results
-
+    asked = ()
+    if checkpoint is not None:
+        layers = lambda x: list(accumulate(functions, lambda y, layer: layer(y), initial=x))  # noqa: E731
+        asked = (digest_function(layers, start),)
+    run = partial(run_kept, progress=progress, checkpoint=checkpoint, asked=asked)
     if accuracy is None:
         reports = _by_jets(points, functions, batch_size, run)
     else:

@@ -17,7 +17,7 @@ from manifold_jax._checks import checked_function, fits_in_memory, flag, optiona
 from manifold_jax._executors import check_executor, shares_memory
 from manifold_jax._files import Progress
 from manifold_jax._keys import digest_arrays, digest_function, fingerprint
-from manifold_jax._partial import PartialResult
+from manifold_jax._partial import PartialResult, keeping_parts
 from manifold_jax._sharding import mesh_of
 from manifold_jax.geometry.blocks import run_blocks
 from manifold_jax.geometry.error_bars import (
@@ -44,6 +44,7 @@ PARTS = 16  # of a batch of exact jobs for other processes, which take as many t
 RESULTS = 24  # numbers of a point in a result: values, bars, rounding and noise of six fields
 
 
+@keeping_parts()  # of several plans, until all is reported
 def measure(  # noqa: PLR0913
     points_or_manifold: Any,
     grid: Grid | None = None,
@@ -136,27 +137,16 @@ def measure(  # noqa: PLR0913
     title = name or (manifold.name if manifold else "manifold")
     attributes = tuple((key, str(value)) for key, value in manifold.attributes.items()) if manifold else ()
     asked = title, stencil, noise, exact, missing, block_size, attributes
+    run = partial(run_kept, points, progress=progress, checkpoint=checkpoint, asked=asked, executor=executor)
     report = partial(report_on, grid=points.grid, name=title, tolerance=tolerance, attributes=attributes)
-
-    kept: list[PartialResult] = []
-
-    def run(plan: BlockPlan | BatchPlan, job: Any, **options: Any) -> Any:
-        """Run a job by a plan, with what is kept of it."""
-        options = {"progress": progress, "executor": executor} | options
-        if checkpoint is not None:
-            kept.append(PartialResult(checkpoint, points_fingerprint(points, *asked, plan)))
-            options["checkpoint"] = kept[-1]
-        return run_blocks(points, plan, job, **options)
-
     if exact:
         block_size = optional(whole, "measure", "block_size", block_size)
         ranges = chart_ranges(points.grid, points.dtype)
-        batches = plan_batches(points.grid, PARTS if travel else 1)
 
         def job(coordinates: Array, _: BatchPlan) -> PointQuantities:
             return _exact_batch(points.values, coordinates, ranges, block_size)
 
-        geometry = report(run(batches, job))
+        geometry = report(run(plan_batches(points.grid, PARTS if travel else 1), job))
     else:
         comparison = comparison_stencil(stencil, points.grid, evaluated=points.evaluated)
         factor = safety_factor(stencil, comparison)
@@ -173,8 +163,6 @@ def measure(  # noqa: PLR0913
             model = NoiseModel(gains, orders, noise, points.features, halos, rounded)
         quantities = _grid_quantities(points, plan, run, block_size)
         geometry = report(quantities, stencil=stencil, factor=factor, sensitivity=sensitivity, noise=model)
-    for part in kept:
-        part.remove()
     return points.back(geometry if points.traced else _with_idle_axes(geometry, points))
 
 
@@ -208,7 +196,25 @@ def _grid_quantities(points: Points, plan: BlockPlan, run: Any, block_size: int 
     return shrunk_quantities(points.there, plan, plan_of, run_plan)
 
 
-def points_fingerprint(points: Points, *parts: Any) -> str:
+def run_kept(
+    points: Points,
+    plan: BlockPlan | BatchPlan,
+    job: Any,
+    *,
+    checkpoint: str | Path | None,
+    asked: tuple[Any, ...],
+    **options: Any,
+) -> Any:
+    """Run a job on blocks; a folder keeps what is done of it, under all that was ``asked``, until its end."""
+    if checkpoint is None:
+        return run_blocks(points, plan, job, **options)
+    kept = PartialResult(checkpoint, _fingerprint(points, *asked, plan))
+    results = run_blocks(points, plan, job, checkpoint=kept, **options)
+    kept.remove()
+    return results
+
+
+def _fingerprint(points: Points, *parts: Any) -> str:
     """Digest of the points and arguments of a measurement."""
     grid, values = points.grid, points.values
     places = np.linspace(0, grid.size - 1, 5).round().astype(int)

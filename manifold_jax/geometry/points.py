@@ -109,7 +109,8 @@ class Points:
         values = self.values
         if isinstance(values, Stored):  # whether the numbers of a point are finite is all that is kept
             values = np.where(self.finite(), 0.0, np.nan)[..., None]
-        finite(self.caller, "points", values, axes=self.grid.ndim)
+        remedy = "remove or repair them, or take missing='mask' (--missing mask) where that is an option"
+        finite(self.caller, "points", values, axes=self.grid.ndim, remedy=remedy)
 
     def finite(self) -> np.ndarray:
         """Which of the points on the host are finite, ``(*grid.shape,)``."""

@@ -57,10 +57,10 @@ def reach_html(reach: Any) -> str:
 
 def units(geometry: Any) -> list[str]:
     """Sentences: what the unit of length is, and of what volume and totals are a part."""
-    length = "the unit of length of the ambient space"
-    if "size" in dict(geometry.attributes):
+    attributes, length = dict(geometry.attributes), "the unit of length of the ambient space"
+    if "size" in attributes:
         length = "distance between images, the root of summed squared grey-level differences (white is 1)"
-    lines = [f"{LENGTH}: {dict(geometry.attributes).get('length', length)}."]
+    lines = [f"{LENGTH}: {attributes.get('length', length)}."]
     for axis in geometry.grid.axes:
         if axis.periodic and not axis.wrap:
             span, name = _span(axis), axis.name

@@ -237,25 +237,11 @@ def axis_plan(
 def _make_plan(
     axis: Axis, specs: Stencil, block: int, evaluated: bool, difference: int, pieces: int
 ) -> AxisPlan:
-    n = axis.size
-    free = evaluated or axis.wraps
+    """What :func:`axis_plan` gives."""
+    n, free = axis.size, evaluated or axis.wraps
     spectral = any(accuracy == "spectral" for accuracy, *_ in specs)
     beyond = max(-(-difference // 2), *(axis_halo(axis, *spec) for spec in specs))
-    if spectral and n > SPECTRAL_SIZE:
-        limit = (
-            f"a spectral derivative is a dense matrix for {SPECTRAL_SIZE} at most: take accuracy=8 or fewer"
-        )
-        raise ValueError(f"Axis {axis.name!r} has {n} samples; {limit}.")
-    for k, (accuracy, stride, *smooth) in enumerate(specs):
-        # Where points are evaluated they exist beyond the ends, but a stencil must not go around a period.
-        turn = 2 * halo(accuracy, stride, *smooth) + 1 if k == 0 and axis.wraps else 0
-        needed = turn if evaluated else fewest_samples(axis, accuracy, stride, *smooth)
-        if n < needed:
-            limit = f"order {accuracy} at stride {stride}" + "".join(f" and smooth={w}" for w in smooth)
-            remedy = f"take more samples or a lower {'smooth' if smooth else 'accuracy'}"
-            raise ValueError(
-                f"Axis {axis.name!r} has {n} samples; {limit} needs at least {needed}: {remedy}."
-            )
+    _refuse_size(axis, specs, evaluated)
     piece = n // pieces
     within = np.minimum(np.arange(0, piece, block), piece - block)
     starts = (piece * np.arange(pieces)[:, None] + within).ravel()
@@ -301,6 +287,22 @@ def _make_plan(
 
 
 _kept_plan = lru_cache(maxsize=32)(_make_plan)
+
+
+def _refuse_size(axis: Axis, specs: Stencil, evaluated: bool) -> None:
+    """ValueError where an axis has too many samples for a dense matrix, or too few for a stencil."""
+    has = f"Axis {axis.name!r} has {axis.size} samples"
+    if axis.size > SPECTRAL_SIZE and any(accuracy == "spectral" for accuracy, *_ in specs):
+        limit = f"a spectral derivative is a dense matrix for {SPECTRAL_SIZE} at most"
+        raise ValueError(f"{has}; {limit}: take accuracy=8 or fewer.")
+    for k, (accuracy, stride, *smooth) in enumerate(specs):
+        # Where points are evaluated they exist beyond the ends, but a stencil must not go around a period.
+        turn = 2 * halo(accuracy, stride, *smooth) + 1 if k == 0 and axis.wraps else 0
+        needed = turn if evaluated else fewest_samples(axis, accuracy, stride, *smooth)
+        if axis.size < needed:
+            limit = f"order {accuracy} at stride {stride}" + "".join(f" and smooth={w}" for w in smooth)
+            remedy = f"take more samples or a lower {'smooth' if smooth else 'accuracy'}"
+            raise ValueError(f"{has}; {limit} needs at least {needed}: {remedy}.")
 
 
 def _distances(axis: Axis, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from manifold_jax.geometry.report import Geometry
 from manifold_jax.geometry.union_result import CURVATURES, Balls, ClassDistance, ClassGeometry, UnionGeometry
 
 
+@keeping_parts()  # of one class until all are complete
 def measure_union(  # noqa: PLR0913
     manifolds: Sequence[Any],
     grid: Grid | None = None,
@@ -104,23 +105,22 @@ def measure_union(  # noqa: PLR0913
     options: dict[str, Any] = {"accuracy": accuracy, "stride": stride, "exact": exact}
     options |= {"tolerance": tolerance, "block_size": block_size, "progress": progress}
     options |= {"checkpoint": checkpoint, "executor": check_executor("measure_union", executor)}
-    with keeping_parts():  # of one class until all are complete
-        if geometry is None:
-            pairs = zip(manifolds, names, strict=True)
-            geometry = [measure(part, grid, name=name, noise=noise, **options) for part, name in pairs]
-        if len(geometry) != len(manifolds):
-            got = f"{len(manifolds)}, got {len(geometry)}"
-            raise ValueError(f"measure_union: geometry must be one result per class, {got}.")
-        for part in geometry:
-            instance("measure_union", "every geometry", part, Geometry, "see measure")
-        alone = together = None
-        if with_reach:
-            options["exact"] = True if exact else None
-            parts = zip(manifolds, geometry, strict=True)
-            alone = [reach(part, grid, geometry=known, **options) for part, known in parts]
-            together = reach(manifolds, grid, geometry=list(geometry), **options)
-        points = [p.at(np.arange(p.grid.size)) for p in sources] if with_distances else []
-        distances = _distances(sources, points, geometry, tolerance)
+    if geometry is None:
+        pairs = zip(manifolds, names, strict=True)
+        geometry = [measure(part, grid, name=name, noise=noise, **options) for part, name in pairs]
+    if len(geometry) != len(manifolds):
+        got = f"{len(manifolds)}, got {len(geometry)}"
+        raise ValueError(f"measure_union: geometry must be one result per class, {got}.")
+    for part in geometry:
+        instance("measure_union", "every geometry", part, Geometry, "see measure")
+    alone = together = None
+    if with_reach:
+        options["exact"] = True if exact else None
+        parts = zip(manifolds, geometry, strict=True)
+        alone = [reach(part, grid, geometry=known, **options) for part, known in parts]
+        together = reach(manifolds, grid, geometry=list(geometry), **options)
+    points = [p.at(np.arange(p.grid.size)) for p in sources] if with_distances else []
+    distances = _distances(sources, points, geometry, tolerance)
     return unite(names, geometry, alone, together, distances, tolerance)
 
 

@@ -324,9 +324,9 @@ def sum_chunks(plan: BlockPlan, place: Place, cut: Cut, features: int) -> Sums:
 
     def contract(start: Any, size: int) -> Sums:
         points = cut(start, size)
-        whole = hasattr(points, "shape")  # else they are the parts of a cross
-        derivatives: Any = window_derivatives if whole else cross_derivatives
-        noisy = plan.differences and whole  # points that are evaluated have no noise to tell
+        window = hasattr(points, "shape")  # else they are the parts of a cross
+        derivatives: Any = window_derivatives if window else cross_derivatives
+        noisy = plan.differences and window  # points that are evaluated have no noise to tell
         high = high_differences(points, [m[0] for m in matrices], place.differences) if noisy else []
 
         def products(stencil: tuple[Sequence[Array], Array]) -> tuple[Array, Array]:

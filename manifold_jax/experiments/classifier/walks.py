@@ -112,14 +112,14 @@ def in_blocks(
         chosen = np.minimum(np.arange(begin, begin + size), total - 1)
         return tuple(jnp.asarray(array[chosen]) for array in arrays)
 
-    first, kept, parts = task(0), None, dict[int, list[np.ndarray]]()
+    kept, parts = None, dict[int, list[np.ndarray]]()
     if checkpoint is not None:
-        program = digest_function(function, *first)
+        program = digest_function(function, *task(0))
         kept = PartialResult(checkpoint, fingerprint(None, program, digest_arrays(*arrays)))
         parts = kept.load()
         progress(min(len(parts) * size, total), total)
     missing = [begin for begin in range(0, total, size) if begin not in parts]
-    result = None if missing else jax.eval_shape(function, *first)  # for the structure alone
+    result = None if missing else jax.eval_shape(function, *task(0))  # for the structure alone
     for k, result in run_traced("in_blocks", function, map(task, missing), executor) if missing else ():
         begin = missing[k]
         parts[begin] = [np.asarray(leaf)[: total - begin] for leaf in jax.tree.leaves(result)]

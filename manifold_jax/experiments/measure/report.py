@@ -101,10 +101,10 @@ def summary_table(part: Part) -> RenderableType:
         low, middle, high = quantiles[quantity]
         bar = finite_median(getattr(geometry, quantity).error, math.inf)
         add(quantity, middle, bar, f"{low:.3g} … {high:.3g}")
-    head = [Text(geometry.title, style="bold")]
-    head += [Text(doubt, style="yellow") for doubt in _doubts(geometry)]
-    lines = (Text(note, style="dim") for note in notes(geometry) if note not in _doubts(geometry))
-    return Group(*head, table, *_sentences(verdicts), *lines)
+    title = Text(geometry.title, style="bold")
+    doubts = (Text(doubt, style="yellow") for doubt in _doubts(geometry))
+    lines = (Text(note, style="dim") for note in notes(geometry))
+    return Group(title, *doubts, table, *_sentences(verdicts), *lines)
 
 
 def _sentences(verdicts: dict[str, Verdict]) -> list[Text]:
@@ -126,7 +126,7 @@ def notes(geometry: Geometry) -> list[str]:
     if geometry.grid.ndim > 1:
         scale = "when their bars are small next to |II|²"
         lines.append(f"The scalar curvature and its totals count as resolved {scale} and leave no sign open.")
-    return [*lines, *_doubts(geometry)]
+    return lines
 
 
 def _doubts(geometry: Geometry) -> list[str]:
@@ -245,7 +245,7 @@ def _part_entry(part: Part) -> dict[str, Any]:
     for kind, names in {"totals": TOTALS, "fields": FIELDS}.items():
         entry[kind] = {quantity: _quantity_entry(geometry, quantity) for quantity in names}
     entry["seconds"] = {stage: round(seconds, 3) for stage, seconds in part.seconds.items()}
-    entry |= {"noise": noise_levels(geometry), "notes": notes(geometry)}
+    entry |= {"noise": noise_levels(geometry), "notes": [*notes(geometry), *_doubts(geometry)]}
     if part.both is not None:
         entry["stencil_against_exact"] = compare(*part.both)
     return entry

@@ -61,6 +61,7 @@ MARGIN = 1.05  # bottlenecks are looked for so far beyond the local part: a tie 
 EVALUATED = 4.0  # rounding error of an evaluated point, in eps of its length; a stored one is rounded once
 
 
+@keeping_parts()  # of measurements until the search is complete
 def reach(  # noqa: PLR0913
     points_or_manifold: Any,
     grid: Grid | None = None,
@@ -150,27 +151,26 @@ def reach(  # noqa: PLR0913
         raise ValueError(f"reach: the manifolds of a union must share their features, got {sizes} of them.")
     settings = {"grid": grid, "exact": exact, "missing": missing, "accuracy": accuracy, "stride": stride}
     components: list[Component] = []
-    with keeping_parts():  # of measurements until the search is complete
-        for points, given in zip(manifolds, known, strict=True):
-            start = (len(components), sum(c.lattice.size for c in components))
-            how = (copies or {}, periods, block_size, checkpoint, executor)
-            components.append(_component(start, points, given, *how, **settings))
-        cloud = _cloud(components)
-        shortest = min(float(np.min(c.radii.radius)) for c in components)
-        rows, columns = tile_shape(cloud, tile_size)
-        longest = MARGIN * shortest if longest is None else longest
-        allowed = np.concatenate([c.wanted[c.homes] for c in components])
-        allowed = None if allowed.all() else allowed
-        search = PairSearch(cloud, columns, longest, allowed=allowed)
-        drop = np.zeros(len(cloud.points))
-        total = sum(int(c.wanted.sum()) for c in components)
-        every = (tile for component in components for tile in tiles(component, cloud, rows))
+    for points, given in zip(manifolds, known, strict=True):
+        start = (len(components), sum(c.lattice.size for c in components))
+        how = (copies or {}, periods, block_size, checkpoint, executor)
+        components.append(_component(start, points, given, *how, **settings))
+    cloud = _cloud(components)
+    shortest = min(float(np.min(c.radii.radius)) for c in components)
+    rows, columns = tile_shape(cloud, tile_size)
+    longest = MARGIN * shortest if longest is None else longest
+    allowed = np.concatenate([c.wanted[c.homes] for c in components])
+    allowed = None if allowed.all() else allowed
+    search = PairSearch(cloud, columns, longest, allowed=allowed)
+    drop = np.zeros(len(cloud.points))
+    total = sum(int(c.wanted.sum()) for c in components)
+    every = (tile for component in components for tile in tiles(component, cloud, rows))
 
-        def take(tile: Tile, seen: Seen) -> None:
-            drop[tile.position[tile.mine]] = _lattice_drop(components, cloud, tile, seen)[tile.mine]
+    def take(tile: Tile, seen: Seen) -> None:
+        drop[tile.position[tile.mine]] = _lattice_drop(components, cloud, tile, seen)[tile.mine]
 
-        search.compare_all(every, total, progress, checkpoint, executor, take)
-        return assemble(components, search, drop, tolerance)
+    search.compare_all(every, total, progress, checkpoint, executor, take)
+    return assemble(components, search, drop, tolerance)
 
 
 def _features(points: Any, grid: Grid | None) -> int:
